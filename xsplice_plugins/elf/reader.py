@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read an ELF64 little-endian file into plain values.
+
+Own code on purpose: pyelftools needs 0.7 to 0.9 s for the symbols of ``xen-syms``, this reader a
+few hundredths (DECISIONS.md). pyelftools still reads DWARF, and the tests hold this reader
+against it and against readelf.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from xsplice_plugins.elf.types import (
+    EHDR_SIZE_BYTES,
+    PHDR_SIZE_BYTES,
+    RELA_SIZE_BYTES,
+    SHDR_SIZE_BYTES,
+    SHT_NOBITS,
+    SHT_NULL,
+    SHT_RELA,
+    SHT_SYMTAB,
+    STB_LOCAL,
+    STT_FILE,
+    SYM_SIZE_BYTES,
+    Reloc,
+    Section,
+    Symbol,
+)
+from xsplice_plugins.errors import ElfFormatError
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_SYM = struct.Struct("<IBBHQQ")
+_RELA = struct.Struct("<QQq")
+
+PT_LOAD = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One PT_LOAD segment.
+
+    ``addr_virt`` and ``size_memory_bytes`` describe memory; ``data`` is what the file holds of it.
+    """
+
+    addr_virt: int
+    size_memory_bytes: int
+    flags: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElfFile:
+    """An ELF file taken apart.
+
+    Build it with `read_elf`. Look-ups that need an index make it on first use.
+    """
+
+    name: str  #: how messages call this file
+    data: bytes = field(repr=False)
+    type: int
+    machine: int
+    entry_virt: int
+    phoff: int
+    phnum: int
+    sections: tuple[Section, ...] = field(repr=False)
+
+    @cached_property
+    def symbol_section(self) -> Section | None:
+        """Return the symbol table's section, if there is one."""
+        return next((s for s in self.sections if s.type == SHT_SYMTAB), None)
+
+    @cached_property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """Return all symbols in table order, index 0 included."""
+        table = self.symbol_section
+        if table is None:
+            return ()
+        if table.size_bytes % SYM_SIZE_BYTES or table.link >= len(self.sections):
+            raise ElfFormatError(f"{self.name}: its symbol table is damaged; build the file again")
+        names = self.sections[table.link].data
+        result: list[Symbol] = []
+        scope = ""
+        for index, (st_name, info, other, shndx, value, size) in enumerate(
+            _SYM.iter_unpack(table.data)
+        ):
+            name = self._text(names, st_name)
+            bind, kind = info >> 4, info & 0xF
+            if kind == STT_FILE:
+                scope = name
+            result.append(
+                Symbol(
+                    index,
+                    name,
+                    value,
+                    size,
+                    bind,
+                    kind,
+                    shndx,
+                    other & 3,
+                    scope if bind == STB_LOCAL else "",
+                )
+            )
+        return tuple(result)
+
+    @cached_property
+    def section_by_name(self) -> dict[str, Section]:
+        """Map each section name to the first section that has it."""
+        result: dict[str, Section] = {}
+        for section in self.sections:
+            result.setdefault(section.name, section)
+        return result
+
+    @cached_property
+    def rela_by_target(self) -> dict[int, Section]:
+        """Map a section's index to the SHT_RELA section that changes it."""
+        result: dict[int, Section] = {}
+        for section in self.sections:
+            if section.type == SHT_RELA:
+                if section.info in result:
+                    raise ElfFormatError(
+                        f"{self.name}: two relocation sections for section {section.info}; "
+                        "link each object on its own"
+                    )
+                result[section.info] = section
+        return result
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Return the loadable segments in file order."""
+        if self.phoff + self.phnum * PHDR_SIZE_BYTES > len(self.data):
+            raise ElfFormatError(f"{self.name}: its program headers lie outside the file")
+        result = []
+        for i in range(self.phnum):
+            kind, flags, offset, vaddr, _paddr, filesz, memsz, _align = _PHDR.unpack_from(
+                self.data, self.phoff + i * PHDR_SIZE_BYTES
+            )
+            if kind == PT_LOAD:
+                content = self.data[offset : offset + filesz]
+                if len(content) != filesz:
+                    raise ElfFormatError(f"{self.name}: a segment lies outside the file")
+                result.append(
+                    Segment(addr_virt=vaddr, size_memory_bytes=memsz, flags=flags, data=content)
+                )
+        return tuple(result)
+
+    def relocs(self, section: Section) -> tuple[Reloc, ...]:
+        """Return the relocations of one section.
+
+        Args:
+            section: The section that is changed (not the SHT_RELA section).
+
+        Returns:
+            The entries in file order; empty if the section has none.
+
+        Raises:
+            ElfFormatError: The relocation section's size is no multiple of its entries.
+        """
+        rela = self.rela_by_target.get(section.index)
+        if rela is None:
+            return ()
+        if rela.size_bytes % RELA_SIZE_BYTES:
+            raise ElfFormatError(f"{self.name}({rela.name}): its size is no multiple of 24")
+        count = len(self.symbols)
+        result = []
+        for offset, info, addend in _RELA.iter_unpack(rela.data):
+            if info >> 32 >= count:
+                raise ElfFormatError(
+                    f"{self.name}({section.name}+{offset:#x}): the relocation names symbol "
+                    f"{info >> 32} of {count}"
+                )
+            result.append(Reloc(offset, info & 0xFFFFFFFF, info >> 32, addend))
+        return tuple(result)
+
+    def _text(self, table: bytes, offset: int) -> str:
+        end = table.find(b"\0", offset)
+        if end < 0 or offset > len(table):
+            raise ElfFormatError(f"{self.name}: a name lies outside its string table")
+        return table[offset:end].decode("utf-8", "surrogateescape")
+
+
+def read_elf(data: bytes, name: str) -> ElfFile:
+    """Take an ELF64 little-endian file apart.
+
+    Args:
+        data: The whole file.
+        name: How messages shall call it, e.g. ``common/version.o``.
+
+    Returns:
+        Its header fields and sections; symbols and relocations on demand.
+
+    Raises:
+        ElfFormatError: Not ELF64 little-endian, or cut short.
+    """
+    if len(data) < EHDR_SIZE_BYTES or data[:4] != b"\x7fELF":
+        raise ElfFormatError(f"{name}: not an ELF file; give an object, a payload or xen-syms")
+    if data[4:7] != b"\x02\x01\x01":
+        raise ElfFormatError(f"{name}: not a 64-bit little-endian ELF file of version 1")
+    (
+        _ident,
+        kind,
+        machine,
+        _version,
+        entry,
+        phoff,
+        shoff,
+        _flags,
+        _ehsize,
+        _phentsize,
+        phnum,
+        shentsize,
+        shnum,
+        shstrndx,
+    ) = _EHDR.unpack_from(data)
+    if shentsize != SHDR_SIZE_BYTES or shoff + shnum * SHDR_SIZE_BYTES > len(data):
+        raise ElfFormatError(f"{name}: its section headers lie outside the file; is it cut short?")
+    if shstrndx >= shnum:
+        raise ElfFormatError(f"{name}: it has no section names")
+    headers = [_SHDR.unpack_from(data, shoff + i * SHDR_SIZE_BYTES) for i in range(shnum)]
+    names = data[headers[shstrndx][4] : headers[shstrndx][4] + headers[shstrndx][5]]
+    sections = []
+    for index, header in enumerate(headers):
+        sh_name, sh_type, flags, addr, offset, size, link, info, align, entsize = header
+        has_bytes = sh_type not in (SHT_NULL, SHT_NOBITS)
+        content = data[offset : offset + size] if has_bytes else b""
+        if has_bytes and len(content) != size:
+            raise ElfFormatError(f"{name}: section {index} lies outside the file")
+        end = names.find(b"\0", sh_name)
+        if end < 0:
+            raise ElfFormatError(f"{name}: the name of section {index} lies outside its table")
+        sections.append(
+            Section(
+                index=index,
+                name=names[sh_name:end].decode("utf-8", "surrogateescape"),
+                type=sh_type,
+                flags=flags,
+                addr_virt=addr,
+                offset_file=offset,
+                size_bytes=size,
+                link=link,
+                info=info,
+                align_bytes=align,
+                entry_size_bytes=entsize,
+                data=content,
+            )
+        )
+    return ElfFile(
+        name=name,
+        data=data,
+        type=kind,
+        machine=machine,
+        entry_virt=entry,
+        phoff=phoff,
+        phnum=phnum,
+        sections=tuple(sections),
+    )

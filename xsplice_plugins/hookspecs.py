@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between the stages and their plugins: one hook per arrow of the data flow.
+
+Hooks are called with keyword arguments; a plugin asks for the arguments it needs. Errors are
+`XspliceError` subclasses; anything else is reported as a fault of the plugin.
+"""
+
+# mypy: disable-error-code="empty-body"  # a specification has no body
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import (
+        Delta,
+        Finding,
+        ObjectPair,
+        Payload,
+        PayloadRecord,
+        SignatureCheck,
+        SignedPayload,
+        VerifyRequest,
+    )
+
+NAME = "xsplice"  #: project name, marker name and entry-point group
+HOOK_API = (1, 0)  #: (major, minor); a plugin states what it needs as ``xsplice_api``
+
+hookspec = pluggy.HookspecMarker(NAME)
+hookimpl = pluggy.HookimplMarker(NAME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What every hook may know of the run.
+
+    Paths are absolute. ``options`` holds settings of vendors' plugins, given as
+    ``XSPLICE_OPTIONS="key=value ..."``.
+    """
+
+    release: str = "4.17.5"  #: the hypervisor's release
+    profile: str = "xen-4.17"  #: the differ's table of special sections
+    image: Path | None = None  #: xen-syms
+    differ: str = "semantic"
+    linker: str = "livepatch"
+    signer: str = "cms"
+    key: Path | None = None
+    certificate: Path | None = None
+    depends: Path | None = None  #: an earlier payload that the new one stacks on
+    build_dir: Path | None = None  #: where a development key may be made
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@hookspec(historic=True)
+def xsplice_startup(config: Config) -> None:
+    """Hear the configuration once, before any other hook.
+
+    Args:
+        config: Settings of the run.
+    """
+
+
+@hookspec(firstresult=True)
+def xsplice_diff_objects(
+    pair: ObjectPair, baseline: bytes, new: bytes, config: Config
+) -> Delta | None:
+    """Say what changed in meaning between two versions of one object.
+
+    Called once per captured pair whose content differs, on the differ chosen by name.
+
+    Args:
+        pair: The pair's record.
+        baseline: The object before the patch.
+        new: The object after it.
+        config: Settings of the run.
+
+    Returns:
+        The delta; ``None`` if this differ does not know such objects.
+    """
+
+
+@hookspec
+def xsplice_check_delta(delta: Delta, config: Config) -> tuple[Finding, ...]:
+    """Add findings about one delta; a finding of severity ERROR stops the run.
+
+    Args:
+        delta: What changed in one object.
+        config: Settings of the run.
+
+    Returns:
+        Findings; an empty tuple if there is nothing to say.
+    """
+
+
+@hookspec(firstresult=True)
+def xsplice_link_payload(
+    name: str,
+    deltas: tuple[Delta, ...],
+    objects: tuple[bytes, ...],
+    image: bytes,
+    config: Config,
+) -> Payload | None:
+    """Make one payload from all deltas of a fix.
+
+    Args:
+        name: Name of the fix.
+        deltas: In order of ``object_path``; none of them empty or refused.
+        objects: The new object of each delta, in the same order.
+        image: The whole ``xen-syms`` file.
+        config: Settings of the run.
+
+    Returns:
+        The unsigned payload with its record; ``None`` to leave it to another linker.
+    """
+
+
+@hookspec(firstresult=True)
+def xsplice_sign_payload(
+    data: bytes, record: PayloadRecord, config: Config
+) -> SignedPayload | None:
+    """Sign a payload; called on the signer chosen by name, as the last write.
+
+    Args:
+        data: The unsigned payload.
+        record: What it holds.
+        config: Settings of the run: key and certificate among them.
+
+    Returns:
+        The file to be shipped; its first bytes must be ``data``, unchanged.
+    """
+
+
+@hookspec(firstresult=True)
+def xsplice_check_signature(
+    data: bytes, certificate: Path | None, config: Config
+) -> SignatureCheck | None:
+    """Check the signature of a written file; called on the signer chosen by name.
+
+    Args:
+        data: The whole file as it would be uploaded.
+        certificate: PEM file of the certificate to trust; ``None`` if there is none.
+        config: Settings of the run.
+
+    Returns:
+        What the check came to; ``None`` if the signer cannot check.
+    """
+
+
+@hookspec
+def xsplice_verify_payload(
+    data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+) -> tuple[Finding, ...]:
+    """Add findings about a signed payload; findings are collected from all, none is removed.
+
+    Args:
+        data: The whole signed file.
+        record: What it holds.
+        request: Image, release, certificate and what lies beneath.
+        config: Settings of the run.
+
+    Returns:
+        Findings; an empty tuple if there is nothing to say.
+    """
+
+
+__all__ = [
+    "HOOK_API",
+    "NAME",
+    "Config",
+    "hookimpl",
+    "xsplice_check_delta",
+    "xsplice_check_signature",
+    "xsplice_diff_objects",
+    "xsplice_link_payload",
+    "xsplice_sign_payload",
+    "xsplice_startup",
+    "xsplice_verify_payload",
+]
