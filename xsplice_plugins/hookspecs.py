@@ -5,7 +5,8 @@ Hooks are called with keyword arguments; a plugin asks for the arguments it need
 `XspliceError` subclasses; anything else is reported as a fault of the plugin.
 """
 
-# mypy: disable-error-code="empty-body"  # a specification has no body
+# A specification has no body:
+# mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
 from dataclasses import dataclass
