@@ -145,6 +145,7 @@ class ObjectPair:
     digest_new: str
     compiler: str  #: first line of the compiler's ``--version``
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
+    refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
 
 
 # ----------------------------------------------------------------- diff
