@@ -390,3 +390,23 @@ def require_packages(purpose: str, programs: Mapping[str, str], files: Mapping[s
             f"{purpose}: packages are missing: {', '.join(lacking)}; install them with: "
             f"{sudo}apt-get install --no-install-recommends {' '.join(lacking)}"
         )
+
+
+def dependencies(apt: PrivateApt, name: str, pattern: str) -> tuple[str, ...]:
+    """List the direct dependencies of a binary package that look as wanted.
+
+    Args:
+        apt: Its lists are read.
+        name: The package, for example a meta package.
+        pattern: Regular expression for the whole name of a dependency.
+
+    Raises:
+        ConfigError: There is no such dependency.
+    """
+    text = run_logged(["apt-cache", *apt.options, "show", "--no-all-versions", name], log=apt.log)
+    words = re.findall(r"^(?:Pre-)?Depends: (.*)$", text, re.MULTILINE)
+    names = {re.split(r"[ :(|]", part.strip())[0] for line in words for part in line.split(",")}
+    found = tuple(sorted(entry for entry in names if re.fullmatch(pattern, entry)))
+    if not found:
+        raise ConfigError(f"{name}: depends on nothing like {pattern}; see {apt.log}")
+    return found

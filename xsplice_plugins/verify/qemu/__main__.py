@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Try payloads on a real Xen: ``python -m xsplice_plugins.verify.qemu --xen F PAYLOAD...``.
+
+For each payload: upload, apply, revert, unload, with the extra version read in between; all in
+one boot. A payload that crashes the machine ends that boot; the rest run on a fresh one.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from xsplice_plugins.errors import VerifyError, XspliceError
+from xsplice_plugins.verify.qemu.machine import Machine
+from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
+
+
+def cycle(name: str, key: str) -> tuple[Step, ...]:
+    """Return the steps that load one payload and take it off again."""
+    return (
+        Step(verb="upload", name=name, payload=key),
+        Step(verb="apply", name=name),
+        Step(verb="revert", name=name),
+        Step(verb="unload", name=name),
+    )
+
+
+def try_each(machine: Machine, payloads: dict[str, bytes], log: Path | None) -> list[RunResult]:
+    """Run every payload's cycle; after a crash go on with the payloads behind it."""
+    left = list(payloads)
+    results = []
+    while left:
+        steps = [step for key in left for step in cycle(key, key)]
+        results.append(machine.run(steps, payloads, console_log=log))
+        broken = [n for n, step in enumerate(results[-1].steps) if step.outcome != "done"]
+        left = left[broken[0] // 4 + 1 :] if broken else []
+    return results
+
+
+def row(result: StepResult) -> str:
+    """Return one line of the table."""
+    what = f"{result.step.name:32} {result.step.verb:8}"
+    if result.outcome != "done":
+        return f"{what} {result.outcome.upper()}"
+    error = f"error {result.error}" if result.error else ""
+    verdict = "ok" if result.accepted else "REFUSED"
+    text = f"{what} {verdict:8} {error:9} {result.state:8} rc={result.rc:<4} extra={result.extra!r}"
+    return text + (f" tries={result.tries}" if result.tries > 1 else "")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m xsplice_plugins.verify.qemu")
+    parser.add_argument("--xen", type=Path, required=True, help="the image that boots: xen/xen")
+    parser.add_argument("--release", default="4.17", help="whose xen-livepatch to use")
+    parser.add_argument("--console-log", type=Path, help="where to keep what the console said")
+    parser.add_argument("--json", action="store_true", help="print results for a program")
+    parser.add_argument("--mirror", default="", help="Debian archive to use")
+    parser.add_argument("payloads", nargs="*", type=Path, metavar="PAYLOAD")
+    args = parser.parse_args(argv)
+    try:
+        payloads = {}
+        for path in args.payloads:
+            if path.stem in payloads:
+                raise VerifyError(f"{path}: two payloads are called {path.stem}; rename one")
+            payloads[path.stem] = path.read_bytes()
+        machine = Machine.prepare(
+            args.xen,
+            release=args.release,
+            mirror=args.mirror,
+            say=lambda text: print(text, file=sys.stderr),  # noqa: T201  # this is a command
+        )
+        results = try_each(machine, payloads, args.console_log)
+    except OSError as error:
+        sys.stderr.write(f"{error.filename}: cannot be read ({error.strerror})\n")
+        return 1
+    except XspliceError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    if args.json:
+        shown = [
+            {key: value for key, value in asdict(r).items() if key != "console"} for r in results
+        ]
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    else:
+        _print_table(results)
+    return 0 if all(step.accepted for run in results for step in run.steps) else 5
+
+
+def _print_table(results: Sequence[RunResult]) -> None:
+    for run in results:
+        for step in run.steps:
+            if step.outcome == "not-run":
+                continue
+            sys.stdout.write(row(step) + "\n")
+            for line in step.console:
+                sys.stdout.write(f"    {line}\n")
+            if not step.accepted:
+                for line in step.output:
+                    sys.stdout.write(f"    tool: {line}\n")
+        how = "restored" if run.restored else "cold boot"
+        crash = f"; CRASH: {run.crash}" if run.crash else ""
+        sys.stdout.write(f"-- {how}, {run.seconds:.1f} s{crash}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine that runs one given hypervisor, booted once and restored for each run.
+
+A saved machine belongs to one Xen image, one set of parts and one QEMU with one command line;
+all of these are in its key. Where it cannot be restored, the machine is booted afresh.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.qemu.initramfs import pack_disk
+from xsplice_plugins.verify.qemu.parts import prepare_parts
+from xsplice_plugins.verify.qemu.results import (
+    FINISHED,
+    READY,
+    Outcome,
+    RunResult,
+    Step,
+    parse_console,
+)
+from xsplice_plugins.verify.qemu.session import Session, signals_as_interrupt
+
+log = logging.getLogger(__name__)
+
+#: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
+DISK_BYTES = 64 * 1024 * 1024
+STEPS_MAX = 20_000
+BOOT_SECONDS = 240.0
+RUN_SECONDS = 60.0
+STEP_SECONDS = 2.0
+
+_XEN_ARGUMENTS = "console=com1 com1=115200,8n1 loglvl=all dom0_mem=384M,max:384M"
+_KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A prepared machine.
+
+    Attributes:
+        folder: Where its files are, in the cache.
+        packages: What dom0 was made of.
+        qemu: QEMU's version line.
+    """
+
+    folder: Path
+    packages: tuple[str, ...]
+    qemu: str
+
+    @staticmethod
+    def prepare(
+        xen: Path,
+        *,
+        release: str = "4.17",
+        cache: Path | None = None,
+        say: Callable[[str], None] = log.info,
+        mirror: str = "",
+    ) -> "Machine":
+        """Make a machine for one hypervisor image, as far as it is not there yet.
+
+        Args:
+            xen: The ELF image that boots (``xen``, not ``xen-syms`` or ``xen.gz``).
+            release: The Xen release whose tool is to be used.
+            cache: The user's cache folder, from the environment when absent.
+            say: Told what is being done.
+            mirror: Debian archive to use in place of the system's.
+
+        Raises:
+            ConfigError: A program is missing, or a package cannot be fetched.
+            VerifyError: The image cannot be read, or does not boot.
+        """
+        try:
+            image = xen.read_bytes()
+        except OSError as error:
+            raise VerifyError(f"{xen}: cannot be read ({error.strerror})") from error
+        if image[:4] != b"\x7fELF":
+            raise VerifyError(f"{xen}: not an ELF image; name the tree's xen/xen")
+        cache = cache or debian.cache_folder(os.environ)
+        parts = prepare_parts(cache, release=release, say=say, mirror=mirror)
+        done = subprocess.run(
+            ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=False
+        )
+        qemu = done.stdout.split("\n")[0]
+        state = hashlib.sha256(image)
+        state.update(parts.initramfs.read_bytes())
+        state.update("\n".join([*parts.packages, qemu, *_command("jobs.img")]).encode())
+        folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
+        machine = Machine(folder=folder, packages=parts.packages, qemu=qemu)
+        with debian.locked(folder):
+            if not (folder / "made").is_file():
+                (folder / "xen").write_bytes(image)
+                for name, source in (("vmlinux", parts.kernel), ("initramfs", parts.initramfs)):
+                    (folder / name).unlink(missing_ok=True)
+                    (folder / name).hardlink_to(source)
+                (folder / "made").touch()
+            if not (folder / "saved").is_file():
+                say(f"booting {xen} once, to save the booted machine")
+                machine._save()
+        return machine
+
+    def run(
+        self,
+        steps: Sequence[Step],
+        payloads: Mapping[str, bytes],
+        *,
+        console_log: Path | None = None,
+        timeout_seconds: float | None = None,
+        cold: bool = False,
+    ) -> RunResult:
+        """Let the agent do a list of steps on a fresh machine.
+
+        Args:
+            steps: What to do, in order.
+            payloads: Content by key, as the upload steps name them.
+            console_log: File that everything printed is written to.
+            timeout_seconds: Bound of the whole run; derived from the number of steps if absent.
+            cold: Boot in place of restoring the saved machine.
+
+        Raises:
+            VerifyError: A step cannot be given to the agent, or QEMU cannot be started.
+        """
+        if len(steps) > STEPS_MAX:
+            raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")
+        files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
+        script = "".join(step.line(number, files) + "\n" for number, step in enumerate(steps))
+        members = {files[key]: body for key, body in payloads.items()}
+        disk = pack_disk({**members, "steps": script.encode()}, size_bytes=DISK_BYTES)
+        bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:
+            image = Path(scratch) / "jobs.img"
+            _write_disk(image, disk)
+            result = None if cold else self._attempt(image, steps, bound, began, restored=True)
+            if result is None:
+                result = self._attempt(image, steps, bound + BOOT_SECONDS, began, restored=False)
+        if result is None:
+            raise VerifyError(f"{self.folder}: dom0 did not come up; see boot.log in that folder")
+        if console_log is not None:
+            console_log.write_text(result.console)
+        return result
+
+    def _save(self) -> None:
+        """Boot, wait until the agent is ready, and save the machine."""
+        partial = self.folder / "saved.partial"
+        with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:
+            image = Path(scratch) / "jobs.img"
+            _write_disk(image, b"")
+            deadline = time.monotonic() + BOOT_SECONDS
+            with (
+                signals_as_interrupt(),
+                Session(_command(str(image)), cwd=self.folder, deadline=deadline) as session,
+            ):
+                if not session.wait_for(READY):
+                    self._refuse_boot(session)
+                session.control("stop")
+                session.control("migrate", uri=f"exec:cat >{shlex.quote(str(partial))}")
+                while True:
+                    answer = session.control("query-migrate")
+                    status = answer.get("status") if isinstance(answer, dict) else None
+                    if status == "completed":
+                        break
+                    if status in {"failed", "cancelled"} or time.monotonic() > deadline:
+                        raise VerifyError(f"{partial}: the machine cannot be saved ({status})")
+                    time.sleep(0.02)
+                (self.folder / "boot.log").write_text(session.console)
+        partial.replace(self.folder / "saved")
+
+    def _refuse_boot(self, session: Session) -> None:
+        (self.folder / "boot.log").write_text(session.console)
+        last = session.crash or "\n".join(session.console.strip().split("\n")[-5:])
+        raise VerifyError(
+            f"{self.folder / 'xen'}: dom0 did not come up; last words: {last!r}; "
+            f"see {self.folder / 'boot.log'}"
+        )
+
+    def _attempt(
+        self, image: Path, steps: Sequence[Step], bound: float, began: float, *, restored: bool
+    ) -> RunResult | None:
+        """Run the steps once; ``None`` when the machine could not be brought up this way."""
+        command = _command(str(image))
+        if restored:
+            command += ["-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}"]
+        deadline = time.monotonic() + bound
+        with (
+            signals_as_interrupt(),
+            Session(command, cwd=self.folder, deadline=deadline) as session,
+        ):
+            if restored:
+                try:
+                    _resume(session, deadline)
+                except VerifyError as error:
+                    log.info("%s: not restored, booting afresh: %s", self.folder, error)
+                    return None
+            elif not session.wait_for(READY):
+                self._refuse_boot(session)
+            session.send_line("go")
+            finished = session.wait_for(FINISHED)
+            console = session.console
+            crash = "" if finished else session.crash
+        if not finished and not crash and session.overflowed:
+            crash = "the console's log overflowed"
+        broken: Outcome = "crashed" if crash else "timeout"
+        text = console if restored else console.partition(READY)[2]
+        return RunResult(
+            steps=parse_console(text, steps, broken=broken),
+            restored=restored,
+            crash=crash,
+            seconds=time.monotonic() - began,
+            console=console,
+        )
+
+
+def _command(disk: str) -> list[str]:
+    return [
+        "qemu-system-x86_64",
+        *("-accel", "tcg,thread=multi"),
+        # With SMAP, dom0 crashes early under emulation.
+        *("-cpu", "max,-smap"),
+        *("-smp", "1"),
+        *("-m", "512"),
+        *("-display", "none"),
+        "-no-reboot",
+        "-nodefaults",
+        "-no-user-config",
+        *("-drive", f"if=none,id=jobs,format=raw,readonly=on,file={disk.replace(',', ',,')}"),
+        *("-device", "virtio-blk-pci,drive=jobs"),
+        *("-kernel", "xen"),
+        *("-append", _XEN_ARGUMENTS),
+        *("-initrd", f"vmlinux {_KERNEL_ARGUMENTS},initramfs"),
+    ]
+
+
+def _write_disk(path: Path, data: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(data)
+        handle.truncate(DISK_BYTES)
+
+
+def _resume(session: Session, deadline: float) -> None:
+    """Wait until the saved machine has been read, and let it go on."""
+    while True:
+        answer = session.control("query-migrate")
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if status == "completed":
+            break
+        if status == "failed" or time.monotonic() > deadline:
+            raise VerifyError(f"QEMU: the saved machine cannot be restored ({status})")
+        time.sleep(0.02)
+    with contextlib.suppress(VerifyError):
+        session.control("cont")
