@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door: sets up .venv on first use, then calls scons or pytest. `make help` lists all.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+# Variables of `scons xsplice`, passed on when given: make xsplice XEN=/src/xen PATCH=fix.patch
+NAMES := XEN PATCH NAME SIGNER KEY CERT DEPENDS RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS VERBOSE
+SETTINGS = $(foreach name,$(NAMES),$(if $($(name)),'$(name)=$($(name))'))
+SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
+XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)
+
+.PHONY: help setup xsplice xsplice-verify test test-xen xen-tree bench agreement lint clean
+.DEFAULT_GOAL := help
+
+help: ## say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(READY): pyproject.toml .ci/needs
+	@PYTHON='$(PYTHON)' .ci/needs core
+	@echo 'Setting up $(VENV) (once)'
+	@'$(PYTHON)' -m venv '$(VENV)'
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch '$@'
+
+setup: $(READY) ## make the virtual environment with all Python packages
+
+xsplice: $(READY) ## build a signed live patch (XEN=, PATCH=; without them: the embedded core's demo)
+	@$(SCONS) xsplice
+
+xsplice-verify: $(READY) ## build it and prove it against the reference hypervisor core
+	@$(SCONS) xsplice-verify
+
+test: $(READY) ## run the tests that need no Xen tree (under 4 minutes)
+	@'$(BIN)/python' -m pytest -q -n 2 -m 'not xen and not qemu'
+
+xen-tree: $(READY) ## fetch and build Debian's Xen 4.17.5 in the cache folder
+	@PYTHON='$(PYTHON)' .ci/needs core xen
+	@'$(BIN)/python' tests/xen/make_xen_tree.py
+
+test-xen: xen-tree ## run the tests on the real Xen tree
+	@XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' -m pytest -q -n 2 -m 'xen and not qemu' tests
+
+bench: xen-tree ## measure speed as ratios in one run
+	@XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' tests/bench.py
+
+lint: $(READY) ## ruff, mypy, codespell
+	@'$(BIN)/ruff' check . && '$(BIN)/ruff' format --check .
+	@'$(BIN)/mypy' && '$(BIN)/codespell'
+
+clean: ## remove build/ and the tools' caches; the cache of Xen trees stays
+	@rm -rf build .sconsign*.dblite .mypy_cache .ruff_cache .pytest_cache .hypothesis
