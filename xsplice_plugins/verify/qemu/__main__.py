@@ -9,11 +9,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from xsplice_plugins.errors import VerifyError, XspliceError
-from xsplice_plugins.verify.qemu.machine import Machine
+from xsplice_plugins.verify.qemu.machine import AgentKind, Machine
 from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
 
 
@@ -27,15 +27,23 @@ def cycle(name: str, key: str) -> tuple[Step, ...]:
     )
 
 
-def try_each(machine: Machine, payloads: dict[str, bytes], log: Path | None) -> list[RunResult]:
-    """Run every payload's cycle; after a crash go on with the payloads behind it."""
+def try_each(
+    machine: Machine, payloads: dict[str, bytes], log: Path | None, agent: AgentKind
+) -> list[RunResult]:
+    """Run every payload's cycle; one that crashes or stays loaded ends that boot."""
     left = list(payloads)
     results = []
     while left:
         steps = [step for key in left for step in cycle(key, key)]
-        results.append(machine.run(steps, payloads, console_log=log))
-        broken = [n for n, step in enumerate(results[-1].steps) if step.outcome != "done"]
-        left = left[broken[0] // 4 + 1 :] if broken else []
+        run = machine.run(steps, payloads, console_log=log, agent=agent)
+        spoiled = [
+            number
+            for number, step in enumerate(run.steps)
+            if step.outcome != "done" or (step.step.verb == "unload" and step.state)
+        ]
+        count = spoiled[0] // 4 + 1 if spoiled else len(left)
+        results.append(replace(run, steps=run.steps[: count * 4]))
+        left = left[count:]
     return results
 
 
@@ -56,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--xen", type=Path, required=True, help="the image that boots: xen/xen")
     parser.add_argument("--release", default="4.17", help="whose xen-livepatch to use")
     parser.add_argument("--console-log", type=Path, help="where to keep what the console said")
+    parser.add_argument(
+        "--agent", choices=("tool", "hypercall"), default="tool", help="who speaks to Xen in dom0"
+    )
     parser.add_argument("--json", action="store_true", help="print results for a program")
     parser.add_argument("--mirror", default="", help="Debian archive to use")
     parser.add_argument("payloads", nargs="*", type=Path, metavar="PAYLOAD")
@@ -72,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             mirror=args.mirror,
             say=lambda text: print(text, file=sys.stderr),  # noqa: T201  # this is a command
         )
-        results = try_each(machine, payloads, args.console_log)
+        results = try_each(machine, payloads, args.console_log, args.agent)
     except OSError as error:
         sys.stderr.write(f"{error.filename}: cannot be read ({error.strerror})\n")
         return 1

@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first and only program of our dom0: it boots, waits, and drives the real xen-livepatch.
+"""The programs that run in our dom0: one that boots and waits, and two that do the work.
 
-It runs under busybox's shell. What it reads is made by :mod:`.results`, which lets only plain
-words through; what it prints is read there too.
+The first is part of the saved machine. The agents come with each job: one is a shell script that
+drives the real ``xen-livepatch``, the other does raw hypercalls (``agent.c``), which is fast and
+shows each hypercall's own result. What they read is made by :mod:`.results`, which lets only
+plain words through; what they print is read there too.
 """
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.process import run_logged
 from xsplice_plugins.verify.qemu.results import MARK
 
-#: Applets that the script uses; each becomes a link to busybox.
+#: Applets that the scripts use; each becomes a link to busybox.
 APPLETS = (
-    "blockdev",
-    "cat",
-    "echo",
-    "grep",
-    "insmod",
-    "ln",
-    "mkdir",
-    "mount",
-    "poweroff",
-    "rm",
-    "sh",
-    "sleep",
-    "stty",
-    "tar",
-    "true",
+    *("blockdev", "cat", "echo", "grep", "insmod", "mkdir"),
+    *("mount", "sh", "sleep", "stty", "tar", "true"),
 )
 TRIES_MAX = 8
 
-_SCRIPT = """#!/bin/sh
+_INIT = """#!/bin/sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -39,14 +32,22 @@ stty -echo -opost </dev/hvc0
 for module in @MODULES@; do insmod /modules/$module.ko; done
 mkdir -p /proc/xen
 mount -t xenfs xenfs /proc/xen
-version=/sys/hypervisor/version
-TOOL="/lib64/ld-linux-x86-64.so.2 --library-path /xen/lib /xen/xen-livepatch"
 # One run before the machine is saved: what it reads stays in memory.
-$TOOL list >/dev/null 2>&1
+/lib64/ld-linux-x86-64.so.2 --library-path /xen/lib /xen/xen-livepatch list >/dev/null 2>&1
+mkdir -p /job
+cd /job
+echo "@MARK@ ready"
+read -r go
+# The disk was changed while the machine was saved: forget what was read of it.
+blockdev --flushbufs /dev/vda
+tar xf /dev/vda
+/job/agent
+echo "@MARK@ finished"
+sleep 1000000
+"""
 
-say() { echo "@MARK@ $*"; }
-
-extra() { read -r value <$version/extra; echo "$value"; }
+_TOOL_AGENT = """#!/bin/sh
+TOOL="/lib64/ld-linux-x86-64.so.2 --library-path /xen/lib /xen/xen-livepatch"
 
 tell() { # mark, file
     while IFS= read -r line || [ -n "$line" ]; do echo "@MARK@ $1 $line"; done <"$2"
@@ -54,14 +55,13 @@ tell() { # mark, file
 
 step() { # number, verb, words
     number=$1; verb=$2; shift 2
-    say "begin $number"
+    echo "@MARK@ begin $number"
     status=0; tries=1
     case $verb in
     extra) : >/tmp/out ;;
     build-id) cat /sys/hypervisor/buildid >/tmp/out 2>&1; status=$? ;;
     read) cat "$1" >/tmp/out 2>&1; status=$? ;;
     list) $TOOL list >/tmp/out 2>&1; status=$? ;;
-    tool) $TOOL "$@" >/tmp/out 2>&1; status=$? ;;
     *)
         while :; do
             $TOOL "$verb" "$@" >/tmp/out 2>&1; status=$?
@@ -77,24 +77,22 @@ step() { # number, verb, words
         $TOOL list >/tmp/lst 2>&1
         tell lst /tmp/lst ;;
     esac
-    read -r value <$version/extra
-    say "end $number status=$status tries=$tries extra=<$value>"
+    cd /sys/hypervisor/version
+    read -r major <major; read -r minor <minor; read -r extra <extra
+    cd /job
+    echo "@MARK@ end $number status=$status tries=$tries version=$major.$minor extra=<$extra>"
 }
 
-say ready
-read -r go
-# The disk was changed while the machine was saved: forget what was read of it.
-blockdev --flushbufs /dev/vda
-mkdir -p /job
-cd /job
-tar xf /dev/vda
 while read -r line; do
     set -- $line
     step "$@"
 done </job/steps
-say finished
-sleep 1000000
 """
+
+_COMPILER = (
+    *("gcc", "-O2", "-Wall", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-s"),
+    *("-fno-stack-protector", "-fno-pie", "-no-pie", "-Wl,--build-id=none"),
+)
 
 
 def init_script(modules: Sequence[str]) -> str:
@@ -103,8 +101,32 @@ def init_script(modules: Sequence[str]) -> str:
     Args:
         modules: Kernel modules to load, in order, without suffix.
     """
-    return (
-        _SCRIPT.replace("@MODULES@", " ".join(modules))
-        .replace("@MARK@", MARK)
-        .replace("@TRIES@", str(TRIES_MAX))
-    )
+    return _INIT.replace("@MODULES@", " ".join(modules)).replace("@MARK@", MARK)
+
+
+def tool_agent() -> bytes:
+    """Return the agent that drives the real tool."""
+    return _TOOL_AGENT.replace("@MARK@", MARK).replace("@TRIES@", str(TRIES_MAX)).encode()
+
+
+def hypercall_agent(cache: Path) -> bytes:
+    """Return the agent that does raw hypercalls, compiled once per version of its source.
+
+    Args:
+        cache: The user's cache folder.
+
+    Raises:
+        ConfigError: There is no compiler, or it failed.
+    """
+    source = Path(__file__).with_name("agent.c")
+    key = hashlib.sha256(source.read_bytes() + " ".join(_COMPILER).encode()).hexdigest()[:12]
+    folder = cache / "qemu" / f"agent-{key}"
+    program = folder / "agent"
+    with debian.locked(folder):
+        if not program.is_file():
+            debian.require_packages("fast agent for dom0", {"gcc": "gcc", "ld": "binutils"}, {})
+            partial = folder / "agent.partial"
+            command = [*_COMPILER, "-o", str(partial), str(source)]
+            run_logged(command, log=folder / "compile.log")
+            partial.rename(program)
+    return program.read_bytes()

@@ -68,6 +68,7 @@ def pack_disk(files: Mapping[str, bytes], *, size_bytes: int) -> bytes:
         for name, body in sorted(files.items()):
             member = tarfile.TarInfo(name)
             member.size = len(body)
+            member.mode = 0o755
             archive.addfile(member, io.BytesIO(body))
     data = sink.getvalue()
     if len(data) > size_bytes:

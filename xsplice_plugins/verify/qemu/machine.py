@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from xsplice_plugins.errors import VerifyError
 from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.qemu.agent import hypercall_agent, tool_agent
 from xsplice_plugins.verify.qemu.initramfs import pack_disk
 from xsplice_plugins.verify.qemu.parts import prepare_parts
 from xsplice_plugins.verify.qemu.results import (
@@ -32,6 +34,8 @@ from xsplice_plugins.verify.qemu.results import (
 from xsplice_plugins.verify.qemu.session import Session, signals_as_interrupt
 
 log = logging.getLogger(__name__)
+
+AgentKind = Literal["tool", "hypercall"]
 
 #: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
 DISK_BYTES = 64 * 1024 * 1024
@@ -117,6 +121,7 @@ class Machine:
         console_log: Path | None = None,
         timeout_seconds: float | None = None,
         cold: bool = False,
+        agent: AgentKind = "tool",
     ) -> RunResult:
         """Let the agent do a list of steps on a fresh machine.
 
@@ -126,6 +131,7 @@ class Machine:
             console_log: File that everything printed is written to.
             timeout_seconds: Bound of the whole run; derived from the number of steps if absent.
             cold: Boot in place of restoring the saved machine.
+            agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it.
 
         Raises:
             VerifyError: A step cannot be given to the agent, or QEMU cannot be started.
@@ -135,7 +141,9 @@ class Machine:
         files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
         script = "".join(step.line(number, files) + "\n" for number, step in enumerate(steps))
         members = {files[key]: body for key, body in payloads.items()}
-        disk = pack_disk({**members, "steps": script.encode()}, size_bytes=DISK_BYTES)
+        program = tool_agent() if agent == "tool" else hypercall_agent(self.folder.parents[2])
+        members |= {"steps": script.encode(), "agent": program}
+        disk = pack_disk(members, size_bytes=DISK_BYTES)
         bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:

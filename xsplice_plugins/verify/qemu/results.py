@@ -6,6 +6,7 @@ starts with a mark, so that a line is either the agent's or the console's, and t
 lines belong to the step during which they were printed.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ FINISHED = f"{MARK} finished"
 #: Verbs of the real tool that change a payload's state.
 ACTIONS = ("apply", "revert", "unload", "replace")
 #: Everything the agent understands.
-VERBS = ("upload", *ACTIONS, "list", "extra", "build-id", "read", "tool")
+VERBS = ("upload", *ACTIONS, "list", "extra", "build-id", "read")
 
 Outcome = Literal["done", "crashed", "timeout", "not-run"]
 
@@ -82,9 +83,10 @@ class StepResult:
         step: What was asked.
         outcome: ``done``, or why there is no answer.
         status: The tool's exit status.
-        error: Error number that the tool named, 0 without one.
+        error: Error number that the tool named or the hypercall returned, 0 without one.
         state: The payload's state after the step, empty when it is not listed.
         rc: Result of the payload's last action as listed, 0 or negative.
+        version: What the hypervisor gave as its version after the step, as ``4.17``.
         extra: What the hypervisor's extra version read after the step.
         tries: How often the step was tried; more than 1 only after a quiesce timeout.
         output: The tool's own lines.
@@ -98,6 +100,7 @@ class StepResult:
     error: int = 0
     state: str = ""
     rc: int = 0
+    version: str = ""
     extra: str = ""
     tries: int = 0
     output: tuple[str, ...] = ()
@@ -214,7 +217,7 @@ def parse_console(text: str, steps: Sequence[Step], *, broken: Outcome) -> tuple
             step=steps[current.number],
             outcome=broken,
             output=tuple(current.output),
-            console=tuple(current.console),
+            console=_folded(current.console),
         )
     return tuple(
         results.get(number) or StepResult(step=step, outcome="not-run")
@@ -222,22 +225,42 @@ def parse_console(text: str, steps: Sequence[Step], *, broken: Outcome) -> tuple
     )
 
 
+_END = re.compile(
+    r"(\d+) status=(\d+) tries=(\d+)"
+    r"(?: ret=(?P<ret>-?\d+) state=(?P<state>[A-Z]*) rc=(?P<rc>-?\d+))?"
+    r" version=(?P<version>[-0-9.]+) extra=<(?P<extra>.*)>"
+)
+
+
 def _ended(step: Step, current: _Open, rest: str) -> StepResult:
-    match = re.fullmatch(r"(\d+) status=(\d+) tries=(\d+) extra=<(.*)>", rest)
+    match = _END.fullmatch(rest)
     if match is None or int(match.group(1)) != current.number:
         raise VerifyError(f"agent in dom0: answer {rest!r} cannot be read; see the console log")
     listed = parse_listed(current.listed)
-    state, rc = next(((s, r) for name, s, r in listed if name == step.name), ("", 0))
+    if match["ret"] is None:
+        state, rc = next(((s, r) for name, s, r in listed if name == step.name), ("", 0))
+        error = parse_error(current.output)
+    else:
+        state, rc, error = match["state"], int(match["rc"]), -int(match["ret"])
     return StepResult(
         step=step,
         outcome="done",
         status=int(match.group(2)),
-        error=parse_error(current.output),
+        error=error,
         state=state,
         rc=rc,
-        extra=match.group(4),
+        version=match["version"],
+        extra=match["extra"],
         tries=int(match.group(3)),
         output=tuple(current.output),
         listed=listed,
-        console=tuple(current.console),
+        console=_folded(current.console),
+    )
+
+
+def _folded(lines: Sequence[str]) -> tuple[str, ...]:
+    """Fold repeated lines: a hypervisor that double-faults says one thing for ever."""
+    counted = [(line, len(tuple(group))) for line, group in itertools.groupby(lines)]
+    return tuple(
+        line if count == 1 else f"{line} (repeated {count} times)" for line, count in counted
     )
