@@ -424,6 +424,7 @@ class VerifyRequest:
     is_signature_enforced: bool = True
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     beneath: tuple[Path, ...] = ()  #: payloads applied before, bottom first
+    places: tuple[str, ...] = ("model",)  #: where to verify: "model", "qemu"
 
 
 # ------------------------------------------------------------ save, load
