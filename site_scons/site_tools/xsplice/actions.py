@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when a node is built: load, call one stage of the library, write.
+
+Every action is a module-level function (conventions: closures in an action's signature rebuild
+on every run). What it needs beyond its sources hangs on the target node as ``attributes.xsplice``;
+whatever of that can change the result is a ``Value`` dependency, made in ``builders``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SCons.Errors
+
+from xsplice_plugins import artefacts, capture, pipeline
+from xsplice_plugins.artefacts import (
+    CompileJob,
+    Delta,
+    ObjectPair,
+    PatchSet,
+    Payload,
+    PayloadRecord,
+    SignatureRecord,
+    VerifyRequest,
+)
+from xsplice_plugins.errors import XspliceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from SCons.Environment import Environment
+
+    from xsplice_plugins.hookspecs import Config
+
+Nodes = list[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """What all nodes of one fix share; never part of a signature as a whole."""
+
+    name: str
+    folder: Path  #: absolute build folder of the fix
+    patch_set: PatchSet
+    config: Config
+    plugins: Any  #: the plugin manager
+    is_verbose: bool
+    route: str = ""  #: how the objects are compiled and why, for the summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """Where and from what one object is compiled: one side of the patch."""
+
+    job: CompileJob
+    copy: Path  #: absolute root of the private copy
+    variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Farm:
+    """A private copy of the sources: symbolic links, the patched files real."""
+
+    source_root: Path
+    copy: Path  #: where the copy of ``source_root`` goes
+    patch_set: PatchSet | None  #: ``None`` for the pristine side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """An object that the patch reaches through a header only."""
+
+    job: CompileJob
+    pristine: Path
+    patched: Path
+    tree_object: Path
+    store: Path  #: folder of preprocessed texts that outlive the fix
+
+
+@contextmanager
+def translated(target: Nodes) -> Iterator[None]:
+    """Turn an error of the library into SCons' own, so that one clear message is printed."""
+    try:
+        yield
+    except XspliceError as error:
+        raise SCons.Errors.BuildError(
+            node=target[0], errstr=str(error), status=error.exit_status
+        ) from error
+
+
+def _path(node: Any) -> Path:
+    return Path(node.get_abspath())
+
+
+def _say(fix: Fix, *words: str | Path) -> None:
+    if fix.is_verbose:
+        sys.stdout.write(shlex.join(str(word) for word in words) + "\n")
+
+
+def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Write what the patch set touches."""
+    with translated(target):
+        artefacts.save(_path(target[0]), target[0].attributes.xsplice.patch_set)
+
+
+def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Lay out a private copy; the target is a stamp that names its digest."""
+    farm = target[0].attributes.xsplice
+    with translated(target):
+        capture.prepare_copy(farm.source_root, farm.copy, farm.patch_set)
+        digest = farm.patch_set.digest if farm.patch_set else "pristine"
+        artefacts.write_file(_path(target[0]), f"{digest}\n".encode())
+
+
+def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Compile one object in its private copy."""
+    fix, side = target[0].attributes.xsplice
+    with translated(target):
+        _say(
+            fix,
+            "sh",
+            "-c",
+            f"cd {shlex.quote(str(side.copy / side.job.cwd))} && {side.job.command}",
+        )
+        capture.compile_object(
+            side.job, side.copy, _path(target[0]), env=dict(side.variables) or None
+        )
+
+
+def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Compare the two sides; keep them as ``.baseline`` and ``.new`` where they differ."""
+    fix, job, tree_object = target[0].attributes.xsplice
+    with translated(target):
+        baseline, new = _path(source[0]), _path(source[1])
+        prefix = _prefix(fix, job.object_path)
+        pair = capture.pair_objects(job, baseline, new, tree_object, prefix)
+        artefacts.save(_path(target[0]), pair)
+
+
+def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Preprocess an object that only a header reaches; compile it if that can matter."""
+    fix, reached = target[0].attributes.xsplice
+    with translated(target):
+        pair = capture.capture_reached(
+            reached.job,
+            pristine=reached.pristine,
+            patched=reached.patched,
+            tree_object=reached.tree_object,
+            store=reached.store,
+            dest_prefix=_prefix(fix, reached.job.object_path),
+        )
+        artefacts.save(_path(target[0]), pair)
+
+
+def capture_made(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Build the patched tree with make in a private copy; keep the pairs that differ."""
+    fix, tree, plan = target[0].attributes.xsplice
+    with translated(target):
+        pairs = capture.make_route(
+            tree,
+            plan,
+            fix.patch_set,
+            fix.folder / "make",
+            fix.folder / "objects",
+            jobs=env.GetOption("num_jobs"),
+        )
+        artefacts.save(_path(target[0]), pairs)
+
+
+def _prefix(fix: Fix, object_path: str) -> Path:
+    return fix.folder / "objects" / (object_path + ".xsplice")
+
+
+def _delta_of(fix: Fix, pair: ObjectPair) -> Delta:
+    """Diff one pair; equal content gives an empty delta that keeps the pair's refusals."""
+    if not pair.is_changed:
+        return Delta(
+            object_path=pair.object_path,
+            source_path=pair.source_path,
+            profile=fix.config.profile,
+            machine=0,
+            digest_new=pair.digest_new,
+            refused=pair.refused,
+        )
+    folder = _prefix(fix, pair.object_path).parent
+    baseline, new = folder / pair.baseline, folder / pair.new
+    _say(fix, "xsplice", "diff", baseline, new, "--profile", fix.config.profile)
+    delta, findings = pipeline.diff_pair(
+        fix.plugins, fix.config, pair, baseline.read_bytes(), new.read_bytes()
+    )
+    for finding in findings:
+        sys.stdout.write(f"{finding.subject}: {finding.text} ({finding.check})\n")
+    return delta
+
+
+def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Say what changed in meaning in one pair."""
+    fix = target[0].attributes.xsplice
+    with translated(target):
+        pair = artefacts.load(_path(source[0]), ObjectPair)
+        artefacts.save(_path(target[0]), (_delta_of(fix, pair),))
+
+
+def diff_made(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Say what changed in meaning in every pair that make's route gave."""
+    fix = target[0].attributes.xsplice
+    with translated(target):
+        pairs = artefacts.load(_path(source[0]), tuple[ObjectPair, ...])
+        artefacts.save(_path(target[0]), tuple(_delta_of(fix, pair) for pair in pairs))
+
+
+def _load_deltas(nodes: Nodes) -> list[Delta]:
+    return [d for node in nodes for d in artefacts.load(_path(node), tuple[Delta, ...])]
+
+
+def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Make one payload of all deltas. Sources: the image, then the deltas."""
+    fix = target[0].attributes.xsplice
+    with translated(target):
+        image = _path(source[0])
+        all_deltas = _load_deltas(source[1:])
+        deltas = [delta for delta in all_deltas if not delta.is_empty or delta.line_only]
+        objects = [
+            new.read_bytes() if new.exists() else b""
+            for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)
+        ]
+        _say(fix, "xsplice", "link", "--name", fix.name, "--image", image, *map(_path, source[1:]))
+        payload = pipeline.link_payload(
+            fix.plugins, fix.config, fix.name, deltas, objects, image.read_bytes()
+        )
+        artefacts.write_file(_path(target[0]), payload.data)
+        artefacts.save(_path(target[1]), payload.record)
+
+
+def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Sign the payload as the last write and say what was made."""
+    fix = target[0].attributes.xsplice
+    with translated(target):
+        from xsplice_plugins.report.summary import print_summary  # noqa: PLC0415  rich is slow
+
+        data, record = (
+            _path(source[0]).read_bytes(),
+            artefacts.load(_path(source[1]), PayloadRecord),
+        )
+        _say(fix, "xsplice", "sign", _path(source[0]), "--signer", fix.config.signer)
+        signed = pipeline.sign_payload(fix.plugins, fix.config, Payload(data=data, record=record))
+        artefacts.save(_path(target[1]), signed.record)
+        certificate = fix.config.certificate
+        pipeline.write_signed(fix.plugins, fix.config, signed, _path(target[0]), certificate)
+        print_summary(
+            fix.patch_set,
+            _load_deltas(source[2:]),
+            record,
+            signed.record,
+            _path(target[0]),
+            route=fix.route,
+        )
+
+
+def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Prove the signed payload; a report of another verdict than "proved" fails the build."""
+    fix, request = target[0].attributes.xsplice
+    with translated(target):
+        from xsplice_plugins.verify.report import conclude  # noqa: PLC0415  only where needed
+
+        record = artefacts.load(_path(source[1]), PayloadRecord)
+        signature = artefacts.load(_path(source[2]), SignatureRecord)
+        request = VerifyRequest(
+            payload_path=_path(source[0]),
+            image_path=_path(source[3]),
+            release=request.release,
+            releases_compared=request.releases_compared,
+            certificate=request.certificate,
+            expected=request.expected,
+            beneath=request.beneath,
+        )
+        _say(fix, "xsplice", "verify", _path(source[0]), "--xen-syms", _path(source[3]))
+        conclude(fix.plugins, fix.config, request, record, signature, _path(target[0]))

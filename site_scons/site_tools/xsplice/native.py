@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor that SCons itself builds: its object nodes are the baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SCons.Tool
+from SCons.Errors import UserError
+from SCons.Subst import escape_list
+
+from xsplice_plugins import patch
+from xsplice_plugins.artefacts import CompileJob, Reach
+from xsplice_plugins.errors import XspliceError
+
+from . import settings
+from .actions import Farm, Side
+from .builders import XspliceNodes, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from SCons.Environment import Environment
+
+Node = Any
+
+
+def xsplice(
+    env: Environment,
+    name: str,
+    patch_files: Iterable[str | Node],
+    *,
+    image: Node,
+    objects: Iterable[Node] | None = None,
+    source_root: Node | None = None,
+    file_symbols: Mapping[str, tuple[str, str]] | None = None,
+    release: str = "4.17.5",
+) -> XspliceNodes:
+    """Wire a fix for a hypervisor that this SCons project builds: ``env.Xsplice(...)``.
+
+    Args:
+        env: The environment.
+        name: Name of the fix and of its folder below the build folder.
+        patch_files: The diffs, in order of application.
+        image: The linked image with its symbols (``xen-syms``).
+        objects: The object nodes to consider; default: all that this environment built.
+        source_root: Folder that the patches apply to; default: the SConscript's folder.
+        file_symbols: STT_FILE text of an object, by the object's path: (as the compiler writes
+            it, as the image spells it). Objects that are not listed keep the compiler's.
+        release: The Xen release whose payload format and rules apply.
+
+    Returns:
+        The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
+
+    Raises:
+        UserError: The patch cannot be used, or it touches nothing that is compiled.
+    """
+    try:
+        root = source_root or env.Dir(".").srcnode()
+        root_path = Path(root.get_abspath())
+        files = [Path(env.File(str(entry)).srcnode().get_abspath()) for entry in patch_files]
+        patch_set = patch.read_patch_set(files, name=name, source_root=root_path, hypervisor_dir="")
+        config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
+        wiring = start(env, name, patch_set, config, "SCons' own commands (the objects are nodes)")
+    except XspliceError as error:
+        raise UserError(str(error)) from error
+    top = Path(env.Dir("#").get_abspath())
+    touched = {root_path / file.path for file in patch_set.touched}
+    chosen = list(env["XSPLICE_OBJECTS"] if objects is None else objects)
+    reached = [node for node in chosen if _inputs(node) & touched]
+    if not reached:
+        raise UserError(
+            f"{name}: the patch touches {', '.join(sorted(str(p) for p in touched))}, and no object "
+            "of this project is made of that; check source_root and objects"
+        )
+    farm = Farm(
+        source_root=root_path,
+        copy=wiring.fix.folder / "copy" / root_path.relative_to(top),
+        patch_set=patch_set,
+    )
+    wiring.patch()
+    stamp = wiring.copy(farm, "copy.stamp", f"{root} with patch set {patch_set.digest}")
+    names = file_symbols or {}
+    deltas = [
+        _chain(wiring, node, names.get(node.path), stamp, wiring.fix.folder / "copy", root_path)
+        for node in reached
+    ]
+    return wiring.rest(deltas, image)
+
+
+def _inputs(node: Node) -> set[Path]:
+    """Return the absolute paths of an object's source and of every header it reaches."""
+    env = node.get_build_env()
+    found = {Path(source.srcnode().get_abspath()) for source in node.sources}
+    for source in node.sources:
+        for header in source.get_implicit_deps(
+            env,
+            SCons.Tool.SourceFileScanner,
+            lambda scanner, node=node: scanner.path(env, node.cwd),
+        ):
+            found.add(Path(header.srcnode().get_abspath()))
+    return found
+
+
+def _command(node: Node) -> str:
+    """Return the shell line that builds a node, as SCons would give it to the shell."""
+    env, executor = node.get_build_env(), node.get_executor()
+    lines = []
+    for action in executor.get_action_list():
+        commands, _ignore, _silent = action.process([node], node.sources, env, executor)
+        lines += [" ".join(escape_list(words, env["ESCAPE"])) for words in commands]
+    return " && ".join(lines)
+
+
+def _chain(
+    wiring: Any, node: Node, rename: tuple[str, str] | None, stamp: Node, copy: Path, root: Path
+) -> Node:
+    """Wire one object: compile in the copy, pair with the project's own object, diff."""
+    env = wiring.env
+    source = Path(node.sources[0].srcnode().get_abspath())
+    job = CompileJob(
+        object_path=source.relative_to(root).with_suffix(".o").as_posix(),
+        source_path=source.relative_to(root).as_posix(),
+        cwd="",
+        command=_command(node),
+        output=node.path,
+        file_symbol=rename,
+        reach=Reach.DIRECT,
+    )
+    variables = tuple(sorted((k, str(v)) for k, v in node.get_build_env()["ENV"].items()))
+    new = wiring.node(
+        "XspliceObject",
+        [f"objects/{job.object_path}.xsplice"],
+        node.sources,
+        carries=(wiring.fix, Side(job=job, copy=copy, variables=variables)),
+        library=("capture",),
+        values=[f"command {job.command}", f"patch set {wiring.fix.patch_set.digest}"],
+    )
+    env.Requires(new, stamp)
+    pair = wiring.node(
+        "XsplicePair",
+        [f"objects/{job.object_path}.xsplice.pair.json"],
+        [node, *new],
+        carries=(wiring.fix, job, None),
+        library=("capture",),
+    )
+    node.attributes.xsplice_object = new[0]
+    return wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0])

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From SCons variables to the values that the library takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SCons.Errors import UserError
+
+from xsplice_plugins.artefacts import VerifyRequest
+from xsplice_plugins.hookspecs import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from SCons.Environment import Environment
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process' environment, which switches plugins on and off (conventions 3.2)."""
+    return os.environ
+
+
+def words(text: object) -> list[str]:
+    """Split a variable that holds several values, separated by commas or white space.
+
+    A value that itself holds white space is given as a Python list in an SConstruct.
+    """
+    if isinstance(text, str):
+        return text.replace(",", " ").split()
+    return [str(word) for word in text] if isinstance(text, (list, tuple)) else [str(text)]
+
+
+def paths(env: Environment, name: str) -> list[Path]:
+    """Return the existing files that a variable names.
+
+    One file whose name holds blanks is understood: if the whole text names a file, it is one path.
+
+    Raises:
+        UserError: A file does not exist.
+    """
+    value = env.get(name, "")
+    if not value:
+        return []
+    whole = isinstance(value, str) and Path(env.File(value).get_abspath()).exists()
+    found = []
+    for word in [value] if whole else words(value):
+        path = Path(env.Entry(str(word)).get_abspath())
+        if not path.exists():
+            raise UserError(f"{name}={word}: no such file; give the path of an existing file")
+        found.append(path)
+    return found
+
+
+def _path(env: Environment, name: str) -> Path | None:
+    value = env.get(name, "")
+    if not value:
+        return None
+    path = Path(env.File(str(value)).get_abspath())
+    if not path.is_file():
+        raise UserError(f"{name}={value}: no such file; give the path of an existing file")
+    return path
+
+
+def config_from(env: Environment, *, release: str, image: Path) -> Config:
+    """Return the settings of one fix.
+
+    Args:
+        env: The environment with the variables of ``add_variables``.
+        release: The hypervisor's release, where ``RELEASE`` does not say otherwise.
+        image: Absolute path of ``xen-syms``.
+
+    Raises:
+        UserError: A named file does not exist, or an option is not ``key=value``.
+    """
+    options = []
+    for word in words(env.get("OPTIONS", "")):
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"OPTIONS: `{word}` is not key=value; separate settings by spaces")
+        options.append((key, value))
+    release = str(env.get("RELEASE") or release)
+    return Config(
+        release=release,
+        profile="xen-" + ".".join(release.split(".")[:2]),
+        image=image,
+        differ=str(env.get("DIFFER", "semantic")),
+        linker=str(env.get("LINKER", "livepatch")),
+        signer=str(env.get("SIGNER", "cms")),
+        key=_path(env, "KEY"),
+        certificate=_path(env, "CERT"),
+        depends=_path(env, "DEPENDS"),
+        options=tuple(sorted(options)),
+    )
+
+
+def request_from(env: Environment, config: Config) -> VerifyRequest:
+    """Return what is asked of the verifiers; the paths of built files are filled in later.
+
+    Raises:
+        UserError: ``ON`` names a place that does not exist.
+    """
+    places = words(env.get("ON", "model"))
+    unknown = sorted(set(places) - {"model", "qemu"})
+    if unknown or not places:
+        raise UserError(f"ON={env.get('ON')}: choose from model, qemu, or model,qemu")
+    return VerifyRequest(
+        payload_path=Path(),
+        image_path=config.image or Path(),
+        release=config.release,
+        releases_compared=tuple(words(env.get("RELEASES", ""))),
+        certificate=config.certificate,
+        expected=_path(env, "EXPECT"),
+        beneath=(config.depends,) if config.depends else (),
+        places=tuple(places),
+    )

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line ``xsplice``: the same pipeline without SCons, one step at a time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import __version__
+from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.hookspecs import HOOK_API
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: The words behind the program's name; ``None`` for those of the process.
+
+    Returns:
+        0 for success; 1 for an error; 2 for wrong usage; 3 no functional change; 4 the link stage
+        was given a refused change; 5 a payload was not proved. ``diff`` exits 1 when something was
+        refused.
+    """
+    from xsplice_plugins.commands import COMMANDS  # noqa: PLC0415  --version is quick
+
+    parser = argparse.ArgumentParser(
+        prog="xsplice", description="Build, sign and prove live patches of the Xen hypervisor."
+    )
+    api = ".".join(map(str, HOOK_API))
+    parser.add_argument(
+        "--version", action="version", version=f"xsplice {__version__}, hooks {api}"
+    )
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about, add_arguments, run in COMMANDS:
+        sub = parsers.add_parser(name, help=about, description=about)
+        sub.add_argument("--json", action="store_true", help="print JSON for machines")
+        add_arguments(sub)
+        sub.set_defaults(run=run)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except XspliceError as error:
+        print(f"xsplice {arguments.command}: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print(f"xsplice {arguments.command}: interrupted", file=sys.stderr)  # noqa: T201
+        return 130

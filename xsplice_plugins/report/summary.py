@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screenful that a person reads after a build: what is replaced, why, and who signed it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from xsplice_plugins.artefacts import Delta, PatchSet, PayloadRecord, SignatureRecord
+
+
+def console() -> Console:
+    """Return the console for people: colours only where a person looks on."""
+    from rich.console import Console  # noqa: PLC0415  0.1 s that machines need not pay
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_summary(
+    patch_set: PatchSet,
+    deltas: Sequence[Delta],
+    record: PayloadRecord,
+    signature: SignatureRecord,
+    path: Path,
+    *,
+    route: str = "",
+) -> None:
+    """Print what a fix became.
+
+    Args:
+        patch_set: What the patch touches.
+        deltas: What changed, per object.
+        record: What the payload holds.
+        signature: Who signed it.
+        path: The signed file.
+        route: How the objects were compiled, and why that way.
+    """
+    from rich.markup import escape  # noqa: PLC0415  as in `console`
+    from rich.table import Table  # noqa: PLC0415
+
+    out = console()
+    count = len(record.functions)
+    out.print(f"\n[bold]{escape(record.name)}[/]: replaces {count} function{'s' * (count != 1)}")
+    if route:
+        out.print(f"  compiled by {escape(route)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=count > 0)
+    table.add_column("function", style="cyan", overflow="fold")
+    table.add_column("bytes", justify="right")
+    table.add_column("reason", overflow="fold")
+    for function in record.functions:
+        sizes = f"{function.size_old_bytes} -> {function.size_new_bytes}"
+        table.add_row(escape(function.name), sizes, escape(function.reason))
+    out.print(table)
+    for item in record.new:
+        out.print(f"  brings {item.kind} [cyan]{escape(item.name)}[/]: {escape(item.reason)}")
+    for hook in record.hooks:
+        out.print(f"  hook {escape(hook)}")
+    lines = sum(len(delta.line_only) for delta in deltas)
+    if lines:
+        out.print(f"  {lines} more differ in line numbers only and are not replaced")
+    for function in record.functions:
+        if function.expect_note:
+            out.print(f"  no expectation for {escape(function.name)}: {function.expect_note}")
+    for note in record.notes:
+        out.print(f"  note: {escape(note)}")
+    files = ", ".join(f"{file.path} ({file.kind})" for file in patch_set.touched)
+    out.print(f"  patch touches {escape(files)}")
+    out.print(f"  for Xen {record.release}, build-id {record.xen_depends}")
+    out.print(f"  payload {record.size_bytes} bytes, build-id {record.build_id}")
+    who = f" by {signature.subject}" if signature.subject else ""
+    out.print(f"  signature: {escape(signature.signer + who)}")
+    if signature.is_development_key:
+        out.print(
+            "  [bold yellow]signed with a development key[/]: not for shipping; give KEY= and CERT="
+        )
+    if signature.note:
+        out.print(f"  {escape(signature.note)}")
+    out.print(f"  written to [bold]{escape(str(path))}[/]\n")
