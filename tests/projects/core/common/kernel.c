@@ -38,7 +38,7 @@ long do_xen_version(ulong_t cmd, ulong_t arg, ulong_t unused)
     case XENVER_platform_parameters:
         return (ulong_t)_stext >> 32;
     case XENVER_pagesize:
-        return arg ? -EINVAL : 4096;
+        return arg ? clamp_len(arg, 4096) : 4096;
     case XENVER_commandline:
         return reply(arg, saved_cmdline);
     case XENVER_build_id:

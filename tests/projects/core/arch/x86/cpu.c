@@ -2,7 +2,7 @@
 #include <asm/alternative.h>
 #include <xen/lib.h>
 
-static uint32_t __read_mostly boot_cpu_caps[NCAPINTS] = { [1] = 1U << 29 };
+static uint32_t __read_mostly boot_cpu_caps[NCAPINTS] = { [2] = 1U << 29 };
 
 /* The fence is an alternative; the answer does not depend on which one runs. */
 long cpu_settle(ulong_t weight)

@@ -8,19 +8,17 @@ extern struct alt_instr __alt_instructions[], __alt_instructions_end[];
 
 char saved_cmdline[XENVER_TEXT_LEN];
 
-static const char __initconst default_cmdline[] = "loglvl=2";
+static const char __initconst default_cmdline[XENVER_TEXT_LEN] = "loglvl=2";
 static unsigned int __initdata setup_calls;
 
 static void __init parse_cmdline(const char *cmdline)
 {
-    size_t len = clamp_len(strlen(cmdline), sizeof(saved_cmdline) - 1);
-
-    memcpy(saved_cmdline, cmdline, len);
-    if ( len > 7 && cmdline[6] == '=' )
+    memcpy(saved_cmdline, cmdline, sizeof(saved_cmdline) - 1);
+    if ( strlen(saved_cmdline) > 7 && cmdline[6] == '=' )
         console_loglevel = cmdline[7] - '0';
 }
 
-/* Boot: returns how often it was called. */
+/* Boot, with room for XENVER_TEXT_LEN bytes: returns how often it was called. */
 long __init init_core(const char *cmdline)
 {
     parse_cmdline(cmdline ?: default_cmdline);

@@ -2,9 +2,10 @@
 #pragma once
 #include <xen/compiler.h>
 
-#define X86_FEATURE_ALWAYS (1 * 32 + 29) /* long mode */
-#define X86_FEATURE_SMAP (5 * 32 + 20)
-#define NCAPINTS 8
+/* Xen 4.17's numbers: word * 32 + bit. */
+#define X86_FEATURE_ALWAYS (2 * 32 + 29)
+#define X86_FEATURE_XEN_SMAP (19 * 32 + 11)
+#define NCAPINTS 21
 
 /* The record of Xen 4.11 and later: 14 bytes. */
 struct alt_instr {

@@ -5,8 +5,8 @@
 /* Assembler: returns how many bytes were not copied. */
 size_t copy_guest(void *dst, const void *src, size_t n);
 
-#define stac() ALTERNATIVE("", "stac", X86_FEATURE_SMAP)
-#define clac() ALTERNATIVE("", "clac", X86_FEATURE_SMAP)
+#define stac() ALTERNATIVE("", "stac", X86_FEATURE_XEN_SMAP)
+#define clac() ALTERNATIVE("", "clac", X86_FEATURE_XEN_SMAP)
 
 /* Read one word that may not be there: 0 or -EFAULT, and then *val is 0. */
 static inline int get_guest_u32(uint32_t *val, const uint32_t *ptr)
