@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of the part of Xen that takes live patches.
+
+Follow one payload through five modules: ``core.py`` (the hypercalls) calls ``loader.py`` (the
+upload, step by step), which calls ``prepare.py`` (records, hooks, identities); an action goes from
+``core.py`` to ``actions.py`` (what happens while all CPUs wait) and ``patching.py`` (the bytes).
+"""
+
+from xsplice_plugins.hypervisor.core import Hypervisor
+from xsplice_plugins.hypervisor.cpu import DEFAULT_CPU, PROFILES, CpuProfile
+from xsplice_plugins.hypervisor.image import Image, Region, Symbol, build_image
+from xsplice_plugins.hypervisor.payload import Payload, State
+from xsplice_plugins.hypervisor.releases import Release, known_releases, release
+from xsplice_plugins.hypervisor.requests import Command, Host, Listing, Status
+from xsplice_plugins.hypervisor.signature import SignaturePolicy, SignatureVerdict
+from xsplice_plugins.hypervisor.verdicts import Answer, Hazard, Refusal, errno_name, errno_text
+
+__all__ = [
+    "DEFAULT_CPU",
+    "PROFILES",
+    "Answer",
+    "Command",
+    "CpuProfile",
+    "Hazard",
+    "Host",
+    "Hypervisor",
+    "Image",
+    "Listing",
+    "Payload",
+    "Refusal",
+    "Region",
+    "Release",
+    "SignaturePolicy",
+    "SignatureVerdict",
+    "State",
+    "Status",
+    "Symbol",
+    "build_image",
+    "errno_name",
+    "errno_text",
+    "known_releases",
+    "release",
+]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three architectures as data: what the loader and the patcher need to know of each.
+
+Source: livepatch specification sections 2.1, 3.1 and 10 (asm/livepatch.h, asm/insn.h).
+"""
+
+from dataclasses import dataclass
+
+PAGE_SIZE = 4096
+MASK64 = (1 << 64) - 1
+MASK32 = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """One architecture.
+
+    Attributes:
+        name: ``x86_64``, ``arm64`` or ``arm32``.
+        machine: ELF ``e_machine``.
+        is_64bit: whether payloads are ELFCLASS64.
+        insn_size_bytes: length of the jump written over an old function.
+        range_bytes: reach of that jump; the load-time test is ``-range <= old - new < range``.
+        old_size_min_bytes: smallest replaceable function.
+        has_ex_table: whether ``.ex_table`` is known.
+        has_alternative_calls: whether ``.alt_call_sites`` is known (Xen 4.21 and later).
+    """
+
+    name: str
+    machine: int
+    is_64bit: bool
+    insn_size_bytes: int
+    range_bytes: int
+    old_size_min_bytes: int
+    has_ex_table: bool
+    has_alternative_calls: bool
+
+    @property
+    def pointer_bytes(self) -> int:
+        """Size of a pointer in the payload's structures."""
+        return 8 if self.is_64bit else 4
+
+    @property
+    def mask(self) -> int:
+        """All ones, as wide as an address."""
+        return MASK64 if self.is_64bit else MASK32
+
+
+X86_64 = Arch(
+    name="x86_64",
+    machine=62,
+    is_64bit=True,
+    insn_size_bytes=5,
+    range_bytes=1 << 31,
+    old_size_min_bytes=5,
+    has_ex_table=True,
+    has_alternative_calls=True,
+)
+ARM64 = Arch(
+    name="arm64",
+    machine=183,
+    is_64bit=True,
+    insn_size_bytes=4,
+    range_bytes=128 << 20,
+    old_size_min_bytes=4,
+    has_ex_table=False,
+    has_alternative_calls=False,
+)
+ARM32 = Arch(
+    name="arm32",
+    machine=40,
+    is_64bit=False,
+    insn_size_bytes=4,
+    range_bytes=32 << 20,
+    old_size_min_bytes=4,
+    has_ex_table=False,
+    has_alternative_calls=False,
+)
+ARCHES = (X86_64, ARM64, ARM32)
+
+
+def page_align(size_bytes: int) -> int:
+    """Round a size or an address up to whole pages."""
+    return (size_bytes + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)

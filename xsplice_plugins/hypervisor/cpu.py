@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU profiles: the facts about a processor that decide what its memory looks like.
+
+Feature numbers are Xen's (word * 32 + bit), synthetic ones counted behind the ABI's 19 words as in
+4.17. Source: specification sections 7.2 and 10.1; arch/x86/include/asm/cpufeatures.h of 4.17.5.
+"""
+
+from dataclasses import dataclass
+
+_SYNTHETIC = 19 * 32
+#: Words of feature bits that 4.17.5 has; a larger number in a payload is out of range.
+FEATURE_WORDS = 21
+
+ALWAYS = 2 * 32 + 29  # LM, which every x86-64 processor has
+SMEP_XEN = _SYNTHETIC + 10
+SMAP_XEN = _SYNTHETIC + 11
+MFENCE_RDTSC = _SYNTHETIC + 9
+SC_NO_LOCK_HARDEN = _SYNTHETIC + 12
+IND_THUNK_JMP = _SYNTHETIC + 14
+SC_NO_BRANCH_HARDEN = _SYNTHETIC + 15
+XEN_SHSTK = _SYNTHETIC + 26
+XEN_IBT = _SYNTHETIC + 27
+XSAVEOPT = 4 * 32 + 0
+
+P6_NOPS = (
+    bytes.fromhex("90"),
+    bytes.fromhex("6690"),
+    bytes.fromhex("0f1f00"),
+    bytes.fromhex("0f1f4000"),
+    bytes.fromhex("0f1f440000"),
+    bytes.fromhex("660f1f440000"),
+    bytes.fromhex("0f1f8000000000"),
+    bytes.fromhex("0f1f840000000000"),
+    bytes.fromhex("660f1f840000000000"),
+)
+K8_NOPS = (
+    bytes.fromhex("90"),
+    bytes.fromhex("6690"),
+    bytes.fromhex("666690"),
+    bytes.fromhex("66666690"),
+    bytes.fromhex("6666906690"),
+    bytes.fromhex("666690666690"),
+    bytes.fromhex("66666690666690"),
+    bytes.fromhex("6666669066666690"),
+    bytes.fromhex("666690666690666690"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuProfile:
+    """One kind of processor.
+
+    Attributes:
+        name: how a report calls it.
+        vendor: ``amd``, ``intel`` or ``other``.
+        family: CPUID family.
+        model: CPUID model.
+        features: the feature bits that are set.
+    """
+
+    name: str
+    vendor: str
+    family: int
+    model: int
+    features: frozenset[int]
+
+    def has(self, feature: int) -> bool:
+        """Whether the boot CPU has a feature."""
+        return feature in self.features
+
+
+#: An emulated EPYC without SMAP, as the real-Xen judge boots it.
+EPYC = CpuProfile(
+    name="epyc",
+    vendor="amd",
+    family=0x17,
+    model=1,
+    features=frozenset({ALWAYS, SMEP_XEN, IND_THUNK_JMP, XSAVEOPT}),
+)
+#: A recent Intel server with control-flow enforcement: ENDBR64 of unused targets is sealed.
+INTEL_CET = CpuProfile(
+    name="intel-cet",
+    vendor="intel",
+    family=6,
+    model=0x8F,
+    features=frozenset({ALWAYS, SMEP_XEN, SMAP_XEN, XSAVEOPT, XEN_SHSTK, XEN_IBT}),
+)
+#: An early Opteron: the K8 sequence of NOPs.
+K8 = CpuProfile(name="k8", vendor="amd", family=0xF, model=5, features=frozenset({ALWAYS}))
+PROFILES = {profile.name: profile for profile in (EPYC, INTEL_CET, K8)}
+DEFAULT_CPU = EPYC
+
+
+def ideal_nops(cpu: CpuProfile, length_bytes: int) -> bytes:
+    """Fill a length with the NOPs Xen chooses on this processor: nines first, then the rest."""
+    table = P6_NOPS
+    if cpu.vendor == "amd" and cpu.family <= 0xF:
+        table = K8_NOPS
+    if cpu.vendor == "intel" and cpu.family == 6:
+        model = cpu.model
+        if 0x0F <= model <= 0x1B or 0x1D <= model <= 0x25 or 0x28 <= model <= 0x2F:
+            table = K8_NOPS
+    nines, rest = divmod(max(length_bytes, 0), 9)
+    return table[8] * nines + (table[rest - 1] if rest else b"")
