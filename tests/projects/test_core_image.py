@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -115,8 +116,8 @@ def test_image_is_the_same_in_every_folder(core: Path, tmp_path: Path) -> None:
     below = tmp_path / "a folder with spaces" / "top"
     shutil.copytree(PROJECT, below / "projects" / "core", ignore=shutil.ignore_patterns("build"))
     (below / "SConstruct").write_text(
-        'env = Environment(tools=["default"], CORE_BUILD="#out")\n'
-        'core = SConscript("projects/core/SConscript", exports=["env"])\n'
+        'names = {"env": Environment(tools=["default"]), "core_build": "#out"}\n'
+        'core = SConscript("projects/core/SConscript", exports=names)\n'
         'Default(core["image"])\n'
         'assert len(core["objects"]) == 12\n'
     )
@@ -126,6 +127,21 @@ def test_image_is_the_same_in_every_folder(core: Path, tmp_path: Path) -> None:
         for path in (below / "out" / "xen-syms", core / "build" / "xen-syms")
     ]
     assert digests[0] == digests[1]
+
+
+def test_a_compile_command_repeats_as_it_stands_in_another_copy(core: Path, tmp_path: Path) -> None:
+    """Only the output's path is replaced; $PWD makes even DWARF the same."""
+    copy = tmp_path / "copy"
+    shutil.copytree(core, copy)
+    scons(copy, "-c")
+    lines = [line for line in scons(copy, "-n", "VERBOSE=1").splitlines() if " -c " in line]
+    assert len(lines) == 12
+    for line in lines:
+        path = next(word for word in line.split() if word.endswith(".o"))
+        command = line.replace(path, "replayed.o")
+        environ = {"PATH": os.environ["PATH"], "PWD": "/proc/self/cwd"}
+        subprocess.run(["sh", "-c", command], check=True, cwd=copy, env=environ)
+        assert (copy / "replayed.o").read_bytes() == (core / path).read_bytes(), path
 
 
 def test_second_build_does_nothing_and_a_header_rebuilds_its_readers(core: Path) -> None:
