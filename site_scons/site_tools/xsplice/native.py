@@ -29,7 +29,7 @@ Node = Any
 def xsplice(
     env: Environment,
     name: str,
-    patch_files: Iterable[str | Node],
+    patch_files: object,
     *,
     image: Node,
     objects: Iterable[Node] | None = None,
@@ -41,8 +41,8 @@ def xsplice(
 
     Args:
         env: The environment.
-        name: Name of the fix and of its folder below the build folder.
-        patch_files: The diffs, in order of application.
+        name: Name of the fix and of its folder below the build folder; "" for the patch's own.
+        patch_files: The diffs or a quilt series, in order of application.
         image: The linked image with its symbols (``xen-syms``).
         objects: The object nodes to consider; default: all that this environment built.
         source_root: Folder that the patches apply to; default: the SConscript's folder.
@@ -62,7 +62,7 @@ def xsplice(
         files = [Path(env.File(str(entry)).srcnode().get_abspath()) for entry in patch_files]
         patch_set = patch.read_patch_set(files, name=name, source_root=root_path, hypervisor_dir="")
         config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
-        wiring = start(env, name, patch_set, config, "SCons' own commands (the objects are nodes)")
+        wiring = start(env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)")
     except XspliceError as error:
         raise UserError(str(error)) from error
     top = Path(env.Dir("#").get_abspath())

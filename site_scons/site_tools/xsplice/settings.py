@@ -33,21 +33,23 @@ def words(text: object) -> list[str]:
     return [str(word) for word in text] if isinstance(text, (list, tuple)) else [str(text)]
 
 
-def paths(env: Environment, name: str) -> list[Path]:
-    """Return the existing files that a variable names.
+def files(env: Environment, value: object, name: str) -> list[Path]:
+    """Return the existing files or folders that a variable or an argument names.
 
-    One file whose name holds blanks is understood: if the whole text names a file, it is one path.
+    One file whose name holds blanks is understood: if the whole text names it, it is one path.
+
+    Args:
+        env: The environment; relative paths are taken from the SConscript's folder.
+        value: A text, a node, or a list of them.
+        name: How messages call the variable.
 
     Raises:
         UserError: A file does not exist.
     """
-    value = env.get(name, "")
-    if not value:
-        return []
-    whole = isinstance(value, str) and Path(env.File(value).get_abspath()).exists()
+    whole = isinstance(value, str) and Path(env.Entry(value).srcnode().get_abspath()).exists()
     found = []
     for word in [value] if whole else words(value):
-        path = Path(env.Entry(str(word)).get_abspath())
+        path = Path(env.Entry(str(word)).srcnode().get_abspath())
         if not path.exists():
             raise UserError(f"{name}={word}: no such file; give the path of an existing file")
         found.append(path)

@@ -44,9 +44,9 @@ def xen_fix(env: Environment) -> XspliceNodes:
 
 def _wire(env: Environment) -> XspliceNodes:
     tree = capture.locate_tree(Path(env.Dir(env["XEN"]).get_abspath()))
-    files = settings.paths(env, "PATCH")
-    if not files:
+    if not env["PATCH"]:
         raise UserError("PATCH is not set; give the fix: PATCH=fix.patch")
+    files = settings.files(env, env["PATCH"], "PATCH")
     patch_set = patch.read_patch_set(files, name=env["NAME"] or None, source_root=tree.source_root)
     plan = capture.plan(tree, patch_set)
     if plan.refused:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the main path against its floor, the compiler itself, as ratios in one run.
+
+Run by ``make bench``. Every figure is a median over several runs of whole commands, the command
+and its floor in turn, so that a machine whose speed drifts drifts for both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.kit.build import scons  # noqa: E402  the path is set above
+from xsplice_plugins import capture, patch  # noqa: E402
+from xsplice_plugins.artefacts import CapturePlan, PatchSet  # noqa: E402
+
+REPEATS = 5
+PATCHES = ROOT / "xen-patches" / "regression" / "4.17"
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the wall time of one call in seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turn(
+    measured: Callable[[], object], floor: Callable[[], object], before: Callable[[], object]
+) -> tuple[float, float]:
+    """Return the medians of two kinds of run, taken in turn after one warm-up of each."""
+    pairs = []
+    for _ in range(REPEATS + 1):
+        before()
+        pairs.append((timed(measured), timed(floor)))
+    return (
+        statistics.median(p[0] for p in pairs[1:]),
+        statistics.median(p[1] for p in pairs[1:]),
+    )
+
+
+def report(what: str, took: float, floor: float, limit: float, words: str) -> None:
+    """Print one figure with its limit."""
+    mark = "ok  " if took <= limit else "OVER"
+    print(f"{mark} {what}: {took:.2f} s; {words} {floor:.2f} s; limit {limit:.2f} s")  # noqa: T201
+
+
+class Tree:
+    """A built Xen tree and what the floor runs need of it."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = root
+        self.folder = folder
+        self.tree = capture.locate_tree(root)
+
+    def plan(self, case: str) -> tuple[PatchSet, CapturePlan]:
+        """Return what a hot-patch reaches."""
+        patch_set = patch.read_patch_set(
+            [PATCHES / case / "fix.patch"], source_root=self.tree.source_root
+        )
+        return patch_set, capture.plan(self.tree, patch_set)
+
+    def floor_of_compiles(self, case: str) -> Callable[[], object]:
+        """Return a run of the bare recorded commands of both sides, as many at once as cores."""
+        patch_set, plan = self.plan(case)
+        copies = []
+        for side, applied in (("old", None), ("new", patch_set)):
+            copy = self.folder / f"floor-{case}-{side}"
+            if not copy.exists():
+                capture.prepare_copy(self.tree.root, copy, applied)
+            copies.append(copy)
+
+        def run() -> None:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [
+                    pool.submit(bare, copy / job.cwd, job.command.replace(job.output, "/dev/null"))
+                    for job in plan.jobs
+                    for copy in copies
+                ]
+                for job in jobs:
+                    job.result()
+
+        return run
+
+    def floor_of_preprocessing(self, case: str) -> tuple[int, Callable[[], object]]:
+        """Return the number of objects reached, and a run that preprocesses each once."""
+        patch_set, plan = self.plan(case)
+        copy = self.folder / f"floor-{case}-new"
+        if not copy.exists():
+            capture.prepare_copy(self.tree.root, copy, patch_set)
+
+        def run() -> None:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [
+                    pool.submit(
+                        bare,
+                        copy / job.cwd,
+                        job.command.replace(" -c ", " -E ").replace(job.output, "/dev/null"),
+                    )
+                    for job in plan.jobs
+                ]
+                for job in jobs:
+                    job.result()
+
+        return len(plan.jobs), run
+
+
+def bare(folder: Path, command: str) -> None:
+    """Run one recorded command as make would."""
+    subprocess.run(["sh", "-c", command], cwd=folder, check=True, capture_output=True)
+
+
+def main() -> int:
+    """Print every figure of the issue with its limit."""
+    root = os.environ.get("XSPLICE_XEN_TREE")
+    if not root:
+        print("XSPLICE_XEN_TREE is not set; run `make bench`")  # noqa: T201
+        return 1
+    with tempfile.TemporaryDirectory(prefix="xsplice-bench-") as name:
+        folder = Path(name)
+        tree = Tree(Path(root), folder)
+        one_file(tree, folder / "one")
+        header(tree, folder / "header")
+    return 0
+
+
+def one_file(tree: Tree, build: Path) -> None:
+    """Measure the one-file fix: cold, up to date, verify."""
+    case = "extra-version"
+    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch"}
+
+    def run(target: str = "xsplice") -> None:
+        scons(target, build, **settings).assert_success()
+
+    def forget() -> None:
+        shutil.rmtree(build, ignore_errors=True)
+
+    took, floor = in_turn(run, tree.floor_of_compiles(case), forget)
+    report("one-file fix, patch to signed payload", took, floor, 2 * floor + 1, "bare compiles")
+    took, floor = in_turn(run, lambda: None, lambda: None)
+    report("up-to-date run", took, floor, 1.5, "floor")
+    run("xsplice-verify")
+    took, floor = in_turn(
+        lambda: run("xsplice-verify"), lambda: None, lambda: next(build.rglob("*.verify.json")).unlink()
+    )
+    report("verify, warm", took, floor, 2.0, "floor")
+
+
+def header(tree: Tree, build: Path) -> None:
+    """Measure a header fix that reaches many objects of which few change."""
+    case = "header-wide"
+    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch"}
+    count, preprocess = tree.floor_of_preprocessing(case)
+
+    def run() -> None:
+        scons("xsplice", build, **settings).assert_success()
+
+    cold = timed(run)
+    print(f"     header fix over {count} objects, first time in this build folder: {cold:.2f} s")  # noqa: T201
+
+    def forget() -> None:
+        shutil.rmtree(build / case, ignore_errors=True)
+
+    took, floor = in_turn(run, preprocess, forget)
+    report(f"header fix over {count} objects", took, floor, 1.5 * floor, "preprocessing them once")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
