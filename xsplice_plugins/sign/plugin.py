@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in signers: ``cms`` and ``none``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import (
+    PayloadRecord,
+    SignatureCheck,
+    SignatureRecord,
+    SignatureState,
+    SignedPayload,
+)
+from xsplice_plugins.errors import SignError
+from xsplice_plugins.sign.appended import require_unsigned
+from xsplice_plugins.sign.check import check_signature
+from xsplice_plugins.sign.cms import sign_payload
+from xsplice_plugins.sign.keys import development_certificate, identity_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xsplice_plugins.hookspecs import Config
+
+
+def require_record(data: bytes, record: PayloadRecord) -> None:
+    """Refuse to sign bytes that are not those of the record.
+
+    Raises:
+        SignError: The digest differs.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != record.digest:
+        raise SignError(
+            f"{record.name}: the payload has the digest {digest[:16]}, its record says "
+            f"{record.digest[:16]}; link it again"
+        )
+
+
+class CmsSigner:
+    """Append a CMS signature in the layout of Linux' module signatures."""
+
+    def xsplice_sign_payload(
+        self, data: bytes, record: PayloadRecord, config: Config
+    ) -> SignedPayload:
+        """Sign with KEY= and CERT=, or with the build folder's development key.
+
+        Raises:
+            SignError: The payload is not the record's, is signed already, or the key is unusable.
+        """
+        require_record(data, record)
+        identity = identity_of(config, os.environ)
+        return sign_payload(data, identity, name=record.name, at_time=datetime.now(UTC))
+
+    def xsplice_check_signature(
+        self, data: bytes, certificate: Path | None, config: Config
+    ) -> SignatureCheck:
+        """Check against a certificate; without one, against what this run would sign with."""
+        if certificate is None:
+            certificate = config.certificate or config.key
+        if certificate is None and config.build_dir is not None:
+            development = development_certificate(config.build_dir)
+            certificate = development if development.exists() else None
+        return check_signature(data, certificate)
+
+
+class NoneSigner:
+    """Leave the payload as it is."""
+
+    def xsplice_sign_payload(
+        self,
+        data: bytes,
+        record: PayloadRecord,
+        config: Config,  # noqa: ARG002  # the hook's argument
+    ) -> SignedPayload:
+        """Hand the payload on, recorded as unsigned.
+
+        Raises:
+            SignError: The payload is not the record's, or is signed already.
+        """
+        require_record(data, record)
+        require_unsigned(data, record.name)
+        return SignedPayload(
+            data=data,
+            record=SignatureRecord(
+                signer="none",
+                scheme="none",
+                is_deterministic=True,
+                is_development_key=False,
+                subject="",
+                certificate_sha256="",
+                digest_payload=record.digest,
+                digest_signed=record.digest,
+                note="not signed, as asked for with SIGNER=none",
+            ),
+        )
+
+    def xsplice_check_signature(
+        self,
+        data: bytes,
+        certificate: Path | None,  # noqa: ARG002  # the hook's argument
+        config: Config,  # noqa: ARG002  # the hook's argument
+    ) -> SignatureCheck:
+        """Tell whether the file is one bare payload."""
+        check = check_signature(data, None)
+        if check.state is SignatureState.UNSIGNED:
+            return check
+        return SignatureCheck(
+            state=SignatureState.BAD,
+            reason=f"not a bare payload: {check.reason}",
+            payload_size_bytes=check.payload_size_bytes,
+        )
