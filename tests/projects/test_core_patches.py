@@ -10,26 +10,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from core_machine import probe
-from core_objects import compare
+
+from tests.kit.core_machine import probe
+from tests.kit.core_objects import compare
 
 PROJECT = Path(__file__).resolve().parent / "core"
 PATCHES = Path(__file__).resolve().parents[2] / "xen-patches" / "regression" / "core"
 NAMES = sorted(folder.name for folder in PATCHES.iterdir())
 KEYS = {"schema", "verdict", "replaced", "new", "line_only", "refused", "hooks", "effect"}
-CODES = {"INIT_CODE", "DATA_VALUE", "LAYOUT", "ASSEMBLER", "PER_CPU"}
+CODES = {"INIT_CODE", "INIT_DATA", "DATA_VALUE", "LAYOUT", "ASSEMBLER", "PER_CPU"}
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
 
 
 def build(root: Path) -> Path:
     """Build the core in ``root`` with SCons; return its build folder."""
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "SCons", "-Q", "-s", "-C", root],
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
     )
+    assert done.returncode == 0, done.stderr
     return root / "build"
 
 
@@ -115,8 +117,9 @@ def test_a_refused_change_does_change_the_image(pristine: Path, patched: Path) -
 
 def loadable(image: Path) -> str:
     """Return the hex dump of what is in memory, build-id and headers aside."""
+    sections = (".text", ".rodata", ".init.text", ".init.data", ".data")
     return subprocess.run(
-        ["objdump", "-s", "-j", ".text", "-j", ".rodata", "-j", ".init.text", "-j", ".data", image],
+        ["objdump", "-s", *(word for name in sections for word in ("-j", name)), image],
         check=True,
         capture_output=True,
         text=True,
