@@ -115,17 +115,17 @@ def test_image_names_locals_by_path_and_tables_by_brackets(machine: Machine, ima
 def test_image_is_the_same_in_every_folder(core: Path, tmp_path: Path) -> None:
     """Neither the folder, nor where the SConstruct is, nor -j reaches the build-id."""
     below = tmp_path / "a folder with spaces" / "top"
-    shutil.copytree(PROJECT, below / "projects" / "core", ignore=shutil.ignore_patterns("build"))
+    shutil.copytree(PROJECT, below / "my projects" / "core", ignore=shutil.ignore_patterns("build"))
     (below / "SConstruct").write_text(
-        'names = {"env": Environment(tools=["default"]), "core_build": "#out"}\n'
-        'core = SConscript("projects/core/SConscript", exports=names)\n'
+        'names = {"env": Environment(tools=["default"]), "core_build": "#an out"}\n'
+        'core = SConscript(["my projects/core/SConscript"], exports=names)\n'
         'Default(core["image"])\n'
         'assert len(core["objects"]) == 12\n'
     )
     scons(below, "-j4")
     digests = [
         hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (below / "out" / "xen-syms", core / "build" / "xen-syms")
+        for path in (below / "an out" / "xen-syms", core / "build" / "xen-syms")
     ]
     assert digests[0] == digests[1]
 
