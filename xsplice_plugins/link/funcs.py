@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The function records: what is replaced by what, and which bytes must stand there before.
+
+A record names its old function (``name``) and leaves ``old_addr`` zero, so that the hypervisor
+looks the address up. An address from ``xen-syms`` would be wrong in ``xen.efi``, which has the same
+build-id and is linked on its own; a relocation against an undefined symbol does the same look-up
+with one symbol more, and would put two symbols of one name into the file. Names that the table
+holds twice are refused before (`names.Names.require`), so the look-up cannot go astray.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import ReplacedFunction
+from xsplice_plugins.elf.types import SHF_ALLOC, SHF_WRITE, SHT_PROGBITS
+from xsplice_plugins.elf.writer import OutReloc, OutSection
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, FUNCS_SECTION, STRINGS_SECTION
+from xsplice_plugins.link.names import find_old_function, record_name
+from xsplice_plugins.link.relocs import section_key
+from xsplice_plugins.link.sections import TEXT
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import ChangedFunction
+    from xsplice_plugins.elf.types import Symbol
+    from xsplice_plugins.link.abi import Abi
+    from xsplice_plugins.link.image import Image
+    from xsplice_plugins.link.names import Beneath, Names, OldFunction
+    from xsplice_plugins.link.placement import Layout
+
+_COMMON = struct.Struct("<QQQIIB")  #: name, new_addr, old_addr, new_size, old_size, version
+_EXPECT_OFFSET = 72
+_SIZE32_MAX = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBody:
+    """A changed function's new body."""
+
+    changed: ChangedFunction
+    source: int  #: number of the object
+    symbol: Symbol  #: in the new object
+    place: int  #: in the payload's ``.text``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """Bytes that must stand at the old address; empty if none can be promised."""
+
+    data: bytes
+    note: str  #: why they are fewer than they could be, or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """The function records with all that belongs to them."""
+
+    sections: tuple[OutSection, ...]
+    functions: tuple[ReplacedFunction, ...]
+
+
+def find_bodies(layout: Layout) -> tuple[NewBody, ...]:
+    """Find the new body of each changed function.
+
+    Raises:
+        LinkError: The object has no such function, or its delta does not take it.
+    """
+    result = []
+    for number, source in enumerate(layout.sources):
+        by_name: dict[str, list[Symbol]] = {}
+        for symbol in source.elf.symbols:
+            if 0 < symbol.shndx < len(source.elf.sections):
+                by_name.setdefault(symbol.name, []).append(symbol)
+        for changed in source.delta.changed:
+            found = [
+                symbol
+                for symbol in by_name.get(changed.symbol, [])
+                if source.elf.sections[symbol.shndx].name == changed.section
+            ]
+            if len(found) != 1:
+                raise LinkError(
+                    f"{source.elf.name}({changed.section}): it has {len(found)} functions "
+                    f"`{changed.symbol}`; run the diff stage again"
+                )
+            symbol = found[0]
+            spot = layout.locate(number, symbol.shndx, symbol.value, symbol)
+            if spot is None or spot.section != TEXT or not symbol.size_bytes:
+                raise LinkError(
+                    f"{source.elf.name}({changed.section}): the delta says that "
+                    f"`{changed.symbol}` changed but takes no code of it; run the diff stage again"
+                )
+            result.append(NewBody(changed=changed, source=number, symbol=symbol, place=spot.offset))
+    return tuple(sorted(result, key=lambda body: body.place))
+
+
+def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi: Abi) -> Records:
+    """Write ``.livepatch.funcs`` and the names it points to.
+
+    Raises:
+        LinkError: An old function is unknown, too small, out of reach, freed after boot, or
+            overlaps another one.
+    """
+    if not bodies:
+        return Records(sections=(), functions=())
+    strings = bytearray()
+    data = bytearray()
+    relocs = []
+    functions = []
+    olds = []
+    for number, body in enumerate(bodies):
+        source = layout.sources[body.source]
+        subject = f"{source.elf.name}({body.changed.section})"
+        old = find_old_function(names, body.changed.name, subject)
+        olds.append((old, subject))
+        _check_size_and_distance(old, subject, names.image, abi)
+        expect = expectation(old, names.image, names.beneath, abi)
+        start = number * abi.record_size_bytes
+        for offset, target, place in (
+            (start, STRINGS_SECTION, len(strings)),
+            (start + 8, TEXT, body.place),
+        ):
+            relocs.append(
+                OutReloc(
+                    offset=offset,
+                    type=abi.machine.absolute_type,
+                    symbol=section_key(target),
+                    addend=place,
+                )
+            )
+        strings += record_name(old.name)
+        data += _record(abi, body.symbol.size_bytes, old.size_bytes, expect.data)
+        functions.append(
+            ReplacedFunction(
+                name=old.name,
+                addr_old_virt=old.addr_virt,
+                size_old_bytes=old.size_bytes,
+                size_new_bytes=body.symbol.size_bytes,
+                section_new=TEXT,
+                expect=expect.data.hex(),
+                expect_note=expect.note,
+                reason=body.changed.reason,
+                object_path=source.delta.object_path,
+            )
+        )
+    _refuse_overlap(olds)
+    flags = SHF_ALLOC | (SHF_WRITE if abi.is_funcs_writable else 0)
+    sections = (
+        OutSection(
+            name=FUNCS_SECTION,
+            type=SHT_PROGBITS,
+            flags=flags,
+            align_bytes=8,
+            data=bytes(data),
+            relocs=tuple(relocs),
+        ),
+        OutSection(
+            name=STRINGS_SECTION,
+            type=SHT_PROGBITS,
+            flags=SHF_ALLOC,
+            align_bytes=1,
+            data=bytes(strings),
+        ),
+    )
+    return Records(sections=sections, functions=tuple(functions))
+
+
+def _record(abi: Abi, size_new: int, size_old: int, expect: bytes) -> bytes:
+    assert size_new <= _SIZE32_MAX
+    assert size_old <= _SIZE32_MAX
+    common = _COMMON.pack(0, 0, 0, size_new, size_old, abi.record_version)
+    record = bytearray(common.ljust(abi.record_size_bytes, b"\0"))
+    if expect:
+        # Bit 0 `enabled`, bits 1 to 5 `len`, bits 6 and 7 reserved.
+        record[_EXPECT_OFFSET] = 1 | len(expect) << 1
+        record[_EXPECT_OFFSET + 1 : _EXPECT_OFFSET + 1 + len(expect)] = expect
+    return bytes(record)
+
+
+def _check_size_and_distance(old: OldFunction, subject: str, image: Image, abi: Abi) -> None:
+    needed = abi.machine.jump_size_bytes
+    endbr = abi.machine.endbr
+    if abi.is_endbr_aware and old.addr_virt and image.read(old.addr_virt, len(endbr)) == endbr:
+        needed += len(endbr)
+    if old.size_bytes < needed:
+        raise LinkError(
+            f"{subject}: `{old.name}` is {old.size_bytes} bytes long and the jump to its "
+            f"replacement needs {needed}; replace its callers instead"
+        )
+    # Where a payload will lie is known only on the host: close behind the image.
+    if old.addr_virt and image.addr_end_virt - old.addr_virt >= abi.machine.jump_range_bytes:
+        raise LinkError(
+            f"{subject}: `{old.name}` lies farther than {abi.machine.jump_range_bytes:#x} bytes "
+            "from where payloads are loaded; it cannot be replaced"
+        )
+
+
+def _refuse_overlap(olds: list[tuple[OldFunction, str]]) -> None:
+    """Refuse two records for one range: a revert would not restore it (specification 6.5)."""
+    by_name: dict[str, str] = {}
+    for old, subject in olds:
+        if old.name in by_name:
+            raise LinkError(
+                f"{subject}: `{old.name}` is replaced twice, also by {by_name[old.name]}; "
+                "one of the objects must not define it"
+            )
+        by_name[old.name] = subject
+    placed = sorted((o.addr_virt, o.addr_virt + o.size_bytes, o.name, s) for o, s in olds)
+    placed = [row for row in placed if row[0]]
+    for (_start, end, first, _subject), (start, _end, second, subject) in pairwise(placed):
+        if start < end:
+            raise LinkError(
+                f"{subject}: `{second}` overlaps `{first}` in the image (aliases of one "
+                "function?); only one of them can be replaced"
+            )
+
+
+def expectation(old: OldFunction, image: Image, beneath: Beneath | None, abi: Abi) -> Expectation:
+    """Return the bytes that memory surely holds at an old function's address.
+
+    Args:
+        old: The function.
+        image: The image it is part of.
+        beneath: The payload beneath the new one.
+        abi: Format of the payload.
+
+    Returns:
+        Up to 31 bytes; cut before the first one that boot or an earlier payload may have changed.
+    """
+    if not abi.has_expectations:
+        return Expectation(data=b"", note=f"Xen {abi.release} has no expectations")
+    if not old.is_in_image:
+        return Expectation(data=b"", note=old.note)
+    if beneath is not None:
+        if beneath.depends != beneath.xen_depends:
+            return Expectation(
+                data=b"", note=f"{beneath.name} stacks on a payload that was not given"
+            )
+        if old.name in beneath.replaced:
+            return Expectation(data=b"", note=f"{beneath.name} replaces it already")
+    size = min(EXPECT_LENGTH_MAX, old.size_bytes)
+    end, reason = old.addr_virt + size, ""
+    for rewrite in image.rewrites:
+        if rewrite.addr_virt >= end:
+            break
+        if rewrite.addr_virt + rewrite.size_bytes > old.addr_virt and rewrite.size_bytes:
+            if "ENDBR" in rewrite.reason and not _starts_with_endbr(rewrite.addr_virt, image, abi):
+                continue
+            end, reason = max(rewrite.addr_virt, old.addr_virt), rewrite.reason
+    kept = end - old.addr_virt
+    note = f"{reason} at +{kept:#x} may be rewritten at boot" if reason else ""
+    return Expectation(data=image.read(old.addr_virt, kept), note=note)
+
+
+def _starts_with_endbr(addr_virt: int, image: Image, abi: Abi) -> bool:
+    endbr = abi.machine.endbr
+    return bool(endbr) and image.read(addr_virt, len(endbr)) == endbr

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the linker must know of the running hypervisor, read from ``xen-syms`` in one pass."""
+
+from __future__ import annotations
+
+import difflib
+import struct
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import (
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHT_NOBITS,
+    STT_FILE,
+    STT_FUNC,
+)
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.link.abi import BUILD_ID_SECTION
+from xsplice_plugins.link.notes import read_note
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.types import Section, Symbol
+
+#: Offset of the name in the hypervisor's own table is not kept: addresses and sizes suffice.
+_ALT_ENTRY = {12: struct.Struct("<iiHBB"), 14: struct.Struct("<iiHBBBB")}
+_RELATIVE = struct.Struct("<i")
+_POINTER = struct.Struct("<Q")
+ALT_CALL_SIZE_BYTES = 6
+#: Marker symbols that the hypervisor keeps though they are absolute (xen/tools/symbols.c).
+_MARKERS = frozenset(
+    {"_stext", "_etext", "_sinittext", "_einittext", "_sextratext", "_eextratext", "__gp"}
+)
+
+
+class ImageSymbol(NamedTuple):
+    """A name of the hypervisor's symbol table."""
+
+    name: str  #: decorated
+    addr_virt: int
+    size_bytes: int
+    is_function: bool
+    is_init: bool  #: its memory is freed after boot
+    is_unique: bool  #: no other symbol of this name lies at another address
+
+
+class Rewrite(NamedTuple):
+    """A range of text that boot may rewrite, and why."""
+
+    addr_virt: int
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """Facts about one ``xen-syms``. Build it with `read_image`."""
+
+    elf: ElfFile = field(repr=False)
+    build_id: bytes
+    symbols: dict[str, ImageSymbol] = field(repr=False)
+    alt_entry_size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Return how messages call the image."""
+        return self.elf.name
+
+    @cached_property
+    def _ranges(self) -> tuple[tuple[int, ...], tuple[Section, ...]]:
+        loaded = sorted(
+            (s for s in self.elf.sections if s.is_alloc and s.type != SHT_NOBITS and s.size_bytes),
+            key=lambda s: s.addr_virt,
+        )
+        return tuple(s.addr_virt for s in loaded), tuple(loaded)
+
+    @cached_property
+    def addr_end_virt(self) -> int:
+        """Return the first address behind the image."""
+        return max(s.addr_virt + s.size_bytes for s in self.elf.sections if s.is_alloc)
+
+    @cached_property
+    def addr_start_virt(self) -> int:
+        """Return the image's first address."""
+        return min(s.addr_virt for s in self.elf.sections if s.is_alloc and s.size_bytes)
+
+    def section_at(self, addr_virt: int) -> Section | None:
+        """Return the section with content that covers an address."""
+        starts, sections = self._ranges
+        i = bisect_right(starts, addr_virt) - 1
+        if i < 0 or addr_virt >= starts[i] + sections[i].size_bytes:
+            return None
+        return sections[i]
+
+    def read(self, addr_virt: int, size_bytes: int) -> bytes:
+        """Return bytes as the image's file holds them; fewer if its section ends before."""
+        section = self.section_at(addr_virt)
+        if section is None:
+            return b""
+        offset = addr_virt - section.addr_virt
+        return section.data[offset : offset + size_bytes]
+
+    @cached_property
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        """Return the ranges of text that boot may change, sorted by address.
+
+        Source: xen/arch/x86/alternative.c: replaced alternatives and padding, alternative calls
+        (part of ``.altinstructions`` until 4.20, of ``.alt_call_sites`` since), and ENDBR64 of
+        functions named by ``__initdata_cf_clobber_start`` to ``_end``.
+        """
+        result = []
+        entry = _ALT_ENTRY[self.alt_entry_size_bytes]
+        start, content = self._between("__alt_instructions", "__alt_instructions_end")
+        if len(content) % entry.size:
+            raise LinkError(
+                f"{self.name}: its table of alternatives is no multiple of {entry.size} bytes; "
+                "is the release right?"
+            )
+        for i, (orig, _repl, _feature, length, _rlen, *pad) in enumerate(
+            entry.iter_unpack(content)
+        ):
+            size = length + (pad[0] if pad else 0)
+            result.append(Rewrite(start + i * entry.size + orig, size, "an alternative"))
+        start, content = self._between("__alt_call_sites_start", "__alt_call_sites_end")
+        for i, (site,) in enumerate(_RELATIVE.iter_unpack(content[: len(content) & ~3])):
+            result.append(Rewrite(start + i * 4 + site, ALT_CALL_SIZE_BYTES, "an alternative call"))
+        for start_name, end_name in (
+            ("__initdata_cf_clobber_start", "__initdata_cf_clobber_end"),
+            ("__initconst_cf_clobber_start", "__initconst_cf_clobber_end"),
+        ):
+            _start, content = self._between(start_name, end_name)
+            result += [
+                Rewrite(addr, 4, "a sealed ENDBR64")
+                for (addr,) in _POINTER.iter_unpack(content[: len(content) & ~7])
+                if addr
+            ]
+        return tuple(sorted(result))
+
+    def _between(self, start_name: str, end_name: str) -> tuple[int, bytes]:
+        start, end = self.symbols.get(start_name), self.symbols.get(end_name)
+        if start is None or end is None or start.addr_virt >= end.addr_virt:
+            return 0, b""
+        size = end.addr_virt - start.addr_virt
+        content = self.read(start.addr_virt, size)
+        if len(content) != size:
+            raise LinkError(f"{self.name}: {start_name} to {end_name} is no part of one section")
+        return start.addr_virt, content
+
+    def near(self, name: str) -> str:
+        """Return names that a person may have meant, for a message; "" if there are none."""
+        plain = name.rpartition("#")[2]
+        twins = sorted(n for n in self.symbols if n.rpartition("#")[2] == plain and n != name)
+        found = twins[:3] or difflib.get_close_matches(name, sorted(self.symbols), n=3, cutoff=0.75)
+        return ", ".join(found)
+
+
+def read_image(data: bytes, *, alt_entry_size_bytes: int, name: str = "xen-syms") -> Image:
+    """Read the facts about an image.
+
+    Args:
+        data: The whole file.
+        alt_entry_size_bytes: Length of the release's alternative records (12 or 14).
+        name: How messages shall call it.
+
+    Raises:
+        ElfFormatError: Not a readable ELF file.
+        LinkError: No symbol table or no build-id.
+    """
+    elf = read_elf(data, name)
+    note = elf.section_by_name.get(BUILD_ID_SECTION)
+    if note is None or not note.data:
+        raise LinkError(f"{name}: it has no build-id; build it with `ld --build-id=sha1`")
+    symbols = _symbols(elf)
+    if not symbols:
+        raise LinkError(f"{name}: it has no symbols; give xen-syms, not the stripped xen")
+    return Image(
+        elf=elf,
+        build_id=read_note(note.data, f"{name}({BUILD_ID_SECTION})"),
+        symbols=symbols,
+        alt_entry_size_bytes=alt_entry_size_bytes,
+    )
+
+
+def _symbols(elf: ElfFile) -> dict[str, ImageSymbol]:
+    """Build the hypervisor's own table of names.
+
+    Source: xen/tools/symbols.c; the tests hold the names against ``xen-syms.map``.
+    """
+    init_sections = {s.index for s in elf.sections if s.name.startswith(".init")}
+    result: dict[str, ImageSymbol] = {}
+    for symbol in elf.symbols:
+        if not _is_in_table(symbol):
+            continue
+        name = symbol.decorated
+        size, is_unique = symbol.size_bytes, True
+        known = result.get(name)
+        if known is not None:
+            is_unique = known.is_unique and known.addr_virt == symbol.value
+            size = max(size, known.size_bytes)
+        result[name] = ImageSymbol(
+            name,
+            symbol.value,
+            size,
+            symbol.type == STT_FUNC,
+            symbol.shndx in init_sections,
+            is_unique,
+        )
+    begin, end = result.get("__init_begin"), result.get("__init_end")
+    if begin is not None and end is not None and not init_sections:
+        for name, found in result.items():
+            if begin.addr_virt <= found.addr_virt < end.addr_virt:
+                result[name] = found._replace(is_init=True)
+    return result
+
+
+def _is_in_table(symbol: Symbol) -> bool:
+    if symbol.type == STT_FILE or not symbol.name or symbol.shndx == SHN_UNDEF:
+        return False
+    if symbol.shndx >= SHN_LORESERVE and symbol.name not in _MARKERS:
+        return False
+    return not symbol.name.startswith("$") and "_compiled." not in symbol.decorated

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that the hypervisor must resolve, and names that a payload may add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import (
+    ET_REL,
+    SHF_MERGE,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    STT_FUNC,
+)
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.link.abi import (
+    BUILD_ID_SECTION,
+    DEPENDS_SECTION,
+    FUNCS_SECTION,
+    NAME_LENGTH_MAX,
+    XEN_DEPENDS_SECTION,
+)
+from xsplice_plugins.link.notes import read_note
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.types import Section, Symbol
+    from xsplice_plugins.link.abi import Abi
+    from xsplice_plugins.link.image import Image
+
+_NEW_ADDR_OFFSET = 8  #: of ``new_addr`` in a function record
+_NAME_OFFSET = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beneath:
+    """The payload that the new one stacks on. Build it with `read_beneath`."""
+
+    name: str  #: how messages call it
+    build_id: bytes
+    depends: bytes
+    xen_depends: bytes  #: b"" in format 1
+    symbols: dict[str, Symbol]  #: what later payloads may refer to
+    replaced: frozenset[str]  #: names of the functions it replaces
+
+
+def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
+    """Read the payload that the new one stacks on; a signature behind it does not disturb.
+
+    Raises:
+        ElfFormatError: Not an ELF file.
+        LinkError: Not a payload of this release's format.
+    """
+    elf = read_elf(data, name)
+    if elf.type != ET_REL or elf.machine != abi.machine.number:
+        raise LinkError(f"{name}: not a payload for {abi.machine.name}; give an earlier .livepatch")
+
+    def note(section_name: str) -> bytes:
+        section = elf.section_by_name.get(section_name)
+        if section is None:
+            raise LinkError(f"{name}: it has no {section_name}; give an earlier .livepatch")
+        return read_note(section.data, f"{name}({section_name})")
+
+    override_places, replaced = _overrides(elf, abi)
+    symbols = {}
+    for symbol in elf.symbols[1:]:
+        if symbol.shndx == SHN_UNDEF or symbol.shndx >= SHN_LORESERVE or not symbol.name:
+            continue
+        section = elf.sections[symbol.shndx]
+        is_hidden = section.flags & SHF_MERGE and symbol.name.startswith(".L")
+        place = (symbol.shndx, symbol.value)
+        if section.is_alloc and not is_hidden and place not in override_places:
+            symbols[symbol.name] = symbol
+    return Beneath(
+        name=name,
+        build_id=note(BUILD_ID_SECTION),
+        depends=note(DEPENDS_SECTION),
+        xen_depends=note(XEN_DEPENDS_SECTION) if abi.has_xen_depends else b"",
+        symbols=symbols,
+        replaced=frozenset(replaced),
+    )
+
+
+def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], set[str]]:
+    """Return the places of replacing functions and the names of replaced ones."""
+    funcs = elf.section_by_name.get(FUNCS_SECTION)
+    places: set[tuple[int, int]] = set()
+    names: set[str] = set()
+    if funcs is None:
+        return places, names
+    if funcs.size_bytes % abi.record_size_bytes:
+        raise LinkError(
+            f"{elf.name}: its function records are not those of Xen {abi.release}; "
+            "give a payload built for this release"
+        )
+    for reloc in elf.relocs(funcs):
+        symbol = elf.symbols[reloc.symbol]
+        place = (symbol.shndx, symbol.value + reloc.addend)
+        at = reloc.offset % abi.record_size_bytes
+        if at == _NEW_ADDR_OFFSET:
+            places.add(place)
+        elif at == _NAME_OFFSET and 0 < symbol.shndx < len(elf.sections):
+            names.add(_text(elf.sections[symbol.shndx], place[1]))
+    return places, names
+
+
+def _text(section: Section, offset: int) -> str:
+    end = section.data.find(b"\0", offset)
+    return section.data[offset : max(offset, end)].decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """What the running hypervisor can resolve."""
+
+    image: Image
+    beneath: Beneath | None
+
+    def require(self, name: str, subject: str) -> None:
+        """See to it that the hypervisor will resolve a name, to the one place that is meant.
+
+        Args:
+            name: As its symbol table spells it.
+            subject: How messages call the place that needs it.
+
+        Raises:
+            LinkError: Unknown, ambiguous, too long, or in memory that is freed after boot.
+        """
+        if not name or len(name.encode("utf-8", "surrogateescape")) > NAME_LENGTH_MAX:
+            raise LinkError(
+                f"{subject}: `{name}` is no name that the hypervisor can look up "
+                f"(1 to {NAME_LENGTH_MAX} bytes); rename it"
+            )
+        found = self.image.symbols.get(name)
+        if found is None:
+            if self.beneath is not None and name in self.beneath.symbols:
+                return
+            raise LinkError(f"{subject}: {self.unknown(name)}")
+        if not found.is_unique:
+            raise LinkError(
+                f"{subject}: {self.image.name} has several symbols `{name}`, and which one the "
+                "hypervisor takes is not defined; build it with CONFIG_ENFORCE_UNIQUE_SYMBOLS"
+            )
+        if found.is_init:
+            raise LinkError(
+                f"{subject}: it needs `{name}`, whose memory is freed after boot; "
+                "change the fix so that it does without"
+            )
+
+    def unknown(self, name: str) -> str:
+        """Return a sentence that says that nobody has a name, with near misses."""
+        where = self.image.name
+        if self.beneath is not None:
+            where += f" nor {self.beneath.name}"
+        near = self.image.near(name)
+        hint = f"near: {near}" if near else "give the payload that brings it as DEPENDS"
+        return (
+            f"`{name}` is in the symbol table of neither {where}; {hint}"
+            if (self.beneath is not None)
+            else f"{where} has no symbol `{name}`; {hint}"
+        )
+
+    def is_taken(self, name: str) -> bool:
+        """Tell whether a payload that adds this name would be refused (-EEXIST)."""
+        beneath = self.beneath
+        return name in self.image.symbols or (beneath is not None and name in beneath.symbols)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldFunction:
+    """A function that is replaced, as the running hypervisor has it."""
+
+    name: str
+    addr_virt: int  #: 0 if an earlier payload brought it: its address is not known before load
+    size_bytes: int
+    note: str = ""
+
+    @cached_property
+    def is_in_image(self) -> bool:
+        """Tell whether the function is part of the image."""
+        return bool(self.addr_virt)
+
+
+def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
+    """Find a function that shall be replaced.
+
+    Raises:
+        LinkError: Unknown, ambiguous, boot-time only, or not a function.
+    """
+    names.require(name, subject)
+    found = names.image.symbols.get(name)
+    if found is None:
+        assert names.beneath is not None
+        symbol = names.beneath.symbols[name]
+        if symbol.type != STT_FUNC or not symbol.size_bytes:
+            raise LinkError(f"{subject}: `{name}` of {names.beneath.name} is no function")
+        return OldFunction(
+            name=name,
+            addr_virt=0,
+            size_bytes=symbol.size_bytes,
+            note=f"brought by {names.beneath.name}",
+        )
+    section = names.image.section_at(found.addr_virt)
+    if section is None or not section.is_exec or not found.size_bytes:
+        raise LinkError(
+            f"{subject}: `{name}` is no function with a size in {names.image.name}; "
+            "assembler code cannot be replaced"
+        )
+    return OldFunction(name=name, addr_virt=found.addr_virt, size_bytes=found.size_bytes)
+
+
+def record_name(text: str) -> bytes:
+    """Return a function's name as ``.livepatch.strings`` holds it."""
+    return text.encode("utf-8", "surrogateescape") + b"\0"

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Place the extents of all objects into the payload's sections, and find them again."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import ET_REL, SHT_NOBITS, SHT_REL, STT_SECTION
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.link.sections import ORDER, Kind, kind_of
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import Delta, Reference
+    from xsplice_plugins.elf.types import Section, Symbol
+    from xsplice_plugins.link.abi import Abi
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One object with what changed in it."""
+
+    delta: Delta
+    elf: ElfFile
+
+    def where(self, section: Section, offset: int | None = None) -> str:
+        """Return how messages call a place in this object."""
+        at = "" if offset is None else f"+{offset:#x}"
+        return f"{self.elf.name}({section.name}{at})"
+
+
+class Piece(NamedTuple):
+    """An extent with its place in the payload."""
+
+    section: int  #: index in the object
+    start: int  #: first byte, from the start of that section
+    end: int
+    place: int  #: of the first byte, from the start of the payload's section
+    kind: Kind
+    is_shared: bool  #: an equal string's bytes are used instead
+
+
+class Spot(NamedTuple):
+    """Where a place of an object is found: in the payload, or in the image (`reference`)."""
+
+    section: str  #: the payload's section; "" for the image
+    offset: int  #: from its start, or to the reference's target
+    reference: Reference | None
+
+
+@dataclass(slots=True)
+class Draft:
+    """A payload's section while it is filled."""
+
+    kind: Kind
+    align_bytes: int = 1
+    data: bytearray = field(default_factory=bytearray)
+    size_bytes: int = 0
+
+    def reserve(self, start: int, size_bytes: int, align_bytes: int, filler: bytes) -> int:
+        """Make room for bytes that stood at ``start`` of a section of that alignment."""
+        if self.kind.is_packed:
+            place = self.size_bytes
+        else:
+            place = self.size_bytes + (start - self.size_bytes) % align_bytes
+        self.align_bytes = max(self.align_bytes, align_bytes)
+        if self.kind.type != SHT_NOBITS:
+            fill = filler if self.kind.is_text is False else b"\0"
+            self.data += fill * (place - self.size_bytes)
+        self.size_bytes = place + size_bytes
+        return place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Every taken byte has a place."""
+
+    sources: tuple[Source, ...]
+    pieces: tuple[tuple[Piece, ...], ...]  #: of each source, sorted by section and start
+    drafts: dict[str, Draft]  #: in the order of the file
+
+    def locate(self, source: int, section: int, offset: int, symbol: Symbol) -> Spot | None:
+        """Find where a place of an object went.
+
+        Args:
+            source: Number of the object.
+            section: Index of its section.
+            offset: Bytes from the start of the section; may lie outside it, as in
+                ``&table[-1]``.
+            symbol: What the relocation names; it decides where the offset alone does not.
+
+        Returns:
+            The place, or ``None`` if neither an extent nor a reference covers it.
+        """
+        spans = self._spans(source).get(section, ())
+        starts = [span[0] for span in spans]
+        i = bisect_right(starts, offset) - 1
+        if i >= 0 and offset < spans[i][1]:
+            return _spot(spans[i], offset)
+        # Outside every span: `&table[-1]`, or `end = table + ARRAY_SIZE(table)`.
+        if symbol.type != STT_SECTION and symbol.shndx == section:
+            j = bisect_right(starts, symbol.value) - 1
+            if j >= 0 and symbol.value < max(spans[j][1], spans[j][0] + 1):
+                return _spot(spans[j], offset)
+        size = self.sources[source].elf.sections[section].size_bytes
+        if spans and offset == spans[-1][1] == size:
+            return _spot(spans[-1], offset)
+        if len(spans) == 1 and spans[0][:2] == (0, size):
+            return _spot(spans[0], offset)
+        return None
+
+    def _spans(self, source: int) -> dict[int, list[tuple[int, int, Piece | Reference]]]:
+        cache = self._span_cache
+        if source not in cache:
+            result: dict[int, list[tuple[int, int, Piece | Reference]]] = {}
+            for piece in self.pieces[source]:
+                result.setdefault(piece.section, []).append((piece.start, piece.end, piece))
+            for ref in self.sources[source].delta.references:
+                span = (ref.offset, ref.offset + ref.size_bytes, ref)
+                result.setdefault(ref.section, []).append(span)
+            for index, spans in result.items():
+                spans.sort(key=lambda span: span[:2])
+                self._refuse_overlap(source, index, spans)
+            cache[source] = result
+        return cache[source]
+
+    def _refuse_overlap(
+        self, source: int, section: int, spans: list[tuple[int, int, Piece | Reference]]
+    ) -> None:
+        for first, second in pairwise(spans):
+            if second[0] < first[1]:
+                elf = self.sources[source].elf
+                where = self.sources[source].where(elf.sections[section], second[0])
+                raise LinkError(
+                    f"{where}: the delta both takes this range and refers to the image for it; "
+                    "run the diff stage again"
+                )
+
+    _span_cache: dict[int, dict[int, list[tuple[int, int, Piece | Reference]]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+
+def _spot(span: tuple[int, int, Piece | Reference], offset: int) -> Spot:
+    start, _end, owner = span
+    if isinstance(owner, Piece):
+        return Spot(owner.kind.name, owner.place + offset - start, None)
+    return Spot("", owner.target_offset + offset - start, owner)
+
+
+def read_sources(
+    deltas: tuple[Delta, ...], objects: tuple[bytes, ...], machine: int
+) -> tuple[Source, ...]:
+    """Take the objects apart and hold them against their deltas.
+
+    Returns:
+        Objects with their deltas, in order of the objects' paths.
+
+    Raises:
+        LinkError: A delta is refused or empty, or does not speak of its object.
+        ElfFormatError: An object cannot be read.
+    """
+    if not deltas or len(deltas) != len(objects):
+        raise LinkError(
+            f"{len(deltas)} deltas, {len(objects)} objects: each delta needs its object; "
+            "run the diff stage again"
+        )
+    result = []
+    for delta, data in sorted(zip(deltas, objects, strict=True), key=lambda p: p[0].object_path):
+        name = delta.object_path
+        if delta.refused:
+            raise LinkError(f"{name}: {delta.refused[0].reason}; it cannot be live patched")
+        if hashlib.sha256(data).hexdigest() != delta.digest_new:
+            raise LinkError(f"{name}: it is not the object that was compared; build it again")
+        elf = read_elf(data, name)
+        if elf.type != ET_REL:
+            raise LinkError(f"{name}: not a relocatable object; give what the compiler wrote")
+        if not elf.machine == delta.machine == machine:
+            raise LinkError(
+                f"{name}: made for machine {elf.machine}, the image for {machine}; "
+                "build both with the same compiler"
+            )
+        result.append(Source(delta=delta, elf=elf))
+    paths = [source.delta.object_path for source in result]
+    for first, second in pairwise(paths):
+        if first == second:
+            raise LinkError(f"{first}: given twice; give each object once")
+    return tuple(result)
+
+
+def place_extents(sources: tuple[Source, ...], abi: Abi) -> Layout:
+    """Give every extent its place.
+
+    Raises:
+        LinkError: An extent lies outside its section, overlaps another, or cannot be taken.
+    """
+    drafts: dict[str, Draft] = {}
+    shared: dict[tuple[str, bytes], int] = {}
+    all_pieces = []
+    for source in sources:
+        pieces = []
+        for section, start, end in _ranges(source):
+            kind = kind_of(section, source.where(section), abi)
+            draft = drafts.setdefault(kind.name, Draft(kind=kind))
+            content = section.data[start:end]
+            known = shared.get((kind.name, content)) if kind.is_text else None
+            if known is not None:
+                pieces.append(Piece(section.index, start, end, known, kind, is_shared=True))
+                continue
+            align = max(1, section.entry_size_bytes if kind.is_text else section.align_bytes)
+            filler = abi.machine.code_filler if section.is_exec else b"\0"
+            place = draft.reserve(start, end - start, align, filler)
+            draft.data += content
+            if kind.is_text and section.index not in source.elf.rela_by_target:
+                shared[kind.name, content] = place
+            pieces.append(Piece(section.index, start, end, place, kind, is_shared=False))
+        all_pieces.append(tuple(pieces))
+    ordered = sorted(drafts, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+    return Layout(
+        sources=sources,
+        pieces=tuple(all_pieces),
+        drafts={name: drafts[name] for name in ordered},
+    )
+
+
+def _ranges(source: Source) -> list[tuple[Section, int, int]]:
+    """Return the extents as ranges, sorted, each once."""
+    elf = source.elf
+    changed_by_rel = {s.info for s in elf.sections if s.type == SHT_REL}
+    result: list[tuple[Section, int, int]] = []
+    seen = {(e.section, e.offset, e.offset + e.size_bytes) for e in source.delta.extents}
+    for index, start, end in sorted(seen):
+        if not 0 < index < len(elf.sections):
+            raise LinkError(f"{elf.name}: it has no section {index}; run the diff stage again")
+        section = elf.sections[index]
+        if not 0 <= start <= end <= section.size_bytes:
+            raise LinkError(
+                f"{source.where(section, start)}: the range lies outside its section; "
+                "run the diff stage again"
+            )
+        if index in changed_by_rel:
+            raise LinkError(f"{source.where(section)}: SHT_REL relocations; Xen takes RELA only")
+        if start == end:
+            continue
+        if result and result[-1][0].index == index and start < result[-1][2]:
+            raise LinkError(
+                f"{source.where(section, start)}: two ranges of the delta overlap; "
+                "run the diff stage again"
+            )
+        result.append((section, start, end))
+    return result

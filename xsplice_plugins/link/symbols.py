@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The payload's symbol table: no name more than is needed.
+
+Every named symbol of a payload, local ones too, takes part in the hypervisor's search for
+duplicates unless its address is that of a record's ``new_addr`` (specification 4.2). So only
+functions, globals and named data keep a name; strings, constants and compilers' numbered copies
+are reached through section symbols, whose names are empty and therefore invisible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.types import (
+    STB_GLOBAL,
+    STB_LOCAL,
+    STT_FUNC,
+    STT_OBJECT,
+    STT_SECTION,
+)
+from xsplice_plugins.elf.writer import UNDEFINED, OutSymbol
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.link.abi import HOOK_PREFIX, NAME_LENGTH_MAX
+from xsplice_plugins.link.relocs import Entries, section_key, undefined_key
+from xsplice_plugins.link.sections import TEXT
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.types import Symbol
+    from xsplice_plugins.link.funcs import NewBody
+    from xsplice_plugins.link.names import Names
+    from xsplice_plugins.link.placement import Layout, Spot
+
+_NUMBERED = re.compile(r"\.[0-9]+$")  #: gcc's static locals and clones of data
+
+
+def find_entries(layout: Layout, bodies: tuple[NewBody, ...]) -> Entries:
+    """Find the places that symbols of other objects, or the image's, may mean.
+
+    Raises:
+        LinkError: Two objects bring the same global.
+    """
+    replaced = {(b.source, b.symbol.shndx, b.symbol.value): b.changed.name for b in bodies}
+    exported: dict[str, tuple[int, int, int]] = {}
+    for number, source in enumerate(layout.sources):
+        for symbol in source.elf.symbols:
+            if symbol.is_local or not _is_taken(layout, number, symbol):
+                continue
+            if symbol.name in exported:
+                other = layout.sources[exported[symbol.name][0]].elf.name
+                raise LinkError(
+                    f"{source.elf.name}: `{symbol.name}` is defined here and in {other}; "
+                    "make one of them static"
+                )
+            exported[symbol.name] = (number, symbol.shndx, symbol.value)
+    return Entries(replaced=replaced, exported=exported)
+
+
+def _is_taken(layout: Layout, number: int, symbol: Symbol) -> bool:
+    sections = layout.sources[number].elf.sections
+    if not 0 < symbol.shndx < len(sections) or sections[symbol.shndx].name.startswith(HOOK_PREFIX):
+        return False  # hook slots are weak data that nobody refers to
+    return _spot_of(layout, number, symbol) is not None
+
+
+def _spot_of(layout: Layout, number: int, symbol: Symbol) -> Spot | None:
+    """Return where a defined symbol went, if the payload took its first byte."""
+    for piece in layout.pieces[number]:
+        if piece.section == symbol.shndx and piece.start <= symbol.value < piece.end:
+            spot = layout.locate(number, symbol.shndx, symbol.value, symbol)
+            return spot if spot is not None and spot.reference is None else None
+    return None
+
+
+def make_symbols(
+    layout: Layout,
+    bodies: tuple[NewBody, ...],
+    names: Names,
+    sections: tuple[str, ...],
+    undefined: tuple[str, ...],
+) -> tuple[tuple[OutSymbol, ...], tuple[str, ...]]:
+    """Make the symbol table.
+
+    Args:
+        layout: Where everything went.
+        bodies: New bodies of replaced functions.
+        names: What the hypervisor knows.
+        sections: Names of the payload's sections that relocations refer to.
+        undefined: Names that the hypervisor resolves.
+
+    Returns:
+        The symbols, and notes for people.
+
+    Raises:
+        LinkError: A new global has a name that the hypervisor knows already.
+    """
+    result = [
+        OutSymbol(key=section_key(name), name="", section=name, type=STT_SECTION)
+        for name in sections
+    ]
+    notes = []
+    used: set[str] = set()
+    mark = _mark(layout)
+    replaced = {(b.source, b.symbol.shndx, b.symbol.value): b for b in bodies}
+    for number, source in enumerate(layout.sources):
+        placed = []
+        for symbol in source.elf.symbols:
+            if symbol.type in (STT_FUNC, STT_OBJECT) and symbol.name:
+                spot = _spot_of(layout, number, symbol)
+                if spot is not None and not spot.section.startswith(HOOK_PREFIX):
+                    placed.append((spot, symbol))
+        for spot, symbol in sorted(placed, key=lambda p: (p[0].section, p[0].offset, p[1].name)):
+            body = replaced.get((number, symbol.shndx, symbol.value))
+            if body is not None:
+                if symbol != body.symbol:
+                    continue  # an alias at the same place
+                name = body.changed.name
+            else:
+                name = _new_name(symbol, names, mark, source.elf.name)
+                if name and name != symbol.decorated:
+                    notes.append(f"`{symbol.decorated}` is called `{name}` in the payload")
+            if not name or name in used:
+                continue
+            used.add(name)
+            result.append(
+                OutSymbol(
+                    key=f"{number}:{symbol.number}",
+                    name=name,
+                    section=spot.section,
+                    value=spot.offset,
+                    size_bytes=symbol.size_bytes,
+                    bind=STB_LOCAL if symbol.is_local else STB_GLOBAL,
+                    type=symbol.type,
+                )
+            )
+    result += [
+        OutSymbol(key=undefined_key(name), name=name, section=UNDEFINED, bind=STB_GLOBAL)
+        for name in undefined
+    ]
+    return tuple(result), tuple(notes)
+
+
+def _new_name(symbol: Symbol, names: Names, mark: str, object_name: str) -> str:
+    """Return the name of a symbol that the payload adds; "" to leave it nameless."""
+    name = symbol.decorated
+    if not symbol.is_local:
+        if names.is_taken(name):
+            raise LinkError(
+                f"{object_name}: the payload would add `{name}`, which the running hypervisor "
+                "has already; rename it in the fix"
+            )
+        return name
+    if symbol.type != STT_FUNC:
+        is_passing = symbol.name.startswith((".L", "__func__", "__PRETTY")) or _NUMBERED.search(
+            symbol.name
+        )
+        return "" if is_passing or names.is_taken(name) else name
+    # A local function whose name is taken, such as the `.cold` part of a replaced one: a trace
+    # shall still name it, and differently in each payload.
+    if names.is_taken(name):
+        name = f"{name}.{mark}"
+    return name if len(name.encode("utf-8", "surrogateescape")) <= NAME_LENGTH_MAX else ""
+
+
+def _mark(layout: Layout) -> str:
+    text = layout.drafts.get(TEXT)
+    return hashlib.sha256(bytes(text.data) if text else b"").hexdigest()[:8]
