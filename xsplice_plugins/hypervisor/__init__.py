@@ -10,6 +10,9 @@ from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.cpu import DEFAULT_CPU, PROFILES, CpuProfile
 from xsplice_plugins.hypervisor.image import Image, Region, Symbol, build_image
 from xsplice_plugins.hypervisor.payload import Payload, State
+from xsplice_plugins.hypervisor.probes import Probe, ProbeResult
+from xsplice_plugins.hypervisor.proof import ProofReport, prove
+from xsplice_plugins.hypervisor.proof_text import summary
 from xsplice_plugins.hypervisor.releases import Release, known_releases, release
 from xsplice_plugins.hypervisor.requests import Command, Host, Listing, Status
 from xsplice_plugins.hypervisor.signature import SignaturePolicy, SignatureVerdict
@@ -27,6 +30,9 @@ __all__ = [
     "Image",
     "Listing",
     "Payload",
+    "Probe",
+    "ProbeResult",
+    "ProofReport",
     "Refusal",
     "Region",
     "Release",
@@ -39,5 +45,7 @@ __all__ = [
     "errno_name",
     "errno_text",
     "known_releases",
+    "prove",
     "release",
+    "summary",
 ]

@@ -251,8 +251,9 @@ def call_function(
     step: str,
     subject: Payload | None = None,
     argument: Segment | None = None,
+    is_pure: bool = False,
 ) -> int:
-    """Call a function inside a hypervisor; what it writes stays written.
+    """Call a function inside a hypervisor.
 
     Args:
         hv: the hypervisor; its engine is made at the first call.
@@ -261,6 +262,7 @@ def call_function(
         step: named in hazards.
         subject: the payload whose hook this is.
         argument: the hook's ``struct payload``.
+        is_pure: put back what the call wrote, so that asking changes nothing.
 
     Returns:
         RAX.
@@ -273,10 +275,22 @@ def call_function(
     engine = hv.engine
     if not isinstance(engine, Engine):
         engine = hv.engine = Engine(hv)
+    before = _writable_bytes(hv) if is_pure else ()
     try:
         return engine.call(
             addr_virt, arguments, _Run(step=step, subject=subject, argument=argument)
         )
     finally:
         for segment in hv.memory.segments():
-            segment.touch()
+            if Perm.WRITE in segment.perm or not hv.memory.is_write_protected:
+                segment.touch()
+        for segment, data in before:
+            segment.data[:] = data
+
+
+def _writable_bytes(hv: HookHost) -> tuple[tuple[Segment, bytes], ...]:
+    return tuple(
+        (segment, bytes(segment.data))
+        for segment in hv.memory.segments()
+        if Perm.WRITE in segment.perm
+    )

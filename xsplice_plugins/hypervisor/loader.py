@@ -51,20 +51,42 @@ def load_payload(
         Refusal: a gate rejects; real Xen returns this errno from this step.
         Hazard: real Xen's behaviour is undefined.
     """
+    log = payload.log
     elf = read_container(data, arch=image.arch, release=release)
+    log.append(
+        (
+            "container",
+            f"{len(elf.sections)} sections, {len(elf.symbols)} symbols, {len(data)} bytes",
+        )
+    )
     if release.checks_build_id_first:
         _compare_raw_xen_depends(elf, image)
+        log.append((STEP_XEN_DEPENDS, "made for this Xen"))
     place_sections(elf, payload, memory=memory, arena=arena, release=release)
+    log.append(("layout", f"{payload.pages} pages at {payload.base_virt:#x}"))
     resolve_symbols(elf, image=image, loaded=loaded, release=release)
-    relocate(elf, memory=memory, release=release)
+    log.append(("symbols", f"{sum(not s.shndx for s in elf.symbols[1:])} found outside"))
+    count = relocate(elf, memory=memory, release=release)
+    log.append(("relocations", f"{count} performed"))
     _check_mandatory(elf, release)
     if release.has_v2_sections:
         _check_patching_sections(elf)
+    log.append((STEP_MANDATORY, "present"))
     prepare_payload(elf, payload, image=image, loaded=loaded, memory=memory, release=release)
+    log.append(("prepare", f"{len(payload.functions)} functions, {_hooks_in_words(payload)}"))
     if release.has_v2_sections and not release.checks_build_id_first:
         _compare_with_xen(payload.xen_depends, image)
+        log.append((STEP_XEN_DEPENDS, "made for this Xen"))
     add_symbols(elf, payload, image=image, loaded=loaded, release=release)
+    log.append(("symbol-table", f"{sum(s.is_new for s in payload.symbols)} new names"))
     protect(payload, release=release)
+    log.append(("permissions", "text RX, data RW, read-only data RO"))
+
+
+def _hooks_in_words(payload: Payload) -> str:
+    kinds = [*payload.hooks]
+    kinds.extend(["load"] * len(payload.load_hooks) + ["unload"] * len(payload.unload_hooks))
+    return "hooks: " + ", ".join(kinds) if kinds else "no hooks"
 
 
 def _compare_raw_xen_depends(elf: PayloadElf, image: Image) -> None:

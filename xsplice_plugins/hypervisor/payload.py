@@ -82,6 +82,7 @@ class Payload:
         hooks: kind to function pointer, for the hooks of which there is one each.
         ex_table: faulting instruction to continuation, sorted by address.
         rc: result of the last operation, -11 while one is outstanding.
+        log: (step, what was checked) for each gate the upload passed.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Payload:
     state: State = State.CHECKED
     rc: int = 0
     is_reverted: bool = False
+    log: list[tuple[str, str]] = field(default_factory=list)
 
     def holds_text(self, addr_virt: int) -> bool:
         """Whether an address is in this payload's code."""

@@ -65,7 +65,7 @@ def _symbol_value(index: int, subject: str, elf: PayloadElf, release: Release) -
     return symbol.value
 
 
-def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> None:
+def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> int:
     """Perform every relocation of a placed payload, in section order.
 
     Args:
@@ -73,11 +73,15 @@ def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> None:
         memory: the fields are written there.
         release: decides which checks exist.
 
+    Returns:
+        How many entries there were.
+
     Raises:
         Refusal: unknown type, out of bounds, overflow.
         Hazard: an old release reads or writes outside the payload.
     """
     entry_bytes = {SHT_RELA: 24, SHT_REL: 16} if elf.arch.is_64bit else {SHT_RELA: 12, SHT_REL: 8}
+    count = 0
     for section in elf.sections[1:]:
         if section.sh_type not in entry_bytes or section.info >= len(elf.sections):
             continue
@@ -99,3 +103,5 @@ def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> None:
             raise Refusal(errno, STEP, f"{section.name}: SHT_REL is not supported")
         for entry in _entries(section, base, elf, release):
             handler(entry, memory)
+            count += 1
+    return count

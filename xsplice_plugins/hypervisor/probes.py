@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes: questions to the running image, asked before, during and after a hot patch.
+
+A probe calls a function of the image in the emulator. Asking changes nothing: what the call wrote
+is put back.
+"""
+
+from dataclasses import dataclass
+
+from xsplice_plugins.hypervisor.arches import PAGE_SIZE
+from xsplice_plugins.hypervisor.core import Hypervisor
+from xsplice_plugins.hypervisor.memory import RW, Segment
+from xsplice_plugins.hypervisor.verdicts import Hazard
+
+#: Where arguments that are strings are put.
+_SCRATCH_VIRT = 0xFFFF830000400000
+_STRING_BYTES_MAX = 512
+KINDS = ("int", "long", "string", "bytes")
+
+Value = int | str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One question and the answers that are expected.
+
+    Attributes:
+        function: its name, ``file.c#name`` for a local.
+        arguments: up to six integers or strings.
+        kind: ``int`` (low 32 bits, signed), ``long``, ``string`` (at the returned pointer) or
+            ``bytes`` (``size_bytes`` at the returned pointer, in hexadecimal).
+        before: expected with nothing applied; None where any answer is fine.
+        during: expected with everything applied.
+        after: expected when everything was reverted.
+        size_bytes: for ``bytes``.
+    """
+
+    function: str
+    arguments: tuple[int | str, ...] = ()
+    kind: str = "int"
+    before: Value = None
+    during: Value = None
+    after: Value = None
+    size_bytes: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a probe answered at one time.
+
+    Attributes:
+        moment: ``before``, ``during`` or ``after``.
+        expected: None where any answer is fine.
+        found: the answer, None where the call crashed.
+        problem: empty, or why there is no answer.
+    """
+
+    function: str
+    moment: str
+    expected: Value
+    found: Value
+    problem: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the answer is the expected one."""
+        return not self.problem and self.expected in {None, self.found}
+
+
+def _call(probe: Probe, hv: Hypervisor) -> Value:
+    from xsplice_plugins.hypervisor import execute  # noqa: PLC0415  # starts the emulator
+
+    addr = hv.image.lookup(probe.function)
+    if addr is None:
+        raise Hazard("probe", f"the image has no function {probe.function}")
+    scratch = Segment(
+        addr_virt=_SCRATCH_VIRT,
+        data=bytearray(PAGE_SIZE),
+        perm=RW,
+        name="probe arguments",
+        owner="(probe)",
+    )
+    arguments = []
+    used = 0
+    for argument in probe.arguments:
+        if isinstance(argument, int):
+            arguments.append(argument)
+            continue
+        raw = argument.encode("latin-1")[:_STRING_BYTES_MAX] + b"\0"
+        scratch.data[used : used + len(raw)] = raw
+        arguments.append(_SCRATCH_VIRT + used)
+        used += len(raw)
+    hv.memory.map(scratch)
+    try:
+        result = execute.call_function(hv, addr, tuple(arguments), step="probe", is_pure=True)
+        return _decode(probe, result, hv)
+    finally:
+        hv.memory.unmap(scratch)
+
+
+def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
+    if probe.kind == "int":
+        low = result & 0xFFFFFFFF
+        return low - (1 << 32) if low >> 31 else low
+    if probe.kind == "long":
+        return result - (1 << 64) if result >> 63 else result
+    if probe.kind == "string":
+        return hv.memory.read_c_string(result, step="probe").decode("latin-1")
+    return hv.memory.read(result, probe.size_bytes, step="probe").hex()
+
+
+def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
+    """Ask one probe.
+
+    Args:
+        probe: the question; a kind that is unknown is a problem, not a guess.
+        hv: the hypervisor as it is now.
+        moment: ``before``, ``during`` or ``after``; decides the expected answer.
+
+    Returns:
+        The answer; a crash of the called function is a ``problem`` of the result.
+    """
+    expected: Value = getattr(probe, moment)
+    if probe.kind not in KINDS:
+        problem = f"kind {probe.kind} is unknown; use {', '.join(KINDS)}"
+        return ProbeResult(
+            function=probe.function, moment=moment, expected=expected, found=None, problem=problem
+        )
+    try:
+        found = _call(probe, hv)
+    except Hazard as hazard:
+        return ProbeResult(
+            function=probe.function,
+            moment=moment,
+            expected=expected,
+            found=None,
+            problem=hazard.reason,
+        )
+    return ProbeResult(function=probe.function, moment=moment, expected=expected, found=found)
