@@ -12,6 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from xsplice_plugins.testing import (  # noqa: E402, F401  # fixtures, where xsplice is not installed
+    fake_distribution,
+    scons_project,
+    xsplice_manager,
+)
+
 
 @pytest.fixture(scope="session")
 def xen_tree() -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -92,7 +91,7 @@ def find_candidates(
         if switches.allows(point.name, distribution, is_requested=point.name in named):
             plugin = _load_entry_point(point, distribution)
             yield Candidate(name=point.name, origin=distribution, version=version, plugin=plugin)
-    names = Counter(point.name for point in installed)
+    names = {point.name for point in installed} | {built_in.xsplice_name for built_in in BUILT_IN}
     for word in switches.requested:
         if word not in names:
             yield from _from_word(word, PLUGINS_VARIABLE, switches)
