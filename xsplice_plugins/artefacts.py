@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -115,6 +115,8 @@ class CompileJob:
     tree_object: str = (
         ""  #: the tree's own object, relative to the tree's root, for the drift check
     )
+    objcopy: str = "objcopy"  #: program for the renaming steps
+    renames: tuple[str, ...] = ()  #: sections that an init object renames: ``old=new``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -410,6 +412,24 @@ class Finding:
     severity: Severity
     subject: str
     text: str
+    errno: int = 0  #: positive, where a hypervisor refused
+    step: str = ""  #: the gate that refused, or where the hazard is
+    evidence: dict[str, Any] | None = None  #: what the check saw, as the report shall show it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of all verifiers. Target: ``.verify.json``."""
+
+    schema: int = SCHEMA
+    name: str
+    verdict: Verdict
+    errno: int
+    step: str
+    reason: str
+    digest: str  #: sha256 of the file that was judged
+    release: str
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,7 +441,7 @@ class VerifyRequest:
     release: str
     releases_compared: tuple[str, ...] = ()
     certificate: Path | None = None
-    is_signature_enforced: bool = True
+    signature: SignatureCheck | None = None  #: what its signer says; ``None``: not enforced
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     beneath: tuple[Path, ...] = ()  #: payloads applied before, bottom first
     places: tuple[str, ...] = ("model",)  #: where to verify: "model", "qemu"

@@ -7,7 +7,9 @@ values. Files are read and written by the callers and by `write_signed`, which i
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
@@ -241,7 +243,7 @@ def write_signed(
         )
 
 
-def collect_findings(
+def verify_payload(
     pm: pluggy.PluginManager,
     config: Config,
     data: bytes,
@@ -255,12 +257,25 @@ def collect_findings(
         config: Settings of the run.
         data: The whole signed file.
         record: What it holds.
-        request: Image, release, certificate, what lies beneath.
+        request: Image, release, certificate, what lies beneath; what the signer says of the file
+            is filled in here, unless ``none`` was chosen by name.
 
     Returns:
         All findings, in the order in which the plugins were registered.
     """
+    check = check_signature(pm, config, data, request.certificate)
+    is_enforced = config.signer != "none"
+    request = replace(request, signature=check if is_enforced else None)
+    is_good = check.state is SignatureState.GOOD or not is_enforced
+    first = Finding(
+        check="signature",
+        severity=Severity.INFO if is_good else Severity.ERROR,
+        subject=record.name,
+        text=f"{check.state}: {check.reason}",
+        errno=0 if is_good else errno.EPERM,
+        step="" if is_good else "signature",
+    )
     answers = call(
         pm.hook.xsplice_verify_payload, data=data, record=record, request=request, config=config
     )
-    return tuple(finding for answer in reversed(answers) for finding in answer)
+    return (first, *(finding for answer in reversed(answers) for finding in answer))

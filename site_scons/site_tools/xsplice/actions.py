@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,9 @@ from xsplice_plugins.artefacts import (
     PatchSet,
     Payload,
     PayloadRecord,
-    SignatureRecord,
-    VerifyRequest,
+    Verdict,
 )
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import VerifyError, XspliceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +66,7 @@ class Farm:
     """A private copy of the sources: symbolic links, the patched files real."""
 
     source_root: Path
+    tree: capture.XenTree | None = None  #: a Xen tree knows what of it compiles need
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
 
@@ -112,7 +112,10 @@ def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
     """Lay out a private copy; the target is a stamp that names its digest."""
     farm = target[0].attributes.xsplice
     with translated(target):
-        capture.prepare_copy(farm.source_root, farm.copy, farm.patch_set)
+        if farm.tree is not None:
+            capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
+        else:
+            capture.prepare_copy(farm.source_root, farm.copy, farm.patch_set)
         digest = farm.patch_set.digest if farm.patch_set else "pristine"
         artefacts.write_file(_path(target[0]), f"{digest}\n".encode())
 
@@ -263,21 +266,25 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 
 
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
-    """Prove the signed payload; a report of another verdict than "proved" fails the build."""
+    """Prove the signed payload; any verdict but "proved" fails the build and keeps the report."""
     fix, request = target[0].attributes.xsplice
     with translated(target):
-        from xsplice_plugins.verify.report import conclude  # noqa: PLC0415  only where needed
-
-        record = artefacts.load(_path(source[1]), PayloadRecord)
-        signature = artefacts.load(_path(source[2]), SignatureRecord)
-        request = VerifyRequest(
-            payload_path=_path(source[0]),
-            image_path=_path(source[3]),
-            release=request.release,
-            releases_compared=request.releases_compared,
-            certificate=request.certificate,
-            expected=request.expected,
-            beneath=request.beneath,
+        from xsplice_plugins.report.verdict import (  # noqa: PLC0415  only where needed
+            conclude,
+            verdict_text,
         )
-        _say(fix, "xsplice", "verify", _path(source[0]), "--xen-syms", _path(source[3]))
-        conclude(fix.plugins, fix.config, request, record, signature, _path(target[0]))
+
+        payload = _path(source[0])
+        record = artefacts.load(_path(source[1]), PayloadRecord)
+        request = replace(request, payload_path=payload, image_path=_path(source[3]))
+        _say(fix, "xsplice", "verify", payload, "--xen-syms", _path(source[3]))
+        data = payload.read_bytes()
+        findings = pipeline.verify_payload(fix.plugins, fix.config, data, record, request)
+        report = conclude(data, record, request.release, findings)
+        artefacts.save(_path(target[0]), report)
+        sys.stdout.write(verdict_text(report))
+        if report.verdict is not Verdict.PROVED:
+            # The report stays for people under another name: a failed target must not look built.
+            failed = _path(target[0]).with_suffix(".failed.json")
+            _path(target[0]).replace(failed)
+            raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {failed}")

@@ -62,7 +62,9 @@ def xsplice(
         files = [Path(env.File(str(entry)).srcnode().get_abspath()) for entry in patch_files]
         patch_set = patch.read_patch_set(files, name=name, source_root=root_path, hypervisor_dir="")
         config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
-        wiring = start(env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)")
+        wiring = start(
+            env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)"
+        )
     except XspliceError as error:
         raise UserError(str(error)) from error
     top = Path(env.Dir("#").get_abspath())

@@ -15,10 +15,10 @@ from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
 from . import settings
 from .actions import Farm, Reached, Side
 from .builders import Wiring, XspliceNodes, start
+from .inputs import InputTexts
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
-
 
 
 def xen_fix(env: Environment) -> XspliceNodes:
@@ -79,17 +79,17 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
     patched = fix.folder / "copy"
     stamps = [
         wiring.copy(
-            Farm(source_root=tree.root, copy=pristine, patch_set=None),
+            Farm(source_root=tree.root, tree=tree, copy=pristine, patch_set=None),
             f"../{pristine.name}.stamp",
             f"tree {tree.root}",
         ),
         wiring.copy(
-            Farm(source_root=tree.root, copy=patched, patch_set=fix.patch_set),
+            Farm(source_root=tree.root, tree=tree, copy=patched, patch_set=fix.patch_set),
             "copy.stamp",
             f"tree {tree.root} with patch set {fix.patch_set.digest}",
         ),
     ]
-    inputs = capture.InputDigests(tree, fix.patch_set)
+    inputs = InputTexts(tree, fix.patch_set)
     deltas = []
     for job in plan.jobs:
         tree_object = tree.root / job.tree_object
