@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """How was this tree compiled, and what does this patch touch?"""
+
+from xsplice_plugins.capture.compiling import compile_object, preprocess
+from xsplice_plugins.capture.copying import copy_tree, prepare_copy
+from xsplice_plugins.capture.digests import InputDigests
+from xsplice_plugins.capture.pairing import pair_objects
+from xsplice_plugins.capture.planning import plan
+from xsplice_plugins.capture.reaching import capture_reached, same_meaning
+from xsplice_plugins.capture.tree import XenTree, locate_tree, tree_digest
+
+__all__ = [
+    "InputDigests",
+    "XenTree",
+    "capture_reached",
+    "compile_object",
+    "copy_tree",
+    "locate_tree",
+    "pair_objects",
+    "plan",
+    "prepare_copy",
+    "preprocess",
+    "same_meaning",
+    "tree_digest",
+]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded shell command lines: find a word, put another in its place, run the line.
+
+The line is run by the shell as it was recorded, so that ``ccache gcc``, quoted definitions and
+environment assignments mean what they meant; only single words are exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)
+OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word of a shell line."""
+
+    start: int
+    end: int
+    text: str  #: without quotes
+
+
+def words(command: str) -> tuple[Word, ...]:
+    """Split a simple shell line into words with their places."""
+    found = []
+    for match in _WORD.finditer(command):
+        raw = match[0]
+        text = raw
+        if any(mark in raw for mark in "'\"\\"):
+            try:
+                text = "".join(shlex.split(raw))
+            except ValueError as error:
+                raise CaptureError(
+                    f"`{command[:80]}...`: the command line has an open quote ({error}); "
+                    "build again"
+                ) from error
+        found.append(Word(start=match.start(), end=match.end(), text=text))
+    return tuple(found)
+
+
+def option_word(command: str, option: str) -> str | None:
+    """Return the last value of an option that stands in a word of its own, e.g. ``-o``."""
+    line = words(command)
+    value = None
+    for before, after in pairwise(line):
+        if before.text == option:
+            value = after.text
+    return value
+
+
+def edited(command: str, changes: Mapping[int, str], appended: str = "") -> str:
+    """Return a command line with words exchanged.
+
+    Args:
+        command: The line.
+        changes: New text (not yet quoted) by the word's index; "" removes the word.
+        appended: Text to put behind the line, as it is.
+    """
+    line = words(command)
+    parts: list[str] = []
+    at = 0
+    for index in sorted(changes):
+        parts += [
+            command[at : line[index].start],
+            shlex.quote(changes[index]) if changes[index] else "",
+        ]
+        at = line[index].end
+    parts.append(command[at:])
+    return "".join(parts).rstrip() + (f" {appended}" if appended else "")
+
+
+def environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return what a compiler's process shall see: the given or own environment, messages in C."""
+    return {**(os.environ if env is None else env), "LC_ALL": "C"}
+
+
+def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str) -> bytes:
+    """Run a shell line and return its standard output.
+
+    Raises:
+        CaptureError: It fails; the message has its own last lines.
+    """
+    try:
+        done = subprocess.run(  # noqa: S602  # the tree's own recorded line is a shell line
+            command,
+            shell=True,
+            cwd=cwd,
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise CaptureError(
+            f"{subject}: the compiler cannot be started ({error.strerror}); check the tree's folder"
+        ) from error
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        lines = said[:OUTPUT_LINES_MAX] or [f"exit status {done.returncode}, no message"]
+        if any("No space left on device" in line for line in said):
+            raise CaptureError(
+                f"{subject}: the disk is full (No space left on device); make room and run again"
+            )
+        raise CaptureError(
+            f"{subject}: does not compile; correct the source or the patch:\n" + "\n".join(lines)
+        )
+    return done.stdout

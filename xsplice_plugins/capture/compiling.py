@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a recorded compile command in a private copy, its outputs elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.capture.commands import edited, run, words
+from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
+from xsplice_plugins.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xsplice_plugins.artefacts import CompileJob
+
+log = logging.getLogger(__name__)
+
+_DEPENDENCY_ALONE = {"-MD", "-MMD", "-MP", "-MG"}
+_DEPENDENCY_VALUE = {"-MF", "-MT", "-MQ"}
+_DEPENDENCY_JOINED = ("-Wp,-MD,", "-Wp,-MMD,", "-MF", "-MT", "-MQ")
+
+
+def compile_object(
+    job: CompileJob, copy_root: Path, out: Path, *, env: Mapping[str, str] | None = None
+) -> None:
+    """Compile one object in a private copy and put it elsewhere.
+
+    Args:
+        job: The recorded command and the renaming steps after it.
+        copy_root: The copy (or the tree itself, which is only read).
+        out: The object to write; it appears whole or not at all.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Raises:
+        CaptureError: It does not compile (with the compiler's own lines), or a disk is full.
+    """
+    with full_disk_named(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        made = work / "compiled"
+        command = _redirected(job, copy_root, made)
+        run(command, copy_root / job.cwd, env=env, subject=job.source_path)
+        if not made.is_file():
+            raise CaptureError(
+                f"{job.object_path}: its command wrote no object at {job.output}; "
+                "build the tree again"
+            )
+        depends = work / "depends"
+        if depends.is_file():
+            text = depends.read_text("utf-8", "surrogateescape")
+            check_reads(copy_root, job.cwd, text, job.source_path)
+        made = _renamed(job, made, copy_root, env)
+        with full_disk_named(out):
+            made.replace(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def preprocess(job: CompileJob, copy_root: Path, *, env: Mapping[str, str] | None = None) -> str:
+    """Preprocess an object's source with its recorded command.
+
+    Args:
+        job: The recorded command.
+        copy_root: The copy (or the tree itself, which is only read).
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        The text with line markers, in Latin-1 (every byte is one character).
+
+    Raises:
+        CaptureError: The preprocessor fails; the message has its own lines.
+    """
+    origin = origin_of(copy_root).folder
+    changes = _moved(job.command, origin, copy_root)
+    line = words(job.command)
+    skip = False
+    for index, word in enumerate(line):
+        if skip:
+            skip = False
+            changes[index] = ""
+        elif word.text == "-o" or word.text in _DEPENDENCY_VALUE:
+            changes[index] = ""
+            skip = True
+        elif (
+            word.text in _DEPENDENCY_ALONE
+            or word.text in {"-c", "-S", "-P", "-E"}
+            or word.text.startswith(_DEPENDENCY_JOINED)
+        ):
+            changes[index] = ""
+    command = edited(job.command, changes, f"-E{_prefix_map(job.command, origin, copy_root)}")
+    data = run(command, copy_root / job.cwd, env=env, subject=job.source_path)
+    text = data.decode("latin-1")
+    check_reads(copy_root, job.cwd, text, job.source_path)
+    return text
+
+
+def _redirected(job: CompileJob, copy_root: Path, made: Path) -> str:
+    """Return the command with every output in ``made``'s folder."""
+    origin = origin_of(copy_root).folder
+    changes = _moved(job.command, origin, copy_root)
+    line = words(job.command)
+    found = False
+    for index, word in enumerate(line):
+        before = line[index - 1].text if index else ""
+        if before == "-o" and word.text == job.output:
+            changes[index] = str(made)
+            found = True
+        elif word.text == f"-o{job.output}":
+            changes[index] = f"-o{made}"
+            found = True
+        elif before == "-MF":
+            changes[index] = str(made.with_name("depends"))
+        elif word.text.startswith("-MF") and len(word.text) > 3:
+            changes[index] = f"-MF{made.with_name('depends')}"
+        elif word.text.startswith(("-Wp,-MD,", "-Wp,-MMD,")):
+            # A comma in the path would end the option; -MD -MF says the same.
+            changes[index] = "-MD"
+    if not found:
+        raise CaptureError(
+            f"{job.object_path}: its command has no `-o {job.output}`; build the tree again"
+        )
+    return edited(job.command, changes, _prefix_map(job.command, origin, copy_root).strip())
+
+
+def _moved(command: str, origin: str, copy_root: Path) -> dict[int, str]:
+    """Lead absolute paths of the tree into the copy (an ``O=`` build records such paths)."""
+    if origin == str(copy_root) or origin not in command:
+        return {}
+    copy = str(copy_root)
+    return {
+        index: word.text.replace(origin + "/", copy + "/")
+        for index, word in enumerate(words(command))
+        if origin + "/" in word.text
+    }
+
+
+def _prefix_map(command: str, origin: str, copy_root: Path) -> str:
+    """Hide the copy's place from ``__FILE__`` and from debug information.
+
+    Without debug information and absolute paths nothing names the place, and older compilers that
+    lack the option are not bothered with it.
+    """
+    if origin == str(copy_root):
+        return ""
+    has_debug = any(word.text.startswith("-g") and word.text != "-g0" for word in words(command))
+    if not has_debug and origin + "/" not in command:
+        return ""
+    return " " + shlex.quote(f"-ffile-prefix-map={copy_root}={origin}")
+
+
+def _renamed(job: CompileJob, made: Path, copy_root: Path, env: Mapping[str, str] | None) -> Path:
+    """Do what the tree does after compiling: rename the file symbol, and init sections."""
+    steps: list[str] = []
+    if job.file_symbol is not None and job.file_symbol[0] != job.file_symbol[1]:
+        steps += ["--redefine-sym", "=".join(job.file_symbol)]
+    for rename in job.renames:
+        steps += ["--rename-section", rename]
+    if not steps:
+        return made
+    result = made.with_name("renamed")
+    line = " ".join([job.objcopy, *map(shlex.quote, [*steps, str(made), str(result)])])
+    run(line, copy_root / job.cwd, env=env, subject=job.object_path)
+    return result

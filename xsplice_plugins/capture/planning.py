@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PTH118, PTH120  # thousands of recorded paths: a Path each is slow
+"""Which objects does a patch reach, and how are they compiled again?"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import (
+    CapturePlan,
+    CompileJob,
+    PatchSet,
+    Reach,
+    Refusal,
+    Route,
+    TouchedFile,
+    TouchKind,
+)
+from xsplice_plugins.capture.commands import option_word
+from xsplice_plugins.capture.records import (
+    Listing,
+    Record,
+    parse_record,
+    read_text,
+    record_text,
+    scan,
+)
+from xsplice_plugins.errors import CaptureError, NoFunctionalChangeError
+
+if TYPE_CHECKING:
+    from xsplice_plugins.capture.tree import XenTree
+
+_LINK_WORD = re.compile(r"[^\s;&|<>()\"'`=]+\.(?:o|a)\b")
+_RENAME = re.compile(r"--rename-section (\S+)")
+_OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
+_DOTTED = re.compile(r"[^\s<>\"']+/\.\./[^\s<>\"']+")
+_COMPILER = re.compile(r"(\S*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    """A build folder's records, ready for questions."""
+
+    tree: XenTree
+    listing: Listing
+    texts: dict[tuple[str, str], str]
+    linked: frozenset[str]  #: objects that become part of the image, relative to the build folder
+    objcopy: str
+    canonical: dict[str, str]  #: cache of `_canonical`
+
+
+def plan(tree: XenTree, patch_set: PatchSet, *, route: Route | None = None) -> CapturePlan:
+    """Say which objects are compiled again, and by which route.
+
+    Args:
+        tree: The built tree.
+        patch_set: What the fix touches.
+        route: `Route.MAKE` to take that route in any case.
+
+    Raises:
+        NoFunctionalChangeError: Nothing that is part of the image is touched.
+        CaptureError: The records cannot be used.
+    """
+    touched = [
+        file
+        for file in patch_set.touched
+        if file.kind not in {TouchKind.OUTSIDE, TouchKind.COMMENTS}
+    ]
+    if not touched:
+        raise NoFunctionalChangeError(_nothing(patch_set))
+    index = _index(tree)
+    why_make = _why_make(index, touched, route)
+    if why_make:
+        return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
+    prefix = f"{tree.patch_root}/" if tree.patch_root else ""
+    wanted = {prefix + file.path: file for file in touched}
+    jobs, refused, seen, why_make = _reached(index, wanted)
+    unseen = [file for path, file in sorted(wanted.items()) if path not in seen]
+    why_make = why_make or _why_unseen(index, unseen)
+    if why_make:
+        return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
+    unseen = [file for file in unseen if not file.is_added]
+    if not jobs and not refused:
+        raise NoFunctionalChangeError(
+            f"{patch_set.name}: no object of this build reads "
+            f"{', '.join(file.path for file in unseen)}; nothing would change in the image"
+        )
+    reason = "every touched file is an input of a recorded command"
+    if unseen:
+        names = ", ".join(file.path for file in unseen)
+        reason += f"; not compiled in this configuration: {names}"
+    return CapturePlan(
+        route=Route.RECORDED,
+        reason=reason,
+        jobs=tuple(sorted(jobs, key=lambda job: job.object_path)),
+        build_root=tree.build_dir,
+        refused=tuple(refused),
+    )
+
+
+def _nothing(patch_set: PatchSet) -> str:
+    kinds = sorted({str(file.kind) for file in patch_set.touched})
+    what = " and ".join(kinds) if kinds else "nothing"
+    return f"{patch_set.name}: no functional change (the patch touches {what}); nothing to build"
+
+
+def _index(tree: XenTree) -> _Index:
+    build_root = str(tree.build_root)
+    listing = scan(build_root)
+    texts = {
+        (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
+    }
+    objcopy = ""
+    parts: dict[str, list[str]] = {}
+    for (folder, name), text in texts.items():
+        if not name.endswith((".o", ".a")) or "\ndeps_" in text:
+            continue
+        if not objcopy and (match := _OBJCOPY.search(text)):
+            objcopy = match[1]
+        is_relative = text.startswith(f"cmd_{name} ")
+        words = _LINK_WORD.findall(text.split(":=", 1)[-1])
+        target = f"{folder}/{name}" if folder else name
+        base = folder + "/" if folder and is_relative else ""
+        parts[target] = [os.path.normpath(base + word) for word in words]
+    return _Index(
+        tree=tree,
+        listing=listing,
+        texts=texts,
+        linked=_linked(parts),
+        objcopy=objcopy,
+        canonical={},
+    )
+
+
+def _linked(parts: dict[str, list[str]]) -> frozenset[str]:
+    """Return every object from which the image is linked (host programs and tests are not)."""
+    pending = [target for target in parts if PurePosixPath(target).name == "prelink.o"]
+    if not pending:
+        pending = [
+            target
+            for target in parts
+            if PurePosixPath(target).name in {"built_in.o", "lib.a"}
+            and not target.startswith(("test/", "tools/"))
+        ]
+    linked: set[str] = set()
+    while pending:
+        target = pending.pop()
+        if target not in linked:
+            linked.add(target)
+            pending += parts.get(target, ())
+    return frozenset(linked)
+
+
+def _why_make(index: _Index, touched: list[TouchedFile], route: Route | None) -> str:
+    """Say why the patch as such asks for the route through make; "" if it does not."""
+    if route is Route.MAKE:
+        return "asked for"
+    for file in touched:
+        if file.kind in {TouchKind.BUILD, TouchKind.GENERATED_INPUT}:
+            return f"{file.path} is {_article(file.kind)}"
+        if file.is_removed:
+            return f"{file.path} is removed"
+        if file.is_added and not file.path.endswith(".h"):
+            return f"{file.path} is new, so no command is recorded for it"
+        if file.is_added and (twin := _twin(index, file.path)):
+            return f"{file.path} is new and could hide {twin}"
+    if not any("\ndeps_" in text for text in index.texts.values()):
+        return f"Xen {index.tree.release} records no compile commands"
+    return ""
+
+
+def _article(kind: TouchKind) -> str:
+    return {"M": "a ", "i": "an "}[str(kind)[0]] + str(kind)
+
+
+def _twin(index: _Index, path: str) -> str:
+    """Find a header that the same ``#include`` could mean; "" if there is none."""
+    tail = "/" + "/".join(PurePosixPath(path).parts[-2:])
+    return next((file for file in sorted(index.listing.files) if file.endswith(tail)), "")
+
+
+def _why_unseen(index: _Index, unseen: list[TouchedFile]) -> str:
+    """Say whether a touched file that no record names is compiled all the same."""
+    for file in unseen:
+        path = file.path.removeprefix("xen/")
+        stem = path.removesuffix(PurePosixPath(path).suffix)
+        if file.kind is TouchKind.OTHER:
+            return f"{file.path} is not an input of any recorded command"
+        if any(stem + end in index.listing.files for end in (".o", ".bin", ".lnk")):
+            return f"no command is recorded for the object that {file.path} is compiled to"
+    return ""
+
+
+def canonical(tree: XenTree, links: dict[str, str], folder: str, word: str) -> str:
+    """Return a recorded path relative to the tree's root, links inside the tree resolved.
+
+    Paths outside the tree's root (the compiler's own headers) come back absolute.
+    """
+    build = str(tree.build_root)
+    path = os.path.normpath(os.path.join(build, folder, word))
+    for _ in range(8):  # a link to a link; more would be a loop
+        inside = os.path.relpath(path, build) if path.startswith(build + "/") else ""
+        link = next((part for part in _prefixes(inside) if part in links), None) if inside else None
+        if link is None:
+            break
+        rest = inside[len(link) :].lstrip("/")
+        path = os.path.normpath(os.path.join(build, os.path.dirname(link), links[link], rest))
+    root = str(tree.root)
+    if root == "/":
+        return path.lstrip("/")
+    return path[len(root) + 1 :] if path.startswith(root + "/") else path
+
+
+def folders_that_lead_to(tree: XenTree, touched: set[str]) -> set[str]:
+    """Find the folders from which a recorded ``..`` or a link leads to a touched file.
+
+    In a private copy these must be real folders: the ``..`` of a linked folder is the tree's.
+
+    Args:
+        tree: The built tree.
+        touched: Paths relative to the tree's root.
+
+    Returns:
+        Folders relative to the tree's root.
+    """
+    if not touched:
+        return set()
+    build = "" if tree.build_dir == "." else tree.build_dir + "/"
+    listing = scan(str(tree.build_root))
+    folders = {
+        os.path.dirname(build + link)
+        for link in listing.links
+        for path in [canonical(tree, listing.links, "", link)]
+        if any(file == path or file.startswith(path + "/") for file in touched)
+    }
+    names = {PurePosixPath(path).name for path in touched}
+    for folder, name in listing.records:
+        text = record_text(str(tree.build_root), folder, name)
+        if not any(touched_name in text for touched_name in names):
+            continue
+        is_relative = folder and text.startswith(f"cmd_{name} ")
+        base = folder if is_relative else ""
+        for word in set(_DOTTED.findall(text)):
+            if canonical(tree, listing.links, base, word) in touched:
+                parts = word.split("/")
+                ups = [at for at, part in enumerate(parts) if part == ".."]
+                starts = (os.path.normpath(build + base + "/" + "/".join(parts[:at])) for at in ups)
+                folders |= {start for start in starts if not start.startswith(("..", "/"))}
+    return folders
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def _canonical(index: _Index, folder: str, word: str) -> str:
+    key = f"{folder}\0{word}"
+    found = index.canonical.get(key)
+    if found is None:
+        found = index.canonical[key] = canonical(index.tree, index.listing.links, folder, word)
+    return found
+
+
+def _reached(
+    index: _Index, wanted: dict[str, TouchedFile]
+) -> tuple[list[CompileJob], list[Refusal], set[str], str]:
+    """Go through the records that may name a touched file."""
+    names = {PurePosixPath(path).name for path in wanted}
+    names |= {
+        PurePosixPath(link).name
+        for link, text in index.listing.links.items()
+        if PurePosixPath(text).name in names
+    }
+    mention = re.compile("|".join(re.escape(name) for name in sorted(names)))
+    jobs: list[CompileJob] = []
+    refused: dict[str, Refusal] = {}
+    seen: set[str] = set()
+    for (folder, name), text in index.texts.items():
+        if not mention.search(text):
+            continue
+        record = parse_record(text, folder, name)
+        if record is None:
+            continue
+        inputs = tuple(_canonical(index, record.folder, word) for word in record.inputs)
+        hits = [wanted[path] for path in inputs if path in wanted]
+        if not hits:
+            continue
+        seen |= set(inputs) & wanted.keys()
+        kind = _record_kind(index, record)
+        if kind == "generated":
+            return [], [], seen, f"{record.target} is generated from {hits[0].path}"
+        if kind == "ignored":
+            continue
+        is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
+        if is_direct and record.source.endswith((".S", ".s")):
+            refused |= {hit.path: _assembler(hit) for hit in hits}
+            continue
+        jobs.append(_job(index, record, inputs, Reach.DIRECT if is_direct else Reach.HEADER))
+    if (job := _asm_offsets(index, wanted, jobs)) is not None:
+        jobs.append(job)
+    return jobs, [refused[path] for path in sorted(refused)], seen, ""
+
+
+def _record_kind(index: _Index, record: Record) -> str:
+    """Tell "object", "text" (preprocessed only), "generated" and "ignored" targets apart."""
+    target = record.target
+    if target.startswith(("tools/", "test/", "include/headers")) or target.endswith(".chk"):
+        return "ignored"  # host programs, test payloads, and checks of the public headers
+    if target.endswith(".o"):
+        is_linked = target in index.linked or _init_name(target) in index.linked
+        return "object" if is_linked and record.source else "ignored"
+    if target.endswith((".i", ".lds")) and re.search(r"(^|\s)-E\s", record.command):
+        return "text"
+    return "generated"
+
+
+def _init_name(target: str) -> str:
+    return target.removesuffix(".o") + ".init.o"
+
+
+def _assembler(file: TouchedFile) -> Refusal:
+    return Refusal(
+        name=file.path,
+        reason="it is assembler source, and a payload replaces whole C functions",
+        code="ASSEMBLER",
+        hint="leave this file out, or replace the C function that calls it",
+    )
+
+
+def _job(index: _Index, record: Record, inputs: tuple[str, ...], reach: Reach) -> CompileJob:
+    tree = index.tree
+    source = _canonical(index, record.folder, record.source)
+    shown = source.removeprefix(tree.source_dir + "/")
+    target, is_init, renames = record.target, False, ()
+    if _init_name(target) in index.linked:
+        target, is_init = _init_name(target), True
+        folder, _, name = target.rpartition("/")
+        renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
+    output = option_word(record.command, "-o")
+    if output is None:
+        raise CaptureError(
+            f"{record.target}: its recorded command names no output; build the tree again"
+        )
+    is_renamed = output.endswith(".tmp")
+    build = "" if tree.build_dir == "." else tree.build_dir + "/"
+    return CompileJob(
+        object_path=target,
+        source_path=shown,
+        cwd=os.path.normpath(build + record.folder) if build or record.folder else "",
+        command=record.command,
+        output=output,
+        file_symbol=(PurePosixPath(record.source).name, shown) if is_renamed else None,
+        is_init=is_init,
+        reach=reach,
+        inputs=tuple(sorted(set(inputs))),
+        tree_object=build + target if target.endswith(".o") else "",
+        objcopy=index.objcopy or _objcopy_of(record.command),
+        renames=renames,
+    )
+
+
+def _objcopy_of(command: str) -> str:
+    """Derive the cross ``objcopy`` from the compiler's name."""
+    for word in command.split():
+        if match := _COMPILER.match(word):
+            return match[1] + "objcopy"
+    return "objcopy"
+
+
+def _asm_offsets(
+    index: _Index, wanted: dict[str, TouchedFile], jobs: list[CompileJob]
+) -> CompileJob | None:
+    """Return the job of ``asm-offsets.s``, the offsets of C structures for assembler.
+
+    Its command is not recorded, only its inputs (4.17: ``.asm-offsets.s.d``); it takes the flags
+    of every C object. Source: xen/build.mk (4.17).
+    """
+    text = read_text(str(index.tree.build_root / ".asm-offsets.s.d"))
+    if not text or not jobs:
+        return None
+    words = text.split(":", 1)[-1].replace("\\\n", " ").split("\n", 1)[0].split()
+    inputs = tuple(sorted({_canonical(index, "", word) for word in words}))
+    model = next((job for job in jobs if job.source_path.endswith(".c")), None)
+    if model is None or not wanted.keys() & set(inputs):
+        return None
+    command = re.sub(r" -c \S+ -o \S+( -MQ \S+)?", "", model.command)
+    if command == model.command:
+        return None
+    return CompileJob(
+        object_path="asm-offsets.s",
+        source_path=_canonical(index, "", words[0]).removeprefix(index.tree.source_dir + "/"),
+        cwd=index.tree.build_dir,
+        command=f"{command} -S -g0 -c {words[0]} -o asm-offsets.s",
+        output="asm-offsets.s",
+        reach=Reach.HEADER,
+        inputs=inputs,
+    )
