@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
@@ -21,30 +21,22 @@ from xsplice_plugins.artefacts import (
     Reference,
 )
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
+from xsplice_plugins.elf.targets import target_of
+from xsplice_plugins.elf.types import SHF_MERGE, STT_FUNC, STT_NOTYPE, STT_OBJECT
 from xsplice_plugins.link.payload import LinkRequest, link_payload
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Payload
+    from xsplice_plugins.elf.types import Reloc, Section
 
-FLAGS = [
-    "-O2",
-    "-c",
-    "-fpic",
-    "-fvisibility=hidden",
-    "-ffreestanding",
-    "-fno-common",
-    "-mno-red-zone",
-    "-mno-sse",
-    "-ffunction-sections",
-    "-fdata-sections",
-    "-fno-stack-protector",
-    "-fno-asynchronous-unwind-tables",
-    "-fcf-protection=none",
+FLAGS = (
+    *("-O2", "-c", "-fpic", "-fvisibility=hidden", "-ffreestanding", "-fno-common"),
+    *("-mno-red-zone", "-mno-sse", "-ffunction-sections", "-fdata-sections"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
     "-Wa,-mx86-used-note=no",
-]
+)
 
 LINKER_SCRIPT = """
 SECTIONS {
@@ -123,8 +115,7 @@ def delta(
     elf = read_elf(data, path)
     by_name = {s.name: s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT)}
     extents = [_whole(elf, by_name[n].shndx, by_name[n].decorated) for n in (*changed, *new)]
-    for name in take:
-        extents.append(_whole(elf, elf.section_by_name[name].index, name))
+    extents += [_whole(elf, elf.section_by_name[name].index, name) for name in take]
     references = tuple(
         Reference(
             section=elf.section_by_name[section].index,
@@ -193,3 +184,77 @@ def link(
             beneath_name="earlier.livepatch" if beneath is not None else "",
         )
     )
+
+
+def closure_delta(
+    data: bytes, path: str, changed: tuple[str, ...], *, new: tuple[str, ...] = ()
+) -> Delta:
+    """Make a delta of a real object: entries of tables and strings are taken one by one.
+
+    Everything that the taken functions refer to and that is no string is a reference to the
+    image's symbol of the same name.
+    """
+    elf = read_elf(data, path)
+    base = delta(data, path, changed=changed, new=new)
+    taken = {e.section for e in base.extents}
+    extents = list(base.extents)
+    for section in elf.sections:
+        if section.name.startswith(".livepatch.hooks."):
+            extents.append(_whole(elf, section.index, section.name))
+        size = _entry_size(section.name)
+        for start in range(0, section.size_bytes, size) if size else ():
+            inside = [r for r in elf.relocs(section) if start <= r.offset < start + size]
+            if any(target_of(elf, section, r).section_index in taken for r in inside):
+                extents.append(
+                    Extent(section=section.index, offset=start, size_bytes=size, owner="table")
+                )
+    references: dict[Reference, None] = {}
+    done = 0
+    while done < len(extents):
+        extent = extents[done]
+        done += 1
+        section = elf.sections[extent.section]
+        for reloc in elf.relocs(section):
+            if extent.offset <= reloc.offset < extent.offset + extent.size_bytes:
+                found = _follow(elf, section, reloc, taken)
+                if isinstance(found, Extent) and found not in extents:
+                    extents.append(found)
+                elif isinstance(found, Reference):
+                    references[found] = None
+    return replace(base, extents=tuple(extents), references=tuple(references))
+
+
+def _entry_size(name: str) -> int:
+    if name.startswith(".bug_frames."):
+        return 16 if name.endswith("3") else 8
+    return {".altinstructions": 14, ".ex_table": 8}.get(name, 0)
+
+
+def _follow(
+    elf: ElfFile, section: Section, reloc: Reloc, taken: set[int]
+) -> Extent | Reference | None:
+    target = target_of(elf, section, reloc)
+    index = target.section_index
+    if index is None or index in taken:
+        return None
+    there = elf.sections[index]
+    if there.is_strings:
+        start = there.data.rfind(b"\0", 0, target.offset) + 1 if target.offset else 0
+        end = there.data.index(b"\0", target.offset) + 1
+        return Extent(section=index, offset=start, size_bytes=end - start, owner="string")
+    if there.flags & SHF_MERGE:
+        start = target.offset - target.offset % there.entry_size_bytes
+        return Extent(
+            section=index, offset=start, size_bytes=there.entry_size_bytes, owner="constant"
+        )
+    if there.name == ".altinstr_replacement":
+        size = section.data[reloc.offset - 4 + 11]
+        return Extent(section=index, offset=target.offset, size_bytes=size, owner="alt")
+    if there.name == ".fixup":
+        return _whole(elf, index, "fixup")
+    symbol = max(
+        (s for s in elf.symbols if s.shndx == index and s.name and s.value <= target.offset),
+        key=lambda s: (s.value, s.type != STT_NOTYPE, not s.is_local, s.size_bytes),
+    )
+    size = symbol.size_bytes or there.size_bytes - symbol.value
+    return Reference(section=index, offset=symbol.value, size_bytes=size, target=symbol.decorated)

@@ -97,6 +97,19 @@ def find_bodies(layout: Layout) -> tuple[NewBody, ...]:
     return tuple(sorted(result, key=lambda body: body.place))
 
 
+def replaced_names(bodies: tuple[NewBody, ...]) -> tuple[str, ...]:
+    """Return the image's names of the replaced functions and of their split-off parts."""
+    result = []
+    for body in bodies:
+        name = body.changed.name
+        result.append(name)
+        scope = name.rpartition("#")[0] or body.symbol.file
+        for piece in body.changed.pieces:
+            result += [piece, f"{scope}#{piece}"]
+        result.append(f"{name}.cold")
+    return tuple(dict.fromkeys(result))
+
+
 def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi: Abi) -> Records:
     """Write ``.livepatch.funcs`` and the names it points to.
 

@@ -17,6 +17,7 @@ from xsplice_plugins.elf.types import (
     SHT_NOBITS,
     STT_FILE,
     STT_FUNC,
+    STT_NOTYPE,
 )
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.link.abi import BUILD_ID_SECTION
@@ -43,7 +44,9 @@ class ImageSymbol(NamedTuple):
     addr_virt: int
     size_bytes: int
     is_function: bool
-    is_init: bool  #: its memory is freed after boot
+    #: A function or datum whose memory is freed after boot. Labels such as `_sinittext` and
+    #: `trampoline_start` are not counted: running code compares with them and computes offsets.
+    is_init: bool
     is_unique: bool  #: no other symbol of this name lies at another address
 
 
@@ -205,14 +208,9 @@ def _symbols(elf: ElfFile) -> dict[str, ImageSymbol]:
             symbol.value,
             size,
             symbol.type == STT_FUNC,
-            symbol.shndx in init_sections,
+            symbol.shndx in init_sections and symbol.type != STT_NOTYPE,
             is_unique,
         )
-    begin, end = result.get("__init_begin"), result.get("__init_end")
-    if begin is not None and end is not None and not init_sections:
-        for name, found in result.items():
-            if begin.addr_virt <= found.addr_virt < end.addr_virt:
-                result[name] = found._replace(is_init=True)
     return result
 
 

@@ -28,10 +28,11 @@ from xsplice_plugins.link.notes import read_note
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section, Symbol
     from xsplice_plugins.link.abi import Abi
-    from xsplice_plugins.link.image import Image
+    from xsplice_plugins.link.image import Image, ImageSymbol
 
 _NEW_ADDR_OFFSET = 8  #: of ``new_addr`` in a function record
 _NAME_OFFSET = 0
+_IMMEDIATE_MAX = 4  #: bytes of an instruction behind its displacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +118,18 @@ class Names:
 
     image: Image
     beneath: Beneath | None
+    #: Names of the functions that the payload replaces, with their split-off parts.
+    replaced: tuple[str, ...] = ()
 
-    def require(self, name: str, subject: str) -> None:
+    def require(self, name: str, subject: str) -> str:
         """See to it that the hypervisor will resolve a name, to the one place that is meant.
 
         Args:
             name: As its symbol table spells it.
             subject: How messages call the place that needs it.
+
+        Returns:
+            A note for people; "" in most cases.
 
         Raises:
             LinkError: Unknown, ambiguous, too long, or in memory that is freed after boot.
@@ -136,18 +142,40 @@ class Names:
         found = self.image.symbols.get(name)
         if found is None:
             if self.beneath is not None and name in self.beneath.symbols:
-                return
+                return ""
             raise LinkError(f"{subject}: {self.unknown(name)}")
         if not found.is_unique:
             raise LinkError(
                 f"{subject}: {self.image.name} has several symbols `{name}`, and which one the "
                 "hypervisor takes is not defined; build it with CONFIG_ENFORCE_UNIQUE_SYMBOLS"
             )
-        if found.is_init:
-            raise LinkError(
-                f"{subject}: it needs `{name}`, whose memory is freed after boot; "
-                "change the fix so that it does without"
-            )
+        if not found.is_init:
+            return ""
+        if self._is_used_already(found):
+            return f"`{name}` is freed after boot; the fix refers to it as the old code does"
+        raise LinkError(
+            f"{subject}: it needs `{name}`, whose memory is freed after boot; "
+            "change the fix so that it does without"
+        )
+
+    def _is_used_already(self, symbol: ImageSymbol) -> bool:
+        """Tell whether the functions that are replaced refer to a boot-time symbol themselves.
+
+        Live code does so behind a test of `system_state`, as `alloc_xen_pagetable` calls
+        `alloc_boot_pages`; a fix elsewhere in such a function must stay possible. The image's
+        code is searched for a displacement that leads there: its own relocations are gone.
+        """
+        first, last = symbol.addr_virt - _IMMEDIATE_MAX, symbol.addr_virt + symbol.size_bytes
+        for name in self.replaced:
+            old = self.image.symbols.get(name)
+            code = self.image.read(old.addr_virt, old.size_bytes) if old is not None else b""
+            start = old.addr_virt if old is not None else 0
+            for i in range(len(code) - 3):
+                end = code[i : i + 4]
+                addr = start + i + 4 + int.from_bytes(end, "little", signed=True)
+                if first <= addr <= last:
+                    return True
+        return False
 
     def unknown(self, name: str) -> str:
         """Return a sentence that says that nobody has a name, with near misses."""

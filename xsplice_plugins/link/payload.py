@@ -26,7 +26,7 @@ from xsplice_plugins.link.abi import (
     abi_of,
 )
 from xsplice_plugins.link.check import check_payload
-from xsplice_plugins.link.funcs import find_bodies, make_records
+from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.hooks import check_hooks
 from xsplice_plugins.link.image import read_image
 from xsplice_plugins.link.names import Names, read_beneath
@@ -80,9 +80,9 @@ def link_payload(request: LinkRequest) -> Payload:
                 f"{request.beneath_name}: made for the hypervisor {beneath.xen_depends.hex()}, "
                 f"not for {image.build_id.hex()}; give a payload of this build"
             )
-    names = Names(image=image, beneath=beneath)
     layout = place_extents(read_sources(request.deltas, request.objects, machine), abi)
     bodies = find_bodies(layout)
+    names = Names(image=image, beneath=beneath, replaced=replaced_names(bodies))
     entries = find_entries(layout, bodies)
     _complete_alternatives(layout, abi)
     links = link_relocs(layout, entries, names, abi)

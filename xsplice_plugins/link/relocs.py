@@ -191,7 +191,9 @@ def _named(
     context: _Context, where: str, name: str, addend: int, piece: Piece
 ) -> tuple[str, str, int]:
     """Refer to the hypervisor's symbol."""
-    context.names.require(name, where)
+    note = context.names.require(name, where)
+    if note:
+        context.notes.add(note)
     if piece.kind.name.startswith(BUG_FRAMES) and context.abi.machine.number == EM_X86_64:
         _check_bug_reach(context, where, name)
     return name, undefined_key(name), addend
