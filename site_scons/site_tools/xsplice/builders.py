@@ -20,7 +20,6 @@ from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
 from xsplice_plugins import manager
-from xsplice_plugins.hookspecs import Config
 
 from . import actions, settings
 from .actions import Farm, Fix
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.hookspecs import Config
 
 Node = Any
 

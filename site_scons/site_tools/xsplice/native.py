@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SCons.Tool
+from SCons.Action import CommandAction, CommandGeneratorAction
 from SCons.Errors import UserError
 from SCons.Subst import escape_list
 
@@ -16,7 +17,7 @@ from xsplice_plugins.errors import XspliceError
 
 from . import settings
 from .actions import Farm, Side
-from .builders import XspliceNodes, start
+from .builders import Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ def xsplice(
     objects: Iterable[Node] | None = None,
     source_root: Node | None = None,
     file_symbols: Mapping[str, tuple[str, str]] | None = None,
+    baselines: Mapping[str, Node] | None = None,
     release: str = "4.17.5",
 ) -> XspliceNodes:
     """Wire a fix for a hypervisor that this SCons project builds: ``env.Xsplice(...)``.
@@ -48,6 +50,8 @@ def xsplice(
         source_root: Folder that the patches apply to; default: the SConscript's folder.
         file_symbols: STT_FILE text of an object, by the object's path: (as the compiler writes
             it, as the image spells it). Objects that are not listed keep the compiler's.
+        baselines: The object with its STT_FILE renamed, by the path of the object in
+            ``file_symbols``.
         release: The Xen release whose payload format and rules apply.
 
     Returns:
@@ -59,8 +63,10 @@ def xsplice(
     try:
         root = source_root or env.Dir(".").srcnode()
         root_path = Path(root.get_abspath())
-        files = [Path(env.File(str(entry)).srcnode().get_abspath()) for entry in patch_files]
-        patch_set = patch.read_patch_set(files, name=name, source_root=root_path, hypervisor_dir="")
+        files = settings.files(env, patch_files, "PATCH")
+        patch_set = patch.read_patch_set(
+            files, name=name or None, source_root=root_path, hypervisor_dir="."
+        )
         config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
         wiring = start(
             env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)"
@@ -73,8 +79,9 @@ def xsplice(
     reached = [node for node in chosen if _inputs(node) & touched]
     if not reached:
         raise UserError(
-            f"{name}: the patch touches {', '.join(sorted(str(p) for p in touched))}, and no object "
-            "of this project is made of that; check source_root and objects"
+            f"{patch_set.name}: no object of this project is made of what the patch touches "
+            f"({', '.join(file.path for file in patch_set.touched) or 'nothing'}); "
+            "check source_root and objects"
         )
     farm = Farm(
         source_root=root_path,
@@ -83,11 +90,12 @@ def xsplice(
     )
     wiring.patch()
     stamp = wiring.copy(farm, "copy.stamp", f"{root} with patch set {patch_set.digest}")
-    names = file_symbols or {}
-    deltas = [
-        _chain(wiring, node, names.get(node.path), stamp, wiring.fix.folder / "copy", root_path)
-        for node in reached
-    ]
+    names, finished = file_symbols or {}, baselines or {}
+    deltas = []
+    for node in reached:
+        job = _job(node, root_path, names.get(node.path))
+        baseline = finished.get(node.path, node)
+        deltas.append(_chain(wiring, job, node, baseline, stamp))
     return wiring.rest(deltas, image)
 
 
@@ -109,42 +117,52 @@ def _command(node: Node) -> str:
     """Return the shell line that builds a node, as SCons would give it to the shell."""
     env, executor = node.get_build_env(), node.get_executor()
     lines = []
-    for action in executor.get_action_list():
+    for listed in executor.get_action_list():
+        action = listed
+        if isinstance(action, CommandGeneratorAction):  # a lazy `$CCCOM` is one
+            action = action._generate([node], node.sources, env, False, executor)  # noqa: SLF001, FBT003  SCons offers no public way
+        if not isinstance(action, CommandAction):
+            raise UserError(
+                f"{node}: it is made by a Python function, not by a command line; "
+                "leave it out of objects="
+            )
         commands, _ignore, _silent = action.process([node], node.sources, env, executor)
         lines += [" ".join(escape_list(words, env["ESCAPE"])) for words in commands]
     return " && ".join(lines)
 
 
-def _chain(
-    wiring: Any, node: Node, rename: tuple[str, str] | None, stamp: Node, copy: Path, root: Path
-) -> Node:
-    """Wire one object: compile in the copy, pair with the project's own object, diff."""
-    env = wiring.env
-    source = Path(node.sources[0].srcnode().get_abspath())
-    job = CompileJob(
-        object_path=source.relative_to(root).with_suffix(".o").as_posix(),
-        source_path=source.relative_to(root).as_posix(),
+def _job(node: Node, root: Path, rename: tuple[str, str] | None) -> CompileJob:
+    """Return how an object node is compiled, as the capture stage takes it."""
+    source = Path(node.sources[0].srcnode().get_abspath()).relative_to(root)
+    return CompileJob(
+        object_path=source.with_suffix(".o").as_posix(),
+        source_path=source.as_posix(),
         cwd="",
         command=_command(node),
         output=node.path,
         file_symbol=rename,
         reach=Reach.DIRECT,
     )
+
+
+def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: Node) -> Node:
+    """Wire one object: compile in the copy, pair with the project's own object, diff."""
+    env, fix = wiring.env, wiring.fix
     variables = tuple(sorted((k, str(v)) for k, v in node.get_build_env()["ENV"].items()))
     new = wiring.node(
         "XspliceObject",
         [f"objects/{job.object_path}.xsplice"],
         node.sources,
-        carries=(wiring.fix, Side(job=job, copy=copy, variables=variables)),
+        carries=(fix, Side(job=job, copy=fix.folder / "copy", variables=variables)),
         library=("capture",),
-        values=[f"command {job.command}", f"patch set {wiring.fix.patch_set.digest}"],
+        values=[f"command {job.command}", f"patch set {fix.patch_set.digest}"],
     )
     env.Requires(new, stamp)
     pair = wiring.node(
         "XsplicePair",
         [f"objects/{job.object_path}.xsplice.pair.json"],
-        [node, *new],
-        carries=(wiring.fix, job, None),
+        [baseline, *new],
+        carries=(fix, job, None),
         library=("capture",),
     )
     node.attributes.xsplice_object = new[0]
