@@ -149,9 +149,10 @@ class Machine:
         with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:
             image = Path(scratch) / "jobs.img"
             _write_disk(image, disk)
-            result = None if cold else self._attempt(image, steps, bound, began, restored=True)
+            job = _Job(image=image, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
+            result = None if cold else self._attempt(job, bound, restored=True)
             if result is None:
-                result = self._attempt(image, steps, bound + BOOT_SECONDS, began, restored=False)
+                result = self._attempt(job, bound + BOOT_SECONDS, restored=False)
         if result is None:
             raise VerifyError(f"{self.folder}: dom0 did not come up; see boot.log in that folder")
         if console_log is not None:
@@ -192,11 +193,9 @@ class Machine:
             f"see {self.folder / 'boot.log'}"
         )
 
-    def _attempt(
-        self, image: Path, steps: Sequence[Step], bound: float, began: float, *, restored: bool
-    ) -> RunResult | None:
+    def _attempt(self, job: "_Job", bound: float, *, restored: bool) -> RunResult | None:
         """Run the steps once; ``None`` when the machine could not be brought up this way."""
-        command = _command(str(image))
+        command = _command(str(job.image))
         if restored:
             command += ["-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}"]
         deadline = time.monotonic() + bound
@@ -212,7 +211,7 @@ class Machine:
                     return None
             elif not session.wait_for(READY):
                 self._refuse_boot(session)
-            session.send_line("go")
+            session.send_line(str(job.pages))
             finished = session.wait_for(FINISHED)
             console = session.console
             crash = "" if finished else session.crash
@@ -221,12 +220,22 @@ class Machine:
         broken: Outcome = "crashed" if crash else "timeout"
         text = console if restored else console.partition(READY)[2]
         return RunResult(
-            steps=parse_console(text, steps, broken=broken),
+            steps=parse_console(text, job.steps, broken=broken),
             restored=restored,
             crash=crash,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - job.began,
             console=console,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one run hands over, and when it began."""
+
+    image: Path
+    pages: int
+    steps: tuple[Step, ...]
+    began: float
 
 
 def _command(disk: str) -> list[str]:
