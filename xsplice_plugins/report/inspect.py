@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 
-from xsplice_plugins.artefacts import SCHEMA
+from xsplice_plugins.artefacts import SCHEMA, PayloadRecord
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import SHN_UNDEF, Section
 from xsplice_plugins.errors import ElfFormatError
@@ -84,6 +85,57 @@ def describe(data: bytes, name: str) -> Description:
             sorted({s.name for s in file.symbols[1:] if s.shndx == SHN_UNDEF and s.name})
         ),
         signature=_signature(data),
+    )
+
+
+def foreign_record(data: bytes, name: str, release: str) -> PayloadRecord:
+    """Return what can be known of a payload that has no record beside it.
+
+    Args:
+        data: The whole file.
+        name: Its file name; the payload is called so without the ending.
+        release: The release it is judged for.
+
+    Returns:
+        The record; of a file that cannot even be read it says so, and the hypervisor's own answer
+        is left to the verifiers.
+    """
+    try:
+        described = describe(data, name)
+    except ElfFormatError as error:
+        return _bare_record(data, name, release, str(error))
+    return PayloadRecord(
+        name=name.removesuffix(".livepatch"),
+        release=release,
+        machine=described.machine,
+        build_id=described.build_id,
+        depends=described.depends,
+        xen_depends=described.xen_depends,
+        digest=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        functions=(),
+        new=(),
+        hooks=described.hooks,
+        references=described.undefined,
+        notes=("built by another tool",),
+    )
+
+
+def _bare_record(data: bytes, name: str, release: str, why: str) -> PayloadRecord:
+    return PayloadRecord(
+        name=name.removesuffix(".livepatch"),
+        release=release,
+        machine=0,
+        build_id="",
+        depends="",
+        xen_depends="",
+        digest=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        functions=(),
+        new=(),
+        hooks=(),
+        references=(),
+        notes=(why,),
     )
 
 

@@ -63,11 +63,9 @@ def _proof_lines(proof: dict[str, Any]) -> list[str]:
     for function in functions[:_SHOWN_FUNCTIONS_MAX]:
         same = function["bytes_after"] == function["bytes_before"]
         after = "as before" if same else function["bytes_after"] or "not reverted"
-        lines += [
-            f"    {function['name']} {function['old_virt']} -> {function['new_virt']}",
-            f"      before {function['bytes_before'][:20]}  during {function['bytes_during'][:20]}"
-            f"  after {after}",
-        ]
+        name, before, during = function["name"], function["bytes_before"], function["bytes_during"]
+        lines.append(f"    {name} {function['old_virt']} -> {function['new_virt']}")
+        lines.append(f"      before {before[:20]}  during {during[:20]}  after {after}")
     if len(functions) > _SHOWN_FUNCTIONS_MAX:
         lines.append(f"    and {len(functions) - _SHOWN_FUNCTIONS_MAX} more functions")
     for probe in proof["probes"]:

@@ -1,40 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands of ``xsplice``: arguments in, one call of the pipeline, a file or a text out."""
+"""The subcommands that build: diff, link, sign; and those that tell: inspect, explain, plugins."""
 
 from __future__ import annotations
 
-import os
-import sys
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, manager, pipeline
 from xsplice_plugins.artefacts import Delta, ObjectPair, Payload, PayloadRecord
+from xsplice_plugins.commands.words import Row, plugins_of, read, record_path, show
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hookspecs import Config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable
-
-    import pluggy
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def _show(data: bytes | str) -> None:
-    sys.stdout.write(data.decode() if isinstance(data, bytes) else data)
-
-
-def _plugins(config: Config) -> pluggy.PluginManager:
-    plugins = manager.build_plugin_manager(environ=os.environ)
-    manager.startup(plugins, config)
-    return plugins
 
 
 # ------------------------------------------------------------------ diff
@@ -51,7 +31,7 @@ def _add_diff(parser: ArgumentParser) -> None:
 
 
 def _diff(arguments: Namespace) -> int:
-    baseline, new = _read(arguments.baseline), _read(arguments.new)
+    baseline, new = read(arguments.baseline), read(arguments.new)
     config = Config(profile=arguments.profile, differ=arguments.differ)
     name = arguments.new.name
     pair = ObjectPair(
@@ -61,19 +41,19 @@ def _diff(arguments: Namespace) -> int:
         is_init=name.endswith(".init.o"),
         baseline=str(arguments.baseline),
         new=str(arguments.new),
-        digest_baseline="",
-        digest_new="",
+        digest_baseline=hashlib.sha256(baseline).hexdigest(),
+        digest_new=hashlib.sha256(new).hexdigest(),
         compiler="",
     )
-    delta, findings = pipeline.diff_pair(_plugins(config), config, pair, baseline, new)
+    delta, findings = pipeline.diff_pair(plugins_of(config), config, pair, baseline, new)
     if arguments.out:
-        artefacts.save(arguments.out, delta)
+        artefacts.save(arguments.out, (delta,))
     if arguments.html:
         from xsplice_plugins.report.html import delta_page  # noqa: PLC0415  only where asked
 
         artefacts.write_file(arguments.html, delta_page(delta, baseline, new).encode())
     if arguments.json:
-        _show(artefacts.to_json(delta))
+        show(artefacts.to_json(delta))
     else:
         from xsplice_plugins.report.diff_text import print_delta  # noqa: PLC0415  rich is slow
 
@@ -101,29 +81,25 @@ def _link(arguments: Namespace) -> int:
         image=arguments.image,
         depends=arguments.depends,
     )
-    deltas = [artefacts.load(path, Delta) for path in arguments.deltas]
+    loaded = [(path, artefacts.load(path, tuple[Delta, ...])) for path in arguments.deltas]
     pairs = [
-        (delta, _read(path.with_suffix(".new")))
-        for path, delta in zip(arguments.deltas, deltas, strict=True)
+        (delta, read(path.with_name(Path(delta.object_path).name + ".xsplice.new")))
+        for path, deltas in loaded
+        for delta in deltas
         if not delta.is_empty
     ]
     payload = pipeline.link_payload(
-        _plugins(config),
+        plugins_of(config),
         config,
         arguments.name,
         [delta for delta, _ in pairs],
         [data for _, data in pairs],
-        _read(arguments.image),
+        read(arguments.image),
     )
     artefacts.write_file(arguments.out, payload.data)
-    artefacts.save(_record_path(arguments.out), payload.record)
-    _show(artefacts.to_json(payload.record) if arguments.json else f"written to {arguments.out}\n")
+    artefacts.save(record_path(arguments.out), payload.record)
+    show(artefacts.to_json(payload.record) if arguments.json else f"written to {arguments.out}\n")
     return 0
-
-
-def _record_path(payload: Path) -> Path:
-    """Return where the record of a payload lies: ``fix.payload.json`` beside ``fix.livepatch``."""
-    return payload.with_name(payload.name.split(".")[0] + ".payload.json")
 
 
 def _add_sign(parser: ArgumentParser) -> None:
@@ -141,15 +117,15 @@ def _sign(arguments: Namespace) -> int:
         certificate=arguments.cert,
         build_dir=arguments.out.resolve().parent,
     )
-    record = artefacts.load(_record_path(arguments.payload), PayloadRecord)
-    plugins = _plugins(config)
-    payload = Payload(data=_read(arguments.payload), record=record)
+    record = artefacts.load(record_path(arguments.payload), PayloadRecord)
+    plugins = plugins_of(config)
+    payload = Payload(data=read(arguments.payload), record=record)
     signed = pipeline.sign_payload(plugins, config, payload)
     pipeline.write_signed(plugins, config, signed, arguments.out, arguments.cert)
     artefacts.save(
-        _record_path(arguments.out).with_suffix("").with_suffix(".signature.json"), signed.record
+        record_path(arguments.out).with_suffix("").with_suffix(".signature.json"), signed.record
     )
-    _show(artefacts.to_json(signed.record) if arguments.json else f"written to {arguments.out}\n")
+    show(artefacts.to_json(signed.record) if arguments.json else f"written to {arguments.out}\n")
     return 0
 
 
@@ -163,9 +139,9 @@ def _add_inspect(parser: ArgumentParser) -> None:
 def _inspect(arguments: Namespace) -> int:
     from xsplice_plugins.report.inspect import describe, print_description  # noqa: PLC0415
 
-    description = describe(_read(arguments.payload), arguments.payload.name)
+    description = describe(read(arguments.payload), arguments.payload.name)
     if arguments.json:
-        _show(artefacts.to_json(description))
+        show(artefacts.to_json(description))
     else:
         print_description(description)
     return 0
@@ -184,11 +160,11 @@ def _explain(arguments: Namespace) -> int:
         )
     chosen = [arguments.code.upper()] if arguments.code else sorted(REFUSALS)
     if arguments.json:
-        _show(artefacts.to_json([REFUSALS[code] for code in chosen]))
+        show(artefacts.to_json([REFUSALS[code] for code in chosen]))
     else:
         for code in chosen:
             doc = REFUSALS[code]
-            _show(f"{doc.code}: {doc.title}\n\n{doc.explanation}\n\nWhat to do: {doc.hint}\n\n")
+            show(f"{doc.code}: {doc.title}\n\n{doc.explanation}\n\nWhat to do: {doc.hint}\n\n")
     return 0
 
 
@@ -197,18 +173,16 @@ def _add_nothing(_parser: ArgumentParser) -> None:
 
 
 def _list_plugins(arguments: Namespace) -> int:
-    rows = manager.describe_plugins(_plugins(Config()))
+    rows = manager.describe_plugins(plugins_of(Config()))
     if arguments.json:
-        _show(artefacts.to_json(rows))
+        show(artefacts.to_json(rows))
     else:
         for row in rows:
-            _show(f"{row['name']:<12} {row['version']:<10} {', '.join(row['hooks'])}\n")
+            show(f"{row['name']:<12} {row['version']:<10} {', '.join(row['hooks'])}\n")
     return 0
 
 
-COMMANDS: tuple[
-    tuple[str, str, Callable[[ArgumentParser], None], Callable[[Namespace], int]], ...
-] = (
+COMMANDS: tuple[Row, ...] = (
     ("diff", "say which functions changed in meaning between two objects", _add_diff, _diff),
     ("link", "make one payload of deltas", _add_link, _link),
     ("sign", "sign a payload", _add_sign, _sign),
