@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 SIGNATURE_SIZE_BYTES_MAX = 1 << 20  #: of the CMS structure; ours take less than 1 KiB
+DER_NULL = b"\x05\x00"
 HASHES = ("sha256", "sha384", "sha512")
 RSA_ALGORITHMS = frozenset({"rsassa_pkcs1v15"} | {f"{name}_rsa" for name in HASHES})
 
@@ -96,14 +97,42 @@ def check_detached(
         if content["content_type"].native != "signed_data":
             return SignatureState.BAD, "the CMS structure is no signature"
         signed = content["content"]
-        if signed["encap_content_info"]["content"].native is not None:
-            return SignatureState.BAD, "the signature brings content of its own, it must not"
-        if len(signed["signer_infos"]) != 1:
-            return SignatureState.BAD, "the signature must have exactly one signer"
+        fault = _fault_of(signed)
+        if fault:
+            return SignatureState.BAD, fault
         return _check_signer(signed["signer_infos"][0], payload, trusted)
     # asn1crypto parses on access and raises what its decoding of foreign bytes runs into.
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
         return SignatureState.BAD, f"the CMS structure cannot be read ({type(error).__name__})"
+
+
+def _fault_of(signed: Any) -> str:
+    """Return why a SignedData is not of the one form that is accepted, or an empty text.
+
+    Nothing signs these fields, so they are held to the values that RFC 5652 section 5.1 gives for
+    our kind of signature: what is not checked could be changed unseen.
+    """
+    if signed["encap_content_info"]["content"].native is not None:
+        return "the signature brings content of its own, it must not"
+    if signed["encap_content_info"]["content_type"].native != "data":
+        return "the signature is over another type of content"
+    if len(signed["signer_infos"]) != 1:
+        return "the signature must have exactly one signer"
+    signer = signed["signer_infos"][0]
+    by_key_identifier = signer["sid"].name == "subject_key_identifier"
+    version = "v3" if by_key_identifier else "v1"
+    if signed["version"].native != version or signer["version"].native != version:
+        return f"the signature's version numbers are not {version}"
+    listed = [algorithm["algorithm"].native for algorithm in signed["digest_algorithms"]]
+    if listed != [signer["digest_algorithm"]["algorithm"].native]:
+        return "the hash announced is not the one used"
+    algorithms = [*signed["digest_algorithms"], signer["digest_algorithm"]]
+    algorithms.append(signer["signature_algorithm"])
+    if any(algorithm["parameters"].dump() not in (b"", DER_NULL) for algorithm in algorithms):
+        return "the algorithms have parameters, they must not"
+    if signer["unsigned_attrs"].native is not None:
+        return "there are attributes that nothing signs"
+    return ""
 
 
 def _check_signer(signer: Any, payload: bytes, trusted: Certificate) -> tuple[SignatureState, str]:

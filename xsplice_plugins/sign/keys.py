@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import write_file
 from xsplice_plugins.errors import SignError
 
 if TYPE_CHECKING:
@@ -194,14 +195,14 @@ def development_identity(folder: Path) -> Identity:
     """
     path = folder / "development.key.pem"
     if not path.exists():
-        _publish(path, _make_pair())
+        _publish(path, _make_pair(), replaces=False)
     identity = Identity(
         key=load_key(path, {}), certificate=load_certificate(path), is_development=True
     )
     public = folder / "development.crt.pem"
     text = _pem_blocks(path, b"CERTIFICATE")[0] + b"\n"
     if not public.exists() or public.read_bytes() != text:
-        write_file(public, text)
+        _publish(public, text, replaces=True)
     return identity
 
 
@@ -246,25 +247,36 @@ def _make_pair() -> bytes:
     ) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _publish(path: Path, text: bytes) -> None:
-    """Write a private file, readable by its owner only, unless another run was faster."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _publish(path: Path, text: bytes, *, replaces: bool) -> None:
+    """Write a file, readable by its owner only, that appears at once.
+
+    Args:
+        path: Where it goes.
+        text: Its content.
+        replaces: Whether it may take another's place; if not, the first of two runs counts.
+
+    Raises:
+        SignError: The folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return  # another run made one in the meantime; that one counts
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text)
+            if replaces:
+                os.replace(name, path)  # noqa: PTH105  # a name, as mkstemp gives it
+            else:
+                with suppress(FileExistsError):
+                    os.link(name, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108  # as above
     except OSError as error:
         raise SignError(
             f"{path}: the development key cannot be written ({error.strerror}); "
             "give KEY= and CERT=, or make the folder writable"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pem_blocks(path: Path, kind: bytes) -> tuple[bytes, ...]:
