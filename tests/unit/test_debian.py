@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's packages without root: sources, versions, keys; apt itself is a script of the test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.verify import debian, process, xen_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "xen" / "make_xen_tree.py"
+
+ONE_LINE = """
+# deb http://commented.example/debian bookworm main
+deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian/ bookworm main contrib # words
+deb-src http://mirror.example/debian-security bookworm-security main
+deb https://vendor.example/apt cloud main
+"""
+
+DEB822 = """
+Types: deb
+# a comment inside
+URIs: http://a.example/debian http://b.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /k.gpg
+
+Enabled: no
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+
+Types: deb
+URIs: http://inline.example/debian
+Suites: trixie
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ -----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+def fake_program(folder: Path, name: str, body: str) -> None:
+    """Put a shell script on the way."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder of programs in which apt knows two versions of xen and downloads one."""
+    folder = tmp_path / "bin"
+    fake_program(
+        folder,
+        "apt-cache",
+        "echo 'Package: xen'; echo 'Version: 4.17.7-2'; echo 'Version: 4.17.5-1'",
+    )
+    fake_program(folder, "apt-get", 'for w; do last=$w; done; echo "$@"; : >"xen_fake.dsc"')
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_one_line_sources_are_read_with_their_keys() -> None:
+    found = debian.parse_one_line(ONE_LINE)
+    assert [(s.uri, s.suite, s.signed_by) for s in found] == [
+        ("http://mirror.example/debian", "bookworm", "/k.gpg"),
+        ("http://mirror.example/debian-security", "bookworm-security", ""),
+        ("https://vendor.example/apt", "cloud", ""),
+    ]
+    assert found[0].components == ("main", "contrib")
+
+
+def test_deb822_sources_are_read_without_the_disabled_ones() -> None:
+    found = debian.parse_deb822(DEB822)
+    assert [(s.uri, s.suite, s.signed_by) for s in found] == [
+        ("http://a.example/debian", "bookworm", "/k.gpg"),
+        ("http://a.example/debian", "bookworm-updates", "/k.gpg"),
+        ("http://b.example/debian", "bookworm", "/k.gpg"),
+        ("http://b.example/debian", "bookworm-updates", "/k.gpg"),
+        ("http://inline.example/debian", "trixie", ""),
+    ]
+
+
+def test_system_sources_come_from_both_forms_in_order(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text("deb http://first.example/debian bookworm main\n")
+    (tmp_path / "sources.list.d" / "z.list").write_text(ONE_LINE)
+    (tmp_path / "sources.list.d" / "a.sources").write_text(DEB822)
+    (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://no.example x main\n")
+    uris = [source.uri for source in debian.system_sources(tmp_path)]
+    assert uris[0] == "http://first.example/debian"
+    assert uris[1] == "http://a.example/debian"
+    assert uris[-1] == "https://vendor.example/apt"
+    assert "http://no.example" not in uris
+
+
+def test_the_systems_mirror_serves_another_release() -> None:
+    known = debian.parse_one_line(ONE_LINE)
+    main, security = debian.choose_sources(known, suite="trixie")
+    assert (main.uri, main.suite) == ("http://mirror.example/debian", "trixie")
+    assert (security.uri, security.suite) == (
+        "http://mirror.example/debian-security",
+        "trixie-security",
+    )
+
+
+def test_a_vendors_archive_is_never_taken_for_debians() -> None:
+    known = debian.parse_one_line("deb https://vendor.example/apt nodistro main\n")
+    main, security = debian.choose_sources(known, suite="bookworm")
+    assert main.uri == debian.MIRROR_DEFAULT
+    assert security.uri == debian.SECURITY_DEFAULT
+
+
+def test_a_named_mirror_is_the_only_one() -> None:
+    uri = "http://snapshot.debian.org/archive/debian/20250520T000000Z"
+    (only,) = debian.choose_sources((), suite="bookworm", mirror=uri + "/")
+    assert only.uri == uri
+    assert "check-valid-until=no" in only.lines()
+    assert only.lines().count("deb-src ") == 1
+
+
+def test_cache_folder_follows_the_environment() -> None:
+    assert debian.cache_folder({"XSPLICE_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
+    assert debian.cache_folder({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/xsplice")
+    assert debian.cache_folder({"HOME": "/h"}) == Path("/h/.cache/xsplice")
+
+
+def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -> None:
+    apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
+    dsc = debian.download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
+    assert dsc == tmp_path / "source" / "xen_fake.dsc"
+    said = apt.log.read_text()
+    assert "xen=4.17.5-1" in said
+    assert f"Dir::State::Lists={tmp_path / 'apt' / 'lists'}" in said
+    assert "deb-src" in (tmp_path / "apt" / "sources.list").read_text()
+
+
+def test_a_version_that_is_gone_names_those_that_are_there(fake_apt: Path, tmp_path: Path) -> None:
+    apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
+    with pytest.raises(ConfigError, match=r"available: 4\.17\.5-1, 4\.17\.7-2") as caught:
+        debian.download_source(apt, "xen", "4.17.1-1", tmp_path / "source")
+    assert "--mirror" in str(caught.value)
+    assert not (tmp_path / "source").exists()
+
+
+def test_an_archive_that_cannot_be_reached_is_an_error_with_apts_words(
+    fake_apt: Path, tmp_path: Path
+) -> None:
+    fake_program(fake_apt, "apt-get", "echo 'E: Failed to fetch http://nowhere'; exit 100")
+    with pytest.raises(ConfigError, match="Failed to fetch http://nowhere"):
+        debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
+
+
+def test_missing_packages_are_named_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        debian.require_packages(
+            "x",
+            {"sh": "dash", "no-such-program": "pkg-b", "neither-this": "pkg-a"},
+            {str(tmp_path): "there", str(tmp_path / "no"): "pkg-c"},
+        )
+    assert "apt-get install --no-install-recommends pkg-a pkg-b pkg-c" in str(caught.value)
+    assert "dash" not in str(caught.value)
+
+
+def test_nothing_missing_is_no_error(tmp_path: Path) -> None:
+    debian.require_packages("x", {"sh": "dash"}, {str(tmp_path): "there"})
+
+
+def test_a_trees_key_follows_everything_that_makes_it() -> None:
+    base = xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12")
+    others = [
+        xen_tree.TreeRecipe(version="4.17.5-2", config=(), compiler="gcc 12"),
+        xen_tree.TreeRecipe(version="4.17.5-1", config=("CONFIG_DEBUG=y",), compiler="gcc 12"),
+        xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 13"),
+    ]
+    assert len({recipe.key for recipe in (base, *others)}) == 4
+    assert base.key == xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12").key
+    assert base.release == "4.17"
+
+
+def test_a_version_of_no_known_release_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"known: .*4\.17"):
+        debian.suite_of("4.2")
+    with pytest.raises(ConfigError, match="not a Xen package version"):
+        _ = xen_tree.TreeRecipe(version="1:banana", config=(), compiler="gcc").release
+
+
+def make_fake_toolchain(folder: Path) -> None:
+    """Put apt, dpkg-source and make on the way; each step says that it ran."""
+    said = f'echo "$0 $@" >>{folder}/said'
+    fake_program(folder, "apt-cache", "echo 'Version: 4.17.5-1'")
+    fake_program(folder, "apt-get", f"{said}; case $* in *source*) : >xen_1.dsc;; esac")
+    fake_program(
+        folder, "dpkg-source", f'{said}; for w; do last=$w; done; mkdir -p "$last/xen"; exit 0'
+    )
+    fake_program(folder, "make", f'{said}; case "$*" in *tests*) [ -z "$FAIL" ];; esac; exit $?')
+
+
+def tree_job(cache: Path) -> xen_tree.TreeJob:
+    recipe = xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12")
+    return xen_tree.TreeJob(recipe=recipe, cache=cache, jobs=1, etc_apt=cache / "none")
+
+
+@pytest.mark.toolchain
+def test_an_interrupted_tree_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xen_tree, "FILES", {})
+    monkeypatch.setattr(xen_tree, "PROGRAMS", {})
+    make_fake_toolchain(tmp_path / "bin")
+    fake_program(tmp_path / "bin", "make", f'echo "$0 $@" >>{tmp_path}/bin/said; exit 1')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    job = tree_job(tmp_path / "cache")
+    steps: list[str] = []
+    with pytest.raises(ConfigError, match="ended with status 1"):
+        xen_tree.make_tree(job, progress=lambda step, _done, _total: steps.append(step))
+    assert not xen_tree.is_complete(job.recipe, job.cache)
+    make_fake_toolchain(tmp_path / "bin")
+    again: list[str] = []
+    tree = xen_tree.make_tree(job, progress=lambda step, _done, _total: again.append(step))
+    assert steps == ["fetch", "unpack", "configure"]
+    assert again == ["configure", "build", "tests"]
+    assert tree == xen_tree.tree_path(job.recipe, job.cache)
+    assert (tree / "xen").is_dir()
+    before = (tmp_path / "bin" / "said").read_text()
+    assert xen_tree.make_tree(job, progress=lambda *_: None) == tree
+    assert (tmp_path / "bin" / "said").read_text() == before
+
+
+def test_print_path_of_a_tree_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--print-path", "--cc", "gcc"],
+        env={"PATH": os.environ["PATH"], "XSPLICE_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "make xen-tree" in done.stderr or "apt-get install" in done.stderr
+
+
+def test_a_failed_program_leaves_its_last_lines_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)status 3.*\nline 29\Z") as caught:
+        process.run_logged(
+            ["sh", "-c", "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; exit 3"],
+            log=tmp_path / "log",
+        )
+    assert "line 14\n" not in str(caught.value)
+    assert "line 14\n" in (tmp_path / "log").read_text()
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no-such-program: cannot be started"):
+        process.run_logged(["no-such-program"], log=tmp_path / "log")
+
+
+def test_an_error_in_our_wait_ends_the_whole_process_group(tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt(line)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        process.run_logged(
+            ["sh", "-c", "sleep 100 & echo $!; wait"], log=tmp_path / "log", on_line=stop
+        )
+    child = int(str(caught.value))
+    state = Path(f"/proc/{child}/stat")
+    # The child may stay as a zombie where nobody reaps orphans; it must not run.
+    assert not state.exists() or state.read_text().split(")")[1].split()[0] == "Z"
