@@ -10,12 +10,17 @@ Source: Linux ``include/linux/module_signature.h`` and ``scripts/sign-file.c`` (
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHT_NOBITS, SHT_NULL
 from xsplice_plugins.errors import ElfFormatError, SignError
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import PayloadRecord
 
 MARKER = b"~Module signature appended~\n"
 ID_TYPE_PKCS7 = 2
@@ -80,6 +85,27 @@ def require_unsigned(data: bytes, name: str) -> None:
         raise SignError(
             f"{name}: {len(data) - size} bytes follow the payload's end, perhaps the signature of "
             "another signer; sign the payload that the link stage wrote"
+        )
+
+
+def require_payload(data: bytes, record: PayloadRecord) -> None:
+    """Refuse anything but the one bare payload that a record speaks of.
+
+    For every signer's first line, vendors' too.
+
+    Args:
+        data: What is to be signed.
+        record: What the link stage said of it.
+
+    Raises:
+        SignError: Signed already, no payload, or not the record's.
+    """
+    require_unsigned(data, record.name)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != record.digest:
+        raise SignError(
+            f"{record.name}: the payload has the digest {digest[:16]}, its record says "
+            f"{record.digest[:16]}; link it again"
         )
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,8 +14,7 @@ from xsplice_plugins.artefacts import (
     SignatureState,
     SignedPayload,
 )
-from xsplice_plugins.errors import SignError
-from xsplice_plugins.sign.appended import require_unsigned
+from xsplice_plugins.sign.appended import require_payload
 from xsplice_plugins.sign.check import check_signature
 from xsplice_plugins.sign.cms import sign_payload
 from xsplice_plugins.sign.keys import development_certificate, identity_of
@@ -25,20 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xsplice_plugins.hookspecs import Config
-
-
-def require_record(data: bytes, record: PayloadRecord) -> None:
-    """Refuse to sign bytes that are not those of the record.
-
-    Raises:
-        SignError: The digest differs.
-    """
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != record.digest:
-        raise SignError(
-            f"{record.name}: the payload has the digest {digest[:16]}, its record says "
-            f"{record.digest[:16]}; link it again"
-        )
 
 
 class CmsSigner:
@@ -52,7 +36,7 @@ class CmsSigner:
         Raises:
             SignError: The payload is not the record's, is signed already, or the key is unusable.
         """
-        require_record(data, record)
+        require_payload(data, record)
         identity = identity_of(config, os.environ)
         return sign_payload(data, identity, name=record.name, at_time=datetime.now(UTC))
 
@@ -82,8 +66,7 @@ class NoneSigner:
         Raises:
             SignError: The payload is not the record's, or is signed already.
         """
-        require_record(data, record)
-        require_unsigned(data, record.name)
+        require_payload(data, record)
         return SignedPayload(
             data=data,
             record=SignatureRecord(

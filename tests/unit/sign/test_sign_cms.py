@@ -119,10 +119,17 @@ def test_a_signed_file_is_not_signed_again(
     pair = valid(pair_of)
     once = signed_with(pair, sample_payload()[0]).data
     config = Config(key=pair.key, certificate=pair.certificate)
-    with pytest.raises(SignError, match="the payload has the digest"):
+    with pytest.raises(SignError, match="is signed already"):
         signer.xsplice_sign_payload(once, record, config)
     with pytest.raises(SignError, match="is signed already"):
         signed_with(pair, once)
+
+
+def test_the_payload_of_another_record_is_told_by_its_digest() -> None:
+    _, record = sample_payload()
+    other, _ = sample_payload(name="other")
+    with pytest.raises(SignError, match="sample: the payload has the digest"):
+        NoneSigner().xsplice_sign_payload(other, record, Config())
 
 
 def test_none_says_in_the_record_that_it_was_asked_for() -> None:

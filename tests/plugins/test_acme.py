@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vendor package of the tutorial: installed by pip, found by name, true to its README."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins.testing import Outcome, write_files
+
+ROOT = Path(__file__).resolve().parents[2]
+ACME = ROOT / "tests" / "projects" / "acme"
+
+USE = """
+    import os, sys
+    from pathlib import Path
+    from xsplice_plugins import Config, pipeline
+    from xsplice_plugins.artefacts import Payload
+    from xsplice_plugins.manager import build_plugin_manager, describe_plugins, startup
+    from xsplice_plugins.testing import sample_payload
+
+    pm = build_plugin_manager(environ=os.environ)
+    config = Config(signer="acme", options=(("acme.store", sys.argv[1]),))
+    startup(pm, config)
+    data, record = sample_payload()
+    signed = pipeline.sign_payload(pm, config, Payload(data=data, record=record))
+    path = Path("fix.livepatch")
+    pipeline.write_signed(pm, config, signed, path, None)
+    (row,) = [row for row in describe_plugins(pm) if row["name"] == "acme"]
+    print(row["version"], row["origin"], signed.record.subject, path.stat().st_size > len(data))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which pip has installed the package, without any network."""
+    folder = tmp_path_factory.mktemp("acme")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    shutil.copytree(ACME, source, ignore=ignored)  # building leaves files beside the sources
+    words = "-m pip install --no-build-isolation --no-deps --no-index --quiet"
+    subprocess.run(
+        [sys.executable, *words.split(), "--disable-pip-version-check"]
+        + ["--target", str(folder / "site"), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    return folder / "site"
+
+
+def run(site: Path, cwd: Path, *words: str) -> Outcome:
+    environ = {
+        "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ACME_HSM_PIN": "123456",
+    }
+    done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    return Outcome(rc=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_the_installed_package_signs_and_checks_by_its_name(site: Path, tmp_path: Path) -> None:
+    write_files(tmp_path, {"use.py": USE})
+    run(site, tmp_path, "acme-hsm", "init", "--store", "token").assert_success()
+    done = run(site, tmp_path, sys.executable, "use.py", "token").assert_success()
+    assert done.out == "1.2.0 acme-signing CN=ACME token key 1 True\n"
+
+
+def test_the_vendors_own_tests_pass_where_it_is_installed(site: Path, tmp_path: Path) -> None:
+    """Vendors of the wheel get the fixtures from the entry point, a checkout needs ``-p``."""
+    shutil.copytree(ACME / "tests", tmp_path / "tests")
+    shutil.copy(ACME / "pyproject.toml", tmp_path)
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    if not _is_installed():
+        words += ["-p", "xsplice_plugins.testing"]
+    done = run(site, tmp_path, sys.executable, *words).assert_success()
+    assert "skipped" not in done.out
+
+
+def _is_installed() -> bool:
+    from importlib.metadata import entry_points  # noqa: PLC0415  # only here
+
+    return any(point.value == "xsplice_plugins.testing" for point in entry_points(group="pytest11"))
+
+
+@pytest.mark.parametrize(
+    "file", ["pyproject.toml", "acme_signing/plugin.py", "tests/test_plugin.py"]
+)
+def test_the_tutorial_quotes_the_package_as_it_is(file: str) -> None:
+    """Every code block that names a file stands in that file, line by line."""
+    tutorial = (ACME / "README.md").read_text()
+    blocks = [part.partition("```")[0] for part in tutorial.split(f"<!-- {file} -->\n```")[1:]]
+    assert blocks, f"the tutorial shows nothing of {file}"
+    text = (ACME / file).read_text()
+    for block in blocks:
+        _language, _, quoted = block.partition("\n")
+        for piece in quoted.split("...\n"):
+            assert piece.strip("\n") in text, f"not in {file}:\n{piece}"
