@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the parts that differ in meaning.
+
+Two parts mean the same when their bytes are equal and every relocation refers to the same thing:
+a paired part at the same distance, a string of the same text, a constant of the same value.
+Functions whose bytes differ are compared once more as instruction streams (`streams`), where
+jumps count by their target and line numbers are told apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff import streams
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Entry, Kind, Part
+from xsplice_plugins.diff.profiles import LineField, SectionClass
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from xsplice_plugins.diff.correlate import Pairing
+    from xsplice_plugins.diff.normalise import Parts
+
+Key = tuple["Hashable", ...]
+
+_DEPTH_MAX = 16  #: nesting of unnamed data that refers to unnamed data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionChange:
+    """Evidence that a function's meaning changed."""
+
+    old: int
+    new: int
+    stream: streams.StreamDifference | None = None  #: None: only table entries differ
+    entry: str = ""  #: the table whose entries differ
+    data: int = EXTERNAL  #: the changed read-only datum it reads, in the new object
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """What differs between two objects."""
+
+    changed: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
+    line_only: dict[int, str] = field(default_factory=dict)  #: new number -> what moved
+    data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
+    copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
+
+
+class Canon:
+    """Names for what relocations refer to that are equal on both sides iff the things are."""
+
+    def __init__(self, old: Parts, new: Parts, pairing: Pairing) -> None:
+        """Compare ``old`` with ``new`` under ``pairing``."""
+        self.old = old
+        self.new = new
+        self.pairing = pairing
+        self._unnamed: dict[tuple[bool, int], Key] = {}
+
+    def parts(self, is_new: bool) -> Parts:
+        """Return the parts of one side."""
+        return self.new if is_new else self.old
+
+    def identity(self, is_new: bool, number: int) -> Key:
+        """Return the name of a part: the new number where it is paired."""
+        if is_new:
+            return ("part", number)
+        twin = self.pairing.new_of.get(number)
+        return ("old", number) if twin is None else ("part", twin)
+
+    def edge(self, is_new: bool, edge: Edge, depth: int = 0) -> Key:
+        """Return what one relocation refers to."""
+        if edge.part == EXTERNAL:
+            return ("symbol", edge.name, edge.at)
+        parts = self.parts(is_new)
+        part = parts.all[edge.part]
+        if part.kind is Kind.STRING:
+            return ("string", parts.content(part)[edge.at :])
+        if part.kind is Kind.CONSTANT:
+            return ("constant", parts.content(part), edge.at)
+        if part.kind in (Kind.ANONYMOUS, Kind.SNIPPET):
+            return (*self._content(is_new, part, depth), edge.at)
+        if not part.is_local:
+            return ("symbol", part.name, edge.at)
+        return (*self.identity(is_new, part.number), edge.at)
+
+    def _content(self, is_new: bool, part: Part, depth: int) -> Key:
+        key = (is_new, part.number)
+        if key not in self._unnamed:
+            if depth > _DEPTH_MAX:
+                return ("deep", part.section_class.value)
+            self._unnamed[key] = ("unnamed", part.offset)  # what a cycle sees
+            self._unnamed[key] = (
+                "unnamed",
+                part.section_class.value,
+                *self.body(is_new, part, depth + 1),
+            )
+        return self._unnamed[key]
+
+    def body(self, is_new: bool, part: Part, depth: int = 0) -> Key:
+        """Return a part's whole content."""
+        parts = self.parts(is_new)
+        return (
+            parts.content(part),
+            tuple((e.offset, e.type, self.edge(is_new, e, depth)) for e in parts.edges(part)),
+        )
+
+
+def compare(canon: Canon) -> Comparison:
+    """Compare all pairs.
+
+    Args:
+        canon: Both objects under their pairing.
+
+    Returns:
+        The functions and data that differ.
+    """
+    result = Comparison()
+    for old_number, new_number in sorted(canon.pairing.new_of.items()):
+        part = canon.old.all[old_number]
+        if part.kind is Kind.DATA:
+            how = _data_difference(canon, part, canon.new.all[new_number])
+            if how:
+                result.data_changed[new_number] = how
+        elif canon.new.owner[new_number] == new_number:
+            _compare_function(canon, old_number, new_number, result)
+    _spread(canon, result)
+    return result
+
+
+def _data_difference(canon: Canon, old: Part, new: Part) -> str:
+    """Return "", "class", "size" or "value"."""
+    if old.section_class is not new.section_class:
+        return "class"
+    if old.size_bytes != new.size_bytes:
+        return "size"
+    if canon.body(OLD, old) != canon.body(NEW, new):
+        return "value"
+    return ""
+
+
+def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> None:
+    before, after = canon.old.pieces[old], canon.new.pieces[new]
+    is_plain = len(before) == len(after) and all(
+        canon.body(OLD, canon.old.all[a]) == canon.body(NEW, canon.new.all[b])
+        for a, b in zip(before, after, strict=True)
+    )
+    stream = None
+    if not is_plain:
+        stream = streams.difference(canon, old, new)
+        if stream is not None and not stream.is_line_only:
+            result.changed[new] = FunctionChange(old=old, new=new, stream=stream)
+            return
+    places_old, places_new = None, None
+    if not is_plain:
+        places_old = streams.places(canon.old, old)
+        places_new = streams.places(canon.new, new)
+    entries_old = _entry_keys(canon, OLD, old, places_old)
+    entries_new = _entry_keys(canon, NEW, new, places_new)
+    if [k for k, _, _ in entries_old] != [k for k, _, _ in entries_new]:
+        table = _first_differing_table(entries_old, entries_new)
+        result.changed[new] = FunctionChange(old=old, new=new, stream=None, entry=table)
+        return
+    lines_old = [line for _, _, line in entries_old]
+    lines_new = [line for _, _, line in entries_new]
+    if stream is not None:
+        result.line_only[new] = stream.line_text
+    elif lines_old != lines_new:
+        a, b = next((a, b) for a, b in zip(lines_old, lines_new, strict=True) if a != b)
+        count = sum(a != b for a, b in zip(lines_old, lines_new, strict=True))
+        more = f" and {count - 1} more" if count > 1 else ""
+        result.line_only[new] = f"line {a} became {b}{more}"
+
+
+def _entry_keys(
+    canon: Canon, is_new: bool, function: int, places: dict[tuple[int, int], int] | None
+) -> list[tuple[Key, str, int]]:
+    """Return a function's table entries in order of code: content, table, line."""
+    parts = canon.parts(is_new)
+    pieces = {number: i for i, number in enumerate(parts.pieces[function])}
+    keyed = []
+    for place, entry in enumerate(parts.entries.get(function, ())):
+        at: Key = (pieces.get(entry.piece, -1), entry.at)
+        if places is not None:
+            at = (places.get((entry.piece, entry.at), -1), 0)
+        table = parts.all[entry.part].section_name
+        keyed.append(
+            ((table, *at), place, (*_entry_key(canon, is_new, entry, places),), table, entry.line)
+        )
+    keyed.sort(key=lambda row: (row[0], row[1]))
+    return [((where, what), table, line) for where, _, what, table, line in keyed]
+
+
+def _entry_key(
+    canon: Canon, is_new: bool, entry: Entry, places: dict[tuple[int, int], int] | None
+) -> Key:
+    parts = canon.parts(is_new)
+    part = parts.all[entry.part]
+    content = bytearray(parts.content(part))
+    if entry.row.line in (LineField.HALFWORD_12, LineField.HALFWORD_8):
+        at = 12 if entry.row.line is LineField.HALFWORD_12 else 8
+        content[at : at + 2] = bytes(2)
+    edges = tuple(
+        (e.offset, e.type, _place(canon, is_new, e, places))
+        for e in parts.edges(part)
+        if (e.offset != entry.row.code_field and e.part != entry.snippet) or e.part == EXTERNAL
+    )
+    snippet: Key = ()
+    if entry.snippet != EXTERNAL:
+        body = parts.all[entry.snippet]
+        snippet = (
+            parts.content(body),
+            tuple((e.offset, e.type, _place(canon, is_new, e, places)) for e in parts.edges(body)),
+        )
+    return (bytes(content), edges, snippet)
+
+
+def _place(
+    canon: Canon, is_new: bool, edge: Edge, places: dict[tuple[int, int], int] | None
+) -> Key:
+    """Return what a relocation refers to; places within the function count as instructions."""
+    if places is not None and (edge.part, edge.at) in places:
+        return ("instruction", places[edge.part, edge.at])
+    return canon.edge(is_new, edge)
+
+
+def _first_differing_table(old: list[tuple[Key, str, int]], new: list[tuple[Key, str, int]]) -> str:
+    before, after = [k for k, _, _ in old], [k for k, _, _ in new]
+    for key, table, _ in new:
+        if key not in before:
+            return table
+    return next((table for key, table, _ in old if key not in after), "")
+
+
+def _spread(canon: Canon, result: Comparison) -> None:
+    """Let changed read-only data change what reads it.
+
+    A read-only datum that only this object's code can reach gets a new copy: the functions that
+    read it are replaced, the read-only data that points to it are copied too.
+    """
+    users: dict[int, set[int]] = {}
+    for part in list(canon.new.all):
+        if part.kind in (Kind.FUNCTION, Kind.DATA):
+            for edge in canon.new.edges(part):
+                users.setdefault(edge.part, set()).add(part.number)
+    todo = [n for n in result.data_changed if _may_copy(canon, result, n)]
+    while todo:
+        number = todo.pop()
+        if number in result.copied:
+            continue
+        result.copied.add(number)
+        for user in sorted(users.get(number, ())):
+            part = canon.new.all[user]
+            if part.kind is Kind.FUNCTION:
+                function = canon.new.owner[user]
+                old = canon.pairing.old_of.get(function)
+                if old is not None and function not in result.changed:
+                    result.line_only.pop(function, None)
+                    result.changed[function] = FunctionChange(old=old, new=function, data=number)
+            elif user in canon.pairing.old_of:
+                result.data_changed.setdefault(user, "points to changed data")
+                if _may_copy(canon, result, user):
+                    todo.append(user)
+
+
+def _may_copy(canon: Canon, result: Comparison, number: int) -> bool:
+    part = canon.new.all[number]
+    return (
+        result.data_changed[number] != "class"
+        and part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
+        and part.is_local
+    )

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pair the parts of two versions of an object, each pair with its proof.
+
+For functions any pairing is sound: a function counts as unchanged only if everything it refers to
+is paired, so a poor pairing costs minimality, never truth. For data the pair decides which live
+variable new code uses: where the compiler chose the name, the code that uses the datum must
+prove the pair, and what stays open is reported as ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.parts import (
+    EXTERNAL,
+    Edge,
+    Kind,
+    Part,
+    is_compiler_named,
+    masked,
+    source_name,
+)
+from xsplice_plugins.diff.profiles import SectionClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from xsplice_plugins.diff.normalise import Parts
+
+Key = tuple["Hashable", ...]
+
+_CONSTANT_CLASSES = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.INIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambiguity:
+    """Data of one name whose pairing nothing proves."""
+
+    name: str
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Pairing:
+    """Which part of the baseline is which part of the new object.
+
+    Invariant: ``new_of`` and ``old_of`` are inverse to each other.
+    """
+
+    new_of: dict[int, int] = field(default_factory=dict)
+    old_of: dict[int, int] = field(default_factory=dict)
+    ambiguous: list[Ambiguity] = field(default_factory=list)
+
+    def pair(self, old: int, new: int) -> None:
+        """Record a pair."""
+        assert old not in self.new_of, "a part is paired once"
+        assert new not in self.old_of, "a part is paired once"
+        self.new_of[old] = new
+        self.old_of[new] = old
+
+
+def correlate(old: Parts, new: Parts) -> Pairing:
+    """Pair the functions and data of two versions of an object.
+
+    Args:
+        old: The baseline's parts.
+        new: The new object's parts.
+
+    Returns:
+        The pairs, and the data that could not be paired for certain.
+    """
+    pairing = Pairing()
+    _pair_source_names(old, new, pairing)
+    _pair_clones(old, new, pairing)
+    _pair_pieces(old, new, pairing)
+    _pair_constant_data(old, new, pairing)
+    _pair_statics(old, new, pairing)
+    return pairing
+
+
+def _named(parts: Parts, kind: Kind) -> list[Part]:
+    return [p for p in parts.all if p.kind is kind and p.symbol is not None]
+
+
+def _is_piece(parts: Parts, part: Part) -> bool:
+    return parts.owner.get(part.number, part.number) != part.number
+
+
+def _pair_source_names(old: Parts, new: Parts, pairing: Pairing) -> None:
+    """Pair what the source names: equal names, each once per object."""
+    for kind in (Kind.FUNCTION, Kind.DATA):
+        sides = []
+        for parts in (old, new):
+            names: dict[str, list[int]] = {}
+            for part in _named(parts, kind):
+                if not (is_compiler_named(part.name) and part.is_local):
+                    names.setdefault(part.name, []).append(part.number)
+            sides.append(names)
+        olds, news = sides
+        for name, numbers in olds.items():
+            twins = news.get(name, [])
+            if len(numbers) == len(twins) == 1:
+                pairing.pair(numbers[0], twins[0])
+            elif twins:
+                pairing.ambiguous.append(Ambiguity(name=name, old=tuple(numbers), new=tuple(twins)))
+
+
+def loose_key(parts: Parts, edge: Edge) -> Key:
+    """Return what a relocation refers to without any pairing: names lose their numbers."""
+    if edge.part == EXTERNAL:
+        return ("symbol", edge.name, edge.at)
+    part = parts.all[edge.part]
+    if part.kind is Kind.STRING:
+        return ("string", parts.content(part)[edge.at :])
+    if part.kind is Kind.CONSTANT:
+        return ("constant", parts.content(part), edge.at)
+    if not part.is_local:
+        return ("symbol", part.name, edge.at)
+    return (part.kind.value, masked(part.name) or part.section_class.value, edge.at)
+
+
+def loose_signature(parts: Parts, part: Part) -> Key:
+    """Return a part's content as far as it can be compared without a pairing."""
+    edges = parts.edges(part)
+    return (
+        parts.content(part),
+        tuple((e.offset, e.type, *loose_key(parts, e)) for e in edges),
+    )
+
+
+def _pair_clones(old: Parts, new: Parts, pairing: Pairing) -> None:
+    """Pair compiler-made functions: by equal content, then by name, then by order."""
+
+    def left(
+        parts: Parts, taken: dict[int, int], key: Callable[[str], str]
+    ) -> dict[str, list[Part]]:
+        groups: dict[str, list[Part]] = {}
+        for part in _named(parts, Kind.FUNCTION):
+            if part.number not in taken and part.is_local and not _is_piece(parts, part):
+                groups.setdefault(key(part.name), []).append(part)
+        return groups
+
+    for key in (masked, source_name):
+        olds = left(old, pairing.new_of, key)
+        news = left(new, pairing.old_of, key)
+        for name in sorted(olds.keys() & news.keys()):
+            if key is source_name and not len(olds[name]) == len(news[name]) == 1:
+                continue
+            _pair_group(old, new, olds[name], news[name], pairing)
+
+
+def _pair_group(
+    old: Parts, new: Parts, olds: list[Part], news: list[Part], pairing: Pairing
+) -> None:
+    signatures: dict[Key, list[Part]] = {}
+    for part in news:
+        signatures.setdefault(loose_signature(new, part), []).append(part)
+    for part in olds:
+        same = signatures.get(loose_signature(old, part), [])
+        if same:
+            pairing.pair(part.number, same.pop(0).number)
+    by_name = {p.name: p for p in news if p.number not in pairing.old_of}
+    for part in olds:
+        if part.number not in pairing.new_of and part.name in by_name:
+            pairing.pair(part.number, by_name.pop(part.name).number)
+    rest_old = [p for p in olds if p.number not in pairing.new_of]
+    rest_new = [p for p in news if p.number not in pairing.old_of]
+    for part, twin in zip(rest_old, rest_new, strict=False):
+        pairing.pair(part.number, twin.number)
+
+
+def _pair_pieces(old: Parts, new: Parts, pairing: Pairing) -> None:
+    for number, pieces in old.pieces.items():
+        twin = pairing.new_of.get(number)
+        if twin is not None:
+            for piece, other in zip(pieces[1:], new.pieces[twin][1:], strict=False):
+                pairing.pair(piece, other)
+
+
+def _unpaired_data(parts: Parts, taken: dict[int, int]) -> dict[str, list[Part]]:
+    groups: dict[str, list[Part]] = {}
+    for part in _named(parts, Kind.DATA):
+        if part.number not in taken and part.is_local and is_compiler_named(part.name):
+            groups.setdefault(masked(part.name), []).append(part)
+    return groups
+
+
+def _pair_constant_data(old: Parts, new: Parts, pairing: Pairing) -> None:
+    """Pair read-only statics by content: they have no state that a wrong pair could lose."""
+    olds = _unpaired_data(old, pairing.new_of)
+    news = _unpaired_data(new, pairing.old_of)
+    for name in sorted(olds.keys() & news.keys()):
+        signatures: dict[Key, list[Part]] = {}
+        for part in news[name]:
+            if part.section_class in _CONSTANT_CLASSES:
+                signatures.setdefault(loose_signature(new, part), []).append(part)
+        for part in olds[name]:
+            same = signatures.get(loose_signature(old, part), [])
+            if part.section_class in _CONSTANT_CLASSES and same:
+                exact = [p for p in same if p.name == part.name]
+                chosen = (exact or same)[0]
+                same.remove(chosen)
+                pairing.pair(part.number, chosen.number)
+
+
+# ------------------------------------------------------------------- statics
+
+
+class _Users:
+    """Which functions and data refer to each datum."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.of: dict[int, list[int]] = {}
+        self.calls: dict[int, set[int]] = {}
+        for part in list(parts.all):
+            if part.kind not in (Kind.FUNCTION, Kind.DATA, Kind.SNIPPET):
+                continue
+            user = parts.owner.get(part.number, part.number)
+            for edge in parts.edges(part):
+                if edge.part != EXTERNAL:
+                    target = parts.owner.get(edge.part, edge.part)
+                    self.of.setdefault(target, []).append(user)
+                    self.calls.setdefault(user, set()).add(target)
+
+    def users(self, number: int) -> set[int]:
+        return set(self.of.get(number, ()))
+
+
+def _pair_statics(old: Parts, new: Parts, pairing: Pairing) -> None:
+    """Pair writable statics whose names the compiler numbered, by the code that uses them."""
+    olds = _unpaired_data(old, pairing.new_of)
+    news = _unpaired_data(new, pairing.old_of)
+    common = sorted(olds.keys() & news.keys())
+    if not common:
+        return
+    old_users, new_users = _Users(old), _Users(new)
+    for name in common:
+        _pair_static_group(old, new, olds[name], news[name], old_users, new_users, pairing)
+        rest_old = tuple(p.number for p in olds[name] if p.number not in pairing.new_of)
+        rest_new = tuple(p.number for p in news[name] if p.number not in pairing.old_of)
+        flag = name.removesuffix(".#") in old.profile.once_flags
+        if rest_old and rest_new and not flag:
+            pairing.ambiguous.append(
+                Ambiguity(name=source_name(name.replace("#", "0")), old=rest_old, new=rest_new)
+            )
+
+
+def _pair_static_group(
+    old: Parts,
+    new: Parts,
+    olds: list[Part],
+    news: list[Part],
+    old_users: _Users,
+    new_users: _Users,
+    pairing: Pairing,
+) -> None:
+    links = [
+        (a.number, b.number)
+        for a in olds
+        for b in news
+        if _is_linked(a, b, old_users, new_users, pairing)
+    ]
+    changed = True
+    while changed:
+        changed = False
+        left = Counter(a for a, b in links)
+        right = Counter(b for a, b in links)
+        for a, b in links:
+            if left[a] == right[b] == 1:
+                pairing.pair(a, b)
+                links = [(x, y) for x, y in links if x != a and y != b]
+                changed = True
+                break
+    if links:
+        _pair_by_position(old, new, {a for a, _ in links}, {b for _, b in links}, pairing)
+
+
+def _is_linked(a: Part, b: Part, old_users: _Users, new_users: _Users, pairing: Pairing) -> bool:
+    """Tell whether code that uses ``a`` became code that uses ``b``."""
+    if (a.section_class in _CONSTANT_CLASSES) != (b.section_class in _CONSTANT_CLASSES):
+        return False
+    before, after = old_users.users(a.number), new_users.users(b.number)
+    if not before and not after:
+        return True
+    for user in before:
+        twin = pairing.new_of.get(user)
+        if twin in after:
+            return True
+        for other in after:
+            origin = pairing.old_of.get(other)
+            # ``user`` was called by the baseline of ``other`` and is gone: it was inlined there.
+            if twin is None and origin is not None and user in old_users.calls.get(origin, ()):
+                return True
+            # ``other`` is new and called by what ``user`` became: it was split off.
+            if origin is None and twin is not None and other in new_users.calls.get(twin, ()):
+                return True
+    return False
+
+
+def _pair_by_position(
+    old: Parts, new: Parts, olds: set[int], news: set[int], pairing: Pairing
+) -> None:
+    """Pair same-named statics of one function by where its unchanged code refers to them.
+
+    Every reference in code that both versions share votes; only unanimous 1:1 votes count.
+    """
+    votes: Counter[tuple[int, int]] = Counter()
+    for function, twin in sorted(pairing.new_of.items()):
+        if old.all[function].kind is not Kind.FUNCTION:
+            continue
+        before = _references(old, old.all[function], olds)
+        after = _references(new, new.all[twin], news)
+        if all(n == EXTERNAL for _, n in before) or all(n == EXTERNAL for _, n in after):
+            continue
+        matcher = SequenceMatcher(a=[k for k, _ in before], b=[k for k, _ in after], autojunk=False)
+        if len(before) != len(after) and _is_repetitive(k for k, n in before if n != EXTERNAL):
+            continue
+        for block in matcher.get_matching_blocks():
+            for (_, a), (_, b) in zip(
+                before[block.a : block.a + block.size],
+                after[block.b : block.b + block.size],
+                strict=True,
+            ):
+                if EXTERNAL not in (a, b):
+                    votes[a, b] += 1
+    left: Counter[int] = Counter(a for a, _ in votes)
+    right: Counter[int] = Counter(b for _, b in votes)
+    for a, b in sorted(votes):
+        if left[a] == right[b] == 1:
+            pairing.pair(a, b)
+
+
+def _is_repetitive(keys: Iterable[Key]) -> bool:
+    counts = Counter(keys)
+    return any(n > 1 for n in counts.values())
+
+
+def _references(parts: Parts, part: Part, group: set[int]) -> list[tuple[Key, int]]:
+    """Return a function's relocations in order: what each refers to, and which group member."""
+    content = parts.content(part)
+    result = []
+    for edge in parts.edges(part):
+        member = edge.part if edge.part in group else EXTERNAL
+        # The opcode bytes in front tell a load from a store and from another register.
+        opcode = content[max(0, edge.offset - 3) : edge.offset]
+        result.append(((opcode, *loose_key(parts, edge)), member))
+    return result

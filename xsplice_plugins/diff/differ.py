@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The differ as a pure function: two objects in, one delta out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import Delta, LineOnly, RemovedItem
+from xsplice_plugins.diff import close, refuse
+from xsplice_plugins.diff.compare import Canon, Comparison, compare
+from xsplice_plugins.diff.correlate import correlate
+from xsplice_plugins.diff.explain import explain
+from xsplice_plugins.diff.normalise import Parts
+from xsplice_plugins.diff.parts import Kind
+from xsplice_plugins.diff.profiles import Profile, SectionClass, profile_of
+from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import ET_REL
+from xsplice_plugins.elf.writer import write_object
+from xsplice_plugins.errors import DiffError
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import Refusal
+
+_UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
+
+
+def diff_objects(
+    baseline: bytes,
+    new: bytes,
+    *,
+    object_path: str,
+    source_path: str,
+    profile: str,
+    is_init: bool = False,
+    refused: tuple[Refusal, ...] = (),
+) -> Delta:
+    """Say what changed in meaning between two versions of one object.
+
+    Args:
+        baseline: The object before the patch; empty if there was none.
+        new: The object after it; empty if it was removed.
+        object_path: How messages call the object.
+        source_path: Its source file.
+        profile: Name of the table of special sections.
+        is_init: Whether the tree renames all its sections to ``.init.*``.
+        refused: What the source already shows; kept.
+
+    Returns:
+        The delta. Every difference is listed in it, or refused.
+
+    Raises:
+        DiffError: The objects are no relocatable objects of one machine, or the profile does not
+            fit them.
+        ElfFormatError: An object is damaged.
+    """
+    table = profile_of(profile)
+    new_file, old_file = _read(baseline, new, object_path)
+    empty = Delta(
+        object_path=object_path,
+        source_path=source_path,
+        profile=profile,
+        machine=new_file.machine,
+        digest_new=hashlib.sha256(new).hexdigest(),
+        refused=refused,
+    )
+    if baseline == new:
+        return empty
+    canon, comparison = _compare(old_file, new_file, table)
+    closure = close.close(canon, comparison)
+    found = {(r.name, r.code): r for r in refused}
+    for row in (
+        *refuse.refuse(canon, comparison, closure),
+        *refuse.unexplained(canon, closure),
+    ):
+        found.setdefault((row.name, row.code), row)
+    delta = replace(
+        empty,
+        changed=tuple(
+            sorted(
+                (
+                    explain(canon, change)
+                    for number, change in comparison.changed.items()
+                    if canon.new.all[number].section_class is not SectionClass.INIT
+                ),
+                key=lambda c: c.name,
+            )
+        ),
+        new=close.new_items(canon, comparison, closure),
+        removed=_removed(canon),
+        line_only=_line_only(canon, comparison),
+        refused=tuple(found[key] for key in sorted(found)),
+        extents=close.extents(canon, closure),
+        references=close.references(canon, closure),
+    )
+    return _without_source(delta, is_init=is_init)
+
+
+def _read(baseline: bytes, new: bytes, name: str) -> tuple[ElfFile, ElfFile]:
+    new_file = _read_side(new, f"{name} (after the patch)")
+    old_file = _read_side(baseline, f"{name} (before the patch)")
+    present = new_file or old_file
+    if present is None:
+        raise DiffError(f"{name}: both sides are empty; there is nothing to compare")
+    nothing = read_elf(write_object((), (), machine=present.machine), f"{name} (none)")
+    new_file, old_file = new_file or nothing, old_file or nothing
+    if new_file.machine != old_file.machine:
+        raise DiffError(
+            f"{name}: made for machine {old_file.machine} before and {new_file.machine} after; "
+            "compile both with the same compiler"
+        )
+    return new_file, old_file
+
+
+def _read_side(data: bytes, name: str) -> ElfFile | None:
+    if not data:
+        return None
+    file = read_elf(data, name)
+    if file.type != ET_REL:
+        raise DiffError(f"{name}: it is no relocatable object; give what the compiler wrote")
+    return file
+
+
+def _compare(old_file: ElfFile, new_file: ElfFile, table: Profile) -> tuple[Canon, Comparison]:
+    old, new = Parts(old_file, table), Parts(new_file, table)
+    canon = Canon(old, new, correlate(old, new))
+    return canon, compare(canon)
+
+
+def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
+    result = []
+    for part in canon.old.all:
+        is_owner = canon.old.owner.get(part.number, part.number) == part.number
+        if (
+            part.kind in (Kind.FUNCTION, Kind.DATA)
+            and part.number not in canon.pairing.new_of
+            and part.section_class not in _UNLISTED
+            and is_owner
+        ):
+            reason = "it is gone from the object; the running copy stays in memory, unused"
+            result.append(RemovedItem(name=part.decorated, reason=reason))
+    return tuple(sorted(result, key=lambda r: r.name))
+
+
+def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
+    rows = []
+    for number, text in comparison.line_only.items():
+        old = canon.old.all[canon.pairing.old_of[number]]
+        rows.append(LineOnly(name=old.decorated, reason=text))
+    return tuple(sorted(rows, key=lambda r: r.name))
+
+
+def _without_source(delta: Delta, *, is_init: bool) -> Delta:
+    """Refuse everything of an object that is init code or assembler as a whole."""
+    if delta.source_path.endswith((".S", ".s")):
+        code, what = "ASSEMBLER", "assembler source"
+    elif is_init:
+        code, what = "INIT_CODE", "an object that is used only at boot"
+    else:
+        return delta
+    names = [c.name for c in delta.changed] + [n.name for n in delta.new]
+    names += [r.name for r in delta.removed]
+    known = {r.name for r in delta.refused}
+    extra = tuple(
+        refuse.refusal(code, name, f"`{name}` belongs to {what} ({delta.source_path})")
+        for name in sorted(set(names) - known)
+    )
+    return replace(
+        delta,
+        changed=(),
+        new=(),
+        extents=(),
+        references=(),
+        refused=tuple(sorted((*delta.refused, *extra), key=lambda r: (r.name, r.code))),
+    )

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take an object apart: every allocated byte goes to a part, every relocation becomes an edge."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.parts import EXTERNAL, Edge, Entry, Kind, Part
+from xsplice_plugins.diff.profiles import LineField, SectionClass, TableRow, class_of
+from xsplice_plugins.elf.targets import BUG_DISPLACEMENT_BITS, target_of
+from xsplice_plugins.elf.types import (
+    EM_AARCH64,
+    R_X86_64_PC32,
+    R_X86_64_PLT32,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHT_NOBITS,
+    STB_LOCAL,
+    STT_FILE,
+    STT_FUNC,
+    STT_OBJECT,
+    STT_SECTION,
+    Reloc,
+    Section,
+    Symbol,
+)
+from xsplice_plugins.errors import DiffError
+
+if TYPE_CHECKING:
+    from xsplice_plugins.diff.profiles import Profile
+    from xsplice_plugins.elf.reader import ElfFile
+
+_COLD = re.compile(r"(.+)\.cold(?:\.\d+)?")
+_BUG_LINE_LOW_BITS = 31 - BUG_DISPLACEMENT_BITS
+#: Sections whose content no symbol names piece by piece.
+_UNNAMED = (SectionClass.STRINGS, SectionClass.CONSTANTS, SectionClass.TABLE, SectionClass.SNIPPETS)
+_CODE_PADDING = re.compile(
+    rb"(?:\x00|\x90|\xcc|\x66|\x2e|\x0f\x1f[\x00\x40\x44\x80\x84]|\x1f\x20\x03\xd5)*"
+)
+
+
+class Parts:
+    """An object taken apart.
+
+    Invariants: parts of one section do not overlap; strings, constants and unnamed data become
+    parts when first asked for, all else at construction.
+    """
+
+    def __init__(self, file: ElfFile, profile: Profile) -> None:
+        """Take ``file`` apart as ``profile`` describes it."""
+        self.file = file
+        self.profile = profile
+        self.all: list[Part] = []
+        self.classes = tuple(class_of(profile, s, file.machine) for s in file.sections)
+        self.aliases: dict[int, list[Symbol]] = {}  #: further symbols within a part
+        self.owner: dict[int, int] = {}  #: cold piece, entry, snippet -> function
+        self.pieces: dict[int, list[int]] = {}  #: function -> itself and its cold pieces
+        self.entries: dict[int, list[Entry]] = {}  #: function -> its table entries
+        self.orphans: list[Entry] = []  #: entries that point at no function
+        self._starts: dict[int, list[int]] = {}
+        self._numbers: dict[int, list[int]] = {}
+        self._unnamed: dict[tuple[int, int], int] = {}
+        self._relocs: dict[int, tuple[list[int], tuple[Reloc, ...]]] = {}
+        self._edges: dict[int, tuple[Edge, ...]] = {}
+        self._take_symbols()
+        self._take_cold_pieces()
+        self._take_tables()
+
+    # ------------------------------------------------------------ content
+
+    def content(self, part: Part) -> bytes:
+        """Return a part's bytes; zeros for a part of a section without file content."""
+        section = self.file.sections[part.section]
+        if section.type == SHT_NOBITS:
+            return bytes(part.size_bytes)
+        return section.data[part.offset : part.offset + part.size_bytes]
+
+    def edges(self, part: Part) -> tuple[Edge, ...]:
+        """Return the relocations of a part in order of offset."""
+        if part.number not in self._edges:
+            section = self.file.sections[part.section]
+            self._edges[part.number] = tuple(
+                self._edge(section, reloc, part.offset)
+                for reloc in self._relocs_within(section, part.offset, part.size_bytes)
+            )
+        return self._edges[part.number]
+
+    def _edge(self, section: Section, reloc: Reloc, base: int) -> Edge:
+        target = target_of(self.file, section, reloc)
+        kind = R_X86_64_PC32 if reloc.type == R_X86_64_PLT32 else reloc.type
+        if target.section_index is None:
+            return Edge(reloc.offset - base, kind, EXTERNAL, target.offset, target.symbol.name)
+        number, at = self.find(target.section_index, target.offset, target.symbol)
+        return Edge(reloc.offset - base, kind, number, at, "")
+
+    def _relocs_within(self, section: Section, start: int, size: int) -> tuple[Reloc, ...]:
+        if section.index not in self._relocs:
+            relocs = sorted(self.file.relocs(section))
+            self._relocs[section.index] = ([r.offset for r in relocs], tuple(relocs))
+        offsets, relocs_sorted = self._relocs[section.index]
+        return relocs_sorted[bisect_left(offsets, start) : bisect_left(offsets, start + size)]
+
+    # ------------------------------------------------------------- lookup
+
+    def find(self, section: int, offset: int, symbol: Symbol | None = None) -> tuple[int, int]:
+        """Return the part at a place and the distance from its start.
+
+        A place before the first, behind the last or between two parts belongs to the symbol that
+        the relocation names, else to the nearest part in front (one past the end of an array),
+        else to the one behind (``array[i - 1]``).
+        """
+        kind = self.classes[section]
+        if kind in (SectionClass.STRINGS, SectionClass.CONSTANTS):
+            return self._find_merged(section, offset)
+        starts = self._starts.get(section, [])
+        numbers = self._numbers.get(section, [])
+        place = bisect_right(starts, offset) - 1
+        if place >= 0:
+            part = self.all[numbers[place]]
+            if offset < part.offset + max(part.size_bytes, 1):
+                return part.number, offset - part.offset
+        if symbol is not None and symbol.type not in (STT_SECTION, STT_FILE):
+            named = bisect_right(starts, symbol.value) - 1
+            if named >= 0 and self.all[numbers[named]].offset == symbol.value:
+                return numbers[named], offset - symbol.value
+        if place >= 0 and offset == part.offset + part.size_bytes:
+            return part.number, part.size_bytes
+        size = self.file.sections[section].size_bytes
+        if 0 <= offset < size or not starts:
+            return self._find_unnamed(section, offset, place)
+        nearest = numbers[0] if offset < 0 else numbers[-1]
+        return nearest, offset - self.all[nearest].offset
+
+    def _find_merged(self, section_index: int, offset: int) -> tuple[int, int]:
+        section = self.file.sections[section_index]
+        width = max(section.entry_size_bytes, 1)
+        if not 0 <= offset < section.size_bytes:
+            raise DiffError(
+                f"{self.file.name}({section.name}+{offset:#x}): a relocation points outside the "
+                "section; compile the object again"
+            )
+        if section.is_strings:
+            start, end = _string_bounds(section.data, offset, width)
+        else:
+            start = offset - offset % width
+            end = start + width
+        kind = Kind.STRING if section.is_strings else Kind.CONSTANT
+        return self._unnamed_part(section_index, kind, start, end), offset - start
+
+    def _find_unnamed(self, section_index: int, offset: int, place: int) -> tuple[int, int]:
+        starts = self._starts.get(section_index, [])
+        start = 0
+        if place >= 0:
+            before = self.all[self._numbers[section_index][place]]
+            start = before.offset + before.size_bytes
+        following = place + 1
+        end = self.file.sections[section_index].size_bytes
+        if following < len(starts):
+            end = starts[following]
+        return self._unnamed_part(section_index, Kind.ANONYMOUS, start, end), offset - start
+
+    def _unnamed_part(self, section: int, kind: Kind, start: int, end: int) -> int:
+        number = self._unnamed.get((section, start))
+        if number is None:
+            number = self._add(kind, section, start, end - start, None)
+            self._unnamed[section, start] = number
+        return number
+
+    def unnamed_ranges(self, section: Section) -> list[Part]:
+        """Return parts for all bytes of a section that no symbol names and that are no padding."""
+        result = []
+        bounds = [0]
+        for number in self._numbers.get(section.index, []):
+            part = self.all[number]
+            bounds += [part.offset, part.offset + part.size_bytes]
+        bounds.append(section.size_bytes)
+        for start, end in list(pairwise(bounds))[::2]:
+            if start < end and not self._is_padding(section, start, end):
+                number = self._unnamed_part(section.index, Kind.ANONYMOUS, start, end)
+                result.append(self.all[number])
+        return result
+
+    def _is_padding(self, section: Section, start: int, end: int) -> bool:
+        if section.type == SHT_NOBITS:
+            return True
+        if self._relocs_within(section, start, end - start):
+            return False
+        data = section.data[start:end]
+        if section.is_exec:
+            return self.file.machine == EM_AARCH64 or bool(_CODE_PADDING.fullmatch(data))
+        return not any(data)
+
+    # -------------------------------------------------------- construction
+
+    def _add(self, kind: Kind, section: int, offset: int, size: int, symbol: Symbol | None) -> int:
+        number = len(self.all)
+        self.all.append(
+            Part(
+                number=number,
+                kind=kind,
+                section=section,
+                section_name=self.file.sections[section].name,
+                section_class=self.classes[section],
+                offset=offset,
+                size_bytes=size,
+                name=symbol.name if symbol else "",
+                symbol=symbol,
+            )
+        )
+        return number
+
+    def _take_symbols(self) -> None:
+        by_section: dict[int, list[Symbol]] = {}
+        for symbol in self.file.symbols:
+            if (
+                symbol.name
+                and SHN_UNDEF < symbol.shndx < SHN_LORESERVE
+                and symbol.type not in (STT_SECTION, STT_FILE)
+                and not symbol.name.startswith((".L", "$"))
+            ):
+                by_section.setdefault(symbol.shndx, []).append(symbol)
+        for index, symbols in sorted(by_section.items()):
+            if self.classes[index] in _UNNAMED:
+                continue
+            symbols.sort(key=_primary_first)
+            self._take_section(index, symbols)
+
+    def _take_section(self, index: int, symbols: list[Symbol]) -> None:
+        section = self.file.sections[index]
+        starts: list[int] = []
+        numbers: list[int] = []
+        end = 0
+        for place, symbol in enumerate(symbols):
+            is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes
+            if starts and (symbol.value == starts[-1] or symbol.value < end):
+                self.aliases.setdefault(numbers[-1], []).append(symbol)
+                continue
+            following = next(
+                (s.value for s in symbols[place + 1 :] if s.value > symbol.value),
+                section.size_bytes,
+            )
+            size = symbol.size_bytes if is_sized else following - symbol.value
+            size = max(0, min(size, section.size_bytes - symbol.value))
+            kind = Kind.FUNCTION if section.is_exec else Kind.DATA
+            starts.append(symbol.value)
+            numbers.append(self._add(kind, index, symbol.value, size, symbol))
+            end = symbol.value + size
+        self._starts[index] = starts
+        self._numbers[index] = numbers
+
+    def _take_cold_pieces(self) -> None:
+        functions = [p for p in self.all if p.kind is Kind.FUNCTION]
+        by_name = {p.name: p.number for p in functions}
+        for part in functions:
+            found = _COLD.fullmatch(part.name)
+            parent = by_name.get(found[1]) if found else None
+            self.owner[part.number] = part.number if parent is None else parent
+            if parent is None:
+                self.pieces.setdefault(part.number, []).insert(0, part.number)
+            else:
+                self.pieces.setdefault(parent, []).append(part.number)
+
+    def _take_tables(self) -> None:
+        tables: list[tuple[Section, TableRow]] = []
+        for section in self.file.sections:
+            if self.classes[section.index] is SectionClass.TABLE:
+                row = self.profile.table_row(section.name, self.file.machine)
+                assert row is not None, "class_of said that a row describes the section"
+                if section.size_bytes % row.entry_size_bytes:
+                    raise DiffError(
+                        f"{self.file.name}({section.name}): {section.size_bytes} bytes are no "
+                        f"multiple of the {row.entry_size_bytes} of profile {self.profile.name}; "
+                        "choose the profile of the tree's release"
+                    )
+                tables.append((section, row))
+        bounds = self._snippet_bounds(tables)
+        for section, row in tables:
+            starts = list(range(0, section.size_bytes, row.entry_size_bytes))
+            numbers = [
+                self._add(Kind.ENTRY, section.index, at, row.entry_size_bytes, None)
+                for at in starts
+            ]
+            self._starts[section.index], self._numbers[section.index] = starts, numbers
+            for number in numbers:
+                self._take_entry(self.all[number], row, bounds)
+
+    def _snippet_bounds(self, tables: list[tuple[Section, TableRow]]) -> dict[int, list[int]]:
+        """Return, per section of snippets whose length no table states, where they start."""
+        result: dict[int, set[int]] = {}
+        for section, row in tables:
+            if row.snippet_field is None or row.snippet_length_field is not None:
+                continue
+            for reloc in self.file.relocs(section):
+                if reloc.offset % row.entry_size_bytes == row.snippet_field:
+                    target = target_of(self.file, section, reloc)
+                    if target.section_index is not None:
+                        result.setdefault(target.section_index, set()).add(target.offset)
+        return {
+            index: sorted(starts | {self.file.sections[index].size_bytes})
+            for index, starts in result.items()
+            if self.classes[index] is SectionClass.SNIPPETS
+        }
+
+    def _take_entry(self, part: Part, row: TableRow, bounds: dict[int, list[int]]) -> None:
+        section = self.file.sections[part.section]
+        relocs = self._relocs_within(section, part.offset, part.size_bytes)
+        places = {}
+        for reloc in relocs:
+            target = target_of(self.file, section, reloc)
+            places[reloc.offset - part.offset] = target
+        snippet = EXTERNAL
+        out_of_line = places.get(-1 if row.snippet_field is None else row.snippet_field)
+        if (
+            out_of_line is not None
+            and out_of_line.section_index is not None
+            and self.classes[out_of_line.section_index] is SectionClass.SNIPPETS
+        ):
+            index, start = out_of_line.section_index, out_of_line.offset
+            if row.snippet_length_field is not None:
+                end = start + section.data[part.offset + row.snippet_length_field]
+            else:
+                end = bounds[index][bisect_right(bounds[index], start)]
+            if end > start:  # an empty replacement has no content, only a place
+                snippet = self._snippet(index, start, end)
+        code = places.get(row.code_field)
+        piece, at, owner = EXTERNAL, 0, EXTERNAL
+        if code is not None and code.section_index is not None:
+            piece, at = self.find(code.section_index, code.offset)
+            owner = self.owner.get(piece, EXTERNAL)
+        entry = Entry(part.number, row, piece, at, snippet, _line(section, part, row, relocs))
+        if owner == EXTERNAL:
+            self.orphans.append(entry)
+            return
+        self.owner[part.number] = owner
+        if snippet != EXTERNAL:
+            self.owner.setdefault(snippet, owner)
+        self.entries.setdefault(owner, []).append(entry)
+
+    def _snippet(self, section: int, start: int, end: int) -> int:
+        number = self._unnamed.get((section, start))
+        if number is None:
+            number = self._add(Kind.SNIPPET, section, start, end - start, None)
+            self._unnamed[section, start] = number
+            starts = self._starts.setdefault(section, [])
+            place = bisect_left(starts, start)
+            starts.insert(place, start)
+            self._numbers.setdefault(section, []).insert(place, number)
+        elif self.all[number].size_bytes < end - start:
+            self.all[number] = replace(self.all[number], size_bytes=end - start)
+        return number
+
+
+def _string_bounds(data: bytes, offset: int, width: int) -> tuple[int, int]:
+    """Return start and end (terminator included) of the string that holds an offset."""
+    zero = bytes(width)
+    start = offset - offset % width
+    while start > 0 and data[start - width : start] != zero:
+        before = data.rfind(zero, 0, start)
+        start = 0 if before < 0 else before + width if width == 1 else start - width
+    end = offset - offset % width
+    while end < len(data) and data[end : end + width] != zero:
+        end = data.find(zero, end) if width == 1 else end + width
+        if end < 0:
+            return start, len(data)
+    return start, min(end + width, len(data))
+
+
+def _primary_first(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
+    is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes > 0
+    return (symbol.value, not is_sized, symbol.bind == STB_LOCAL, -symbol.size_bytes, symbol.name)
+
+
+def _line(section: Section, part: Part, row: TableRow, relocs: tuple[Reloc, ...]) -> int:
+    if row.line is LineField.X86_BUG:
+        words = {r.offset - part.offset: r.addend >> BUG_DISPLACEMENT_BITS & 0x7F for r in relocs}
+        return words.get(0, 0) << _BUG_LINE_LOW_BITS | words.get(4, 0)
+    if row.line is LineField.NONE:
+        return 0
+    at = part.offset + (12 if row.line is LineField.HALFWORD_12 else 8)
+    return int.from_bytes(section.data[at : at + 2], "little")

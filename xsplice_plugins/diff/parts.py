@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts an object is taken apart into, and what ties them together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from xsplice_plugins.diff.profiles import SectionClass, TableRow
+    from xsplice_plugins.elf.types import Symbol
+
+OLD = False  #: the side of the baseline
+NEW = True  #: the side of the new object
+EXTERNAL = -1  #: part number of a target outside the object
+
+_CLONE = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$")
+_NUMBER = re.compile(r"\.\d+")
+
+
+class Kind(StrEnum):
+    """What a part is."""
+
+    FUNCTION = "function"
+    DATA = "data"
+    STRING = "string"
+    CONSTANT = "constant"
+    ANONYMOUS = "anonymous data"
+    ENTRY = "table entry"
+    SNIPPET = "code snippet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A byte range of one section that stands for one thing.
+
+    ``offset`` counts from the start of the section. Parts are numbered per object.
+    """
+
+    number: int
+    kind: Kind
+    section: int
+    section_name: str
+    section_class: SectionClass
+    offset: int
+    size_bytes: int
+    name: str  #: plain symbol name, "" for anonymous content
+    symbol: Symbol | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether other objects cannot name this part."""
+        return self.symbol is None or self.symbol.is_local
+
+    @property
+    def decorated(self) -> str:
+        """Return the name as the image's symbol table spells it."""
+        if self.symbol is None:
+            return f"{self.section_name}+{self.offset:#x}"
+        return self.symbol.decorated
+
+
+class Edge(NamedTuple):
+    """A relocation seen from the part it lies in."""
+
+    offset: int  #: bytes from the start of the part
+    type: int
+    part: int  #: number of the part it refers to, or EXTERNAL
+    at: int  #: bytes from the start of that part, or from the external symbol
+    name: str  #: the external symbol's name, else ""
+
+
+class Entry(NamedTuple):
+    """A table's entry with what it says of its owner."""
+
+    part: int
+    row: TableRow
+    piece: int  #: number of the part its code field points into
+    at: int  #: bytes from the start of that part
+    snippet: int  #: number of the snippet part, or EXTERNAL
+    line: int  #: source line, 0 if the table has none
+
+
+def masked(name: str) -> str:
+    """Return a name without the numbers the compiler appended: ``rover.0`` is ``rover.#``."""
+    return _NUMBER.sub(".#", name)
+
+
+def source_name(name: str) -> str:
+    """Return the name the source has: without clone suffixes and numbers."""
+    return _NUMBER.sub("", _CLONE.sub("", name))
+
+
+def is_compiler_named(name: str) -> bool:
+    """Tell whether the compiler chose part of the name, so that equal names prove nothing."""
+    return "." in name

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.differ import diff_objects
+from xsplice_plugins.hookspecs import Config, hookimpl
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import Delta, ObjectPair
+
+
+class SemanticDiffer:
+    """Compare the meaning of two objects."""
+
+    xsplice_name = "semantic"
+
+    @hookimpl
+    def xsplice_diff_objects(
+        self, pair: ObjectPair, baseline: bytes, new: bytes, config: Config
+    ) -> Delta | None:
+        """Say what changed in meaning between two versions of one object."""
+        return diff_objects(
+            baseline,
+            new,
+            object_path=pair.object_path,
+            source_path=pair.source_path,
+            profile=config.profile,
+            is_init=pair.is_init,
+            refused=pair.refused,
+        )
+
+
+plugin = SemanticDiffer()

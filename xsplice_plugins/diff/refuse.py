@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop what was understood and cannot be live patched, by name, with a hint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import Refusal
+from xsplice_plugins.diff.parts import NEW, OLD, Kind, Part
+from xsplice_plugins.diff.profiles import SectionClass
+from xsplice_plugins.diff.refusals import REFUSALS
+from xsplice_plugins.diff.skeletons import data_hook
+from xsplice_plugins.elf.types import EM_X86_64, SHF_GROUP, SHN_COMMON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xsplice_plugins.diff.close import Closure
+    from xsplice_plugins.diff.compare import Canon, Comparison, Key
+    from xsplice_plugins.elf.types import Symbol
+
+ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_PLAIN_FUNCTION_TYPES = (0, 2)  #: NOTYPE, FUNC
+_PLAIN_DATA_TYPES = (0, 1)  #: NOTYPE, OBJECT
+#: Classes whose every byte is reached through a table entry or a relocation, or means nothing.
+_ACCOUNTED = (
+    SectionClass.IGNORED,
+    SectionClass.TABLE,
+    SectionClass.SNIPPETS,
+    SectionClass.STRINGS,
+    SectionClass.CONSTANTS,
+    SectionClass.HOOK,
+)
+
+
+def refusal(code: str, name: str, reason: str, *, hint: str = "", skeleton: str = "") -> Refusal:
+    """Return a refusal; its hint is the code's own unless a better one is given."""
+    return Refusal(
+        name=name,
+        reason=reason,
+        code=code,
+        hint=hint or REFUSALS[code].hint,
+        skeleton=skeleton,
+    )
+
+
+def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refusal, ...]:
+    """Return everything that stops this change from being live patched.
+
+    Args:
+        canon: Both objects under their pairing.
+        comparison: What differs.
+        closure: What the payload would take.
+
+    Returns:
+        Refusals sorted by name; empty if the change can be live patched.
+    """
+    found = [
+        *_functions(canon, comparison),
+        *_new_parts(canon),
+        *_data(canon, comparison),
+        *_ambiguities(canon, comparison, closure),
+        *_blocked(canon, closure),
+        *_names(canon, closure),
+        *_commons(canon),
+    ]
+    unique = {(r.name, r.code): r for r in found}
+    return tuple(unique[key] for key in sorted(unique))
+
+
+def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
+    profile = canon.new.profile
+    for number, change in comparison.changed.items():
+        new, old = canon.new.all[number], canon.old.all[change.old]
+        name = old.decorated
+        if SectionClass.INIT in (new.section_class, old.section_class):
+            yield refusal("INIT_CODE", name, f"`{old.name}` runs only at boot ({new.section_name})")
+            continue
+        if canon.new.file.sections[new.section].flags & SHF_GROUP:
+            yield refusal("GROUPED", name, f"`{old.name}` lies in a section group")
+        if old.name in profile.patching_path:
+            yield refusal("PATCHING_PATH", name, f"`{old.name}` runs while code is replaced")
+        if "@" in new.name or (new.symbol and new.symbol.type not in _PLAIN_FUNCTION_TYPES):
+            yield refusal("SYMBOL_VERSION", name, f"`{new.name}` is no plain function")
+        labels = [s.name for s in canon.old.aliases.get(change.old, ())]
+        labels += [s.name for s in canon.new.aliases.get(number, ()) if s.name not in labels]
+        if labels:
+            yield refusal(
+                "ASM_LABEL", name, f"`{old.name}` is also entered as {', '.join(sorted(labels))}"
+            )
+        yield from _short(canon, old)
+
+
+def _short(canon: Canon, old: Part) -> Iterator[Refusal]:
+    machine = canon.old.file.machine
+    need = canon.old.profile.jump_bytes(machine)
+    text = f"the jump takes {need}"
+    if machine == EM_X86_64 and canon.old.content(old).startswith(ENDBR64):
+        need += len(ENDBR64)
+        text = f"ENDBR64 and the jump take {need}"
+    if old.size_bytes < need:
+        yield refusal(
+            "TOO_SHORT", old.decorated, f"`{old.name}` has {old.size_bytes} bytes, {text}"
+        )
+
+
+def _new_parts(canon: Canon) -> Iterator[Refusal]:
+    for part in list(canon.new.all):
+        if part.kind not in (Kind.FUNCTION, Kind.DATA) or part.number in canon.pairing.old_of:
+            continue
+        if part.section_class is SectionClass.INIT:
+            code = "INIT_CODE" if part.kind is Kind.FUNCTION else "INIT_DATA"
+            yield refusal(
+                code,
+                part.decorated,
+                f"new `{part.name}` is used only at boot ({part.section_name})",
+            )
+        elif part.section_class is SectionClass.PERCPU:
+            yield refusal("PERCPU", part.decorated, f"new per-CPU variable `{part.name}`")
+        elif part.section_class is SectionClass.UNKNOWN:
+            yield refusal(
+                "UNEXPLAINED", part.decorated, f"new `{part.name}` lies in {part.section_name}"
+            )
+        elif part.section_class is SectionClass.REGISTRY:
+            yield refusal(
+                "REGISTRY", part.decorated, f"new entry `{part.name}` of {part.section_name}"
+            )
+        elif canon.new.file.sections[part.section].flags & SHF_GROUP:
+            yield refusal("GROUPED", part.decorated, f"new `{part.name}` lies in a section group")
+        elif "@" in part.name or (
+            part.symbol
+            and part.symbol.type
+            not in (_PLAIN_FUNCTION_TYPES if part.kind is Kind.FUNCTION else _PLAIN_DATA_TYPES)
+        ):
+            yield refusal("SYMBOL_VERSION", part.decorated, f"new `{part.name}` is no plain symbol")
+    for part in canon.old.all:
+        if (
+            part.kind is Kind.DATA
+            and part.number not in canon.pairing.new_of
+            and part.section_class in (SectionClass.INIT, SectionClass.REGISTRY)
+        ):
+            code = "INIT_DATA" if part.section_class is SectionClass.INIT else "REGISTRY"
+            yield refusal(code, part.decorated, f"`{part.name}` of {part.section_name} is removed")
+
+
+def _data(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
+    for number, how in comparison.data_changed.items():
+        if number in comparison.copied:
+            continue
+        new = canon.new.all[number]
+        old = canon.old.all[canon.pairing.old_of[number]]
+        name = old.decorated
+        classes = (old.section_class, new.section_class)
+        if SectionClass.HOOK in classes:
+            continue
+        if SectionClass.UNKNOWN in classes:
+            text = f"`{old.name}` of {old.section_name} changed its {how}"
+            yield refusal("UNEXPLAINED", name, text)
+        elif SectionClass.PERCPU in classes:
+            yield refusal("PERCPU", name, f"per-CPU variable `{old.name}` changed its {how}")
+        elif how == "class":
+            yield refusal(
+                "DATA_SECTION", name, f"`{old.name}` was {classes[0]} and would be {classes[1]}"
+            )
+        elif SectionClass.INIT in classes:
+            yield refusal("INIT_DATA", name, f"boot-time datum `{old.name}` changed its {how}")
+        elif how == "size":
+            text = f"`{old.name}` had {old.size_bytes} bytes and would have {new.size_bytes}"
+            yield refusal("DATA_SIZE", name, text)
+        else:
+            text = (
+                f"`{old.name}` would {how.replace('points', 'point')}, and it is in memory already"
+                if how.startswith("points")
+                else f"the initial value of `{old.name}` changed; it is in memory already"
+            )
+            yield refusal("DATA_VALUE", name, text, skeleton=data_hook(old.name, old.is_local))
+
+
+def _ambiguities(canon: Canon, comparison: Comparison, closure: Closure) -> Iterator[Refusal]:
+    for item in canon.pairing.ambiguous:
+        needed = [n for n in item.new if n in closure.taken or n in closure.referenced]
+        olds = ", ".join(f"`{canon.old.all[n].name}`" for n in item.old)
+        news = ", ".join(f"`{canon.new.all[n].name}`" for n in item.new)
+        if needed or set(item.new) & comparison.changed.keys():
+            yield refusal(
+                "AMBIGUOUS",
+                canon.old.all[item.old[0]].decorated,
+                f"`{item.name}` stands for {olds} before and {news} after, and nothing proves "
+                "which is which",
+            )
+
+
+def _blocked(canon: Canon, closure: Closure) -> Iterator[Refusal]:
+    for number, owner in closure.blocked.items():
+        part = canon.new.all[number]
+        user = canon.new.all[owner]
+        if part.kind is Kind.ANONYMOUS:
+            yield refusal(
+                "UNNAMED_DATA",
+                part.decorated,
+                f"`{user.name}` needs unnamed content of {part.section_name}",
+            )
+
+
+def _names(canon: Canon, closure: Closure) -> Iterator[Refusal]:
+    """Refuse references by a name that the baseline object defines twice."""
+    counts = Counter(p.decorated for p in canon.old.all if p.symbol is not None)
+    for number in sorted(closure.referenced):
+        old = canon.old.all[canon.pairing.old_of[number]]
+        if counts[old.decorated] > 1:
+            yield refusal(
+                "AMBIGUOUS_NAME",
+                old.decorated,
+                f"the object defines `{old.name}` {counts[old.decorated]} times",
+            )
+
+
+def _commons(canon: Canon) -> Iterator[Refusal]:
+    def commons(symbols: tuple[Symbol, ...]) -> set[tuple[str, int]]:
+        return {(s.name, s.size_bytes) for s in symbols if s.shndx == SHN_COMMON}
+
+    before, after = commons(canon.old.file.symbols), commons(canon.new.file.symbols)
+    for name, size in sorted(after - before):
+        yield refusal(
+            "UNEXPLAINED",
+            name,
+            f"`{name}` is a common symbol of {size} bytes; the loader takes none",
+            hint="compile with -fno-common",
+        )
+
+
+_MUST_STAY = (
+    SectionClass.UNKNOWN,
+    SectionClass.TABLE,
+    SectionClass.INIT,
+    SectionClass.REGISTRY,
+    SectionClass.PERCPU,
+)
+
+
+def unexplained(canon: Canon, closure: Closure) -> tuple[Refusal, ...]:
+    """Refuse every difference that no item accounts for.
+
+    Content without a symbol and table entries that point at no function are compared as wholes;
+    what the payload takes is accounted for, and so is content that only the baseline has unless
+    something other than this object's code finds it.
+    """
+    before = _loose_content(canon, OLD, frozenset())
+    after = _loose_content(canon, NEW, frozenset(closure.taken))
+    known = {name: bodies for (name, _), bodies in _loose_content(canon, NEW, frozenset()).items()}
+    result = []
+    for name, kind in sorted(before.keys() | after.keys()):
+        old = before.get((name, kind), Counter())
+        added = after.get((name, kind), Counter()) - old
+        removed = old - known.get(name, Counter())
+        if added or (removed and kind in _MUST_STAY):
+            text = f"{name} differs in content that belongs to no function or variable"
+            result.append(refusal("UNEXPLAINED", name, text))
+    return tuple(result)
+
+
+def _loose_content(
+    canon: Canon, is_new: bool, taken: frozenset[int]
+) -> dict[tuple[str, SectionClass], Counter[Key]]:
+    parts = canon.parts(is_new)
+    result: dict[tuple[str, SectionClass], Counter[Key]] = {}
+
+    def add(part: Part) -> None:
+        if part.number not in taken:
+            key = (part.section_name, part.section_class)
+            result.setdefault(key, Counter())[canon.body(is_new, part)] += 1
+
+    for section, kind in zip(parts.file.sections, parts.classes, strict=True):
+        if kind not in _ACCOUNTED:
+            for part in parts.unnamed_ranges(section):
+                add(part)
+    for entry in parts.orphans:
+        add(parts.all[entry.part])
+    return result
