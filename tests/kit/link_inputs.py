@@ -38,6 +38,9 @@ FLAGS = (
     "-Wa,-mx86-used-note=no",
 )
 
+#: As Xen has it: without this, gcc reaches extern data through a GOT.
+HIDDEN = "#pragma GCC visibility push(hidden)\n"
+
 LINKER_SCRIPT = """
 SECTIONS {
     . = 0xffff82d040200000;
@@ -73,20 +76,25 @@ class Compiler:
         out = place / (name + ".o")
         if not out.exists():
             place.mkdir(exist_ok=True)
-            (place / name).write_text(text, encoding="utf-8")
+            (place / name).write_text(HIDDEN + text, encoding="utf-8")
             subprocess.run(["gcc", *FLAGS, *extra, name, "-o", out.name], cwd=place, check=True)
         return out.read_bytes()
 
     def image(self, **texts: str) -> bytes:
         """Link C texts (``version_c="..."`` is ``version.c``) to an image with a build-id."""
-        place = self.folder / ("image-" + hashlib.sha256(repr(texts).encode()).hexdigest()[:16])
+        return self.image_of(
+            *(self.object(key.replace("_c", ".c"), text) for key, text in texts.items())
+        )
+
+    def image_of(self, *objects: bytes) -> bytes:
+        """Link objects to an image with a build-id."""
+        digest = hashlib.sha256(b"".join(objects)).hexdigest()[:16]
+        place = self.folder / f"image-{digest}"
         if not place.exists():
             place.mkdir()
-            names = []
-            for key, text in texts.items():
-                name = key.replace("_c", ".c")
-                (place / (name + ".o")).write_bytes(self.object(name, text))
-                names.append(name + ".o")
+            names = [f"{number}.o" for number in range(len(objects))]
+            for name, data in zip(names, objects, strict=True):
+                (place / name).write_bytes(data)
             (place / "xen.lds").write_text(LINKER_SCRIPT, encoding="utf-8")
             command = ["ld", "-T", "xen.lds", "--build-id=sha1", "-o", "xen-syms", *names]
             subprocess.run(command, cwd=place, check=True)

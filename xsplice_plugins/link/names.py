@@ -121,12 +121,13 @@ class Names:
     #: Names of the functions that the payload replaces, with their split-off parts.
     replaced: tuple[str, ...] = ()
 
-    def require(self, name: str, subject: str) -> str:
+    def require(self, name: str, subject: str, *, is_called_through: bool = False) -> str:
         """See to it that the hypervisor will resolve a name, to the one place that is meant.
 
         Args:
             name: As its symbol table spells it.
             subject: How messages call the place that needs it.
+            is_called_through: A call or jump reads its target from there.
 
         Returns:
             A note for people; "" in most cases.
@@ -151,6 +152,12 @@ class Names:
             )
         if not found.is_init:
             return ""
+        if is_called_through:
+            # Seen with `vpmu_ops` on 4.17.5: a page fault in _apply_alternatives at upload.
+            raise LinkError(
+                f"{subject}: an alternative call through `{name}`, whose memory is freed after "
+                "boot, would crash the host when the payload is loaded; call the function directly"
+            )
         if self._is_used_already(found):
             return f"`{name}` is freed after boot; the fix refers to it as the old code does"
         raise LinkError(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import EM_X86_64, SHN_ABS, SHN_UNDEF, STB_WEAK
@@ -14,7 +14,7 @@ from xsplice_plugins.link.abi import ALT_REPLACEMENT_SECTION, ALT_SECTION, SIZE_
 from xsplice_plugins.link.sections import BUG_FRAMES, DATA, RODATA, TEXT
 
 if TYPE_CHECKING:
-    from xsplice_plugins.elf.types import Reloc, Section
+    from xsplice_plugins.elf.types import Reloc, Section, Symbol
     from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.names import Names
     from xsplice_plugins.link.placement import Layout, Piece, Source
@@ -24,6 +24,8 @@ _ALT_REPL_LENGTH = 11  #: of ``repl_len``, in records of 12 and of 14 bytes
 _BUG_REACH_BYTES = 1 << 23  #: xen/arch/x86/include/asm/bug.h: BUG_DISP_WIDTH is 24
 _WIDE_NAMES = ("_64", "ABS64", "PREL64")
 
+#: ``call *disp32(%rip)`` and ``jmp *disp32(%rip)``.
+_INDIRECT_BRANCHES = frozenset({b"\xff\x15", b"\xff\x25"})
 #: Sections in which the address of a replaced function means the function, not its new body.
 _CODE_AND_DATA = frozenset({TEXT, DATA, RODATA, ALT_REPLACEMENT_SECTION})
 
@@ -57,6 +59,14 @@ class Links:
     relocs: dict[str, tuple[OutReloc, ...]]
     undefined: tuple[str, ...]  #: sorted
     notes: tuple[str, ...]
+
+
+class _Site(NamedTuple):
+    """The field that a relocation changes."""
+
+    where: str  #: how messages call it
+    section: str  #: of the payload
+    is_called_through: bool  #: the target is a pointer that a call or jump reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +145,19 @@ def _target(
     """Return (name for the hypervisor or "", key of the symbol, addend)."""
     layout = context.layout
     source = layout.sources[number]
-    where = source.where(section, reloc.offset)
+    opcode = section.data[max(0, reloc.offset - 2) : reloc.offset]
+    site = _Site(
+        source.where(section, reloc.offset),
+        piece.kind.name,
+        section.is_exec and opcode in _INDIRECT_BRANCHES,
+    )
+    where = site.where
     if _is_empty_replacement(section, piece, reloc, context.abi):
         return "", section_key(ALT_REPLACEMENT_SECTION), 0
     target = target_of(source.elf, section, reloc)
     symbol = target.symbol
     if symbol.shndx == SHN_UNDEF:
-        return _undefined(context, where, symbol.name, piece, reloc, symbol.bind == STB_WEAK)
+        return _undefined(context, site, symbol, reloc)
     if target.section_index is None:
         kind = "an absolute symbol" if symbol.shndx == SHN_ABS else "a common symbol"
         raise LinkError(
@@ -152,10 +168,10 @@ def _target(
     bias = symbol.value + reloc.addend - target.offset
     place = (number, target.section_index, target.offset)
     replaced = context.entries.replaced.get(place)
-    if replaced is not None and piece.kind.name in _CODE_AND_DATA:
+    if replaced is not None and site.section in _CODE_AND_DATA:
         # Also what binds late: pointers stay valid after a revert and equal to those the image
         # holds, and a later payload's replacement is found.
-        return _named(context, where, replaced, bias, piece)
+        return _named(context, site, replaced, bias)
     spot = layout.locate(number, target.section_index, target.offset, symbol)
     if spot is None:
         there = source.where(source.elf.sections[target.section_index], target.offset)
@@ -164,22 +180,23 @@ def _target(
             "the payload neither takes nor finds in the image; run the diff stage again"
         )
     if spot.reference is not None:
-        return _named(context, where, spot.reference.target, spot.offset + bias, piece)
+        return _named(context, site, spot.reference.target, spot.offset + bias)
     return "", section_key(spot.section), spot.offset + bias
 
 
 def _undefined(
-    context: _Context, where: str, name: str, piece: Piece, reloc: Reloc, is_weak: bool
+    context: _Context, site: _Site, symbol: Symbol, reloc: Reloc
 ) -> tuple[str, str, int]:
+    name = symbol.name
     home = context.entries.exported.get(name)
-    if home is None or (home in context.entries.replaced and piece.kind.name in _CODE_AND_DATA):
+    if home is None or (home in context.entries.replaced and site.section in _CODE_AND_DATA):
         known = context.names.image.symbols.get(name)
-        if known is None and is_weak:
+        if known is None and symbol.bind == STB_WEAK:
             raise LinkError(
-                f"{where}: `{name}` is weak and nobody defines it, which Xen's loader refuses; "
+                f"{site.where}: `{name}` is weak and undefined, which Xen refuses; "
                 "define it or remove the reference"
             )
-        return _named(context, where, name, reloc.addend, piece)
+        return _named(context, site, name, reloc.addend)
     number, section, offset = home
     symbols = context.layout.sources[number].elf.symbols
     spot = context.layout.locate(number, section, offset, symbols[0])
@@ -187,15 +204,13 @@ def _undefined(
     return "", section_key(spot.section), spot.offset + reloc.addend
 
 
-def _named(
-    context: _Context, where: str, name: str, addend: int, piece: Piece
-) -> tuple[str, str, int]:
+def _named(context: _Context, site: _Site, name: str, addend: int) -> tuple[str, str, int]:
     """Refer to the hypervisor's symbol."""
-    note = context.names.require(name, where)
+    note = context.names.require(name, site.where, is_called_through=site.is_called_through)
     if note:
         context.notes.add(note)
-    if piece.kind.name.startswith(BUG_FRAMES) and context.abi.machine.number == EM_X86_64:
-        _check_bug_reach(context, where, name)
+    if site.section.startswith(BUG_FRAMES) and context.abi.machine.number == EM_X86_64:
+        _check_bug_reach(context, site.where, name)
     return name, undefined_key(name), addend
 
 
