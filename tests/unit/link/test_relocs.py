@@ -212,7 +212,7 @@ def test_ambiguous_name_is_refused(compiler: Compiler) -> None:
     first, second = (compiler.object("core.c", text.format(i)) for i in (1, 2))
     part = (closure_delta(first, "core.o", ("use1",)), first)
     link(compiler.image_of(first), part)
-    with pytest.raises(LinkError, match="several symbols `core.c#spare`"):
+    with pytest.raises(LinkError, match=r"several symbols `core\.c#spare`"):
         link(compiler.image_of(first, second), part)
 
 
