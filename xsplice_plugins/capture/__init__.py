@@ -4,9 +4,15 @@
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests
+from xsplice_plugins.capture.meaning import same_meaning
 from xsplice_plugins.capture.pairing import pair_objects
 from xsplice_plugins.capture.planning import plan
-from xsplice_plugins.capture.reaching import capture_reached, same_meaning
+from xsplice_plugins.capture.reaching import (
+    capture_reached,
+    compile_pair,
+    forget_texts,
+    source_refusals,
+)
 from xsplice_plugins.capture.tree import XenTree, locate_tree, tree_digest
 
 __all__ = [
@@ -14,12 +20,15 @@ __all__ = [
     "XenTree",
     "capture_reached",
     "compile_object",
+    "compile_pair",
     "copy_tree",
+    "forget_texts",
     "locate_tree",
     "pair_objects",
     "plan",
     "prepare_copy",
     "preprocess",
     "same_meaning",
+    "source_refusals",
     "tree_digest",
 ]

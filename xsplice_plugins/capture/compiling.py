@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MARKED_NAME = re.compile(r'^# \d+ "([^"\n]*/\.\./[^"\n]*)"', re.MULTILINE)
 _DEPENDENCY_ALONE = {"-MD", "-MMD", "-MP", "-MG"}
 _DEPENDENCY_VALUE = {"-MF", "-MT", "-MQ"}
 _DEPENDENCY_JOINED = ("-Wp,-MD,", "-Wp,-MMD,", "-MF", "-MT", "-MQ")
@@ -63,13 +65,20 @@ def compile_object(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def preprocess(job: CompileJob, copy_root: Path, *, env: Mapping[str, str] | None = None) -> str:
+def preprocess(
+    job: CompileJob,
+    copy_root: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    options: str = "",
+) -> str:
     """Preprocess an object's source with its recorded command.
 
     Args:
         job: The recorded command.
         copy_root: The copy (or the tree itself, which is only read).
         env: The compiler's environment; this process's own if ``None``.
+        options: Added at the end, as shell words.
 
     Returns:
         The text with line markers, in Latin-1 (every byte is one character).
@@ -94,10 +103,13 @@ def preprocess(job: CompileJob, copy_root: Path, *, env: Mapping[str, str] | Non
             or word.text.startswith(_DEPENDENCY_JOINED)
         ):
             changes[index] = ""
-    command = edited(job.command, changes, f"-E{_prefix_map(job.command, origin, copy_root)}")
+    appended = f"-E{_prefix_map(job.command, origin, copy_root)} {options}".rstrip()
+    command = edited(job.command, changes, appended)
     data = run(command, copy_root / job.cwd, env=env, subject=job.source_path)
     text = data.decode("latin-1")
-    check_reads(copy_root, job.cwd, text, job.source_path)
+    if "/../" in text:
+        names = "\n".join(set(_MARKED_NAME.findall(text)))
+        check_reads(copy_root, job.cwd, names, job.source_path)
     return text
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.merging import merged_files
-from xsplice_plugins.capture.planning import folders_that_lead_to
+from xsplice_plugins.capture.paths import folders_that_lead_to
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.patch.applying import patched_files
 

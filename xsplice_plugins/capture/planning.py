@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH118, PTH120  # thousands of recorded paths: a Path each is slow
 """Which objects does a patch reach, and how are they compiled again?"""
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from xsplice_plugins.artefacts import (
     TouchKind,
 )
 from xsplice_plugins.capture.commands import option_word
+from xsplice_plugins.capture.paths import canonical
 from xsplice_plugins.capture.records import (
     Listing,
     Record,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _LINK_WORD = re.compile(r"[^\s;&|<>()\"'`=]+\.(?:o|a)\b")
 _RENAME = re.compile(r"--rename-section (\S+)")
 _OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
-_DOTTED = re.compile(r"[^\s<>\"']+/\.\./[^\s<>\"']+")
 _COMPILER = re.compile(r"(\S*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
 
 
@@ -195,69 +194,6 @@ def _why_unseen(index: _Index, unseen: list[TouchedFile]) -> str:
     return ""
 
 
-def canonical(tree: XenTree, links: dict[str, str], folder: str, word: str) -> str:
-    """Return a recorded path relative to the tree's root, links inside the tree resolved.
-
-    Paths outside the tree's root (the compiler's own headers) come back absolute.
-    """
-    build = str(tree.build_root)
-    path = os.path.normpath(os.path.join(build, folder, word))
-    for _ in range(8):  # a link to a link; more would be a loop
-        inside = os.path.relpath(path, build) if path.startswith(build + "/") else ""
-        link = next((part for part in _prefixes(inside) if part in links), None) if inside else None
-        if link is None:
-            break
-        rest = inside[len(link) :].lstrip("/")
-        path = os.path.normpath(os.path.join(build, os.path.dirname(link), links[link], rest))
-    root = str(tree.root)
-    if root == "/":
-        return path.lstrip("/")
-    return path[len(root) + 1 :] if path.startswith(root + "/") else path
-
-
-def folders_that_lead_to(tree: XenTree, touched: set[str]) -> set[str]:
-    """Find the folders from which a recorded ``..`` or a link leads to a touched file.
-
-    In a private copy these must be real folders: the ``..`` of a linked folder is the tree's.
-
-    Args:
-        tree: The built tree.
-        touched: Paths relative to the tree's root.
-
-    Returns:
-        Folders relative to the tree's root.
-    """
-    if not touched:
-        return set()
-    build = "" if tree.build_dir == "." else tree.build_dir + "/"
-    listing = scan(str(tree.build_root))
-    folders = {
-        os.path.dirname(build + link)
-        for link in listing.links
-        for path in [canonical(tree, listing.links, "", link)]
-        if any(file == path or file.startswith(path + "/") for file in touched)
-    }
-    names = {PurePosixPath(path).name for path in touched}
-    for folder, name in listing.records:
-        text = record_text(str(tree.build_root), folder, name)
-        if not any(touched_name in text for touched_name in names):
-            continue
-        is_relative = folder and text.startswith(f"cmd_{name} ")
-        base = folder if is_relative else ""
-        for word in set(_DOTTED.findall(text)):
-            if canonical(tree, listing.links, base, word) in touched:
-                parts = word.split("/")
-                ups = [at for at, part in enumerate(parts) if part == ".."]
-                starts = (os.path.normpath(build + base + "/" + "/".join(parts[:at])) for at in ups)
-                folders |= {start for start in starts if not start.startswith(("..", "/"))}
-    return folders
-
-
-def _prefixes(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
-
-
 def _canonical(index: _Index, folder: str, word: str) -> str:
     key = f"{folder}\0{word}"
     found = index.canonical.get(key)
@@ -297,23 +233,30 @@ def _reached(
         if kind == "ignored":
             continue
         is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
-        if is_direct and record.source.endswith((".S", ".s")):
-            refused |= {hit.path: _assembler(hit) for hit in hits}
+        if is_direct and (kind == "boot" or record.source.endswith((".S", ".s"))):
+            refused |= {hit.path: _not_replaceable(hit, kind) for hit in hits}
             continue
-        jobs.append(_job(index, record, inputs, Reach.DIRECT if is_direct else Reach.HEADER))
+        jobs.append(_job(index, record, inputs, kind, is_direct=is_direct))
     if (job := _asm_offsets(index, wanted, jobs)) is not None:
         jobs.append(job)
     return jobs, [refused[path] for path in sorted(refused)], seen, ""
 
 
 def _record_kind(index: _Index, record: Record) -> str:
-    """Tell "object", "text" (preprocessed only), "generated" and "ignored" targets apart."""
+    """Sort a target.
+
+    Returns:
+        "object" (of the image), "boot" (an object that is linked on its own and runs once),
+        "text" (made by the preprocessor), "generated" (by another program), or "ignored".
+    """
     target = record.target
     if target.startswith(("tools/", "test/", "include/headers")) or target.endswith(".chk"):
         return "ignored"  # host programs, test payloads, and checks of the public headers
     if target.endswith(".o"):
         is_linked = target in index.linked or _init_name(target) in index.linked
-        return "object" if is_linked and record.source else "ignored"
+        if not record.source:
+            return "ignored"
+        return "object" if is_linked else "boot"
     if target.endswith((".i", ".lds")) and re.search(r"(^|\s)-E\s", record.command):
         return "text"
     return "generated"
@@ -323,7 +266,14 @@ def _init_name(target: str) -> str:
     return target.removesuffix(".o") + ".init.o"
 
 
-def _assembler(file: TouchedFile) -> Refusal:
+def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
+    if kind == "boot" and file.kind is not TouchKind.ASSEMBLER:
+        return Refusal(
+            name=file.path,
+            reason="it is part of the boot code only, which has run already",
+            code="INIT",
+            hint="leave this file out; the change takes effect with the next reboot",
+        )
     return Refusal(
         name=file.path,
         reason="it is assembler source, and a payload replaces whole C functions",
@@ -332,7 +282,9 @@ def _assembler(file: TouchedFile) -> Refusal:
     )
 
 
-def _job(index: _Index, record: Record, inputs: tuple[str, ...], reach: Reach) -> CompileJob:
+def _job(
+    index: _Index, record: Record, inputs: tuple[str, ...], kind: str, *, is_direct: bool
+) -> CompileJob:
     tree = index.tree
     source = _canonical(index, record.folder, record.source)
     shown = source.removeprefix(tree.source_dir + "/")
@@ -356,9 +308,9 @@ def _job(index: _Index, record: Record, inputs: tuple[str, ...], reach: Reach) -
         output=output,
         file_symbol=(PurePosixPath(record.source).name, shown) if is_renamed else None,
         is_init=is_init,
-        reach=reach,
+        reach=Reach.DIRECT if is_direct else Reach.HEADER,
         inputs=tuple(sorted(set(inputs))),
-        tree_object=build + target if target.endswith(".o") else "",
+        tree_object=build + target if kind == "object" else "",
         objcopy=index.objcopy or _objcopy_of(record.command),
         renames=renames,
     )

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+import logging
+import os
+import zlib
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import ObjectPair
+from xsplice_plugins.artefacts import ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.compiling import compile_object, preprocess
+from xsplice_plugins.capture.copying import MERGED, origin_of
+from xsplice_plugins.capture.declarations import Kind, chunks, declaration, plain
+from xsplice_plugins.capture.meaning import Verdict, judge_merged, judge_texts
+from xsplice_plugins.capture.merging import OPTIONS
 from xsplice_plugins.capture.pairing import pair_objects
 
 if TYPE_CHECKING:
@@ -16,16 +23,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.artefacts import CompileJob
 
-_MARKER = re.compile(r"^#.*\n", re.MULTILINE)
-
-
-def same_meaning(old_text: str, new_text: str) -> bool:
-    """Tell whether two preprocessed texts are equal aside from line markers and white space."""
-    return _plain(old_text) == _plain(new_text)
-
-
-def _plain(text: str) -> list[str]:
-    return _MARKER.sub("", text).split()
+log = logging.getLogger(__name__)
 
 
 def capture_reached(
@@ -34,25 +32,34 @@ def capture_reached(
     pristine: Path,
     patched: Path,
     tree_object: Path | None,
-    store: Path,
+    store: Path | None,
     dest_prefix: Path,
     env: Mapping[str, str] | None = None,
 ) -> ObjectPair:
-    """Find out whether a header's change can reach one object; compile it if it can."""
-    old, new = preprocess(job, pristine, env=env), preprocess(job, patched, env=env)
-    if same_meaning(old, new):
-        return ObjectPair(
-            object_path=job.object_path,
-            source_path=job.source_path,
-            is_changed=False,
-            is_init=job.is_init,
-            baseline="",
-            new="",
-            digest_baseline="",
-            digest_new="",
-            compiler="",
-            note="preprocessed text equal, not compiled",
-        )
+    """Find out whether a header's change can reach one object; compile it if it can.
+
+    Args:
+        job: How the object is compiled.
+        pristine: Root of the pristine copy (or the tree itself).
+        patched: Root of the patched copy; its merged sibling is used where there is one.
+        tree_object: The tree's own object for the drift check.
+        store: Folder where the pristine side's preprocessed texts are kept for the next fix;
+            ``None`` to keep none.
+        dest_prefix: ``.baseline`` and ``.new`` are added to it where the content differs.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        The pair's record; its ``note`` says why the object was not compiled, or why it was.
+
+    Raises:
+        CaptureError: Preprocessing or compiling fails, or the baseline is not the tree's object.
+    """
+    verdict = reach_verdict(job, pristine=pristine, patched=patched, store=store, env=env)
+    log.debug("%s: %s", job.object_path, verdict.note)
+    if verdict.is_affected and not _is_c_object(job):
+        verdict = _judged_output(job, pristine, patched, dest_prefix, env)
+    if not verdict.is_affected:
+        return _untouched(job, verdict)
     return compile_pair(
         job,
         pristine=pristine,
@@ -63,6 +70,51 @@ def capture_reached(
     )
 
 
+def reach_verdict(
+    job: CompileJob,
+    *,
+    pristine: Path,
+    patched: Path,
+    store: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Compare both sides' preprocessed texts; one pass if the headers could be merged."""
+    merged = patched.with_name(patched.name + MERGED)
+    if job.reach is Reach.HEADER and merged.is_dir():
+        return judge_merged(preprocess(job, merged, env=env, options=OPTIONS))
+    old = _pristine_text(job, pristine, store, env)
+    return judge_texts(old, preprocess(job, patched, env=env))
+
+
+def source_refusals(
+    job: CompileJob,
+    *,
+    pristine: Path,
+    patched: Path,
+    env: Mapping[str, str] | None = None,
+) -> tuple[Refusal, ...]:
+    """Say what the sources of a directly patched object already show: changed layouts.
+
+    Cheap where the patch changes only functions: the preprocessor runs only if a patched input
+    of this object has a changed directive or type.
+
+    Args:
+        job: How the object is compiled.
+        pristine: Root of the pristine copy (or the tree itself).
+        patched: Root of the patched copy.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Raises:
+        CaptureError: Preprocessing fails.
+    """
+    # A file that only the patch includes is in no record: look at every patched file.
+    if not any(_may_change_types(pristine / path, patched / path) for path in
+               sorted(origin_of(patched).patched)):  # fmt: skip
+        return ()
+    old, new = preprocess(job, pristine, env=env), preprocess(job, patched, env=env)
+    return judge_texts(old, new).refused
+
+
 def compile_pair(
     job: CompileJob,
     *,
@@ -70,14 +122,122 @@ def compile_pair(
     patched: Path,
     tree_object: Path | None,
     dest_prefix: Path,
+    refused: tuple[Refusal, ...] = (),
     env: Mapping[str, str] | None = None,
 ) -> ObjectPair:
-    """Compile both sides of an object and compare them."""
+    """Compile both sides of an object and compare them (see `pair_objects`)."""
     sides = [dest_prefix.with_name(f".{dest_prefix.name}.{side}.o") for side in ("old", "now")]
     try:
         compile_object(job, pristine, sides[0], env=env)
         compile_object(job, patched, sides[1], env=env)
-        return pair_objects(job, sides[0], sides[1], tree_object, dest_prefix)
+        return pair_objects(job, sides[0], sides[1], tree_object, dest_prefix, refused=refused)
     finally:
         for side in sides:
             side.unlink(missing_ok=True)
+
+
+def _untouched(job: CompileJob, verdict: Verdict) -> ObjectPair:
+    return ObjectPair(
+        object_path=job.object_path,
+        source_path=job.source_path,
+        is_changed=False,
+        is_init=job.is_init,
+        baseline="",
+        new="",
+        digest_baseline="",
+        digest_new="",
+        compiler="",
+        note=verdict.note,
+        refused=verdict.refused,
+    )
+
+
+def _is_c_object(job: CompileJob) -> bool:
+    return bool(job.tree_object) and job.source_path.endswith(".c")
+
+
+def _judged_output(
+    job: CompileJob,
+    pristine: Path,
+    patched: Path,
+    dest_prefix: Path,
+    env: Mapping[str, str] | None,
+) -> Verdict:
+    """Judge a target that is no C object of the image, whose preprocessed text has changed."""
+    if job.object_path.endswith(".s"):
+        sides = [dest_prefix.with_name(f".{dest_prefix.name}.{side}.s") for side in ("old", "now")]
+        try:
+            for root, side in zip((pristine, patched), sides, strict=True):
+                compile_object(job, root, side, env=env)
+            is_equal = sides[0].read_bytes() == sides[1].read_bytes()
+        finally:
+            for side in sides:
+                side.unlink(missing_ok=True)
+        if is_equal:
+            return Verdict(is_affected=False, note="generated again, the same content")
+    if job.source_path.endswith(".S"):
+        code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
+    elif job.object_path.endswith(".o"):
+        code, reason = "INIT", "it is part of the boot code only, which has run already"
+    else:
+        code, reason = "GENERATED", "the patch changes this generated file, which other files read"
+    refusal = Refusal(
+        name=job.source_path if job.object_path.endswith(".o") else job.object_path,
+        reason=reason,
+        code=code,
+        hint="leave that part of the patch out, or take the route through make",
+    )
+    return Verdict(is_affected=False, note="refused, not compiled", refused=(refusal,))
+
+
+def _may_change_types(old: Path, new: Path) -> bool:
+    """Tell whether a file's change can alter types: directives, structures, unknown text."""
+    texts = [path.read_text("latin-1") if path.is_file() else "" for path in (old, new)]
+    if texts[0] == texts[1]:
+        return False
+    pieces = [[chunk for chunk in chunks(text) if plain(chunk.text)] for text in texts]
+    keys = [{plain(chunk.text) for chunk in side} for side in pieces]
+    silent = {Kind.STATIC_FUNCTION, Kind.FUNCTION, Kind.PROTOTYPE}
+    return any(
+        (chunk.has_directive and ("define" in chunk.text or "include" in chunk.text))
+        or declaration(chunk.text).kind not in silent
+        for side, other in ((pieces[0], keys[1]), (pieces[1], keys[0]))
+        for chunk in side
+        if plain(chunk.text) not in other
+    )
+
+
+def _pristine_text(
+    job: CompileJob, pristine: Path, store: Path | None, env: Mapping[str, str] | None
+) -> str:
+    """Preprocess the pristine side, or take the text that an earlier fix left."""
+    if store is None or not job.inputs:
+        return preprocess(job, pristine, env=env)
+    key = hashlib.blake2b(f"{job.cwd}\0{job.command}".encode(), digest_size=20)
+    for path in job.inputs:
+        try:
+            key.update(hashlib.blake2b((pristine / path).read_bytes()).digest())
+        except OSError:
+            key.update(b"missing")
+    kept = store / f"{key.hexdigest()}.i.z"
+    try:
+        return zlib.decompress(kept.read_bytes()).decode("latin-1")
+    except (OSError, zlib.error):
+        text = preprocess(job, pristine, env=env)
+    write_file(kept, zlib.compress(text.encode("latin-1"), 1))
+    return text
+
+
+def forget_texts(store: Path, *, files_max: int = 4000) -> None:
+    """Keep a store of preprocessed texts from growing for ever: remove the oldest files.
+
+    Args:
+        store: The folder.
+        files_max: How many files may stay (about 100 KB each).
+    """
+    try:
+        entries = sorted(os.scandir(store), key=lambda entry: entry.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return
+    for entry in entries[: max(0, len(entries) - files_max)]:
+        os.unlink(entry.path)  # noqa: PTH108  # an entry is no Path
