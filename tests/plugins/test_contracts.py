@@ -9,7 +9,7 @@ import pytest
 
 from xsplice_plugins.artefacts import SignatureState
 from xsplice_plugins.hookspecs import Config
-from xsplice_plugins.testing import SignerContract
+from xsplice_plugins.testing import DifferContract, SignerContract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,3 +39,10 @@ class TestNone(SignerContract):
     plugin = "none"
     name = "none"
     state_good = SignatureState.UNSIGNED
+
+
+class TestSemantic(DifferContract):
+    """The built-in differ."""
+
+    plugin = "semantic"
+    name = "semantic"

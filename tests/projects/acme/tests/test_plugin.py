@@ -41,6 +41,25 @@ class TestContract(SignerContract):
         """Return a run that signs with key 7."""
         return config_with(store)
 
+    @pytest.fixture
+    def certificate(self, store: Path) -> Path:
+        """Return the certificate to trust; asking the token for it each time would be slow."""
+        return store / "7.crt"
+
+
+def test_without_a_certificate_the_token_is_asked_for_its_own(
+    store: Path, xsplice_manager: ManagerFactory
+) -> None:
+    pm = xsplice_manager("acme", entry_points=True)
+    data, record = sample_payload()
+    config = config_with(store)
+    signed = call(
+        chosen(pm, "xsplice_sign_payload", "acme"), data=data, record=record, config=config
+    )
+    check = chosen(pm, "xsplice_check_signature", "acme")
+    answer = call(check, data=signed.data, certificate=None, config=config)
+    assert answer.state is SignatureState.GOOD
+
 
 def test_another_key_of_the_token_is_not_trusted(
     store: Path, xsplice_manager: ManagerFactory

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each hook, called through the pipeline as SCons and the command line do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins import hookimpl, manager, pipeline
+from xsplice_plugins.artefacts import (
+    Cause,
+    ChangedFunction,
+    Delta,
+    Finding,
+    ObjectPair,
+    Payload,
+    PayloadRecord,
+    Severity,
+    SignatureCheck,
+    SignatureRecord,
+    SignatureState,
+    SignedPayload,
+    VerifyRequest,
+)
+from xsplice_plugins.errors import PluginError, RefusedError, SignError
+from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.testing import ManagerFactory, sample_objects, sample_payload
+
+
+def delta_of(pair: ObjectPair) -> Delta:
+    """Return a delta that replaces one function."""
+    changed = ChangedFunction(
+        name="answer",
+        reason="it answers differently",
+        cause=Cause.CONSTANT,
+        symbol="answer",
+        symbol_baseline="answer",
+        section=".text.answer",
+        size_before_bytes=6,
+        size_after_bytes=6,
+    )
+    return Delta(
+        object_path=pair.object_path,
+        source_path=pair.source_path,
+        profile="xen-4.17",
+        machine=62,
+        digest_new=pair.digest_new,
+        changed=(changed,),
+    )
+
+
+def finding(severity: Severity, text: str = "policy") -> Finding:
+    return Finding(check="acme.policy", severity=severity, subject="answer", text=text)
+
+
+class Differ:
+    """A differ that finds one changed function."""
+
+    xsplice_name = "acme"
+
+    @hookimpl
+    def xsplice_diff_objects(self, pair: ObjectPair) -> Delta | None:
+        """Know C files only."""
+        return delta_of(pair) if pair.source_path.endswith(".c") else None
+
+
+class DeltaCheck:
+    """A check that says one thing."""
+
+    def __init__(self, severity: Severity) -> None:
+        self.severity = severity
+
+    @hookimpl
+    def xsplice_check_delta(self, delta: Delta) -> tuple[Finding, ...]:
+        """Say it of every delta with a change."""
+        return (finding(self.severity),) if delta.changed else ()
+
+
+class Linker:
+    """A linker that always makes the sample payload."""
+
+    xsplice_name = "acme"
+
+    def __init__(self) -> None:
+        self.seen: tuple[Delta, ...] = ()
+
+    @hookimpl
+    def xsplice_link_payload(self, name: str, deltas: tuple[Delta, ...]) -> Payload:
+        """Remember what came."""
+        self.seen = deltas
+        data, record = sample_payload(name=name)
+        return Payload(data=data, record=record)
+
+
+class Signer:
+    """A signer whose output and check are given."""
+
+    xsplice_name = "acme"
+
+    def __init__(self, tail: bytes, state: SignatureState, *, spoils: bool = False) -> None:
+        self.tail, self.state, self.spoils = tail, state, spoils
+
+    @hookimpl
+    def xsplice_sign_payload(self, data: bytes, record: PayloadRecord) -> SignedPayload:
+        """Append the tail."""
+        signed = (data[1:] if self.spoils else data) + self.tail
+        return SignedPayload(
+            data=signed,
+            record=SignatureRecord(
+                signer="acme",
+                scheme="tail",
+                is_deterministic=True,
+                is_development_key=False,
+                subject="",
+                certificate_sha256="",
+                digest_payload=record.digest,
+                digest_signed=hashlib.sha256(signed).hexdigest(),
+            ),
+        )
+
+    @hookimpl
+    def xsplice_check_signature(self, data: bytes) -> SignatureCheck:
+        """Give the answer."""
+        return SignatureCheck(state=self.state, reason="so it is", payload_size_bytes=len(data))
+
+
+class Verifier:
+    """A verifier that says one thing."""
+
+    def __init__(self, name: str) -> None:
+        self.xsplice_name = name
+
+    @hookimpl
+    def xsplice_verify_payload(self, record: PayloadRecord) -> tuple[Finding, ...]:
+        """Say who spoke."""
+        return (finding(Severity.INFO, f"{self.xsplice_name} saw {record.name}"),)
+
+
+def test_xsplice_startup_is_heard_once_by_every_plugin(xsplice_manager: ManagerFactory) -> None:
+    heard: list[tuple[str, Config]] = []
+
+    class Ears:
+        def __init__(self, name: str) -> None:
+            self.xsplice_name = name
+
+        @hookimpl
+        def xsplice_startup(self, config: Config) -> None:
+            heard.append((self.xsplice_name, config))
+
+    config = Config(signer="none")
+    pm = xsplice_manager(Ears("one"), Ears("two"))
+    manager.startup(pm, config)
+    manager.register_plugin(pm, Ears("late"), "late")
+    assert sorted(name for name, _ in heard) == ["late", "one", "two"]
+    assert all(given is config for _, given in heard)
+
+
+def test_xsplice_diff_objects_is_asked_of_the_differ_chosen_by_name(
+    xsplice_manager: ManagerFactory,
+) -> None:
+    pair, baseline, new = sample_objects()
+    pm, config = xsplice_manager(Differ()), Config(differ="acme")
+    delta, findings = pipeline.diff_pair(pm, config, pair, baseline, new)
+    assert (delta, findings) == (delta_of(pair), ())
+    other = dataclasses.replace(pair, source_path="entry.S")
+    with pytest.raises(PluginError, match="the differ acme does not know such objects"):
+        pipeline.diff_pair(pm, config, other, baseline, new)
+
+
+def test_xsplice_check_delta_collects_findings_and_an_error_stops(
+    xsplice_manager: ManagerFactory,
+) -> None:
+    pair, baseline, new = sample_objects()
+    config = Config(differ="acme")
+    pm = xsplice_manager(Differ(), DeltaCheck(Severity.WARNING))
+    _, findings = pipeline.diff_pair(pm, config, pair, baseline, new)
+    assert findings == (finding(Severity.WARNING),)
+    pm = xsplice_manager(Differ(), DeltaCheck(Severity.ERROR))
+    with pytest.raises(RefusedError, match=r"answer: policy \(check acme\.policy\)"):
+        pipeline.diff_pair(pm, config, pair, baseline, new)
+
+
+def test_xsplice_link_payload_gets_deltas_sorted_and_without_empty_ones(
+    xsplice_manager: ManagerFactory,
+) -> None:
+    pair, _, new = sample_objects()
+    first = delta_of(dataclasses.replace(pair, object_path="a.o"))
+    last = delta_of(dataclasses.replace(pair, object_path="z.o"))
+    empty = dataclasses.replace(last, object_path="b.o", changed=())
+    linker = Linker()
+    pm = xsplice_manager(linker)
+    payload = pipeline.link_payload(
+        pm, Config(linker="acme"), "fix", [last, empty, first], [new] * 3, b""
+    )
+    assert linker.seen == (first, last)
+    assert payload.record.name == "fix"
+
+
+def test_xsplice_sign_payload_may_only_append(xsplice_manager: ManagerFactory) -> None:
+    data, record = sample_payload()
+    payload, config = Payload(data=data, record=record), Config(signer="acme")
+    good = xsplice_manager(Signer(b"tail", SignatureState.GOOD))
+    assert pipeline.sign_payload(good, config, payload).data == data + b"tail"
+    spoilt = xsplice_manager(Signer(b"tail", SignatureState.GOOD, spoils=True))
+    with pytest.raises(SignError, match="changed the payload itself"):
+        pipeline.sign_payload(spoilt, config, payload)
+
+
+def test_xsplice_check_signature_decides_whether_the_written_file_stays(
+    xsplice_manager: ManagerFactory, tmp_path: Path
+) -> None:
+    data, record = sample_payload()
+    config, path = Config(signer="acme"), tmp_path / "fix.livepatch"
+    for state, stays in ((SignatureState.GOOD, True), (SignatureState.BAD, False)):
+        pm = xsplice_manager(Signer(b"tail", state))
+        signed = pipeline.sign_payload(pm, config, Payload(data=data, record=record))
+        if stays:
+            pipeline.write_signed(pm, config, signed, path, None)
+        else:
+            with pytest.raises(SignError, match="so it is"):
+                pipeline.write_signed(pm, config, signed, path, None)
+        assert path.exists() is stays
+
+
+def test_xsplice_verify_payload_collects_from_all_in_order_of_registration(
+    xsplice_manager: ManagerFactory, tmp_path: Path
+) -> None:
+    data, record = sample_payload(name="fix")
+    signer = Signer(b"tail", SignatureState.GOOD)
+    pm = xsplice_manager(signer, Verifier("one"), Verifier("two"))
+    # The built-in verifier needs a real image; what it says is tested with it.
+    pm.unregister(name="model")
+    request = VerifyRequest(
+        payload_path=tmp_path / "fix.livepatch", image_path=tmp_path / "xen-syms", release="4.17.5"
+    )
+    findings = pipeline.verify_payload(pm, Config(signer="acme"), data, record, request)
+    ours = [f.text for f in findings if f.check == "acme.policy"]
+    assert ours == ["one saw fix", "two saw fix"]

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom: the walls between the stages, read from the sources with ``ast``.
+
+Imports inside functions and for type checking count too; a wall with doors is none.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins import builtin
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "xsplice_plugins"
+
+FOUNDATION = {"errors", "elf", "artefacts", "hookspecs"}
+MANAGER = {"builtin", "candidates", "fingerprint", "house_rules", "manager", "trace"}
+
+#: What each part of the library may import of the library: file or folder, below the package.
+#: "" is the package itself, that is, the names in its ``__init__``.
+ALLOWED = {
+    "errors": set(),
+    "elf": {"errors"},
+    "artefacts": {"errors", "elf"},
+    "hookspecs": {"errors", "artefacts"},
+    "": {"hookspecs"},
+    "builtin": FOUNDATION,
+    "candidates": {"builtin", "errors", "hookspecs"},
+    "house_rules": {"errors", "hookspecs"},
+    "fingerprint": {"errors", "hookspecs"},
+    "trace": {"hookspecs"},
+    "manager": FOUNDATION | MANAGER,
+    "patch": FOUNDATION,
+    "capture": FOUNDATION | {"patch"},  # one stage in two folders: what is patched is captured
+    "diff": FOUNDATION,
+    "link": FOUNDATION,
+    "sign": FOUNDATION,
+    "verify": FOUNDATION | {"hypervisor"},  # the built-in verifier is the model's plugin
+    "report": FOUNDATION,
+    "hypervisor": {"errors", "elf"},
+    "pipeline": FOUNDATION | {"manager"},
+    "testing": FOUNDATION | {"manager"},
+}
+#: The faces of the library take what they show; nothing imports them.
+FACES = {"cli", "commands", "__main__"}
+STAGES = {"patch", "capture", "diff", "link", "sign", "verify", "report"}
+
+#: Costs of tenths of a second: imported by the function that needs them.
+SLOW = {
+    "SCons",
+    "asn1crypto",
+    "capstone",
+    "cryptography",
+    "elftools",
+    "lief",
+    "rich",
+    "unicorn",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One import statement's target."""
+
+    place: str  #: ``path:line``
+    file: Path
+    target: str  #: dotted
+    is_at_import_time: bool
+
+    @property
+    def part(self) -> str | None:
+        """Return the part of the library that is imported; ``None`` for other packages."""
+        words = self.target.split(".")
+        if words[0] != LIBRARY:
+            return None
+        known = words[1] if len(words) > 1 else ""
+        return known if (ROOT / LIBRARY / known).exists() or _is_module(known) else ""
+
+
+def _is_module(name: str) -> bool:
+    return (ROOT / LIBRARY / f"{name}.py").exists()
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Return all imports of a file; ``from package import name`` counts as ``package.name``."""
+    tree = ast.parse(path.read_text())
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        for inner in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            targets = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found += [
+            Import(
+                place=f"{path.relative_to(ROOT)}:{node.lineno}",
+                file=path,
+                target=target,
+                is_at_import_time=id(node) not in lazy,
+            )
+            for target in targets
+        ]
+    return found
+
+
+def part_of(path: Path) -> str:
+    """Return the part of the library that a file belongs to."""
+    words = path.relative_to(ROOT / LIBRARY).with_suffix("").parts
+    return "" if words == ("__init__",) else words[0]
+
+
+FILES = sorted((ROOT / LIBRARY).rglob("*.py"))
+IMPORTS = [found for path in FILES for found in imports_of(path)]
+PARTS = sorted({part_of(path) for path in FILES})
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_only_what_lies_below_it(part: str) -> None:
+    assert part in ALLOWED or part in FACES, f"{part} has no place in the layers; give it one"
+    allowed = set(ALLOWED) | FACES - {"testing"} if part in FACES else ALLOWED[part]
+    wrong = [
+        f"{found.place} imports {found.target}"
+        for found in IMPORTS
+        if part_of(found.file) == part
+        and found.part is not None
+        and found.part not in allowed | {part, ""}
+    ]
+    assert wrong == []
+
+
+def test_the_layers_have_no_cycle() -> None:
+    """The table itself must be an order, or the test above proves nothing."""
+    done: set[str] = set()
+    left = {part: set(below) - {part} for part, below in ALLOWED.items()}
+    while left:
+        ready = sorted(part for part, below in left.items() if below <= done)
+        assert ready, f"a cycle among {sorted(left)}"
+        done |= set(ready)
+        left = {part: below for part, below in left.items() if part not in done}
+
+
+def test_stages_exchange_files_not_code() -> None:
+    """The table of layers cannot be widened by accident to let one stage import another."""
+    doors = {
+        (part, below)
+        for part in STAGES
+        for below in ALLOWED[part] & STAGES
+        if (part, below) != ("capture", "patch")
+    }
+    assert doors == set()
+
+
+def test_no_import_is_relative_in_the_library() -> None:
+    """Relative imports would slip through this file's net."""
+    assert [found.place for found in IMPORTS if found.target.startswith(".")] == []
+
+
+def test_the_hypervisor_needs_only_the_standard_library_and_in_one_module_the_emulator() -> None:
+    foreign = {
+        (found.file.name, found.target.split(".")[0])
+        for found in IMPORTS
+        if part_of(found.file) == "hypervisor"
+        and found.part is None
+        and found.target.split(".")[0] not in sys.stdlib_module_names
+    }
+    assert {package for _, package in foreign} <= {"unicorn"}
+    assert len(foreign) <= 1
+
+
+def test_only_the_tool_imports_scons() -> None:
+    assert [found.place for found in IMPORTS if found.target.split(".")[0] == "SCons"] == []
+
+
+def test_nothing_imports_the_scons_face() -> None:
+    names = {"site_scons", "site_tools", "xsplice"}
+    assert [found.place for found in IMPORTS if found.target.split(".")[0] in names] == []
+
+
+def test_slow_packages_are_imported_where_they_are_needed() -> None:
+    """A warm run is judged in tenths of a second; lief alone takes more than one."""
+    wrong = [
+        f"{found.place} imports {found.target}"
+        for found in IMPORTS
+        if found.is_at_import_time and found.target.split(".")[0] in SLOW
+    ]
+    assert wrong == []
+
+
+def test_the_built_in_plugins_name_modules_that_exist() -> None:
+    """They import their stages by name, which no other test of this file sees."""
+    text = Path(builtin.__file__).read_text()
+    named = re.findall(r'_stage\(\s*"([a-z.]+)", "(\w+)"', text)
+    assert len(named) >= len(builtin.BUILT_IN)
+    for module, name in named:
+        path = ROOT / LIBRARY / Path(*module.split(".")).with_suffix(".py")
+        assert f"class {name}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "is_at_import_time"),
+    [
+        ("import a.b\n", "a.b", True),
+        ("from a import b\n", "a.b", True),
+        ("def f():\n    from a import b\n", "a.b", False),
+        ("if TYPE_CHECKING:\n    from a import b\n", "a.b", False),
+        ("class C:\n    import a\n", "a", True),
+        ("from . import b\n", "..b", True),
+    ],
+)
+def test_the_reader_of_imports_sees_each_form(
+    text: str, target: str, is_at_import_time: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (found,) = imports_of(path)
+    assert (found.target, found.is_at_import_time) == (target, is_at_import_time)
