@@ -74,10 +74,7 @@ def print_summary(
     out.print(f"  payload {record.size_bytes} bytes, build-id {record.build_id}")
     who = f" by {signature.subject}" if signature.subject else ""
     out.print(f"  signature: {escape(signature.signer + who)}")
-    if signature.is_development_key:
-        out.print(
-            "  [bold yellow]signed with a development key[/]: not for shipping; give KEY= and CERT="
-        )
     if signature.note:
-        out.print(f"  {escape(signature.note)}")
+        style = "[bold yellow]" if signature.is_development_key else ""
+        out.print(f"  {style}{escape(signature.note)}")
     out.print(f"  written to [bold]{escape(str(path))}[/]\n")

@@ -72,14 +72,15 @@ class Farm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
-    """An object that the patch reaches through a header only."""
+class Both:
+    """The two sides of one object."""
 
     job: CompileJob
     pristine: Path
     patched: Path
-    tree_object: Path
-    store: Path  #: folder of preprocessed texts that outlive the fix
+    tree_object: Path | None  #: the tree's own object, for the drift check
+    store: Path | None = None  #: folder of preprocessed texts that outlive the fix
+    variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
 
 
 @contextmanager
@@ -137,25 +138,35 @@ def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
 
 def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compare the two sides; keep them as ``.baseline`` and ``.new`` where they differ."""
-    fix, job, tree_object = target[0].attributes.xsplice
+    fix, both = target[0].attributes.xsplice
     with translated(target):
-        baseline, new = _path(source[0]), _path(source[1])
-        prefix = _prefix(fix, job.object_path)
-        pair = capture.pair_objects(job, baseline, new, tree_object, prefix)
+        pair = capture.pair_objects(
+            both.job,
+            _path(source[0]),
+            _path(source[1]),
+            both.tree_object,
+            _prefix(fix, both.job.object_path),
+            refused=capture.source_refusals(
+                both.job,
+                pristine=both.pristine,
+                patched=both.patched,
+                env=dict(both.variables) or None,
+            ),
+        )
         artefacts.save(_path(target[0]), pair)
 
 
 def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
     """Preprocess an object that only a header reaches; compile it if that can matter."""
-    fix, reached = target[0].attributes.xsplice
+    fix, both = target[0].attributes.xsplice
     with translated(target):
         pair = capture.capture_reached(
-            reached.job,
-            pristine=reached.pristine,
-            patched=reached.patched,
-            tree_object=reached.tree_object,
-            store=reached.store,
-            dest_prefix=_prefix(fix, reached.job.object_path),
+            both.job,
+            pristine=both.pristine,
+            patched=both.patched,
+            tree_object=both.tree_object,
+            store=both.store,
+            dest_prefix=_prefix(fix, both.job.object_path),
         )
         artefacts.save(_path(target[0]), pair)
 

@@ -16,7 +16,7 @@ from xsplice_plugins.artefacts import CompileJob, Reach
 from xsplice_plugins.errors import XspliceError
 
 from . import settings
-from .actions import Farm, Side
+from .actions import Both, Farm, Side
 from .builders import Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
@@ -162,8 +162,18 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: N
         "XsplicePair",
         [f"objects/{job.object_path}.xsplice.pair.json"],
         [baseline, *new],
-        carries=(fix, job, None),
+        carries=(
+            fix,
+            Both(
+                job=job,
+                pristine=Path(env.Dir("#").get_abspath()),
+                patched=fix.folder / "copy",
+                tree_object=None,
+                variables=variables,
+            ),
+        ),
         library=("capture",),
+        values=[f"patch set {fix.patch_set.digest}"],
     )
     node.attributes.xsplice_object = new[0]
     return wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0])

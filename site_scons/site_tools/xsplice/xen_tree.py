@@ -13,9 +13,8 @@ from xsplice_plugins.artefacts import Reach, Route
 from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
 
 from . import settings
-from .actions import Farm, Reached, Side
+from .actions import Both, Farm, Side
 from .builders import Wiring, XspliceNodes, start
-from .inputs import InputTexts
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
@@ -89,10 +88,17 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
             f"tree {tree.root} with patch set {fix.patch_set.digest}",
         ),
     ]
-    inputs = InputTexts(tree, fix.patch_set)
+    inputs = capture.InputDigests(tree, fix.patch_set)
     deltas = []
     for job in plan.jobs:
-        tree_object = tree.root / job.tree_object
+        tree_object = tree.root / job.tree_object if job.tree_object else None
+        both = Both(
+            job=job,
+            pristine=pristine,
+            patched=patched,
+            tree_object=tree_object,
+            store=fix.folder.parent / "preprocessed",
+        )
         before, after = inputs.texts(job, is_patched=False), inputs.texts(job, is_patched=True)
         pair_target = f"objects/{job.object_path}.xsplice.pair.json"
         if job.reach is Reach.DIRECT:
@@ -113,29 +119,22 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
                 values=after,
             )
             env.Requires([*baseline, *new], stamps)
-            env.Depends(baseline, env.File(str(tree_object)))
+            if tree_object is not None:
+                env.Depends(baseline, env.File(str(tree_object)))
             pair = wiring.node(
                 "XsplicePair",
                 [pair_target],
                 [*baseline, *new],
-                carries=(fix, job, tree_object),
+                carries=(fix, both),
                 library=("capture",),
+                values=after,
             )
         else:
             pair = wiring.node(
                 "XspliceReached",
                 [pair_target],
                 [],
-                carries=(
-                    fix,
-                    Reached(
-                        job=job,
-                        pristine=pristine,
-                        patched=patched,
-                        tree_object=tree_object,
-                        store=fix.folder.parent / "preprocessed",
-                    ),
-                ),
+                carries=(fix, both),
                 library=("capture",),
                 values=[*before, *after],
             )
