@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class LivepatchLinker:
-    """Make payloads in Xen's livepatch format. Plugin name: ``livepatch``."""
+    """Make payloads in Xen's livepatch format."""
 
-    name = "livepatch"
+    xsplice_name = "livepatch"
 
     @hookimpl
     def xsplice_link_payload(
