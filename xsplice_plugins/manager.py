@@ -272,7 +272,7 @@ def _register(pm: pluggy.PluginManager, candidate: Candidate) -> None:
         raise _wrapped(pm.hook.xsplice_startup, error) from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
@@ -320,7 +320,7 @@ def _wrapped(hook: HookCaller, error: BaseException) -> PluginError:
         place = place.tb_next
     names = culprit or " or ".join(sorted(impl.plugin_name for impl in hook.get_hookimpls()))
     return PluginError(
-        f"{names}.{hook.name}: the plugin failed ({type(error).__name__}: {error}); "
+        f"{names}.{hook.name}: the plugin failed ({type(error).__name__}: {_one_line(error)}); "
         "this is a fault of the plugin, report it to its author"
     )
 

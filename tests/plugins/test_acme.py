@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.build import ROOT, scons
 from xsplice_plugins.testing import Outcome, write_files
 
-ROOT = Path(__file__).resolve().parents[2]
 ACME = ROOT / "tests" / "projects" / "acme"
 
 USE = """
@@ -53,13 +53,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(site: Path, cwd: Path, *words: str) -> Outcome:
-    environ = {
+def environment(site: Path) -> dict[str, str]:
+    """Return the variables under which the installed package is found."""
+    return {
         "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "ACME_HSM_PIN": "123456",
     }
+
+
+def run(site: Path, cwd: Path, *words: str) -> Outcome:
+    environ = environment(site)
     done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     return Outcome(rc=done.returncode, out=done.stdout, err=done.stderr)
 
@@ -69,6 +74,37 @@ def test_the_installed_package_signs_and_checks_by_its_name(site: Path, tmp_path
     run(site, tmp_path, "acme-hsm", "init", "--store", "token").assert_success()
     done = run(site, tmp_path, sys.executable, "use.py", "token").assert_success()
     assert done.out == "1.2.0 acme-signing CN=ACME token key 1 True\n"
+
+
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_scons_signs_and_verifies_with_the_vendors_signer(site: Path, tmp_path: Path) -> None:
+    """From a source patch to a proved payload, with nothing said but the signer's name."""
+    environ = environment(site)
+    run(site, tmp_path, "acme-hsm", "init", "--store", "token").assert_success()
+    settings = {"SIGNER": "acme", "OPTIONS": f"acme.store={tmp_path / 'token'}"}
+    build = tmp_path / "build"
+    done = scons("xsplice-verify", build, environ=environ, **settings).assert_success()
+    assert "PROVED" in done.out
+    assert "signed with key 1" in done.out
+    (payload,) = build.glob("*/*.livepatch")
+    assert payload.read_bytes().endswith(b"ACME live patch 1\n")
+    again = scons("xsplice-verify", build, environ=environ, **settings).assert_success()
+    assert "SIGN" not in again.out
+
+
+@pytest.mark.scons
+def test_scons_refuses_wrong_settings_of_the_vendor_before_it_compiles(
+    site: Path, tmp_path: Path
+) -> None:
+    for settings, said in (
+        ({"SIGNER": "acme"}, "acme: nothing says where the token is"),
+        ({"SIGNER": "acem"}, "signer 'acem': is not installed; choose with SIGNER= one of: acme"),
+    ):
+        done = scons("xsplice", tmp_path / "build", environ=environment(site), **settings)
+        assert done.status != 0
+        assert said in done.text
+        assert "CC " not in done.out
 
 
 def test_the_vendors_own_tests_pass_where_it_is_installed(site: Path, tmp_path: Path) -> None:
