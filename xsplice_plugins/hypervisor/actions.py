@@ -237,7 +237,7 @@ def _check_targets(payload: Payload, hv: ActionHost) -> None:
 def _is_on_a_stack(spans: Sequence[tuple[int, int]], cpus: Sequence[Cpu]) -> bool:
     """Whether a return address on any CPU's stack lies in code that must not be in use.
 
-    Extension: the 2015 plan's stack verification. Real Xen relies on CPUs meeting where their stacks
-    are empty, and does not look.
+    Extension: the 2015 plan's stack verification. Real Xen relies on CPUs meeting where their
+    stacks are empty, and does not look.
     """
     return any(start <= addr < end for start, end in spans for cpu in cpus for addr in cpu.stack)

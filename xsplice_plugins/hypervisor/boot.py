@@ -20,7 +20,7 @@ from xsplice_plugins.hypervisor.alternatives import (
     parse_alternatives,
 )
 from xsplice_plugins.hypervisor.arches import X86_64
-from xsplice_plugins.hypervisor.cpu import XEN_IBT, CpuProfile, ideal_nops
+from xsplice_plugins.hypervisor.cpu import BOOT_TABLES, XEN_IBT, CpuProfile, ideal_nops
 from xsplice_plugins.hypervisor.image import Image, Region, Symbol, arena_of, index_symbols
 from xsplice_plugins.hypervisor.memory import RO, RW, RX, Memory, Perm, Segment
 from xsplice_plugins.hypervisor.releases import Release
@@ -57,6 +57,7 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
     table, ambiguous = index_symbols(symbols)
     places = {name: symbol.addr_virt for name, symbol in table.items()}
     memory = _boot_memory(syms)
+    _fill_tables(memory, symbols, cpu)
     try:
         null_calls = _patch_text(memory, places, release=release, cpu=cpu, syms=syms)
         ex_table = _ex_table(memory, places)
@@ -110,6 +111,21 @@ def _boot_memory(syms: SymsFile) -> Memory:
             )
         )
     return memory
+
+
+def _fill_tables(memory: Memory, symbols: tuple[Symbol, ...], cpu: CpuProfile) -> None:
+    """Copy the vendor's tables where drivers copy them at boot, so that calls become direct."""
+    for wanted, source in BOOT_TABLES.get(cpu.vendor, ()):
+        found = {}
+        for end in (wanted, source):
+            exact = [
+                s for s in symbols if s.name == end or (end[0] == "#" and s.name.endswith(end))
+            ]
+            if len(exact) == 1:
+                found[end] = exact[0]
+        if len(found) == 2 and found[wanted].size_bytes == found[source].size_bytes:
+            data = memory.read(found[source].addr_virt, found[source].size_bytes, step=_STEP)
+            memory.write(found[wanted].addr_virt, data, step=_STEP)
 
 
 def _has_ibt(places: dict[str, int]) -> bool:

@@ -18,9 +18,12 @@ MFENCE_RDTSC = _SYNTHETIC + 9
 SC_NO_LOCK_HARDEN = _SYNTHETIC + 12
 IND_THUNK_JMP = _SYNTHETIC + 14
 SC_NO_BRANCH_HARDEN = _SYNTHETIC + 15
+SC_RSB_HVM = _SYNTHETIC + 19
 XEN_SHSTK = _SYNTHETIC + 26
 XEN_IBT = _SYNTHETIC + 27
 XSAVEOPT = 4 * 32 + 0
+BMI1 = 5 * 32 + 3
+CLFLUSHOPT = 5 * 32 + 23
 
 P6_NOPS = (
     bytes.fromhex("90"),
@@ -69,14 +72,32 @@ class CpuProfile:
         return feature in self.features
 
 
-#: An emulated EPYC without SMAP, as the real-Xen judge boots it.
+#: An emulated EPYC without SMAP, as the real-Xen judge boots it. With these features the model's
+#: text differs from the file in the same functions as the text that was read out of that host.
 EPYC = CpuProfile(
     name="epyc",
     vendor="amd",
     family=0x17,
     model=1,
-    features=frozenset({ALWAYS, SMEP_XEN, IND_THUNK_JMP, XSAVEOPT}),
+    features=frozenset(
+        {
+            ALWAYS,
+            BMI1,
+            CLFLUSHOPT,
+            MFENCE_RDTSC,
+            SC_NO_LOCK_HARDEN,
+            SC_RSB_HVM,
+            SMEP_XEN,
+            XSAVEOPT,
+        }
+    ),
 )
+#: Tables of function pointers that every boot on a vendor's processors fills in from another table:
+#: (destination, source), by the end of their names.
+BOOT_TABLES = {
+    "amd": (("hvm_funcs", "#svm_function_table"), ("#ucode_ops", "amd_ucode_ops")),
+    "intel": (("hvm_funcs", "#vmx_function_table"), ("#ucode_ops", "intel_ucode_ops")),
+}
 #: A recent Intel server with control-flow enforcement: ENDBR64 of unused targets is sealed.
 INTEL_CET = CpuProfile(
     name="intel-cet",
