@@ -12,8 +12,8 @@ from SCons.Errors import UserError
 from SCons.Subst import escape_list
 
 from xsplice_plugins import patch
-from xsplice_plugins.artefacts import CompileJob, Reach
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
+from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
 
 from . import settings
 from .actions import Both, Farm, Side
@@ -59,6 +59,7 @@ def xsplice(
 
     Raises:
         UserError: The patch cannot be used, or it touches nothing that is compiled.
+        NoFunctionalChangeError: The patch touches comments only.
     """
     try:
         root = source_root or env.Dir(".").srcnode()
@@ -73,6 +74,11 @@ def xsplice(
         )
     except XspliceError as error:
         raise UserError(str(error)) from error
+    if all(file.kind is TouchKind.COMMENTS for file in patch_set.touched):
+        raise NoFunctionalChangeError(
+            f"{patch_set.name}: no functional change (the patch touches comments only); "
+            "nothing to build"
+        )
     top = Path(env.Dir("#").get_abspath())
     touched = {root_path / file.path for file in patch_set.touched}
     chosen = list(env["XSPLICE_OBJECTS"] if objects is None else objects)
