@@ -44,7 +44,10 @@ BOOT_SECONDS = 240.0
 RUN_SECONDS = 60.0
 STEP_SECONDS = 2.0
 
-_XEN_ARGUMENTS = "console=com1 com1=115200,8n1 loglvl=all dom0_mem=384M,max:384M"
+#: With the default of 16 KiB a quick succession of answers loses some of them on the way out.
+_XEN_ARGUMENTS = (
+    "console=com1 com1=115200,8n1 loglvl=all serial_tx_buffer=8M dom0_mem=384M,max:384M"
+)
 _KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
 
 

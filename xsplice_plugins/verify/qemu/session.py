@@ -27,7 +27,7 @@ from xsplice_plugins.verify.qemu.results import crash_line
 #: A hypervisor that double-faults for ever prints for ever.
 CONSOLE_BYTES_MAX = 16 * 1024 * 1024
 #: After a crash is seen, how long its last words may take.
-LAST_WORDS_SECONDS = 0.7
+LAST_WORDS_SECONDS = 0.4
 
 _running: "set[subprocess.Popen[bytes]]" = set()
 
