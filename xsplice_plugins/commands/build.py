@@ -33,7 +33,9 @@ def _add_diff(parser: ArgumentParser) -> None:
 def _diff(arguments: Namespace) -> int:
     baseline, new = read(arguments.baseline), read(arguments.new)
     config = Config(profile=arguments.profile, differ=arguments.differ)
-    name = arguments.new.name
+    # A relative path tells two objects of one name apart; an absolute one is of this machine.
+    name = arguments.new.name if arguments.new.is_absolute() else arguments.new.as_posix()
+    name = name.removesuffix(".xsplice.new")  # `link` looks for it under that name
     pair = ObjectPair(
         object_path=name,
         source_path=arguments.source,
