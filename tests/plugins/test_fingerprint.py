@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kit.build import ROOT, scons
 from xsplice_plugins import hookimpl
 from xsplice_plugins.manager import manager_fingerprint
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.hookspecs import Config
     from xsplice_plugins.testing import DistributionFactory, ManagerFactory
 
-ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = """
     from xsplice_plugins import hookimpl
     from .inner import answer
@@ -110,3 +110,38 @@ def test_code_without_a_file_has_the_same_fingerprint_in_every_process() -> None
         for seed in ("1", "2", "3")
     }
     assert len(found) == 1
+
+
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_a_changed_signer_signs_again_and_is_named_as_the_cause(tmp_path: Path) -> None:
+    """SCons alone sees neither the plugin nor what it calls."""
+    vendor = tmp_path / "vendor.py"
+    vendor.write_text(
+        "from xsplice_plugins import hookimpl\n"
+        "from xsplice_plugins.sign.plugin import NoneSigner\n"
+        "@hookimpl\n"
+        "def xsplice_sign_payload(data, record, config):\n"
+        "    return NoneSigner().xsplice_sign_payload(data, record, config)\n"
+        "@hookimpl\n"
+        "def xsplice_check_signature(data, certificate, config):\n"
+        "    from xsplice_plugins.artefacts import SignatureCheck, SignatureState\n"
+        "    good = SignatureState.GOOD\n"
+        "    return SignatureCheck(state=good, reason='', payload_size_bytes=len(data))\n"
+    )
+    environ = {"XSPLICE_PLUGINS": f"vendor={vendor}"}
+
+    def run() -> str:
+        words = ["--debug=explain"]
+        build = tmp_path / "build"
+        return (
+            scons("xsplice", build, *words, environ=environ, SIGNER="vendor").assert_success().out
+        )
+
+    assert "  SIGN " in run()
+    assert "  SIGN " not in run()
+    vendor.write_text(vendor.read_text() + "\n# another version\n")
+    out = run()
+    assert "  SIGN " in out
+    assert "plugins " in out
+    assert "  CC " not in out

@@ -302,7 +302,7 @@ def test_a_wrapper_stays_around_the_chosen_signer(xsplice_manager: ManagerFactor
         manager.call(hook, data=data, record=record, config=Config())
 
 
-@pytest.mark.parametrize("error", [ValueError("oops\n\nmore"), SystemExit(0), AssertionError("oops")])
+@pytest.mark.parametrize("error", [ValueError("oops\n\nmore"), SystemExit(0), AssertionError("no")])
 def test_a_foreign_exception_names_plugin_and_hook(
     error: BaseException, xsplice_manager: ManagerFactory
 ) -> None:
