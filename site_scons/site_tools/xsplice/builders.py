@@ -9,6 +9,7 @@ that reach it, and on the fingerprint of the plugins.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
 from xsplice_plugins import manager
+from xsplice_plugins.errors import ConfigError
 
 from . import actions, settings
 from .actions import Farm, Fix
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from xsplice_plugins.hookspecs import Config
 
 Node = Any
+
+ROOM_BYTES_MIN = 16 << 20  #: two private copies' worth of links and a few objects
 
 _STAGES = {
     "XsplicePatch": (actions.write_patch, "PATCH"),
@@ -200,9 +204,11 @@ def start(env: Environment, name: str, patch_set: PatchSet, config: Config, rout
         route: How the objects are compiled and why, for the summary.
 
     Raises:
+        ConfigError: The build folder's disk is full.
         PluginError: A plugin cannot be loaded, or none of the chosen name is there.
     """
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
+    _require_room(folder)
     config = replace(config, build_dir=folder)
     plugins = manager.build_plugin_manager(
         plugins=env["XSPLICE_PLUGINS"], environ=settings.environment()

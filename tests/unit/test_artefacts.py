@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between the stages survives the way through a file, and damage is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.artefacts import ObjectPair, PatchFile, PatchSet, TouchedFile, TouchKind
+from xsplice_plugins.errors import XspliceError
+
+PATCH_SET = PatchSet(
+    name="fix",
+    strip=1,
+    patches=(PatchFile(name="fix.patch", text="--- a/x.c\n+++ b/x.c\n"),),
+    touched=(TouchedFile(path="x.c", kind=TouchKind.C),),
+)
+
+
+def test_artefact_comes_back_equal(tmp_path: Path) -> None:
+    artefacts.save(tmp_path / "a.json", PATCH_SET)
+    assert artefacts.load(tmp_path / "a.json", PatchSet) == PATCH_SET
+
+
+def test_saved_text_is_sorted_json_and_always_the_same(tmp_path: Path) -> None:
+    data = artefacts.to_json(PATCH_SET)
+    assert data == artefacts.to_json(PATCH_SET)
+    loaded = json.loads(data)
+    assert list(loaded) == sorted(loaded)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(b"", "PatchSet"), (b"{}", "PatchSet"), (b'{"name": 1', "PatchSet"), (b"[]", "PatchSet")],
+)
+def test_damaged_artefact_is_refused_by_name(tmp_path: Path, text: bytes, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text)
+    with pytest.raises(XspliceError, match=words) as caught:
+        artefacts.load(path, PatchSet)
+    assert "a.json" in str(caught.value)
+
+
+def test_artefact_of_another_kind_is_refused(tmp_path: Path) -> None:
+    artefacts.save(tmp_path / "a.json", PATCH_SET)
+    with pytest.raises(XspliceError, match="ObjectPair"):
+        artefacts.load(tmp_path / "a.json", ObjectPair)
+
+
+def test_missing_artefact_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(XspliceError, match="gone.json"):
+        artefacts.load(tmp_path / "gone.json", PatchSet)
+
+
+def test_name_of_a_patch_file_does_not_change_the_digest() -> None:
+    renamed = PatchSet(
+        name="other",
+        strip=1,
+        patches=(PatchFile(name="b.patch", text=PATCH_SET.patches[0].text),),
+        touched=(),
+    )
+    assert renamed.digest == PATCH_SET.digest
+    edited = PatchSet(
+        name="fix", strip=1, patches=(PatchFile(name="fix.patch", text="x"),), touched=()
+    )
+    assert edited.digest != PATCH_SET.digest
+
+
+def test_file_that_cannot_be_written_whole_keeps_the_old_content(tmp_path: Path) -> None:
+    """A file size limit stands in for a full disk: the write fails half-way."""
+    path = tmp_path / "payload"
+    path.write_bytes(b"old")
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from xsplice_plugins import artefacts\n"
+        "from xsplice_plugins.errors import XspliceError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    artefacts.write_file(Path(sys.argv[1]), bytes(100000))\n"
+        "except XspliceError as error:\n"
+        "    print(error)\n"
+    )
+    root = Path(artefacts.__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cannot be written" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["payload"]
