@@ -74,8 +74,7 @@ def test_the_built_in_plugins_are_ordinary_plugins(xsplice_manager: ManagerFacto
 
 
 def test_managers_share_nothing(xsplice_manager: ManagerFactory) -> None:
-    with_listener = xsplice_manager(Listener("ears"))
-    assert "ears" in names(with_listener)
+    assert "ears" in names(xsplice_manager(Listener("ears")))
     assert "ears" not in names(xsplice_manager())
 
 
@@ -112,8 +111,7 @@ def test_the_project_comes_after_the_environment_after_entry_points_after_built_
     xsplice_manager: ManagerFactory, fake_distribution: DistributionFactory
 ) -> None:
     fake_distribution("acme-dist", {"acme": "acme_module"}, {"acme_module.py": ACME})
-    folder = fake_distribution("other", {}, {"from_environ.py": ACME})
-    assert folder.is_dir()
+    fake_distribution("other", {}, {"from_environ.py": ACME})
     pm = xsplice_manager(
         Signer("from_project", lambda _data: None),
         environ={"XSPLICE_PLUGINS": "vendor=from_environ"},
@@ -387,9 +385,8 @@ def test_a_failure_at_startup_names_the_plugin(xsplice_manager: ManagerFactory) 
 
 
 def test_a_taken_name_is_refused_for_a_late_plugin(xsplice_manager: ManagerFactory) -> None:
-    pm = xsplice_manager()
     with pytest.raises(PluginError, match="registered already"):
-        manager.register_plugin(pm, Listener("cms"), "cms")
+        manager.register_plugin(xsplice_manager(), Listener("cms"), "cms")
 
 
 def test_describe_plugins_tells_name_version_origin_and_hooks(
