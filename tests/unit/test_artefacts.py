@@ -53,7 +53,7 @@ def test_artefact_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_artefact_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(XspliceError, match="gone.json"):
+    with pytest.raises(XspliceError, match=r"gone\.json"):
         artefacts.load(tmp_path / "gone.json", PatchSet)
 
 

@@ -193,6 +193,21 @@ class Wiring:
         return XspliceNodes(payload=signed[0], report=verified[0])
 
 
+def _require_room(folder: Path) -> None:
+    """Refuse a nearly full disk before anything is written: SCons' own files break on one.
+
+    Raises:
+        ConfigError: Less than `ROOM_BYTES_MIN` is free.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < ROOM_BYTES_MIN:
+        raise ConfigError(
+            f"{folder}: only {free >> 10} KiB are free on its disk, {ROOM_BYTES_MIN >> 10} KiB are "
+            "needed; make room, or choose another folder with BUILD="
+        )
+
+
 def start(env: Environment, name: str, patch_set: PatchSet, config: Config, route: str) -> Wiring:
     """Begin the wiring of one fix.
 
