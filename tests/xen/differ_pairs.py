@@ -27,7 +27,7 @@ class EditedTree:
 
     def text(self, source: str) -> str:
         """Return a file of the tree as it is."""
-        return (self.tree / source).read_text()
+        return (self.tree / source).read_text("latin-1")
 
     def command(self, source: str) -> str:
         """Return the recorded compile command of a C file."""
@@ -59,11 +59,11 @@ class EditedTree:
         for path, text in edits.items():
             place = self.root / path
             place.unlink()
-            place.write_text(text)
+            place.write_text(text, "latin-1")
         try:
             done = subprocess.run(
-                words, shell=True, cwd=self.root, capture_output=True, text=True, check=False
-            )  # the words are the tree's own command
+                ["sh", "-c", words], cwd=self.root, capture_output=True, text=True, check=False
+            )
         finally:
             for path in edits:
                 place = self.root / path
@@ -72,9 +72,7 @@ class EditedTree:
         if done.returncode:
             raise ValueError(done.stderr)
         name = Path(compiled).name
-        subprocess.run(
-            ["objcopy", f"--redefine-sym={name}={compiled}", str(result)], check=True
-        )
+        subprocess.run(["objcopy", f"--redefine-sym={name}={compiled}", str(result)], check=True)
         return result.read_bytes()
 
     def sources(self) -> list[str]:

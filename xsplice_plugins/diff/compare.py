@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Key = tuple["Hashable", ...]
 
+_LINES_APART_MAX = 2000  #: how far a proved line may be from one it speaks for
 _DEPTH_MAX = 16  #: nesting of unnamed data that refers to unnamed data
 
 
@@ -38,12 +39,30 @@ class FunctionChange:
     data: int = EXTERNAL  #: the changed read-only datum it reads, in the new object
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineEvidence:
+    """Source lines of one function that moved: (before, after)."""
+
+    old: int
+    new: int
+    proved: tuple[tuple[int, int], ...]
+    open: tuple[tuple[int, int], ...] = ()  #: numbers that may be something else
+    stream: streams.StreamDifference | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what moved, for people."""
+        moves = [(a, b) for a, b in sorted({*self.proved, *self.open}) if a != b]
+        more = f" and {len(moves) - 1} more" if len(moves) > 1 else ""
+        return f"line {moves[0][0]} became {moves[0][1]}{more}"
+
+
 @dataclass(slots=True, kw_only=True)
 class Comparison:
     """What differs between two objects."""
 
     changed: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
-    line_only: dict[int, str] = field(default_factory=dict)  #: new number -> what moved
+    lines: dict[int, LineEvidence] = field(default_factory=dict)  #: by new number
     data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
 
@@ -125,8 +144,26 @@ def compare(canon: Canon) -> Comparison:
                 result.data_changed[new_number] = how
         elif canon.new.owner[new_number] == new_number:
             _compare_function(canon, old_number, new_number, result)
+    _settle_lines(result)
     _spread(canon, result)
     return result
+
+
+def _settle_lines(result: Comparison) -> None:
+    """Decide on numbers that may be lines: they must move like the proved lines around them."""
+    known = sorted({move for row in result.lines.values() for move in row.proved})
+    for number, row in list(result.lines.items()):
+        if all(_moves_alike(old, new, known) for old, new in row.open):
+            continue
+        del result.lines[number]
+        result.changed[number] = FunctionChange(old=row.old, new=row.new, stream=row.stream)
+
+
+def _moves_alike(old: int, new: int, known: list[tuple[int, int]]) -> bool:
+    if not known:
+        return False
+    nearest = min(known, key=lambda move: abs(move[0] - old))
+    return abs(nearest[0] - old) <= _LINES_APART_MAX and nearest[1] - nearest[0] == new - old
 
 
 def _data_difference(canon: Canon, old: Part, new: Part) -> str:
@@ -149,7 +186,7 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
     stream = None
     if not is_plain:
         stream = streams.difference(canon, old, new)
-        if stream is not None and not stream.is_line_only:
+        if stream is not None and not stream.lines:
             result.changed[new] = FunctionChange(old=old, new=new, stream=stream)
             return
     places_old, places_new = None, None
@@ -162,15 +199,18 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
         table = _first_differing_table(entries_old, entries_new)
         result.changed[new] = FunctionChange(old=old, new=new, stream=None, entry=table)
         return
-    lines_old = [line for _, _, line in entries_old]
-    lines_new = [line for _, _, line in entries_new]
-    if stream is not None:
-        result.line_only[new] = stream.line_text
-    elif lines_old != lines_new:
-        a, b = next((a, b) for a, b in zip(lines_old, lines_new, strict=True) if a != b)
-        count = sum(a != b for a, b in zip(lines_old, lines_new, strict=True))
-        more = f" and {count - 1} more" if count > 1 else ""
-        result.line_only[new] = f"line {a} became {b}{more}"
+    moves = {(a, b) for (_, _, a), (_, _, b) in zip(entries_old, entries_new, strict=True) if a}
+    numbers = stream.lines if stream is not None else ()
+    proved = moves | {(m.old, m.new) for m in numbers if m.is_proved}
+    opened = {(m.old, m.new) for m in numbers if not m.is_proved} - proved
+    if opened or any(a != b for a, b in proved):
+        result.lines[new] = LineEvidence(
+            old=old,
+            new=new,
+            proved=tuple(sorted(proved)),
+            open=tuple(sorted(opened)),
+            stream=stream,
+        )
 
 
 def _entry_keys(
@@ -256,7 +296,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
                 function = canon.new.owner[user]
                 old = canon.pairing.old_of.get(function)
                 if old is not None and function not in result.changed:
-                    result.line_only.pop(function, None)
+                    result.lines.pop(function, None)
                     result.changed[function] = FunctionChange(old=old, new=function, data=number)
             elif user in canon.pairing.old_of:
                 result.data_changed.setdefault(user, "points to changed data")

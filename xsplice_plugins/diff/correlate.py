@@ -9,6 +9,7 @@ prove the pair, and what stays open is reported as ambiguous.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Key = tuple["Hashable", ...]
 
+_DIGITS = re.compile(r"\d+")
 _CONSTANT_CLASSES = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.INIT)
 
 
@@ -78,6 +80,7 @@ def correlate(old: Parts, new: Parts) -> Pairing:
     _pair_clones(old, new, pairing)
     _pair_pieces(old, new, pairing)
     _pair_constant_data(old, new, pairing)
+    _pair_init_data(old, new, pairing)
     _pair_statics(old, new, pairing)
     return pairing
 
@@ -97,7 +100,8 @@ def _pair_source_names(old: Parts, new: Parts, pairing: Pairing) -> None:
         for parts in (old, new):
             names: dict[str, list[int]] = {}
             for part in _named(parts, kind):
-                if not (is_compiler_named(part.name) and part.is_local):
+                is_numbered = is_compiler_named(part.name) and part.is_local
+                if not (is_numbered or _is_line_named(part)):
                     names.setdefault(part.name, []).append(part.number)
             sides.append(names)
         olds, news = sides
@@ -229,6 +233,42 @@ class _Users:
 
     def users(self, number: int) -> set[int]:
         return set(self.of.get(number, ()))
+
+
+def _is_line_named(part: Part) -> bool:
+    """Tell whether a source line may be part of the name, as in ``__setup_ign_704``."""
+    return (
+        part.section_class is SectionClass.INIT
+        and part.kind is Kind.DATA
+        and part.is_local
+        and part.name[-1:].isdigit()
+    )
+
+
+def _pair_init_data(old: Parts, new: Parts, pairing: Pairing) -> None:
+    """Pair boot-time data whose names may hold line numbers: by content, then by name."""
+
+    def key(parts: Parts, part: Part) -> Key:
+        content, edges = loose_signature(parts, part)
+        assert isinstance(edges, tuple), "a signature is content and relocations"
+        plain = tuple(
+            (*e[:3], _DIGITS.sub("#", e[3]) if e[2] == Kind.DATA else e[3], *e[4:]) for e in edges
+        )
+        return (_DIGITS.sub("#", part.name), content, plain)
+
+    groups: dict[Key, list[Part]] = {}
+    for part in _named(new, Kind.DATA):
+        if _is_line_named(part) and part.number not in pairing.old_of:
+            groups.setdefault(key(new, part), []).append(part)
+            groups.setdefault((part.name,), []).append(part)
+    olds = [
+        p for p in _named(old, Kind.DATA) if _is_line_named(p) and p.number not in pairing.new_of
+    ]
+    for keys in (lambda part: key(old, part), lambda part: (part.name,)):
+        for part in olds:
+            left = [p for p in groups.get(keys(part), []) if p.number not in pairing.old_of]
+            if part.number not in pairing.new_of and left:
+                pairing.pair(part.number, left[0].number)
 
 
 def _pair_statics(old: Parts, new: Parts, pairing: Pairing) -> None:

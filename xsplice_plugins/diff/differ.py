@@ -145,9 +145,9 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
 
 def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
     rows = []
-    for number, text in comparison.line_only.items():
+    for number, evidence in comparison.lines.items():
         old = canon.old.all[canon.pairing.old_of[number]]
-        rows.append(LineOnly(name=old.decorated, reason=text))
+        rows.append(LineOnly(name=old.decorated, reason=evidence.text))
     return tuple(sorted(rows, key=lambda r: r.name))
 
 

@@ -82,6 +82,7 @@ class Profile:
     tables: tuple[tuple[int, TableRow], ...]  #: machine, row
     classes: tuple[ClassRow, ...]
     once_flags: frozenset[str]  #: "print once" statics: a fresh copy does no harm
+    file_name_data: frozenset[str]  #: variables that stand in for ``__FILE__``
     patching_path: frozenset[str]  #: functions that run while code is being replaced
     jump_size_bytes: tuple[tuple[int, int], ...]  #: machine, length of the trampoline
     endbr_size_bytes: int = 4  #: skipped when a function starts with it
@@ -231,6 +232,8 @@ _LINUX_X86 = (
 
 _ONCE_FLAGS = frozenset({"__warned", "warned", "__already_done", "__print_once", "printed"})
 
+_FILE_NAME_DATA = frozenset({"_acpi_module_name"})  #: drivers/acpi: ``AE_INFO``
+
 #: Runs between quiescing the CPUs and letting them go, or on the way there.
 _XEN_PATCHING_PATH = frozenset(
     {
@@ -254,6 +257,7 @@ def _xen(release: str) -> Profile:
         + tuple((EM_AARCH64, row) for row in _XEN_ARM64),
         classes=_XEN,
         once_flags=_ONCE_FLAGS,
+        file_name_data=_FILE_NAME_DATA,
         patching_path=_XEN_PATCHING_PATH,
         jump_size_bytes=_JUMPS,
     )
@@ -268,6 +272,7 @@ _PROFILES: dict[str, Profile] = {
             tables=tuple((EM_X86_64, row) for row in _LINUX_X86),
             classes=_LINUX,
             once_flags=_ONCE_FLAGS,
+            file_name_data=_FILE_NAME_DATA,
             patching_path=frozenset({"klp_ftrace_handler", "ftrace_ops_list_func"}),
             jump_size_bytes=_JUMPS,
         ),

@@ -7,7 +7,6 @@ number of the instruction they reach, so that code that merely moved is equal.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +26,14 @@ _CALL_WINDOW = 24  #: instructions between a line number's load and the call tha
 _SOURCE_SUFFIXES = (b".c\0", b".h\0", b".S\0")
 
 
+class LineMove(NamedTuple):
+    """An immediate that may be a source line number."""
+
+    old: int
+    new: int
+    is_proved: bool  #: it goes to a call together with the file's name
+
+
 class Step(NamedTuple):
     """One instruction."""
 
@@ -38,16 +45,19 @@ class Step(NamedTuple):
     edges: tuple[Edge, ...]
     immediate: int | None  #: value of a plain 32-bit ``mov``'s immediate
     is_call: bool
+    is_goto: bool  #: an unconditional jump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDifference:
-    """Where two streams part."""
+    """Where two streams part.
+
+    ``lines`` is not empty if every difference may be a source line number.
+    """
 
     before: Step | None
     after: Step | None
-    is_line_only: bool = False
-    line_text: str = ""
+    lines: tuple[LineMove, ...] = ()
 
 
 def steps(parts: Parts, function: int) -> list[Step]:
@@ -82,7 +92,7 @@ def _steps_x86(parts: Parts, number: int) -> list[Step]:
     flow = iced_x86.FlowControl
     branches = (flow.UNCONDITIONAL_BRANCH, flow.CONDITIONAL_BRANCH, flow.CALL)
     calls = (flow.CALL, flow.INDIRECT_CALL)
-    sequential = flow.NEXT
+    sequential, goto = flow.NEXT, flow.UNCONDITIONAL_BRANCH
     move = iced_x86.Mnemonic.MOV
     kinds = iced_x86.OpKind
     result: list[Step] = []
@@ -115,7 +125,11 @@ def _steps_x86(parts: Parts, number: int) -> list[Step]:
                 kind = instruction.op1_kind
                 if kind in (kinds.IMMEDIATE32, kinds.IMMEDIATE32TO64):
                     immediate = instruction.immediate(1) & 0xFFFFFFFF
-        result.append(Step(number, at, end - at, jump, code, own, immediate, control in calls))
+        result.append(
+            Step(
+                number, at, end - at, jump, code, own, immediate, control in calls, control == goto
+            )
+        )
     return result
 
 
@@ -141,7 +155,9 @@ def _steps_words(parts: Parts, number: int) -> list[Step]:
         immediate = None
         if word >> 23 == 0b010100101:  # movz w, #imm16
             immediate = word >> 5 & 0xFFFF
-        result.append(Step(number, at, 4, jump, code, own, immediate, is_call))
+        result.append(
+            Step(number, at, 4, jump, code, own, immediate, is_call, word >> 26 == 0b000101)
+        )
     return result
 
 
@@ -189,14 +205,10 @@ def difference(canon: Canon, old: int, new: int) -> StreamDifference | None:
     if keys_old == keys_new:
         return None
     if len(before) == len(after):
-        differing = [i for i, (a, b) in enumerate(zip(keys_old, keys_new, strict=True)) if a != b]
-        if all(_is_line(canon, before, after, i) for i in differing):
-            i = differing[0]
-            text = f"line {before[i].immediate} became {after[i].immediate}"
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            return StreamDifference(
-                before=before[i], after=after[i], is_line_only=True, line_text=text + more
-            )
+        lines = _line_moves(canon, before, after, keys_old, keys_new)
+        if lines:
+            i = next(i for i, (a, b) in enumerate(zip(keys_old, keys_new, strict=True)) if a != b)
+            return StreamDifference(before=before[i], after=after[i], lines=lines)
     return _first_difference(before, after, keys_old, keys_new)
 
 
@@ -238,53 +250,72 @@ def _first_difference(
     raise AssertionError("streams that differ have a first difference")
 
 
-def _is_line(
+def _line_moves(
     canon: Canon,
     before: list[Step],
     after: list[Step],
-    i: int,
-) -> bool:
-    """Tell whether the only difference of an instruction is a source line number.
+    keys_old: list[Key],
+    keys_new: list[Key],
+) -> tuple[LineMove, ...]:
+    """Return all differences as line numbers, or nothing if one cannot be one.
 
-    Proof asked for: a 32-bit ``mov`` of a plausible line number on both sides, equal but for it,
-    on the way to a call that also gets the name of a source file (``__FILE__``).
+    Asked for: a 32-bit ``mov`` of plausible numbers, equal but for them, in a function that
+    names its source file. Proved is a number that goes to a call together with that name.
     """
-    a, b = before[i], after[i]
+    parts = canon.new
+    if not any(_is_file_name(parts, edge) for step in after for edge in step.edges):
+        return ()
+    ordinals = _places(after)
+    moves = []
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        if keys_old[i] == keys_new[i]:
+            continue
+        if not _differ_in_number(a, b) or a.immediate is None or b.immediate is None:
+            return ()
+        is_proved = _passes_file_name(parts, after, ordinals, i)
+        moves.append(LineMove(a.immediate, b.immediate, is_proved))
+    return tuple(moves)
+
+
+def _differ_in_number(a: Step, b: Step) -> bool:
+    """Tell whether two instructions are one ``mov`` of two plausible line numbers."""
     if a.immediate is None or b.immediate is None or a.size_bytes != b.size_bytes:
         return False
     if not (0 < a.immediate <= _LINE_MAX and 0 < b.immediate <= _LINE_MAX):
         return False
-    code_a, code_b = a.code, b.code
-    if isinstance(code_a, bytes) and isinstance(code_b, bytes):
-        if code_a[:-4] != code_b[:-4]:
-            return False
-    elif (
-        isinstance(code_a, int)
-        and isinstance(code_b, int)
-        and code_a & ~(0xFFFF << 5) != code_b & ~(0xFFFF << 5)
-    ):
-        return False
-    return _passes_file_name(canon.new, after, i)
+    if isinstance(a.code, bytes) and isinstance(b.code, bytes):
+        return a.code[:-4] == b.code[:-4]
+    assert isinstance(a.code, int), "arm64 code is words"
+    assert isinstance(b.code, int), "arm64 code is words"
+    return a.code & ~(0xFFFF << 5) == b.code & ~(0xFFFF << 5)
 
 
-def _passes_file_name(parts: Parts, stream: list[Step], i: int) -> bool:
-    end = i
-    while end < len(stream) and not stream[end].is_call and end - i < _CALL_WINDOW:
-        end += 1
+def _passes_file_name(
+    parts: Parts, stream: list[Step], ordinals: dict[tuple[int, int], int], i: int
+) -> bool:
+    """Tell whether a source file's name is loaded on the way to the next call, or just before."""
     start = i
     while start > 0 and not stream[start - 1].is_call and i - start < _CALL_WINDOW:
         start -= 1
-    for step in stream[start : end + 1]:
-        for edge in step.edges:
-            if edge.part != EXTERNAL and parts.all[edge.part].kind is Kind.STRING:
-                text = parts.content(parts.all[edge.part])
-                if text.endswith(_SOURCE_SUFFIXES) and b" " not in text:
-                    return True
-    return False
+    way = list(range(start, i))
+    at = i
+    while at < len(stream) and len(way) < 2 * _CALL_WINDOW:
+        way.append(at)
+        step = stream[at]
+        if step.is_call:
+            break
+        # Equal tails of several calls are shared: the line is loaded, then a jump leads there.
+        at = ordinals.get(step.jump, at + 1) if step.is_goto and step.jump else at + 1
+    return any(_is_file_name(parts, edge) for at in way for edge in stream[at].edges)
 
 
-def step_at(stream: list[Step], piece: int, offset: int) -> Step | None:
-    """Return the instruction that covers a place, if there is one."""
-    own = [s for s in stream if s.piece == piece]
-    i = bisect_right([s.offset for s in own], offset) - 1
-    return own[i] if i >= 0 else None
+def _is_file_name(parts: Parts, edge: Edge) -> bool:
+    if edge.part == EXTERNAL:
+        return False
+    part = parts.all[edge.part]
+    if part.name in parts.profile.file_name_data:
+        return True
+    if part.kind is not Kind.STRING:
+        return False
+    text = parts.content(part)
+    return text.endswith(_SOURCE_SUFFIXES) and b" " not in text

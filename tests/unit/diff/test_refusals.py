@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be live patched is refused by name, with a hint; its neighbour is accepted."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kit.differ_inputs import assemble, compile_c, diff, diff_c, summary
+from xsplice_plugins.diff.refusals import REFUSALS
+from xsplice_plugins.errors import DiffError, ElfFormatError
+
+pytestmark = pytest.mark.toolchain
+
+BASE = r"""
+int level = 3;
+static int grades[4] = { 1, 2, 3, 4 };
+const int fixed = 8;
+static PERCPU int each;
+static __initdata int boot_only = 4;
+static __init used int start(int a) { note("boot"); return get(a) + boot_only; }
+void set(int a) { level = grades[a] = each = a; }
+int f(int a) { return get(a) + level + grades[a] + each; }
+int read_fixed(int a) { return get(a) + *(volatile const int *)&fixed; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "name"),
+    [
+        ("level = 3", "level = 4", "DATA_VALUE", "level"),
+        ("3, 4 }", "3, 5 }", "DATA_VALUE", "file.c#grades"),
+        ("grades[4]", "grades[6]", "DATA_SIZE", "file.c#grades"),
+        ("fixed = 8", "fixed = 9", "DATA_VALUE", "fixed"),
+        ("const int fixed", "int fixed", "DATA_SECTION", "fixed"),
+        ("PERCPU int each", "PERCPU long each", "PERCPU", "file.c#each"),
+        ("int f(", "PERCPU int fresh; int f(", "PERCPU", "fresh"),
+        ("boot_only = 4", "boot_only = 5", "INIT_DATA", "file.c#boot_only"),
+        ("get(a) + boot", "get(a) - boot", "INIT_CODE", "file.c#start"),
+        ('note("boot")', 'note("moot")', "INIT_CODE", "file.c#start"),
+        ("int f(", "__init used int more(int a) { return get(a); } int f(", "INIT_CODE", "more"),
+    ],
+)
+def test_what_memory_holds_already_is_refused(
+    tmp_path: Path, old: str, new: str, code: str, name: str
+) -> None:
+    delta = diff_c(tmp_path, BASE, BASE.replace(old, new, 1))
+    assert (code, name) in summary(delta)[3]
+    assert all(r.hint and r.reason for r in delta.refused)
+    assert all(r.code in REFUSALS for r in delta.refused)
+
+
+def test_a_changed_initial_value_comes_with_a_hook_to_start_from(tmp_path: Path) -> None:
+    delta = diff_c(tmp_path, BASE, BASE.replace("level = 3", "level = 4"))
+    assert "LIVEPATCH_LOAD_HOOK(xsplice_set_level)" in delta.refused[0].skeleton
+
+
+def test_code_beside_such_data_is_accepted(tmp_path: Path) -> None:
+    delta = diff_c(tmp_path, BASE, BASE.replace("+ level", "- level"))
+    assert summary(delta) == (["f"], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("body", "is_refused"),
+    [("ret; nop; nop; nop", True), ("ret; nop; nop; nop; nop", False)],
+)
+def test_a_function_must_hold_the_jump(tmp_path: Path, body: str, is_refused: bool) -> None:
+    text = '.section .text.f, "ax"\n.globl f\n.type f, @function\nf: {}\n.size f, .-f\n'
+    before = assemble(tmp_path, text.format(body))
+    after = assemble(tmp_path, text.format(body.replace("ret", "leave")))
+    delta = diff(before, after)
+    assert [c.name for c in delta.changed] == ["f"]
+    assert [r.code for r in delta.refused] == (["TOO_SHORT"] if is_refused else [])
+
+
+@pytest.mark.parametrize(
+    ("body", "is_refused"), [("ret; nop; nop", True), ("leave; nop; nop; nop; nop", False)]
+)
+def test_the_jump_stands_behind_endbr64(tmp_path: Path, body: str, is_refused: bool) -> None:
+    text = '.section .text.f, "ax"\n.globl f\n.type f, @function\nf: endbr64; {}\n.size f, .-f\n'
+    before = assemble(tmp_path, text.format(body))
+    delta = diff(before, assemble(tmp_path, text.format(body + "; ud2")))
+    assert [r.code for r in delta.refused] == (["TOO_SHORT"] if is_refused else [])
+
+
+def test_a_second_entry_inside_a_function_is_refused(tmp_path: Path) -> None:
+    text = (
+        'int f(int a) { int b = get(a); asm volatile (".globl inner; inner: nop"); return b + 1; }'
+    )
+    delta = diff_c(tmp_path, text, text.replace("b + 1", "b + 2"))
+    assert summary(delta)[3] == [("ASM_LABEL", "f")]
+    assert "inner" in delta.refused[0].reason
+
+
+def test_functions_that_run_while_patching_are_refused(tmp_path: Path) -> None:
+    text = "void check_for_livepatch_work(void) { get(1); get(2); }"
+    delta = diff_c(tmp_path, text, text.replace("get(2)", "get(3)"))
+    assert summary(delta)[3] == [("PATCHING_PATH", "check_for_livepatch_work")]
+
+
+def test_assembler_is_refused_as_a_whole(tmp_path: Path) -> None:
+    before, after = (
+        compile_c(tmp_path, BASE),
+        compile_c(tmp_path, BASE.replace("+ level", "- level")),
+    )
+    delta = diff(before, after, source_path="entry.S")
+    assert summary(delta) == ([], [], [], [("ASSEMBLER", "f")])
+
+
+def test_an_init_object_is_refused_as_a_whole(tmp_path: Path) -> None:
+    before, after = (
+        compile_c(tmp_path, BASE),
+        compile_c(tmp_path, BASE.replace("+ level", "- level")),
+    )
+    assert summary(diff(before, after, is_init=True)) == ([], [], [], [("INIT_CODE", "f")])
+
+
+def test_a_changed_comdat_function_is_refused(tmp_path: Path) -> None:
+    text = """
+    .section .text.f, "axG", @progbits, f, comdat
+    .globl f
+    .type f, @function
+    f: mov $%d, %%eax
+    ret
+    .size f, .-f
+    """
+    delta = diff(assemble(tmp_path, text % 1), assemble(tmp_path, text % 2))
+    assert ("GROUPED", "f") in summary(delta)[3]
+
+
+@pytest.mark.parametrize("content", [".long 1", "datum: .long 1", ".long f - ."])
+def test_sections_of_unknown_kind_are_refused_when_they_change(
+    tmp_path: Path, content: str
+) -> None:
+    text = '.text\nf: ret\n.section .strange, "a"\n{}\n'
+    before = assemble(tmp_path, text.format(content))
+    assert summary(diff(before, before + b"\0")) == ([], [], [], [])
+    for change in (content + "\n.long 7", ".long 5"):
+        delta = diff(before, assemble(tmp_path, text.format(change)))
+        assert "UNEXPLAINED" in [r.code for r in delta.refused]
+
+
+def test_a_registry_entry_would_never_be_seen(tmp_path: Path) -> None:
+    entry = (
+        'static const int *const entry used __attribute__((section(".data.schedulers"))) = &fixed;'
+    )
+    delta = diff_c(tmp_path, BASE, BASE + entry)
+    assert summary(delta)[3] == [("REGISTRY", "file.c#entry")]
+
+
+def test_a_table_that_does_not_fit_the_profile_stops_the_run(tmp_path: Path) -> None:
+    text = '.text\nf: ret\n.section .altinstructions, "a"\n.skip {}\n'
+    before, after = (assemble(tmp_path, text.format(n)) for n in (14, 15))
+    with pytest.raises(DiffError, match=r"\.altinstructions.*15 bytes.*choose the profile"):
+        diff(before, after)
+
+
+def test_damaged_objects_are_refused_by_name(tmp_path: Path) -> None:
+    data = compile_c(tmp_path, BASE)
+    with pytest.raises(ElfFormatError, match=r"file\.o \(after the patch\)"):
+        diff(data, data[:100])
