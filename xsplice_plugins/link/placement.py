@@ -75,12 +75,20 @@ class Draft:
         return place
 
 
-@dataclass(frozen=True, kw_only=True)
+class Spans(NamedTuple):
+    """What the delta says of one section: ranges that do not overlap, in order."""
+
+    starts: tuple[int, ...]
+    rows: tuple[tuple[int, int, Piece | Reference], ...]  #: (start, end, owner)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Every taken byte has a place."""
 
     sources: tuple[Source, ...]
     pieces: tuple[tuple[Piece, ...], ...]  #: of each source, sorted by section and start
+    spans: tuple[dict[int, Spans], ...]  #: of each source, by section
     drafts: dict[str, Draft]  #: in the order of the file
 
     def locate(self, source: int, section: int, offset: int, symbol: Symbol) -> Spot | None:
@@ -96,53 +104,58 @@ class Layout:
         Returns:
             The place, or ``None`` if neither an extent nor a reference covers it.
         """
-        spans = self._spans(source).get(section, ())
-        starts = [span[0] for span in spans]
+        spans = self.spans[source].get(section)
+        if spans is None:
+            return None
+        starts, rows = spans
         i = bisect_right(starts, offset) - 1
-        if i >= 0 and offset < spans[i][1]:
-            return _spot(spans[i], offset)
+        if i >= 0 and offset < rows[i][1]:
+            return _spot(rows[i], offset)
         # Outside every span: `&table[-1]`, or `end = table + ARRAY_SIZE(table)`.
         if symbol.type != STT_SECTION and symbol.shndx == section:
             j = bisect_right(starts, symbol.value) - 1
-            if j >= 0 and symbol.value < max(spans[j][1], spans[j][0] + 1):
-                return _spot(spans[j], offset)
+            if j >= 0 and symbol.value < max(rows[j][1], rows[j][0] + 1):
+                return _spot(rows[j], offset)
         size = self.sources[source].elf.sections[section].size_bytes
-        if spans and offset == spans[-1][1] == size:
-            return _spot(spans[-1], offset)
-        if len(spans) == 1 and spans[0][:2] == (0, size):
-            return _spot(spans[0], offset)
+        if offset == rows[-1][1] == size:
+            return _spot(rows[-1], offset)
+        if len(rows) == 1 and rows[0][:2] == (0, size):
+            return _spot(rows[0], offset)
         return None
 
-    def _spans(self, source: int) -> dict[int, list[tuple[int, int, Piece | Reference]]]:
-        cache = self._span_cache
-        if source not in cache:
-            result: dict[int, list[tuple[int, int, Piece | Reference]]] = {}
-            for piece in self.pieces[source]:
-                result.setdefault(piece.section, []).append((piece.start, piece.end, piece))
-            for ref in self.sources[source].delta.references:
-                span = (ref.offset, ref.offset + ref.size_bytes, ref)
-                result.setdefault(ref.section, []).append(span)
-            for index, spans in result.items():
-                spans.sort(key=lambda span: span[:2])
-                self._refuse_overlap(source, index, spans)
-            cache[source] = result
-        return cache[source]
+    def place_of(self, source: int, symbol: Symbol) -> Spot | None:
+        """Return where a symbol's first byte went, if the payload took it."""
+        spans = self.spans[source].get(symbol.shndx)
+        i = bisect_right(spans.starts, symbol.value) - 1 if spans is not None else -1
+        if spans is None or i < 0 or symbol.value >= spans.rows[i][1]:
+            return None
+        spot = _spot(spans.rows[i], symbol.value)
+        return spot if spot.reference is None else None
 
-    def _refuse_overlap(
-        self, source: int, section: int, spans: list[tuple[int, int, Piece | Reference]]
-    ) -> None:
-        for first, second in pairwise(spans):
+
+def _spans(source: Source, pieces: tuple[Piece, ...]) -> dict[int, Spans]:
+    found: dict[int, list[tuple[int, int, Piece | Reference]]] = {}
+    for piece in pieces:
+        found.setdefault(piece.section, []).append((piece.start, piece.end, piece))
+    for ref in source.delta.references:
+        if not 0 < ref.section < len(source.elf.sections) or ref.size_bytes < 0:
+            raise LinkError(
+                f"{source.elf.name}: a reference to `{ref.target}` names section {ref.section}, "
+                "which it does not have; run the diff stage again"
+            )
+        found.setdefault(ref.section, []).append((ref.offset, ref.offset + ref.size_bytes, ref))
+    result = {}
+    for section, rows in found.items():
+        rows.sort(key=lambda row: row[:2])
+        for first, second in pairwise(rows):
             if second[0] < first[1]:
-                elf = self.sources[source].elf
-                where = self.sources[source].where(elf.sections[section], second[0])
+                where = source.where(source.elf.sections[section], second[0])
                 raise LinkError(
-                    f"{where}: the delta both takes this range and refers to the image for it; "
+                    f"{where}: the delta says two things of this range (taken, and in the image?); "
                     "run the diff stage again"
                 )
-
-    _span_cache: dict[int, dict[int, list[tuple[int, int, Piece | Reference]]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+        result[section] = Spans(tuple(row[0] for row in rows), tuple(rows))
+    return result
 
 
 def _spot(span: tuple[int, int, Piece | Reference], offset: int) -> Spot:
@@ -223,6 +236,7 @@ def place_extents(sources: tuple[Source, ...], abi: Abi) -> Layout:
     return Layout(
         sources=sources,
         pieces=tuple(all_pieces),
+        spans=tuple(_spans(*pair) for pair in zip(sources, all_pieces, strict=True)),
         drafts={name: drafts[name] for name in ordered},
     )
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Symbol
     from xsplice_plugins.link.funcs import NewBody
     from xsplice_plugins.link.names import Names
-    from xsplice_plugins.link.placement import Layout, Spot
+    from xsplice_plugins.link.placement import Layout
 
 _NUMBERED = re.compile(r"\.[0-9]+$")  #: gcc's static locals and clones of data
 
@@ -61,16 +61,7 @@ def _is_taken(layout: Layout, number: int, symbol: Symbol) -> bool:
     sections = layout.sources[number].elf.sections
     if not 0 < symbol.shndx < len(sections) or sections[symbol.shndx].name.startswith(HOOK_PREFIX):
         return False  # hook slots are weak data that nobody refers to
-    return _spot_of(layout, number, symbol) is not None
-
-
-def _spot_of(layout: Layout, number: int, symbol: Symbol) -> Spot | None:
-    """Return where a defined symbol went, if the payload took its first byte."""
-    for piece in layout.pieces[number]:
-        if piece.section == symbol.shndx and piece.start <= symbol.value < piece.end:
-            spot = layout.locate(number, symbol.shndx, symbol.value, symbol)
-            return spot if spot is not None and spot.reference is None else None
-    return None
+    return layout.place_of(number, symbol) is not None
 
 
 def make_symbols(
@@ -107,7 +98,7 @@ def make_symbols(
         placed = []
         for symbol in source.elf.symbols:
             if symbol.type in (STT_FUNC, STT_OBJECT) and symbol.name:
-                spot = _spot_of(layout, number, symbol)
+                spot = layout.place_of(number, symbol)
                 if spot is not None and not spot.section.startswith(HOOK_PREFIX):
                     placed.append((spot, symbol))
         for spot, symbol in sorted(placed, key=lambda p: (p[0].section, p[0].offset, p[1].name)):

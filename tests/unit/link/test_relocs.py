@@ -123,7 +123,7 @@ def test_range_that_is_taken_and_referred_to_is_refused(compiler: Compiler, imag
     part = delta(
         data, "core.o", changed=("entry",), take=(".data.a",), refer={".data.a": "counter"}
     )
-    with pytest.raises(LinkError, match="both takes this range"):
+    with pytest.raises(LinkError, match="says two things of this range"):
         link(image, (part, data))
 
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payloads for arm64, from objects and an image written by hand: no cross compiler is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import pytest
+
+from tests.kit.link_inputs import link
+from xsplice_plugins.artefacts import Cause, ChangedFunction, Delta, Extent
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import (
+    EM_AARCH64,
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHT_PROGBITS,
+    STB_GLOBAL,
+    STT_FUNC,
+)
+from xsplice_plugins.elf.writer import UNDEFINED, OutReloc, OutSection, OutSymbol, write_object
+from xsplice_plugins.errors import LinkError, RelocationError
+
+ADDR_TEXT_VIRT = 0xA0000200000
+NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(range(20))
+ABS64, PREL32, LO19, HI21, LO12, CALL26 = 257, 261, 273, 275, 277, 283
+
+
+def text(name: str, size: int, *relocs: OutReloc) -> OutSection:
+    return OutSection(
+        name=name,
+        type=SHT_PROGBITS,
+        flags=SHF_ALLOC | SHF_EXECINSTR,
+        align_bytes=4,
+        data=bytes.fromhex("1f2003d5") * (size // 4),
+        relocs=relocs,
+    )
+
+
+def symbol(name: str, section: str, value: int = 0, size: int = 0) -> OutSymbol:
+    return OutSymbol(
+        key=name,
+        name=name,
+        section=section,
+        value=value,
+        size_bytes=size,
+        bind=STB_GLOBAL,
+        type=STT_FUNC if section else 0,
+    )
+
+
+def image(far_bytes: int = 0, size: int = 16) -> bytes:
+    """Return an image with `entry` and `other`; something lies ``far_bytes`` behind them."""
+    note = OutSection(name=".note.gnu.build-id", type=7, flags=SHF_ALLOC, align_bytes=4, data=NOTE)
+    symbols = (
+        symbol("entry", ".text", ADDR_TEXT_VIRT, size),
+        symbol("other", ".text", ADDR_TEXT_VIRT + 16, 16),
+    )
+    data = bytearray(write_object((text(".text", 32), note), symbols, machine=EM_AARCH64))
+    headers = struct.unpack_from("<Q", data, 40)[0]
+    for index, addr in ((1, ADDR_TEXT_VIRT), (2, ADDR_TEXT_VIRT + 4096 + far_bytes)):
+        struct.pack_into("<Q", data, headers + index * 64 + 16, addr)
+    return bytes(data)
+
+
+def part(*relocs: OutReloc, more: tuple[OutSection, ...] = ()) -> tuple[Delta, bytes]:
+    sections = (text(".text.entry", 32, *relocs), *more)
+    symbols = (symbol("entry", ".text.entry", 0, 32), symbol("other", UNDEFINED))
+    data = write_object(sections, symbols, machine=EM_AARCH64)
+    changed = ChangedFunction(
+        name="entry",
+        reason="test",
+        cause=Cause.SOURCE,
+        symbol="entry",
+        symbol_baseline="entry",
+        section=".text.entry",
+        size_before_bytes=16,
+        size_after_bytes=32,
+    )
+    elf = read_elf(data, "a.o")
+    return (
+        Delta(
+            object_path="a.o",
+            source_path="a.c",
+            profile="xen-4.17",
+            machine=EM_AARCH64,
+            digest_new=hashlib.sha256(data).hexdigest(),
+            changed=(changed,),
+            extents=tuple(
+                Extent(
+                    section=elf.section_by_name[s.name].index,
+                    offset=0,
+                    size_bytes=len(s.data),
+                    owner="entry",
+                )
+                for s in sections
+            ),
+        ),
+        data,
+    )
+
+
+def call(kind: int, offset: int = 4, addend: int = 0) -> OutReloc:
+    return OutReloc(offset=offset, type=kind, symbol="other", addend=addend)
+
+
+def test_relocations_of_code_are_kept_with_their_addends() -> None:
+    wanted = [(CALL26, 0, 0), (HI21, 8, 0), (LO12, 12, 24)]
+    payload = link(image(), part(*(call(kind, at, add) for kind, at, add in wanted)))
+    elf = read_elf(payload.data, "payload")
+    found = [(r.type, r.offset, r.addend) for r in elf.relocs(elf.section_by_name[".text"])]
+    assert found == wanted
+    assert payload.record.references == ("other",)
+    (function,) = payload.record.functions
+    assert function.expect == "1f2003d5" * 4
+    funcs = elf.section_by_name[".livepatch.funcs"]
+    assert {r.type for r in elf.relocs(funcs)} == {ABS64}
+
+
+@pytest.mark.parametrize("kind", [0, 256])
+def test_relocations_without_effect_are_not_written(kind: int) -> None:
+    elf = read_elf(link(image(), part(call(kind))).data, "payload")
+    assert ".rela.text" not in elf.section_by_name
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [(LO19, "R_AARCH64_LD_PREL_LO19"), (311, "ADR_GOT_PAGE"), (999, "type 999")]
+)
+def test_relocations_that_the_loader_lacks_are_refused_by_name(kind: int, word: str) -> None:
+    with pytest.raises(RelocationError, match=rf"a\.o\(\.text\.entry\+0x4\): .*{word}"):
+        link(image(), part(call(kind)))
+
+
+def test_field_that_leaves_its_range_is_refused() -> None:
+    link(image(), part(call(ABS64, offset=24)))
+    with pytest.raises(RelocationError, match="crosses the end"):
+        link(image(), part(call(ABS64, offset=28)))
+
+
+def test_branch_must_reach_from_the_function_to_the_payload() -> None:
+    link(image(far_bytes=(128 << 20) - 8192), part(call(CALL26)))
+    with pytest.raises(LinkError, match="lies farther than 0x8000000 bytes"):
+        link(image(far_bytes=128 << 20), part(call(CALL26)))
+
+
+@pytest.mark.parametrize(("size", "is_ok"), [(4, True), (3, False)])
+def test_function_without_room_for_one_instruction_is_refused(size: int, is_ok: bool) -> None:
+    if is_ok:
+        link(image(size=size), part())
+        return
+    with pytest.raises(LinkError, match="needs 4"):
+        link(image(size=size), part())
+
+
+def test_exception_tables_are_refused() -> None:
+    table = OutSection(
+        name=".ex_table", type=SHT_PROGBITS, flags=SHF_ALLOC, align_bytes=4, data=bytes(8)
+    )
+    with pytest.raises(LinkError, match="on arm64 takes no such section"):
+        link(image(), part(more=(table,)))
+
+
+def test_release_without_arm64_is_refused() -> None:
+    link(image(), part(), release="4.8.0")
+    with pytest.raises(LinkError, match="no live patching on arm64"):
+        link(image(), part(), release="4.7.0")
+
+
+def test_object_of_another_machine_is_refused() -> None:
+    delta, data = part()
+    other = bytearray(image())
+    other[18] = 62
+    with pytest.raises(LinkError, match="made for machine 183, the image for 62"):
+        link(bytes(other), (delta, data))
