@@ -4,6 +4,7 @@
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests
+from xsplice_plugins.capture.making import make_route
 from xsplice_plugins.capture.meaning import same_meaning
 from xsplice_plugins.capture.pairing import pair_objects
 from xsplice_plugins.capture.planning import plan
@@ -24,6 +25,7 @@ __all__ = [
     "copy_tree",
     "forget_texts",
     "locate_tree",
+    "make_route",
     "pair_objects",
     "plan",
     "prepare_copy",

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,37 +17,16 @@ from xsplice_plugins.artefacts import (
     TouchedFile,
     TouchKind,
 )
-from xsplice_plugins.capture.commands import option_word
-from xsplice_plugins.capture.paths import canonical
+from xsplice_plugins.capture.indexing import Index, canonical_in, init_name, job_of, read_index
 from xsplice_plugins.capture.records import (
-    Listing,
     Record,
     parse_record,
     read_text,
-    record_text,
-    scan,
 )
-from xsplice_plugins.errors import CaptureError, NoFunctionalChangeError
+from xsplice_plugins.errors import NoFunctionalChangeError
 
 if TYPE_CHECKING:
     from xsplice_plugins.capture.tree import XenTree
-
-_LINK_WORD = re.compile(r"[^\s;&|<>()\"'`=]+\.(?:o|a)\b")
-_RENAME = re.compile(r"--rename-section (\S+)")
-_OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
-_COMPILER = re.compile(r"(\S*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Index:
-    """A build folder's records, ready for questions."""
-
-    tree: XenTree
-    listing: Listing
-    texts: dict[tuple[str, str], str]
-    linked: frozenset[str]  #: objects that become part of the image, relative to the build folder
-    objcopy: str
-    canonical: dict[str, str]  #: cache of `_canonical`
 
 
 def plan(tree: XenTree, patch_set: PatchSet, *, route: Route | None = None) -> CapturePlan:
@@ -71,7 +48,7 @@ def plan(tree: XenTree, patch_set: PatchSet, *, route: Route | None = None) -> C
     ]
     if not touched:
         raise NoFunctionalChangeError(_nothing(patch_set))
-    index = _index(tree)
+    index = read_index(tree)
     why_make = _why_make(index, touched, route)
     if why_make:
         return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
@@ -107,54 +84,7 @@ def _nothing(patch_set: PatchSet) -> str:
     return f"{patch_set.name}: no functional change (the patch touches {what}); nothing to build"
 
 
-def _index(tree: XenTree) -> _Index:
-    build_root = str(tree.build_root)
-    listing = scan(build_root)
-    texts = {
-        (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
-    }
-    objcopy = ""
-    parts: dict[str, list[str]] = {}
-    for (folder, name), text in texts.items():
-        if not name.endswith((".o", ".a")) or "\ndeps_" in text:
-            continue
-        if not objcopy and (match := _OBJCOPY.search(text)):
-            objcopy = match[1]
-        is_relative = text.startswith(f"cmd_{name} ")
-        words = _LINK_WORD.findall(text.split(":=", 1)[-1])
-        target = f"{folder}/{name}" if folder else name
-        base = folder + "/" if folder and is_relative else ""
-        parts[target] = [os.path.normpath(base + word) for word in words]
-    return _Index(
-        tree=tree,
-        listing=listing,
-        texts=texts,
-        linked=_linked(parts),
-        objcopy=objcopy,
-        canonical={},
-    )
-
-
-def _linked(parts: dict[str, list[str]]) -> frozenset[str]:
-    """Return every object from which the image is linked (host programs and tests are not)."""
-    pending = [target for target in parts if PurePosixPath(target).name == "prelink.o"]
-    if not pending:
-        pending = [
-            target
-            for target in parts
-            if PurePosixPath(target).name in {"built_in.o", "lib.a"}
-            and not target.startswith(("test/", "tools/"))
-        ]
-    linked: set[str] = set()
-    while pending:
-        target = pending.pop()
-        if target not in linked:
-            linked.add(target)
-            pending += parts.get(target, ())
-    return frozenset(linked)
-
-
-def _why_make(index: _Index, touched: list[TouchedFile], route: Route | None) -> str:
+def _why_make(index: Index, touched: list[TouchedFile], route: Route | None) -> str:
     """Say why the patch as such asks for the route through make; "" if it does not."""
     if route is Route.MAKE:
         return "asked for"
@@ -176,13 +106,13 @@ def _article(kind: TouchKind) -> str:
     return {"M": "a ", "i": "an "}[str(kind)[0]] + str(kind)
 
 
-def _twin(index: _Index, path: str) -> str:
+def _twin(index: Index, path: str) -> str:
     """Find a header that the same ``#include`` could mean; "" if there is none."""
     tail = "/" + "/".join(PurePosixPath(path).parts[-2:])
     return next((file for file in sorted(index.listing.files) if file.endswith(tail)), "")
 
 
-def _why_unseen(index: _Index, unseen: list[TouchedFile]) -> str:
+def _why_unseen(index: Index, unseen: list[TouchedFile]) -> str:
     """Say whether a touched file that no record names is compiled all the same."""
     for file in unseen:
         path = file.path.removeprefix("xen/")
@@ -194,16 +124,8 @@ def _why_unseen(index: _Index, unseen: list[TouchedFile]) -> str:
     return ""
 
 
-def _canonical(index: _Index, folder: str, word: str) -> str:
-    key = f"{folder}\0{word}"
-    found = index.canonical.get(key)
-    if found is None:
-        found = index.canonical[key] = canonical(index.tree, index.listing.links, folder, word)
-    return found
-
-
 def _reached(
-    index: _Index, wanted: dict[str, TouchedFile]
+    index: Index, wanted: dict[str, TouchedFile]
 ) -> tuple[list[CompileJob], list[Refusal], set[str], str]:
     """Go through the records that may name a touched file."""
     names = {PurePosixPath(path).name for path in wanted}
@@ -222,7 +144,7 @@ def _reached(
         record = parse_record(text, folder, name)
         if record is None:
             continue
-        inputs = tuple(_canonical(index, record.folder, word) for word in record.inputs)
+        inputs = tuple(canonical_in(index, record.folder, word) for word in record.inputs)
         hits = [wanted[path] for path in inputs if path in wanted]
         if not hits:
             continue
@@ -236,13 +158,13 @@ def _reached(
         if is_direct and (kind == "boot" or record.source.endswith((".S", ".s"))):
             refused |= {hit.path: _not_replaceable(hit, kind) for hit in hits}
             continue
-        jobs.append(_job(index, record, inputs, kind, is_direct=is_direct))
+        jobs.append(job_of(index, record, inputs, kind, is_direct=is_direct))
     if (job := _asm_offsets(index, wanted, jobs)) is not None:
         jobs.append(job)
     return jobs, [refused[path] for path in sorted(refused)], seen, ""
 
 
-def _record_kind(index: _Index, record: Record) -> str:
+def _record_kind(index: Index, record: Record) -> str:
     """Sort a target.
 
     Returns:
@@ -253,17 +175,13 @@ def _record_kind(index: _Index, record: Record) -> str:
     if target.startswith(("tools/", "test/", "include/headers")) or target.endswith(".chk"):
         return "ignored"  # host programs, test payloads, and checks of the public headers
     if target.endswith(".o"):
-        is_linked = target in index.linked or _init_name(target) in index.linked
+        is_linked = target in index.linked or init_name(target) in index.linked
         if not record.source:
             return "ignored"
         return "object" if is_linked else "boot"
     if target.endswith((".i", ".lds")) and re.search(r"(^|\s)-E\s", record.command):
         return "text"
     return "generated"
-
-
-def _init_name(target: str) -> str:
-    return target.removesuffix(".o") + ".init.o"
 
 
 def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
@@ -282,50 +200,8 @@ def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
     )
 
 
-def _job(
-    index: _Index, record: Record, inputs: tuple[str, ...], kind: str, *, is_direct: bool
-) -> CompileJob:
-    tree = index.tree
-    source = _canonical(index, record.folder, record.source)
-    shown = source.removeprefix(tree.source_dir + "/")
-    target, is_init, renames = record.target, False, ()
-    if _init_name(target) in index.linked:
-        target, is_init = _init_name(target), True
-        folder, _, name = target.rpartition("/")
-        renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
-    output = option_word(record.command, "-o")
-    if output is None:
-        raise CaptureError(
-            f"{record.target}: its recorded command names no output; build the tree again"
-        )
-    is_renamed = output.endswith(".tmp")
-    build = "" if tree.build_dir == "." else tree.build_dir + "/"
-    return CompileJob(
-        object_path=target,
-        source_path=shown,
-        cwd=os.path.normpath(build + record.folder) if build or record.folder else "",
-        command=record.command,
-        output=output,
-        file_symbol=(PurePosixPath(record.source).name, shown) if is_renamed else None,
-        is_init=is_init,
-        reach=Reach.DIRECT if is_direct else Reach.HEADER,
-        inputs=tuple(sorted(set(inputs))),
-        tree_object=build + target if kind == "object" else "",
-        objcopy=index.objcopy or _objcopy_of(record.command),
-        renames=renames,
-    )
-
-
-def _objcopy_of(command: str) -> str:
-    """Derive the cross ``objcopy`` from the compiler's name."""
-    for word in command.split():
-        if match := _COMPILER.match(word):
-            return match[1] + "objcopy"
-    return "objcopy"
-
-
 def _asm_offsets(
-    index: _Index, wanted: dict[str, TouchedFile], jobs: list[CompileJob]
+    index: Index, wanted: dict[str, TouchedFile], jobs: list[CompileJob]
 ) -> CompileJob | None:
     """Return the job of ``asm-offsets.s``, the offsets of C structures for assembler.
 
@@ -336,7 +212,7 @@ def _asm_offsets(
     if not text or not jobs:
         return None
     words = text.split(":", 1)[-1].replace("\\\n", " ").split("\n", 1)[0].split()
-    inputs = tuple(sorted({_canonical(index, "", word) for word in words}))
+    inputs = tuple(sorted({canonical_in(index, "", word) for word in words}))
     model = next((job for job in jobs if job.source_path.endswith(".c")), None)
     if model is None or not wanted.keys() & set(inputs):
         return None
@@ -345,7 +221,7 @@ def _asm_offsets(
         return None
     return CompileJob(
         object_path="asm-offsets.s",
-        source_path=_canonical(index, "", words[0]).removeprefix(index.tree.source_dir + "/"),
+        source_path=canonical_in(index, "", words[0]).removeprefix(index.tree.source_dir + "/"),
         cwd=index.tree.build_dir,
         command=f"{command} -S -g0 -c {words[0]} -o asm-offsets.s",
         output="asm-offsets.s",
