@@ -152,7 +152,9 @@ def one_file(tree: Tree, build: Path) -> None:
     report("up-to-date run", took, floor, 1.5, "floor")
     run("xsplice-verify")
     took, floor = in_turn(
-        lambda: run("xsplice-verify"), lambda: None, lambda: next(build.rglob("*.verify.json")).unlink()
+        lambda: run("xsplice-verify"),
+        lambda: None,
+        lambda: next(build.rglob("*.verify.json")).unlink(),
     )
     report("verify, warm", took, floor, 2.0, "floor")
 

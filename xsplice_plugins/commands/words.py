@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import manager
+from xsplice_plugins.candidates import TRACE_VARIABLE
 from xsplice_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def show(data: bytes | str) -> None:
 
 def plugins_of(config: Config) -> pluggy.PluginManager:
     """Return the plugins of this run, with the configuration told to them."""
+    if os.environ.get(TRACE_VARIABLE, "") not in {"", "0"}:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     plugins = manager.build_plugin_manager(environ=os.environ)
     manager.startup(plugins, config)
     return plugins

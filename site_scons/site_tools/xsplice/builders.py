@@ -90,7 +90,11 @@ class Wiring:
     def __init__(self, env: Environment, fix: Fix) -> None:
         self.env = env
         self.fix = fix
-        self._fingerprint = manager.manager_fingerprint(fix.plugins)
+
+    def _plugins(self, *hooks: str) -> str:
+        """Return the identity of the plugins behind some hooks."""
+        marks = [manager.manager_fingerprint(self.fix.plugins, hook)[:16] for hook in hooks]
+        return f"plugins of {'+'.join(hooks)} {'+'.join(marks)}"
 
     def node(
         self,
@@ -134,7 +138,7 @@ class Wiring:
             library=("diff",),
             values=[
                 f"differ {config.differ} with profile {config.profile}, options {config.options}",
-                f"plugins {self._fingerprint}",
+                self._plugins("xsplice_diff_objects", "xsplice_check_delta"),
             ],
         )[0]
 
@@ -152,7 +156,6 @@ class Wiring:
     def rest(self, deltas: list[Node], image: Node) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
         fix, env, config = self.fix, self.env, self.fix.config
-        plugins = f"plugins {self._fingerprint}"
         files = [env.File(str(p)) for p in (config.depends,) if p]
         linked = self.node(
             "XspliceLink",
@@ -160,7 +163,10 @@ class Wiring:
             [image, *deltas],
             carries=fix,
             library=("link",),
-            values=[f"linker {config.linker} for {config.release}, {config.options}", plugins],
+            values=[
+                f"linker {config.linker} for {config.release}, {config.options}",
+                self._plugins("xsplice_link_payload"),
+            ],
         )
         env.Depends(linked, files)
         signed = self.node(
@@ -169,7 +175,10 @@ class Wiring:
             [*linked, *deltas],
             carries=fix,
             library=("sign", "report"),
-            values=[f"signer {config.signer} options {config.options}", plugins],
+            values=[
+                f"signer {config.signer} options {config.options}",
+                self._plugins("xsplice_sign_payload", "xsplice_check_signature"),
+            ],
         )
         env.Depends(signed, [env.File(str(p)) for p in (config.key, config.certificate) if p])
         env.NoCache(signed)  # a signature is never replayed from a shared cache
@@ -181,8 +190,8 @@ class Wiring:
             carries=(fix, request),
             library=("verify", "hypervisor", "sign", "report"),
             values=[
-                f"verify on {env['ON']} as {request.release} beside {request.releases_compared}",
-                plugins,
+                f"verify on {'+'.join(request.places)} as {request.release}, {request.releases_compared}",
+                self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
             ],
         )
         given = (config.certificate, request.expected, *request.beneath)
@@ -225,6 +234,7 @@ def start(env: Environment, name: str, patch_set: PatchSet, config: Config, rout
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
     _require_room(folder)
     config = replace(config, build_dir=folder)
+    settings.show_trace()
     plugins = manager.build_plugin_manager(
         plugins=env["XSPLICE_PLUGINS"], environ=settings.environment()
     )

@@ -11,9 +11,9 @@ from SCons.Action import CommandAction, CommandGeneratorAction
 from SCons.Errors import UserError
 from SCons.Subst import escape_list
 
-from xsplice_plugins import patch
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
 from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
+from xsplice_plugins.patch import read_patch_set
 
 from . import settings
 from .actions import Both, Farm, Side
@@ -30,7 +30,7 @@ Node = Any
 def xsplice(
     env: Environment,
     name: str,
-    patch_files: object,
+    patch: object,
     *,
     image: Node,
     objects: Iterable[Node] | None = None,
@@ -44,7 +44,7 @@ def xsplice(
     Args:
         env: The environment.
         name: Name of the fix and of its folder below the build folder; "" for the patch's own.
-        patch_files: The diffs or a quilt series, in order of application.
+        patch: The diffs or a quilt series, in order of application.
         image: The linked image with its symbols (``xen-syms``).
         objects: The object nodes to consider; default: all that this environment built.
         source_root: Folder that the patches apply to; default: the SConscript's folder.
@@ -61,11 +61,12 @@ def xsplice(
         UserError: The patch cannot be used, or it touches nothing that is compiled.
         NoFunctionalChangeError: The patch touches comments only.
     """
+    [image] = env.Flatten([image])
     try:
         root = source_root or env.Dir(".").srcnode()
         root_path = Path(root.get_abspath())
-        files = settings.files(env, patch_files, "PATCH")
-        patch_set = patch.read_patch_set(
+        files = settings.files(env, patch, "PATCH")
+        patch_set = read_patch_set(
             files, name=name or None, source_root=root_path, hypervisor_dir="."
         )
         config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
@@ -81,7 +82,7 @@ def xsplice(
         )
     top = Path(env.Dir("#").get_abspath())
     touched = {root_path / file.path for file in patch_set.touched}
-    chosen = list(env["XSPLICE_OBJECTS"] if objects is None else objects)
+    chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
     reached = [node for node in chosen if _inputs(node) & touched]
     if not reached:
         raise UserError(

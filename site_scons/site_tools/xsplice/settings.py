@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from SCons.Errors import UserError
 
 from xsplice_plugins.artefacts import VerifyRequest
+from xsplice_plugins.candidates import TRACE_VARIABLE
 from xsplice_plugins.hookspecs import Config
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 def environment() -> Mapping[str, str]:
     """Return the process' environment, which switches plugins on and off (conventions 3.2)."""
     return os.environ
+
+
+def show_trace() -> None:
+    """Show what plugins are asked, where ``XSPLICE_TRACE_PLUGINS`` is set."""
+    if os.environ.get(TRACE_VARIABLE, "") not in {"", "0"}:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def words(text: object) -> list[str]:
