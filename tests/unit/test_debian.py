@@ -12,6 +12,7 @@ import pytest
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.verify import debian, process, xen_tree
+from xsplice_plugins.verify.cache import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "xen" / "make_xen_tree.py"
@@ -130,9 +131,9 @@ def test_a_named_mirror_is_the_only_one() -> None:
 
 
 def test_cache_folder_follows_the_environment() -> None:
-    assert debian.cache_folder({"XSPLICE_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
-    assert debian.cache_folder({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/xsplice")
-    assert debian.cache_folder({"HOME": "/h"}) == Path("/h/.cache/xsplice")
+    assert cache_folder({"XSPLICE_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
+    assert cache_folder({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/xsplice")
+    assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/xsplice")
 
 
 def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.verify import debian, xen_tree
+from xsplice_plugins.verify.cache import cache_folder
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Make the tree, or say where it is."""
     args = arguments(argv)
-    cache = debian.cache_folder(os.environ)
+    cache = cache_folder(os.environ)
     try:
         debian.require_packages("Xen tree", xen_tree.PROGRAMS, xen_tree.FILES)
         recipe = xen_tree.TreeRecipe(

@@ -6,12 +6,10 @@ else come from the system. So a machine without ``deb-src`` lines, and a user wi
 fetch source packages, and binary packages of another release than the one that runs.
 """
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,32 +74,6 @@ class PrivateApt:
     def log(self) -> Path:
         """Return the file that apt's output is appended to."""
         return self.folder / "apt.log"
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place.
-
-    Args:
-        environ: The environment's variables.
-    """
-    if environ.get("XSPLICE_CACHE"):
-        return Path(environ["XSPLICE_CACHE"]).absolute()
-    if environ.get("XDG_CACHE_HOME"):
-        return Path(environ["XDG_CACHE_HOME"]).absolute() / "xsplice"
-    return Path(environ.get("HOME") or Path("~").expanduser()) / ".cache" / "xsplice"
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, so that two runs do not work on the same thing.
-
-    Args:
-        folder: Made when absent; the lock ends with the process, however it ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def suite_of(release: str) -> str:

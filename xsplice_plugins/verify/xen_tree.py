@@ -16,6 +16,7 @@ from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.cache import locked
 from xsplice_plugins.verify.process import run_logged
 
 VERSION_DEFAULT = "4.17.5+72-g01140da4e8-1"
@@ -133,7 +134,7 @@ def make_tree(job: TreeJob, *, progress: Progress) -> Path:
         return tree_path(job.recipe, job.cache)
     debian.require_packages("Xen tree", PROGRAMS, FILES)
     folder = job.recipe.folder(job.cache)
-    with debian.locked(folder):
+    with locked(folder):
         for name, step in _steps(job, progress):
             stamp = folder / f"{name}.done"
             if not stamp.is_file():
@@ -159,7 +160,7 @@ def _steps(job: TreeJob, progress: Progress) -> Iterator[tuple[str, Callable[[],
         suite = debian.suite_of(recipe.release)
         known = debian.system_sources(job.etc_apt)
         sources = debian.choose_sources(known, suite=suite, mirror=job.mirror)
-        with debian.locked(job.cache / "apt" / suite):
+        with locked(job.cache / "apt" / suite):
             apt = debian.open_apt(job.cache / "apt" / suite, sources)
             partial = _fresh(folder / "source.partial")
             debian.download_source(apt, "xen", recipe.version, partial)

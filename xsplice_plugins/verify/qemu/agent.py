@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.cache import locked
 from xsplice_plugins.verify.process import run_logged
 from xsplice_plugins.verify.qemu.results import MARK
 
@@ -123,7 +124,7 @@ def hypercall_agent(cache: Path) -> bytes:
     key = hashlib.sha256(source.read_bytes() + " ".join(_COMPILER).encode()).hexdigest()[:12]
     folder = cache / "qemu" / f"agent-{key}"
     program = folder / "agent"
-    with debian.locked(folder):
+    with locked(folder):
         if not program.is_file():
             debian.require_packages("fast agent for dom0", {"gcc": "gcc", "ld": "binutils"}, {})
             partial = folder / "agent.partial"

@@ -6,6 +6,7 @@ all of these are in its key. Where it cannot be restored, the machine is booted 
 """
 
 import contextlib
+import gzip
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from xsplice_plugins.errors import VerifyError
-from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.verify.qemu.agent import hypercall_agent, tool_agent
 from xsplice_plugins.verify.qemu.initramfs import pack_disk
 from xsplice_plugins.verify.qemu.parts import prepare_parts
@@ -39,6 +40,7 @@ AgentKind = Literal["tool", "hypercall"]
 
 #: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
 DISK_BYTES = 64 * 1024 * 1024
+MACHINES_MAX = 6
 STEPS_MAX = 20_000
 BOOT_SECONDS = 240.0
 RUN_SECONDS = 60.0
@@ -77,7 +79,7 @@ class Machine:
         """Make a machine for one hypervisor image, as far as it is not there yet.
 
         Args:
-            xen: The ELF image that boots (``xen``, not ``xen-syms`` or ``xen.gz``).
+            xen: The ELF image that boots (``xen`` or ``xen.gz``, not ``xen-syms``).
             release: The Xen release whose tool is to be used.
             cache: The user's cache folder, from the environment when absent.
             say: Told what is being done.
@@ -91,9 +93,11 @@ class Machine:
             image = xen.read_bytes()
         except OSError as error:
             raise VerifyError(f"{xen}: cannot be read ({error.strerror})") from error
+        if image[:2] == b"\x1f\x8b":  # Debian ships xen-4.17-amd64.gz
+            image = gzip.decompress(image)
         if image[:4] != b"\x7fELF":
             raise VerifyError(f"{xen}: not an ELF image; name the tree's xen/xen")
-        cache = cache or debian.cache_folder(os.environ)
+        cache = cache or cache_folder(os.environ)
         parts = prepare_parts(cache, release=release, say=say, mirror=mirror)
         done = subprocess.run(
             ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=False
@@ -104,7 +108,7 @@ class Machine:
         state.update("\n".join([*parts.packages, qemu, *_command("jobs.img")]).encode())
         folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
         machine = Machine(folder=folder, packages=parts.packages, qemu=qemu)
-        with debian.locked(folder):
+        with locked(folder):
             if not (folder / "made").is_file():
                 (folder / "xen").write_bytes(image)
                 for name, source in (("vmlinux", parts.kernel), ("initramfs", parts.initramfs)):
@@ -114,6 +118,8 @@ class Machine:
             if not (folder / "saved").is_file():
                 say(f"booting {xen} once, to save the booted machine")
                 machine._save()
+            (folder / "made").touch()
+        _remove_old(folder.parent)
         return machine
 
     def run(
@@ -149,7 +155,10 @@ class Machine:
         disk = pack_disk(members, size_bytes=DISK_BYTES)
         bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:
+        with (
+            locked(self.folder, is_shared=True),
+            tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch,
+        ):
             image = Path(scratch) / "jobs.img"
             _write_disk(image, disk)
             job = _Job(image=image, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
@@ -245,8 +254,9 @@ def _command(disk: str) -> list[str]:
     return [
         "qemu-system-x86_64",
         *("-accel", "tcg,thread=multi"),
-        # With SMAP, dom0 crashes early under emulation.
-        *("-cpu", "max,-smap"),
+        # The processor that the model takes as given; it decides which alternatives and NOPs
+        # are in memory. With SMAP dom0 crashes early under emulation, with MWAIT Xen panics.
+        *("-cpu", "EPYC,-smap,-monitor"),
         *("-smp", "1"),
         *("-m", "512"),
         *("-display", "none"),
@@ -259,6 +269,14 @@ def _command(disk: str) -> list[str]:
         *("-append", _XEN_ARGUMENTS),
         *("-initrd", f"vmlinux {_KERNEL_ARGUMENTS},initramfs"),
     ]
+
+
+def _remove_old(folder: Path) -> None:
+    """Keep the machines used last: each build of Xen makes one, of more than 100 MB."""
+    stamps = [(path.stat().st_mtime, path.parent) for path in folder.glob("*/made")]
+    for _, machine in sorted(stamps)[:-MACHINES_MAX]:
+        if remove_unused(machine):
+            log.info("%s: removed, it was not used for long", machine)
 
 
 def _write_disk(path: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.cache import locked
 from xsplice_plugins.verify.qemu.agent import APPLETS, init_script
 from xsplice_plugins.verify.qemu.initramfs import pack_cpio, unpack_kernel
 
@@ -82,7 +83,7 @@ def prepare_parts(
         (kernel, KERNEL_SUITE, _make_kernel),
         (tool, suite, lambda apt, into: _make_tool(apt, into, release)),
     ):
-        with debian.locked(cache / "apt" / place):
+        with locked(cache / "apt" / place):
             if (folder / "packages.json").is_file():
                 continue
             say(f"fetching {folder.name} from Debian {place}")

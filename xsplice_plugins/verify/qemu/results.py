@@ -241,7 +241,8 @@ def _ended(step: Step, current: _Open, rest: str) -> StepResult:
         state, rc = next(((s, r) for name, s, r in listed if name == step.name), ("", 0))
         error = parse_error(current.output)
     else:
-        state, rc, error = match["state"], int(match["rc"]), -int(match["ret"])
+        state, rc = match["state"], int(match["rc"])
+        error = max(0, -int(match["ret"]))  # a vetoing hook may return any number
     return StepResult(
         step=step,
         outcome="done",
