@@ -329,9 +329,9 @@ class Hypervisor:
             raise Refusal(EBUSY, "schedule", "another payload's operation is outstanding")
         if self.host.is_hotplug_busy:
             raise Refusal(EBUSY, "schedule", "CPU hotplug is in progress")
-        self.work = Work(
-            command=command, payload=payload, timeout_ns=timeout_ns or TIMEOUT_NS_DEFAULT
-        )
+        # The field has 32 bits: 4.29 s is the longest anybody can wait.
+        timeout_ns = timeout_ns & 0xFFFFFFFF or TIMEOUT_NS_DEFAULT
+        self.work = Work(command=command, payload=payload, timeout_ns=timeout_ns)
         return Answer(code=0, step="schedule")
 
     def run_pending(self) -> Meeting | None:

@@ -21,6 +21,8 @@ from xsplice_plugins.hypervisor.verdicts import Hazard
 if TYPE_CHECKING:
     import unicorn
 
+    from xsplice_plugins.hypervisor.image import Image
+
 #: A stack as Xen's: 32 KiB, aligned, with struct cpu_info at its top.
 _STACK_VIRT = 0xFFFF830000200000
 _STACK_BYTES = 32 << 10
@@ -202,15 +204,13 @@ class Engine:
             raise run.stop
         rip = int(self._uc.reg_read(self._regs.UC_X86_REG_RIP))
         where = describe_address(hv, rip)
+        # A payload's tables are found once its region is registered: at load in newer releases, in
+        # older ones only while it is applied, so that a WARN in its pre-apply hook is a crash.
         registered = hv.payloads if hv.release.registers_region_at_load else hv.applied
-        # While a payload's own load hooks run it is about to be registered: Xen adds it first.
-        tables = [hv.image, *registered, *((run.subject,) if run.subject else ())]
+        tables: tuple[Image | Payload, ...] = (hv.image, *registered)
         for table in tables:
             if rip in table.ex_table:
-                return int(table.ex_table[rip])
-        for payload in hv.payloads:
-            tables = [*tables, payload] if payload not in tables else tables
-        for table in tables:
+                return table.ex_table[rip]
             kind = table.bug_frames.get(rip)
             if kind in {0, 1}:
                 hv.console.append(f"{_BUG_KINDS[kind]} at {where}")

@@ -26,7 +26,8 @@ class Probe:
 
     Attributes:
         function: its name, ``file.c#name`` for a local.
-        arguments: up to six integers or strings.
+        arguments: up to six; an integer as it is, a string as the address of the symbol it names
+            (``name`` or ``name+0x8``), ``text:...`` as a pointer to those characters.
         kind: ``int`` (low 32 bits, signed), ``long``, ``string`` (at the returned pointer) or
             ``bytes`` (``size_bytes`` at the returned pointer, in hexadecimal).
         before: expected with nothing applied; None where any answer is fine.
@@ -86,7 +87,11 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
         if isinstance(argument, int):
             arguments.append(argument)
             continue
-        raw = argument.encode("latin-1")[:_STRING_BYTES_MAX] + b"\0"
+        prefix, _, text = argument.partition(":")
+        if prefix != "text":
+            arguments.append(_address_of(argument, hv))
+            continue
+        raw = text.encode("latin-1", "replace")[:_STRING_BYTES_MAX] + b"\0"
         scratch.data[used : used + len(raw)] = raw
         arguments.append(_SCRATCH_VIRT + used)
         used += len(raw)
@@ -96,6 +101,13 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
         return _decode(probe, result, hv)
     finally:
         hv.memory.unmap(scratch)
+
+
+def _address_of(name: str, hv: Hypervisor) -> int:
+    addr = hv.image.lookup_with_offset(name)
+    if addr is None:
+        raise Hazard("probe", f"argument {name} names no symbol of the image")
+    return addr
 
 
 def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:

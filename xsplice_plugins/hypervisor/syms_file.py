@@ -18,6 +18,8 @@ _STT_FILE = 4
 _STT_FUNC = 2
 _STT_SECTION = 3
 _SHN_RESERVED = 0xFF00
+#: Xen lives in one GiB; whatever is larger is damage.
+_REGION_BYTES_MAX = 256 << 20
 
 #: Class of memory by section name; whatever is not listed is data.
 _CLASSES = (
@@ -118,6 +120,8 @@ def _regions(
             region, base, blob = kind, start, bytearray()
         body = b"" if header[1] == _SHT_NOBITS else data[header[4] : header[4] + header[5]]
         end = addr + header[5] - base
+        if end > _REGION_BYTES_MAX:
+            raise ValueError(f"a region of {end:#x} bytes at {base:#x}")
         blob.extend(bytes(max(0, -(-end // PAGE_SIZE) * PAGE_SIZE - len(blob))))
         blob[addr - base : addr - base + len(body)] = body
         runs.append((region, base, blob))
@@ -145,7 +149,7 @@ def read_syms_file(data: bytes) -> SymsFile:
         raise ElfFormatError(f"xen-syms: machine {machine} is unknown; use x86_64, arm64 or arm32")
     try:
         return _read(data, arch)
-    except (struct.error, IndexError, ValueError) as exc:
+    except (struct.error, IndexError, ValueError, OverflowError) as exc:
         raise ElfFormatError(f"xen-syms: damaged section table ({exc}); rebuild it") from exc
 
 
