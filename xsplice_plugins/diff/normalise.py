@@ -61,6 +61,8 @@ class Parts:
         self.pieces: dict[int, list[int]] = {}  #: function -> itself and its cold pieces
         self.entries: dict[int, list[Entry]] = {}  #: function -> its table entries
         self.orphans: list[Entry] = []  #: entries that point at no function
+        #: per table, offsets of fields that point at a replacement without bytes
+        self._to_nothing: dict[int, set[int]] = {}
         self._starts: dict[int, list[int]] = {}
         self._numbers: dict[int, list[int]] = {}
         self._unnamed: dict[tuple[int, int], int] = {}
@@ -86,6 +88,7 @@ class Parts:
             self._edges[part.number] = tuple(
                 self._edge(section, reloc, part.offset)
                 for reloc in self._relocs_within(section, part.offset, part.size_bytes)
+                if reloc.offset not in self._to_nothing.get(section.index, ())
             )
         return self._edges[part.number]
 
@@ -324,8 +327,11 @@ class Parts:
                 end = start + section.data[part.offset + row.snippet_length_field]
             else:
                 end = bounds[index][bisect_right(bounds[index], start)]
-            if end > start:  # an empty replacement has no content, only a place
+            if end > start:
                 snippet = self._snippet(index, start, end)
+            else:
+                field = part.offset + (row.snippet_field or 0)
+                self._to_nothing.setdefault(section.index, set()).add(field)
         code = places.get(row.code_field)
         piece, at, owner = EXTERNAL, 0, EXTERNAL
         if code is not None and code.section_index is not None:
