@@ -40,7 +40,7 @@ def patched(
     memory.is_write_protected = False
     patch(function, arch=arch, memory=memory, release=release(name), cpu=EPYC)
     result = bytes(data[old - base : old - base + 16])
-    unpatch(function, memory=memory)
+    unpatch(function, arch=arch, memory=memory)
     assert bytes(data) == before
     return result, function
 

@@ -182,7 +182,7 @@ def revert_default(payload: Payload, hv: ActionHost) -> int:
             if not function.old_virt or not function.is_applied:
                 hv.console.append(f"{payload.name}: {function.name} is not applied, skipped")
                 continue
-            unpatch(function, memory=hv.memory)
+            unpatch(function, arch=hv.image.arch, memory=hv.memory)
             function.is_applied = False
             _store_state(function, hv)
         for addr in payload.unload_hooks:

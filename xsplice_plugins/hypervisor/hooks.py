@@ -143,8 +143,8 @@ def decode_argument(
             saved = state[:31]
             function.is_applied = state[31] == 1
             function.patch_offset = state[32] if release.endbr else 0
-        if function.saved:
-            function.saved = saved[: len(function.saved)]
+        if saved[: len(function.saved)] != function.saved or any(saved[len(function.saved) :]):
+            function.saved = saved
 
 
 def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> int:

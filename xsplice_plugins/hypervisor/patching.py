@@ -15,6 +15,7 @@ from xsplice_plugins.hypervisor.verdicts import EINVAL, EOPNOTSUPP, EOVERFLOW, H
 
 STEP_VERIFY = "function-records"
 STEP_APPLY = "patching"
+STEP_REVERT = "unpatching"
 #: Bytes the hypervisor can save per function.
 SAVED_BYTES_MAX = 31
 _ARM64_NOP = 0xD503201F
@@ -154,6 +155,17 @@ def patch(
     memory.write(place, code, step=STEP_APPLY)
 
 
-def unpatch(function: Function, *, memory: Memory) -> None:
-    """Write the saved bytes back."""
-    memory.write(function.old_virt + function.patch_offset, function.saved, step="unpatching")
+def unpatch(function: Function, *, arch: Arch, memory: Memory) -> None:
+    """Write the saved bytes back.
+
+    Raises:
+        Hazard: nothing was saved (a hook or the file only claimed that the function is patched), so
+            Xen writes whatever its buffer holds over the function.
+    """
+    length = patch_length(function, arch)
+    if function.is_claimed or len(function.saved) < length:
+        raise Hazard(
+            STEP_REVERT, f"{function.name} was never patched: its buffer is written over it"
+        )
+    place = function.old_virt + function.patch_offset
+    memory.write(place, function.saved[: max(length, 0)], step=STEP_REVERT)

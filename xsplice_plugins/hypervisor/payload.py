@@ -44,6 +44,7 @@ class Function:
         patch_offset: bytes skipped at ``old_virt`` (ENDBR64) when it was patched.
         saved: the bytes that were overwritten.
         is_applied: the flag hooks can see.
+        is_claimed: the file said so, nothing was patched.
     """
 
     record_virt: int
@@ -57,6 +58,7 @@ class Function:
     patch_offset: int = 0
     saved: bytes = b""
     is_applied: bool = False
+    is_claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

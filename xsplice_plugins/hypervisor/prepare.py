@@ -76,7 +76,7 @@ def read_record(raw: bytes, record_virt: int, *, arch: Arch, release: Release) -
     if release.has_v2_sections and not release.keeps_fstate:
         # State lives in the record, so whatever the file holds there counts as state.
         function.saved = raw[start : start + 31]
-        function.is_applied = raw[start + 31] == 1
+        function.is_applied = function.is_claimed = raw[start + 31] == 1
         function.patch_offset = raw[start + 32] if release.endbr else 0
     return function
 

@@ -271,8 +271,14 @@ def _live(
     return life, "proved", None
 
 
-def _without_execution(_hv: object, _payload: Payload, _kind: str, _addr: int) -> int:
-    """Stand in for hooks where another release is asked: its layout would not fit the payload."""
+def _without_execution(_hv: object, payload: Payload, kind: str, _addr: int) -> int:
+    """Stand in for hooks where another release is asked: its layout would not fit the payload.
+
+    A hook that replaces the action at least has to keep the flags, or the host panics.
+    """
+    if kind in {"apply", "revert"}:
+        for function in payload.functions:
+            function.is_applied = kind == "apply"
     return 0
 
 
