@@ -143,9 +143,28 @@ class ModelVerifier:
         return answer
 
 
+class QemuVerifier:
+    """Let a real Xen judge, where that is asked for; see ``xsplice_plugins.verify.qemu``."""
+
+    xsplice_name = "qemu"
+    stage = "verify"
+
+    @hookimpl
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+    ) -> tuple[Finding, ...]:
+        """Boot the hypervisor under QEMU and play the payload's life on it."""
+        if "qemu" not in request.places:
+            return ()
+        answer: tuple[Finding, ...] = _stage(
+            "verify.qemu.plugin", "QemuVerifier"
+        ).xsplice_verify_payload(data=data, record=record, request=request, config=config)
+        return answer
+
+
 #: In order of registration. Pluggy asks the last registered first, so vendors' plugins, which
 #: come later, are asked before these.
-BUILT_IN = (SemanticDiffer, LivepatchLinker, CmsSigner, NoneSigner, ModelVerifier)
+BUILT_IN = (SemanticDiffer, LivepatchLinker, CmsSigner, NoneSigner, ModelVerifier, QemuVerifier)
 
 #: A run without the built-in verifier would call payloads good that nobody looked at.
 CANNOT_BE_DISABLED = frozenset({ModelVerifier.xsplice_name})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PayloadRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT_IN = {"semantic", "livepatch", "cms", "none", "model"}
+BUILT_IN = {"semantic", "livepatch", "cms", "none", "model", "qemu"}
 
 ACME = """
     from xsplice_plugins import hookimpl
