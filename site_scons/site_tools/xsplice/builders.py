@@ -190,7 +190,7 @@ class Wiring:
             carries=(fix, request),
             library=("verify", "hypervisor", "sign", "report"),
             values=[
-                f"verify on {'+'.join(request.places)} as {request.release}, {request.releases_compared}",
+                f"verify on {request.places} as {request.release}, {request.releases_compared}",
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
             ],
         )
