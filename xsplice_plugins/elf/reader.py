@@ -17,6 +17,7 @@ from xsplice_plugins.elf.types import (
     PHDR_SIZE_BYTES,
     RELA_SIZE_BYTES,
     SHDR_SIZE_BYTES,
+    SHN_LORESERVE,
     SHT_NOBITS,
     SHT_NULL,
     SHT_RELA,
@@ -84,11 +85,16 @@ class ElfFile:
         names = self.sections[table.link].data
         result: list[Symbol] = []
         scope = ""
+        section_count = len(self.sections)
         for index, (st_name, info, other, shndx, value, size) in enumerate(
             _SYM.iter_unpack(table.data)
         ):
             name = self._text(names, st_name)
             bind, kind = info >> 4, info & 0xF
+            if section_count <= shndx < SHN_LORESERVE:
+                raise ElfFormatError(
+                    f"{self.name}: symbol `{name}` lies in section {shndx} of {section_count}"
+                )
             if kind == STT_FILE:
                 scope = name
             result.append(
@@ -219,6 +225,21 @@ def read_elf(data: bytes, name: str) -> ElfFile:
         raise ElfFormatError(f"{name}: its section headers lie outside the file; is it cut short?")
     if shstrndx >= shnum:
         raise ElfFormatError(f"{name}: it has no section names")
+    return ElfFile(
+        name=name,
+        data=data,
+        type=kind,
+        machine=machine,
+        entry_virt=entry,
+        phoff=phoff,
+        phnum=phnum,
+        sections=_read_sections(data, name, shoff, shnum, shstrndx),
+    )
+
+
+def _read_sections(
+    data: bytes, name: str, shoff: int, shnum: int, shstrndx: int
+) -> tuple[Section, ...]:
     headers = [_SHDR.unpack_from(data, shoff + i * SHDR_SIZE_BYTES) for i in range(shnum)]
     names = data[headers[shstrndx][4] : headers[shstrndx][4] + headers[shstrndx][5]]
     sections = []
@@ -247,13 +268,4 @@ def read_elf(data: bytes, name: str) -> ElfFile:
                 data=content,
             )
         )
-    return ElfFile(
-        name=name,
-        data=data,
-        type=kind,
-        machine=machine,
-        entry_virt=entry,
-        phoff=phoff,
-        phnum=phnum,
-        sections=tuple(sections),
-    )
+    return tuple(sections)

@@ -162,6 +162,7 @@ class Abi:
     is_endbr_aware: bool
     hooks: tuple[str, ...]  #: known hook names, without the prefix
     bug_frame_kinds: int
+    bug_frame_size_bytes: int  #: of the shortest frame
     alt_entry_size_bytes: int
     has_alt_call_sites: bool
 
@@ -200,6 +201,7 @@ def abi_of(release: str, machine: int) -> Abi:
         is_endbr_aware=known is X86_64 and _is_endbr_aware(version),
         hooks=hooks + SINGLE_HOOKS if is_v2 else hooks,
         bug_frame_kinds=3 if known is ARM64 and version < (4, 15, 0) else 4,
+        bug_frame_size_bytes=8 if known is X86_64 else 16,
         alt_entry_size_bytes=14 if known is X86_64 and version >= (4, 11, 0) else 12,
         has_alt_call_sites=known is X86_64 and version >= (4, 21, 0),
     )

@@ -88,13 +88,24 @@ def find_bodies(layout: Layout) -> tuple[NewBody, ...]:
                 )
             symbol = found[0]
             spot = layout.locate(number, symbol.shndx, symbol.value, symbol)
-            if spot is None or spot.section != TEXT or not symbol.size_bytes:
+            if spot is None or spot.section != TEXT or not _is_whole(layout, number, symbol):
                 raise LinkError(
                     f"{source.elf.name}({changed.section}): the delta says that "
-                    f"`{changed.symbol}` changed but takes no code of it; run the diff stage again"
+                    f"`{changed.symbol}` changed but does not take its code; "
+                    "run the diff stage again"
                 )
             result.append(NewBody(changed=changed, source=number, symbol=symbol, place=spot.offset))
     return tuple(sorted(result, key=lambda body: body.place))
+
+
+def _is_whole(layout: Layout, number: int, symbol: Symbol) -> bool:
+    """Tell whether one extent takes a function from its first to its last byte."""
+    return symbol.size_bytes > 0 and any(
+        piece.section == symbol.shndx
+        and piece.start <= symbol.value
+        and symbol.value + symbol.size_bytes <= piece.end
+        for piece in layout.pieces[number]
+    )
 
 
 def replaced_names(bodies: tuple[NewBody, ...]) -> tuple[str, ...]:
@@ -121,29 +132,17 @@ def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi:
         return Records(sections=(), functions=())
     strings = bytearray()
     data = bytearray()
-    relocs = []
+    relocs: list[OutReloc] = []
     functions = []
     olds = []
-    for number, body in enumerate(bodies):
+    for body in bodies:
         source = layout.sources[body.source]
         subject = f"{source.elf.name}({body.changed.section})"
         old = find_old_function(names, body.changed.name, subject)
         olds.append((old, subject))
         _check_size_and_distance(old, subject, names.image, abi)
         expect = expectation(old, names.image, names.beneath, abi)
-        start = number * abi.record_size_bytes
-        for offset, target, place in (
-            (start, STRINGS_SECTION, len(strings)),
-            (start + 8, TEXT, body.place),
-        ):
-            relocs.append(
-                OutReloc(
-                    offset=offset,
-                    type=abi.machine.absolute_type,
-                    symbol=section_key(target),
-                    addend=place,
-                )
-            )
+        relocs += _record_relocs(len(data), len(strings), body.place, abi)
         strings += record_name(old.name)
         data += _record(abi, body.symbol.size_bytes, old.size_bytes, expect.data)
         functions.append(
@@ -160,12 +159,11 @@ def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi:
             )
         )
     _refuse_overlap(olds)
-    flags = SHF_ALLOC | (SHF_WRITE if abi.is_funcs_writable else 0)
     sections = (
         OutSection(
             name=FUNCS_SECTION,
             type=SHT_PROGBITS,
-            flags=flags,
+            flags=SHF_ALLOC | (SHF_WRITE if abi.is_funcs_writable else 0),
             align_bytes=8,
             data=bytes(data),
             relocs=tuple(relocs),
@@ -179,6 +177,19 @@ def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi:
         ),
     )
     return Records(sections=sections, functions=tuple(functions))
+
+
+def _record_relocs(start: int, name_at: int, body_at: int, abi: Abi) -> list[OutReloc]:
+    """Return the relocations of one record: its name and its new function."""
+    return [
+        OutReloc(
+            offset=start + field,
+            type=abi.machine.absolute_type,
+            symbol=section_key(section),
+            addend=place,
+        )
+        for field, section, place in ((0, STRINGS_SECTION, name_at), (8, TEXT, body_at))
+    ]
 
 
 def _record(abi: Abi, size_new: int, size_old: int, expect: bytes) -> bytes:

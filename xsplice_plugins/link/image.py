@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import (
     SHN_LORESERVE,
     SHN_UNDEF,
@@ -24,9 +23,9 @@ from xsplice_plugins.link.abi import BUILD_ID_SECTION
 from xsplice_plugins.link.notes import read_note
 
 if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.elf.types import Section, Symbol
 
-#: Offset of the name in the hypervisor's own table is not kept: addresses and sizes suffice.
 _ALT_ENTRY = {12: struct.Struct("<iiHBB"), 14: struct.Struct("<iiHBBBB")}
 _RELATIVE = struct.Struct("<i")
 _POINTER = struct.Struct("<Q")
@@ -160,19 +159,17 @@ class Image:
         return ", ".join(found)
 
 
-def read_image(data: bytes, *, alt_entry_size_bytes: int, name: str = "xen-syms") -> Image:
+def read_image(elf: ElfFile, *, alt_entry_size_bytes: int) -> Image:
     """Read the facts about an image.
 
     Args:
-        data: The whole file.
+        elf: The file, taken apart.
         alt_entry_size_bytes: Length of the release's alternative records (12 or 14).
-        name: How messages shall call it.
 
     Raises:
-        ElfFormatError: Not a readable ELF file.
         LinkError: No symbol table or no build-id.
     """
-    elf = read_elf(data, name)
+    name = elf.name
     note = elf.section_by_name.get(BUILD_ID_SECTION)
     if note is None or not note.data:
         raise LinkError(f"{name}: it has no build-id; build it with `ld --build-id=sha1`")

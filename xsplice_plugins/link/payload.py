@@ -32,14 +32,16 @@ from xsplice_plugins.link.image import read_image
 from xsplice_plugins.link.names import Names, read_beneath
 from xsplice_plugins.link.notes import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
-from xsplice_plugins.link.relocs import link_relocs
-from xsplice_plugins.link.sections import kind_of_name
+from xsplice_plugins.link.relocs import link_relocs, section_key
+from xsplice_plugins.link.sections import check_tables, kind_of_name
 from xsplice_plugins.link.symbols import find_entries, make_symbols
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
-    from xsplice_plugins.link.funcs import Records
+    from xsplice_plugins.link.funcs import NewBody, Records
+    from xsplice_plugins.link.image import Image
+    from xsplice_plugins.link.names import Beneath
     from xsplice_plugins.link.placement import Layout
 
 _NAME_MAX = 127  #: XEN_LIVEPATCH_NAME_SIZE less the NUL
@@ -69,66 +71,70 @@ def link_payload(request: LinkRequest) -> Payload:
         ElfError: An input cannot be read, or a relocation not be made.
     """
     _check_name(request.name)
-    machine = read_elf(request.image, "xen-syms").machine
-    abi = abi_of(request.release, machine)
-    image = read_image(request.image, alt_entry_size_bytes=abi.alt_entry_size_bytes)
-    beneath = None
-    if request.beneath is not None:
-        beneath = read_beneath(request.beneath, request.beneath_name, abi)
-        if abi.has_xen_depends and beneath.xen_depends != image.build_id:
-            raise LinkError(
-                f"{request.beneath_name}: made for the hypervisor {beneath.xen_depends.hex()}, "
-                f"not for {image.build_id.hex()}; give a payload of this build"
-            )
-    layout = place_extents(read_sources(request.deltas, request.objects, machine), abi)
+    elf = read_elf(request.image, "xen-syms")
+    abi = abi_of(request.release, elf.machine)
+    image = read_image(elf, alt_entry_size_bytes=abi.alt_entry_size_bytes)
+    beneath = _read_beneath(request, image, abi)
+    layout = place_extents(read_sources(request.deltas, request.objects, elf.machine), abi)
+    check_tables({name: draft.size_bytes for name, draft in layout.drafts.items()}, abi)
     bodies = find_bodies(layout)
     names = Names(image=image, beneath=beneath, replaced=replaced_names(bodies))
-    entries = find_entries(layout, bodies)
     _complete_alternatives(layout, abi)
-    links = link_relocs(layout, entries, names, abi)
+    links = link_relocs(layout, find_entries(layout, bodies), names, abi)
     hooks = check_hooks(layout, links.relocs)
-    if not bodies and (abi.is_funcs_required or not hooks):
-        raise LinkError(
-            f"{request.name}: nothing to patch: no function is replaced"
-            + (f" and Xen {abi.release} takes no payload of hooks alone" if hooks else "")
-            + "; change a function of the running hypervisor"
-        )
+    _check_effect(request.name, bodies, hooks, abi)
     records = make_records(layout, bodies, names, abi)
     depends = beneath.build_id if beneath is not None else image.build_id
     sections = _sections(request.name, layout, records, links.relocs, abi)
     sections += _identity_sections(depends, image.build_id, abi)
     referred = {reloc.symbol for section in sections for reloc in section.relocs}
-    symbols, symbol_notes = make_symbols(
-        layout,
-        bodies,
-        names,
-        tuple(s.name for s in sections if f"section:{s.name}" in referred),
-        links.undefined,
-    )
-    data, build_id = _write(sections, symbols, machine)
+    named = tuple(s.name for s in sections if section_key(s.name) in referred)
+    symbols, symbol_notes = make_symbols(layout, bodies, names, named, links.undefined)
+    data, build_id = _write(sections, symbols, elf.machine)
     if len(data) > SIZE_MAX:
         raise LinkError(
             f"{request.name}: the payload has {len(data)} bytes, the hypervisor takes {SIZE_MAX}; "
             "split the fix"
         )
     check_payload(data, abi)
-    return Payload(
-        data=data,
-        record=PayloadRecord(
-            name=request.name,
-            release=request.release,
-            machine=machine,
-            build_id=build_id.hex(),
-            depends=depends.hex(),
-            xen_depends=image.build_id.hex(),
-            digest=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
-            functions=records.functions,
-            new=tuple(item for source in layout.sources for item in source.delta.new),
-            hooks=hooks,
-            references=links.undefined,
-            notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
-        ),
+    record = PayloadRecord(
+        name=request.name,
+        release=request.release,
+        machine=elf.machine,
+        build_id=build_id.hex(),
+        depends=depends.hex(),
+        xen_depends=image.build_id.hex(),
+        digest=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        functions=records.functions,
+        new=tuple(item for source in layout.sources for item in source.delta.new),
+        hooks=hooks,
+        references=links.undefined,
+        notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
+    )
+    return Payload(data=data, record=record)
+
+
+def _read_beneath(request: LinkRequest, image: Image, abi: Abi) -> Beneath | None:
+    if request.beneath is None:
+        return None
+    beneath = read_beneath(request.beneath, request.beneath_name, abi)
+    if abi.has_xen_depends and beneath.xen_depends != image.build_id:
+        raise LinkError(
+            f"{request.beneath_name}: made for the hypervisor {beneath.xen_depends.hex()}, "
+            f"not for {image.build_id.hex()}; give a payload of this build"
+        )
+    return beneath
+
+
+def _check_effect(name: str, bodies: tuple[NewBody, ...], hooks: tuple[str, ...], abi: Abi) -> None:
+    """Refuse a payload that would change nothing: the hypervisor does so too (-EINVAL)."""
+    if bodies or (hooks and not abi.is_funcs_required):
+        return
+    reason = f" and Xen {abi.release} takes no payload of hooks alone" if hooks else ""
+    raise LinkError(
+        f"{name}: nothing to patch: no function is replaced{reason}; "
+        "change a function of the running hypervisor"
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ALT_REPL_FIELD = 4  #: of ``repl_offset`` in an alternative's record
 _ALT_REPL_LENGTH = 11  #: of ``repl_len``, in records of 12 and of 14 bytes
 _BUG_REACH_BYTES = 1 << 23  #: xen/arch/x86/include/asm/bug.h: BUG_DISP_WIDTH is 24
+_ADDEND_LIMIT = 1 << 63
 _WIDE_NAMES = ("_64", "ABS64", "PREL64")
 
 #: ``call *disp32(%rip)`` and ``jmp *disp32(%rip)``.
@@ -105,6 +106,11 @@ def link_relocs(layout: Layout, entries: Entries, names: Names, abi: Abi) -> Lin
                 name, symbol, addend = _target(context, number, section, piece, reloc)
                 if name:
                     undefined.add(name)
+                if not -_ADDEND_LIMIT <= addend < _ADDEND_LIMIT:
+                    raise RelocationError(
+                        f"{source.where(section, reloc.offset)}: its addend does not fit 64 bits; "
+                        "compile the object again"
+                    )
                 place = piece.place + reloc.offset - piece.start
                 relocs[piece.kind.name].append(
                     OutReloc(offset=place, type=reloc.type, symbol=symbol, addend=addend)

@@ -16,6 +16,7 @@ from xsplice_plugins.elf.types import (
     SHF_MERGE,
     SHF_WRITE,
     SHT_NOBITS,
+    SHT_NULL,
     SHT_PROGBITS,
 )
 from xsplice_plugins.errors import LinkError
@@ -105,6 +106,10 @@ def kind_of(section: Section, subject: str, abi: Abi) -> Kind:
         raise LinkError(f"{subject}: it is not loaded into memory; no payload can use it")
     if section.is_write and section.is_exec:
         raise LinkError(f"{subject}: it is writable and executable; split code and data")
+    if section.type == SHT_NULL or (section.type == SHT_NOBITS and not section.is_write):
+        raise LinkError(f"{subject}: it has a size and no content; compile the object again")
+    if section.is_strings and section.entry_size_bytes not in (1, 2, 4):
+        raise LinkError(f"{subject}: characters of {section.entry_size_bytes} bytes; use 1, 2 or 4")
     if section.align_bytes > PAGE_SIZE_BYTES or section.align_bytes & (section.align_bytes - 1):
         raise LinkError(
             f"{subject}: an alignment of {section.align_bytes} is not honoured in payloads; "
@@ -152,6 +157,28 @@ def _special(name: str, subject: str, abi: Abi) -> Kind | None:
             )
         return Kind(name=name, flags=SHF_ALLOC, is_packed=True)
     return _PLAIN.get(name) if name == ALT_REPLACEMENT_SECTION else None
+
+
+def check_tables(sizes: dict[str, int], abi: Abi) -> None:
+    """See to it that tables hold whole entries.
+
+    Args:
+        sizes: Size in bytes of each of the payload's sections.
+        abi: Format of the payload.
+
+    Raises:
+        LinkError: A table's size is no multiple of its entries'.
+    """
+    entries = {ALT_SECTION: abi.alt_entry_size_bytes, EX_TABLE: 8, ALT_CALL_SITES: 4}
+    for name, size in sizes.items():
+        entry = entries.get(name, 1)
+        if name.startswith(BUG_FRAMES):
+            entry = abi.bug_frame_size_bytes
+        if size % entry:
+            raise LinkError(
+                f"{name}: {size} bytes taken, which is no multiple of its {entry}-byte entries; "
+                "run the diff stage again"
+            )
 
 
 def kind_of_name(name: str) -> Kind:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Symbol
     from xsplice_plugins.link.funcs import NewBody
     from xsplice_plugins.link.names import Names
-    from xsplice_plugins.link.placement import Layout
+    from xsplice_plugins.link.placement import Layout, Spot
 
 _NUMBERED = re.compile(r"\.[0-9]+$")  #: gcc's static locals and clones of data
 
@@ -86,50 +86,48 @@ def make_symbols(
     Raises:
         LinkError: A new global has a name that the hypervisor knows already.
     """
-    result = [
-        OutSymbol(key=section_key(name), name="", section=name, type=STT_SECTION)
+    result = {
+        section_key(name): OutSymbol(key=section_key(name), name="", section=name, type=STT_SECTION)
         for name in sections
-    ]
+    }
     notes = []
-    used: set[str] = set()
     mark = _mark(layout)
     replaced = {(b.source, b.symbol.shndx, b.symbol.value): b for b in bodies}
+    for number, spot, symbol in _placed(layout):
+        body = replaced.get((number, symbol.shndx, symbol.value))
+        if body is not None:
+            # Another symbol at the same place would be an alias.
+            name = body.changed.name if symbol == body.symbol else ""
+        else:
+            name = _new_name(symbol, names, mark, layout.sources[number].elf.name)
+            if name and name != symbol.decorated:
+                notes.append(f"`{symbol.decorated}` is called `{name}` in the payload")
+        if name and name not in result:
+            result[name] = OutSymbol(
+                key=name,
+                name=name,
+                section=spot.section,
+                value=spot.offset,
+                size_bytes=symbol.size_bytes,
+                bind=STB_LOCAL if symbol.is_local else STB_GLOBAL,
+                type=symbol.type,
+            )
+    for name in undefined:
+        key = undefined_key(name)
+        result[key] = OutSymbol(key=key, name=name, section=UNDEFINED, bind=STB_GLOBAL)
+    return tuple(result.values()), tuple(notes)
+
+
+def _placed(layout: Layout) -> list[tuple[int, Spot, Symbol]]:
+    """Return the functions and data that the payload takes, in the order of the file."""
+    result = []
     for number, source in enumerate(layout.sources):
-        placed = []
         for symbol in source.elf.symbols:
             if symbol.type in (STT_FUNC, STT_OBJECT) and symbol.name:
                 spot = layout.place_of(number, symbol)
                 if spot is not None and not spot.section.startswith(HOOK_PREFIX):
-                    placed.append((spot, symbol))
-        for spot, symbol in sorted(placed, key=lambda p: (p[0].section, p[0].offset, p[1].name)):
-            body = replaced.get((number, symbol.shndx, symbol.value))
-            if body is not None:
-                if symbol != body.symbol:
-                    continue  # an alias at the same place
-                name = body.changed.name
-            else:
-                name = _new_name(symbol, names, mark, source.elf.name)
-                if name and name != symbol.decorated:
-                    notes.append(f"`{symbol.decorated}` is called `{name}` in the payload")
-            if not name or name in used:
-                continue
-            used.add(name)
-            result.append(
-                OutSymbol(
-                    key=f"{number}:{symbol.number}",
-                    name=name,
-                    section=spot.section,
-                    value=spot.offset,
-                    size_bytes=symbol.size_bytes,
-                    bind=STB_LOCAL if symbol.is_local else STB_GLOBAL,
-                    type=symbol.type,
-                )
-            )
-    result += [
-        OutSymbol(key=undefined_key(name), name=name, section=UNDEFINED, bind=STB_GLOBAL)
-        for name in undefined
-    ]
-    return tuple(result), tuple(notes)
+                    result.append((number, spot, symbol))
+    return sorted(result, key=lambda row: (row[0], row[1].section, row[1].offset, row[2].name))
 
 
 def _new_name(symbol: Symbol, names: Names, mark: str, object_name: str) -> str:

@@ -253,5 +253,5 @@ def test_function_without_room_in_the_delta_is_refused(compiler: Compiler, image
         whole,
         extents=tuple(e for e in whole.extents if e.section != sections[".text.helper"].index),
     )
-    with pytest.raises(LinkError, match="takes no code of it"):
+    with pytest.raises(LinkError, match="does not take its code"):
         link(image, (lacking, new))

@@ -33,7 +33,7 @@ ENDBR64 = bytes.fromhex("f30f1efa")
 @cache
 def image_of(tree: Path) -> tuple[bytes, Image]:
     data = (tree / "xen" / "xen-syms").read_bytes()
-    return data, read_image(data, alt_entry_size_bytes=14)
+    return data, read_image(read_elf(data, "xen-syms"), alt_entry_size_bytes=14)
 
 
 def replaceable(elf: ElfFile, image: Image) -> tuple[str, ...]:
