@@ -180,7 +180,7 @@ def declaration(text: str) -> Declaration:
         is_static = re.search(r"\bstatic\b", before) is not None
         kind = Kind.STATIC_FUNCTION if is_static else Kind.FUNCTION
         return Declaration(kind=kind, name=call[1], text=flat)
-    if bare.endswith(");") and "{" not in bare and "=" not in bare:
+    if re.search(r"\)\s*;$", bare) and "{" not in bare and "=" not in bare:
         return Declaration(kind=Kind.PROTOTYPE, name=call[1], text=flat)
     return Declaration(kind=Kind.OTHER, name="", text=flat)
 

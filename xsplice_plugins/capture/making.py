@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -289,8 +290,7 @@ def _empty_source(job: CompileJob, tree: XenTree) -> CompileJob:
     front = job.command.split(" -c ", 1)[0] if " -c " in job.command else "gcc"
     return replace(
         job,
-        command=f"{front} -c {empty.name} -o empty.o",
-        cwd="",
+        command=f"{front} -c {shlex.quote(str(empty))} -o empty.o",
         output="empty.o",
         file_symbol=(empty.name, job.source_path),
         renames=(),

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny built tree in Xen's shape: real objects, real records, made in the test."""
+
+from __future__ import annotations
+
+import subprocess
+from difflib import unified_diff
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.patch import read_patch_set
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import PatchSet
+
+SOURCES = {
+    "xen/Makefile": (
+        "export XEN_VERSION = 4\nexport XEN_SUBVERSION = 17\nexport XEN_EXTRAVERSION ?= .5\n"
+    ),
+    "xen/.config": "CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n",
+    "xen/common/livepatch.c": "int livepatch(void)\n{\n    return 0;\n}\n",
+    "xen/common/version.c": (
+        "#include <xen/lib.h>\nconst char *xen_extra_version(void)\n{\n    return FILE_NAME;\n}\n"
+    ),
+    "xen/common/setup.c": (
+        '#include <xen/lib.h>\nconst char *__attribute__((section(".init.text"))) setup(void)\n'
+        '{\n    return "setup text";\n}\n'
+    ),
+    "xen/common/user.c": "#include <xen/lib.h>\nint user(int a)\n{\n    return twice(a);\n}\n",
+    "xen/common/entry.S": ".globl entry\nentry:\n    ret\n",
+    "xen/common/boot.c": "int boot(void)\n{\n    return 0;\n}\n",
+    "xen/common/unused.c": "int unused(void)\n{\n    return 0;\n}\n",
+    "xen/include/xen/lib.h": (
+        "#ifndef LIB_H\n#define LIB_H\n#define FILE_NAME __FILE__\n"
+        "static inline int twice(int a)\n{\n    return a * 2;\n}\n#endif\n"
+    ),
+    "docs/words.txt": "words\n",
+}
+
+
+class TinyTree:
+    """A built tree and short ways to patch it."""
+
+    def __init__(self, root: Path, cc: str = "gcc", flags: str = "") -> None:
+        """Write the sources and build them."""
+        self.root, self.cc, self.flags = root, cc, flags
+        for path, text in SOURCES.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        (root / "xen/arch/x86").mkdir(parents=True)
+        (root / "xen/arch/x86/linked.c").symlink_to("../../common/unused.c")
+        self.build()
+
+    def build(self) -> None:
+        """Compile everything as Xen 4.17 does, with a record beside each target."""
+        folder = self.root / "xen"
+        for source in ("livepatch", "version", "setup", "user", "boot"):
+            self._compile(f"common/{source}.c", f"common/{source}.o")
+        self._compile("arch/x86/linked.c", "arch/x86/linked.o")
+        self._compile("common/entry.S", "common/entry.o")
+        rename = "objcopy --rename-section .rodata.setup.str1.1=.init.rodata.setup.str1.1 "
+        rename += "--rename-section .rodata.str1.1=.init.rodata.str1.1"
+        self._record("common/setup.init.o", f"{rename} common/setup.o common/setup.init.o")
+        objects = "common/livepatch.o common/version.o common/setup.init.o common/user.o"
+        objects += " common/entry.o arch/x86/linked.o"
+        self._record("common/built_in.o", f"ld -r -o common/built_in.o {objects}")
+        self._record("prelink.o", "ld -r -o prelink.o common/built_in.o")
+        self._run("ld --build-id=sha1 -e livepatch -o xen-syms prelink.o", folder)
+        self._run("objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen", folder)
+
+    def _compile(self, source: str, target: str) -> None:
+        folder = self.root / "xen"
+        name = Path(target).name
+        temporary = target.replace(name, f".{name}.tmp")
+        depends = target.replace(name, f".{name}.d")
+        is_c = source.endswith(".c")
+        output = temporary if is_c else target
+        command = (
+            f"{self.cc} -MMD -MP -MF {depends} -O2 {self.flags} -ffunction-sections "
+            f"-fdata-sections -I./include '-D__OBJECT_LABEL__={target}' -c {source} -o {output} "
+            f"-MQ {target}"
+        )
+        self._run(command, folder)
+        words = (folder / depends).read_text().split("\n\n")[0].split("\n", 1)
+        inputs = " ".join(words).replace("\\\n", " ").split(":", 1)[1].split("\n")[0].split()
+        if is_c:
+            shown = str((folder / source).resolve().relative_to(folder.resolve()))
+            rename = f"--redefine-sym {Path(source).name}={shown}"
+            self._run(f"objcopy {rename} {temporary} {target} && rm -f {temporary}", folder)
+        (folder / depends).unlink()
+        lines = "".join(f"  {word} \\\n" for word in inputs)
+        escaped = command.replace("$", "$$")
+        self._cmd(target).write_text(
+            f"cmd_{target} := {escaped}\n\nsource_{target} := {source}\n\n"
+            f"deps_{target} := \\\n    $(wildcard include/config/debug.h) \\\n{lines}\n"
+            f"{target}: $(deps_{target})\n\n$(deps_{target}):\n"
+        )
+
+    def _record(self, target: str, command: str) -> None:
+        self._run(command, self.root / "xen")
+        self._cmd(target).write_text(f"cmd_{target} := {command}\n")
+
+    def _cmd(self, target: str) -> Path:
+        path = self.root / "xen" / target
+        return path.with_name(f".{path.name}.cmd")
+
+    @staticmethod
+    def _run(command: str, cwd: Path) -> None:
+        subprocess.run(command, shell=True, cwd=cwd, check=True)  # noqa: S602  # as make does
+
+    def patch(self, *edits: tuple[str, str, str]) -> PatchSet:
+        """Return a patch set that replaces text: (path, old, new)."""
+        parts = []
+        for path, old, new in edits:
+            text = (self.root / path).read_text()
+            assert old in text
+            lines = unified_diff(
+                text.splitlines(keepends=True),
+                text.replace(old, new, 1).splitlines(keepends=True),
+                f"a/{path}",
+                f"b/{path}",
+            )
+            parts.append("".join(lines))
+        return self.patch_text("".join(parts))
+
+    def patch_text(self, text: str) -> PatchSet:
+        """Return the patch set of a diff's text."""
+        file = self.root.parent / "fix.patch"
+        file.write_text(text)
+        return read_patch_set([file], source_root=self.root)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a built tree and a patch to object pairs, on a tiny tree with real objects."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins import capture
+from xsplice_plugins.artefacts import Reach, Route
+from xsplice_plugins.errors import CaptureError, NoFunctionalChangeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import CompileJob, ObjectPair, PatchSet
+
+pytestmark = pytest.mark.toolchain
+
+
+def captured(
+    tree: TinyTree, patch_set: PatchSet, work: Path, **options: str
+) -> dict[str, ObjectPair]:
+    """Run a whole capture and return the pairs by object."""
+    found = capture.locate_tree(tree.root)
+    pristine, patched = work / "pristine", work / "patched copy"
+    capture.copy_tree(found, pristine)
+    capture.copy_tree(found, patched, patch_set)
+    pairs = {}
+    for job in capture.plan(found, patch_set).jobs:
+        prefix = work / "objects" / f"{job.object_path}.xsplice"
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        tree_object = found.root / job.tree_object
+        if job.reach is Reach.DIRECT:
+            pairs[job.object_path] = capture.compile_pair(
+                job, pristine=pristine, patched=patched, tree_object=tree_object,
+                dest_prefix=prefix,
+            )  # fmt: skip
+        else:
+            pairs[job.object_path] = capture.capture_reached(
+                job, pristine=pristine, patched=patched, tree_object=tree_object,
+                store=work / "store", dest_prefix=prefix,
+            )  # fmt: skip
+    return pairs
+
+
+def test_a_one_file_fix_compiles_one_object(
+    built: TinyTree, tmp_path: Path, untouched: Callable[[], None]
+) -> None:
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    pairs = captured(built, fix, tmp_path)
+    assert list(pairs) == ["common/version.o"]
+    pair = pairs["common/version.o"]
+    assert pair.is_changed
+    folder = tmp_path / "objects" / "common"
+    baseline = (folder / pair.baseline).read_bytes()
+    assert baseline == (built.root / "xen/common/version.o").read_bytes()
+    assert b"hello" in (folder / pair.new).read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([pair.baseline, pair.new])
+    untouched()
+
+
+def test_the_new_object_names_its_file_as_the_tree_does(built: TinyTree, tmp_path: Path) -> None:
+    """The oracle is nm: the file symbol is the path below xen/."""
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", 'FILE_NAME "!"'))
+    pair = captured(built, fix, tmp_path)["common/version.o"]
+    new = tmp_path / "objects" / "common" / pair.new
+    assert b"common/version.c!" in new.read_bytes()
+    assert str(tmp_path).encode() not in new.read_bytes()
+    names = subprocess.run(["nm", "-a", new], capture_output=True, text=True, check=True).stdout
+    assert " a common/version.c" in names
+
+
+def test_debug_information_does_not_name_the_copy(tmp_path: Path) -> None:
+    tree = TinyTree(tmp_path / "tree", flags="-g")
+    fix = tree.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    pair = captured(tree, fix, tmp_path / "work")["common/version.o"]
+    folder = tmp_path / "work" / "objects" / "common"
+    assert b"patched copy" not in (folder / pair.new).read_bytes()
+    tree_object = tree.root / "xen/common/version.o"
+    assert (folder / pair.baseline).read_bytes() == tree_object.read_bytes()
+
+
+def test_a_line_moved_by_a_comment_gives_equal_content_with_debug_information(
+    tmp_path: Path,
+) -> None:
+    tree = TinyTree(tmp_path / "tree", flags="-g")
+    fix = tree.patch(
+        ("xen/common/version.c", "#include", "int other(void);\n#include"),
+    )
+    pair = captured(tree, fix, tmp_path / "work")["common/version.o"]
+    assert not pair.is_changed
+    assert pair.digest_baseline != pair.digest_new
+    assert not list((tmp_path / "work/objects/common").glob("*.new"))
+
+
+def test_an_init_object_is_renamed_as_in_the_tree(built: TinyTree, tmp_path: Path) -> None:
+    fix = built.patch(("xen/common/setup.c", "setup text", "other text"))
+    pair = captured(built, fix, tmp_path)["common/setup.init.o"]
+    assert pair.is_init
+    folder = tmp_path / "objects" / "common"
+    tree_object = built.root / "xen/common/setup.init.o"
+    assert (folder / pair.baseline).read_bytes() == tree_object.read_bytes()
+
+
+def test_a_header_reaches_only_its_users(built: TinyTree, tmp_path: Path) -> None:
+    fix = built.patch(("xen/include/xen/lib.h", "a * 2", "a * 3"))
+    pairs = captured(built, fix, tmp_path)
+    notes = {name: (pair.is_changed, pair.note) for name, pair in pairs.items()}
+    assert notes == {
+        "common/setup.init.o": (False, "does not use twice, not compiled"),
+        "common/user.o": (True, ""),
+        "common/version.o": (False, "does not use twice, not compiled"),
+    }
+
+
+def test_a_changed_define_takes_two_passes_and_finds_the_same(
+    built: TinyTree, tmp_path: Path
+) -> None:
+    fix = built.patch(("xen/include/xen/lib.h", "#define FILE_NAME __FILE__",
+                       '#define FILE_NAME "a"'))  # fmt: skip
+    for _ in range(2):  # the second time with the stored texts
+        pairs = captured(built, fix, tmp_path)
+        assert {name: pair.is_changed for name, pair in pairs.items()} == {
+            "common/setup.init.o": False,
+            "common/user.o": False,
+            "common/version.o": True,
+        }
+    assert len(list((tmp_path / "store").iterdir())) == 3
+    capture.forget_texts(tmp_path / "store", files_max=1)
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_a_link_in_the_tree_leads_to_the_patched_file(built: TinyTree, tmp_path: Path) -> None:
+    fix = built.patch(("xen/common/unused.c", "return 0", "return 1"))
+    pairs = captured(built, fix, tmp_path)
+    assert {name: pair.is_changed for name, pair in pairs.items()} == {"arch/x86/linked.o": True}
+    assert pairs["arch/x86/linked.o"].source_path == "common/unused.c"
+
+
+def test_a_compile_error_shows_the_compilers_lines(
+    built: TinyTree, tmp_path: Path, untouched: Callable[[], None]
+) -> None:
+    fix = built.patch(("xen/common/version.c", "return FILE_NAME", "return no_such_name"))
+    with pytest.raises(CaptureError, match=r"common/version.c: does not compile") as caught:
+        captured(built, fix, tmp_path)
+    assert "common/version.c:4:12: error:" in str(caught.value)
+    assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+    untouched()
+
+
+def test_drift_names_the_object_and_both_compilers(own_tree: TinyTree, tmp_path: Path) -> None:
+    fix = own_tree.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    place = own_tree.root / "xen/common/version.o"
+    (tmp_path / "comment").write_bytes(b"\0GCC: (Old) 1.2.3\0")
+    subprocess.run(
+        ["objcopy", "--update-section", f".comment={tmp_path / 'comment'}", place], check=True
+    )
+    # Another compiler that wrote the same code is no drift.
+    assert captured(own_tree, fix, tmp_path / "one")["common/version.o"].is_changed
+    (tmp_path / "text").write_bytes(b"\x90\xc3")
+    section = ".text.xen_extra_version"
+    subprocess.run(
+        ["objcopy", "--update-section", f"{section}={tmp_path / 'text'}", place], check=True
+    )
+    os.utime(own_tree.root / "xen/prelink.o", (1, 1))
+    with pytest.raises(CaptureError, match=r"common/version.o: .* not the tree's object") as caught:
+        captured(own_tree, fix, tmp_path / "two")
+    assert "GCC: (Old) 1.2.3" in str(caught.value)
+    assert section in str(caught.value)
+
+
+def test_a_source_edited_after_the_build_is_drift(own_tree: TinyTree, tmp_path: Path) -> None:
+    source = own_tree.root / "xen/common/version.c"
+    source.write_text(source.read_text().replace("FILE_NAME", '"edited"'))
+    fix = own_tree.patch(("xen/common/version.c", "edited", "hello"))
+    with pytest.raises(CaptureError, match="a source, header or setting has changed"):
+        captured(own_tree, fix, tmp_path / "work")
+
+
+@pytest.mark.parametrize("program", ["env A=1 gcc", "ccache gcc"])
+def test_a_compiler_of_several_words_works(tmp_path: Path, program: str) -> None:
+    if shutil.which(program.split(" ", 1)[0]) is None:
+        pytest.skip(f"{program} is not installed")
+    tree = TinyTree(tmp_path / "tree", cc=program)
+    fix = tree.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    assert captured(tree, fix, tmp_path / "work")["common/version.o"].is_changed
+
+
+def plan_of(tree: TinyTree, fix: PatchSet) -> capture.CapturePlan:
+    """Plan a fix."""
+    return capture.plan(capture.locate_tree(tree.root), fix)
+
+
+def test_assembler_and_boot_code_are_refused_by_name(built: TinyTree) -> None:
+    (refusal,) = plan_of(built, built.patch(("xen/common/entry.S", "ret", "nop\n    ret"))).refused
+    assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
+    (refusal,) = plan_of(built, built.patch(("xen/common/boot.c", "0", "1"))).refused
+    assert (refusal.name, refusal.code) == ("xen/common/boot.c", "INIT")
+
+
+def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:
+    added = "--- /dev/null\n+++ b/xen/common/new.c\n@@ -0,0 +1 @@\n+int a;\n"
+    plan = plan_of(built, built.patch_text(added))
+    assert plan.route is Route.MAKE
+    assert plan.reason == "xen/common/new.c is new, so no command is recorded for it"
+    plan = plan_of(built, built.patch(("xen/Makefile", "= 17", "= 18")))
+    assert (plan.route, plan.reason) == (Route.MAKE, "xen/Makefile is a Makefile or Kconfig")
+
+
+def test_a_new_header_stays_on_the_recorded_route(built: TinyTree, tmp_path: Path) -> None:
+    added = '--- /dev/null\n+++ b/xen/include/xen/new.h\n@@ -0,0 +1 @@\n+#define FILE_NAME "new"\n'
+    use = built.patch(("xen/common/version.c", "<xen/lib.h>\nconst", "<xen/new.h>\nconst"))
+    fix = built.patch_text(added + use.patches[0].text)
+    assert list(captured(built, fix, tmp_path)) == ["common/version.o"]
+    hidden = added.replace("xen/include/xen/new.h", "xen/arch/xen/lib.h")
+    (built.root / "xen/arch/xen").mkdir(exist_ok=True)
+    plan = plan_of(built, built.patch_text(hidden))
+    assert plan.reason == "xen/arch/xen/lib.h is new and could hide include/xen/lib.h"
+    (built.root / "xen/arch/xen").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("docs/words.txt", "words", "other words"),
+        ("xen/common/version.c", "#include", "/* words */\n#include"),
+    ],
+    ids=["outside", "comment"],
+)
+def test_what_changes_no_object_has_its_own_error(
+    built: TinyTree, path: str, old: str, new: str
+) -> None:
+    with pytest.raises(NoFunctionalChangeError) as caught:
+        plan_of(built, built.patch((path, old, new)))
+    assert caught.value.exit_status == 3
+
+
+def test_copies_are_replaced_whole_and_leave_nothing_behind(
+    built: TinyTree, tmp_path: Path, untouched: Callable[[], None]
+) -> None:
+    tree = capture.locate_tree(built.root)
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    for _ in range(2):
+        capture.copy_tree(tree, tmp_path / "copy", fix)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    patched = tmp_path / "copy/xen/common/version.c"
+    assert not patched.is_symlink()
+    assert '"hello"' in patched.read_text()
+    untouched()
+
+
+def test_an_interrupt_leaves_no_half_copy(
+    built: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xsplice_plugins.capture.copying._put", interrupted)
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    with pytest.raises(KeyboardInterrupt):
+        capture.copy_tree(capture.locate_tree(built.root), tmp_path / "copy", fix)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named(
+    built: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xsplice_plugins.capture.copying._put", full)
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    with pytest.raises(CaptureError, match=r"copy: cannot be written \(No space left .* make room"):
+        capture.copy_tree(capture.locate_tree(built.root), tmp_path / "copy", fix)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_include_that_leads_out_of_the_copy_is_refused(built: TinyTree, tmp_path: Path) -> None:
+    """The patch brings a `..` that no record knows, from a folder that is linked as a whole."""
+    other = built.root / "xen/drivers/sub"
+    other.mkdir(parents=True)
+    (other / "up.h").write_text('#include "../../include/xen/lib.h"\n')
+    try:
+        fix = built.patch(
+            ("xen/include/xen/lib.h", "a * 2", "a * 3"),
+            ("xen/common/version.c", "#include <xen/lib.h>", '#include "drivers/sub/up.h"'),
+        )
+        tree = capture.locate_tree(built.root)
+        capture.copy_tree(tree, tmp_path / "copy", fix)
+        jobs = {job.object_path: job for job in capture.plan(tree, fix).jobs}
+        job: CompileJob = jobs["common/version.o"]
+        with pytest.raises(CaptureError, match=r"leads out of the private copy|does not compile"):
+            capture.compile_object(job, tmp_path / "copy", tmp_path / "a.o")
+    finally:
+        shutil.rmtree(built.root / "xen/drivers")
+
+
+def test_input_digests_name_what_changed(built: TinyTree) -> None:
+    fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    tree = capture.locate_tree(built.root)
+    (job,) = capture.plan(tree, fix).jobs
+    digests = capture.InputDigests(tree, fix)
+    before, after = (digests.texts(job, is_patched=side) for side in (False, True))
+    assert [text.split()[0] for text in before] == ["command", "compiler", "other"]
+    assert [text.split()[:2] for text in after][-1] == ["patched", "xen/common/version.c"]
+    assert before[:2] == after[:2]

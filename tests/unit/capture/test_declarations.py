@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""C text cut into declarations, merged headers, and which objects a difference can reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.capture.declarations import Kind, chunks, declaration
+from xsplice_plugins.capture.meaning import judge_merged, judge_texts, same_meaning
+from xsplice_plugins.capture.merging import LINE_WORD, merged_text
+
+HEADER = """#ifndef H
+#define H
+/* words; with { braces */
+struct domain
+{
+    int id;
+    char name[16];
+};
+static inline int twice(int a)
+{
+    return a * 2; /* } */
+}
+extern int total;
+int f(const char *s);
+#endif
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("static inline int f(int a) { return a; }", Kind.STATIC_FUNCTION, "f"),
+        ("static int __attribute__((noinline)) f(void) { }", Kind.STATIC_FUNCTION, "f"),
+        ("int f(void) { return g(); }", Kind.FUNCTION, "f"),
+        ("int f(void) __attribute__((cold));", Kind.PROTOTYPE, "f"),
+        ("extern int total;", Kind.PROTOTYPE, "total"),
+        ("extern struct a *table[16];", Kind.PROTOTYPE, "table"),
+        ("struct a { int b; };", Kind.RECORD, "struct a"),
+        ("struct __attribute__((packed)) a { int b; };", Kind.RECORD, "struct a"),
+        ("typedef struct { int b; } a_t;", Kind.RECORD, "a_t"),
+        ("typedef struct __attribute__((packed)) a { int b; } a_t;", Kind.RECORD, "struct a"),
+        ("enum e { A, B };", Kind.ENUM, "enum e"),
+        ("struct a;", Kind.PROTOTYPE, "struct a"),
+        ("typedef unsigned long ul;", Kind.TYPEDEF, "ul"),
+        ("typedef int (*hook)(void);", Kind.TYPEDEF, "hook"),
+        # What defines data, or is not understood, is never silent.
+        ("struct a { int b; } c = { 1 };", Kind.OTHER, ""),
+        ("struct a { int b; } c;", Kind.OTHER, ""),
+        ("static int (*hook)(void);", Kind.OTHER, ""),
+        ("static foo_t (*hook)(void);", Kind.OTHER, ""),
+        ("int total = f(1);", Kind.OTHER, ""),
+        ('static int x __attribute__((section("a")));', Kind.OTHER, ""),
+        ('asm(".text");', Kind.OTHER, ""),
+        ("extern int total = 1;", Kind.OTHER, ""),
+    ],
+)
+def test_declarations_are_told_apart(text: str, kind: Kind, name: str) -> None:
+    found = declaration(text)
+    assert (found.kind, found.name) == (kind, name)
+
+
+def test_chunks_joined_are_the_text_and_lines_are_right() -> None:
+    pieces = chunks(HEADER)
+    assert "".join(piece.text for piece in pieces) == HEADER
+    assert [declaration(piece.text).kind for piece in pieces if piece.text.strip()] == [
+        Kind.DIRECTIVE, Kind.DIRECTIVE, Kind.RECORD, Kind.STATIC_FUNCTION,
+        Kind.PROTOTYPE, Kind.PROTOTYPE, Kind.DIRECTIVE,
+    ]  # fmt: skip
+    line = 1
+    for piece in pieces:
+        assert piece.line == line
+        line += piece.text.count("\n")
+
+
+def test_a_text_cut_inside_a_structure_does_not_end_complete() -> None:
+    assert not chunks("struct a { int b;")[-1].is_complete
+    assert chunks("struct a { int b; };")[-1].is_complete
+
+
+def test_line_markers_and_indentation_do_not_count() -> None:
+    assert same_meaning('# 1 "a.h"\nint a;\n', '# 9 "b.h"\n\n   int a;\n')
+    assert not same_meaning("int a;\n", "int b;\n")
+
+
+def test_spaces_inside_a_string_count() -> None:
+    """Comparing words only would call these equal and drop the change silently."""
+    assert not same_meaning('char *a = "x y";\n', 'char *a = "x  y";\n')
+
+
+UNUSED = "static inline int f(int a) { return a; }\n"
+CARRIERS = """static inline int g(void) { return f(1); }
+static inline int h(void) { return g(); }
+"""
+CHANGED = UNUSED.replace("return a;", "return a + 1;")
+
+
+@pytest.mark.parametrize(
+    ("rest", "is_affected"),
+    [
+        ("int g(void) { return 1; }\n", False),
+        ("int g(void) { return f(1); }\n", True),
+        ("int g(void) { return not_f(1) + f2(1); }\n", False),
+        ("static inline int g(void) { return f(1); }\n", False),
+        ("static inline int g(void) { return f(1); }\nint h(void) { return g(); }\n", True),
+        (CARRIERS + "int i(void) { return 2; }\n", False),
+        (CARRIERS + "int i(void) { return h(); }\n", True),
+        ("static int (*hook)(int) = f;\n", True),
+        ('asm ("call f");\n', True),
+        ("static int __attribute__((used)) g(void) { return f(1); }\n", True),
+    ],
+)
+def test_an_object_is_affected_if_a_live_part_mentions_the_name(
+    rest: str, *, is_affected: bool
+) -> None:
+    for text in (UNUSED + "\n" + rest, "int before;\n" + UNUSED + rest):
+        assert judge_texts(text, text.replace(UNUSED, CHANGED)).is_affected is is_affected
+
+
+def test_a_static_function_that_is_kept_is_live() -> None:
+    old = "static __attribute__((used)) int f(void) { return 1; }\n"
+    assert judge_texts(old, old.replace("1", "2")).is_affected
+
+
+@pytest.mark.parametrize(
+    "new",
+    ["int g(void) { return 2; }\n", "int g(void) { return 1; }\nint total = 3;\n", ""],
+    ids=["function", "data", "removed"],
+)
+def test_what_emits_code_or_data_is_always_compiled(new: str) -> None:
+    assert judge_texts("int g(void) { return 1; }\n", new).is_affected
+
+
+def test_a_new_declaration_of_a_used_name_is_compiled() -> None:
+    """A second prototype can carry ``noreturn`` and change every caller."""
+    text = "int g(void) { return f(); }\n"
+    assert judge_texts(text, "int f(void) __attribute__((noreturn));\n" + text).is_affected
+    assert not judge_texts(text, "int other(void);\n" + text).is_affected
+
+
+STRUCT = "struct domain\n{\n    int id;\n    struct { int a; } in;\n    char name[16];\n};\n"
+USER = "int g(struct domain *d) { return d->id; }\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "refused"),
+    [
+        (STRUCT.replace("int id;", "int id; int foo;"), "struct domain: field foo"),
+        (STRUCT.replace("name[16];", "name[16]; int foo;"), "struct domain: field foo"),
+        (STRUCT.replace("    int id;\n", ""), "struct domain: field id"),
+        (STRUCT.replace("int id", "long id"), "struct domain: field id"),
+        (STRUCT.replace("name[16]", "name[17]"), "struct domain: field name"),
+        (STRUCT.replace("int a;", "long a;"), "struct domain: field"),
+        (STRUCT.replace("};", "} __attribute__((packed));"), "struct domain: attributes"),
+        (STRUCT.replace("int id", "int number"), ""),
+        (STRUCT.replace("    int", "\tint"), ""),
+        (STRUCT + "struct new_one { int a; };\n", ""),
+    ],
+    ids=["added", "appended", "removed", "type", "size", "nested", "packed", "renamed", "spaces",
+         "new structure"],
+)  # fmt: skip
+def test_a_changed_layout_is_refused_by_field(new: str, refused: str) -> None:
+    names = [r.name for r in judge_texts(STRUCT + USER, new + USER).refused]
+    assert len(names) == bool(refused)
+    assert all(name.startswith(refused) for name in names)
+
+
+def test_every_place_of_a_structures_difference_is_seen() -> None:
+    """The first differing line lies inside the structure: the window must grow to its start."""
+    long = "struct big {\n" + "".join(f"    int f{n};\n" for n in range(50)) + "};\n"
+    text = "int a;\n" + long + "int b;\n"
+    for number in (0, 25, 49):
+        new = text.replace(f"int f{number};", f"long f{number};")
+        (refusal,) = judge_texts(text, new).refused
+        assert refusal.name == f"struct big: field f{number}"
+        assert refusal.code == "LAYOUT"
+
+
+def test_enumerations_may_grow_at_their_end_only() -> None:
+    old = "enum e { A, B };\nint g(void) { return A; }\n"
+    assert not judge_texts(old, old.replace("A, B", "A, B, C")).is_affected
+    assert not judge_texts(old, old.replace("A, B", "A, B, C")).refused
+    (refusal,) = judge_texts(old, old.replace("A, B", "C, A, B")).refused
+    assert refusal.name == "enum e: constant C"
+
+
+def test_a_type_name_that_changes_is_refused() -> None:
+    """No structure's text changes, yet every one with such a field may."""
+    old = "typedef int id_t;\nstruct a { id_t id; };\n"
+    (refusal,) = judge_texts(old, old.replace("int id_t", "long id_t")).refused
+    assert refusal.name.startswith("typedef id_t")
+
+
+def test_a_merged_header_holds_both_versions_of_what_changed() -> None:
+    text = merged_text(HEADER, HEADER.replace("a * 2", "a * 3"))
+    assert text is not None
+    assert text.count("struct domain") == 1
+    assert "a * 2" in text
+    assert "a * 3" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("#define H\n", "#define H 1\n"),
+        ("extern int total;", "#define TOTAL 1\nextern int total;"),
+        ("return a * 2;", "\n#define TWO 2\nreturn a * TWO;"),
+        ("extern int total;", "#include <a.h>\nextern int total;"),
+        ("#endif", "#if 1\n#endif\n#endif"),
+    ],
+    ids=["changed define", "new define", "define inside", "include", "conditional"],
+)
+def test_a_header_whose_directives_change_is_not_merged(old: str, new: str) -> None:
+    assert merged_text(HEADER, HEADER.replace(old, new)) is None
+
+
+def test_merged_text_gives_the_verdict_of_two_texts() -> None:
+    header = HEADER.replace("#ifndef H\n#define H\n", "").replace("#endif\n", "")
+    changed = header.replace("a * 2", "a * 3")
+    merged = merged_text(header, changed)
+    assert merged is not None
+    for rest in ("int g(void) { return 1; }\n", "int g(void) { return twice(1); }\n"):
+        two = judge_texts(header + rest, changed + rest)
+        assert judge_merged(merged + rest).is_affected is two.is_affected
+    struct = merged_text(header, header.replace("int id;", "long id;"))
+    assert struct is not None
+    assert [r.name for r in judge_merged(struct).refused] == ["struct domain: field id"]
+
+
+def test_a_line_number_that_shifts_counts_where_it_is_used() -> None:
+    """A BUG() in an inline function below the change records another line."""
+    header = "int a;\n" + UNUSED.replace("return a;", "return __LINE__;")
+    merged = merged_text(header, "int a;\n\nint b(void);\n" + header.removeprefix("int a;\n"))
+    assert merged is not None
+    expanded = merged.replace("__LINE__", LINE_WORD)
+    assert judge_merged(expanded + "int g(void) { return f(1); }\n").is_affected
+    assert not judge_merged(expanded + "int g(void) { return 1; }\n").is_affected
+    calm = merged.replace("__LINE__", "1")
+    assert not judge_merged(calm + "int g(void) { return f(1); }\n").is_affected
