@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import known_releases, release
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64
 
@@ -79,7 +80,7 @@ def test_architectures_arrived_one_by_one() -> None:
     "name", ["4.6.0", "4.23.0", "5.0", "4", "4.17.x", "", "4.17.5.1", "4.-7.0"]
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"release|knows"):
+    with pytest.raises(ConfigError, match=r"release|knows"):
         release(name)
 
 

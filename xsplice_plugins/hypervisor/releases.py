@@ -8,6 +8,7 @@ last one known behave as the last known one.
 
 from dataclasses import dataclass
 
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
 
 Version = tuple[int, int, int]
@@ -155,10 +156,10 @@ def _faults_on_readonly_funcs(version: Version) -> bool:
 def _parse(name: str) -> Version:
     parts = name.split(".")
     if len(parts) not in {2, 3} or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"{name}: not a release of Xen; write it as 4.17.5")
+        raise ConfigError(f"{name}: not a release of Xen; write it as 4.17.5")
     major, minor, point = (*(int(part) for part in parts), 0)[:3]
     if major != 4 or minor not in LAST_POINT:
-        raise ValueError(f"{name}: not a release the model knows; it knows 4.7 to 4.22")
+        raise ConfigError(f"{name}: not a release the model knows; choose one from 4.7 to 4.22")
     return (major, minor, point)
 
 
@@ -172,7 +173,7 @@ def release(name: str) -> Release:
         The release's behaviour.
 
     Raises:
-        ValueError: the name is not a release from 4.7 to 4.22.
+        ConfigError: the name is not a release from 4.7 to 4.22.
     """
     v = _parse(name)
     aware = _since(v, mainline=(4, 17, 0), backports=((4, 14, 5), (4, 15, 3), (4, 16, 1)))
