@@ -26,12 +26,13 @@ from xsplice_plugins.link.abi import (
 from xsplice_plugins.link.notes import read_note
 
 if TYPE_CHECKING:
-    from xsplice_plugins.elf.types import Section, Symbol
+    from xsplice_plugins.elf.types import Section
     from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.image import Image, ImageSymbol
 
 _NEW_ADDR_OFFSET = 8  #: of ``new_addr`` in a function record
 _NAME_OFFSET = 0
+_OLD_SIZE_OFFSET = 28
 _IMMEDIATE_MAX = 4  #: bytes of an instruction behind its displacement
 
 
@@ -43,7 +44,9 @@ class Beneath:
     build_id: bytes
     depends: bytes
     xen_depends: bytes  #: b"" in format 1
-    symbols: dict[str, Symbol]  #: what later payloads may refer to
+    #: What a later payload may refer to: size of each function in bytes, 0 for data and for what
+    #: this payload itself finds in the image or deeper in the stack.
+    symbols: dict[str, int]
     replaced: frozenset[str]  #: names of the functions it replaces
 
 
@@ -64,16 +67,17 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
             raise LinkError(f"{name}: it has no {section_name}; give an earlier .livepatch")
         return read_note(section.data, f"{name}({section_name})")
 
-    override_places, replaced = _overrides(elf, abi)
-    symbols = {}
+    places, replaced = _overrides(elf, abi)
+    # Names it needs are there once it is loaded, in the image or in a payload beneath it.
+    symbols = {s.name: 0 for s in elf.symbols[1:] if s.shndx == SHN_UNDEF and s.name} | replaced
     for symbol in elf.symbols[1:]:
         if symbol.shndx == SHN_UNDEF or symbol.shndx >= SHN_LORESERVE or not symbol.name:
             continue
         section = elf.sections[symbol.shndx]
         is_hidden = section.flags & SHF_MERGE and symbol.name.startswith(".L")
         place = (symbol.shndx, symbol.value)
-        if section.is_alloc and not is_hidden and place not in override_places:
-            symbols[symbol.name] = symbol
+        if section.is_alloc and not is_hidden and place not in places:
+            symbols[symbol.name] = symbol.size_bytes if symbol.type == STT_FUNC else 0
     return Beneath(
         name=name,
         build_id=note(BUILD_ID_SECTION),
@@ -84,13 +88,13 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
     )
 
 
-def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], set[str]]:
-    """Return the places of replacing functions and the names of replaced ones."""
+def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], dict[str, int]]:
+    """Return the places of replacing functions; names and sizes in bytes of replaced ones."""
     funcs = elf.section_by_name.get(FUNCS_SECTION)
     places: set[tuple[int, int]] = set()
-    names: set[str] = set()
+    replaced: dict[str, int] = {}
     if funcs is None:
-        return places, names
+        return places, replaced
     if funcs.size_bytes % abi.record_size_bytes:
         raise LinkError(
             f"{elf.name}: its function records are not those of Xen {abi.release}; "
@@ -103,8 +107,10 @@ def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], set[str]]:
         if at == _NEW_ADDR_OFFSET:
             places.add(place)
         elif at == _NAME_OFFSET and 0 < symbol.shndx < len(elf.sections):
-            names.add(_text(elf.sections[symbol.shndx], place[1]))
-    return places, names
+            size = funcs.data[reloc.offset + _OLD_SIZE_OFFSET :][:4]
+            name = _text(elf.sections[symbol.shndx], place[1])
+            replaced[name] = int.from_bytes(size, "little")
+    return places, replaced
 
 
 def _text(section: Section, offset: int) -> str:
@@ -228,15 +234,14 @@ def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
     found = names.image.symbols.get(name)
     if found is None:
         assert names.beneath is not None
-        symbol = names.beneath.symbols[name]
-        if symbol.type != STT_FUNC or not symbol.size_bytes:
-            raise LinkError(f"{subject}: `{name}` of {names.beneath.name} is no function")
-        return OldFunction(
-            name=name,
-            addr_virt=0,
-            size_bytes=symbol.size_bytes,
-            note=f"brought by {names.beneath.name}",
-        )
+        size = names.beneath.symbols[name]
+        if not size:
+            raise LinkError(
+                f"{subject}: `{name}` is no function that {names.beneath.name} brings; "
+                "stack on the payload that brings it"
+            )
+        note = f"not in the image: {names.beneath.name} or a payload beneath it brings it"
+        return OldFunction(name=name, addr_virt=0, size_bytes=size, note=note)
     section = names.image.section_at(found.addr_virt)
     if section is None or not section.is_exec or not found.size_bytes:
         raise LinkError(

@@ -105,7 +105,7 @@ def test_function_that_the_earlier_payload_brought_can_be_replaced(
         compiler, image, first, "fresh", "int fresh(int x) { return x; }"
     ).record.functions
     assert (fresh.addr_old_virt, fresh.expect) == (0, "")
-    assert fresh.expect_note == "brought by earlier.livepatch"
+    assert fresh.expect_note.startswith("not in the image: earlier.livepatch")
     assert fresh.size_old_bytes
 
 
@@ -162,3 +162,18 @@ def test_plugin_reads_the_earlier_payload(
         run()
     path.write_bytes(first.data)
     assert run() == link(image, (part, data), beneath=first.data)
+
+
+def test_names_from_deeper_in_the_stack_are_known_through_the_payload_between(
+    compiler: Compiler, image: bytes, first: Payload
+) -> None:
+    text = "int __attribute__((noinline)) fresh(int x) { return x; }"
+    middle = second(compiler, image, first, "fresh", text)
+    top = second(compiler, image, middle, "leaf", SECOND)
+    assert top.record.references == ("fresh",)
+    again = second(compiler, image, middle, "fresh", text.replace("x; }", "x + 3; }"))
+    (old,) = middle.record.functions
+    (new,) = again.record.functions
+    assert new.size_old_bytes == old.size_old_bytes
+    with pytest.raises(LinkError, match=r"`nobody` is in the symbol table of neither"):
+        second(compiler, image, middle, "leaf", SECOND.replace("fresh", "nobody"))
