@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Difference
 from xsplice_plugins.diff.disassembly import format_step
+from xsplice_plugins.diff.lines import line_table
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Kind, source_name
 
 if TYPE_CHECKING:
@@ -48,7 +49,16 @@ def _difference(canon: Canon, change: FunctionChange) -> Difference | None:
         after=format_step(canon.new, after) if after else "",
         offset_before=before.offset if before else 0,
         offset_after=after.offset if after else 0,
+        line_before=_line(canon.old, before),
+        line_after=_line(canon.new, after),
     )
+
+
+def _line(parts: Parts, step: Step | None) -> str:
+    if step is None:
+        return ""
+    part = parts.all[step.piece]
+    return line_table(parts.file).line_of(part.section, part.offset + step.offset)
 
 
 def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second opinion on which functions differ, from objdump's text alone.
+
+It knows nothing of meaning: it holds the text of each function, with names for numbers, against
+the other side's. It is right only for edits that keep every line number.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEAD = re.compile(r"^[0-9a-f]+ <(.+)>:$")
+_PLACE = re.compile(r"^\s*[0-9a-f]+:\t")
+_CONSTANT = re.compile(r"\.LC(\d+)")
+_SUFFIX = re.compile(r"\.(?:cold|isra|constprop|part)\b(?:\.\d+)?|\.\d+\b")
+
+
+def functions(path: Path) -> dict[str, list[str]]:
+    """Return the text of each function of an object, cold parts joined to their parents."""
+    constants = _constants(path)
+    command = ["objdump", "-drw", "--no-show-raw-insn", "--no-addresses", str(path)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    result: dict[str, list[str]] = {}
+    current: list[str] = []
+    for row in text.splitlines():
+        line = row.replace(".text.unlikely.", ".text.")
+        head = re.match(r"^<(.+)>:$", line) or _HEAD.match(line)
+        if head:
+            current = result.setdefault(_SUFFIX.sub("", head[1]), [])
+        elif line.strip() and not line.startswith("Disassembly"):
+            plain = _CONSTANT.sub(lambda m: constants.get(m[0], m[0]), _PLACE.sub("", line))
+            current.append(_SUFFIX.sub("", plain))
+    return result
+
+
+def _constants(path: Path) -> dict[str, str]:
+    """Map each ``.LC`` symbol to the text it stands for."""
+    from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415  the reader, not the differ
+
+    file = read_elf(path.read_bytes(), path.name)
+    result = {}
+    for symbol in file.symbols:
+        if symbol.name.startswith(".LC") and 0 < symbol.shndx < len(file.sections):
+            section = file.sections[symbol.shndx]
+            width = 0 if section.is_strings else section.entry_size_bytes
+            end = symbol.value + width if width else section.data.find(b"\0", symbol.value)
+            result[symbol.name] = repr(section.data[symbol.value : end])
+    return result
+
+
+def differing(before: Path, after: Path) -> set[str]:
+    """Return the functions whose text differs, is new or is gone."""
+    old, new = functions(before), functions(after)
+    names = {name for name in old.keys() | new.keys() if not name.startswith(".")}
+    return {name for name in names if old.get(name) != new.get(name)}
