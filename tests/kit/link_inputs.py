@@ -52,6 +52,7 @@ SECTIONS {
     .init.data : {
         *(.init.data .init.rodata)
         __alt_instructions = .; *(.altinstructions) __alt_instructions_end = .;
+        __alt_call_sites_start = .; *(.alt_call_sites) __alt_call_sites_end = .;
         . = ALIGN(8);
         __initdata_cf_clobber_start = .; *(.clobber) __initdata_cf_clobber_end = .;
         __init_end = .;

@@ -41,6 +41,8 @@ IMAGE = "".join(
         function("padded", "", 40),
         function("early", "", 40),
         function("short_one", "", 12),
+        function("called", "", 40),
+        'asm(".pushsection .alt_call_sites,\\"a\\"; .long called + 12 - .; .popsection");\n',
         'asm(".set twin, open+8; .globl twin; .type twin,@function; .size twin, 16");\n',
         'asm(".pushsection .clobber,\\"a\\"; .quad sealed, open; .popsection");\n',
         f'asm("{ALTERNATIVE.format(at="late+20", length=3, pad=0)}");\n',
@@ -96,6 +98,7 @@ def test_releases_that_do_not_know_endbr_need_5_bytes(compiler: Compiler, image:
         ("early", 0, "an alternative at +0x0 may be rewritten at boot"),
         ("sealed", 0, "a sealed ENDBR64 at +0x0 may be rewritten at boot"),
         ("landing9", 9, ""),
+        ("called", 12, "an alternative call at +0xc may be rewritten at boot"),
     ],
 )
 def test_expected_bytes_end_before_what_boot_rewrites(
