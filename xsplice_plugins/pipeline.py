@@ -81,16 +81,21 @@ def diff_pair(
 
 
 def refusal_text(deltas: Sequence[Delta]) -> str:
-    """Return one paragraph for each refused change, or an empty text."""
-    lines = []
+    """Return one line for each refused change, or an empty text.
+
+    A header's change is refused in every object that it reaches: it is said once.
+    """
+    objects: dict[tuple[str, ...], list[str]] = {}
     for delta in deltas:
         for refusal in delta.refused:
             where = f" ({refusal.line})" if refusal.line else ""
-            lines.append(
-                f"{delta.object_path}: {refusal.name}{where}: {refusal.reason} "
-                f"[{refusal.code}]; {refusal.hint}"
-            )
-    return "\n".join(dict.fromkeys(lines))
+            key = (f"{refusal.name}{where}", refusal.reason, refusal.code, refusal.hint)
+            objects.setdefault(key, []).append(delta.object_path)
+    lines = []
+    for (name, reason, code, hint), paths in objects.items():
+        more = f" and {len(set(paths)) - 1} more" if len(set(paths)) > 1 else ""
+        lines.append(f"{paths[0]}{more}: {name}: {reason} [{code}]; {hint}")
+    return "\n".join(lines)
 
 
 def link_payload(

@@ -65,8 +65,9 @@ class Side:
 class Farm:
     """A private copy of the sources: symbolic links, the patched files real."""
 
-    source_root: Path
+    source_root: Path  #: the folder that compile commands run in
     tree: capture.XenTree | None = None  #: a Xen tree knows what of it compiles need
+    only: str = ""  #: the one folder to copy, relative to ``source_root``; patches apply there
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
 
@@ -116,7 +117,13 @@ def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
         if farm.tree is not None:
             capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
         else:
-            capture.prepare_copy(farm.source_root, farm.copy, farm.patch_set)
+            capture.prepare_copy(
+                farm.source_root,
+                farm.copy,
+                farm.patch_set,
+                only=(farm.only,),
+                patch_root=farm.only,
+            )
         digest = farm.patch_set.digest if farm.patch_set else "pristine"
         artefacts.write_file(_path(target[0]), f"{digest}\n".encode())
 

@@ -90,9 +90,11 @@ def xsplice(
             f"({', '.join(file.path for file in patch_set.touched) or 'nothing'}); "
             "check source_root and objects"
         )
+    only = root_path.relative_to(top).as_posix()
     farm = Farm(
-        source_root=root_path,
-        copy=wiring.fix.folder / "copy" / root_path.relative_to(top),
+        source_root=top,
+        only="" if only == "." else only,
+        copy=wiring.fix.folder / "copy",
         patch_set=patch_set,
     )
     wiring.patch()
