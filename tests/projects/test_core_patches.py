@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent / "core"
 PATCHES = Path(__file__).resolve().parents[2] / "xen-patches" / "regression" / "core"
 NAMES = sorted(folder.name for folder in PATCHES.iterdir())
 KEYS = {"schema", "verdict", "replaced", "new", "line_only", "refused", "hooks", "effect"}
-CODES = {"INIT_CODE", "INIT_DATA", "DATA_VALUE", "LAYOUT", "ASSEMBLER", "PER_CPU"}
+CODES = {"INIT_CODE", "INIT_DATA", "DATA_VALUE", "LAYOUT", "ASSEMBLER", "PERCPU"}
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
 
