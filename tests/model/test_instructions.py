@@ -10,7 +10,7 @@ from xsplice_plugins.hypervisor import Command, CpuProfile, Hazard, Hypervisor, 
 from xsplice_plugins.hypervisor.alternatives import ENDBR64
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
 from xsplice_plugins.hypervisor.cpu import EPYC, K8, ideal_nops
-from xsplice_plugins.hypervisor.memory import RX, Memory, Segment
+from xsplice_plugins.hypervisor.memory import RO, RW, RX, Lift, Memory, Segment
 from xsplice_plugins.hypervisor.patching import patch, unpatch
 from xsplice_plugins.hypervisor.payload import Function
 
@@ -37,7 +37,7 @@ def patched(
         old_size_bytes=64,
         expectation=None,
     )
-    memory.is_write_protected = False
+    memory.lift = Lift.ALL
     patch(function, arch=arch, memory=memory, release=release(name), cpu=EPYC)
     result = bytes(data[old - base : old - base + 16])
     unpatch(function, arch=arch, memory=memory)
@@ -106,12 +106,30 @@ def test_nops_fill_exactly(cpu: CpuProfile, length: int) -> None:
     assert len(ideal_nops(cpu, length)) == length
 
 
+@pytest.mark.parametrize(
+    ("lift", "text", "rodata"),
+    [
+        (Lift.NONE, False, False),
+        (Lift.TEXT, True, False),
+        (Lift.TEXT_AND_RODATA, True, True),
+        (Lift.ALL, True, True),
+    ],
+)
+def test_write_protection_is_lifted_as_far_as_the_release_does(
+    lift: Lift, text: bool, rodata: bool
+) -> None:
+    memory = Memory()
+    memory.lift = lift
+    assert (memory.may_write(RX), memory.may_write(RO)) == (text, rodata)
+    assert memory.may_write(RW)
+
+
 def test_text_is_write_protected_but_for_the_patching() -> None:
     memory = Memory()
     memory.map(Segment(addr_virt=0, data=bytearray(PAGE), perm=RX, name="text", owner="xen"))
     with pytest.raises(Hazard, match="text is read-only"):
         memory.write(0, b"x")
-    memory.is_write_protected = False
+    memory.lift = Lift.ALL
     memory.write(0, b"x")
 
 
@@ -128,4 +146,4 @@ def test_a_payload_writes_five_bytes_and_no_other() -> None:
     wanted = bytearray(before)
     wanted[0x100:0x105] = b"\xe9" + disp.to_bytes(4, "little", signed=True)
     assert text.data == wanted
-    assert hv.memory.is_write_protected
+    assert hv.memory.lift is Lift.NONE

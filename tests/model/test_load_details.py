@@ -28,6 +28,7 @@ from tests.kit.payloads import (
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Payload, release
 from xsplice_plugins.hypervisor.memory import RO, RW, RX, Arena, Memory, Segment
 from xsplice_plugins.hypervisor.notes import parse_build_id
+from xsplice_plugins.hypervisor.requests import check_caller
 from xsplice_plugins.hypervisor.symbols import name_in_payload
 from xsplice_plugins.hypervisor.verdicts import Refusal, errno_name, errno_text
 
@@ -373,6 +374,21 @@ def test_memory_spans_segments_and_faults_outside() -> None:
         memory.write(2 * PAGE - 1, b"xy")
     with pytest.raises(Hazard):
         memory.read(2 * PAGE, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"interface_version": 0x15}, 0),
+        ({"interface_version": 0x14}, -13),
+        ({"interface_version": 0x14, "is_privileged": False}, -13),
+        ({"interface_version": 0x15, "is_privileged": False}, -1),
+        ({"interface_version": 0x15, "is_built_in": False}, -38),
+    ],
+)
+def test_the_gates_in_front(options: dict[str, int], code: int) -> None:
+    answer = check_caller(release("4.17.5"), **options)  # type: ignore[arg-type]  # a table
+    assert answer.code == code
 
 
 def test_errnos_have_names_and_words() -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from xsplice_plugins.hypervisor.arches import X86_64
 from xsplice_plugins.hypervisor.hooks import HookHost
-from xsplice_plugins.hypervisor.memory import Perm
+from xsplice_plugins.hypervisor.memory import Lift, Perm
 from xsplice_plugins.hypervisor.patching import STEP_APPLY, patch, patch_length, unpatch
 from xsplice_plugins.hypervisor.payload import Function, Payload, State
 from xsplice_plugins.hypervisor.rendezvous import Cpu
@@ -136,7 +136,7 @@ def apply_default(payload: Payload, hv: ActionHost) -> int:
     if faults and payload.functions:
         raise Hazard(STEP_APPLY, f"page fault: Xen {release.name} writes read-only records")
     _check_targets(payload, hv)
-    hv.memory.is_write_protected = False
+    hv.memory.lift = _lift_of(hv)
     try:
         for addr in payload.load_hooks:
             call_hook("load", addr, payload, hv)
@@ -154,8 +154,14 @@ def apply_default(payload: Payload, hv: ActionHost) -> int:
             function.is_applied = True
             _store_state(function, hv)
     finally:
-        hv.memory.is_write_protected = True
+        hv.memory.lift = Lift.NONE
     return 0
+
+
+def _lift_of(hv: ActionHost) -> Lift:
+    if hv.image.arch != X86_64 or not hv.release.remaps_text:
+        return Lift.ALL
+    return Lift.TEXT_AND_RODATA if hv.release.remaps_rodata else Lift.TEXT
 
 
 def _revert(payload: Payload, hv: ActionHost) -> int:
@@ -176,7 +182,7 @@ def revert_default(payload: Payload, hv: ActionHost) -> int:
     if hv.host.checks_stacks and _is_on_a_stack(spans, hv.host.cpus):
         hv.console.append(f"{payload.name}: a replacement is on a stack")
         return -EBUSY
-    hv.memory.is_write_protected = False
+    hv.memory.lift = _lift_of(hv)
     try:
         for function in payload.functions:
             if not function.old_virt or not function.is_applied:
@@ -188,7 +194,7 @@ def revert_default(payload: Payload, hv: ActionHost) -> int:
         for addr in payload.unload_hooks:
             call_hook("unload", addr, payload, hv)
     finally:
-        hv.memory.is_write_protected = True
+        hv.memory.lift = Lift.NONE
     return 0
 
 

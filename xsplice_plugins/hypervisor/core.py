@@ -361,7 +361,6 @@ class Hypervisor:
             payload.rc = -EBUSY
             self.work = None
             return meeting
-        self.memory.is_write_protected = True
         payload.rc = actions.perform(work.command.name, payload, self)
         self.work = None
         self.console.append(f"{payload.name} finished {work.command.name} with rc={payload.rc}")

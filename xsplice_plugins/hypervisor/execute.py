@@ -70,7 +70,7 @@ class Engine:
         unicorn = self._unicorn
         perm = segment.perm
         protection = int(unicorn.UC_PROT_READ) if Perm.READ in perm else 0
-        if Perm.WRITE in perm or not self._hv.memory.is_write_protected:
+        if self._hv.memory.may_write(perm):
             protection |= unicorn.UC_PROT_WRITE
         if Perm.EXEC in perm:
             protection |= unicorn.UC_PROT_EXEC
@@ -282,7 +282,7 @@ def call_function(
         )
     finally:
         for segment in hv.memory.segments():
-            if Perm.WRITE in segment.perm or not hv.memory.is_write_protected:
+            if hv.memory.may_write(segment.perm):
                 segment.touch()
         for segment, data in before:
             segment.data[:] = data

@@ -2,7 +2,7 @@
 """The hypervisor's memory: segments of bytes at virtual addresses, with page permissions.
 
 A segment is one run of pages with one permission. W^X holds at any moment except between
-``lift_write_protection`` and ``restore_write_protection``, which is when a release patches code.
+setting ``Memory.lift`` and setting it back, which is when a release patches code.
 Every allocation made for payloads goes through ``Arena`` so that a leak can be counted.
 """
 
@@ -21,6 +21,19 @@ class Perm(enum.Flag):
     READ = 1
     WRITE = 2
     EXEC = 4
+
+
+class Lift(enum.Enum):
+    """How far write protection is lifted while code is patched.
+
+    Source: specification section 9.4: releases that clear CR0.WP can write anywhere; later ones map
+    the text of all regions writable, and since b083b1c393 their read-only data too.
+    """
+
+    NONE = "none"
+    TEXT = "text"
+    TEXT_AND_RODATA = "text and read-only data"
+    ALL = "everything"
 
 
 RX = Perm.READ | Perm.EXEC
@@ -74,7 +87,7 @@ class Memory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._segments: dict[int, Segment] = {}
-        self.is_write_protected = True
+        self.lift = Lift.NONE
 
     def map(self, segment: Segment) -> None:
         """Add a segment; overlap is an error of the model, not of the payload."""
@@ -104,6 +117,14 @@ class Memory:
         segment = self._segments[self._starts[index - 1]]
         return segment if addr_virt < segment.end_virt else None
 
+    def may_write(self, perm: Perm) -> bool:
+        """Whether pages of a permission can be written at this moment."""
+        if Perm.WRITE in perm or self.lift is Lift.ALL:
+            return True
+        if Perm.EXEC in perm:
+            return self.lift is not Lift.NONE
+        return self.lift is Lift.TEXT_AND_RODATA
+
     def read(self, addr_virt: int, size_bytes: int, *, step: str = "memory") -> bytes:
         """Read bytes as the hypervisor itself would.
 
@@ -131,14 +152,14 @@ class Memory:
         """Write bytes as the hypervisor itself would.
 
         Raises:
-            Hazard: the range is not mapped writable and write protection is not lifted.
+            Hazard: the range is not mapped writable, and write protection is not lifted.
         """
         done = 0
         while done < len(data):
             segment = self.find(addr_virt + done)
             if segment is None:
                 raise Hazard(step, f"page fault writing {addr_virt + done:#x}: not mapped")
-            if Perm.WRITE not in segment.perm and self.is_write_protected:
+            if not self.may_write(segment.perm):
                 raise Hazard(
                     step, f"page fault writing {addr_virt + done:#x}: {segment.name} is read-only"
                 )

@@ -61,6 +61,7 @@ class Release:
         alt_entry_bytes: size of an alternative's record on x86.
         hook_layout: which layout of ``struct payload`` hooks are compiled against.
         remaps_text: text is made writable by mapping, not by clearing CR0.WP (x86).
+        remaps_rodata: so is read-only data.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Release:
     alt_entry_bytes: int
     hook_layout: str
     remaps_text: bool
+    remaps_rodata: bool
 
     def supports(self, arch: Arch) -> bool:
         """Whether live patching exists on an architecture in this release."""
@@ -212,6 +214,7 @@ def release(name: str) -> Release:
         has_op_flags=v >= (4, 19, 0),
         alt_entry_bytes=14 if v >= (4, 11, 0) else 12,
         hook_layout=_hook_layout(v, keeps_fstate=keeps_fstate),
+        remaps_rodata=_since(v, mainline=(4, 19, 0), backports=((4, 17, 4), (4, 18, 2))),
         remaps_text=_since(v, mainline=(4, 18, 0), backports=((4, 16, 4), (4, 17, 1))),
     )
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from xsplice_plugins.hypervisor.payload import Payload, State
 from xsplice_plugins.hypervisor.releases import Release
 from xsplice_plugins.hypervisor.rendezvous import Cpu, idle_cpus
-from xsplice_plugins.hypervisor.verdicts import E2BIG, EINVAL, ENOBUFS, Answer
+from xsplice_plugins.hypervisor.verdicts import (
+    E2BIG,
+    EACCES,
+    EINVAL,
+    ENOBUFS,
+    ENOSYS,
+    EPERM,
+    Answer,
+)
 
 LIST_MAX = 1024
 TIMEOUT_NS_DEFAULT = 30_000_000
@@ -141,3 +149,30 @@ def list_payloads(
         metadata_bytes=metadata_bytes,
     )
     return Answer(code=code or len(entries), step="list"), listing
+
+
+def check_caller(
+    release: Release,
+    *,
+    interface_version: int,
+    is_privileged: bool = True,
+    is_built_in: bool = True,
+) -> Answer:
+    """Answer for the gates in front of every operation.
+
+    Args:
+        release: the running hypervisor's.
+        interface_version: what the caller's tools were built for.
+        is_privileged: the caller is the control domain, and the security policy agrees.
+        is_built_in: the hypervisor has live patching.
+
+    Source: specification section 6.1.
+    """
+    if interface_version != release.interface_version:
+        wanted = f"{release.interface_version:#x}"
+        return Answer(code=-EACCES, step="interface", reason=f"tools for {wanted} are needed")
+    if not is_privileged:
+        return Answer(code=-EPERM, step="privilege", reason="only the control domain may")
+    if not is_built_in:
+        return Answer(code=-ENOSYS, step="configuration", reason="built without LIVEPATCH")
+    return Answer(code=0, step="caller")
