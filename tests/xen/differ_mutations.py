@@ -142,7 +142,7 @@ CLASSES = (
         "function added",
         _at_start(
             'asm volatile ( "" :: "r" (xs_new(7)) );',
-            "static __attribute__((noinline)) int xs_new(int a) "
+            "static __attribute__((__noinline__)) int xs_new(int a) "
             '{ asm volatile ( "" ); return a * 3; } ',
         ),
     ),
@@ -156,9 +156,9 @@ CLASSES = (
     ),
     _functions("exception-table user", _at_start("{ uint64_t xs; rdmsr_safe(0x10, xs); }")),
     _functions("memory barrier added", _at_start('asm volatile ( "mfence" ::: "memory" );')),
-    _functions("noinline", _attribute("noinline")),
-    _functions("always inline", _attribute("always_inline")),
-    _functions("cold", _attribute("cold")),
+    _functions("noinline", _attribute("__noinline__")),
+    _functions("always inline", _attribute("__always_inline__")),
+    _functions("cold", _attribute("__cold__")),
     _functions("optimised for size", _attribute('optimize("Os")')),
     _functions("switch case", _replace(r"\n( +)case (\w+):", r"\n\1case (\2) + 64:")),
     _functions("fall-through", _replace(r"\n +break;\n( +(?:case|default))", r"\n\n\1")),

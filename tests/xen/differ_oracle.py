@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _HEAD = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 _PLACE = re.compile(r"^\s*[0-9a-f]+:\t")
 _CONSTANT = re.compile(r"\.LC(\d+)")
+_GUESS = re.compile(r"(?:<[^>]*>|# .*?)(?=\tR_X86)")
+_OWN_DATA = re.compile(r"-?0x[0-9a-f]+\(%rip\)(?=.*# <)")
 _SUFFIX = re.compile(r"\.(?:cold|isra|constprop|part)\b(?:\.\d+)?|\.\d+\b")
 
 
@@ -33,7 +35,11 @@ def functions(path: Path) -> dict[str, list[str]]:
         if head:
             current = result.setdefault(_SUFFIX.sub("", head[1]), [])
         elif line.strip() and not line.startswith("Disassembly"):
-            plain = _CONSTANT.sub(lambda m: constants.get(m[0], m[0]), _PLACE.sub("", line))
+            plain = _PLACE.sub("", line)
+            if "R_X86_64_" in plain:  # what objdump guesses in front of it means nothing
+                plain = _GUESS.sub("", plain)
+            plain = _OWN_DATA.sub("(%rip)", plain)
+            plain = _CONSTANT.sub(lambda m: constants.get(m[0], m[0]), plain)
             current.append(_SUFFIX.sub("", plain))
     return result
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Difference
+from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.disassembly import format_step
 from xsplice_plugins.diff.lines import line_table
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Kind, source_name
@@ -104,7 +105,12 @@ def _edge_cause(canon: Canon, before: Step, after: Step) -> tuple[Cause, str]:
 
 
 def _inlining(canon: Canon, change: FunctionChange) -> str:
-    """Return a sentence if the compiler took a local function in, or out again."""
+    """Return a sentence if the compiler took a function in, or out again."""
+    old_name = source_name(canon.old.all[change.old].name)
+    held = debug_info(canon.old.file).inlined.get(old_name, frozenset())
+    holds = debug_info(canon.new.file).inlined.get(old_name, frozenset())
+    if held or holds:
+        return _absorbed(canon, old_name, held, holds)
     before = _local_calls(canon.old, change.old)
     after = _local_calls(canon.new, change.new)
     names_before = {canon.old.all[n].name: n for n in before}
@@ -115,6 +121,17 @@ def _inlining(canon: Canon, change: FunctionChange) -> str:
     for name in sorted(names_after.keys() - names_before.keys()):
         if names_after[name] not in canon.pairing.old_of and _is_clone(name):
             return f"part of it, or a copy of a callee, became `{name}`"
+    return ""
+
+
+def _absorbed(canon: Canon, name: str, held: frozenset[str], holds: frozenset[str]) -> str:
+    """Say from debug information which known function was inlined, or is no longer."""
+    old_names = {source_name(p.name) for p in canon.old.all if p.kind is Kind.FUNCTION}
+    new_names = {source_name(p.name) for p in canon.new.all if p.kind is Kind.FUNCTION}
+    for callee in sorted((holds - held) & old_names):
+        return f"`{callee}` was inlined into `{name}`"
+    for callee in sorted((held - holds) & new_names):
+        return f"`{callee}` is no longer inlined into `{name}`"
     return ""
 
 

@@ -44,19 +44,22 @@ class LineTable:
         return rows[i][1] if i >= 0 else ""
 
 
-class _Reader:
+class Cursor:
     """Bytes of a debug section with its relocations already applied, read in order."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
+        """Start reading at an offset."""
         self.data = data
         self.at = at
 
     def number(self, size: int) -> int:
+        """Read a little-endian number of that many bytes."""
         value = int.from_bytes(self.data[self.at : self.at + size], "little")
         self.at += size
         return value
 
     def uleb(self) -> int:
+        """Read an unsigned LEB128 number."""
         value = shift = 0
         while True:
             byte = self.data[self.at]
@@ -67,6 +70,7 @@ class _Reader:
                 return value
 
     def sleb(self) -> int:
+        """Read a signed LEB128 number."""
         value = shift = 0
         while True:
             byte = self.data[self.at]
@@ -77,6 +81,7 @@ class _Reader:
                 return value - (1 << shift) if byte & 0x40 else value
 
     def text(self) -> str:
+        """Read a text up to its NUL."""
         end = self.data.index(b"\0", self.at)
         value = self.data[self.at : end].decode("utf-8", "replace")
         self.at = end + 1
@@ -111,7 +116,7 @@ def _line_table(data: bytes) -> LineTable:
     }
     texts = {form: s.data for form, s in strings.items() if s is not None}
     table = LineTable()
-    reader = _Reader(bytes(body))
+    reader = Cursor(bytes(body))
     while reader.at < len(body):
         _unit(reader, targets, texts, table)
     for rows in table.rows.values():
@@ -120,7 +125,7 @@ def _line_table(data: bytes) -> LineTable:
 
 
 def _unit(
-    reader: _Reader,
+    reader: Cursor,
     targets: dict[int, tuple[int, int]],
     texts: dict[int, bytes],
     table: LineTable,
@@ -160,7 +165,7 @@ def _unit(
     reader.at = end
 
 
-def _entries(reader: _Reader, texts: dict[int, bytes]) -> list[str]:
+def _entries(reader: Cursor, texts: dict[int, bytes]) -> list[str]:
     formats = [(reader.uleb(), reader.uleb()) for _ in range(reader.number(1))]
     result = []
     for _ in range(reader.uleb()):
@@ -173,11 +178,11 @@ def _entries(reader: _Reader, texts: dict[int, bytes]) -> list[str]:
     return result
 
 
-def _form(reader: _Reader, form: int, texts: dict[int, bytes]) -> str:
+def _form(reader: Cursor, form: int, texts: dict[int, bytes]) -> str:
     if form == _FORM_STRING:
         return reader.text()
     if form in (_FORM_LINE_STRP, _FORM_STRP):
-        return _Reader(texts[form], reader.number(4)).text()
+        return Cursor(texts[form], reader.number(4)).text()
     if form == _FORM_UDATA:
         reader.uleb()
     elif form == _FORM_BLOCK:
@@ -188,7 +193,7 @@ def _form(reader: _Reader, form: int, texts: dict[int, bytes]) -> str:
 
 
 def _program(
-    reader: _Reader,
+    reader: Cursor,
     end: int,
     header: tuple[int, int, int, int, list[int]],
     files: list[str],

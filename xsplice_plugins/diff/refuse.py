@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Refusal
+from xsplice_plugins.diff.debuginfo import debug_info, layout_difference
 from xsplice_plugins.diff.parts import NEW, OLD, Kind, Part
 from xsplice_plugins.diff.profiles import SectionClass
 from xsplice_plugins.diff.refusals import REFUSALS
@@ -64,6 +65,7 @@ def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refu
         *_blocked(canon, closure),
         *_names(canon, closure),
         *_commons(canon),
+        *(_structures(canon) if comparison.changed else ()),
     ]
     unique = {(r.name, r.code): r for r in found}
     return tuple(unique[key] for key in sorted(unique))
@@ -228,6 +230,16 @@ def _commons(canon: Canon) -> Iterator[Refusal]:
             f"`{name}` is a common symbol of {size} bytes; the loader takes none",
             hint="compile with -fno-common",
         )
+
+
+def _structures(canon: Canon) -> Iterator[Refusal]:
+    """Refuse changed layouts of structures, where debug information shows them."""
+    before = debug_info(canon.old.file).layouts
+    after = debug_info(canon.new.file).layouts
+    for name in sorted(before.keys() & after.keys()):
+        text = layout_difference(name, before[name], after[name])
+        if text:
+            yield refusal("LAYOUT", name, f"{text}; instances in memory have the old layout")
 
 
 _MUST_STAY = (
