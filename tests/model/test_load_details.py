@@ -166,6 +166,17 @@ def test_payloads_find_new_symbols_of_payloads_and_overridden_ones_in_xen() -> N
     assert hv.upload(b"r\0", overriding.build()).code == -2
 
 
+def test_unloading_a_payload_that_others_refer_to_is_accepted_and_deadly() -> None:
+    hv, _ = loaded(minimal())
+    above = minimal(build_id=B_ID, target="answer")
+    above.symbols.append(Sym("words_a1", UND))
+    assert hv.upload(b"q\0", above.build()).code == 0
+    assert hv.action(b"p\0", Command.UNLOAD).code == 0
+    assert hv.action(b"q\0", Command.APPLY).code == 0
+    with pytest.raises(Hazard, match="was unloaded"):
+        hv.run_pending()
+
+
 def test_addresses_in_payloads_have_names() -> None:
     _, payload = loaded(minimal())
     place = payload.functions[0].new_virt + 3

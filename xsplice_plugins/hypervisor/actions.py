@@ -136,6 +136,8 @@ def apply_default(payload: Payload, hv: ActionHost) -> int:
     if faults and payload.functions:
         raise Hazard(STEP_APPLY, f"page fault: Xen {release.name} writes read-only records")
     _check_targets(payload, hv)
+    if not payload.providers <= set(hv.payloads):
+        raise Hazard(STEP_APPLY, f"{payload.name} refers to a payload that was unloaded")
     hv.memory.lift = _lift_of(hv)
     try:
         for addr in payload.load_hooks:

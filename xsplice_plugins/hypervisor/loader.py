@@ -64,7 +64,7 @@ def load_payload(
         log.append((STEP_XEN_DEPENDS, "made for this Xen"))
     place_sections(elf, payload, memory=memory, arena=arena, release=release)
     log.append(("layout", f"{payload.pages} pages at {payload.base_virt:#x}"))
-    resolve_symbols(elf, image=image, loaded=loaded, release=release)
+    resolve_symbols(elf, payload, image=image, loaded=loaded, release=release)
     log.append(("symbols", f"{sum(not s.shndx for s in elf.symbols[1:])} found outside"))
     count = relocate(elf, memory=memory, release=release)
     log.append(("relocations", f"{count} performed"))

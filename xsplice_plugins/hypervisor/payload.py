@@ -31,7 +31,7 @@ class Expectation:
     data: bytes
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Function:
     """One function record and its patching state.
 
@@ -75,7 +75,7 @@ class PayloadName:
     is_new: bool
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Payload:
     """A payload from upload to unload.
 
@@ -83,6 +83,7 @@ class Payload:
         text_virt: and the other ``*_virt``: where the three parts lie; sizes are unrounded.
         hooks: kind to function pointer, for the hooks of which there is one each.
         ex_table: faulting instruction to continuation, sorted by address.
+        providers: the payloads whose new symbols this one refers to.
         rc: result of the last operation, -11 while one is outstanding.
         log: (step, what was checked) for each gate the upload passed.
     """
@@ -109,6 +110,7 @@ class Payload:
     xen_depends: bytes = b""
     metadata: bytes = b""
     symbols: tuple[PayloadName, ...] = ()
+    providers: set["Payload"] = field(default_factory=set)
     ex_table: dict[int, int] = field(default_factory=dict)
     bug_frames: dict[int, int] = field(default_factory=dict)
     state: State = State.CHECKED

@@ -82,7 +82,12 @@ def read_record(raw: bytes, record_virt: int, *, arch: Arch, release: Release) -
 
 
 def _resolve_old(
-    function: Function, *, image: Image, loaded: Sequence[Payload], memory: Memory
+    function: Function,
+    payload: Payload,
+    *,
+    image: Image,
+    loaded: Sequence[Payload],
+    memory: Memory,
 ) -> None:
     if function.old_virt:
         return
@@ -91,7 +96,7 @@ def _resolve_old(
             STEP_VERIFY, "a record has neither an old address nor a name: NULL dereference"
         )
     name = memory.read_c_string(function.name_virt, step=STEP_VERIFY).decode("latin-1")
-    addr = find_symbol(name, image, loaded)
+    addr = find_symbol(name, image, loaded, payload)
     if addr is None:
         raise Refusal(ENOENT, STEP_VERIFY, f"{name} is in no table")
     function.old_virt = addr
@@ -138,12 +143,12 @@ def _take_functions(
         function.name = _read_name(function.name_virt, memory)
         _check_record(raw, function, arch, release)
         if release.endbr:
-            _resolve_old(function, image=image, loaded=loaded, memory=memory)
+            _resolve_old(function, payload, image=image, loaded=loaded, memory=memory)
             if image.is_init(function.old_virt):
                 raise Hazard(STEP_VERIFY, f"{function.name}: init text, freed after boot")
         verify_function(function, arch=arch, memory=memory, release=release)
         if not release.endbr:
-            _resolve_old(function, image=image, loaded=loaded, memory=memory)
+            _resolve_old(function, payload, image=image, loaded=loaded, memory=memory)
         check_distance(function, arch=arch, release=release)
         if not function.name:
             function.name = (image.name_of(function.old_virt) or "").partition("+")[0]

@@ -22,13 +22,16 @@ _SHN_COMMON = 0xFFF2
 _KSYM_NAME_LEN = 127
 
 
-def find_symbol(name: str, image: Image, loaded: Sequence[Payload]) -> int | None:
+def find_symbol(
+    name: str, image: Image, loaded: Sequence[Payload], user: Payload | None = None
+) -> int | None:
     """Look a name up as Xen does: its own table, then new names of loaded payloads.
 
     Args:
         name: an exact name, ``file.c#local`` for a local of the hypervisor.
         image: the hypervisor.
         loaded: payloads in upload order, applied or not.
+        user: told which payload it now depends on without Xen knowing.
 
     Returns:
         The virtual address, None where nothing has the name.
@@ -39,12 +42,19 @@ def find_symbol(name: str, image: Image, loaded: Sequence[Payload]) -> int | Non
     for payload in loaded:
         for symbol in payload.symbols:
             if symbol.is_new and symbol.name == name:
+                if user is not None:
+                    user.providers.add(payload)
                 return symbol.addr_virt
     return None
 
 
 def resolve_symbols(
-    elf: PayloadElf, *, image: Image, loaded: Sequence[Payload], release: Release
+    elf: PayloadElf,
+    payload: Payload,
+    *,
+    image: Image,
+    loaded: Sequence[Payload],
+    release: Release,
 ) -> None:
     """Turn every symbol's value into an address, in table order.
 
@@ -57,7 +67,7 @@ def resolve_symbols(
         if symbol.shndx == _SHN_COMMON:
             raise Refusal(EINVAL, STEP_RESOLVE, f"{subject} is common; compile with -fno-common")
         if symbol.shndx == 0:
-            addr = find_symbol(symbol.name, image, loaded)
+            addr = find_symbol(symbol.name, image, loaded, payload)
             if addr is None:
                 raise Refusal(ENOENT, STEP_RESOLVE, f"{subject} is in no table")
             symbol.value = addr
