@@ -23,19 +23,29 @@ from xsplice_plugins.capture.records import (
     parse_record,
     read_text,
 )
+from xsplice_plugins.capture.rules import changed_outputs, is_ignored
 from xsplice_plugins.errors import NoFunctionalChangeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xsplice_plugins.capture.tree import XenTree
 
 
-def plan(tree: XenTree, patch_set: PatchSet, *, route: Route | None = None) -> CapturePlan:
+def plan(
+    tree: XenTree,
+    patch_set: PatchSet,
+    *,
+    route: Route | None = None,
+    store: Path | None = None,
+) -> CapturePlan:
     """Say which objects are compiled again, and by which route.
 
     Args:
         tree: The built tree.
         patch_set: What the fix touches.
         route: `Route.MAKE` to take that route in any case.
+        store: Folder where answers that cost time are kept for the next run.
 
     Raises:
         NoFunctionalChangeError: Nothing that is part of the image is touched.
@@ -54,7 +64,8 @@ def plan(tree: XenTree, patch_set: PatchSet, *, route: Route | None = None) -> C
         return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
     prefix = f"{tree.patch_root}/" if tree.patch_root else ""
     wanted = {prefix + file.path: file for file in touched}
-    jobs, refused, seen, why_make = _reached(index, wanted)
+    jobs, refused, seen, generated = _reached(index, wanted)
+    why_make = _why_generated(index, patch_set, generated, store)
     unseen = [file for path, file in sorted(wanted.items()) if path not in seen]
     why_make = why_make or _why_unseen(index, unseen)
     if why_make:
@@ -102,6 +113,19 @@ def _why_make(index: Index, touched: list[TouchedFile], route: Route | None) -> 
     return ""
 
 
+def _why_generated(
+    index: Index, patch_set: PatchSet, generated: dict[str, str], store: Path | None
+) -> str:
+    """Say which generated file's content changes, if any does."""
+    if not generated:
+        return ""
+    changed = changed_outputs(index, patch_set, set(generated), store=store)
+    if not changed:
+        return ""
+    origin = generated.get(changed[0]) or min(generated.values())
+    return f"{changed[0]} is generated from {origin} and its content changes"
+
+
 def _article(kind: TouchKind) -> str:
     return {"M": "a ", "i": "an "}[str(kind)[0]] + str(kind)
 
@@ -126,8 +150,14 @@ def _why_unseen(index: Index, unseen: list[TouchedFile]) -> str:
 
 def _reached(
     index: Index, wanted: dict[str, TouchedFile]
-) -> tuple[list[CompileJob], list[Refusal], set[str], str]:
-    """Go through the records that may name a touched file."""
+) -> tuple[list[CompileJob], list[Refusal], set[str], dict[str, str]]:
+    """Go through the records that may name a touched file.
+
+    Returns:
+        Objects, refused files, touched files that were found, and generated files with the
+        touched file that they are made from.
+    """
+    generated: dict[str, str] = {}
     names = {PurePosixPath(path).name for path in wanted}
     names |= {
         PurePosixPath(link).name
@@ -151,7 +181,8 @@ def _reached(
         seen |= set(inputs) & wanted.keys()
         kind = _record_kind(index, record)
         if kind == "generated":
-            return [], [], seen, f"{record.target} is generated from {hits[0].path}"
+            generated[record.target] = hits[0].path
+            continue
         if kind == "ignored":
             continue
         is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
@@ -161,7 +192,7 @@ def _reached(
         jobs.append(job_of(index, record, inputs, kind, is_direct=is_direct))
     if (job := _asm_offsets(index, wanted, jobs)) is not None:
         jobs.append(job)
-    return jobs, [refused[path] for path in sorted(refused)], seen, ""
+    return jobs, [refused[path] for path in sorted(refused)], seen, generated
 
 
 def _record_kind(index: Index, record: Record) -> str:
@@ -169,19 +200,17 @@ def _record_kind(index: Index, record: Record) -> str:
 
     Returns:
         "object" (of the image), "boot" (an object that is linked on its own and runs once),
-        "text" (made by the preprocessor), "generated" (by another program), or "ignored".
+        "text" (the linker script), "generated" (any other file), or "ignored".
     """
     target = record.target
-    if target.startswith(("tools/", "test/", "include/headers")) or target.endswith(".chk"):
-        return "ignored"  # host programs, test payloads, and checks of the public headers
+    if is_ignored(target):
+        return "ignored"
     if target.endswith(".o"):
         is_linked = target in index.linked or init_name(target) in index.linked
         if not record.source:
             return "ignored"
         return "object" if is_linked else "boot"
-    if target.endswith((".i", ".lds")) and re.search(r"(^|\s)-E\s", record.command):
-        return "text"
-    return "generated"
+    return "text" if target.endswith(".lds") else "generated"
 
 
 def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
