@@ -266,7 +266,7 @@ def _place(
 
 
 def _first_differing_table(old: list[tuple[Key, str, int]], new: list[tuple[Key, str, int]]) -> str:
-    before, after = [k for k, _, _ in old], [k for k, _, _ in new]
+    before, after = {k for k, _, _ in old}, {k for k, _, _ in new}
     for key, table, _ in new:
         if key not in before:
             return table

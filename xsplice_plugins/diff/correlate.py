@@ -299,59 +299,67 @@ def _pair_static_group(
     new_users: _Users,
     pairing: Pairing,
 ) -> None:
-    links = [
-        (a.number, b.number)
-        for a in olds
-        for b in news
-        if _is_linked(a, b, old_users, new_users, pairing)
-    ]
-    changed = True
-    while changed:
-        changed = False
-        left = Counter(a for a, b in links)
-        right = Counter(b for a, b in links)
-        for a, b in links:
-            if left[a] == right[b] == 1:
-                pairing.pair(a, b)
-                links = [(x, y) for x, y in links if x != a and y != b]
-                changed = True
-                break
-    if links:
-        _pair_by_position(old, new, {a for a, _ in links}, {b for _, b in links}, pairing)
+    links = _links(olds, news, old_users, new_users, pairing)
+    left = Counter(a for a, _ in links)
+    right = Counter(b for _, b in links)
+    unique = [(a, b) for a, b in links if left[a] == right[b] == 1]
+    for a, b in unique:
+        pairing.pair(a, b)
+    rest = sorted(links - set(unique))
+    if rest:
+        users = sorted({u for a, _ in rest for u in old_users.users(a)})
+        _pair_by_position(old, new, {a for a, _ in rest}, {b for _, b in rest}, pairing, users)
 
 
-def _is_linked(a: Part, b: Part, old_users: _Users, new_users: _Users, pairing: Pairing) -> bool:
-    """Tell whether code that uses ``a`` became code that uses ``b``."""
-    if (a.section_class in _CONSTANT_CLASSES) != (b.section_class in _CONSTANT_CLASSES):
-        return False
-    before, after = old_users.users(a.number), new_users.users(b.number)
-    if not before and not after:
-        return True
-    for user in before:
-        twin = pairing.new_of.get(user)
-        if twin in after:
-            return True
-        for other in after:
-            origin = pairing.old_of.get(other)
-            # ``user`` was called by the baseline of ``other`` and is gone: it was inlined there.
-            if twin is None and origin is not None and user in old_users.calls.get(origin, ()):
-                return True
-            # ``other`` is new and called by what ``user`` became: it was split off.
-            if origin is None and twin is not None and other in new_users.calls.get(twin, ()):
-                return True
-    return False
+def _links(
+    olds: list[Part], news: list[Part], old_users: _Users, new_users: _Users, pairing: Pairing
+) -> set[tuple[int, int]]:
+    """Return the pairs in which code that uses the one became code that uses the other."""
+    is_constant = {p.number: p.section_class in _CONSTANT_CLASSES for p in news}
+    news_of: dict[int, list[int]] = {}
+    for part in news:
+        for user in new_users.users(part.number) or {EXTERNAL}:
+            news_of.setdefault(user, []).append(part.number)
+    result = set()
+    for part in olds:
+        heirs: set[int] = set()
+        for user in old_users.users(part.number):
+            twin = pairing.new_of.get(user)
+            if twin is None:
+                # The user is gone: it may have been inlined where it was called.
+                callers = old_users.users(user)
+                heirs |= {pairing.new_of[c] for c in callers if c in pairing.new_of}
+            else:
+                heirs.add(twin)
+                # What it calls and the baseline lacks may have been split off from it.
+                calls = new_users.calls.get(twin, set())
+                heirs |= {c for c in calls if c not in pairing.old_of}
+        if not old_users.users(part.number):
+            heirs.add(EXTERNAL)
+        was_constant = part.section_class in _CONSTANT_CLASSES
+        for heir in heirs:
+            for number in news_of.get(heir, ()):
+                if is_constant[number] == was_constant:
+                    result.add((part.number, number))
+    return result
 
 
 def _pair_by_position(
-    old: Parts, new: Parts, olds: set[int], news: set[int], pairing: Pairing
+    old: Parts,
+    new: Parts,
+    olds: set[int],
+    news: set[int],
+    pairing: Pairing,
+    users: list[int],
 ) -> None:
     """Pair same-named statics of one function by where its unchanged code refers to them.
 
     Every reference in code that both versions share votes; only unanimous 1:1 votes count.
     """
     votes: Counter[tuple[int, int]] = Counter()
-    for function, twin in sorted(pairing.new_of.items()):
-        if old.all[function].kind is not Kind.FUNCTION:
+    for function in users:
+        twin = pairing.new_of.get(function)
+        if twin is None or old.all[function].kind is not Kind.FUNCTION:
             continue
         before = _references(old, old.all[function], olds)
         after = _references(new, new.all[twin], news)

@@ -24,6 +24,7 @@ from xsplice_plugins.elf.types import (
     SHT_SYMTAB,
     STB_LOCAL,
     STT_FILE,
+    STT_SECTION,
     SYM_SIZE_BYTES,
     Reloc,
     Section,
@@ -119,6 +120,15 @@ class ElfFile:
         for section in self.sections:
             result.setdefault(section.name, section)
         return result
+
+    @cached_property
+    def symbol_starts(self) -> dict[int, list[int]]:
+        """Map a section's index to the sorted offsets at which named things start in it."""
+        result: dict[int, set[int]] = {}
+        for symbol in self.symbols:
+            if symbol.type not in (STT_SECTION, STT_FILE):
+                result.setdefault(symbol.shndx, set()).add(symbol.value)
+        return {index: sorted(offsets) for index, offsets in result.items()}
 
     @cached_property
     def rela_by_target(self) -> dict[int, Section]:

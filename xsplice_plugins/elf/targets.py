@@ -10,6 +10,7 @@ asks which function or datum a relocation refers to asks `target_of`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,8 +20,6 @@ from xsplice_plugins.elf.types import (
     R_X86_64_PLT32,
     SHN_LORESERVE,
     SHN_UNDEF,
-    STT_FILE,
-    STT_SECTION,
     Reloc,
     Section,
     Symbol,
@@ -137,15 +136,9 @@ def signed(value: int, bits: int) -> int:
 
 def _code_start(file: ElfFile, section: Section, at: int) -> int:
     """Return the nearest place at or before an offset where an instruction is known to start."""
-    best = 0
-    for symbol in file.symbols:
-        if (
-            symbol.shndx == section.index
-            and best < symbol.value <= at
-            and symbol.type not in (STT_SECTION, STT_FILE)
-        ):
-            best = symbol.value
-    return best
+    starts = file.symbol_starts.get(section.index, [])
+    place = bisect_right(starts, at) - 1
+    return starts[place] if place >= 0 else 0
 
 
 @lru_cache(maxsize=256)
