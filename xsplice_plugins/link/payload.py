@@ -25,6 +25,7 @@ from xsplice_plugins.link.abi import (
     Abi,
     abi_of,
 )
+from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.hooks import check_hooks
@@ -77,6 +78,7 @@ def link_payload(request: LinkRequest) -> Payload:
     beneath = _read_beneath(request, image, abi)
     layout = place_extents(read_sources(request.deltas, request.objects, elf.machine), abi)
     check_tables({name: draft.size_bytes for name, draft in layout.drafts.items()}, abi)
+    check_branches(layout)
     bodies = find_bodies(layout)
     names = Names(image=image, beneath=beneath, replaced=replaced_names(bodies))
     _complete_alternatives(layout, abi)

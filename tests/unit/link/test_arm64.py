@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import struct
 
@@ -173,3 +174,36 @@ def test_object_of_another_machine_is_refused() -> None:
     other[18] = 62
     with pytest.raises(LinkError, match="made for machine 183, the image for 62"):
         link(bytes(other), (delta, data))
+
+
+@pytest.mark.parametrize(
+    ("word", "is_ok"),
+    [
+        (0x14000004, True),  # b . + 16: the last instruction taken
+        (0x14000005, False),  # b . + 20
+        (0x54FFFFE0, False),  # b.eq . - 4
+        (0xB4000080, True),  # cbz x0, . + 16
+        (0xB40000A0, False),  # cbz x0, . + 20
+        (0x36080080, True),  # tbz w0, #1, . + 16
+        (0x360800A0, False),  # tbz w0, #1, . + 20
+        (0x580000A0, False),  # ldr x0, . + 20
+        (0xD65F03C0, True),  # ret
+    ],
+)
+def test_branch_out_of_a_range_without_a_relocation_is_refused(word: int, is_ok: bool) -> None:
+    delta, data = part()
+    section = read_elf(data, "a.o").section_by_name[".text.entry"]
+    patched = bytearray(data)
+    struct.pack_into("<I", patched, section.offset_file, word)
+    struct.pack_into("<Q", patched, patched.index(struct.pack("<QQ", 0, 32)) + 8, 20)
+    (extent,) = delta.extents
+    delta = dataclasses.replace(
+        delta,
+        digest_new=hashlib.sha256(patched).hexdigest(),
+        extents=(dataclasses.replace(extent, size_bytes=20),),
+    )
+    if is_ok:
+        link(image(), (delta, bytes(patched)))
+        return
+    with pytest.raises(LinkError, match="a branch leaves the range"):
+        link(image(), (delta, bytes(patched)))

@@ -221,3 +221,30 @@ def test_sections_are_where_the_loader_of_the_tests_put_them(
 ) -> None:
     data, names = linked(compiler, image, "int entry(int x) { return other(x); }")
     assert load(data, names).sections[".text"].addr_virt == ADDR_PAYLOAD_VIRT
+
+
+@pytest.mark.parametrize(
+    ("jump", "is_ok"),
+    [("jmp 8f", False), ("jmp 7f", True), ("lea 8f(%%rip), %%rax", False)],
+    ids=["out", "inside", "address of code outside"],
+)
+def test_branch_out_of_a_range_without_a_relocation_is_refused(
+    compiler: Compiler, image: bytes, jump: str, is_ok: bool
+) -> None:
+    """Code of `.subsection 1` lies behind the end that a function's symbol states."""
+    data = compiler.object(
+        "core.c",
+        f'int entry(int x) {{ asm volatile("{jump}; 7: nop; .subsection 1; 8: ud2;'
+        ' jmp 7b; .previous" : : : "rax"); return x; }',
+    )
+    whole = closure_delta(data, "core.o", ("entry",))
+    link(image, (whole, data))
+    size = next(s.size_bytes for s in read_elf(data, "core.o").symbols if s.name == "entry")
+    (extent,) = whole.extents
+    assert size < extent.size_bytes
+    part = dataclasses.replace(whole, extents=(dataclasses.replace(extent, size_bytes=size),))
+    if is_ok:
+        link(image, (part, data))
+        return
+    with pytest.raises(LinkError, match=r"core\.o\(\.text\.entry\+0x\w+\): a branch leaves"):
+        link(image, (part, data))
