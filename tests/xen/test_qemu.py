@@ -173,22 +173,35 @@ def test_a_damaged_saved_machine_falls_back_to_a_cold_boot(
     assert run.steps[0].extra == ".5"
 
 
-def qemus_below(folder: Path) -> list[int]:
-    """Give the QEMU processes whose job disk lies below a folder."""
+def children_of(parent: int) -> list[int]:
+    """Give the QEMU processes that a process started."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            words = path.read_bytes()
+            words = path.read_text().rpartition(")")[2].split()
+            command = path.with_name("cmdline").read_bytes()
         except OSError:
             continue  # it ended while we looked
-        if b"qemu-system" in words and str(folder).encode() in words:
+        if int(words[1]) == parent and b"qemu-system" in command:
             found.append(int(path.parent.name))
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
-def test_an_interrupted_run_leaves_no_process_behind(
-    machine: Machine, xen_tree: Path, tmp_path: Path, number: signal.Signals
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["int", "term", "kill"],
+)
+def test_an_interrupted_run_leaves_nothing_behind(
+    machine: Machine, xen_tree: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     payload = xen_tree / "xen" / "test" / "livepatch" / "xen_hello_world.livepatch"
     command = [sys.executable, "-m", "xsplice_plugins.verify.qemu"]
@@ -201,10 +214,14 @@ def test_an_interrupted_run_leaves_no_process_behind(
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 30
-    while not qemus_below(tmp_path) and time.monotonic() < deadline:
+    found: list[int] = []
+    while not found and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert qemus_below(tmp_path)
+        found = children_of(running.pid)
+    assert found
     running.send_signal(number)
-    assert running.wait(10) == 130
-    assert qemus_below(tmp_path) == []
+    assert running.wait(10) == status
+    while any(map(is_running, found)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_running, found))
     assert list(tmp_path.iterdir()) == []

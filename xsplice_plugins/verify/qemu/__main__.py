@@ -15,6 +15,7 @@ from pathlib import Path
 from xsplice_plugins.errors import VerifyError, XspliceError
 from xsplice_plugins.verify.qemu.machine import AgentKind, Machine
 from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
+from xsplice_plugins.verify.qemu.session import signals_as_interrupt
 
 
 def cycle(name: str, key: str) -> tuple[Step, ...]:
@@ -120,4 +121,5 @@ def _print_table(results: Sequence[RunResult]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with signals_as_interrupt():
+        sys.exit(main(sys.argv[1:]))

@@ -12,9 +12,8 @@ import logging
 import os
 import shlex
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,7 +104,7 @@ class Machine:
         qemu = done.stdout.split("\n")[0]
         state = hashlib.sha256(image)
         state.update(parts.initramfs.read_bytes())
-        state.update("\n".join([*parts.packages, qemu, *_command("jobs.img")]).encode())
+        state.update("\n".join([*parts.packages, qemu, *_command(0)]).encode())
         folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
         machine = Machine(folder=folder, packages=parts.packages, qemu=qemu)
         with locked(folder):
@@ -157,11 +156,9 @@ class Machine:
         began = time.monotonic()
         with (
             locked(self.folder, is_shared=True),
-            tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch,
+            _disk(disk) as number,
         ):
-            image = Path(scratch) / "jobs.img"
-            _write_disk(image, disk)
-            job = _Job(image=image, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
+            job = _Job(disk=number, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
             result = None if cold else self._attempt(job, bound, restored=True)
             if result is None:
                 result = self._attempt(job, bound + BOOT_SECONDS, restored=False)
@@ -174,13 +171,12 @@ class Machine:
     def _save(self) -> None:
         """Boot, wait until the agent is ready, and save the machine."""
         partial = self.folder / "saved.partial"
-        with tempfile.TemporaryDirectory(prefix="xsplice-qemu-") as scratch:
-            image = Path(scratch) / "jobs.img"
-            _write_disk(image, b"")
-            deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + BOOT_SECONDS
+        with _disk(b"") as disk:
+            command = _command(disk)
             with (
                 signals_as_interrupt(),
-                Session(_command(str(image)), cwd=self.folder, deadline=deadline) as session,
+                Session(command, cwd=self.folder, deadline=deadline, files=[disk]) as session,
             ):
                 if not session.wait_for(READY):
                     self._refuse_boot(session)
@@ -207,13 +203,13 @@ class Machine:
 
     def _attempt(self, job: "_Job", bound: float, *, restored: bool) -> RunResult | None:
         """Run the steps once; ``None`` when the machine could not be brought up this way."""
-        command = _command(str(job.image))
+        command = _command(job.disk)
         if restored:
             command += ["-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}"]
         deadline = time.monotonic() + bound
         with (
             signals_as_interrupt(),
-            Session(command, cwd=self.folder, deadline=deadline) as session,
+            Session(command, cwd=self.folder, deadline=deadline, files=[job.disk]) as session,
         ):
             if restored:
                 try:
@@ -244,13 +240,13 @@ class Machine:
 class _Job:
     """What one run hands over, and when it began."""
 
-    image: Path
+    disk: int
     pages: int
     steps: tuple[Step, ...]
     began: float
 
 
-def _command(disk: str) -> list[str]:
+def _command(disk: int) -> list[str]:
     return [
         "qemu-system-x86_64",
         *("-accel", "tcg,thread=multi"),
@@ -263,7 +259,7 @@ def _command(disk: str) -> list[str]:
         "-no-reboot",
         "-nodefaults",
         "-no-user-config",
-        *("-drive", f"if=none,id=jobs,format=raw,readonly=on,file={disk.replace(',', ',,')}"),
+        *("-drive", f"if=none,id=jobs,format=raw,readonly=on,file=/proc/self/fd/{disk}"),
         *("-device", "virtio-blk-pci,drive=jobs"),
         *("-kernel", "xen"),
         *("-append", _XEN_ARGUMENTS),
@@ -279,10 +275,17 @@ def _remove_old(folder: Path) -> None:
             log.info("%s: removed, it was not used for long", machine)
 
 
-def _write_disk(path: Path, data: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.truncate(DISK_BYTES)
+@contextlib.contextmanager
+def _disk(data: bytes) -> Iterator[int]:
+    """Give the descriptor of a disk in memory: nothing is left of it, however we end."""
+    number = os.memfd_create("xsplice-jobs")
+    try:
+        with os.fdopen(os.dup(number), "wb") as handle:
+            handle.write(data)
+        os.ftruncate(number, DISK_BYTES)
+        yield number
+    finally:
+        os.close(number)
 
 
 def _resume(session: Session, deadline: float) -> None:

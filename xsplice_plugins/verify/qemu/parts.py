@@ -28,6 +28,7 @@ PROGRAMS = {
     "apt-get": "apt",
     "dpkg": "dpkg",
     "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
 }
 FILES = {"/usr/share/seabios/bios-256k.bin": "seabios"}
 

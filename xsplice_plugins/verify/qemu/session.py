@@ -62,13 +62,16 @@ def signals_as_interrupt() -> Iterator[None]:
 class Session:
     """A QEMU process; use it as a context manager, which ends it whatever happens."""
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, deadline: float) -> None:
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path, deadline: float, files: Sequence[int] = ()
+    ) -> None:
         """Start QEMU.
 
         Args:
             command: Program and arguments without the channels.
             cwd: Folder that relative names are looked up in.
             deadline: ``time.monotonic()`` value after which every wait ends.
+            files: Descriptors that the command names as ``/proc/self/fd/N``.
         """
         self.deadline = deadline
         self.crash = ""
@@ -87,12 +90,13 @@ class Session:
         )
         try:
             self._process = subprocess.Popen(
-                [*command, *channels],
+                # Not even SIGKILL of ourselves, which no handler sees, leaves a QEMU running.
+                ["setpriv", "--pdeathsig", "KILL", *command, *channels],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=descriptors,
+                pass_fds=(*descriptors, *files),
                 start_new_session=True,
             )
         except OSError as error:
