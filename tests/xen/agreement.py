@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.xen.mutations import mutations
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.verify import debian
+from xsplice_plugins.verify.cache import cache_folder, locked
 from xsplice_plugins.verify.qemu import Machine, Step, StepResult
 from xsplice_plugins.verify.qemu.predict import Agreement, Prediction, compare, predict
 
@@ -168,6 +170,45 @@ def read_bases(tree: Path, extra: Sequence[Path]) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in paths}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The hypervisor that both sides are asked about."""
+
+    xen: Path
+    syms: bytes
+    release: str
+
+
+def debian_target(line: str, cache: Path) -> Target:
+    """Fetch the hypervisor that Debian ships, with its symbols.
+
+    Args:
+        line: The Xen release, for example ``4.20``.
+        cache: The user's cache folder.
+    """
+    folder = cache / "shipped" / line
+    suite = debian.suite_of(line)
+    with locked(cache / "apt" / suite):
+        if not (folder / "done").is_file():
+            sources = debian.choose_sources(debian.system_sources(Path("/etc/apt")), suite=suite)
+            apt = debian.open_apt(cache / "apt" / suite, sources)
+            name = f"xen-hypervisor-{line}-amd64"
+            for package in debian.download_packages(apt, [name, f"{name}-dbg"], folder / "debs"):
+                debian.unpack_package(package, folder, log=apt.log)
+            (folder / "done").touch()
+    syms = (folder / "usr/lib/debug/boot" / f"xen-syms-{line}-amd64").read_bytes()
+    (package, *_) = sorted((folder / "debs").glob("*.deb"))
+    version = package.name.split("_")[1].split("+")[0]
+    return Target(xen=folder / "boot" / f"xen-{line}-amd64.gz", syms=syms, release=version)
+
+
+def rebased(bases: dict[str, bytes], *, old: bytes | None, new: bytes | None) -> dict[str, bytes]:
+    """Make payloads of one build pass for payloads of another; symbols are found by name."""
+    if old is None or new is None or old == new:
+        return bases
+    return {name: data.replace(old, new) for name, data in bases.items()}
+
+
 def choose(args: argparse.Namespace, bases: dict[str, bytes]) -> list[Case]:
     """Return the cases of this run."""
     if args.case and args.case.startswith("sequence:"):
@@ -194,7 +235,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tree", type=Path, default=os.environ.get("XSPLICE_XEN_TREE"))
-    parser.add_argument("--release", default="4.17.5", help="release of the model")
+    parser.add_argument("--debian", help="ask about the Xen that Debian ships: 4.17 or 4.20")
+    parser.add_argument("--release", default="4.17.5", help="release of the tree")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=2000, help="mutations to try")
     parser.add_argument("--sequences", type=int, default=200, help="sequences to try")
@@ -213,11 +255,18 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     say = sys.stdout.write
     try:
-        release = hypervisor.release(args.release)
-        syms = (Path(args.tree) / "xen" / "xen-syms").read_bytes()
-        image = hypervisor.Image.from_elf(syms, release=release)
-        machine = Machine.prepare(Path(args.tree) / "xen" / "xen")
-        cases = choose(args, read_bases(Path(args.tree), args.payloads))
+        folder = Path(args.tree) / "xen"
+        target = built = Target(
+            xen=folder / "xen", syms=(folder / "xen-syms").read_bytes(), release=args.release
+        )
+        if args.debian:
+            target = debian_target(args.debian, cache_folder(os.environ))
+        release = hypervisor.release(target.release)
+        image = hypervisor.Image.from_elf(target.syms, release=release)
+        own = hypervisor.Image.from_elf(built.syms, release=hypervisor.release(args.release))
+        machine = Machine.prepare(target.xen, release=".".join(target.release.split(".")[:2]))
+        bases = read_bases(Path(args.tree), args.payloads)
+        cases = choose(args, rebased(bases, old=own.build_id, new=image.build_id))
         began = time.monotonic()
         judged = [(case, predicted_of(case, image, release)) for case in cases]
         modelled = time.monotonic()
@@ -242,7 +291,7 @@ def main(argv: Sequence[str]) -> int:
         if outcome.agreement in BAD:
             say(f"{outcome.agreement}: {outcome.case.name}\n    {outcome.text}\n")
     table = collections.Counter(outcome.agreement for outcome in outcomes)
-    say(f"seed {args.seed}, Xen {args.release}, {len(outcomes)} cases\n")
+    say(f"seed {args.seed}, Xen {target.release}, {len(outcomes)} cases\n")
     for agreement in Agreement:
         say(f"  {agreement.value:20}{table[agreement]:7}\n")
     left_out = max(0, len(risky) - args.hazards_max)
