@@ -22,6 +22,7 @@ class Arch:
         insn_size_bytes: length of the jump written over an old function.
         range_bytes: reach of that jump; the load-time test is ``-range <= old - new < range``.
         old_size_min_bytes: smallest replaceable function.
+        heap_virt: an address away from the image where the model puts what Xen's heap would hold.
         has_ex_table: whether ``.ex_table`` is known.
         has_alternative_calls: whether ``.alt_call_sites`` is known (Xen 4.21 and later).
     """
@@ -32,6 +33,7 @@ class Arch:
     insn_size_bytes: int
     range_bytes: int
     old_size_min_bytes: int
+    heap_virt: int
     has_ex_table: bool
     has_alternative_calls: bool
 
@@ -53,6 +55,7 @@ X86_64 = Arch(
     insn_size_bytes=5,
     range_bytes=1 << 31,
     old_size_min_bytes=5,
+    heap_virt=0xFFFF830000000000,
     has_ex_table=True,
     has_alternative_calls=True,
 )
@@ -63,6 +66,7 @@ ARM64 = Arch(
     insn_size_bytes=4,
     range_bytes=128 << 20,
     old_size_min_bytes=4,
+    heap_virt=0x0000800000000000,
     has_ex_table=False,
     has_alternative_calls=False,
 )
@@ -73,6 +77,7 @@ ARM32 = Arch(
     insn_size_bytes=4,
     range_bytes=32 << 20,
     old_size_min_bytes=4,
+    heap_virt=0x80000000,
     has_ex_table=False,
     has_alternative_calls=False,
 )

@@ -61,7 +61,7 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
     try:
         null_calls = _patch_text(memory, places, release=release, cpu=cpu, syms=syms)
         ex_table = _ex_table(memory, places)
-        bug_frames = _bug_frames(memory, places)
+        bug_frames = _bug_frames(memory, places, is_x86=syms.arch == X86_64)
         build_id = _build_id(memory, places)
     except (Verdict, struct.error) as exc:
         raise ElfFormatError(f"xen-syms: its own tables do not fit ({exc}); rebuild it") from exc
@@ -186,32 +186,37 @@ def _ex_table(memory: Memory, places: dict[str, int]) -> dict[int, int]:
     }
 
 
-def _bug_frames(memory: Memory, places: dict[str, int]) -> dict[int, int]:
+def _bug_frames(memory: Memory, places: dict[str, int], *, is_x86: bool) -> dict[int, int]:
     frames: dict[int, int] = {}
     start = places.get("__start_bug_frames")
     for kind in range(4):
         end = places.get(f"__stop_bug_frames_{kind}")
         if start is None or end is None:
             break
-        frames.update(parse_bug_frames(memory.read(start, end - start, step=_STEP), start, kind))
+        table = memory.read(start, end - start, step=_STEP)
+        frames.update(parse_bug_frames(table, start, kind, is_x86=is_x86))
         start = end
     return frames
 
 
-def parse_bug_frames(table: bytes, addr_virt: int, kind: int) -> dict[int, int]:
-    """Decode x86 bug frames: address of the trapping instruction to the frame's kind.
+def parse_bug_frames(
+    table: bytes, addr_virt: int, kind: int, *, is_x86: bool = True
+) -> dict[int, int]:
+    """Decode bug frames: address of the trapping instruction to the frame's kind.
 
     Args:
         table: the section's bytes.
         addr_virt: its address; displacements are relative to their frame.
-        kind: 0 run a function, 1 warn, 2 bug, 3 assert (frames of two units).
+        kind: 0 run a function, 1 warn, 2 bug, 3 assert (on x86 frames of two units).
+        is_x86: Arm has frames of 16 bytes with a plain displacement.
     """
-    stride = 16 if kind == 3 else 8
+    stride = 8 if is_x86 and kind != 3 else 16
     frames = {}
     for offset in range(0, len(table) - stride + 1, stride):
         word = int.from_bytes(table[offset : offset + 4], "little")
-        disp = word & 0xFFFFFF
-        frames[addr_virt + offset + disp - ((disp & 0x800000) << 1)] = kind
+        disp = word & 0xFFFFFF if is_x86 else word
+        sign = 0x800000 if is_x86 else 0x80000000
+        frames[addr_virt + offset + disp - ((disp & sign) << 1)] = kind
     return frames
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor import intercepts
-from xsplice_plugins.hypervisor.arches import X86_64
+from xsplice_plugins.hypervisor.arches import ARM32, X86_64, Arch
 from xsplice_plugins.hypervisor.hooks import HookHost
 from xsplice_plugins.hypervisor.memory import Perm, Segment
 from xsplice_plugins.hypervisor.payload import Payload
@@ -24,13 +24,24 @@ if TYPE_CHECKING:
     from xsplice_plugins.hypervisor.image import Image
 
 #: A stack as Xen's: 32 KiB, aligned, with struct cpu_info at its top.
-_STACK_VIRT = 0xFFFF830000200000
+_STACK_OFFSET = 0x200000
 _STACK_BYTES = 32 << 10
 _CPU_INFO_BYTES = 1024
-_RETURN_VIRT = 0xFFFF830000300000
+_RETURN_OFFSET = 0x300000
 INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
 _BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Registers:
+    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
+
+    arguments: tuple[int, ...]
+    result: int
+    stack: int
+    pc: int
+    link: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,16 +59,19 @@ class Engine:
 
     def __init__(self, hv: HookHost) -> None:
         import unicorn  # noqa: PLC0415  # costs 0.07 s and is needed only where code is executed
-        from unicorn import x86_const  # noqa: PLC0415  # as above
 
-        self._uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        arch = hv.image.arch
+        self._uc, self._regs = _machine(arch)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
-        self._regs = x86_const
+        self._stack_virt = arch.heap_virt + _STACK_OFFSET
+        self._return_virt = arch.heap_virt + _RETURN_OFFSET
         self._unicorn = unicorn
         self._hv = hv
         self._mapped: dict[int, tuple[Segment, int, object]] = {}
-        self._uc.mem_map(_STACK_VIRT, _STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
-        self._uc.mem_map(_RETURN_VIRT, 4096, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self._uc.mem_map(
+            self._stack_virt, _STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
+        )
+        self._uc.mem_map(self._return_virt, 4096, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self._run = _Run(step="", subject=None, argument=None)
         self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
         self._handlers = intercepts.handlers(hv.image)
@@ -118,11 +132,15 @@ class Engine:
             self._run.stop = Hazard(self._run.step, hazard.reason)
             uc.emu_stop()
             return
-        stack = uc.reg_read(self._regs.UC_X86_REG_RSP)
-        back = int.from_bytes(uc.mem_read(stack, 8), "little")
-        uc.reg_write(self._regs.UC_X86_REG_RSP, stack + 8)
-        uc.reg_write(self._regs.UC_X86_REG_RAX, result & ((1 << 64) - 1))
-        uc.reg_write(self._regs.UC_X86_REG_RIP, back)
+        regs = self._regs
+        if regs.link:
+            back = uc.reg_read(regs.link)
+        else:
+            stack = uc.reg_read(regs.stack)
+            back = int.from_bytes(uc.mem_read(stack, 8), "little")
+            uc.reg_write(regs.stack, stack + 8)
+        uc.reg_write(regs.result, result & ((1 << 64) - 1))
+        uc.reg_write(regs.pc, back)
 
     def _is_patched(self, addr: int, segment: Segment) -> bool:
         """Whether a payload replaced the intercepted function: then its code really runs."""
@@ -133,19 +151,12 @@ class Engine:
     # -- what intercepted functions see -----------------------------------------------------------
 
     def argument(self, index: int) -> int:
-        """Give an integer argument; the first six are in registers, the rest on the stack."""
+        """Give an integer argument: the first ones are in registers, the rest on the stack."""
         regs = self._regs
-        names = (
-            regs.UC_X86_REG_RDI,
-            regs.UC_X86_REG_RSI,
-            regs.UC_X86_REG_RDX,
-            regs.UC_X86_REG_RCX,
-            regs.UC_X86_REG_R8,
-            regs.UC_X86_REG_R9,
-        )
-        if index < len(names):
-            return int(self._uc.reg_read(names[index]))
-        place = self._uc.reg_read(regs.UC_X86_REG_RSP) + 8 * (index - len(names) + 1)
+        if index < len(regs.arguments):
+            return int(self._uc.reg_read(regs.arguments[index]))
+        skip = index - len(regs.arguments) + (0 if regs.link else 1)
+        place = self._uc.reg_read(regs.stack) + 8 * skip
         return int.from_bytes(self._uc.mem_read(place, 8), "little")
 
     @property
@@ -161,7 +172,7 @@ class Engine:
     # -- calling --------------------------------------------------------------------------------
 
     def call(self, addr: int, arguments: tuple[int, ...], run: _Run) -> int:
-        """Call a function and give RAX.
+        """Call a function and give its result.
 
         Raises:
             Hazard: anything but a return.
@@ -169,32 +180,28 @@ class Engine:
         uc, regs = self._uc, self._regs
         self._synchronise()
         self._run = run
-        uc.mem_write(_STACK_VIRT, bytes(_STACK_BYTES))
-        top = _STACK_VIRT + _STACK_BYTES - _CPU_INFO_BYTES
-        uc.mem_write(top - 8, _RETURN_VIRT.to_bytes(8, "little"))
-        uc.reg_write(regs.UC_X86_REG_RSP, top - 8)
-        names = (
-            regs.UC_X86_REG_RDI,
-            regs.UC_X86_REG_RSI,
-            regs.UC_X86_REG_RDX,
-            regs.UC_X86_REG_RCX,
-            regs.UC_X86_REG_R8,
-            regs.UC_X86_REG_R9,
-        )
-        for index, name in enumerate(names):
-            uc.reg_write(name, arguments[index] if index < len(arguments) else 0)
+        uc.mem_write(self._stack_virt, bytes(_STACK_BYTES))
+        top = self._stack_virt + _STACK_BYTES - _CPU_INFO_BYTES
+        if regs.link:
+            uc.reg_write(regs.link, self._return_virt)
+        else:
+            top -= 8
+            uc.mem_write(top, self._return_virt.to_bytes(8, "little"))
+        uc.reg_write(regs.stack, top)
+        for index, number in enumerate(regs.arguments):
+            uc.reg_write(number, arguments[index] if index < len(arguments) else 0)
         place = addr
         for _ in range(_FAULTS_MAX):
             try:
-                uc.emu_start(place, _RETURN_VIRT, count=INSTRUCTIONS_MAX)
+                uc.emu_start(place, self._return_virt, count=INSTRUCTIONS_MAX)
             except self._unicorn.UcError as error:
                 place = self._after_fault(error, run)
                 continue
             if run.stop is not None:
                 raise run.stop
-            if uc.reg_read(regs.UC_X86_REG_RIP) != _RETURN_VIRT:
+            if uc.reg_read(regs.pc) != self._return_virt:
                 raise Hazard(run.step, f"no return within {INSTRUCTIONS_MAX} instructions")
-            return int(uc.reg_read(regs.UC_X86_REG_RAX))
+            return int(uc.reg_read(regs.result))
         raise Hazard(run.step, "the function faults without end")
 
     def _after_fault(self, error: "unicorn.UcError", run: _Run) -> int:
@@ -202,7 +209,7 @@ class Engine:
         hv = self._hv
         if run.stop is not None:
             raise run.stop
-        rip = int(self._uc.reg_read(self._regs.UC_X86_REG_RIP))
+        rip = int(self._uc.reg_read(self._regs.pc))
         where = describe_address(hv, rip)
         # A payload's tables are found once its region is registered: at load in newer releases, in
         # older ones only while it is applied, so that a WARN in its pre-apply hook is a crash.
@@ -214,10 +221,42 @@ class Engine:
             kind = table.bug_frames.get(rip)
             if kind in {0, 1}:
                 hv.console.append(f"{_BUG_KINDS[kind]} at {where}")
-                return rip + 2
+                return rip + (2 if hv.image.arch == X86_64 else 4)
             if kind is not None:
                 raise Hazard(run.step, f"{_BUG_KINDS[kind]} at {where}")
         raise Hazard(run.step, f"crash at {where}: {error}")
+
+
+def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
+    """Make a processor of an architecture that the model executes."""
+    import unicorn  # noqa: PLC0415  # as in Engine
+
+    if arch == X86_64:
+        from unicorn import x86_const as x86  # noqa: PLC0415  # as in Engine
+
+        return unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), _Registers(
+            arguments=(
+                x86.UC_X86_REG_RDI,
+                x86.UC_X86_REG_RSI,
+                x86.UC_X86_REG_RDX,
+                x86.UC_X86_REG_RCX,
+                x86.UC_X86_REG_R8,
+                x86.UC_X86_REG_R9,
+            ),
+            result=x86.UC_X86_REG_RAX,
+            stack=x86.UC_X86_REG_RSP,
+            pc=x86.UC_X86_REG_RIP,
+            link=0,
+        )
+    from unicorn import arm64_const as arm  # noqa: PLC0415  # as in Engine
+
+    return unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM), _Registers(
+        arguments=tuple(arm.UC_ARM64_REG_X0 + index for index in range(8)),
+        result=arm.UC_ARM64_REG_X0,
+        stack=arm.UC_ARM64_REG_SP,
+        pc=arm.UC_ARM64_REG_PC,
+        link=arm.UC_ARM64_REG_LR,
+    )
 
 
 def function_end(hv: HookHost, addr: int) -> int | None:
@@ -265,13 +304,13 @@ def call_function(
         is_pure: put back what the call wrote, so that asking changes nothing.
 
     Returns:
-        RAX.
+        The first result register.
 
     Raises:
         Hazard: it crashed, panicked, ran into the weeds or did not return.
     """
-    if hv.image.arch != X86_64:
-        raise Hazard(step, f"the model executes x86_64 code only, this is {hv.image.arch.name}")
+    if hv.image.arch == ARM32:
+        raise Hazard(step, "the model executes x86_64 and arm64 code, not arm32's")
     engine = hv.engine
     if not isinstance(engine, Engine):
         engine = hv.engine = Engine(hv)

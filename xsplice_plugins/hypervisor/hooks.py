@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from xsplice_plugins.hypervisor.arches import PAGE_SIZE
+from xsplice_plugins.hypervisor.arches import PAGE_SIZE, X86_64, Arch
 from xsplice_plugins.hypervisor.image import Image
 from xsplice_plugins.hypervisor.memory import RW, Memory, Segment
 from xsplice_plugins.hypervisor.payload import HOOK_KINDS, Payload
 from xsplice_plugins.hypervisor.releases import Release
 
-#: Where the argument lies: in the range Xen maps its heap to, away from the image.
-ARGUMENT_VIRT = 0xFFFF830000100000
+#: Where the argument lies in the heap, away from the image.
+_ARGUMENT_OFFSET = 0x100000
 _FSTATE_OFFSET = 1024
 _FSTATE_BYTES = 40
 _STRUCT_BYTES = 1024
@@ -79,15 +79,22 @@ def _put(out: bytearray, offset: int, value: int, size: int) -> None:
     out[offset : offset + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 
-def encode_argument(payload: Payload, release: Release) -> bytearray:
+def argument_virt(arch: Arch) -> int:
+    """Give where the structure that hooks get is put."""
+    return arch.heap_virt + _ARGUMENT_OFFSET
+
+
+def encode_argument(payload: Payload, arch: Arch, release: Release) -> bytearray:
     """Lay ``struct payload`` out, followed by the per-function state.
 
     Args:
         payload: the one whose hook runs.
+        arch: behind the virtual region, members are written on x86 only, where the offsets were
+            measured; hooks elsewhere find zeros there.
         release: decides the layout.
 
     Returns:
-        Bytes for ``ARGUMENT_VIRT``, whole pages.
+        Bytes for ``argument_virt``, whole pages.
     """
     layout = LAYOUTS[release.hook_layout]
     size = _FSTATE_OFFSET + _FSTATE_BYTES * len(payload.functions)
@@ -106,25 +113,33 @@ def encode_argument(payload: Payload, release: Release) -> bytearray:
         (80, payload.pages, 4),
         (layout.funcs, payload.funcs_virt, 8),
         (layout.nfuncs, len(payload.functions), 4),
-        (layout.n_load_funcs, len(payload.load_hooks), 4),
-        (layout.n_load_funcs + 4, len(payload.unload_hooks), 4),
-        (layout.build_id + 8, len(payload.build_id), 4),
-        (layout.depends + 8, len(payload.depends), 4),
-        (layout.metadata + 8, len(payload.metadata), 4),
     ):
         _put(out, offset, int(value), width)
-    for index, kind in enumerate(HOOK_KINDS):
-        _put(out, layout.hooks + 8 * index, payload.hooks.get(kind, 0), 8)
-    name = payload.name.encode("latin-1")[:127]
-    out[layout.name : layout.name + len(name)] = name
+    if arch == X86_64:
+        _put_late_members(out, payload, layout)
     if layout.fstate:
-        _put(out, layout.fstate, ARGUMENT_VIRT + _FSTATE_OFFSET, 8)
+        _put(out, layout.fstate, argument_virt(arch) + _FSTATE_OFFSET, 8)
         for index, function in enumerate(payload.functions):
             start = _FSTATE_OFFSET + _FSTATE_BYTES * index
             _put(out, start, function.patch_offset, 4)
             _put(out, start + 4, function.is_applied, 4)
             out[start + 8 : start + 39] = function.saved.ljust(31, b"\0")[:31]
     return out
+
+
+def _put_late_members(out: bytearray, payload: Payload, layout: _Layout) -> None:
+    for offset, value in (
+        (layout.n_load_funcs, len(payload.load_hooks)),
+        (layout.n_load_funcs + 4, len(payload.unload_hooks)),
+        (layout.build_id + 8, len(payload.build_id)),
+        (layout.depends + 8, len(payload.depends)),
+        (layout.metadata + 8, len(payload.metadata)),
+    ):
+        _put(out, offset, value, 4)
+    for index, kind in enumerate(HOOK_KINDS):
+        _put(out, layout.hooks + 8 * index, payload.hooks.get(kind, 0), 8)
+    name = payload.name.encode("latin-1")[:127]
+    out[layout.name : layout.name + len(name)] = name
 
 
 def decode_argument(
@@ -168,8 +183,8 @@ def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> i
     if kind in {"load", "unload"}:
         return execute.call_function(hv, addr_virt, (), step=step)
     segment = Segment(
-        addr_virt=ARGUMENT_VIRT,
-        data=encode_argument(payload, hv.release),
+        addr_virt=argument_virt(hv.image.arch),
+        data=encode_argument(payload, hv.image.arch, hv.release),
         perm=RW,
         name="struct payload",
         owner="(hook argument)",
@@ -177,7 +192,7 @@ def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> i
     hv.memory.map(segment)
     try:
         result = execute.call_function(
-            hv, addr_virt, (ARGUMENT_VIRT,), step=step, subject=payload, argument=segment
+            hv, addr_virt, (segment.addr_virt,), step=step, subject=payload, argument=segment
         )
         decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
     finally:

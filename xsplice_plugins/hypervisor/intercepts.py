@@ -91,7 +91,7 @@ def _revert_payload(hv: HookHost, frame: CallFrame) -> int:
     payload, segment = _subject(frame)
     decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
     result = actions.revert_default(payload, hv)  # type: ignore[arg-type]  # the hypervisor itself
-    segment.data[:] = encode_argument(payload, hv.release)
+    segment.data[:] = encode_argument(payload, hv.image.arch, hv.release)
     return result
 
 
@@ -99,7 +99,7 @@ def _revert_payload_tail(hv: HookHost, frame: CallFrame) -> int:
     payload, segment = _subject(frame)
     decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
     actions.finish_revert(payload, hv)  # type: ignore[arg-type]  # the hypervisor itself
-    segment.data[:] = encode_argument(payload, hv.release)
+    segment.data[:] = encode_argument(payload, hv.image.arch, hv.release)
     return 0
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from xsplice_plugins.hypervisor.arches import X86_64
+from xsplice_plugins.hypervisor.arches import ARM32
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.image import Image
 from xsplice_plugins.hypervisor.payload import Payload
@@ -59,7 +59,7 @@ def check_nop_records(stack: Sequence[Payload], hv: Hypervisor) -> None:
     Raises:
         Hazard: the function does not return.
     """
-    if hv.image.arch != X86_64:
+    if hv.image.arch == ARM32:
         return
     for payload in stack:
         for function in payload.functions:

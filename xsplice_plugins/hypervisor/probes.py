@@ -12,8 +12,8 @@ from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.memory import RW, Segment
 from xsplice_plugins.hypervisor.verdicts import Hazard
 
-#: Where arguments that are strings are put.
-_SCRATCH_VIRT = 0xFFFF830000400000
+#: Where arguments that are strings are put in the heap.
+_SCRATCH_OFFSET = 0x400000
 _STRING_BYTES_MAX = 512
 KINDS = ("int", "long", "string", "bytes")
 
@@ -75,7 +75,7 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
     if addr is None:
         raise Hazard("probe", f"the image has no function {probe.function}")
     scratch = Segment(
-        addr_virt=_SCRATCH_VIRT,
+        addr_virt=hv.image.arch.heap_virt + _SCRATCH_OFFSET,
         data=bytearray(PAGE_SIZE),
         perm=RW,
         name="probe arguments",
@@ -93,7 +93,7 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
             continue
         raw = text.encode("latin-1", "replace")[:_STRING_BYTES_MAX] + b"\0"
         scratch.data[used : used + len(raw)] = raw
-        arguments.append(_SCRATCH_VIRT + used)
+        arguments.append(scratch.addr_virt + used)
         used += len(raw)
     hv.memory.map(scratch)
     try:

@@ -52,9 +52,10 @@ def take_bug_frames(elf: PayloadElf, payload: Payload, *, memory: Memory, releas
         if not section.size_bytes:
             continue
         addr = loaded_address(section, STEP_BUG_FRAMES)
-        if is_x86:
-            table = memory.read(addr, section.size_bytes, step=STEP_BUG_FRAMES)
-            payload.bug_frames.update(parse_bug_frames(table, addr, kind))
+        table = memory.read(addr, section.size_bytes, step=STEP_BUG_FRAMES)
+        # Arm had no frames that run a function before 4.15; the other kinds came one earlier.
+        number = kind + 4 - release.bug_frame_kinds(elf.arch)
+        payload.bug_frames.update(parse_bug_frames(table, addr, number, is_x86=is_x86))
 
 
 def _check_bounds(

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Code of arm64 payloads is executed as well: replacements, hooks, and what goes wrong in them."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tests.kit.payloads import Draft, Rel, Sec, add_code, add_hook, minimal, tiny_xen
+from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Probe, prove, release
+from xsplice_plugins.hypervisor.arches import ARM32, ARM64
+from xsplice_plugins.hypervisor.probes import ask
+
+XEN = release("4.17.5")
+RET = 0xD65F03C0
+
+
+def code(*words: int) -> bytes:
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def returning(value: int) -> bytes:
+    """Machine code: movz or movn w0; ret."""
+    move = 0x52800000 | value << 5 if value >= 0 else 0x12800000 | ~value << 5
+    return code(move, RET)
+
+
+def arm64_draft() -> Draft:
+    draft = minimal(ARM64)
+    draft.sec(".rodata").align = 8
+    return draft
+
+
+def hooked(kind: str, body: bytes) -> Hypervisor:
+    draft = arm64_draft()
+    add_code(draft, "hook_code", body)
+    add_hook(draft, kind, "hook_code")
+    hv = Hypervisor(tiny_xen(ARM64), XEN)
+    assert hv.upload(b"p\0", draft.build()).code == 0
+    return hv
+
+
+def test_a_replacement_runs_through_the_branch() -> None:
+    probe = Probe(function="xen_extra_version", kind="string", during="patched")
+    hv = Hypervisor(tiny_xen(ARM64), XEN)
+    hv.upload(b"p\0", arm64_draft().build())
+    hv.action(b"p\0", Command.APPLY)
+    hv.run_pending()
+    result = ask(probe, hv, "during")
+    assert result.is_good, result
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_preapply_results_count(value: int) -> None:
+    hv = hooked("preapply", returning(value))
+    assert hv.action(b"p\0", Command.APPLY).code == value
+
+
+def test_hooks_see_the_functions_state() -> None:
+    # ldr x1,[x0,#112]; mov w2,#1; str w2,[x1,#4]; mov w0,#0; ret: fstate[0].applied = 1.
+    hv = hooked("apply", code(0xF9403801, 0x52800022, 0xB9000422, 0x52800000, RET))
+    hv.action(b"p\0", Command.APPLY)
+    hv.run_pending()
+    assert hv.payloads[0].state.name == "APPLIED"
+
+
+def test_a_trap_in_a_hook_is_a_hazard_unless_a_warn_frame_names_it() -> None:
+    trap = code(0xD4200020, 0x52800000, RET)
+    with pytest.raises(Hazard, match="crash at hook_code"):
+        hooked("preapply", trap).action(b"p\0", Command.APPLY)
+    draft = arm64_draft()
+    add_code(draft, "hook_code", trap)
+    add_hook(draft, "preapply", "hook_code")
+    draft.sections.append(
+        Sec(".bug_frames.1", bytes(16), align=4, relocs=[Rel(0, 261, "hook_code")])
+    )
+    hv = Hypervisor(tiny_xen(ARM64), XEN)
+    hv.upload(b"p\0", draft.build())
+    assert hv.action(b"p\0", Command.APPLY).code == 0
+    assert any(line.startswith("WARN at hook_code") for line in hv.console)
+
+
+def test_arm32_hooks_are_a_hazard_because_nobody_saw_them_run() -> None:
+    draft = minimal(ARM32)
+    add_code(draft, "hook_code", bytes(8))
+    add_hook(draft, "preapply", "hook_code")
+    report = prove([("p", draft.build())], tiny_xen(ARM32), XEN)
+    assert (report.verdict, report.step) == ("hazard", "preapply-hook")
+
+
+def test_arm_payloads_without_hooks_are_proved() -> None:
+    for arch in (ARM64, ARM32):
+        report = prove([("p", minimal(arch).build())], tiny_xen(arch), XEN)
+        assert report.verdict == "proved", report.reason
