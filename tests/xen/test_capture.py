@@ -179,7 +179,7 @@ def test_boot_code_and_assembler_are_refused(xen_tree: Path, tmp_path: Path) -> 
         xen_tree,
         tmp_path,
         ("arch/x86/boot/reloc.c", "return", "return 1 +"),
-        ("arch/x86/x86_64/entry.S", "        pushq %rdi\n", "        nop\n        pushq %rdi\n"),
+        ("arch/x86/x86_64/entry.S", "        pushq %rcx\n", "        nop\n        pushq %rcx\n"),
     )
     assert [(refusal.name, refusal.code) for refusal in fix.plan.refused] == [
         ("xen/arch/x86/boot/reloc.c", "INIT"),

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
@@ -96,6 +96,9 @@ def make_route(
             for path, content in sorted(patched_files(patch_set, tree.source_root).items()):
                 _put(copy / path, content)
             _pin_changeset(tree, copy)
+        if any(PurePosixPath(file.path).name.startswith("Kconfig") for file in patch_set.touched):
+            # A new setting takes its default; asking for it would need a terminal.
+            _make(tree, index, copy, jobs, env, target="olddefconfig")
         _make(tree, index, copy, jobs, env)
         built = replace(
             tree,
@@ -148,12 +151,20 @@ def _pin_changeset(tree: XenTree, copy: Path) -> None:
 
 
 def _make(
-    tree: XenTree, index: Index, copy: Path, jobs: int, env: Mapping[str, str] | None
+    tree: XenTree,
+    index: Index,
+    copy: Path,
+    jobs: int,
+    env: Mapping[str, str] | None,
+    *,
+    target: str = "",
 ) -> None:
     source = copy / tree.hypervisor_source.name
     command = ["make", "-C", str(source), f"-j{jobs}", *_variables(tree, index)]
     if tree.is_out_of_source:
         command.append(f"O={copy / tree.build_root.relative_to(tree.source_root)}")
+    if target:
+        command.append(target)
     log.debug("%s", command)
     settings = {
         name: value

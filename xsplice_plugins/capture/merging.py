@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.declarations import Chunk, chunks, plain
@@ -32,6 +33,8 @@ CHANGED = re.compile(
 )
 MOVED = re.compile(r"xsplice_at_moved_(\d+)\b(.*?)xsplice_at_rest_\1\b", re.DOTALL)
 
+# C and assembler files are compiled or refused as such; prose is included by nothing.
+_NEVER_MERGED = {".c", ".S", ".s", ".md", ".txt", ".rst", ".pod", ".pandoc", ""}
 # Only conditionals may stand inside what is doubled: they leave no trace behind.
 _TRACELESS = re.compile(r"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|else|elif|endif)\b")
 _DIRECTIVE = re.compile(r"^[ \t]*#.*", re.MULTILINE)
@@ -51,8 +54,11 @@ def merged_files(source_root: Path, files: Mapping[str, bytes | None]) -> dict[s
     merged: dict[str, bytes] = {}
     number = 0
     for path, content in sorted(files.items()):
-        if not path.endswith(".h"):
+        suffix = PurePosixPath(path).suffix
+        if suffix in _NEVER_MERGED:
             continue
+        if suffix != ".h":
+            return {}  # an include of an unknown kind would be the new one on both sides
         try:
             old = (source_root / path).read_bytes()
         except OSError:

@@ -178,12 +178,12 @@ def _reached(
         hits = [wanted[path] for path in inputs if path in wanted]
         if not hits:
             continue
-        seen |= set(inputs) & wanted.keys()
         kind = _record_kind(index, record)
+        if kind == "ignored":
+            continue
+        seen |= set(inputs) & wanted.keys()
         if kind == "generated":
             generated[record.target] = hits[0].path
-            continue
-        if kind == "ignored":
             continue
         is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
         if is_direct and (kind == "boot" or record.source.endswith((".S", ".s"))):
