@@ -34,8 +34,8 @@ def explain(canon: Canon, change: FunctionChange) -> ChangedFunction:
         symbol=new.name,
         symbol_baseline=old.name,
         section=new.section_name,
-        size_before_bytes=old.size_bytes,
-        size_after_bytes=new.size_bytes,
+        size_before_bytes=old.stated_size_bytes,
+        size_after_bytes=new.stated_size_bytes,
         difference=_difference(canon, change),
         pieces=tuple(canon.new.all[n].name for n in pieces),
     )

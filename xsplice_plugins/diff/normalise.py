@@ -254,6 +254,12 @@ class Parts:
             end = symbol.value + size
         self._starts[index] = starts
         self._numbers[index] = numbers
+        if section.is_exec and len(numbers) == 1 and end < section.size_bytes:
+            # Inline assembler's `.subsection 1` (Xen's UNLIKELY_START) lands behind `.size`.
+            part = self.all[numbers[0]]
+            if not self._is_padding(section, end, section.size_bytes):
+                size = section.size_bytes - part.offset
+                self.all[numbers[0]] = replace(part, size_bytes=size)
 
     def _take_cold_pieces(self) -> None:
         functions = [p for p in self.all if p.kind is Kind.FUNCTION]

@@ -50,6 +50,11 @@ class Part:
     symbol: Symbol | None = None
 
     @property
+    def stated_size_bytes(self) -> int:
+        """Return the size the symbol table states; code of a subsection may follow it."""
+        return (self.symbol.size_bytes if self.symbol else 0) or self.size_bytes
+
+    @property
     def is_local(self) -> bool:
         """Tell whether other objects cannot name this part."""
         return self.symbol is None or self.symbol.is_local

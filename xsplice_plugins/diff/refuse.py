@@ -101,9 +101,9 @@ def _short(canon: Canon, old: Part) -> Iterator[Refusal]:
     if machine == EM_X86_64 and canon.old.content(old).startswith(ENDBR64):
         need += len(ENDBR64)
         text = f"ENDBR64 and the jump take {need}"
-    if old.size_bytes < need:
+    if old.stated_size_bytes < need:
         yield refusal(
-            "TOO_SHORT", old.decorated, f"`{old.name}` has {old.size_bytes} bytes, {text}"
+            "TOO_SHORT", old.decorated, f"`{old.name}` has {old.stated_size_bytes} bytes, {text}"
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
 from xsplice_plugins.artefacts import Cause
+from xsplice_plugins.elf.reader import read_elf
 
 pytestmark = pytest.mark.toolchain
 
@@ -154,3 +155,20 @@ def test_a_callee_that_was_inlined_is_named(tmp_path: Path) -> None:
     assert delta.changed[0].cause is Cause.INLINING
     assert "`h`" in delta.changed[0].reason
     assert [r.name for r in delta.removed] == ["file.c#h"]
+
+
+def test_code_of_a_subsection_belongs_to_its_function(tmp_path: Path) -> None:
+    text = r"""
+    int f(int a)
+    {
+        asm volatile ("test %0, %0; jz 1f\n.subsection 1\n1: mov $5, %%eax; jmp 2f\n"
+                      ".subsection 0\n2:" :: "r" (a) : "eax");
+        return get(a);
+    }
+    """
+    delta = diff_c(tmp_path, text, text.replace("$5", "$6"))
+    assert summary(delta) == (["f"], [], [], [])
+    data = compile_c(tmp_path, text)
+    section = read_elf(data, "file.o").section_by_name[".text.f"]
+    assert [e.size_bytes for e in delta.extents] == [section.size_bytes]
+    assert delta.changed[0].size_after_bytes < section.size_bytes

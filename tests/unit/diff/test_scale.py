@@ -43,9 +43,7 @@ def test_time_grows_with_the_number_of_functions(tmp_path: Path) -> None:
     assert took[1] < 2.6 * took[0] + 0.02, took
 
 
-def test_equal_objects_are_not_taken_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_objects_are_not_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = compile_c(tmp_path, _text(2, 1))
     monkeypatch.setattr(differ, "Parts", None)
     assert diff(data, data).is_empty

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The differ on every object of a real Xen 4.17 tree."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.xen.differ_campaign import campaign
+from tests.xen.differ_pairs import EditedTree
+from xsplice_plugins.diff.differ import diff_objects
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import Delta
+
+pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
+
+PER_CLASS = 1
+SAMPLE = 12  #: every so many C files is compiled a second time
+NO_TEST = ("test", "tools", "arch/x86/boot")
+
+
+def compare(source: str, baseline: bytes, new: bytes) -> Delta:
+    return diff_objects(
+        baseline,
+        new,
+        object_path=str(Path(source).with_suffix(".o")),
+        source_path=source,
+        profile="xen-4.17",
+    )
+
+
+@pytest.fixture(scope="module")
+def edited(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> EditedTree:
+    return EditedTree(xen_tree, tmp_path_factory.mktemp("edited"))
+
+
+def is_quiet(delta: Delta) -> bool:
+    return not (delta.changed or delta.new or delta.removed or delta.refused)
+
+
+def test_every_object_equals_itself(xen_tree: Path) -> None:
+    root = xen_tree / "xen"
+    count = 0
+    for path in sorted(root.rglob("*.o")):
+        name = str(path.relative_to(root))
+        data = path.read_bytes()
+        if name.startswith(NO_TEST) or data[:5] != b"\x7fELF\x02" or path.name == "prelink.o":
+            continue
+        # One byte more keeps the prefilter from answering.
+        delta = compare(name, data, data + b"\0")
+        assert is_quiet(delta), (name, delta)
+        assert not delta.line_only, name
+        count += 1
+    assert count > 300
+
+
+def test_a_second_compile_elsewhere_and_moved_lines_change_nothing(edited: EditedTree) -> None:
+    moved = 0
+    for source in edited.sources()[::SAMPLE]:
+        before = (edited.tree / source).with_suffix(".o").read_bytes()
+        again = edited.compile(source, {})
+        assert is_quiet(compare(source, before, again + b"\0")), source
+        shifted = compare(
+            source, before, edited.compile(source, {source: "\n" * 7 + edited.text(source)})
+        )
+        assert is_quiet(shifted), (source, shifted)
+        moved += len(shifted.line_only)
+    assert moved > 0
+
+
+def test_edits_of_every_class_are_reported_exactly(edited: EditedTree) -> None:
+    outcomes = campaign(edited, PER_CLASS)
+    assert len(outcomes) > 40
+    bad = [o for o in outcomes if o.verdict in ("missed", "over")]
+    assert not bad, bad
+
+
+@pytest.mark.slow
+def test_the_largest_function_is_compared_in_time(edited: EditedTree) -> None:
+    source = "arch/x86/x86_emulate.c"
+    header = "arch/x86/x86_emulate/x86_emulate.c"
+    before = (edited.tree / source).with_suffix(".o").read_bytes()
+    text = edited.text(header)
+    old = "case 0xa8 ... 0xa9: "
+    assert old in text
+    edit = text.replace(old, f'{old} asm volatile ( "nop" ); ')
+    after = edited.compile(source, {header: edit})
+    start = time.process_time()
+    delta = compare(source, before, after)
+    took = time.process_time() - start
+    assert "x86_emulate" in [c.name for c in delta.changed]
+    assert took < 1.5
