@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kit.build import scons
 from xsplice_plugins.verify.qemu import Machine, RunResult, Step
 
 if TYPE_CHECKING:
@@ -225,3 +227,33 @@ def test_an_interrupted_run_leaves_nothing_behind(
         time.sleep(0.02)
     assert not any(map(is_running, found))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scons_puts_the_real_hypervisors_answer_beside_the_models(
+    xen_tree: Path, tmp_path: Path
+) -> None:
+    case = ROOT / "xen-patches" / "regression" / "4.17" / "extra-version"
+    run = scons(
+        "xsplice-verify",
+        tmp_path,
+        XEN=xen_tree,
+        PATCH=case / "fix.patch",
+        EXPECT=case / "expected.json",
+        NAME="fix",
+        ON="model,qemu",
+    )
+    run.assert_success()
+    report = json.loads((tmp_path / "fix" / "fix.verify.json").read_text())
+    assert report["verdict"] == "proved"
+    checks = [finding["check"] for finding in report["findings"]]
+    assert checks[1:] == ["model", "qemu", "qemu.effect", "qemu.effect", "qemu.effect"]
+    steps = report["findings"][2]["evidence"]["steps"]
+    assert [(step["verb"], step["observed"]["extra"]) for step in steps] == [
+        ("extra", ".5"),
+        ("upload", ".5"),
+        ("apply", ".5-xsplice"),
+        ("revert", ".5"),
+        ("unload", ".5"),
+    ]
+    assert all(step["predicted"]["extra"] == step["observed"]["extra"] for step in steps)
+    assert "finished APPLY with rc=0" in (tmp_path / "fix" / "fix.console.log").read_text()
