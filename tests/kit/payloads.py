@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic payloads and a tiny hypervisor: every byte is built here, every field can be changed.
+"""Synthetic payloads: every byte is built here, every field can be changed.
 
 A draft is a mutable description of an ELF file; ``build`` turns it into bytes without checking
 anything, because most tests want it wrong in exactly one place.
@@ -9,9 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xsplice_plugins.hypervisor import Image, Region, Symbol, build_image
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
-from xsplice_plugins.hypervisor.memory import RO, RW, RX
 
 XEN_ID = bytes(range(20))
 OTHER_XEN_ID = bytes(range(100, 120))
@@ -22,8 +20,6 @@ UND, ABS, COMMON = 0, 0xFFF1, 0xFFF2
 ENDBR64 = bytes.fromhex("f30f1efa")
 #: Absolute-address relocation and a sensible branch or relative one, by architecture.
 ABS_TYPE = {"x86_64": 1, "arm64": 257, "arm32": 2}
-
-PAGE = 4096
 
 
 @dataclass
@@ -367,65 +363,3 @@ def changed(change: Callable[[Draft], object], **options: object) -> bytes:
     draft = minimal(**options)  # type: ignore[arg-type]  # the options are minimal's
     change(draft)
     return draft.build()
-
-
-# ------------------------------------------------------------------ the tiny hypervisor
-
-TEXT_VIRT = {"x86_64": 0xFFFF82D040200000, "arm64": 0x200000, "arm32": 0x200000}
-EXTRA_VERSION = 0x100
-GUARDED = 0x200
-ANSWER = 0x300
-SEALED = 0x400
-BUSY = 0x500
-
-
-def _text(arch: Arch, virt: int) -> bytes:
-    out = bytearray((b"\xcc" if arch == X86_64 else b"\0") * PAGE)
-    if arch == X86_64:
-        lea = 0x1000 - (EXTRA_VERSION + 7)
-        for place, code in (
-            (EXTRA_VERSION, b"\x48\x8d\x05" + lea.to_bytes(4, "little") + b"\xc3" + b"\x90" * 5),
-            (GUARDED, ENDBR64 + bytes.fromhex("b807000000c3") + b"\x90" * 6),
-            (ANSWER, bytes.fromhex("b82a000000c3") + b"\x90" * 10),
-            (SEALED, bytes.fromhex("660f1f01") + bytes.fromhex("b809000000c3") + b"\x90" * 6),
-            (BUSY, bytes.fromhex("83c701897d00c3") + b"\x90" * 9),
-        ):
-            out[place : place + len(code)] = code
-    return bytes(out)
-
-
-def tiny_xen(
-    arch: Arch = X86_64, *, build_id: bytes | None = XEN_ID, arena_bytes: int = 8 << 20
-) -> Image:
-    """Make a hypervisor of three pages with a few functions."""
-    virt = TEXT_VIRT[arch.name]
-    functions = {
-        "xen_extra_version": (EXTRA_VERSION, 13),
-        "guarded": (GUARDED, 16),
-        "answer": (ANSWER, 16),
-        "sealed": (SEALED, 16),
-        "common/busy.c#busy": (BUSY, 16),
-    }
-    return build_image(
-        arch=arch,
-        regions=(
-            Region(name="text", addr_virt=virt, data=_text(arch, virt), perm=RX),
-            Region(
-                name="rodata",
-                addr_virt=virt + PAGE,
-                data=b"original\0".ljust(PAGE, b"\0"),
-                perm=RO,
-            ),
-            Region(name="data", addr_virt=virt + 2 * PAGE, data=bytes(PAGE), perm=RW),
-        ),
-        symbols=(
-            *(
-                Symbol(name=name, addr_virt=virt + offset, size_bytes=size, is_function=True)
-                for name, (offset, size) in functions.items()
-            ),
-            Symbol(name="words_of_xen", addr_virt=virt + PAGE, size_bytes=9, is_function=False),
-            Symbol(name="counter", addr_virt=virt + 2 * PAGE, size_bytes=8, is_function=False),
-        ),
-        build_id=build_id,
-        arena=(virt + 3 * PAGE, virt + 3 * PAGE + arena_bytes),
-    )

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Self
 
 from tests.kit.mutate import mutate, rich
-from tests.kit.payloads import tiny_xen
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins import hypervisor
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, Release, release
 from xsplice_plugins.hypervisor.arches import ARCHES

@@ -7,7 +7,8 @@ import struct
 
 import pytest
 
-from tests.kit.payloads import Draft, Rel, Sec, add_code, add_hook, minimal, tiny_xen
+from tests.kit.payloads import Draft, Rel, Sec, add_code, add_hook, minimal
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Probe, prove, release
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64
 from xsplice_plugins.hypervisor.probes import ask

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from tests.kit.mutate import mutate, rich
-from tests.kit.payloads import tiny_xen
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, release
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
 from xsplice_plugins.hypervisor.verdicts import ERRNO_NAMES

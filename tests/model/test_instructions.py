@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.payloads import minimal, tiny_xen
+from tests.kit.payloads import minimal
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, CpuProfile, Hazard, Hypervisor, release
 from xsplice_plugins.hypervisor.alternatives import ENDBR64
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.payloads import minimal, tiny_xen
+from tests.kit.payloads import minimal
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Hypervisor, Probe, prove, release, summary
 from xsplice_plugins.hypervisor.execute import call_function
 from xsplice_plugins.hypervisor.probes import ask

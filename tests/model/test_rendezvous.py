@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.payloads import TEXT_VIRT, minimal, tiny_xen
+from tests.kit.payloads import minimal
+from tests.kit.tiny_xen import TEXT_VIRT, tiny_xen
 from xsplice_plugins.hypervisor import Command, Host, Hypervisor, release
 from xsplice_plugins.hypervisor.rendezvous import (
     LATENCY_NS,

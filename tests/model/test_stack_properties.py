@@ -6,7 +6,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kit.payloads import ALLOC, WRITE, XEN_ID, Sec, minimal, tiny_xen
+from tests.kit.payloads import ALLOC, WRITE, XEN_ID, Sec, minimal
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hypervisor, State, release
 from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.payloads import ALLOC, UND, WRITE, Sec, Sym, minimal, tiny_xen
+from tests.kit.payloads import ALLOC, UND, WRITE, Sec, Sym, minimal
+from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import SignaturePolicy, SignatureVerdict, release
 from xsplice_plugins.hypervisor.toolstack import ToolResult, run

@@ -96,9 +96,20 @@ def _check(alt: AltInstr, *, returns_errors: bool, step: str) -> None:
             raise Hazard(step, f"BUG: alternative at {alt.orig_virt:#x}: {reason}")
 
 
+def _moved_branch(alt: AltInstr, repl: bytes) -> bytes:
+    """Keep the target of a direct call or jump that is copied from the replacement's place."""
+    if len(repl) < 5 or repl[0] & 0xFE != 0xE8:
+        return repl
+    disp = int.from_bytes(repl[1:5], "little") + alt.repl_virt - alt.orig_virt
+    return repl[:1] + (disp & 0xFFFFFFFF).to_bytes(4, "little") + repl[5:]
+
+
 def _is_altcall(alt: AltInstr, orig: bytes, repl: bytes) -> bool:
+    """Tell an alternative call: its replacement is a direct branch to itself."""
     return (
-        alt.feature == ALWAYS
+        len(repl) >= 5
+        and repl[0] & 0xFE == 0xE8
+        and alt.feature == ALWAYS
         and not alt.is_inverted
         and repl[1:5] == b"\xfb\xff\xff\xff"
         and alt.orig_bytes >= 6
@@ -174,17 +185,14 @@ def apply_alternatives(
                 space.write(alt.orig_virt + alt.orig_bytes, nops, step=step)
             continue
         is_touched = True
+        orig = space.read(alt.orig_virt, alt.orig_bytes, step=step)
         repl = space.read(alt.repl_virt, alt.repl_bytes, step=step)
-        if len(repl) >= 5 and repl[0] & 0xFE == 0xE8:
-            orig = space.read(alt.orig_virt, max(alt.orig_bytes, 6), step=step)
-            if has_altcall_idiom and _is_altcall(alt, orig, repl):
-                direct = _direct_call(space, alt, orig, repl, has_ibt=has_ibt, step=step)
-                if direct is None:
-                    null_calls.append((alt.orig_virt, total))
-                repl = (direct or NULL_CALL) + repl[5:]
-            else:
-                disp = int.from_bytes(repl[1:5], "little")
-                disp = (disp + alt.repl_virt - alt.orig_virt) & 0xFFFFFFFF
-                repl = repl[:1] + disp.to_bytes(4, "little") + repl[5:]
+        if has_altcall_idiom and _is_altcall(alt, orig, repl):
+            direct = _direct_call(space, alt, orig, repl, has_ibt=has_ibt, step=step)
+            if direct is None:
+                null_calls.append((alt.orig_virt, total))
+            repl = (direct or NULL_CALL) + repl[5:]
+        else:
+            repl = _moved_branch(alt, repl)
         space.write(alt.orig_virt, repl + ideal_nops(cpu, total - len(repl)), step=step)
     return tuple(null_calls)

@@ -45,15 +45,7 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
     Raises:
         ElfFormatError: the file's own tables cannot be applied.
     """
-    symbols = tuple(
-        Symbol(
-            name=raw.name,
-            addr_virt=raw.addr_virt,
-            size_bytes=raw.size_bytes,
-            is_function=raw.is_function,
-        )
-        for raw in syms.symbols
-    )
+    symbols = _symbols(syms)
     table, ambiguous = index_symbols(symbols)
     places = {name: symbol.addr_virt for name, symbol in table.items()}
     memory = _boot_memory(syms)
@@ -95,6 +87,18 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
         ),
         cpu=cpu,
         digest=hashlib.sha256(syms.data).hexdigest(),
+    )
+
+
+def _symbols(syms: SymsFile) -> tuple[Symbol, ...]:
+    return tuple(
+        Symbol(
+            name=raw.name,
+            addr_virt=raw.addr_virt,
+            size_bytes=raw.size_bytes,
+            is_function=raw.is_function,
+        )
+        for raw in syms.symbols
     )
 
 
