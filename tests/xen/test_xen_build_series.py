@@ -145,6 +145,22 @@ def test_patch_outside_the_hypervisor_is_named(tree: Path, tool: Path, tmp_path:
     assert "b/tools/x.c: live patches change files below xen/ only" in done.stderr
 
 
+def test_code_of_boot_time_is_named(tree: Path, tool: Path, tmp_path: Path) -> None:
+    """Objects that are nothing but boot code are judged where they changed, not where touched."""
+    patch = tmp_path / "boot.patch"
+    path = "xen/arch/x86/dom0_build.c"
+    lines = (tree / path).read_text().splitlines()
+    number = lines.index('custom_param("dom0_mem", parse_dom0_mem);') + 1
+    patch.write_text(
+        f"--- a/{path}\n+++ b/{path}\n@@ -{number} +{number} @@\n-{lines[number - 1]}\n"
+        '+custom_param("dom0_memory", parse_dom0_mem);\n'
+    )
+    done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={patch}", "XSPLICE_NAME=boot")
+    assert done.returncode != 0
+    assert "arch/x86/dom0_build.init.o: code that is gone after boot" in done.stdout
+    assert not (tree / "xen" / "boot.livepatch").exists()
+
+
 def test_ordinary_build_gives_the_same_objects(tree: Path, tool: Path, xen_tree: Path) -> None:
     """Kbuild compiles anew what has another command; with the series, nothing has.
 
