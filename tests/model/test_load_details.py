@@ -57,6 +57,14 @@ def test_the_three_parts_lie_on_pages_of_their_own_with_their_permissions() -> N
     assert payload.pages == 4
 
 
+def test_a_payload_may_be_called_xen() -> None:
+    hv = Hypervisor(tiny_xen(), release("4.17.5"))
+    before = hv.memory.digest(owner="xen")
+    assert hv.upload(b"xen\0", minimal().build()).code == 0
+    assert hv.memory.digest(owner="xen") == before
+    assert hv.memory.allocated()
+
+
 def test_alignment_0_makes_a_section_overlap_the_ones_before() -> None:
     draft = minimal()
     draft.sections.append(Sec(".zero", b"\xee" * 4, align=0))

@@ -159,8 +159,7 @@ def apply_alternatives(
         step: named in verdicts.
 
     Returns:
-        (address, bytes) of each site whose pointer was NULL: what is there on a real host depends
-        on drivers that were set up at boot.
+        (address, bytes) of each site whose pointer was NULL: on a real host drivers decide.
 
     Raises:
         Refusal: an entry is bad and the release returns errors for it.

@@ -102,7 +102,7 @@ def place_sections(
             data=bytearray(_FILLER * (ends[part] - starts[part])),
             perm=RW,
             name=f"{payload.name}:{part}",
-            owner=payload.name or "(empty name)",
+            owner=f"payload {payload.name}",
         )
         for part in ("text", "rw", "ro")
         if ends[part] > starts[part]

@@ -47,7 +47,7 @@ class Segment:
     Attributes:
         addr_virt: first address, page aligned.
         data: the bytes; a multiple of the page size, never resized.
-        owner: ``xen`` or the name of the payload it belongs to.
+        owner: ``xen``, ``payload NAME``, or in brackets what it is for.
     """
 
     __slots__ = ("_digest", "addr_virt", "data", "name", "owner", "perm")
