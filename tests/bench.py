@@ -138,7 +138,7 @@ def main() -> int:
 def one_file(tree: Tree, build: Path) -> None:
     """Measure the one-file fix: cold, up to date, verify."""
     case = "extra-version"
-    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch"}
+    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch", "NAME": case}
 
     def run(target: str = "xsplice") -> None:
         scons(target, build, **settings).assert_success()
@@ -162,7 +162,7 @@ def one_file(tree: Tree, build: Path) -> None:
 def header(tree: Tree, build: Path) -> None:
     """Measure a header fix that reaches many objects of which few change."""
     case = "header-wide"
-    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch"}
+    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch", "NAME": case}
     count, preprocess = tree.floor_of_preprocessing(case)
 
     def run() -> None:
