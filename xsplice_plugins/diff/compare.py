@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Key = tuple["Hashable", ...]
 
+_NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 _LINES_APART_MAX = 2000  #: how far a proved line may be from one it speaks for
 _DEPTH_MAX = 16  #: nesting of unnamed data that refers to unnamed data
 
@@ -168,7 +169,9 @@ def _moves_alike(old: int, new: int, known: list[tuple[int, int]]) -> bool:
 
 def _data_difference(canon: Canon, old: Part, new: Part) -> str:
     """Return "", "class", "size" or "value"."""
-    if old.section_class is not new.section_class:
+    classes = (old.section_class, new.section_class)
+    # Data that nothing writes any more is read-only for the compiler, not in memory.
+    if classes[0] is not classes[1] and classes != _NO_LONGER_WRITTEN:
         return "class"
     if old.size_bytes != new.size_bytes:
         return "size"
@@ -284,7 +287,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
         if part.kind in (Kind.FUNCTION, Kind.DATA):
             for edge in canon.new.edges(part):
                 users.setdefault(edge.part, set()).add(part.number)
-    todo = [n for n in result.data_changed if _may_copy(canon, result, n)]
+    todo = [n for n in result.data_changed if _may_copy(canon, n)]
     while todo:
         number = todo.pop()
         if number in result.copied:
@@ -300,14 +303,15 @@ def _spread(canon: Canon, result: Comparison) -> None:
                     result.changed[function] = FunctionChange(old=old, new=function, data=number)
             elif user in canon.pairing.old_of:
                 result.data_changed.setdefault(user, "points to changed data")
-                if _may_copy(canon, result, user):
+                if _may_copy(canon, user):
                     todo.append(user)
 
 
-def _may_copy(canon: Canon, result: Comparison, number: int) -> bool:
+def _may_copy(canon: Canon, number: int) -> bool:
     part = canon.new.all[number]
+    old = canon.old.all[canon.pairing.old_of[number]]
     return (
-        result.data_changed[number] != "class"
+        old.section_class is part.section_class
         and part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
         and part.is_local
     )

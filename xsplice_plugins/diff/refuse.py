@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.diff.close import Closure
     from xsplice_plugins.diff.compare import Canon, Comparison, Key
+    from xsplice_plugins.diff.normalise import Parts
     from xsplice_plugins.elf.types import Symbol
 
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
@@ -85,13 +86,17 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
             yield refusal("PATCHING_PATH", name, f"`{old.name}` runs while code is replaced")
         if "@" in new.name or (new.symbol and new.symbol.type not in _PLAIN_FUNCTION_TYPES):
             yield refusal("SYMBOL_VERSION", name, f"`{new.name}` is no plain function")
-        labels = [s.name for s in canon.old.aliases.get(change.old, ())]
-        labels += [s.name for s in canon.new.aliases.get(number, ()) if s.name not in labels]
+        labels = _inner_labels(canon.old, old) | _inner_labels(canon.new, new)
         if labels:
             yield refusal(
                 "ASM_LABEL", name, f"`{old.name}` is also entered as {', '.join(sorted(labels))}"
             )
         yield from _short(canon, old)
+
+
+def _inner_labels(parts: Parts, part: Part) -> set[str]:
+    """Return the names of entries behind a function's start; a plain alias is none."""
+    return {s.name for s in parts.aliases.get(part.number, ()) if s.value != part.offset}
 
 
 def _short(canon: Canon, old: Part) -> Iterator[Refusal]:

@@ -158,3 +158,37 @@ def test_damaged_objects_are_refused_by_name(tmp_path: Path) -> None:
     data = compile_c(tmp_path, BASE)
     with pytest.raises(ElfFormatError, match=r"file\.o \(after the patch\)"):
         diff(data, data[:100])
+
+
+def test_an_alias_at_the_start_is_no_second_entry(tmp_path: Path) -> None:
+    text = 'int f(int a) { return get(a) + 1; }\nint other(int) __attribute__((alias("f")));'
+    assert summary(diff_c(tmp_path, text, text.replace("+ 1", "+ 2"))) == (["f"], [], [], [])
+
+
+def test_data_that_gets_its_first_write_lies_in_read_only_memory(tmp_path: Path) -> None:
+    text = "static int limit = 5; int f(int a) { return get(a) + *(volatile int *)&limit; }"
+    writes = text + " void set(int a) { limit = a; }"
+    delta = diff_c(tmp_path, text.replace("static int", "static const int"), writes)
+    assert ("DATA_SECTION", "file.c#limit") in summary(delta)[3]
+    back = diff_c(tmp_path, writes, writes.replace("limit = a", "get(a)").replace("+ *", "- *"))
+    assert summary(back) == (["f", "set"], [], [], [])
+
+
+def test_a_new_kind_of_table_is_a_row(tmp_path: Path) -> None:
+    text = """
+    .section .text.f, "ax"
+    .globl f
+    .type f, @function
+    f: nop; nop
+    1: call *target(%%rip)
+    ret
+    .size f, .-f
+    .section %s, "a"
+    .long 1b - .
+    """
+    for name, is_known in ((".alt_call_sites", True), (".strange_sites", False)):
+        before = assemble(tmp_path, text % name)
+        after = assemble(tmp_path, text.replace(".long 1b - .", "") % name)
+        delta = diff(before, after)
+        assert [c.name for c in delta.changed] == (["f"] if is_known else [])
+        assert [r.code for r in delta.refused] == ([] if is_known else ["UNEXPLAINED"])
