@@ -283,6 +283,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     except KeyboardInterrupt:
+        sys.stderr.write("agreement: interrupted; nothing was compared to the end\n")
         return 130
     if args.json is not None:
         args.json.write_text(
