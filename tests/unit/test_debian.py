@@ -66,7 +66,9 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "apt-cache",
         "echo 'Package: xen'; echo 'Version: 4.17.7-2'; echo 'Version: 4.17.5-1'",
     )
-    fake_program(folder, "apt-get", 'for w; do last=$w; done; echo "$@"; : >"xen_fake.dsc"')
+    fake_program(
+        folder, "apt-get", 'echo "$@"; case "$*" in *--download-only*) : >xen_fake.dsc ;; esac'
+    )
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
@@ -200,7 +202,7 @@ def make_fake_toolchain(folder: Path) -> None:
     """Put apt, dpkg-source and make on the way; each step says that it ran."""
     said = f'echo "$0 $@" >>{folder}/said'
     fake_program(folder, "apt-cache", "echo 'Version: 4.17.5-1'")
-    fake_program(folder, "apt-get", f"{said}; case $* in *source*) : >xen_1.dsc;; esac")
+    fake_program(folder, "apt-get", f"{said}; case "$*" in *--download-only*) : >xen_1.dsc;; esac")
     fake_program(
         folder, "dpkg-source", f'{said}; for w; do last=$w; done; mkdir -p "$last/xen"; exit 0'
     )
