@@ -63,6 +63,7 @@ class Comparison:
     """What differs between two objects."""
 
     changed: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
+    kept: set[int] = field(default_factory=set)  #: new numbers: boot code that would stay
     lines: dict[int, LineEvidence] = field(default_factory=dict)  #: by new number
     data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
@@ -101,7 +102,10 @@ class Canon:
             return ("constant", parts.content(part), edge.at)
         if part.kind in (Kind.ANONYMOUS, Kind.SNIPPET):
             return (*self._content(is_new, part, depth), edge.at)
-        if not part.is_local:
+        # A pair goes by its number: `static` may have come or gone. What only one side defines
+        # goes by its global name: the other side may name it without defining it.
+        pairs = self.pairing.old_of if is_new else self.pairing.new_of
+        if part.number not in pairs and not part.is_local:
             return ("symbol", part.name, edge.at)
         return (*self.identity(is_new, part.number), edge.at)
 
@@ -144,6 +148,8 @@ def compare(canon: Canon) -> Comparison:
             if how:
                 result.data_changed[new_number] = how
         elif canon.new.owner[new_number] == new_number:
+            if _is_init(part) and not _is_init(canon.new.all[new_number]):
+                result.kept.add(new_number)
             _compare_function(canon, old_number, new_number, result)
     _settle_lines(result)
     _spread(canon, result)
@@ -165,6 +171,10 @@ def _moves_alike(old: int, new: int, known: list[tuple[int, int]]) -> bool:
         return False
     nearest = min(known, key=lambda move: abs(move[0] - old))
     return abs(nearest[0] - old) <= _LINES_APART_MAX and nearest[1] - nearest[0] == new - old
+
+
+def _is_init(part: Part) -> bool:
+    return part.section_class is SectionClass.INIT
 
 
 def _data_difference(canon: Canon, old: Part, new: Part) -> str:

@@ -16,7 +16,7 @@ from xsplice_plugins.diff.normalise import Parts
 from xsplice_plugins.diff.parts import Kind
 from xsplice_plugins.diff.profiles import Profile, SectionClass, profile_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.types import ET_REL
+from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import DiffError
 
@@ -94,7 +94,13 @@ def diff_objects(
         extents=close.extents(canon, closure),
         references=close.references(canon, closure),
     )
-    return _without_source(delta, is_init=is_init)
+    return _without_source(delta, source_path or _file_name(new_file, old_file), is_init=is_init)
+
+
+def _file_name(*files: ElfFile) -> str:
+    """Return the first source name that a symbol table states, or ""."""
+    names = (s.name for file in files for s in file.symbols if s.type == STT_FILE and s.name)
+    return next(names, "")
 
 
 def _read(baseline: bytes, new: bytes, name: str) -> tuple[ElfFile, ElfFile]:
@@ -151,9 +157,9 @@ def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
     return tuple(sorted(rows, key=lambda r: r.name))
 
 
-def _without_source(delta: Delta, *, is_init: bool) -> Delta:
+def _without_source(delta: Delta, source_path: str, *, is_init: bool) -> Delta:
     """Refuse everything of an object that is init code or assembler as a whole."""
-    if delta.source_path.endswith((".S", ".s")):
+    if source_path.endswith((".S", ".s")):
         code, what = "ASSEMBLER", "assembler source"
     elif is_init:
         code, what = "INIT_CODE", "an object that is used only at boot"
@@ -163,7 +169,7 @@ def _without_source(delta: Delta, *, is_init: bool) -> Delta:
     names += [r.name for r in delta.removed]
     known = {r.name for r in delta.refused}
     extra = tuple(
-        refuse.refusal(code, name, f"`{name}` belongs to {what} ({delta.source_path})")
+        refuse.refusal(code, name, f"`{name}` belongs to {what} ({source_path})")
         for name in sorted(set(names) - known)
     )
     return replace(

@@ -74,6 +74,10 @@ def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refu
 
 def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
     profile = canon.new.profile
+    for number in comparison.kept:
+        old = canon.old.all[canon.pairing.old_of[number]]
+        text = f"`{old.name}` was freed after boot; who calls it would still call the old address"
+        yield refusal("INIT_CODE", old.decorated, text)
     for number, change in comparison.changed.items():
         new, old = canon.new.all[number], canon.old.all[change.old]
         name = old.decorated

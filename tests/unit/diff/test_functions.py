@@ -172,3 +172,19 @@ def test_code_of_a_subsection_belongs_to_its_function(tmp_path: Path) -> None:
     section = read_elf(data, "file.o").section_by_name[".text.f"]
     assert [e.size_bytes for e in delta.extents] == [section.size_bytes]
     assert delta.changed[0].size_after_bytes < section.size_bytes
+
+
+def test_static_that_comes_or_goes_changes_no_caller(tmp_path: Path) -> None:
+    after = BASE.replace("static noinline int helper", "noinline int helper")
+    assert summary(diff_c(tmp_path, BASE, after)) == ([], [], [], [])
+    assert summary(diff_c(tmp_path, after, BASE)) == ([], [], [], [])
+
+
+def test_a_function_that_moved_to_another_file_changes_no_caller(tmp_path: Path) -> None:
+    text = "int moved(int a) { return get(a) + 1; }\nint user(int a) { return moved(a) + 2; }"
+    away = "extern int moved(int);\nint user(int a) { return moved(a) + 2; }"
+    flags = ("-fno-inline", "-fno-ipa-ra")
+    delta = diff_c(tmp_path, text, away, *flags)
+    assert delta.changed == ()
+    assert [r.name for r in delta.removed] == ["moved"]
+    assert summary(diff_c(tmp_path, away, text, *flags)) == ([], ["moved"], [], [])

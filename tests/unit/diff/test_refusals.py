@@ -192,3 +192,15 @@ def test_a_new_kind_of_table_is_a_row(tmp_path: Path) -> None:
         delta = diff(before, after)
         assert [c.name for c in delta.changed] == (["f"] if is_known else [])
         assert [r.code for r in delta.refused] == ([] if is_known else ["UNEXPLAINED"])
+
+
+def test_boot_code_that_would_stay_is_refused(tmp_path: Path) -> None:
+    text = "__init used int f(int a) { return get(a); } int g(int a) { return get(a) + 1; }"
+    delta = diff_c(tmp_path, text, text.replace("__init ", "").replace("+ 1", "+ 2"))
+    assert summary(delta)[3] == [("INIT_CODE", "f")]
+
+
+def test_an_assembler_object_says_itself_what_it_is(tmp_path: Path) -> None:
+    text = '.file "entry.S"\n.text\n.globl f\nf: mov ${}, %eax\nret; nop; nop; nop\n'
+    before, after = (assemble(tmp_path, text.format(n)) for n in (1, 2))
+    assert summary(diff(before, after, source_path=""))[3] == [("ASSEMBLER", "f")]
