@@ -202,7 +202,8 @@ def make_fake_toolchain(folder: Path) -> None:
     """Put apt, dpkg-source and make on the way; each step says that it ran."""
     said = f'echo "$0 $@" >>{folder}/said'
     fake_program(folder, "apt-cache", "echo 'Version: 4.17.5-1'")
-    fake_program(folder, "apt-get", f"{said}; case "$*" in *--download-only*) : >xen_1.dsc;; esac")
+    body = f'{said}; case "$*" in *--download-only*) : >xen_1.dsc ;; esac'
+    fake_program(folder, "apt-get", body)
     fake_program(
         folder, "dpkg-source", f'{said}; for w; do last=$w; done; mkdir -p "$last/xen"; exit 0'
     )
