@@ -76,7 +76,7 @@ def sources_digest(*folders: str) -> str:
     """Return the digest of the library's sources in some folders (and its top level)."""
     root = Path(xsplice_plugins.__file__).parent
     files = sorted(root.glob("*.py"))
-    for folder in (*folders, "elf"):
+    for folder in (*folders, "artefacts", "elf"):
         files += sorted((root / folder).rglob("*.py"))
     digest = hashlib.sha256()
     for path in files:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How objects are compiled again, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xsplice_plugins.artefacts.diff import Refusal
+
+
+class Route(StrEnum):
+    """How the objects are compiled again."""
+
+    NATIVE = "native"  #: the objects are SCons nodes
+    RECORDED = "recorded commands"
+    MAKE = "make in a private copy"
+
+
+class Reach(StrEnum):
+    """How the patch reaches an object."""
+
+    DIRECT = "its source is patched"
+    HEADER = "through a header"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileJob:
+    """How one object is compiled, the same way on either side of the patch.
+
+    ``command`` is a shell command line as the tree recorded it, run with the private copy's
+    ``cwd`` as working directory; its output path is ``output`` (relative to ``cwd``) and is
+    redirected by the capture stage.
+    """
+
+    object_path: str  #: relative to the build root, e.g. ``common/version.o``
+    source_path: str  #: as messages and the image's symbol table spell it: ``common/version.c``
+    cwd: str  #: relative to the private copy's root; "" for the root itself
+    command: str
+    output: str  #: the word in ``command`` that names the output
+    file_symbol: tuple[str, str] | None = None  #: STT_FILE text to rename: (from, to)
+    is_init: bool = False  #: the tree renames all its sections to ``.init.*``
+    reach: Reach = Reach.DIRECT
+    inputs: tuple[str, ...] = ()  #: recorded inputs, relative to the private copy's root
+    tree_object: str = (
+        ""  #: the tree's own object, relative to the tree's root, for the drift check
+    )
+    objcopy: str = "objcopy"  #: program for the renaming steps
+    renames: tuple[str, ...] = ()  #: sections that an init object renames: ``old=new``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturePlan:
+    """Which objects are compiled again and why."""
+
+    route: Route
+    reason: str  #: why this route, in one sentence for the summary
+    jobs: tuple[CompileJob, ...]
+    build_root: str = ""  #: the hypervisor's build folder relative to the tree's root ("xen")
+    refused: tuple[Refusal, ...] = ()  #: touched files that no object build can show
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPair:
+    """One object before and after. Target: ``<object>.xsplice.pair.json``.
+
+    ``baseline`` and ``new`` are file names beside the record; empty when the content is equal.
+    """
+
+    object_path: str
+    source_path: str
+    is_changed: bool
+    is_init: bool
+    baseline: str
+    new: str
+    digest_baseline: str
+    digest_new: str
+    compiler: str  #: first line of the compiler's ``--version``
+    note: str = ""  #: e.g. "preprocessed text equal, not compiled"
+    refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure

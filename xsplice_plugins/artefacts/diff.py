@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changed in meaning, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xsplice_plugins.artefacts.files import SCHEMA
+
+
+class Cause(StrEnum):
+    """Why a function's meaning changed."""
+
+    SOURCE = "source edit"
+    INLINING = "inlining changed"
+    CLONE = "callee cloned or renamed"
+    CONSTANT = "constant"
+    STRING = "string"
+    DATA = "data reference"
+    SPECIAL = "special-section entry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The first instruction (or byte) at which two versions part."""
+
+    before: str  #: disassembly or text of the baseline side; "" if there is none
+    after: str
+    offset_before: int = 0  #: bytes from the start of the function
+    offset_after: int = 0
+    line_before: str = ""  #: ``file.c:123`` from DWARF, when present
+    line_after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFunction:
+    """A function of the running image that the payload replaces."""
+
+    name: str  #: decorated: ``common/version.c#helper`` or ``xen_extra_version``
+    reason: str  #: one sentence a person understands
+    cause: Cause
+    symbol: str  #: plain name in the new object
+    symbol_baseline: str  #: plain name in the baseline object (clones may be renamed)
+    section: str  #: section of the new object that holds it
+    size_before_bytes: int
+    size_after_bytes: int
+    difference: Difference | None = None
+    pieces: tuple[str, ...] = ()  #: further symbols that belong to it: ``foo.cold``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewItem:
+    """A function or datum that the running image lacks and the payload brings."""
+
+    name: str  #: decorated
+    reason: str  #: path of inclusion: "included because `do_domctl` calls new `check_bits`"
+    kind: str  #: "function", "data", "bss", "read-only data", "string", "hook", "table"
+    symbol: str  #: plain name in the new object; "" for anonymous content
+    section: str  #: section of the new object
+    offset: int = 0  #: bytes from the start of the section
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedItem:
+    """A function or datum that only the baseline has; it stays in memory, unused."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineOnly:
+    """A function whose only difference is line numbers; it is not replaced."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A change that was understood and cannot be live patched."""
+
+    name: str  #: function, datum, structure field or file
+    reason: str
+    code: str  #: stable upper-case word, documented by ``xsplice explain CODE``
+    hint: str
+    line: str = ""  #: ``file.c:123`` where known
+    skeleton: str = ""  #: C text that would make it possible, when one can be generated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Content of the new object that the payload does not take, because the image has it.
+
+    A relocation whose target lies in this range is made against the image's symbol. Relocations
+    against undefined symbols need no reference: their name is what the hypervisor resolves.
+    """
+
+    section: int  #: index in the new object
+    offset: int  #: bytes from the start of that section
+    size_bytes: int
+    target: str  #: decorated name in the image's symbol table
+    target_offset: int = 0  #: bytes to add to the target's address for the range's first byte
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """A byte range of a section of the new object that the payload takes.
+
+    Whole function and data sections are one extent; strings and table entries one extent each.
+    """
+
+    section: int  #: index in the new object
+    offset: int
+    size_bytes: int
+    owner: str  #: decorated name of the function or datum it serves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What changed in meaning in one object. Target: ``<object>.xsplice.diff``.
+
+    ``extents`` and ``references`` are all that the link stage needs besides the new object: every
+    byte it takes lies in an extent, every relocation inside an extent goes either into an extent
+    or to a reference. The five lists are what people and ``--json`` readers see.
+    """
+
+    schema: int = SCHEMA
+    object_path: str
+    source_path: str
+    profile: str
+    machine: int
+    digest_new: str  #: sha256 of the new object this delta speaks of
+    changed: tuple[ChangedFunction, ...] = ()
+    new: tuple[NewItem, ...] = ()
+    removed: tuple[RemovedItem, ...] = ()
+    line_only: tuple[LineOnly, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    extents: tuple[Extent, ...] = ()
+    references: tuple[Reference, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to replace, bring or refuse."""
+        return not (self.changed or self.new or self.refused)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a payload holds and needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xsplice_plugins.artefacts.diff import NewItem
+from xsplice_plugins.artefacts.files import SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedFunction:
+    """One record of ``.livepatch.funcs``."""
+
+    name: str
+    addr_old_virt: int  #: in the image
+    size_old_bytes: int
+    size_new_bytes: int
+    section_new: str  #: section of the payload
+    expect: str  #: hex of the bytes expected at the old address; "" if left off
+    expect_note: str  #: why they were left off, or ""
+    reason: str
+    object_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadRecord:
+    """What a payload holds and needs. Sidecar of the payload: ``.payload.json``."""
+
+    schema: int = SCHEMA
+    name: str
+    release: str
+    machine: int
+    build_id: str  #: hex, derived from the content
+    depends: str  #: hex: the image's build-id, or the earlier payload's
+    xen_depends: str  #: hex: the image's build-id
+    digest: str  #: sha256 of the unsigned payload
+    size_bytes: int
+    functions: tuple[ReplacedFunction, ...]
+    new: tuple[NewItem, ...]
+    hooks: tuple[str, ...]  #: names of the hook sections it carries
+    references: tuple[str, ...]  #: names the hypervisor must resolve
+    notes: tuple[str, ...] = ()  #: things a person should know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A payload's bytes with its record."""
+
+    data: bytes = field(repr=False)
+    record: PayloadRecord

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source patch touches."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TouchKind(StrEnum):
+    """What a source patch touches, as far as a file's name and the hunk's text can tell."""
+
+    C = "C source"
+    PRIVATE_HEADER = "private header"
+    PUBLIC_HEADER = "public header"
+    ASSEMBLER = "assembler"
+    BUILD = "Makefile or Kconfig"
+    GENERATED_INPUT = "input of a generated file"
+    COMMENTS = "comments only"
+    OUTSIDE = "outside the hypervisor"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchedFile:
+    """One file that the patch set changes."""
+
+    path: str  #: relative to the source root the patch applies to
+    kind: TouchKind
+    is_added: bool = False
+    is_removed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFile:
+    """One unified diff, in the order of application."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchSet:
+    """All diffs of one fix and what they touch. Target: ``.patch.json``."""
+
+    name: str
+    strip: int  #: leading path components to drop, as ``patch -p``
+    patches: tuple[PatchFile, ...]
+    touched: tuple[TouchedFile, ...]
+
+    @property
+    def digest(self) -> str:
+        """Return the identity of the change (names of the patch files do not count)."""
+        texts = "\0".join(patch.text for patch in self.patches)
+        return hashlib.sha256(f"{self.strip}\0{texts}".encode()).hexdigest()
