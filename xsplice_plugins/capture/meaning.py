@@ -9,7 +9,9 @@ spared its compile if no live part of it mentions them. Everything not understoo
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.declarations import (
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(r"^#[^\n]*\n?", re.MULTILINE)
 _MARK = re.compile(r"\bxsplice_at_(?:old|new|end|moved|rest)_\d+")
+_LITERAL = re.compile(r'"(?:\\.|[^"\\])*"' + "|" + r"'(?:\\.|[^'\\])*'")
 _PASSES_MAX = 10_000  #: names followed in one text; a header has a few thousand
 
 
@@ -117,6 +120,29 @@ def _common(old: list[str], new: list[str]) -> int:
     return low
 
 
+def _borders(lines: list[str]) -> list[int]:
+    """Return before which lines (and the end) top-level declarations begin, roughly but fast.
+
+    A border may be missing where several declarations share a line, or where a closing brace
+    could have a type's name or attributes on the next line.
+    """
+    borders = [0]
+    depth = 0
+    for number, line in enumerate(lines, 1):
+        bare = line
+        if "{" in line or "}" in line:
+            if '"' in line or "'" in line:
+                bare = _LITERAL.sub("", line)
+            depth += bare.count("{") - bare.count("}")
+        if depth <= 0 and line.endswith((";", "}")):
+            depth = 0
+            following = lines[number] if number < len(lines) else ""
+            is_open = line[-1] == "}" and following.endswith(";") and "{" not in following
+            if not is_open:
+                borders.append(number)
+    return borders
+
+
 def _widened(old: list[str], new: list[str], first: int, last: int) -> tuple[int, int]:
     """Widen a range of differing lines to the borders of top-level declarations.
 
@@ -129,22 +155,11 @@ def _widened(old: list[str], new: list[str], first: int, last: int) -> tuple[int
     Returns:
         The same two figures, made smaller so that what lies between is whole declarations.
     """
-    head = offset = 0
-    text = "\n".join(old[:first])
-    for chunk in chunks(text):
-        offset += len(chunk.text)
-        # Only what ends for certain, and ends its line, is a border.
-        if chunk.is_complete and text[offset : offset + 1] in {"\n", ""}:
-            head = text.count("\n", 0, offset) + 1
-    head = min(head, first)
-    tail = last
-    while tail and not all(_is_complete(side[head : len(side) - tail]) for side in (old, new)):
-        tail = max(0, tail - 1 - (last - tail))
-    return head, tail
-
-
-def _is_complete(lines: list[str]) -> bool:
-    return all(chunk.is_complete for chunk in chunks("\n".join(lines)))
+    before, after = _borders(old), _borders(new)
+    head = before[bisect_right(before, first) - 1]
+    ends_old = {len(old) - border for border in before}
+    ends = [end for border in after if (end := len(new) - border) <= last and end in ends_old]
+    return head, max(ends, default=0)
 
 
 def _split(pairs: list[tuple[str, str]], rest: str) -> _Split:
@@ -215,22 +230,28 @@ def _live_mention(names: set[str], rest: str) -> str:
     pending = {name for name in names if _is_mentioned(name, rest)}
     if not pending:
         return ""
-    items = [declaration(chunk.text) for chunk in chunks(_MARKER.sub("", rest))]
+    lines = _lines(rest)
+    text = "\n".join(lines)
+    borders = _borders(lines)
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    offsets = [starts[border] for border in borders]
     carriers = set(names)
     for _ in range(_PASSES_MAX):
         if not pending:
             return ""
         search = re.compile(rf"\b(?:{'|'.join(sorted(pending))})\b")
+        places = {bisect_right(offsets, match.start()) - 1 for match in search.finditer(text)}
         found: set[str] = set()
-        for item in items:
-            if item.kind is Kind.STATIC_FUNCTION and item.name in carriers:
-                continue
-            match = search.search(item.text)
-            if match is None:
-                continue
-            if item.kind is not Kind.STATIC_FUNCTION or KEPT.search(item.text):
-                return match[0]
-            found.add(item.name)
+        for place in sorted(places):
+            end = offsets[place + 1] if place + 1 < len(offsets) else len(text)
+            for chunk in chunks(text[offsets[place] : end]):
+                item = declaration(chunk.text)
+                match = search.search(item.text)
+                if match is None or (item.kind is Kind.STATIC_FUNCTION and item.name in carriers):
+                    continue
+                if item.kind is not Kind.STATIC_FUNCTION or KEPT.search(item.text):
+                    return match[0]
+                found.add(item.name)
         carriers |= found
         pending = found
     return min(names)

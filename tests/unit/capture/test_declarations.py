@@ -176,6 +176,19 @@ def test_every_place_of_a_structures_difference_is_seen() -> None:
         assert refusal.code == "LAYOUT"
 
 
+def test_attributes_on_a_line_of_their_own_belong_to_the_structure() -> None:
+    old = "struct a {\n    int b;\n}\n__attribute__((aligned(8)));\nint g(void) { return 1; }\n"
+    (refusal,) = judge_texts(old, old.replace("8", "16")).refused
+    assert refusal.name == "struct a: attributes"
+
+
+def test_a_brace_in_a_literal_is_none() -> None:
+    """Counting it would move the borders into the structure below."""
+    old = "const char *a = \"{\";\nint c = '}';\nstruct a {\n    int b;\n    int c;\n};\n"
+    (refusal,) = judge_texts(old, old.replace("int c;", "long c;")).refused
+    assert refusal.name == "struct a: field c"
+
+
 def test_enumerations_may_grow_at_their_end_only() -> None:
     old = "enum e { A, B };\nint g(void) { return A; }\n"
     assert not judge_texts(old, old.replace("A, B", "A, B, C")).is_affected
