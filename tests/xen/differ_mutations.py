@@ -193,6 +193,8 @@ CLASSES = (
     MutationClass(
         name="table entry",
         expects="table",
-        edits=_file_scope(r"^(    (?:\[\w+\] = )?)(\d+),\n", r"\g<1>1\2,\n"),
+        edits=_file_scope(
+            r"^(static const [\w ]+ \w+(?:\[[^\]\n]*\])+ =\s*\{[^};]*?[\s{])(\w+),", r"\1\2 ^ 1,"
+        ),
     ),
 )

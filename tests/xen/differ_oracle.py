@@ -19,12 +19,13 @@ _PLACE = re.compile(r"^\s*[0-9a-f]+:\t")
 _CONSTANT = re.compile(r"\.LC(\d+)")
 _GUESS = re.compile(r"(?:<[^>]*>|# .*?)(?=\tR_X86)")
 _OWN_DATA = re.compile(r"-?0x[0-9a-f]+\(%rip\)(?=.*# <)")
+_TABLE = re.compile(r"\.rodata\.[\w.]+")
 _SUFFIX = re.compile(r"\.(?:cold|isra|constprop|part)\b(?:\.\d+)?|\.\d+\b")
 
 
 def functions(path: Path) -> dict[str, list[str]]:
     """Return the text of each function of an object, cold parts joined to their parents."""
-    constants = _constants(path)
+    constants, tables = _constants(path), _tables(path)
     command = ["objdump", "-drw", "--no-show-raw-insn", "--no-addresses", str(path)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result: dict[str, list[str]] = {}
@@ -40,8 +41,24 @@ def functions(path: Path) -> dict[str, list[str]]:
                 plain = _GUESS.sub("", plain)
             plain = _OWN_DATA.sub("(%rip)", plain)
             plain = _CONSTANT.sub(lambda m: constants.get(m[0], m[0]), plain)
+            plain = _TABLE.sub(lambda m: tables.get(m[0], m[0]), plain)
             current.append(_SUFFIX.sub("", plain))
+    for lines in result.values():
+        while lines and lines[-1].split()[0].startswith("nop"):
+            lines.pop()  # what fills the room in front of the next function
     return result
+
+
+def _tables(path: Path) -> dict[str, str]:
+    """Map the section of each read-only table to its content."""
+    from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415  the reader, not the differ
+
+    file = read_elf(path.read_bytes(), path.name)
+    return {
+        s.name: f"{_SUFFIX.sub('', s.name)}={s.data.hex()}"
+        for s in file.sections
+        if s.name.startswith(".rodata.") and not s.is_strings
+    }
 
 
 def _constants(path: Path) -> dict[str, str]:
