@@ -11,7 +11,7 @@ SETTINGS = $(foreach name,$(NAMES),$(if $($(name)),'$(name)=$($(name))'))
 SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
 XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)
 
-.PHONY: help setup xsplice xsplice-verify test test-xen xen-tree bench agreement lint clean
+.PHONY: help setup xsplice xsplice-verify test test-xen test-qemu xen-tree bench agreement lint clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -41,6 +41,14 @@ xen-tree: $(READY) ## fetch and build Debian's Xen 4.17.5 in the cache folder
 
 test-xen: xen-tree ## run the tests on the real Xen tree
 	@XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' -m pytest -q -n 2 -m 'xen and not qemu' tests
+
+test-qemu: xen-tree ## run the tests that boot a real Xen under QEMU
+	@.ci/needs qemu
+	@XSPLICE_QEMU=1 XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' -m pytest -q -m qemu tests
+
+agreement: xen-tree ## hold the model against a real Xen, case by case (AGREEMENT="--seed 3 --count 2500")
+	@.ci/needs qemu
+	@'$(BIN)/python' tests/xen/agreement.py --tree "$(XEN_TREE)" $(AGREEMENT)
 
 bench: xen-tree ## measure speed as ratios in one run
 	@XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' tests/bench.py

@@ -272,11 +272,14 @@ def verify_payload(
     is_enforced = config.signer != "none"
     request = replace(request, signature=check if is_enforced else None)
     is_good = check.state is SignatureState.GOOD or not is_enforced
+    text = f"{check.state}: {check.reason}"
+    if not is_enforced and check.state is not SignatureState.UNSIGNED:
+        text = "there is one, and it was not checked; give the certificate to check it"
     first = Finding(
         check="signature",
         severity=Severity.INFO if is_good else Severity.ERROR,
         subject=record.name,
-        text=f"{check.state}: {check.reason}",
+        text=text,
         errno=0 if is_good else errno.EPERM,
         step="" if is_good else "signature",
     )
