@@ -136,7 +136,7 @@ def link_payload(
     kept = [
         (delta, data)
         for delta, data in zip(deltas, objects, strict=True)
-        if delta.changed or delta.new
+        if delta.changed or delta.new or delta.nopped
     ]
     if not kept:
         raise NoFunctionalChangeError(no_change_text(deltas))

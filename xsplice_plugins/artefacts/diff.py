@@ -34,6 +34,26 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OldPlace:
+    """Where a hand-written record patches: at a symbol plus an offset, or at an address."""
+
+    symbol: str = ""  #: name in the image; "" for an address
+    offset: int = 0  #: bytes from the symbol
+    addr_virt: int = 0  #: in the image, where no symbol is named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoppedRange:
+    """Instructions of the running image that the payload turns into NOPs."""
+
+    name: str  #: decorated name of the function they are part of
+    place: OldPlace
+    size_bytes: int
+    reason: str
+    expect: str | None = None  #: as in `ChangedFunction`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedFunction:
     """A function of the running image that the payload replaces."""
 
@@ -47,6 +67,8 @@ class ChangedFunction:
     size_after_bytes: int
     difference: Difference | None = None
     pieces: tuple[str, ...] = ()  #: further symbols that belong to it: ``foo.cold``
+    place: OldPlace | None = None  #: ``None``: the hypervisor looks ``name`` up
+    expect: str | None = None  #: hex of the bytes expected; ``None``: the image's; "": none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +162,9 @@ class Delta:
     refused: tuple[Refusal, ...] = ()
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()
+    nopped: tuple[NoppedRange, ...] = ()  #: hand-written payloads only
 
     @property
     def is_empty(self) -> bool:
         """Tell whether there is nothing to replace, bring or refuse."""
-        return not (self.changed or self.new or self.refused)
+        return not (self.changed or self.new or self.refused or self.nopped)

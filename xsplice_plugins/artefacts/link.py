@@ -17,7 +17,7 @@ class ReplacedFunction:
     addr_old_virt: int  #: in the image
     size_old_bytes: int
     size_new_bytes: int
-    section_new: str  #: section of the payload
+    section_new: str  #: section of the payload; "" where instructions become NOPs
     expect: str  #: hex of the bytes expected at the old address; "" if left off
     expect_note: str  #: why they were left off, or ""
     reason: str

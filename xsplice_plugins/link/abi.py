@@ -31,6 +31,7 @@ NAME_LENGTH_MAX = 127  #: KSYM_NAME_LEN
 PAGE_SIZE_BYTES = 4096
 POINTER_SIZE_BYTES = 8
 EXPECT_LENGTH_MAX = 31
+NOP_LENGTH_MAX = 31  #: LIVEPATCH_OPAQUE_SIZE: the bytes saved for a revert
 
 ARRAY_HOOKS = ("load", "unload")
 SINGLE_HOOKS = ("preapply", "apply", "postapply", "prerevert", "revert", "postrevert")
@@ -160,6 +161,7 @@ class Abi:
     is_funcs_required: bool  #: a payload of hooks alone is refused
     is_funcs_writable: bool  #: ``.livepatch.funcs`` needs SHF_WRITE
     is_endbr_aware: bool
+    has_nops: bool  #: a record without new code turns instructions into NOPs
     hooks: tuple[str, ...]  #: known hook names, without the prefix
     bug_frame_kinds: int
     bug_frame_size_bytes: int  #: of the shortest frame
@@ -199,6 +201,7 @@ def abi_of(release: str, machine: int) -> Abi:
         is_funcs_required=not is_v2,
         is_funcs_writable=_needs_writable_funcs(version),
         is_endbr_aware=known is X86_64 and _is_endbr_aware(version),
+        has_nops=version >= (4, 8, 0),
         hooks=hooks + SINGLE_HOOKS if is_v2 else hooks,
         bug_frame_kinds=3 if known is ARM64 and version < (4, 15, 0) else 4,
         bug_frame_size_bytes=8 if known is X86_64 else 16,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _SIZES = struct.Struct("<IIB")
 _SIZES_OFFSET = 24
+_NEW_ADDR = 8
 
 
 def check_payload(data: bytes, abi: Abi) -> None:
@@ -119,11 +120,13 @@ def _check_special(elf: ElfFile, abi: Abi) -> None:
     if funcs is not None:
         assert funcs.size_bytes % abi.record_size_bytes == 0
         assert funcs.is_write == abi.is_funcs_writable
+        fields = {reloc.offset for reloc in elf.relocs(funcs)}
         for start in range(0, funcs.size_bytes, abi.record_size_bytes):
             new, old, version = _SIZES.unpack_from(funcs.data, start + _SIZES_OFFSET)
             assert version == abi.record_version, "record of another format"
-            assert new, "a record without new code"
-            assert old >= abi.machine.jump_size_bytes, "no room for the jump"
+            assert new, "a record without a size"
+            least = abi.machine.jump_size_bytes if start + _NEW_ADDR in fields else new
+            assert old >= least, "no room for the jump, or for the NOPs"
     for hook in hooks:
         if hook.name.removeprefix(HOOK_PREFIX) in SINGLE_HOOKS:
             assert hook.size_bytes == 8, f"{hook.name}: one pointer"

@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import ReplacedFunction
 from xsplice_plugins.elf.types import SHF_ALLOC, SHF_WRITE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutReloc, OutSection
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, FUNCS_SECTION, STRINGS_SECTION
-from xsplice_plugins.link.names import find_old_function, record_name
-from xsplice_plugins.link.relocs import section_key
+from xsplice_plugins.link.abi import (
+    EXPECT_LENGTH_MAX,
+    FUNCS_SECTION,
+    NOP_LENGTH_MAX,
+    STRINGS_SECTION,
+)
+from xsplice_plugins.link.names import record_name
+from xsplice_plugins.link.places import PatchedRange, find_old_range, refuse_overlap
+from xsplice_plugins.link.relocs import section_key, undefined_key
 from xsplice_plugins.link.sections import TEXT
 
 if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import ChangedFunction
+    from xsplice_plugins.artefacts import ChangedFunction, OldPlace
     from xsplice_plugins.elf.types import Symbol
     from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.image import Image
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 
 _COMMON = struct.Struct("<QQQIIB")  #: name, new_addr, old_addr, new_size, old_size, version
 _EXPECT_OFFSET = 72
+_NEW_ADDR_OFFSET = 8
+_OLD_ADDR_OFFSET = 16
 _SIZE32_MAX = (1 << 32) - 1
 
 
@@ -45,6 +52,25 @@ class NewBody:
     source: int  #: number of the object
     symbol: Symbol  #: in the new object
     place: int  #: in the payload's ``.text``
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether it takes a function's place from the first byte on."""
+        return self.changed.place is None or not self.changed.place.offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One record to be written."""
+
+    name: str
+    place: OldPlace | None
+    body: NewBody | None  #: ``None``: NOPs
+    size_new_bytes: int
+    expect: str | None
+    reason: str
+    subject: str
+    object_path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +87,7 @@ class Records:
 
     sections: tuple[OutSection, ...]
     functions: tuple[ReplacedFunction, ...]
+    undefined: tuple[str, ...] = ()  #: names that the hypervisor resolves
 
 
 def find_bodies(layout: Layout) -> tuple[NewBody, ...]:
@@ -126,76 +153,158 @@ def make_records(layout: Layout, bodies: tuple[NewBody, ...], names: Names, abi:
 
     Raises:
         LinkError: An old function is unknown, too small, out of reach, freed after boot, or
-            overlaps another one.
+            overlaps another one; or the release does not know such a record.
     """
-    if not bodies:
-        return Records(sections=(), functions=())
     strings = bytearray()
     data = bytearray()
     relocs: list[OutReloc] = []
     functions = []
-    olds = []
-    for body in bodies:
-        source = layout.sources[body.source]
-        subject = f"{source.elf.name}({body.changed.section})"
-        old = find_old_function(names, body.changed.name, subject)
-        olds.append((old, subject))
-        _check_size_and_distance(old, subject, names.image, abi)
-        expect = expectation(old, names.image, names.beneath, abi)
-        relocs += _record_relocs(len(data), len(strings), body.place, abi)
+    ranges = []
+    undefined = set()
+    for entry in (*(_of_body(layout, body) for body in bodies), *_of_nops(layout)):
+        old = find_old_range(names, entry.name, entry.place, entry.subject)
+        ranges.append(_patched_range(old, entry, names.image, abi))
+        expect = _expectation(old, entry, names, abi)
+        places = [(0, section_key(STRINGS_SECTION), len(strings))]
+        if entry.body is not None:
+            places.append((_NEW_ADDR_OFFSET, section_key(TEXT), entry.body.place))
+        if entry.place is not None and entry.place.symbol:
+            undefined.add(entry.place.symbol)
+            key = undefined_key(entry.place.symbol)
+            places.append((_OLD_ADDR_OFFSET, key, entry.place.offset))
+        relocs += [
+            OutReloc(
+                offset=len(data) + field, type=abi.machine.absolute_type, symbol=key, addend=addend
+            )
+            for field, key, addend in places
+        ]
         strings += record_name(old.name)
-        data += _record(abi, body.symbol.size_bytes, old.size_bytes, expect.data)
+        addr = entry.place.addr_virt if entry.place is not None else 0
+        data += _record(abi, addr, entry.size_new_bytes, old.size_bytes, expect.data)
         functions.append(
             ReplacedFunction(
                 name=old.name,
                 addr_old_virt=old.addr_virt,
                 size_old_bytes=old.size_bytes,
-                size_new_bytes=body.symbol.size_bytes,
-                section_new=TEXT,
+                size_new_bytes=entry.size_new_bytes,
+                section_new=TEXT if entry.body is not None else "",
                 expect=expect.data.hex(),
                 expect_note=expect.note,
-                reason=body.changed.reason,
-                object_path=source.delta.object_path,
+                reason=entry.reason,
+                object_path=entry.object_path,
             )
         )
-    _refuse_overlap(olds)
-    sections = (
+    if not functions:
+        return Records(sections=(), functions=())
+    refuse_overlap(ranges)
+    return Records(
+        sections=_sections(bytes(data), bytes(strings), tuple(relocs), abi),
+        functions=tuple(functions),
+        undefined=tuple(sorted(undefined)),
+    )
+
+
+def _of_body(layout: Layout, body: NewBody) -> _Entry:
+    source = layout.sources[body.source]
+    return _Entry(
+        name=body.changed.name,
+        place=body.changed.place,
+        body=body,
+        size_new_bytes=body.symbol.size_bytes,
+        expect=body.changed.expect,
+        reason=body.changed.reason,
+        subject=f"{source.elf.name}({body.changed.section})",
+        object_path=source.delta.object_path,
+    )
+
+
+def _of_nops(layout: Layout) -> list[_Entry]:
+    return [
+        _Entry(
+            name=nopped.name,
+            place=nopped.place,
+            body=None,
+            size_new_bytes=nopped.size_bytes,
+            expect=nopped.expect,
+            reason=nopped.reason,
+            subject=source.elf.name,
+            object_path=source.delta.object_path,
+        )
+        for source in layout.sources
+        for nopped in source.delta.nopped
+    ]
+
+
+def _sections(
+    data: bytes, strings: bytes, relocs: tuple[OutReloc, ...], abi: Abi
+) -> tuple[OutSection, ...]:
+    return (
         OutSection(
             name=FUNCS_SECTION,
             type=SHT_PROGBITS,
             flags=SHF_ALLOC | (SHF_WRITE if abi.is_funcs_writable else 0),
             align_bytes=8,
-            data=bytes(data),
-            relocs=tuple(relocs),
+            data=data,
+            relocs=relocs,
         ),
         OutSection(
             name=STRINGS_SECTION,
             type=SHT_PROGBITS,
             flags=SHF_ALLOC,
             align_bytes=1,
-            data=bytes(strings),
+            data=strings,
         ),
     )
-    return Records(sections=sections, functions=tuple(functions))
 
 
-def _record_relocs(start: int, name_at: int, body_at: int, abi: Abi) -> list[OutReloc]:
-    """Return the relocations of one record: its name and its new function."""
-    return [
-        OutReloc(
-            offset=start + field,
-            type=abi.machine.absolute_type,
-            symbol=section_key(section),
-            addend=place,
+def _patched_range(old: OldFunction, entry: _Entry, image: Image, abi: Abi) -> PatchedRange:
+    """Check that the jump or the NOPs fit, and say which bytes two records may not share."""
+    if entry.body is None:
+        _check_nops(old, entry, image, abi)
+        size = entry.size_new_bytes
+    else:
+        _check_size_and_distance(old, entry.subject, image, abi)
+        # Two names of one whole function are a fault even where the jumps would not meet.
+        size = old.size_bytes if entry.body.is_whole else abi.machine.jump_size_bytes
+    return PatchedRange(old.name, old.addr_virt, size, entry.subject)
+
+
+def _check_nops(old: OldFunction, entry: _Entry, image: Image, abi: Abi) -> None:
+    if not abi.has_nops:
+        raise LinkError(
+            f"{entry.subject}: Xen {abi.release} cannot turn `{old.name}` into NOPs; "
+            "replace the function"
         )
-        for field, section, place in ((0, STRINGS_SECTION, name_at), (8, TEXT, body_at))
-    ]
+    endbr = abi.machine.endbr if abi.is_endbr_aware else b""
+    kept = len(endbr) if endbr and image.read(old.addr_virt, len(endbr)) == endbr else 0
+    if not kept < entry.size_new_bytes <= min(NOP_LENGTH_MAX, old.size_bytes):
+        raise LinkError(
+            f"{entry.subject}: `{old.name}`: {entry.size_new_bytes} bytes cannot become NOPs; "
+            f"{kept + 1} to {min(NOP_LENGTH_MAX, old.size_bytes)} can, in one record"
+        )
 
 
-def _record(abi: Abi, size_new: int, size_old: int, expect: bytes) -> bytes:
+def _expectation(old: OldFunction, entry: _Entry, names: Names, abi: Abi) -> Expectation:
+    """Return what the record's author asked for, or what the image surely holds."""
+    if entry.expect is None:
+        return expectation(old, names.image, names.beneath, abi)
+    data = bytes.fromhex(entry.expect)
+    if data and not abi.has_expectations:
+        raise LinkError(
+            f"{entry.subject}: Xen {abi.release} has no expectations; remove that of `{old.name}`"
+        )
+    if len(data) > min(EXPECT_LENGTH_MAX, old.size_bytes):
+        raise LinkError(
+            f"{entry.subject}: {len(data)} bytes are expected at `{old.name}`; the hypervisor "
+            f"compares {min(EXPECT_LENGTH_MAX, old.size_bytes)} at most"
+        )
+    return Expectation(data=data, note="" if data else "left off by the author")
+
+
+def _record(abi: Abi, addr_old: int, size_new: int, size_old: int, expect: bytes) -> bytes:
     assert size_new <= _SIZE32_MAX
     assert size_old <= _SIZE32_MAX
-    common = _COMMON.pack(0, 0, 0, size_new, size_old, abi.record_version)
+    common = _COMMON.pack(0, 0, addr_old, size_new, size_old, abi.record_version)
     record = bytearray(common.ljust(abi.record_size_bytes, b"\0"))
     if expect:
         # Bit 0 `enabled`, bits 1 to 5 `len`, bits 6 and 7 reserved.
@@ -222,26 +331,6 @@ def _check_size_and_distance(old: OldFunction, subject: str, image: Image, abi: 
         )
 
 
-def _refuse_overlap(olds: list[tuple[OldFunction, str]]) -> None:
-    """Refuse two records for one range: a revert would not restore it (specification 6.5)."""
-    by_name: dict[str, str] = {}
-    for old, subject in olds:
-        if old.name in by_name:
-            raise LinkError(
-                f"{subject}: `{old.name}` is replaced twice, also by {by_name[old.name]}; "
-                "one of the objects must not define it"
-            )
-        by_name[old.name] = subject
-    placed = sorted((o.addr_virt, o.addr_virt + o.size_bytes, o.name, s) for o, s in olds)
-    placed = [row for row in placed if row[0]]
-    for (_start, end, first, _subject), (start, _end, second, subject) in pairwise(placed):
-        if start < end:
-            raise LinkError(
-                f"{subject}: `{second}` overlaps `{first}` in the image (aliases of one "
-                "function?); only one of them can be replaced"
-            )
-
-
 def expectation(old: OldFunction, image: Image, beneath: Beneath | None, abi: Abi) -> Expectation:
     """Return the bytes that memory surely holds at an old function's address.
 
@@ -263,7 +352,7 @@ def expectation(old: OldFunction, image: Image, beneath: Beneath | None, abi: Ab
             return Expectation(
                 data=b"", note=f"{beneath.name} stacks on a payload that was not given"
             )
-        if old.name in beneath.replaced:
+        if old.name.partition("+")[0] in {name.partition("+")[0] for name in beneath.replaced}:
             return Expectation(data=b"", note=f"{beneath.name} replaces it already")
     size = min(EXPECT_LENGTH_MAX, old.size_bytes)
     end, reason = old.addr_virt + size, ""

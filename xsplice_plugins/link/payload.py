@@ -40,7 +40,7 @@ from xsplice_plugins.link.symbols import find_entries, make_symbols
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
-    from xsplice_plugins.link.funcs import NewBody, Records
+    from xsplice_plugins.link.funcs import Records
     from xsplice_plugins.link.image import Image
     from xsplice_plugins.link.names import Beneath
     from xsplice_plugins.link.placement import Layout
@@ -80,18 +80,20 @@ def link_payload(request: LinkRequest) -> Payload:
     check_tables({name: draft.size_bytes for name, draft in layout.drafts.items()}, abi)
     check_branches(layout)
     bodies = find_bodies(layout)
-    names = Names(image=image, beneath=beneath, replaced=replaced_names(bodies))
+    wholes = tuple(body for body in bodies if body.is_whole)
+    names = Names(image=image, beneath=beneath, replaced=replaced_names(wholes))
     _complete_alternatives(layout, abi)
-    links = link_relocs(layout, find_entries(layout, bodies), names, abi)
+    links = link_relocs(layout, find_entries(layout, wholes), names, abi)
     hooks = check_hooks(layout, links.relocs)
-    _check_effect(request.name, bodies, hooks, abi)
     records = make_records(layout, bodies, names, abi)
+    _check_effect(request.name, records, hooks, abi)
+    undefined = tuple(sorted({*links.undefined, *records.undefined}))
     depends = beneath.build_id if beneath is not None else image.build_id
     sections = _sections(request.name, layout, records, links.relocs, abi)
     sections += _identity_sections(depends, image.build_id, abi)
     referred = {reloc.symbol for section in sections for reloc in section.relocs}
     named = tuple(s.name for s in sections if section_key(s.name) in referred)
-    symbols, symbol_notes = make_symbols(layout, bodies, names, named, links.undefined)
+    symbols, symbol_notes = make_symbols(layout, wholes, names, named, undefined)
     data, build_id = _write(sections, symbols, elf.machine)
     if len(data) > SIZE_MAX:
         raise LinkError(
@@ -111,7 +113,7 @@ def link_payload(request: LinkRequest) -> Payload:
         functions=records.functions,
         new=tuple(item for source in layout.sources for item in source.delta.new),
         hooks=hooks,
-        references=links.undefined,
+        references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
     )
     return Payload(data=data, record=record)
@@ -129,9 +131,9 @@ def _read_beneath(request: LinkRequest, image: Image, abi: Abi) -> Beneath | Non
     return beneath
 
 
-def _check_effect(name: str, bodies: tuple[NewBody, ...], hooks: tuple[str, ...], abi: Abi) -> None:
+def _check_effect(name: str, records: Records, hooks: tuple[str, ...], abi: Abi) -> None:
     """Refuse a payload that would change nothing: the hypervisor does so too (-EINVAL)."""
-    if bodies or (hooks and not abi.is_funcs_required):
+    if records.functions or (hooks and not abi.is_funcs_required):
         return
     reason = f" and Xen {abi.release} takes no payload of hooks alone" if hooks else ""
     raise LinkError(
