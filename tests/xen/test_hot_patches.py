@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,4 +63,136 @@ def test_patch_without_functional_change_says_so(case: str, xen_tree: Path, tmp_
     run = scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / case / "fix.patch", NAME="fix")
     assert run.status in {2, 3}, run.text
     assert "no functional change" in run.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+def test_new_source_file_takes_the_route_through_make(xen_tree: Path, tmp_path: Path) -> None:
+    """A new file and its Makefile line: only make knows what to do with them."""
+    source = (xen_tree / "xen/common/version.c").read_text()
+    makefile = (xen_tree / "xen/common/Makefile").read_text()
+    old, new = tmp_path / "a/xen/common", tmp_path / "b/xen/common"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    (old / "version.c").write_text(source)
+    (old / "Makefile").write_text(makefile)
+    (new / "version.c").write_text(
+        source.replace(
+            "const char *xen_extra_version(void)\n{\n    return XEN_EXTRAVERSION;",
+            "const char *xsplice_extra(void);\n\n"
+            "const char *xen_extra_version(void)\n{\n    return xsplice_extra();",
+        )
+    )
+    (new / "Makefile").write_text(
+        makefile.replace("obj-y += version.o", "obj-y += version.o\nobj-y += extra.o")
+    )
+    (new / "extra.c").write_text(
+        "const char *xsplice_extra(void);\n\n"
+        'const char *xsplice_extra(void)\n{\n    return ".5-made";\n}\n'
+    )
+    diff = subprocess.run(
+        ["diff", "-ruN", "a", "b"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    (tmp_path / "fix.patch").write_text(diff.stdout)
+    (tmp_path / "expected.json").write_text(
+        json.dumps(
+            {
+                "effect": [
+                    {
+                        "probe": "xen_extra_version",
+                        "args": [],
+                        "type": "string",
+                        "before": ".5",
+                        "during": ".5-made",
+                        "after": ".5",
+                    }
+                ]
+            }
+        )
+    )
+    run = scons(
+        "xsplice-verify",
+        tmp_path / "build",
+        XEN=xen_tree,
+        PATCH=tmp_path / "fix.patch",
+        EXPECT=tmp_path / "expected.json",
+    ).assert_success()
+    assert "make in a private copy" in run.out
+    record = json.loads((tmp_path / "build/fix/fix.payload.json").read_text())
+    assert [f["name"] for f in record["functions"]] == ["xen_extra_version"]
+    assert [n["name"] for n in record["new"] if n["kind"] == "function"] == ["xsplice_extra"]
+
+
+def digest_of(folder: Path) -> str:
+    """Return the identity of a folder: every path with its size, mode and time."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        stat = path.lstat()
+        lines.append(f"{path} {stat.st_size} {stat.st_mode} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_tree_is_untouched_by_success_refusal_and_make(xen_tree: Path, tmp_path: Path) -> None:
+    before = digest_of(xen_tree)
+    scons("xsplice-verify", tmp_path, XEN=xen_tree, PATCH=FOLDER / "extra-version/fix.patch")
+    scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "refused-init-code/fix.patch")
+    scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "refused-assembler/fix.patch")
+    assert digest_of(xen_tree) == before
+
+
+def test_second_run_does_nothing_and_says_so(xen_tree: Path, tmp_path: Path) -> None:
+    settings = {"XEN": xen_tree, "PATCH": FOLDER / "two-objects/fix.patch"}
+    scons("xsplice-verify", tmp_path, **settings).assert_success()
+    run = scons("xsplice-verify", tmp_path, **settings).assert_success()
+    assert run.out.strip() == "scons: `xsplice-verify' is up to date."
+
+
+def test_payload_is_the_same_in_two_folders_and_with_every_j(
+    xen_tree: Path, tmp_path: Path
+) -> None:
+    found = set()
+    for name, word, seed in (("a", "-j1", "1"), ("b c", "-j4", "77")):
+        scons(
+            "xsplice",
+            tmp_path / name,
+            word,
+            environ={"PYTHONHASHSEED": seed},
+            XEN=xen_tree,
+            PATCH=FOLDER / "header-inline/fix.patch",
+            SIGNER="none",
+        ).assert_success()
+        found.add((tmp_path / name / "fix/fix.livepatch").read_bytes())
+    assert len(found) == 1
+
+
+def test_explain_names_the_patched_file(xen_tree: Path, tmp_path: Path) -> None:
+    text = (FOLDER / "extra-version/fix.patch").read_text()
+    patch = tmp_path / "fix.patch"
+    patch.write_text(text)
+    scons("xsplice", tmp_path / "build", XEN=xen_tree, PATCH=patch).assert_success()
+    patch.write_text(text.replace("-xsplice", "-xsplice2"))
+    run = scons("xsplice", tmp_path / "build", "--debug=explain", XEN=xen_tree, PATCH=patch)
+    run.assert_success()
+    assert "version.o.xsplice' because" in run.out
+    assert "patched xen/common/version.c" in run.out
+    assert "rebuilding `" + str(tmp_path / "build" / "pristine") not in run.out
+
+
+def test_drifted_compiler_stops_the_run(xen_tree: Path, tmp_path: Path) -> None:
+    """A gcc that compiles otherwise: the message names the object and both compilers."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "gcc").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && { echo "gcc (drifted) 99"; exit; }\n'
+        'exec /usr/bin/gcc "$@" -fno-tree-vrp -O1\n'
+    )
+    (folder / "gcc").chmod(0o755)
+    run = scons(
+        "xsplice",
+        tmp_path / "build",
+        environ={"PATH": f"{folder}:{os.environ['PATH']}"},
+        XEN=xen_tree,
+        PATCH=FOLDER / "two-objects/fix.patch",
+    )
+    assert run.status == 2, run.text
+    assert "Debian" in run.text
     assert not list(tmp_path.rglob("*.livepatch*"))

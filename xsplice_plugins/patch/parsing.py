@@ -17,6 +17,7 @@ from xsplice_plugins.errors import PatchError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_EPOCH = re.compile(r"(1969-12-31|1970-01-01) \d\d:\d\d:00(\.0+)?( |$)")
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _NO_NEWLINE = "\\"
 LINES_MAX = 2_000_000  #: lines of one patch; the whole of Xen has fewer
@@ -189,13 +190,16 @@ def _path(reader: _Reader, mark: str) -> str | None:
     """Read one header line's path; a tab starts the time stamp."""
     line = reader.lines[reader.at]
     reader.at += 1
-    path = line[len(mark) :].split("\t", 1)[0].rstrip("\r").rstrip(" ")
+    path, _, stamp = line[len(mark) :].partition("\t")
+    path = path.rstrip("\r").rstrip(" ")
     if path.startswith('"'):
         raise PatchError(
             f"{reader.name}: line {reader.at}: the quoted file name {path} is not supported; "
             "rename the file or make the patch with core.quotePath=false"
         )
-    return None if path == "/dev/null" else path
+    # `diff -N` writes the epoch, in the author's time zone, for a file that is not there.
+    is_absent = path == "/dev/null" or _EPOCH.match(stamp) is not None
+    return None if is_absent else path
 
 
 def _hunk(reader: _Reader, match: re.Match[str], number: int, path: str) -> Hunk:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import SCons.Tool
 from SCons.Action import CommandAction, CommandGeneratorAction
-from SCons.Errors import UserError
+from SCons.Errors import StopError
 from SCons.Subst import escape_list
 
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
@@ -58,7 +58,7 @@ def xsplice(
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
 
     Raises:
-        UserError: The patch cannot be used, or it touches nothing that is compiled.
+        StopError: The patch cannot be used, or it touches nothing that is compiled.
         NoFunctionalChangeError: The patch touches comments only.
     """
     [image] = env.Flatten([image])
@@ -74,7 +74,7 @@ def xsplice(
             env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)"
         )
     except XspliceError as error:
-        raise UserError(str(error)) from error
+        raise StopError(str(error)) from error
     if all(file.kind is TouchKind.COMMENTS for file in patch_set.touched):
         raise NoFunctionalChangeError(
             f"{patch_set.name}: no functional change (the patch touches comments only); "
@@ -85,7 +85,7 @@ def xsplice(
     chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
     reached = [node for node in chosen if _inputs(node) & touched]
     if not reached:
-        raise UserError(
+        raise StopError(
             f"{patch_set.name}: no object of this project is made of what the patch touches "
             f"({', '.join(file.path for file in patch_set.touched) or 'nothing'}); "
             "check source_root and objects"
@@ -131,7 +131,7 @@ def _command(node: Node) -> str:
         if isinstance(action, CommandGeneratorAction):  # a lazy `$CCCOM` is one
             action = action._generate([node], node.sources, env, False, executor)  # noqa: SLF001, FBT003  SCons offers no public way
         if not isinstance(action, CommandAction):
-            raise UserError(
+            raise StopError(
                 f"{node}: it is made by a Python function, not by a command line; "
                 "leave it out of objects="
             )

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SCons.Errors import UserError
+from SCons.Errors import StopError
 
 from xsplice_plugins.artefacts import VerifyRequest
 from xsplice_plugins.candidates import TRACE_VARIABLE
@@ -52,14 +52,14 @@ def files(env: Environment, value: object, name: str) -> list[Path]:
         name: How messages call the variable.
 
     Raises:
-        UserError: A file does not exist.
+        StopError: A file does not exist.
     """
     whole = isinstance(value, str) and Path(env.Entry(value).srcnode().get_abspath()).exists()
     found = []
     for word in [value] if whole else words(value):
         path = Path(env.Entry(str(word)).srcnode().get_abspath())
         if not path.exists():
-            raise UserError(f"{name}={word}: no such file; give the path of an existing file")
+            raise StopError(f"{name}={word}: no such file; give the path of an existing file")
         found.append(path)
     return found
 
@@ -70,7 +70,7 @@ def _path(env: Environment, name: str) -> Path | None:
         return None
     path = Path(env.File(str(value)).get_abspath())
     if not path.is_file():
-        raise UserError(f"{name}={value}: no such file; give the path of an existing file")
+        raise StopError(f"{name}={value}: no such file; give the path of an existing file")
     return path
 
 
@@ -83,13 +83,13 @@ def config_from(env: Environment, *, release: str, image: Path) -> Config:
         image: Absolute path of ``xen-syms``.
 
     Raises:
-        UserError: A named file does not exist, or an option is not ``key=value``.
+        StopError: A named file does not exist, or an option is not ``key=value``.
     """
     options = []
     for word in words(env.get("OPTIONS", "")):
         key, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"OPTIONS: `{word}` is not key=value; separate settings by spaces")
+            raise StopError(f"OPTIONS: `{word}` is not key=value; separate settings by spaces")
         options.append((key, value))
     release = str(env.get("RELEASE") or release)
     return Config(
@@ -110,12 +110,12 @@ def request_from(env: Environment, config: Config) -> VerifyRequest:
     """Return what is asked of the verifiers; the paths of built files are filled in later.
 
     Raises:
-        UserError: ``ON`` names a place that does not exist.
+        StopError: ``ON`` names a place that does not exist.
     """
     places = words(env.get("ON", "model"))
     unknown = sorted(set(places) - {"model", "qemu"})
     if unknown or not places:
-        raise UserError(f"ON={env.get('ON')}: choose from model, qemu, or model,qemu")
+        raise StopError(f"ON={env.get('ON')}: choose from model, qemu, or model,qemu")
     return VerifyRequest(
         payload_path=Path(),
         image_path=config.image or Path(),

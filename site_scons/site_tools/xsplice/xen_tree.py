@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SCons.Errors import UserError
+from SCons.Errors import StopError
 
 from xsplice_plugins import artefacts, capture, patch
 from xsplice_plugins.artefacts import Reach, Route
@@ -30,7 +30,7 @@ def xen_fix(env: Environment) -> XspliceNodes:
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
 
     Raises:
-        UserError: The tree or the patch cannot be used; the message says why.
+        StopError: The tree or the patch cannot be used; the message says why.
         NoFunctionalChangeError: The patch touches nothing that is compiled.
     """
     try:
@@ -38,18 +38,18 @@ def xen_fix(env: Environment) -> XspliceNodes:
     except NoFunctionalChangeError:
         raise
     except XspliceError as error:
-        raise UserError(str(error)) from error
+        raise StopError(str(error)) from error
 
 
 def _wire(env: Environment) -> XspliceNodes:
     tree = capture.locate_tree(Path(env.Dir(env["XEN"]).get_abspath()))
     if not env["PATCH"]:
-        raise UserError("PATCH is not set; give the fix: PATCH=fix.patch")
+        raise StopError("PATCH is not set; give the fix: PATCH=fix.patch")
     files = settings.files(env, env["PATCH"], "PATCH")
     patch_set = patch.read_patch_set(files, name=env["NAME"] or None, source_root=tree.source_root)
     plan = capture.plan(tree, patch_set)
     if plan.refused:
-        raise UserError(
+        raise StopError(
             "\n".join(f"{r.name}: {r.reason} [{r.code}]; {r.hint}" for r in plan.refused)
         )
     config = settings.config_from(env, release=tree.release, image=tree.xen_syms)
