@@ -18,7 +18,7 @@ def console() -> Console:
     """Return the console for people: colours only where a person looks on."""
     from rich.console import Console  # noqa: PLC0415  0.1 s that machines need not pay
 
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=True)
 
 
 def print_summary(
@@ -41,21 +41,15 @@ def print_summary(
         route: How the objects were compiled, and why that way.
     """
     from rich.markup import escape  # noqa: PLC0415  as in `console`
-    from rich.table import Table  # noqa: PLC0415
 
     out = console()
     count = len(record.functions)
     out.print(f"\n[bold]{escape(record.name)}[/]: replaces {count} function{'s' * (count != 1)}")
     if route:
         out.print(f"  compiled by {escape(route)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=count > 0)
-    table.add_column("function", style="cyan", overflow="fold")
-    table.add_column("bytes", justify="right")
-    table.add_column("reason", overflow="fold")
     for function in record.functions:
-        sizes = f"{function.size_old_bytes} -> {function.size_new_bytes}"
-        table.add_row(escape(function.name), sizes, escape(function.reason))
-    out.print(table)
+        sizes = f"{function.size_old_bytes} -> {function.size_new_bytes} bytes"
+        out.print(f"  [cyan]{escape(function.name)}[/] {sizes}: {escape(function.reason)}")
     for item in record.new:
         out.print(f"  brings {item.kind} [cyan]{escape(item.name)}[/]: {escape(item.reason)}")
     for hook in record.hooks:
