@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)
+#: Preprocessed text fits into such a pipe: the compiler does not wait for this process to read,
+#: which may be at work in another thread. (It is what Linux allows everyone.)
+PIPE_SIZE_BYTES = 1 << 20
 OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
 
 
@@ -34,6 +38,7 @@ class Word:
     text: str  #: without quotes
 
 
+@lru_cache(maxsize=2048)
 def words(command: str) -> tuple[Word, ...]:
     """Split a simple shell line into words with their places."""
     found = []
@@ -103,6 +108,7 @@ def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str)
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
+            pipesize=PIPE_SIZE_BYTES,
         )
     except OSError as error:
         raise CaptureError(

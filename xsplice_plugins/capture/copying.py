@@ -161,8 +161,10 @@ def check_reads(copy_root: Path, cwd: str, text: str, subject: str) -> None:
         return
     for word in sorted(set(_DOTTED.findall(text))):
         path = os.path.normpath(os.path.join(cwd, word))
+        if path not in patched:
+            continue
         real = os.path.realpath(copy_root / cwd / word)
-        if path in patched and not real.startswith(os.path.realpath(copy_root) + "/"):
+        if not real.startswith(os.path.realpath(copy_root) + "/"):
             raise CaptureError(
                 f"{subject}: includes the patched file {path} as {word}, which leads out of the "
                 "private copy; write the #include without `..`, or take the route through make"
