@@ -19,8 +19,8 @@ from xsplice_plugins.diff.profiles import LineField, SectionClass
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from xsplice_plugins.diff.correlate import Pairing
     from xsplice_plugins.diff.normalise import Parts
+    from xsplice_plugins.diff.pairing import Pairing
 
 Key = tuple["Hashable", ...]
 

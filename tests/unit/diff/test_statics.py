@@ -109,3 +109,11 @@ def test_function_names_in_strings_need_no_pairing(tmp_path: Path) -> None:
     delta = diff_c(tmp_path, text, extra + text)
     assert delta.changed == ()
     assert delta.refused == ()
+
+
+def test_constants_of_another_function_are_not_ambiguous(tmp_path: Path) -> None:
+    before = "int f(int a) { note(__func__); return get(a); } int g(int a) { return get(a + 1); }"
+    after = "int f(int a) { return get(a); } int g(int a) { note(__func__); return get(a + 1); }"
+    delta = diff_c(tmp_path, before, after)
+    assert summary(delta)[0] == ["f", "g"]
+    assert delta.refused == ()

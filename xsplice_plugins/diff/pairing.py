@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pairs of parts, and what can be compared of parts before they are paired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.parts import EXTERNAL, Edge, Kind, Part, is_compiler_named, masked
+from xsplice_plugins.diff.profiles import SectionClass
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from xsplice_plugins.diff.normalise import Parts
+
+Key = tuple["Hashable", ...]
+
+#: Data without state that a wrong pair could lose.
+CONSTANT_CLASSES = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.INIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambiguity:
+    """Data of one name whose pairing nothing proves."""
+
+    name: str
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Pairing:
+    """Which part of the baseline is which part of the new object.
+
+    Invariant: ``new_of`` and ``old_of`` are inverse to each other.
+    """
+
+    new_of: dict[int, int] = field(default_factory=dict)
+    old_of: dict[int, int] = field(default_factory=dict)
+    ambiguous: list[Ambiguity] = field(default_factory=list)
+
+    def pair(self, old: int, new: int) -> None:
+        """Record a pair."""
+        assert old not in self.new_of, "a part is paired once"
+        assert new not in self.old_of, "a part is paired once"
+        self.new_of[old] = new
+        self.old_of[new] = old
+
+
+def named(parts: Parts, kind: Kind) -> list[Part]:
+    """Return the parts of a kind that a symbol names."""
+    return [p for p in parts.all if p.kind is kind and p.symbol is not None]
+
+
+def loose_key(parts: Parts, edge: Edge) -> Key:
+    """Return what a relocation refers to without any pairing: names lose their numbers."""
+    if edge.part == EXTERNAL:
+        return ("symbol", edge.name, edge.at)
+    part = parts.all[edge.part]
+    if part.kind is Kind.STRING:
+        return ("string", parts.content(part)[edge.at :])
+    if part.kind is Kind.CONSTANT:
+        return ("constant", parts.content(part), edge.at)
+    if not part.is_local:
+        return ("symbol", part.name, edge.at)
+    return (part.kind.value, masked(part.name) or part.section_class.value, edge.at)
+
+
+def loose_signature(parts: Parts, part: Part) -> Key:
+    """Return a part's content as far as it can be compared without a pairing."""
+    edges = parts.edges(part)
+    return (
+        parts.content(part),
+        tuple((e.offset, e.type, *loose_key(parts, e)) for e in edges),
+    )
+
+
+def unpaired_data(parts: Parts, taken: dict[int, int]) -> dict[str, list[Part]]:
+    """Return unpaired data whose names the compiler numbered, by name without numbers."""
+    groups: dict[str, list[Part]] = {}
+    for part in named(parts, Kind.DATA):
+        if part.number not in taken and part.is_local and is_compiler_named(part.name):
+            groups.setdefault(masked(part.name), []).append(part)
+    return groups
