@@ -21,7 +21,7 @@ from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import Refusal
+    from xsplice_plugins.artefacts import ChangedFunction, Refusal
 
 _UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
 
@@ -77,16 +77,7 @@ def diff_objects(
         found.setdefault((row.name, row.code), row)
     delta = replace(
         empty,
-        changed=tuple(
-            sorted(
-                (
-                    explain(canon, change)
-                    for number, change in comparison.changed.items()
-                    if canon.new.all[number].section_class is not SectionClass.INIT
-                ),
-                key=lambda c: c.name,
-            )
-        ),
+        changed=_changed(canon, comparison),
         new=close.new_items(canon, comparison, closure),
         removed=_removed(canon),
         line_only=_line_only(canon, comparison),
@@ -132,6 +123,15 @@ def _compare(old_file: ElfFile, new_file: ElfFile, table: Profile) -> tuple[Cano
     old, new = Parts(old_file, table), Parts(new_file, table)
     canon = Canon(old, new, correlate(old, new))
     return canon, compare(canon)
+
+
+def _changed(canon: Canon, comparison: Comparison) -> tuple[ChangedFunction, ...]:
+    rows = [
+        explain(canon, change)
+        for number, change in comparison.changed.items()
+        if canon.new.all[number].section_class is not SectionClass.INIT
+    ]
+    return tuple(sorted(rows, key=lambda row: row.name))
 
 
 def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
