@@ -22,10 +22,11 @@ from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
 from xsplice_plugins.capture.commands import environment, words
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import full_disk_named
-from xsplice_plugins.capture.indexing import Index, canonical_in, job_of, read_index
+from xsplice_plugins.capture.indexing import Index, canonical_in, init_name, job_of, read_index
 from xsplice_plugins.capture.meaning import judge_texts
 from xsplice_plugins.capture.pairing import check_drift, compiler_of, pair_objects
 from xsplice_plugins.capture.records import parse_record, read_text
+from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.patch.applying import patched_files
 
@@ -228,7 +229,35 @@ def _pairs(
         pair = _pair(before, after, target, objects_dir, env)
         if pair is not None:
             pairs.append(pair)
-    return tuple(pairs)
+    pairs += _outside_the_image(before, after)
+    return tuple(sorted(pairs, key=lambda pair: pair.object_path))
+
+
+def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
+    """Refuse what make changed that no object of the image shows: linker scripts, boot code."""
+    pairs = []
+    for folder, name in sorted(after.texts):
+        target = f"{folder}/{name}" if folder else name
+        if is_ignored(target) or not name.endswith((".o", ".lds")):
+            continue
+        if target in after.linked or init_name(target) in after.linked:
+            continue
+        old, new = (index.tree.build_root / target for index in (before, after))
+        job = _recorded_job(after, target)
+        if job is None or not old.is_file() or not new.is_file():
+            continue
+        if old.read_bytes() != new.read_bytes():
+            is_script = name.endswith(".lds")
+            refusal = Refusal(
+                name=target if is_script else job.source_path,
+                reason="the patch changes the linker script, which places the running image"
+                if is_script
+                else "it is part of the boot code only, which has run already",
+                code="GENERATED" if is_script else "INIT",
+                hint="leave that part of the patch out",
+            )
+            pairs.append(_refused(job, refusal))
+    return pairs
 
 
 def _init_objects(index: Index) -> set[str]:
@@ -248,7 +277,16 @@ def _pair(
     prefix = objects_dir / f"{target}.xsplice"
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if now.source_path.endswith(".S"):
-        return _refused(now, after.tree.build_root / target)
+        return _refused(
+            now,
+            Refusal(
+                name=now.source_path,
+                reason="the patch changes this assembler object, and a payload replaces whole C "
+                "functions",
+                code="ASSEMBLER",
+                hint="leave that part of the patch out",
+            ),
+        )
     was = _recorded_job(before, target)
     old, new = before.tree.build_root / target, after.tree.build_root / target
     scratch = prefix.with_name(f".{prefix.name}.old")
@@ -317,7 +355,7 @@ def _check_same_compiler(target: str, old: bytes, new: bytes) -> None:
         )
 
 
-def _refused(job: CompileJob, new: Path) -> ObjectPair:
+def _refused(job: CompileJob, refusal: Refusal) -> ObjectPair:
     return ObjectPair(
         object_path=job.object_path,
         source_path=job.source_path,
@@ -327,15 +365,7 @@ def _refused(job: CompileJob, new: Path) -> ObjectPair:
         new="",
         digest_baseline="",
         digest_new="",
-        compiler=compiler_of(new.read_bytes(), job.object_path),
+        compiler="",
         note="refused",
-        refused=(
-            Refusal(
-                name=job.source_path,
-                reason="the patch changes this assembler object, and a payload replaces whole C "
-                "functions",
-                code="ASSEMBLER",
-                hint="leave that part of the patch out",
-            ),
-        ),
+        refused=(refusal,),
     )

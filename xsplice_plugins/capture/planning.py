@@ -59,17 +59,22 @@ def plan(
     if not touched:
         raise NoFunctionalChangeError(_nothing(patch_set))
     index = read_index(tree)
-    why_make = _why_make(index, touched, route)
-    if why_make:
-        return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
     prefix = f"{tree.patch_root}/" if tree.patch_root else ""
     wanted = {prefix + file.path: file for file in touched}
     jobs, refused, seen, generated = _reached(index, wanted)
-    why_make = _why_generated(index, patch_set, generated, store)
+    why_make = _why_make(index, touched, route)
+    why_make = why_make or _why_generated(index, patch_set, generated, store)
     unseen = [file for path, file in sorted(wanted.items()) if path not in seen]
     why_make = why_make or _why_unseen(index, unseen)
     if why_make:
-        return CapturePlan(route=Route.MAKE, reason=why_make, jobs=(), build_root=tree.build_dir)
+        # Refused files stay refused: make would build them, and no payload can carry them.
+        return CapturePlan(
+            route=Route.MAKE,
+            reason=why_make,
+            jobs=(),
+            build_root=tree.build_dir,
+            refused=tuple(refused),
+        )
     unseen = [file for file in unseen if not file.is_added]
     if not jobs and not refused:
         raise NoFunctionalChangeError(

@@ -205,6 +205,16 @@ def test_assembler_and_boot_code_are_refused_by_name(built: TinyTree) -> None:
     assert (refusal.name, refusal.code) == ("xen/common/boot.c", "INIT")
 
 
+def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
+    """Make builds boot code and assembler gladly, and its objects are not compared as C."""
+    plan = plan_of(
+        built,
+        built.patch(("xen/Makefile", "= 17", "= 18"), ("xen/common/boot.c", "0", "1")),
+    )
+    assert plan.route is Route.MAKE
+    assert [refusal.code for refusal in plan.refused] == ["INIT"]
+
+
 def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:
     added = "--- /dev/null\n+++ b/xen/common/new.c\n@@ -0,0 +1 @@\n+int a;\n"
     plan = plan_of(built, built.patch_text(added))
