@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From hand-written C files to the deltas that the linker takes, and on to a signed payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import Delta, Payload
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.handmade.compiling import SourceObject, compile_sources
+from xsplice_plugins.handmade.declarations import Kind, read_declarations
+from xsplice_plugins.handmade.delta import make_delta
+from xsplice_plugins.handmade.prototypes import check_types
+from xsplice_plugins.handmade.renaming import rename_symbols
+from xsplice_plugins.handmade.resolving import resolve
+from xsplice_plugins.link.abi import abi_of
+from xsplice_plugins.link.image import read_image
+from xsplice_plugins.link.names import Names, read_beneath
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pluggy
+
+    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.hookspecs import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handmade:
+    """Compiled and understood: what the link stage takes."""
+
+    deltas: tuple[Delta, ...]
+    objects: tuple[bytes, ...]
+    notes: tuple[str, ...]  #: things a person should know
+
+
+def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
+    """Compile hand-written files and follow their declarations.
+
+    Args:
+        tree: A built tree; it is only read.
+        sources: The C files.
+        config: Settings; ``release``, ``image`` and ``depends`` are used.
+
+    Raises:
+        ConfigError: A file is missing.
+        CaptureError: A file does not compile.
+        LinkError: A declaration cannot be followed.
+    """
+    compiled = compile_sources(tree, sources, release=config.release)
+    names = read_names(tree.xen_syms, config)
+    renamed = tuple(_renamed(source, names) for source in compiled)
+    deltas = tuple(make_delta(source, names, config.profile) for source in renamed)
+    if not any(delta.changed or delta.new or delta.nopped for delta in deltas):
+        raise LinkError(
+            f"{', '.join(delta.source_path for delta in deltas)}: nothing is declared; "
+            'include <xsplice.h> and write XSPLICE_REPLACE("function", replacement)'
+        )
+    return Handmade(
+        deltas=deltas,
+        objects=tuple(source.data for source in renamed),
+        notes=check_types(tree, deltas, tuple(source.data for source in renamed)),
+    )
+
+
+def read_names(xen_syms: Path, config: Config) -> Names:
+    """Read what the running hypervisor can resolve.
+
+    Raises:
+        LinkError: The image or the payload beneath cannot be used.
+    """
+    try:
+        elf = read_elf(xen_syms.read_bytes(), "xen-syms")
+        abi = abi_of(config.release, elf.machine)
+        beneath = None
+        if config.depends is not None:
+            beneath = read_beneath(config.depends.read_bytes(), config.depends.name, abi)
+    except OSError as error:
+        raise LinkError(
+            f"{error.filename}: cannot be read ({error.strerror}); give an existing file"
+        ) from error
+    image = read_image(elf, alt_entry_size_bytes=abi.alt_entry_size_bytes)
+    return Names(image=image, beneath=beneath)
+
+
+def _renamed(source: SourceObject, names: Names) -> SourceObject:
+    """Give the symbols that stand for statics of Xen the names of those."""
+    declarations = read_declarations(read_elf(source.data, source.object_path))
+    wanted = {}
+    for declaration in declarations:
+        if declaration.kind is Kind.SYMBOL:
+            if declaration.object is None or declaration.object.shndx:
+                raise LinkError(
+                    f"{declaration.subject}: XSPLICE_SYMBOL names nothing that is only declared; "
+                    "declare it `extern` and do not define it"
+                )
+            wanted[declaration.object.name] = resolve(names, declaration.name, declaration.subject)
+    return replace(source, data=rename_symbols(source.data, wanted)) if wanted else source
+
+
+def build(
+    plugins: pluggy.PluginManager,
+    tree: XenTree,
+    sources: Sequence[Path],
+    name: str,
+    config: Config,
+) -> Payload:
+    """Make one unsigned payload of hand-written files.
+
+    Args:
+        plugins: The plugins of this run.
+        tree: A built tree; it is only read.
+        sources: The C files.
+        name: Name of the fix.
+        config: Settings of the run.
+
+    Raises:
+        XspliceError: As `prepare` and `pipeline.link_payload`.
+    """
+    made = prepare(tree, sources, config)
+    payload = pipeline.link_payload(
+        plugins, config, name, made.deltas, made.objects, tree.xen_syms.read_bytes()
+    )
+    record = replace(payload.record, notes=payload.record.notes + made.notes)
+    return replace(payload, record=record)

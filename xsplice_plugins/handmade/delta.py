@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn a compiled hand-written file into the delta that the linker takes.
+
+The whole object is taken: every section that is loaded is one extent. Each declared replacement is
+a changed function, each NOP-out a range of NOPs; the linker does the rest as for any fix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import (
+    Cause,
+    ChangedFunction,
+    Delta,
+    Extent,
+    NewItem,
+    NoppedRange,
+    OldPlace,
+)
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import SHT_NOBITS, STT_FUNC, STT_OBJECT
+from xsplice_plugins.errors import LinkError
+from xsplice_plugins.handmade.declarations import Declaration, Kind, read_declarations
+from xsplice_plugins.handmade.instructions import (
+    body_size_bytes,
+    check_jump,
+    check_nops,
+    read_code,
+)
+from xsplice_plugins.handmade.resolving import refuse_clone, resolve
+from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX
+from xsplice_plugins.link.places import function_at
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
+    from xsplice_plugins.elf.types import Section, Symbol
+    from xsplice_plugins.handmade.compiling import SourceObject
+    from xsplice_plugins.link.image import ImageSymbol
+    from xsplice_plugins.link.names import Names
+
+#: Loaded sections of an object that Xen's own link throws away too (xen/arch/x86/xen.lds.S).
+_LEFT_OUT = (".xsplice.", ".note.", ".eh_frame", ".discard", ".comment")
+_REPLACING = {Kind.REPLACE, Kind.REPLACE_AT, Kind.REPLACE_ADDRESS}
+_NOPPING = {Kind.NOP, Kind.NOP_ADDRESS, Kind.NOP_BODY}
+_EXPECTING = {Kind.EXPECT, Kind.EXPECT_IMAGE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The place in the image that a declaration means."""
+
+    declaration: Declaration
+    name: str  #: decorated name of the function
+    offset: int  #: bytes from its start
+    symbol: ImageSymbol | None  #: ``None`` where an earlier payload brings the function
+
+
+def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
+    """Make one object's delta.
+
+    Args:
+        source: The compiled file.
+        names: What the running hypervisor can resolve.
+        profile: For the record only; the differ's table of special sections.
+
+    Raises:
+        LinkError: A declaration cannot be followed; the message names it and the reason.
+        ElfError: The object cannot be read.
+    """
+    elf = read_elf(source.data, source.object_path)
+    declarations = read_declarations(elf)
+    targets = [
+        find_target(names, declaration)
+        for declaration in declarations
+        if declaration.kind in _REPLACING | _NOPPING
+    ]
+    expected = _expectations(declarations, targets, names)
+    replacing = [target for target in targets if target.declaration.kind in _REPLACING]
+    nopping = [target for target in targets if target.declaration.kind in _NOPPING]
+    changed = tuple(_changed(elf, target, names, expected) for target in replacing)
+    taken = [section for section in elf.sections[1:] if _is_taken(section)]
+    return Delta(
+        object_path=source.object_path,
+        source_path=source.source_path,
+        profile=profile,
+        machine=elf.machine,
+        digest_new=hashlib.sha256(source.data).hexdigest(),
+        changed=changed,
+        new=_new_items(elf, taken, {item.symbol for item in changed}),
+        extents=tuple(
+            Extent(
+                section=section.index, offset=0, size_bytes=section.size_bytes, owner=section.name
+            )
+            for section in taken
+        ),
+        nopped=tuple(_nopped(target, names, expected) for target in nopping),
+    )
+
+
+def find_target(names: Names, declaration: Declaration) -> Target:
+    """Find the place in the image that a declaration means.
+
+    Raises:
+        LinkError: Unknown, ambiguous, or no part of a function.
+    """
+    subject = declaration.subject
+    if declaration.kind in {Kind.REPLACE_ADDRESS, Kind.NOP_ADDRESS}:
+        symbol = function_at(names.image, declaration.where)
+        if symbol is None:
+            raise LinkError(
+                f"{subject}: {declaration.where:#x} lies in no function of {names.image.name}; "
+                "name a function and an offset"
+            )
+        name, offset = symbol.name, declaration.where - symbol.addr_virt
+    else:
+        name, offset = resolve(names, declaration.name, subject), declaration.where
+        symbol = names.image.symbols.get(name)
+    refuse_clone(name, subject)
+    if symbol is not None and not symbol.is_function:
+        raise LinkError(
+            f"{subject}: `{name}` is no C function of {names.image.name}; only functions can be "
+            "replaced or become NOPs"
+        )
+    if symbol is not None and offset >= symbol.size_bytes:
+        raise LinkError(
+            f"{subject}: `{name}` is {symbol.size_bytes} bytes long, so offset {offset:#x} lies "
+            "outside it; look at its disassembly again"
+        )
+    return Target(declaration=declaration, name=name, offset=offset, symbol=symbol)
+
+
+def _expectations(
+    declarations: tuple[Declaration, ...], targets: list[Target], names: Names
+) -> dict[tuple[str, int], str]:
+    """Return the bytes that authors ask for, by function and offset."""
+    places = {(target.name, target.offset) for target in targets}
+    result: dict[tuple[str, int], str] = {}
+    for declaration in declarations:
+        if declaration.kind not in _EXPECTING:
+            continue
+        subject = declaration.subject
+        key = (resolve(names, declaration.name, subject), declaration.where)
+        if key not in places:
+            raise LinkError(
+                f"{subject}: bytes are expected at `{declaration.name}`, which this file neither "
+                "replaces nor turns into NOPs; declare that too"
+            )
+        if key in result:
+            raise LinkError(
+                f"{subject}: `{declaration.name}` has an expectation already; remove one"
+            )
+        result[key] = declaration.expect.hex()
+        if declaration.kind is Kind.EXPECT_IMAGE:
+            result[key] = _of_image(declaration, key[0], names).hex()
+    return result
+
+
+def _of_image(declaration: Declaration, name: str, names: Names) -> bytes:
+    """Return the image's first bytes of a function, if boot leaves them alone."""
+    size, symbol = declaration.size_bytes, names.image.symbols.get(name)
+    if symbol is None or not 0 < size <= min(EXPECT_LENGTH_MAX, symbol.size_bytes):
+        raise LinkError(
+            f"{declaration.subject}: {size} bytes of `{name}` cannot be expected; "
+            f"1 to {min(EXPECT_LENGTH_MAX, symbol.size_bytes if symbol else 0)} can"
+        )
+    start, end = symbol.addr_virt, symbol.addr_virt + size
+    for rewrite in names.image.rewrites:
+        first, last = rewrite.addr_virt, rewrite.addr_virt + rewrite.size_bytes
+        if first < end and start < last and "ENDBR" not in rewrite.reason:
+            raise LinkError(
+                f"{declaration.subject}: {rewrite.reason} at +{first - start:#x} of `{name}` may "
+                "be rewritten at boot; expect fewer bytes"
+            )
+    return names.image.read(start, size)
+
+
+def _changed(
+    elf: ElfFile, target: Target, names: Names, expected: dict[tuple[str, int], str]
+) -> ChangedFunction:
+    declaration, function = target.declaration, _function(elf, target.declaration)
+    if target.offset and target.symbol is not None:
+        check_jump(read_code(names.image, target.symbol), target.offset, declaration.subject)
+    return ChangedFunction(
+        name=target.name,
+        reason=f"declared in {declaration.subject}",
+        cause=Cause.SOURCE,
+        symbol=function.name,
+        symbol_baseline=target.name.rpartition("#")[2],
+        section=elf.sections[function.shndx].name,
+        size_before_bytes=target.symbol.size_bytes if target.symbol else 0,
+        size_after_bytes=function.size_bytes,
+        place=None if declaration.kind is Kind.REPLACE else _place(target),
+        expect=expected.get((target.name, target.offset)),
+    )
+
+
+def _place(target: Target) -> OldPlace:
+    if target.declaration.kind in {Kind.REPLACE_ADDRESS, Kind.NOP_ADDRESS}:
+        return OldPlace(addr_virt=target.declaration.where)
+    return OldPlace(symbol=target.name, offset=target.offset)
+
+
+def _function(elf: ElfFile, declaration: Declaration) -> Symbol:
+    function = declaration.object
+    if function is None or function.type != STT_FUNC or not function.size_bytes:
+        raise LinkError(
+            f"{declaration.subject}: the replacement is no function of {elf.name}; write one here"
+        )
+    return function
+
+
+def _nopped(target: Target, names: Names, expected: dict[tuple[str, int], str]) -> NoppedRange:
+    declaration = target.declaration
+    if target.symbol is None:
+        raise LinkError(
+            f"{declaration.subject}: `{target.name}` is code of an earlier payload; "
+            "NOPs are checked against the image only, replace the function"
+        )
+    code = read_code(names.image, target.symbol)
+    size = declaration.size_bytes
+    if declaration.kind is Kind.NOP_BODY:
+        size = body_size_bytes(code, declaration.subject)
+    check_nops(code, target.offset, size, names.image, declaration.subject)
+    return NoppedRange(
+        name=target.name,
+        place=_place(target),
+        size_bytes=size,
+        reason=f"declared in {declaration.subject}",
+        expect=expected.get((target.name, target.offset)),
+    )
+
+
+def _is_taken(section: Section) -> bool:
+    return section.is_alloc and section.size_bytes > 0 and not section.name.startswith(_LEFT_OUT)
+
+
+def _new_items(elf: ElfFile, taken: list[Section], replacing: set[str]) -> tuple[NewItem, ...]:
+    """List what the payload brings besides replacements."""
+    by_index = {section.index: section for section in taken}
+    result = []
+    for symbol in elf.symbols:
+        section = by_index.get(symbol.shndx)
+        if section is None or symbol.type not in (STT_FUNC, STT_OBJECT) or not symbol.name:
+            continue
+        if symbol.name in replacing:
+            continue
+        kind = "function" if symbol.type == STT_FUNC else "data"
+        if section.name.startswith(HOOK_PREFIX):
+            kind = "hook"
+        elif section.type == SHT_NOBITS:
+            kind = "bss"
+        elif kind == "data" and not section.is_write:
+            kind = "read-only data"
+        result.append(
+            NewItem(
+                name=symbol.decorated,
+                reason=f"part of {elf.name}",
+                kind=kind,
+                symbol=symbol.name,
+                section=section.name,
+                offset=symbol.value,
+                size_bytes=symbol.size_bytes,
+            )
+        )
+    return tuple(sorted(result, key=lambda item: (item.section, item.offset, item.name)))

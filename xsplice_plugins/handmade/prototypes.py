@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold the types of replacements against those of the functions that they replace.
+
+The types are read from DWARF. A tree built without debug information has none; then the original's
+source is compiled again, with its recorded command and ``-g``, and thrown away.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.capture.records import parse_record, record_text, scan
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC
+from xsplice_plugins.errors import CaptureError, LinkError
+from xsplice_plugins.handmade.compiling import recorded_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from xsplice_plugins.artefacts import ChangedFunction, Delta
+    from xsplice_plugins.capture.tree import XenTree
+
+_DEPTH_MAX = 32  #: pointers to pointers, arrays of functions ...
+_QUALIFIERS = {
+    "DW_TAG_const_type": "const",
+    "DW_TAG_volatile_type": "volatile",
+    "DW_TAG_restrict_type": "restrict",
+    "DW_TAG_atomic_type": "_Atomic",
+}
+_TAGGED = {
+    "DW_TAG_structure_type": "struct",
+    "DW_TAG_union_type": "union",
+    "DW_TAG_enumeration_type": "enum",
+}
+
+Die = Any  #: pyelftools carries no types
+
+
+def check_types(
+    tree: XenTree, deltas: Sequence[Delta], objects: Sequence[bytes]
+) -> tuple[str, ...]:
+    """Check that each replacement has its original's type.
+
+    Args:
+        tree: The tree; it is only read.
+        deltas: What the hand-written files declare.
+        objects: Their objects, compiled with ``-g``.
+
+    Returns:
+        A note for each replacement whose original's type cannot be read.
+
+    Raises:
+        LinkError: A type differs; the message has both.
+    """
+    notes = []
+    cache: dict[str, bytes | str] = {}
+    for delta, data in zip(deltas, objects, strict=True):
+        for changed in delta.changed:
+            if changed.place is not None and changed.place.offset:
+                continue  # it takes over in the middle: there is no call to agree with
+            old = _original_type(tree, changed, cache)
+            new = function_type(data, changed.symbol)
+            if old.startswith("?") or not new:
+                reason = old.removeprefix("?") or "no debug information"
+                notes.append(
+                    f"the type of `{changed.symbol}` was not compared with that of "
+                    f"`{changed.name}`: {reason}"
+                )
+            elif old != new:
+                raise LinkError(
+                    f"{changed.reason.removeprefix('declared in ')}: `{changed.name}` is "
+                    f"`{old}`, its replacement `{changed.symbol}` is `{new}`; give it the same type"
+                )
+    return tuple(notes)
+
+
+def _original_type(tree: XenTree, changed: ChangedFunction, cache: dict[str, bytes | str]) -> str:
+    """Return the type of a replaced function; "?" and a reason where it cannot be told."""
+    if not changed.size_before_bytes:
+        return "?an earlier payload brings it"
+    plain = changed.name.rpartition("#")[2]
+    path = _object_of(tree, changed.name)
+    if not path:
+        return "?no object of the tree with a recorded command defines it"
+    if path not in cache:
+        cache[path] = _with_debug_information(tree, path)
+    found = cache[path]
+    if isinstance(found, str):
+        return f"?{found}"
+    return function_type(found, plain) or f"?{path} has no debug information about it"
+
+
+def _object_of(tree: XenTree, name: str) -> str:
+    """Return the object that defines a function, relative to the build folder."""
+    file, _, plain = name.rpartition("#")
+    if file:
+        path = str(Path(file).with_suffix(".o"))
+        return path if (tree.build_root / path).is_file() else ""
+    word = b"\0" + plain.encode("utf-8", "surrogateescape") + b"\0"
+    for folder, base in scan(str(tree.build_root)).records:
+        path = f"{folder}/{base}" if folder else base
+        place = tree.build_root / path
+        if not base.endswith(".o") or base in {"built_in.o", "prelink.o"} or not place.is_file():
+            continue
+        data = place.read_bytes()
+        if data[:4] == b"\x7fELF" and word in data and _defines(data, path, plain):
+            return path
+    return ""
+
+
+def _defines(data: bytes, path: str, name: str) -> bool:
+    return any(
+        symbol.name == name and symbol.type == STT_FUNC and symbol.shndx
+        for symbol in read_elf(data, path).symbols
+    )
+
+
+def _with_debug_information(tree: XenTree, path: str) -> bytes | str:
+    """Return an object of the tree with debug information, or why there is none."""
+    data = (tree.build_root / path).read_bytes()
+    if b".debug_info\0" in data:
+        return data
+    folder, _, base = path.rpartition("/")
+    record = parse_record(record_text(str(tree.build_root), folder, base), folder, base)
+    if record is None or not record.source.endswith(".c"):
+        return f"the tree has no debug information and no recorded command of {path}"
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
+        out = Path(work) / base
+        try:
+            compile_object(recorded_job(tree, record, appended="-g"), tree.root, out)
+        except CaptureError as error:
+            return f"{path} does not compile again ({str(error).partition(chr(10))[0]})"
+        return out.read_bytes()
+
+
+def function_type(data: bytes, name: str) -> str:
+    """Return a function's type as C spells it, without names; "" if DWARF does not tell.
+
+    Args:
+        data: An object with debug information.
+        name: The function's plain name.
+    """
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415  (0.16 s)
+
+    file = ELFFile(io.BytesIO(data))
+    if not file.has_dwarf_info():
+        return ""
+    for unit in file.get_dwarf_info().iter_CUs():
+        for die in unit.get_top_DIE().iter_children():
+            if die.tag == "DW_TAG_subprogram" and _text(die, "DW_AT_name") == name:
+                return _spell_function(die, 0)
+    return ""
+
+
+def _text(die: Die, attribute: str) -> str:
+    value = die.attributes.get(attribute)
+    return value.value.decode("utf-8", "surrogateescape") if value is not None else ""
+
+
+def _spell_function(die: Die, depth: int) -> str:
+    return f"{_spell(die, depth + 1)} ({', '.join(_parameters(die, depth + 1)) or 'void'})"
+
+
+def _parameters(die: Die, depth: int) -> Iterator[str]:
+    for child in die.iter_children():
+        if child.tag == "DW_TAG_formal_parameter":
+            yield _unqualified(_spell(child, depth))
+        elif child.tag == "DW_TAG_unspecified_parameters":
+            yield "..."
+
+
+def _unqualified(text: str) -> str:
+    """Drop the outermost qualifiers of a parameter, which are the callee's own business."""
+    words = text.split(" ")
+    if text.endswith("*"):
+        return text
+    while len(words) > 1 and words[0] in _QUALIFIERS.values():
+        words.pop(0)
+    while len(words) > 1 and words[-1] in _QUALIFIERS.values():
+        words.pop()
+    return " ".join(words)
+
+
+def _spell(die: Die, depth: int) -> str:
+    """Spell the type that an entry refers to; typedefs stand for what they mean."""
+    if "DW_AT_type" not in die.attributes or depth > _DEPTH_MAX:
+        return "void" if depth <= _DEPTH_MAX else "..."
+    target = die.get_DIE_from_attribute("DW_AT_type")
+    tag = target.tag
+    if tag == "DW_TAG_pointer_type":
+        inner = _spell(target, depth + 1)
+        return f"{inner} *" if not inner.endswith(")") else f"({inner}) *"
+    if tag in _QUALIFIERS:
+        inner, word = _spell(target, depth + 1), _QUALIFIERS[tag]
+        return f"{inner} {word}" if inner.endswith("*") else f"{word} {inner}"
+    if tag == "DW_TAG_typedef":
+        inner = _spell(target, depth + 1)
+        return _text(target, "DW_AT_name") if inner.endswith("{}") else inner
+    if tag in _TAGGED:
+        return f"{_TAGGED[tag]} {_text(target, 'DW_AT_name') or '{}'}"
+    if tag == "DW_TAG_array_type":
+        return f"{_spell(target, depth + 1)} []"
+    if tag == "DW_TAG_subroutine_type":
+        return _spell_function(target, depth)
+    return _text(target, "DW_AT_name") or tag
