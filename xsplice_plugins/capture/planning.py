@@ -223,7 +223,7 @@ def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
         return Refusal(
             name=file.path,
             reason="it is part of the boot code only, which has run already",
-            code="INIT",
+            code="INIT_CODE",
             hint="leave this file out; the change takes effect with the next reboot",
         )
     return Refusal(

@@ -178,7 +178,7 @@ def _judged_output(
     if job.source_path.endswith(".S"):
         code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
     elif job.object_path.endswith(".o"):
-        code, reason = "INIT", "it is part of the boot code only, which has run already"
+        code, reason = "INIT_CODE", "it is part of the boot code only, which has run already"
     else:
         code, reason = "GENERATED", "the patch changes this generated file, which other files read"
     refusal = Refusal(

@@ -41,6 +41,14 @@ _DOCS = (
         "set the run-time state that the boot code derived from it in a load hook",
     ),
     _doc(
+        "GENERATED",
+        "a file that the build generates would change",
+        "Linker scripts, offsets for assembler and generated headers are read by code that this "
+        "route does not compile again, and some of it cannot be replaced while it runs.",
+        "leave that part of the patch out; if the change is harmless, write the C part as a patch "
+        "of its own",
+    ),
+    _doc(
         "DATA_VALUE",
         "the initial value of existing data was changed",
         "The variable is in memory already, with whatever value it has by now. A live patch "

@@ -3,7 +3,7 @@
 
 This package is the only code that imports SCons. It turns the library's stages into nodes; the
 work itself is done in ``xsplice_plugins``. Users of the wheel pass the tool as a function:
-``import xsplice_plugins.scons``, see there.
+``import xsplice; Environment(tools=["default", xsplice.generate])``.
 """
 
 from __future__ import annotations

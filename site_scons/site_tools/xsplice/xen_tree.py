@@ -47,7 +47,9 @@ def _wire(env: Environment) -> XspliceNodes:
         raise StopError("PATCH is not set; give the fix: PATCH=fix.patch")
     files = settings.files(env, env["PATCH"], "PATCH")
     patch_set = patch.read_patch_set(files, name=env["NAME"] or None, source_root=tree.source_root)
-    plan = capture.plan(tree, patch_set)
+    store = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath()) / "preprocessed"
+    plan = capture.plan(tree, patch_set, store=store)
+    capture.forget_texts(store)
     if plan.refused:
         raise StopError(
             "\n".join(f"{r.name}: {r.reason} [{r.code}]; {r.hint}" for r in plan.refused)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every code that a refusal can carry is documented, and every documented one is used."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import xsplice_plugins
+from xsplice_plugins.diff.refusals import REFUSALS
+
+SOURCES = sorted(Path(xsplice_plugins.__file__).parent.rglob("*.py"))
+
+
+def strings(*, but: str) -> set[str]:
+    """Return every upper-case word that stands as a string in the library's code."""
+    found = set()
+    for path in SOURCES:
+        if path.name == but:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_every_code_that_is_raised_is_documented() -> None:
+    raised = set()
+    for path in SOURCES:
+        raised |= set(re.findall(r'\bcode(?:, reason)? ?= ?"([A-Z_]+)"', path.read_text()))
+    assert {"ASSEMBLER", "LAYOUT"} <= raised
+    assert raised <= REFUSALS.keys()
+
+
+def test_every_documented_code_is_used() -> None:
+    assert REFUSALS.keys() <= strings(but="refusals.py")
