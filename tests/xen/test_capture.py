@@ -182,7 +182,7 @@ def test_boot_code_and_assembler_are_refused(xen_tree: Path, tmp_path: Path) -> 
         ("arch/x86/x86_64/entry.S", "        pushq %rcx\n", "        nop\n        pushq %rcx\n"),
     )
     assert [(refusal.name, refusal.code) for refusal in fix.plan.refused] == [
-        ("xen/arch/x86/boot/reloc.c", "INIT"),
+        ("xen/arch/x86/boot/reloc.c", "INIT_CODE"),
         ("xen/arch/x86/x86_64/entry.S", "ASSEMBLER"),
     ]
 

@@ -253,7 +253,7 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
                 reason="the patch changes the linker script, which places the running image"
                 if is_script
                 else "it is part of the boot code only, which has run already",
-                code="GENERATED" if is_script else "INIT",
+                code="GENERATED" if is_script else "INIT_CODE",
                 hint="leave that part of the patch out",
             )
             pairs.append(_refused(job, refusal))

@@ -202,7 +202,7 @@ def test_assembler_and_boot_code_are_refused_by_name(built: TinyTree) -> None:
     (refusal,) = plan_of(built, built.patch(("xen/common/entry.S", "ret", "nop\n    ret"))).refused
     assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
     (refusal,) = plan_of(built, built.patch(("xen/common/boot.c", "0", "1"))).refused
-    assert (refusal.name, refusal.code) == ("xen/common/boot.c", "INIT")
+    assert (refusal.name, refusal.code) == ("xen/common/boot.c", "INIT_CODE")
 
 
 def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
@@ -212,7 +212,7 @@ def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree
         built.patch(("xen/Makefile", "= 17", "= 18"), ("xen/common/boot.c", "0", "1")),
     )
     assert plan.route is Route.MAKE
-    assert [refusal.code for refusal in plan.refused] == ["INIT"]
+    assert [refusal.code for refusal in plan.refused] == ["INIT_CODE"]
 
 
 def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:
