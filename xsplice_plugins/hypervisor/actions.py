@@ -9,9 +9,15 @@ from itertools import pairwise
 from typing import Protocol
 
 from xsplice_plugins.hypervisor.arches import X86_64
-from xsplice_plugins.hypervisor.hooks import HookHost
+from xsplice_plugins.hypervisor.hooks import ANSWERING_KINDS, HookHost
 from xsplice_plugins.hypervisor.memory import Lift, Perm
-from xsplice_plugins.hypervisor.patching import STEP_APPLY, patch, patch_length, unpatch
+from xsplice_plugins.hypervisor.patching import (
+    STEP_APPLY,
+    STEP_REVERT,
+    patch,
+    patch_length,
+    unpatch,
+)
 from xsplice_plugins.hypervisor.payload import Function, Payload, State
 from xsplice_plugins.hypervisor.rendezvous import Cpu
 from xsplice_plugins.hypervisor.verdicts import EBUSY, EFAULT, EINVAL, ERANGE, Hazard, Refusal
@@ -44,23 +50,41 @@ def check_expectations(payload: Payload, hv: ActionHost) -> None:
         Refusal: -EFAULT, -EINVAL or -ERANGE at the first record that does not match.
     """
     for function in payload.functions:
-        expect = function.expectation
-        if expect is None or not expect.is_enabled:
-            continue
-        if not function.old_virt:
-            raise Refusal(EFAULT, STEP_EXPECTATIONS, f"{function.name}: no old address")
-        if expect.reserved:
-            raise Refusal(EINVAL, STEP_EXPECTATIONS, f"{function.name}: reserved bits are set")
-        if function.old_size_bytes < expect.length_bytes:
-            raise Refusal(ERANGE, STEP_EXPECTATIONS, f"{function.name}: longer than the function")
-        wanted = expect.data[: expect.length_bytes]
-        found = hv.memory.read(function.old_virt, expect.length_bytes, step=STEP_EXPECTATIONS)
-        if found != wanted:
-            raise Refusal(
-                EINVAL,
-                STEP_EXPECTATIONS,
-                f"{function.name}: expected {wanted.hex()}, memory has {found.hex()}",
-            )
+        try:
+            _check_expectation(function, hv)
+        except Refusal:
+            _print_name(function, hv, STEP_EXPECTATIONS)
+            raise
+
+
+def _check_expectation(function: Function, hv: ActionHost) -> None:
+    expect = function.expectation
+    if expect is None or not expect.is_enabled:
+        return
+    if not function.old_virt:
+        raise Refusal(EFAULT, STEP_EXPECTATIONS, f"{function.name}: no old address")
+    if expect.reserved:
+        raise Refusal(EINVAL, STEP_EXPECTATIONS, f"{function.name}: reserved bits are set")
+    if function.old_size_bytes < expect.length_bytes:
+        raise Refusal(ERANGE, STEP_EXPECTATIONS, f"{function.name}: longer than the function")
+    wanted = expect.data[: expect.length_bytes]
+    found = hv.memory.read(function.old_virt, expect.length_bytes, step=STEP_EXPECTATIONS)
+    if found != wanted:
+        raise Refusal(
+            EINVAL,
+            STEP_EXPECTATIONS,
+            f"{function.name}: expected {wanted.hex()}, memory has {found.hex()}",
+        )
+
+
+def _print_name(function: Function, hv: ActionHost, step: str) -> None:
+    """Follow the pointer to a function's name as Xen's message does.
+
+    Raises:
+        Hazard: it leads nowhere; NULL is printed as a word.
+    """
+    if function.name_virt:
+        hv.memory.read_c_string(function.name_virt, step=step)
 
 
 def call_hook(kind: str, addr_virt: int, payload: Payload, hv: ActionHost) -> int:
@@ -73,7 +97,7 @@ def call_hook(kind: str, addr_virt: int, payload: Payload, hv: ActionHost) -> in
         Hazard: it crashed the host.
     """
     result = hv.hook_runner(hv, payload, kind, addr_virt)
-    return result if kind in {"preapply", "apply", "prerevert", "revert"} else 0
+    return result if kind in ANSWERING_KINDS else 0
 
 
 def perform(command: str, payload: Payload, hv: ActionHost) -> int:
@@ -118,6 +142,7 @@ def _apply(payload: Payload, hv: ActionHost) -> int:
         raise Hazard(STEP_CONSISTENCY, f"panic: {payload.name} is partially applied")
     if result == 0:
         hv.applied.append(payload)
+        payload.is_unlinked = False
         payload.state = State.APPLIED
     return result
 
@@ -144,6 +169,7 @@ def apply_default(payload: Payload, hv: ActionHost) -> int:
             call_hook("load", addr, payload, hv)
         for function in payload.functions:
             if function.is_applied:
+                _print_name(function, hv, STEP_APPLY)
                 hv.console.append(f"{payload.name}: {function.name} is applied already, skipped")
                 continue
             patch(
@@ -188,6 +214,7 @@ def revert_default(payload: Payload, hv: ActionHost) -> int:
     try:
         for function in payload.functions:
             if not function.old_virt or not function.is_applied:
+                _print_name(function, hv, STEP_REVERT)
                 hv.console.append(f"{payload.name}: {function.name} is not applied, skipped")
                 continue
             unpatch(function, arch=hv.image.arch, memory=hv.memory)
@@ -201,8 +228,19 @@ def revert_default(payload: Payload, hv: ActionHost) -> int:
 
 
 def finish_revert(payload: Payload, hv: ActionHost) -> None:
-    """Take a reverted payload from the stack (also called by hooks that revert on their own)."""
-    hv.applied.remove(payload)
+    """Take a reverted payload from the stack (also called by hooks that revert on their own).
+
+    Raises:
+        Hazard: it was taken away before: its list pointers are poison now.
+    """
+    if payload.is_unlinked:
+        raise Hazard(
+            STEP_REVERT, f"{payload.name} is taken from the stack twice: page fault on list poison"
+        )
+    # A hook may do so before the payload was ever applied: then it is linked with itself only.
+    if payload in hv.applied:
+        hv.applied.remove(payload)
+    payload.is_unlinked = True
     payload.is_reverted = True
     payload.state = State.CHECKED
 

@@ -30,14 +30,25 @@ _CPU_INFO_BYTES = 1024
 _RETURN_OFFSET = 0x300000
 INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
+#: What fills registers and stack that nobody set: an address nothing can be mapped at.
+_JUNK = 0xA5C3_5A3C_A5C3_0000
 _BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Registers:
-    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
+    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack.
+
+    Attributes:
+        kept: what a function must give back as it was, by name.
+        lost: what any call may change, arguments and result among them.
+        flags: the register with the condition flags, and its value with all of them clear and set.
+    """
 
     arguments: tuple[int, ...]
+    kept: tuple[tuple[str, int], ...]
+    lost: tuple[int, ...]
+    flags: tuple[int, int, int]
     result: int
     stack: int
     pc: int
@@ -46,11 +57,16 @@ class _Registers:
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """State of one call."""
+    """State of one call.
+
+    Attributes:
+        is_rehearsal: fill what nobody set with other values than in the call that counts.
+    """
 
     step: str
     subject: Payload | None
     argument: Segment | None
+    is_rehearsal: bool = False
     stop: Hazard | None = None
 
 
@@ -139,8 +155,18 @@ class Engine:
             stack = uc.reg_read(regs.stack)
             back = int.from_bytes(uc.mem_read(stack, 8), "little")
             uc.reg_write(regs.stack, stack + 8)
-        uc.reg_write(regs.result, result & ((1 << 64) - 1))
+        self._spoil()
+        if result is not None:
+            uc.reg_write(regs.result, result & ((1 << 64) - 1))
         uc.reg_write(regs.pc, back)
+
+    def _spoil(self) -> None:
+        """Put into registers what no code may rely on."""
+        is_rehearsal = self._run.is_rehearsal
+        for number in self._regs.lost:
+            self._uc.reg_write(number, _JUNK | number if is_rehearsal else 0)
+        number, clear, every = self._regs.flags
+        self._uc.reg_write(number, every if is_rehearsal else clear)
 
     def _is_patched(self, addr: int, segment: Segment) -> bool:
         """Whether a payload replaced the intercepted function: then its code really runs."""
@@ -180,7 +206,9 @@ class Engine:
         uc, regs = self._uc, self._regs
         self._synchronise()
         self._run = run
-        uc.mem_write(self._stack_virt, bytes(_STACK_BYTES))
+        below = _STACK_BYTES - _CPU_INFO_BYTES
+        junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.is_rehearsal else bytes(below)
+        uc.mem_write(self._stack_virt, junk + bytes(_CPU_INFO_BYTES))
         top = self._stack_virt + _STACK_BYTES - _CPU_INFO_BYTES
         if regs.link:
             uc.reg_write(regs.link, self._return_virt)
@@ -188,8 +216,12 @@ class Engine:
             top -= 8
             uc.mem_write(top, self._return_virt.to_bytes(8, "little"))
         uc.reg_write(regs.stack, top)
-        for index, number in enumerate(regs.arguments):
-            uc.reg_write(number, arguments[index] if index < len(arguments) else 0)
+        self._spoil()
+        for number, argument in zip(regs.arguments, arguments, strict=False):
+            uc.reg_write(number, argument)
+        for _, number in regs.kept:
+            # The other way round, so that neither zero nor anything else passes for "as it was".
+            uc.reg_write(number, 0 if run.is_rehearsal else _JUNK | number)
         place = addr
         for _ in range(_FAULTS_MAX):
             try:
@@ -201,8 +233,22 @@ class Engine:
                 raise run.stop
             if uc.reg_read(regs.pc) != self._return_virt:
                 raise Hazard(run.step, f"no return within {INSTRUCTIONS_MAX} instructions")
+            self._check_kept(top + (0 if regs.link else 8))
             return int(uc.reg_read(regs.result))
         raise Hazard(run.step, "the function faults without end")
+
+    def _check_kept(self, stack_virt: int) -> None:
+        """See that the caller finds its registers as they were; its next instruction needs them."""
+        uc, run = self._uc, self._run
+        lost = [
+            name
+            for name, number in self._regs.kept
+            if uc.reg_read(number) != (0 if run.is_rehearsal else _JUNK | number)
+        ]
+        if uc.reg_read(self._regs.stack) != stack_virt:
+            lost.append("the stack pointer")
+        if lost:
+            raise Hazard(run.step, f"the function returns with its caller's {lost[0]} changed")
 
     def _after_fault(self, error: "unicorn.UcError", run: _Run) -> int:
         """Find where execution continues after a fault: the tables decide, as in Xen's handlers."""
@@ -228,21 +274,25 @@ class Engine:
 
 
 def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
-    """Make a processor of an architecture that the model executes."""
+    """Make a processor of an architecture that the model executes.
+
+    Source: System V ABI for x86_64, figure 3.4; procedure call standard for arm64, section 6.1.1.
+    """
     import unicorn  # noqa: PLC0415  # as in Engine
 
     if arch == X86_64:
         from unicorn import x86_const as x86  # noqa: PLC0415  # as in Engine
 
+        arguments = tuple(
+            getattr(x86, f"UC_X86_REG_{name}") for name in ("RDI", "RSI", "RDX", "RCX", "R8", "R9")
+        )
+        scratch = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_R10, x86.UC_X86_REG_R11)
+        kept = ("rbx", "rbp", "r12", "r13", "r14", "r15")
         return unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), _Registers(
-            arguments=(
-                x86.UC_X86_REG_RDI,
-                x86.UC_X86_REG_RSI,
-                x86.UC_X86_REG_RDX,
-                x86.UC_X86_REG_RCX,
-                x86.UC_X86_REG_R8,
-                x86.UC_X86_REG_R9,
-            ),
+            arguments=arguments,
+            kept=tuple((name, getattr(x86, f"UC_X86_REG_{name.upper()}")) for name in kept),
+            lost=(*arguments, *scratch),
+            flags=(x86.UC_X86_REG_EFLAGS, 0x2, 0x8D7),
             result=x86.UC_X86_REG_RAX,
             stack=x86.UC_X86_REG_RSP,
             pc=x86.UC_X86_REG_RIP,
@@ -250,8 +300,12 @@ def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
         )
     from unicorn import arm64_const as arm  # noqa: PLC0415  # as in Engine
 
+    names = [*(f"x{index}" for index in range(19, 29)), "x29"]
     return unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM), _Registers(
         arguments=tuple(arm.UC_ARM64_REG_X0 + index for index in range(8)),
+        kept=tuple((name, getattr(arm, f"UC_ARM64_REG_{name.upper()}")) for name in names),
+        lost=tuple(arm.UC_ARM64_REG_X0 + index for index in range(18)),
+        flags=(arm.UC_ARM64_REG_NZCV, 0, 0xF << 28),
         result=arm.UC_ARM64_REG_X0,
         stack=arm.UC_ARM64_REG_SP,
         pc=arm.UC_ARM64_REG_PC,
@@ -291,6 +345,7 @@ def call_function(
     subject: Payload | None = None,
     argument: Segment | None = None,
     is_pure: bool = False,
+    is_rehearsal: bool = False,
 ) -> int:
     """Call a function inside a hypervisor.
 
@@ -302,6 +357,8 @@ def call_function(
         subject: the payload whose hook this is.
         argument: the hook's ``struct payload``.
         is_pure: put back what the call wrote, so that asking changes nothing.
+        is_rehearsal: fill registers and stack that nobody set with other values than usual; what
+            then comes out differently was never defined.
 
     Returns:
         The first result register.
@@ -317,7 +374,9 @@ def call_function(
     before = _writable_bytes(hv) if is_pure else ()
     try:
         return engine.call(
-            addr_virt, arguments, _Run(step=step, subject=subject, argument=argument)
+            addr_virt,
+            arguments,
+            _Run(step=step, subject=subject, argument=argument, is_rehearsal=is_rehearsal),
         )
     finally:
         for segment in hv.memory.segments():

@@ -15,12 +15,15 @@ from xsplice_plugins.hypervisor.image import Image
 from xsplice_plugins.hypervisor.memory import RW, Memory, Segment
 from xsplice_plugins.hypervisor.payload import HOOK_KINDS, Payload
 from xsplice_plugins.hypervisor.releases import Release
+from xsplice_plugins.hypervisor.verdicts import Hazard
 
 #: Where the argument lies in the heap, away from the image.
 _ARGUMENT_OFFSET = 0x100000
 _FSTATE_OFFSET = 1024
 _FSTATE_BYTES = 40
 _STRUCT_BYTES = 1024
+#: The kinds whose result Xen looks at.
+ANSWERING_KINDS = frozenset({"preapply", "apply", "prerevert", "revert"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +165,23 @@ def decode_argument(
             function.saved = saved
 
 
+def _outcome(payload: Payload, kind: str, result: int) -> tuple[object, ...]:
+    """Give what of a hook's run decides how Xen goes on."""
+    return (
+        result if kind in ANSWERING_KINDS else 0,
+        payload.rc,
+        payload.state,
+        payload.is_reverted,
+        tuple(function.is_applied for function in payload.functions),
+    )
+
+
 def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> int:
     """Run a hook's machine code in the model's memory.
+
+    It runs twice, the first time as a rehearsal (see ``rehearsal.py``) that is undone. A hook whose
+    outcome differs between the two relies on a value that nobody set, for example on what
+    ``printk`` leaves in the result register.
 
     Args:
         hv: the hypervisor.
@@ -175,13 +193,36 @@ def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> i
         The hook's result as a signed 32-bit number; meaningless for ``void`` kinds.
 
     Raises:
-        Hazard: the hook crashed, panicked, hit a BUG or did not return.
+        Hazard: the hook crashed, panicked, hit a BUG, did not return, spoilt its caller's
+            registers or relies on a value that nobody set.
     """
+    from xsplice_plugins.hypervisor import rehearsal  # noqa: PLC0415  # it needs this module
+
+    before = rehearsal.take_snapshot(hv, payload)
+    rehearsed: tuple[object, ...] | None = None
+    problem = ""
+    try:
+        with rehearsal.other_leftovers(hv.payloads):
+            result = _run_once(hv, payload, kind, addr_virt, is_rehearsal=True)
+        rehearsed = _outcome(payload, kind, result)
+    except Hazard as hazard:
+        problem = f": {hazard.reason}"
+    finally:
+        rehearsal.put_back(hv, before)
+    result = _run_once(hv, payload, kind, addr_virt, is_rehearsal=False)
+    if rehearsed != _outcome(payload, kind, result):
+        raise Hazard(f"{kind}-hook", f"{rehearsal.RELIES}{problem}")
+    return result
+
+
+def _run_once(
+    hv: HookHost, payload: Payload, kind: str, addr_virt: int, *, is_rehearsal: bool
+) -> int:
     from xsplice_plugins.hypervisor import execute  # noqa: PLC0415  # it needs this module
 
     step = f"{kind}-hook"
     if kind in {"load", "unload"}:
-        return execute.call_function(hv, addr_virt, (), step=step)
+        return execute.call_function(hv, addr_virt, (), step=step, is_rehearsal=is_rehearsal)
     segment = Segment(
         addr_virt=argument_virt(hv.image.arch),
         data=encode_argument(payload, hv.image.arch, hv.release),
@@ -192,7 +233,13 @@ def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> i
     hv.memory.map(segment)
     try:
         result = execute.call_function(
-            hv, addr_virt, (segment.addr_virt,), step=step, subject=payload, argument=segment
+            hv,
+            addr_virt,
+            (segment.addr_virt,),
+            step=step,
+            subject=payload,
+            argument=segment,
+            is_rehearsal=is_rehearsal,
         )
         decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
     finally:

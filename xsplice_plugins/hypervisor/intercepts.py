@@ -37,7 +37,8 @@ class CallFrame(Protocol):
         """Give an integer argument by the SysV convention."""
 
 
-Handler = Callable[[HookHost, CallFrame], int]
+#: Gives the function's result, None where it has none: then its caller finds anything there.
+Handler = Callable[[HookHost, CallFrame], int | None]
 
 
 def _format(memory: Memory, frame: CallFrame, first: int) -> str:
@@ -68,14 +69,13 @@ def _format(memory: Memory, frame: CallFrame, first: int) -> str:
     return _CONVERSION.sub(render, template).decode("latin-1")
 
 
-def _printk(hv: HookHost, frame: CallFrame) -> int:
+def _printk(hv: HookHost, frame: CallFrame) -> None:
     text = _format(hv.memory, frame, 0)
     # A level prefix such as <7> is for the console's filter.
     hv.console.append(re.sub(r"^<[0-9GWEID]>", "", text).rstrip("\n"))
-    return 0
 
 
-def _panic(hv: HookHost, frame: CallFrame) -> int:
+def _panic(hv: HookHost, frame: CallFrame) -> None:
     raise Hazard("panic", f"panic: {_format(hv.memory, frame, 0).strip()}")
 
 
@@ -95,12 +95,11 @@ def _revert_payload(hv: HookHost, frame: CallFrame) -> int:
     return result
 
 
-def _revert_payload_tail(hv: HookHost, frame: CallFrame) -> int:
+def _revert_payload_tail(hv: HookHost, frame: CallFrame) -> None:
     payload, segment = _subject(frame)
     decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
     actions.finish_revert(payload, hv)  # type: ignore[arg-type]  # the hypervisor itself
     segment.data[:] = encode_argument(payload, hv.image.arch, hv.release)
-    return 0
 
 
 _BY_NAME: dict[str, Handler] = {

@@ -4,6 +4,8 @@
 Source: specification sections 3.5 to 3.7; ``move_payload`` of xen/common/livepatch.c.
 """
 
+from collections.abc import Iterator
+
 from xsplice_plugins.hypervisor.arches import MASK64, PAGE_SIZE, page_align
 from xsplice_plugins.hypervisor.container import SHT_NOBITS, PayloadElf, PayloadSection
 from xsplice_plugins.hypervisor.memory import RO, RW, RX, Arena, Memory, Perm, Segment
@@ -13,7 +15,7 @@ from xsplice_plugins.hypervisor.verdicts import ENOMEM, EOPNOTSUPP, Hazard, Refu
 
 STEP = "layout"
 #: Fresh pages hold whatever was there; INT3 makes the use of an uninitialised gap visible.
-_FILLER = b"\xcc"
+FILLER = b"\xcc"
 _OFFSET_MAX = (1 << 32) - 1
 
 
@@ -99,7 +101,7 @@ def place_sections(
     payload.segments = tuple(
         Segment(
             addr_virt=starts[part],
-            data=bytearray(_FILLER * (ends[part] - starts[part])),
+            data=bytearray(FILLER * (ends[part] - starts[part])),
             perm=RW,
             name=f"{payload.name}:{part}",
             owner=f"payload {payload.name}",
@@ -117,7 +119,25 @@ def place_sections(
         memory.write(
             section.addr_load, bytes(section.size_bytes) if is_bss else section.data, step=STEP
         )
+    payload.gaps = tuple(_gaps(elf, payload))
     payload.is_safe_to_reapply = _is_safe_to_reapply(elf, release)
+
+
+def _gaps(elf: PayloadElf, payload: Payload) -> Iterator[tuple[Segment, int, int]]:
+    """Give the parts of a payload's pages that no section fills."""
+    spans = sorted(
+        (section.addr_load, section.addr_load + section.size_bytes)
+        for section in elf.sections
+        if section.addr_load is not None
+    )
+    for segment in payload.segments:
+        at = segment.addr_virt
+        for start, end in (*spans, (segment.end_virt, segment.end_virt)):
+            if not segment.addr_virt <= start <= segment.end_virt:
+                continue
+            if at < start:
+                yield segment, at - segment.addr_virt, start - segment.addr_virt
+            at = max(at, end)
 
 
 def protect(payload: Payload, *, release: Release) -> None:

@@ -81,15 +81,18 @@ class Payload:
 
     Attributes:
         text_virt: and the other ``*_virt``: where the three parts lie; sizes are unrounded.
+        gaps: (segment, start, end) offsets of what no section fills; Xen does not clear it.
         hooks: kind to function pointer, for the hooks of which there is one each.
         ex_table: faulting instruction to continuation, sorted by address.
         providers: the payloads whose new symbols this one refers to.
+        is_unlinked: it was taken from the stack, which leaves its list pointers poisoned.
         rc: result of the last operation, -11 while one is outstanding.
         log: (step, what was checked) for each gate the upload passed.
     """
 
     name: str
     segments: tuple[Segment, ...] = ()
+    gaps: tuple[tuple[Segment, int, int], ...] = ()
     base_virt: int = 0
     pages: int = 0
     text_virt: int = 0
@@ -116,6 +119,7 @@ class Payload:
     state: State = State.CHECKED
     rc: int = 0
     is_reverted: bool = False
+    is_unlinked: bool = False
     log: list[tuple[str, str]] = field(default_factory=list)
 
     def holds_text(self, addr_virt: int) -> bool:

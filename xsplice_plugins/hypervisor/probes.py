@@ -69,7 +69,7 @@ class ProbeResult:
 
 
 def _call(probe: Probe, hv: Hypervisor) -> Value:
-    from xsplice_plugins.hypervisor import execute  # noqa: PLC0415  # starts the emulator
+    from xsplice_plugins.hypervisor import execute, rehearsal  # noqa: PLC0415  # emulator
 
     addr = hv.image.lookup(probe.function)
     if addr is None:
@@ -97,8 +97,19 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
         used += len(raw)
     hv.memory.map(scratch)
     try:
-        result = execute.call_function(hv, addr, tuple(arguments), step="probe", is_pure=True)
-        return _decode(probe, result, hv)
+
+        def answer(*, is_rehearsal: bool) -> Value:
+            result = execute.call_function(
+                hv, addr, tuple(arguments), step="probe", is_pure=True, is_rehearsal=is_rehearsal
+            )
+            return _decode(probe, result, hv)
+
+        with rehearsal.other_leftovers(hv.payloads):
+            rehearsed = answer(is_rehearsal=True)
+        found = answer(is_rehearsal=False)
+        if rehearsed != found:
+            raise Hazard("probe", rehearsal.RELIES)
+        return found
     finally:
         hv.memory.unmap(scratch)
 
