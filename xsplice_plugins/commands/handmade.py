@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.commands.words import Row, plugins_of, record_path, show
+from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.hookspecs import Config
 
 if TYPE_CHECKING:
@@ -62,6 +63,51 @@ def _build(arguments: Namespace) -> int:
     return 0
 
 
+def _add_play(parser: ArgumentParser) -> None:
+    parser.add_argument("table", type=Path, help="scenarios.json, its C files beside it")
+    parser.add_argument("--xen", type=Path, required=True, help="a built Xen tree; only read")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the payloads")
+    parser.add_argument("--on", default="model", help="model, qemu, or model,qemu")
+
+
+def _play(arguments: Namespace) -> int:
+    from xsplice_plugins import capture  # noqa: PLC0415  only where needed
+    from xsplice_plugins.handmade import scenarios  # noqa: PLC0415
+
+    places = tuple(arguments.on.split(","))
+    if unknown := sorted(set(places) - {"model", "qemu"}):
+        raise ConfigError(f"--on {','.join(unknown)}: no such place; choose model, qemu or both")
+    table = scenarios.read_table(arguments.table)
+    tree = capture.locate_tree(arguments.xen)
+    line = ".".join(tree.release.split(".")[:2])
+    config = Config(release=tree.release, profile=f"xen-{line}", image=tree.xen_syms)
+    payloads = scenarios.build_table(
+        plugins_of(config), tree, table, arguments.table.parent, arguments.out.resolve(), config
+    )
+    outcomes: tuple[scenarios.Outcome, ...] = ()
+    if "model" in places:
+        from xsplice_plugins import hypervisor  # noqa: PLC0415
+
+        release = hypervisor.release(tree.release)
+        image = hypervisor.Image.from_elf(tree.xen_syms.read_bytes(), release=release)
+        outcomes += scenarios.play_in_model(table, payloads, image, tree.release)
+    if "qemu" in places:
+        from xsplice_plugins.verify.qemu import Machine  # noqa: PLC0415
+
+        machine = Machine.prepare(tree.build_root / "xen", release=line)
+        outcomes += scenarios.play_on_xen(table, payloads, machine)
+    if arguments.json:
+        show(artefacts.to_json(outcomes))
+    else:
+        for row in outcomes:
+            word = "FAILED" if row.differences else "ok"
+            show(f"{row.place:6}{row.scenario:6}{word:8}{row.what}\n")
+            for difference in row.differences:
+                show(f"            {difference}\n")
+    return VerifyError.exit_status if any(row.differences for row in outcomes) else 0
+
+
 COMMANDS: tuple[Row, ...] = (
     ("build", "make a signed payload of hand-written C files", _add_build, _build),
+    ("play", "build a table of hand-written payloads and play its scenarios", _add_play, _play),
 )

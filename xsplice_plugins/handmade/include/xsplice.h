@@ -66,6 +66,10 @@
 
 /* ---- hooks: mark the functions `cf_check` as Xen's own are --------------------------------- */
 
+#ifndef cf_check /* releases before 4.17 have no such mark */
+#define cf_check
+#endif
+
 struct payload;
 
 /* At every apply (revert), while all CPUs wait; any number of them. */
