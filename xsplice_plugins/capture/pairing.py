@@ -144,7 +144,7 @@ def _content(elf: ElfFile) -> dict[str, object]:
             content.setdefault(section.name, []).append(
                 [
                     (reloc.offset, reloc.type, identities[reloc.symbol], reloc.addend)
-                    for reloc in elf.relocs(section)
+                    for reloc in elf.relocs(elf.sections[section.info])
                 ]
             )
     content["the symbol table"] = [
