@@ -196,3 +196,22 @@ def test_drifted_compiler_stops_the_run(xen_tree: Path, tmp_path: Path) -> None:
     assert run.status == 2, run.text
     assert "Debian" in run.text
     assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_line_neutral_patch_leaves_no_line_numbers_to_see(
+    switch: str, xen_tree: Path, tmp_path: Path
+) -> None:
+    """Two prototypes at the top of a file with BUG_ONs: nothing else changes."""
+    source = (xen_tree / "xen/common/tasklet.c").read_text().splitlines()
+    line = next(i for i, text in enumerate(source, 1) if text.startswith("static"))
+    patch = tmp_path / "fix.patch"
+    patch.write_text(
+        "--- a/xen/common/tasklet.c\n+++ b/xen/common/tasklet.c\n"
+        f"@@ -{line - 1},0 +{line},2 @@\n+void xsplice_one(void);\n+void xsplice_two(void);\n"
+    )
+    run = scons("xsplice", tmp_path / "b", XEN=xen_tree, PATCH=patch, LINE_NEUTRAL=switch)
+    assert "no functional change" in run.text
+    (delta,) = json.loads((tmp_path / "b/fix/objects/common/tasklet.o.xsplice.diff").read_text())
+    assert delta["changed"] == []
+    assert bool(delta["line_only"]) == (switch == "0")

@@ -48,9 +48,10 @@ class PatchSet:
     strip: int  #: leading path components to drop, as ``patch -p``
     patches: tuple[PatchFile, ...]
     touched: tuple[TouchedFile, ...]
+    is_line_neutral: bool = False  #: unchanged declarations keep their line numbers (``#line``)
 
     @property
     def digest(self) -> str:
         """Return the identity of the change (names of the patch files do not count)."""
         texts = "\0".join(patch.text for patch in self.patches)
-        return hashlib.sha256(f"{self.strip}\0{texts}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.strip}\0{self.is_line_neutral}\0{texts}".encode()).hexdigest()

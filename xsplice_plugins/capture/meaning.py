@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.capture.declarations import (
+from xsplice_plugins.capture.merging import CHANGED, COUNTER_WORD, LINE_WORD, MOVED
+from xsplice_plugins.capture.structures import added_constants, layout_refusals
+from xsplice_plugins.patch.declarations import (
     KEPT,
     Declaration,
     Kind,
     chunks,
     declaration,
 )
-from xsplice_plugins.capture.merging import CHANGED, COUNTER_WORD, LINE_WORD, MOVED
-from xsplice_plugins.capture.structures import added_constants, layout_refusals
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Refusal

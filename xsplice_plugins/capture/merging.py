@@ -16,7 +16,7 @@ from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.capture.declarations import Chunk, chunks, plain
+from xsplice_plugins.patch.declarations import Chunk, chunks, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from xsplice_plugins.artefacts import Refusal
-from xsplice_plugins.capture.declarations import Declaration, Kind
+from xsplice_plugins.patch.declarations import Declaration, Kind
 
 _DECLARATOR = re.compile(r"([A-Za-z_]\w*)\s*((?:\[[^\]]*\]\s*)*(?::\s*[^,;]+)?)$")
 _HINT = (

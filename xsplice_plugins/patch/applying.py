@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import PatchError
+from xsplice_plugins.patch.neutral import line_neutral
 from xsplice_plugins.patch.parsing import FileChange, Hunk, parse
 
 if TYPE_CHECKING:
@@ -37,7 +38,16 @@ def patched_files(patch_set: PatchSet, source_root: Path) -> dict[str, bytes | N
     for patch in patch_set.patches:
         changes = (stripped(change, patch_set.strip) for change in parse(patch.text, patch.name))
         apply_changes(changes, files, tree_reader(source_root), patch.name)
-    return files
+    if not patch_set.is_line_neutral:
+        return files
+    read = tree_reader(source_root)
+    return {path: _neutral(path, read(path), content) for path, content in files.items()}
+
+
+def _neutral(path: str, old: bytes | None, new: bytes | None) -> bytes | None:
+    if old is None or new is None or not path.endswith(".c"):
+        return new
+    return line_neutral(old.decode("latin-1"), new.decode("latin-1")).encode("latin-1")
 
 
 def stripped(change: FileChange, strip: int, prefix: str = "") -> FileChange:

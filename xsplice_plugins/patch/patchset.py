@@ -25,6 +25,7 @@ def read_patch_set(
     name: str | None = None,
     source_root: Path,
     hypervisor_dir: str = "xen",
+    is_line_neutral: bool = False,
 ) -> PatchSet:
     """Read diffs and quilt series, check that they apply, and say what they touch.
 
@@ -33,6 +34,7 @@ def read_patch_set(
         name: Name of the fix; derived from the paths if ``None``.
         source_root: The tree the patches apply to; it is only read.
         hypervisor_dir: The hypervisor's folder below it ("." if the root is the hypervisor).
+        is_line_neutral: Whether unchanged declarations of C sources keep their line numbers.
 
     Returns:
         The set. Its diffs are rewritten relative to ``source_root`` whatever the author's
@@ -66,6 +68,7 @@ def read_patch_set(
         strip=1,
         patches=tuple(patches),
         touched=touched,
+        is_line_neutral=is_line_neutral,
     )
 
 

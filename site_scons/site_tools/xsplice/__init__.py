@@ -71,5 +71,6 @@ def add_variables(variables: Variables) -> None:
         ("ON", "where to verify: model, qemu, or model,qemu", "model"),
         ("EXPECT", "expected.json of a regression hot-patch to check against", "", accept),
         ("OPTIONS", "settings of vendors' plugins: key=value, separated by spaces", ""),
+        ("LINE_NEUTRAL", "1: keep the line numbers of what the patch does not change", "0"),
         ("VERBOSE", "1: print the command line that repeats each step by hand", "0"),
     )

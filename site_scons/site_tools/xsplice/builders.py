@@ -251,7 +251,7 @@ def start(env: Environment, name: str, patch_set: PatchSet, config: Config, rout
         patch_set=patch_set,
         config=config,
         plugins=plugins,
-        is_verbose=str(env.get("VERBOSE", "0")) not in {"", "0"},
+        is_verbose=settings.is_on(env, "VERBOSE"),
         route=route,
     )
     return Wiring(env, fix)

@@ -67,7 +67,11 @@ def xsplice(
         root_path = Path(root.get_abspath())
         files = settings.files(env, patch, "PATCH")
         patch_set = read_patch_set(
-            files, name=name or None, source_root=root_path, hypervisor_dir="."
+            files,
+            name=name or None,
+            source_root=root_path,
+            hypervisor_dir=".",
+            is_line_neutral=settings.is_on(env, "LINE_NEUTRAL"),
         )
         config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
         wiring = start(

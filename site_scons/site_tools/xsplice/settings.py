@@ -31,6 +31,11 @@ def show_trace() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
+def is_on(env: Environment, name: str) -> bool:
+    """Tell whether a switch is set: anything but nothing and 0."""
+    return str(env.get(name, "")) not in {"", "0"}
+
+
 def words(text: object) -> list[str]:
     """Split a variable that holds several values, separated by commas or white space.
 

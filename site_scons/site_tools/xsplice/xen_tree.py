@@ -46,7 +46,12 @@ def _wire(env: Environment) -> XspliceNodes:
     if not env["PATCH"]:
         raise StopError("PATCH is not set; give the fix: PATCH=fix.patch")
     files = settings.files(env, env["PATCH"], "PATCH")
-    patch_set = patch.read_patch_set(files, name=env["NAME"] or None, source_root=tree.source_root)
+    patch_set = patch.read_patch_set(
+        files,
+        name=env["NAME"] or None,
+        source_root=tree.source_root,
+        is_line_neutral=settings.is_on(env, "LINE_NEUTRAL"),
+    )
     store = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath()) / "preprocessed"
     plan = capture.plan(tree, patch_set, store=store)
     capture.forget_texts(store)
