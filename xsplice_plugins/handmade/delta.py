@@ -31,7 +31,7 @@ from xsplice_plugins.handmade.instructions import (
     read_code,
 )
 from xsplice_plugins.handmade.resolving import refuse_clone, resolve
-from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX
+from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX, MODINFO_SECTION
 from xsplice_plugins.link.places import function_at
 
 if TYPE_CHECKING:
@@ -245,12 +245,10 @@ def _new_items(elf: ElfFile, taken: list[Section], replacing: set[str]) -> tuple
         section = by_index.get(symbol.shndx)
         if section is None or symbol.type not in (STT_FUNC, STT_OBJECT) or not symbol.name:
             continue
-        if symbol.name in replacing:
-            continue
+        if symbol.name in replacing or section.name.startswith((HOOK_PREFIX, MODINFO_SECTION)):
+            continue  # hooks and metadata are listed by their sections
         kind = "function" if symbol.type == STT_FUNC else "data"
-        if section.name.startswith(HOOK_PREFIX):
-            kind = "hook"
-        elif section.type == SHT_NOBITS:
+        if section.type == SHT_NOBITS:
             kind = "bss"
         elif kind == "data" and not section.is_write:
             kind = "read-only data"

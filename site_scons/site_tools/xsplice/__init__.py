@@ -16,6 +16,7 @@ from SCons.Variables import PathVariable
 from .builders import XspliceNodes, add_builders
 from .emitters import record_objects
 from .native import xsplice
+from .source import xsplice_source
 from .xen_tree import xen_fix
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["XspliceNodes", "add_variables", "exists", "generate"]
 
 
 def generate(env: Environment, plugins: tuple[Any, ...] = (), **_kw: object) -> None:
-    """Add the builders and the methods ``env.Xsplice`` and ``env.XspliceXen``.
+    """Add the builders and the methods ``env.Xsplice``, ``XspliceXen``, ``XspliceSource``.
 
     Loading the tool twice changes nothing. What a build needs and the machine lacks is said at
     first use, not here.
@@ -42,6 +43,7 @@ def generate(env: Environment, plugins: tuple[Any, ...] = (), **_kw: object) -> 
     env["XSPLICE_ADD_VARIABLES"] = add_variables
     env.AddMethod(xsplice, "Xsplice")
     env.AddMethod(xen_fix, "XspliceXen")
+    env.AddMethod(xsplice_source, "XspliceSource")
 
 
 def exists(env: Environment) -> bool:
