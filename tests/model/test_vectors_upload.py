@@ -168,17 +168,17 @@ def two_symtabs(draft: Draft) -> None:
 
 
 def alternatives(
-    *, replacement: bool = True, repl_bytes: int = 1, feature: int = 93
+    *, replacement: bool = True, repl_bytes: int = 1, feature: int = 93, at: int = 0, size: int = 1
 ) -> Callable[[Draft], object]:
-    """Add one alternative over the first byte of the new function, 14-byte format."""
+    """Add one alternative over part of the text's 16 bytes, 14-byte format."""
 
     def change(draft: Draft) -> None:
         draft.sections.append(
             Sec(
                 ".altinstructions",
-                struct.pack("<iiHBBBB", 0, 0, feature, 1, repl_bytes, 0, 0),
+                struct.pack("<iiHBBBB", 0, 0, feature, size, repl_bytes, 0, 0),
                 relocs=[
-                    Rel(0, 2, "new_function", 0),
+                    Rel(0, 2, "new_function", at),
                     Rel(4, 2, "repl" if replacement else "new_function", 0),
                 ],
             )
@@ -315,6 +315,11 @@ VECTORS = (
     Vector("U50", alternatives(replacement=False), EINVAL, "4.18.0", step="alternatives"),
     Vector("U50-4.17.4", alternatives(replacement=False), EINVAL, "4.17.4"),
     Vector("U50-4.17.3", alternatives(replacement=False), 0, "4.17.3"),
+    Vector("U50-last", alternatives(at=15), 0),
+    Vector("U50-behind", alternatives(at=16), EINVAL, step="alternatives"),
+    Vector("U50-empty-behind", alternatives(at=16, size=0, repl_bytes=0), 0),
+    Vector("U50-empty-outside", alternatives(at=17, size=0, repl_bytes=0), EINVAL),
+    Vector("U50-before", alternatives(at=-1), EINVAL, step="alternatives"),
     Vector("U51-neighbour", alternatives(), 0, "4.20.0"),
     Vector("U51-4.20", alternatives(repl_bytes=2), ENOSPC, "4.20.0", step="alternatives"),
     Vector("U51-4.18.4", alternatives(repl_bytes=2), ENOSPC, "4.18.4"),

@@ -74,9 +74,8 @@ def _check_bounds(
     for alt in parse_alternatives(
         table, addr, entry_bytes=entry_bytes, has_polarity=elf.arch == X86_64
     ):
-        if not payload.text_virt <= alt.orig_virt < text_end or (
-            alt.orig_virt + alt.orig_bytes > text_end
-        ):
+        # An empty original right behind the text passes; padding is not counted.
+        if not payload.text_virt <= alt.orig_virt <= text_end - alt.orig_bytes:
             raise Refusal(EINVAL, STEP_ALTERNATIVES, f"{alt.orig_virt:#x} is not in the text")
         if not start <= alt.repl_virt <= end or alt.repl_virt + alt.repl_bytes > end:
             raise Refusal(EINVAL, STEP_ALTERNATIVES, "a replacement is outside its section")
