@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit.build import scons
+from tests.kit.processes import children_of, is_running
 from xsplice_plugins.verify.qemu import Machine, RunResult, Step
 
 if TYPE_CHECKING:
@@ -175,36 +176,15 @@ def test_a_damaged_saved_machine_falls_back_to_a_cold_boot(
     assert run.steps[0].extra == ".5"
 
 
-def children_of(parent: int) -> list[int]:
-    """Give the QEMU processes that a process started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = path.read_text().rpartition(")")[2].split()
-            command = path.with_name("cmdline").read_bytes()
-        except OSError:
-            continue  # it ended while we looked
-        if int(words[1]) == parent and b"qemu-system" in command:
-            found.append(int(path.parent.name))
-    return found
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-def is_running(pid: int) -> bool:
-    """Tell whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)],
-    ids=["int", "term", "kill"],
-)
+@pytest.mark.parametrize("run", range(20))
 def test_an_interrupted_run_leaves_nothing_behind(
-    machine: Machine, xen_tree: Path, tmp_path: Path, number: signal.Signals, status: int
+    machine: Machine, xen_tree: Path, tmp_path: Path, run: int
 ) -> None:
+    """Interrupt twenty runs, by three signals, each a little later than the one before."""
+    number = SIGNALS[run % len(SIGNALS)]
     payload = xen_tree / "xen" / "test" / "livepatch" / "xen_hello_world.livepatch"
     command = [sys.executable, "-m", "xsplice_plugins.verify.qemu"]
     command += ["--xen", str(xen_tree / "xen" / "xen"), str(payload)]
@@ -219,10 +199,11 @@ def test_an_interrupted_run_leaves_nothing_behind(
     found: list[int] = []
     while not found and time.monotonic() < deadline:
         time.sleep(0.02)
-        found = children_of(running.pid)
+        found = children_of(running.pid, b"qemu-system")
     assert found
+    time.sleep(0.04 * run)
     running.send_signal(number)
-    assert running.wait(10) == status
+    assert running.wait(10) == (-number if number is signal.SIGKILL else 130)
     while any(map(is_running, found)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_running, found))
