@@ -240,13 +240,24 @@ def _is_taken(section: Section) -> bool:
 def _new_items(elf: ElfFile, taken: list[Section], replacing: set[str]) -> tuple[NewItem, ...]:
     """List what the payload brings besides replacements."""
     by_index = {section.index: section for section in taken}
-    result = []
+    result = [
+        NewItem(
+            name=section.name,
+            reason=f"part of {elf.name}",
+            kind="hook",
+            symbol="",
+            section=section.name,
+            size_bytes=section.size_bytes,
+        )
+        for section in taken
+        if section.name.startswith(HOOK_PREFIX)
+    ]
     for symbol in elf.symbols:
         section = by_index.get(symbol.shndx)
         if section is None or symbol.type not in (STT_FUNC, STT_OBJECT) or not symbol.name:
             continue
         if symbol.name in replacing or section.name.startswith((HOOK_PREFIX, MODINFO_SECTION)):
-            continue  # hooks and metadata are listed by their sections
+            continue  # a hook's slot is listed by its section, metadata is no code or data
         kind = "function" if symbol.type == STT_FUNC else "data"
         if section.type == SHT_NOBITS:
             kind = "bss"

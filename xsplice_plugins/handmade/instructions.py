@@ -137,16 +137,23 @@ def _decode_arm64(data: bytes, addr_virt: int) -> tuple[Instruction, ...]:
 def body_size_bytes(code: Code, subject: str) -> int:
     """Return how many bytes of a function lie before the instruction that leaves it.
 
+    Traps that the compiler puts behind that instruction (``-mharden-sls``) belong to it.
+
     Raises:
         LinkError: There are none, or the last instruction does not leave the function.
     """
     last = code.instructions[-1]
-    if last.falls_through or not last.start:
+    end = last.start
+    for row in reversed(code.instructions):
+        if row.falls_through:
+            break
+        end = row.start
+    if last.falls_through or not end:
         raise LinkError(
             f"{subject}: `{code.name}` is {code.size_bytes} bytes long and ends in `{last.text}`; "
             "no part of it can become NOPs, replace it"
         )
-    return last.start
+    return end
 
 
 def check_nops(code: Code, offset: int, size_bytes: int, image: Image, subject: str) -> None:

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * T4: the body of a function becomes NOPs, up to the instruction that leaves it.
  *

@@ -21,6 +21,8 @@
 /* References must not go through a GOT, which Xen's loader does not make; this stays in force for
  * the file that includes us, as after any header of Xen. */
 #pragma GCC visibility push(hidden)
+/* A hook of another type would be called all the same. */
+#pragma GCC diagnostic error "-Wincompatible-pointer-types"
 
 #define XSPLICE_AT_LEAST(major, minor, point) \
     (XSPLICE_XEN_VERSION >= (major) * 10000 + (minor) * 100 + (point))
