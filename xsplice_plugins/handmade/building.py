@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import pluggy
 
+    from xsplice_plugins.artefacts import ChangedFunction, NoppedRange
     from xsplice_plugins.capture.tree import XenTree
     from xsplice_plugins.hookspecs import Config
 
@@ -64,8 +65,34 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
     return Handmade(
         deltas=deltas,
         objects=tuple(source.data for source in renamed),
-        notes=check_types(tree, deltas, tuple(source.data for source in renamed)),
+        notes=check_types(tree, deltas, tuple(source.data for source in renamed))
+        + _place_notes(deltas, names),
     )
+
+
+def _place_notes(deltas: Sequence[Delta], names: Names) -> tuple[str, ...]:
+    """Say what to know about addresses, and about expected bytes that the image lacks."""
+    notes = []
+    records: list[ChangedFunction | NoppedRange] = []
+    for delta in deltas:
+        records += [*delta.changed, *delta.nopped]
+    for record in records:
+        place = record.place
+        if place is not None and not place.symbol:
+            notes.append(
+                f"{place.addr_virt:#x} is `{record.name}` in this xen only: xen.efi has the same "
+                "build-id and other addresses"
+            )
+        symbol = names.image.symbols.get(record.name)
+        if not record.expect or symbol is None or names.beneath is not None:
+            continue
+        start = symbol.addr_virt + (place.offset if place is not None and place.symbol else 0)
+        if names.image.read(start, len(record.expect) // 2).hex() != record.expect:
+            notes.append(
+                f"the bytes expected at `{record.name}` are not those of the image: apply will be "
+                "refused unless something has changed them"
+            )
+    return tuple(notes)
 
 
 def read_names(xen_syms: Path, config: Config) -> Names:

@@ -38,7 +38,6 @@ class PayloadRow:
     sources: tuple[str, ...]  #: C files beside the table
     depends: str = ""  #: the payload that it stacks on; "" for Xen
     without: str = ""  #: a section that is taken out of the finished payload
-    since: str = "4.14.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

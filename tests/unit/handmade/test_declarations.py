@@ -225,3 +225,12 @@ def test_a_type_that_cannot_be_read_is_said(
     built = Bench(tree, tmp_path, capsys).build(f'{USER}XSPLICE_REPLACE("user", mine);')
     assert built.status == 0
     assert "the type of `mine` was not compared with that of `user`" in built.out
+
+
+def test_addresses_and_foreign_bytes_are_remarked_on(bench: Bench) -> None:
+    addr = addr_of(bench, "user")
+    absolute = bench.build(f"{USER}XSPLICE_REPLACE_ADDRESS({addr:#x}, mine);", out="a")
+    assert f"note: {addr:#x} is `user` in this xen only" in absolute.out
+    text = f'{VOID}XSPLICE_REPLACE("pushing", mine);XSPLICE_EXPECT("pushing", '
+    assert "are not those of the image" in bench.build(f"{text}0xde);", out="b").out
+    assert "are not those of the image" not in bench.build(f"{text}0x53);", out="c").out
