@@ -17,6 +17,7 @@ import pytest
 from tests.kit.build import scons
 from tests.kit.processes import children_of, is_running
 from xsplice_plugins.verify.qemu import Machine, RunResult, Step
+from xsplice_plugins.verify.qemu.plugin import VISIBLE
 
 if TYPE_CHECKING:
     from xsplice_plugins.verify.qemu.machine import AgentKind
@@ -238,3 +239,39 @@ def test_scons_puts_the_real_hypervisors_answer_beside_the_models(
     ]
     assert all(step["predicted"]["extra"] == step["observed"]["extra"] for step in steps)
     assert "finished APPLY with rc=0" in (tmp_path / "fix" / "fix.console.log").read_text()
+
+
+REGRESSION = ROOT / "xen-patches" / "regression" / "4.17"
+
+
+def visible_effects() -> dict[str, list[dict[str, str]]]:
+    """Give the regression hot-patches with an effect that dom0 can ask for."""
+    found = {}
+    for path in sorted(REGRESSION.glob("*/expected.json")):
+        effects = [e for e in json.loads(path.read_text())["effect"] if e["probe"] in VISIBLE]
+        if effects:
+            found[path.parent.name] = effects
+    return found
+
+
+@pytest.mark.parametrize("case", visible_effects())
+def test_what_a_hot_patch_promises_is_seen_on_the_real_hypervisor(
+    case: str, xen_tree: Path, tmp_path: Path
+) -> None:
+    run = scons(
+        "xsplice-verify",
+        tmp_path,
+        XEN=xen_tree,
+        PATCH=REGRESSION / case / "fix.patch",
+        EXPECT=REGRESSION / case / "expected.json",
+        NAME="fix",
+        ON="qemu",
+    )
+    run.assert_success()
+    report = json.loads((tmp_path / "fix" / "fix.verify.json").read_text())
+    found = [f["text"] for f in report["findings"] if f["check"] == "qemu.effect"]
+    assert found == [
+        f"{effect['probe']} {moment}: expected {effect[moment]!r}, real Xen says {effect[moment]!r}"
+        for effect in visible_effects()[case]
+        for moment in ("before", "during", "after")
+    ]

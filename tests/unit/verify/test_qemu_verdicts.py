@@ -11,6 +11,7 @@ import pytest
 
 from xsplice_plugins.artefacts import Severity
 from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.verify.plugin import read_probes
 from xsplice_plugins.verify.qemu import plugin
 from xsplice_plugins.verify.qemu.machine import Machine
 from xsplice_plugins.verify.qemu.predict import Agreement, Prediction, compare
@@ -147,12 +148,40 @@ def test_expected_effects_are_compared_as_dom0_sees_them(tmp_path: Path) -> None
         ' "before": 1, "during": 2, "after": 1}]}'
     )
     life = plugin.life_of("fix", b"f", [])
-    steps = [replace(REAL, extra=".5") for _ in life.steps]
-    steps[life.during] = replace(REAL, extra="Hello Again Wor")
-    found = plugin._effects("fix", expected, life, run_of(steps))
+    probes = read_probes(expected)
+    steps = plugin.watched_steps(life, probes)
+    assert [f"{step.verb} {step.name}".strip() for step in steps] == [
+        "extra",
+        "read /sys/hypervisor/version/extra",
+        "upload fix",
+        "apply fix",
+        "read /sys/hypervisor/version/extra",
+        "revert fix",
+        "unload fix",
+        "read /sys/hypervisor/version/extra",
+    ]
+    said = iter([".5", "Hello Again Wor", ".5"])
+    results = [
+        replace(REAL, step=step, output=(next(said),) if step.verb == "read" else ())
+        for step in steps
+    ]
+    told, tool = plugin.split_watched(run_of(results))
+    assert tuple(result.step for result in tool.steps) == life.steps
+    found = plugin._effects("fix", probes, told)
     assert [finding.severity for finding in found] == [
         Severity.INFO,
         Severity.INFO,
         Severity.ERROR,
     ]
     assert "expected '.6', real Xen says '.5'" in found[2].text
+
+
+def test_what_a_file_does_not_say_is_no_answer_that_passes() -> None:
+    read = Step(verb="read", name="/sys/hypervisor/properties/changeset")
+    results = [
+        replace(REAL, step=read, output=()),
+        replace(REAL, step=read, output=("cat: cannot open it",), status=1),
+        replace(REAL, step=read, outcome="not-run"),
+    ]
+    told, _ = plugin.split_watched(run_of(results))
+    assert told == {"properties/changeset": ["", "(no answer: cat: cannot open it)"]}

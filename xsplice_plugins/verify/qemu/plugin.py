@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest
 from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.hypervisor import Probe
 from xsplice_plugins.verify.cache import cache_folder
 from xsplice_plugins.verify.plugin import read, read_probes
 from xsplice_plugins.verify.qemu.machine import Machine
@@ -32,11 +33,22 @@ from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
 if TYPE_CHECKING:
     from xsplice_plugins.hookspecs import Config
 
+#: What files of dom0 said, in the order in which they were asked.
+Told = Mapping[str, Sequence[str]]
+
 PLACE = "qemu"
+_SYSFS = "/sys/hypervisor/"
 #: Names the image that boots, where it does not lie beside ``xen-syms``.
 OPTION_IMAGE = "qemu-xen"
-#: What dom0 can ask for without help of a domain or a device.
-_VISIBLE = ("xen_extra_version",)
+#: What dom0 can ask for without help of a domain or a device: the file under /sys/hypervisor, and
+#: how many characters get through. Source: xen/include/public/version.h.
+VISIBLE = {
+    "xen_extra_version": ("version/extra", EXTRA_CHARACTERS_MAX),
+    "xen_changeset": ("properties/changeset", 63),
+    "xen_compiler": ("compilation/compiler", 63),
+    "xen_compile_by": ("compilation/compiled_by", 15),
+    "xen_compile_date": ("compilation/compile_date", 31),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +96,16 @@ class QemuVerifier:
             agent="hypercall",
             console_log=folder / f"{record.name}.console.log",
         )
-        tool = machine.run(
-            life.steps, life.payloads, console_log=folder / f"{record.name}.tool-console.log"
+        probes = read_probes(request.expected) if request.expected is not None else ()
+        watched = machine.run(
+            watched_steps(life, probes),
+            life.payloads,
+            console_log=folder / f"{record.name}.tool-console.log",
         )
+        told, tool = split_watched(watched)
         findings = [_verdict(record.name, machine, predicted, raw, tool)]
         findings += _disagreements(record.name, predicted, raw, tool)
-        if request.expected is not None:
-            findings += _effects(record.name, request.expected, life, raw)
+        findings += _effects(record.name, probes, told)
         return tuple(findings)
 
 
@@ -114,6 +129,38 @@ def life_of(name: str, data: bytes, beneath: Sequence[tuple[str, bytes]]) -> Lif
         steps += [Step(verb=verb, name=label) for verb in ("revert", "unload")]
     payloads = {str(number): content for number, (_, content) in enumerate(stack)}
     return Life(steps=tuple(steps), payloads=payloads, during=during, after=after)
+
+
+def watched_steps(life: Life, probes: Sequence[Probe]) -> tuple[Step, ...]:
+    """Return a life with questions for what the probes ask, at each of their moments.
+
+    Args:
+        life: From :func:`life_of`.
+        probes: Those that dom0 cannot ask for are left to the model.
+    """
+    names = sorted({probe.function for probe in probes} & set(VISIBLE))
+    steps: list[Step] = []
+    for number, step in enumerate(life.steps):
+        steps.append(step)
+        if number in {0, life.during, life.after}:
+            steps += [Step(verb="read", name=_SYSFS + VISIBLE[name][0]) for name in names]
+    return tuple(steps)
+
+
+def split_watched(run: RunResult) -> tuple[Told, RunResult]:
+    """Take the answers to questions out of a watched run.
+
+    Returns:
+        What each file read, before, during and after; and the run as if nobody had asked.
+    """
+    told: dict[str, list[str]] = {}
+    for result in run.steps:
+        if result.step.verb == "read" and result.outcome == "done":
+            said = result.output[0] if result.output else ""
+            answers = told.setdefault(result.step.name.removeprefix(_SYSFS), [])
+            answers.append(said if not result.status else f"(no answer: {said})")
+    left = tuple(result for result in run.steps if result.step.verb != "read")
+    return told, replace(run, steps=left)
 
 
 def boot_image(syms: Path, options: Mapping[str, str], build_id: bytes | None) -> Path:
@@ -224,17 +271,17 @@ def _disagreements(
     ]
 
 
-def _effects(name: str, expected: Path, life: Life, run: RunResult) -> list[Finding]:
+def _effects(name: str, probes: Sequence[Probe], told: Told) -> list[Finding]:
     found = []
-    moments = {"before": 0, "during": life.during, "after": life.after}
-    for probe in read_probes(expected):
-        if probe.function not in _VISIBLE:
+    for probe in probes:
+        if probe.function not in VISIBLE:
             continue
-        for moment, number in moments.items():
+        file, characters_max = VISIBLE[probe.function]
+        for moment, seen in zip(("before", "during", "after"), told.get(file, ()), strict=False):
             wanted = getattr(probe, moment)
-            if wanted is None or run.steps[number].outcome != "done":
+            if wanted is None:
                 continue
-            seen, short = run.steps[number].extra, printable(str(wanted))[:EXTRA_CHARACTERS_MAX]
+            short = printable(str(wanted))[:characters_max]
             severity = Severity.INFO if seen == short else Severity.ERROR
             found.append(
                 Finding(
