@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import struct
+
 from tests.kit.payloads import (
     ALLOC,
+    EXEC,
     UND,
     WRITE,
     Draft,
@@ -16,6 +19,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Host, Hypervisor, release
+from xsplice_plugins.hypervisor.cpu import ALWAYS
 
 
 def state(hv: Hypervisor, name: str) -> tuple[str, int]:
@@ -85,3 +89,19 @@ def counter(hv: Hypervisor) -> int:
     addr = hv.image.lookup("counter")
     assert addr is not None
     return int.from_bytes(hv.memory.read(addr, 4), "little")
+
+
+def with_alternative_call(draft: Draft, pointer: str) -> Draft:
+    """Add a call through one of Xen's pointers, which alternatives make a direct call."""
+    draft.symbols.append(Sym(pointer, UND))
+    add_code(draft, "caller", b"\xff\x15\0\0\0\0" + b"\xc3", [Rel(2, 2, pointer, -4)])
+    draft.sections += [
+        Sec(".altinstr_replacement", b"\xe8\xfb\xff\xff\xff", flags=ALLOC | EXEC),
+        Sec(
+            ".altinstructions",
+            struct.pack("<iiHBBBB", 0, 0, ALWAYS, 6, 5, 0, 0),
+            relocs=[Rel(0, 2, "caller"), Rel(4, 2, "replacement")],
+        ),
+    ]
+    draft.symbols.append(Sym("replacement", ".altinstr_replacement", info=0))
+    return draft

@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 
 import pytest
 
-from tests.kit.acting import ask, do, fresh, load, returning, state, with_hook
+from tests.kit.acting import (
+    ask,
+    do,
+    fresh,
+    load,
+    returning,
+    state,
+    with_alternative_call,
+    with_hook,
+)
 from tests.kit.payloads import (
     ALLOC,
-    EXEC,
     UND,
     WRITE,
     Draft,
@@ -34,7 +41,6 @@ from xsplice_plugins.hypervisor import (
     Symbol,
     release,
 )
-from xsplice_plugins.hypervisor.cpu import ALWAYS
 from xsplice_plugins.hypervisor.memory import Perm
 from xsplice_plugins.hypervisor.probes import ask as ask_probe
 
@@ -238,27 +244,10 @@ def test_a_failed_expectation_prints_the_functions_name(is_readable: bool) -> No
         ask(hv, "a", Command.APPLY)
 
 
-def with_alternative_call(pointer: str) -> Draft:
-    """Draft a payload that calls through a pointer, which alternatives make a direct call."""
-    draft = minimal()
-    draft.symbols.append(Sym(pointer, UND))
-    add_code(draft, "caller", b"\xff\x15\0\0\0\0" + RET, [Rel(2, 2, pointer, -4)])
-    draft.sections += [
-        Sec(".altinstr_replacement", b"\xe8\xfb\xff\xff\xff", flags=ALLOC | EXEC),
-        Sec(
-            ".altinstructions",
-            struct.pack("<iiHBBBB", 0, 0, ALWAYS, 6, 5, 0, 0),
-            relocs=[Rel(0, 2, "caller"), Rel(4, 2, "replacement")],
-        ),
-    ]
-    draft.symbols.append(Sym("replacement", ".altinstr_replacement", info=0))
-    return draft
-
-
 def test_an_alternative_call_through_boot_data_page_faults_at_upload() -> None:
     """Tables such as ``vpmu_ops`` are gone after boot; a patch of their callers reads them."""
     hv = Hypervisor(talking_xen(), release("4.17.5"))
-    assert hv.upload(b"a\0", with_alternative_call("counter").build()).code == 0
+    assert hv.upload(b"a\0", with_alternative_call(minimal(), "counter").build()).code == 0
     hv = Hypervisor(talking_xen(), release("4.17.5"))
     with pytest.raises(Hazard, match="alternatives: page fault reading"):
-        hv.upload(b"a\0", with_alternative_call("boot_ops").build())
+        hv.upload(b"a\0", with_alternative_call(minimal(), "boot_ops").build())

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.acting import with_alternative_call
+from tests.kit.payloads import minimal, note
 from tests.xen.agreement import main
+from xsplice_plugins import hypervisor
+from xsplice_plugins.verify.qemu import Machine, Step
+from xsplice_plugins.verify.qemu.predict import Agreement, compare, predict
 
 pytestmark = [
     pytest.mark.qemu,
@@ -45,3 +50,27 @@ def test_the_model_answers_as_real_xen_does(
     assert counts["agree"] >= (MUTATIONS + SEQUENCES) * 0.8, printed
     assert counts["crash predicted"] + counts["hazard survived"] == HAZARDS, printed
     assert counts["crash predicted"] >= 1, printed
+
+
+@pytest.mark.parametrize(
+    ("pointer", "agreement"),
+    [
+        ("hvm_funcs", Agreement.AGREE),
+        # Gone after boot: any hot-patch that brings a caller of vpmu_ops along does this.
+        ("arch/x86/cpu/vpmu.c#vpmu_ops", Agreement.CRASH_PREDICTED),
+    ],
+)
+def test_alternative_calls_look_at_their_pointers_at_upload(
+    xen_tree: Path, pointer: str, agreement: Agreement
+) -> None:
+    release = hypervisor.release("4.17.5")
+    syms = (xen_tree / "xen" / "xen-syms").read_bytes()
+    image = hypervisor.Image.from_elf(syms, release=release)
+    assert image.build_id is not None
+    draft = with_alternative_call(minimal(depends=image.build_id), pointer)
+    draft.sec(".livepatch.xen_depends").data = note(image.build_id)
+    steps = [Step(verb="upload", name="x", payload="x")]
+    predicted = predict(steps, {"x": draft.build()}, image=image, release=release)
+    machine = Machine.prepare(xen_tree / "xen" / "xen")
+    run = machine.run(steps, {"x": draft.build()}, agent="hypercall", timeout_seconds=30)
+    assert compare(predicted, run.steps)[0] is agreement
