@@ -257,7 +257,8 @@ def _entry_key(
     edges = tuple(
         (e.offset, e.type, _place(canon, is_new, e, places))
         for e in parts.edges(part)
-        if (e.offset != entry.row.code_field and e.part != entry.snippet) or e.part == EXTERNAL
+        if e.offset not in entry.row.unused_fields
+        and ((e.offset != entry.row.code_field and e.part != entry.snippet) or e.part == EXTERNAL)
     )
     snippet: Key = ()
     if entry.snippet != EXTERNAL:

@@ -24,20 +24,22 @@ _TAG_MEMBER, _TAG_STRUCT, _TAG_UNION = 0x0D, 0x13, 0x17
 _TAG_INLINED, _TAG_SUBPROGRAM, _TAG_BLOCK = 0x1D, 0x2E, 0x0B
 _AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN = 0x03, 0x0B, 0x11, 0x31
 _AT_MEMBER_LOCATION, _AT_BIT_OFFSET, _AT_RANGES = 0x38, 0x6B, 0x55
-_AT_SPECIFICATION = 0x47
+_AT_SPECIFICATION, _AT_STR_OFFSETS_BASE = 0x47, 0x72
 _WANTED = frozenset(
     {
         _AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN, _AT_MEMBER_LOCATION, _AT_BIT_OFFSET,
-        _AT_RANGES, _AT_SPECIFICATION,
+        _AT_RANGES, _AT_SPECIFICATION, _AT_STR_OFFSETS_BASE,
     }
 )  # fmt: skip
 
 _FIXED = {
     0x01: 8, 0x05: 2, 0x06: 4, 0x07: 8, 0x0B: 1, 0x0C: 1, 0x10: 4, 0x11: 1, 0x12: 2, 0x13: 4,
-    0x14: 8, 0x17: 4, 0x19: 0, 0x1E: 16, 0x20: 8, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4, 0x29: 1,
-    0x2A: 2, 0x2B: 3, 0x2C: 4,
+    0x14: 8, 0x17: 4, 0x19: 0, 0x1E: 16, 0x20: 8, 0x29: 1, 0x2A: 2, 0x2B: 3, 0x2C: 4,
 }  # fmt: skip
-_ULEB = frozenset({0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})
+_ULEB = frozenset({0x0F, 0x15, 0x1B, 0x22, 0x23})
+_STRX = {0x1A: 0, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4}  #: clang's: number of an offset, its size
+_STR_OFFSETS = 0x1A
+_STR_OFFSETS_HEADER_BYTES = 8
 _STRING, _STRP, _LINE_STRP, _SDATA, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x0D, 0x21
 _BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
 _LEB_BLOCKS = frozenset({0x09, 0x18})
@@ -92,6 +94,8 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
         for form, section in ((_STRP, ".debug_str"), (_LINE_STRP, ".debug_line_str"))
         if section in file.section_by_name
     }
+    if ".debug_str_offsets" in file.section_by_name:
+        texts[_STR_OFFSETS] = _relocated(file, ".debug_str_offsets")
     entries: list[_Entry] = []
     place_of: dict[int, int] = {}
     cursor = Cursor(info)
@@ -150,6 +154,7 @@ def _read_unit(
         table = _read_abbreviations(abbreviations, cursor.number(4))
         cursor.at += 1
     parents = [-1]
+    base = _STR_OFFSETS_HEADER_BYTES
     while cursor.at < end:
         place = cursor.at
         code = cursor.uleb()
@@ -163,7 +168,11 @@ def _read_unit(
         for attribute, form, constant in attributes:
             value = constant if form == _IMPLICIT else _value(cursor, form, texts, start, name)
             if attribute in _WANTED:
+                if form in _STRX:
+                    at = base + 4 * _number(value)
+                    value = Cursor(texts[_STRP], Cursor(texts[_STR_OFFSETS], at).number(4)).text()
                 values[attribute] = value
+        base = _number(values.get(_AT_STR_OFFSETS_BASE, base))
         place_of[place] = len(entries)
         entries.append(_Entry(tag=tag, values=values, parent=parents[-1]))
         if has_children:
@@ -177,8 +186,10 @@ def _value(cursor: Cursor, form: int, texts: dict[int, bytes], unit: int, name: 
         return value + unit if form in (0x11, 0x12, 0x13, 0x14) else value
     if form in (_STRP, _LINE_STRP):
         return Cursor(texts[form], cursor.number(4)).text()
-    if form in _ULEB:
+    if form in _ULEB or form == _STR_OFFSETS:
         return cursor.uleb()
+    if form in _STRX:
+        return cursor.number(_STRX[form])
     if form == _SDATA:
         return cursor.sleb()
     if form == _STRING:

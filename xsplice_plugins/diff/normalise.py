@@ -141,6 +141,9 @@ class Parts:
     def _find_merged(self, section_index: int, offset: int) -> tuple[int, int]:
         section = self.file.sections[section_index]
         width = max(section.entry_size_bytes, 1)
+        if offset == section.size_bytes > 0:  # one past the end belongs to what ends there
+            number, at = self._find_merged(section_index, offset - 1)
+            return number, at + 1
         if not 0 <= offset < section.size_bytes:
             raise DiffError(
                 f"{self.file.name}({section.name}+{offset:#x}): a relocation points outside the "

@@ -89,8 +89,12 @@ class Entry(NamedTuple):
 
 
 def masked(name: str) -> str:
-    """Return a name without the numbers the compiler appended: ``rover.0`` is ``rover.#``."""
-    return _NUMBER.sub(".#", name)
+    """Return a name without the numbers the compiler appended.
+
+    gcc's ``rover.0`` is ``rover.#``; clang's ``f.rover`` and ``f.rover.1`` are ``f.rover.#``, for
+    clang gives the number to the second variable of a name only.
+    """
+    return f"{_NUMBER.sub('', name)}.#" if is_compiler_named(name) else name
 
 
 def source_name(name: str) -> str:

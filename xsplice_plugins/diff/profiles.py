@@ -56,6 +56,7 @@ class TableRow:
     ``pattern`` is matched against the whole name. ``code_field`` is the offset of the field that
     points at the owning code; ``snippet_field`` of one that points at out-of-line code, whose
     length is the byte at ``snippet_length_field`` or, without one, reaches to the next snippet.
+    Pointers at ``unused_fields`` lead nowhere: nothing reads them.
     """
 
     pattern: str
@@ -64,6 +65,7 @@ class TableRow:
     snippet_field: int | None = None
     snippet_length_field: int | None = None
     line: LineField = LineField.NONE
+    unused_fields: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,13 @@ _XEN_X86 = (
     TableRow(pattern=r"\.alt_call_sites", entry_size_bytes=4),
 )
 _XEN_ARM64 = (
-    TableRow(pattern=r"\.bug_frames\.[0-3]", entry_size_bytes=16, line=LineField.HALFWORD_12),
+    TableRow(
+        pattern=r"\.bug_frames\.[0-2]",
+        entry_size_bytes=16,
+        line=LineField.HALFWORD_12,
+        unused_fields=(8,),  # a frame without message points at whatever string follows
+    ),
+    TableRow(pattern=r"\.bug_frames\.3", entry_size_bytes=16, line=LineField.HALFWORD_12),
     TableRow(
         pattern=r"\.altinstructions",
         entry_size_bytes=12,

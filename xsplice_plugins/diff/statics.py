@@ -16,6 +16,7 @@ from xsplice_plugins.diff.pairing import (
     unpaired_data,
 )
 from xsplice_plugins.diff.parts import EXTERNAL, Kind, Part, source_name
+from xsplice_plugins.elf.types import EM_AARCH64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +57,8 @@ def pair_statics(old: Parts, new: Parts, pairing: Pairing) -> None:
         _pair_static_group(old, new, olds[name], news[name], old_users, new_users, pairing)
         rest_old = _left(olds[name], pairing.new_of)
         rest_new = _left(news[name], pairing.old_of)
-        flag = name.removesuffix(".#") in old.profile.once_flags
+        plain = name.removesuffix(".#").rsplit(".", 1)[-1]  # clang: `f.__warned`
+        flag = plain in old.profile.once_flags
         if rest_old and rest_new and not flag:
             pairing.ambiguous.append(
                 Ambiguity(name=source_name(name.replace("#", "0")), old=rest_old, new=rest_new)
@@ -174,7 +176,9 @@ def _references(parts: Parts, part: Part, group: set[int]) -> list[tuple[Key, in
     result = []
     for edge in parts.edges(part):
         member = edge.part if edge.part in group else EXTERNAL
-        # The opcode bytes in front tell a load from a store and from another register.
-        opcode = content[max(0, edge.offset - 3) : edge.offset]
+        # The opcode tells a load from a store and from another register. x86 has it in front of
+        # the field; on arm64, where the address comes first, the neighbours tell the use.
+        first, end = (-4, 8) if parts.file.machine == EM_AARCH64 else (-3, 0)
+        opcode = content[max(0, edge.offset + first) : edge.offset + end]
         result.append(((opcode, *loose_key(parts, edge)), member))
     return result

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What comes along, what is referred to, and nothing else."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
-from xsplice_plugins.artefacts import Delta
+from tests.kit.differ_inputs import assert_closed, compile_c, diff, diff_c, summary
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.targets import target_of
 
 pytestmark = pytest.mark.toolchain
 
@@ -23,31 +20,12 @@ int other(int a) { note("other"); if (a > 5) BUG(); return helper(a + far[a - 1]
 """
 
 
-def check_closed(delta: Delta, data: bytes) -> None:
-    """Hold every relocation inside an extent to an extent or a reference."""
-    file = read_elf(data, "file.o")
-    spans: dict[int, list[tuple[int, int]]] = {}
-    for row in (*delta.extents, *delta.references):
-        spans.setdefault(row.section, []).append((row.offset, row.offset + row.size_bytes))
-    for places in spans.values():
-        places.sort()
-        for (_, end), (start, _) in pairwise(places):
-            assert end <= start, "extents and references do not overlap"
-    for extent in delta.extents:
-        section = file.sections[extent.section]
-        for reloc in file.relocs(section):
-            if extent.offset <= reloc.offset < extent.offset + extent.size_bytes:
-                target = target_of(file, section, reloc)
-                if target.section_index is not None:
-                    assert target.section_index in spans, (section.name, reloc)
-
-
 def test_existing_content_is_referred_to_by_the_names_of_the_image(tmp_path: Path) -> None:
     after = compile_c(tmp_path, BASE.replace("get(a) + counter", "get(a) - counter"))
     delta = diff(compile_c(tmp_path, BASE), after)
     assert summary(delta) == (["file.c#helper"], [], [], [])
     assert {r.target for r in delta.references} == {"file.c#counter", "file.c#far"}
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_a_new_function_comes_with_its_path(tmp_path: Path) -> None:
@@ -60,7 +38,7 @@ def test_a_new_function_comes_with_its_path(tmp_path: Path) -> None:
     reasons = {item.symbol.split(".")[0]: item.reason for item in delta.new}
     assert reasons["check"] == "included because `user` calls new `check`"
     assert reasons["seen"] == "included because `user` calls new `check`, `check` uses new `seen`"
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_a_new_global_is_brought_for_other_objects(tmp_path: Path) -> None:
@@ -79,7 +57,7 @@ def test_only_the_used_strings_come_along(tmp_path: Path) -> None:
         if file.sections[e.section].is_strings
     ]
     assert texts == [b"user %s\0"]
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_only_the_entries_of_included_functions_come_along(tmp_path: Path) -> None:
@@ -93,7 +71,7 @@ def test_only_the_entries_of_included_functions_come_along(tmp_path: Path) -> No
         if file.sections[e.section].name.startswith((".bug", ".alt"))
     ]
     assert tables == [(".bug_frames.2", 8)]
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_an_alternative_takes_its_own_replacement_only(tmp_path: Path) -> None:
@@ -110,7 +88,7 @@ def test_an_alternative_takes_its_own_replacement_only(tmp_path: Path) -> None:
         if file.sections[e.section].name == ".altinstr_replacement"
     ]
     assert taken == [b"\x0f\xae\xe8"]
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_changed_read_only_tables_are_copied_for_the_functions_that_read_them(
@@ -127,7 +105,7 @@ def test_changed_read_only_tables_are_copied_for_the_functions_that_read_them(
     delta = diff(compile_c(tmp_path, text), after)
     assert summary(delta) == (["reads"], ["file.c#table"], [], [])
     assert "`table`" in delta.changed[0].reason
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_a_table_of_strings_counts_by_the_text(tmp_path: Path) -> None:
@@ -146,7 +124,7 @@ def test_hooks_are_kept_with_what_they_need(tmp_path: Path) -> None:
     delta = diff(compile_c(tmp_path, BASE), after)
     assert summary(delta) == ([], ["file.c#set", "file.c#load"], [], [])
     assert {r.target for r in delta.references} == {"file.c#counter"}
-    check_closed(delta, after)
+    assert_closed(delta, after)
 
 
 def test_a_new_object_brings_everything_it_has(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_lines_agree_with_addr2line(tmp_path: Path, flag: str) -> None:
     file = read_elf(data, "a.o")
     section = file.section_by_name[".text.g"]
     for offset in range(section.size_bytes):
-        command = ["addr2line", "-s", "-j", ".text.g", "-e", tmp_path / "a.o", hex(offset)]
+        command = ["addr2line", "-s", "-j", ".text.g", "-e", str(tmp_path / "a.o"), hex(offset)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
         assert line_table(file).line_of(section.index, offset) == told
 
