@@ -225,3 +225,33 @@ def test_one_command_builds_and_plays_all(xen_tree: Path, tmp_path: Path, places
     outcomes = _on_xen(xen_tree, tmp_path, places)
     assert [row for row in outcomes if row.differences] == []
     assert len(outcomes) == len(IDS) * len(places.split(","))
+
+
+def test_execution_is_taken_over_inside_a_function_and_at_an_address(
+    xen_tree: Path, tmp_path: Path, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addr = image.symbols["xen_extra_version"].addr_virt
+    places = {"inside": 'AT("xen_extra_version", 7', "address": f"ADDRESS({addr:#x}"}
+    for name, place in places.items():
+        source = tmp_path / f"{name}.c"
+        source.write_text(
+            f'#include <xsplice.h>\nstatic const char *mine(void) {{ return "{name}"; }}\n'
+            f"XSPLICE_REPLACE_{place}, mine);\n"
+        )
+        out = tmp_path / f"{name}.livepatch"
+        words = ["build", str(source), "--xen", str(xen_tree), "--name", name, "--signer", "none"]
+        assert cli.main([*words, "--out", str(out)]) == 0
+        step = scenarios.StepRow
+        steps = (
+            step(do="upload", name=name, state="CHECKED"),
+            step(do="apply", name=name, state="APPLIED", extra=name),
+            step(do="revert", name=name, state="CHECKED"),
+        )
+        table = Table(
+            schema=1,
+            payloads={},
+            scenarios=(scenarios.Scenario(id=name, what="", steps=steps),),
+        )
+        (outcome,) = scenarios.play_in_model(table, {name: out.read_bytes()}, image, "4.17.5")
+        assert outcome.differences == ()
+    assert "in this xen only" in capsys.readouterr().out
