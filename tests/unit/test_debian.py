@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,23 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         process.run_logged(["no-such-program"], log=tmp_path / "log")
 
 
+def assert_ended(pid: int) -> None:
+    """Fail if a process that was killed still runs after a while.
+
+    It may stay as a zombie where nobody reaps orphans, and dies a moment after the signal.
+    """
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        assert time.monotonic() < deadline, f"process {pid} is in state {state}"
+        time.sleep(0.02)
+
+
 def test_an_error_in_our_wait_ends_the_whole_process_group(tmp_path: Path) -> None:
     def stop(line: str) -> None:
         raise KeyboardInterrupt(line)
@@ -278,6 +296,4 @@ def test_an_error_in_our_wait_ends_the_whole_process_group(tmp_path: Path) -> No
             ["sh", "-c", "sleep 100 & echo $!; wait"], log=tmp_path / "log", on_line=stop
         )
     child = int(str(caught.value))
-    state = Path(f"/proc/{child}/stat")
-    # The child may stay as a zombie where nobody reaps orphans; it must not run.
-    assert not state.exists() or state.read_text().split(")")[1].split()[0] == "Z"
+    assert_ended(child)

@@ -175,7 +175,6 @@ class ElfFile:
         Raises:
             ElfFormatError: The relocation section's size is no multiple of its entries.
         """
-        assert section.type != SHT_RELA, "give the section that is changed"
         rela = self.rela_by_target.get(section.index)
         if rela is None:
             return ()
