@@ -219,12 +219,12 @@ def test_line_neutral_patch_leaves_no_line_numbers_to_see(
 
 
 def test_hand_written_file_takes_the_same_way(xen_tree: Path, tmp_path: Path) -> None:
-    """The README's example, through ``SOURCE=``."""
+    """The README's example, through ``HOTFIX=``."""
     example = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example
     (tmp_path / "hotfix.c").write_text(example[1])
     run = scons(
-        "xsplice-verify", tmp_path / "b", XEN=xen_tree, SOURCE=tmp_path / "hotfix.c"
+        "xsplice-verify", tmp_path / "b", XEN=xen_tree, HOTFIX=tmp_path / "hotfix.c"
     ).assert_success()
     assert "PROVED: hotfix" in run.out
     record = json.loads((tmp_path / "b/hotfix/hotfix.payload.json").read_text())
@@ -232,6 +232,6 @@ def test_hand_written_file_takes_the_same_way(xen_tree: Path, tmp_path: Path) ->
 
 
 def test_hand_written_file_without_a_tree_asks_for_one(tmp_path: Path) -> None:
-    run = scons("xsplice", tmp_path / "b", SOURCE=tmp_path / "hotfix.c")
+    run = scons("xsplice", tmp_path / "b", HOTFIX=tmp_path / "hotfix.c")
     assert run.status == 2
     assert "XEN is not set" in run.text

@@ -61,7 +61,7 @@ def add_variables(variables: Variables) -> None:
     variables.AddVariables(
         ("XEN", "a built Xen tree (its top, its xen/ folder, or an O= build folder)", ""),
         ("PATCH", "the fix: unified diffs or a quilt series, separated by spaces or commas", ""),
-        ("SOURCE", "hand-written C files instead of a patch, separated by spaces or commas", ""),
+        ("HOTFIX", "hand-written C files instead of a patch, separated by spaces or commas", ""),
         ("NAME", "name of the fix; default: the first patch's file name", ""),
         ("SIGNER", "the signing plugin", "cms"),
         ("KEY", "PEM file of the private key; default: a development key under build/", "", accept),
