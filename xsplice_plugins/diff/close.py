@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.diff.compare import Canon, Comparison
 
 _READ_ONLY = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.STRINGS)
-_NOT_NEW = (SectionClass.INIT, SectionClass.PERCPU, SectionClass.REGISTRY)
+_NOT_NEW = (
+    SectionClass.INIT,
+    SectionClass.PERCPU,
+    SectionClass.REGISTRY,
+    SectionClass.UNKNOWN,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +114,11 @@ def _reach(
         if part.section_class in _NOT_NEW:
             closure.blocked[target] = owner
             return
-    elif part.kind is Kind.ANONYMOUS and part.section_class not in _READ_ONLY:
+    elif (
+        part.kind is Kind.ANONYMOUS
+        and part.section_class not in _READ_ONLY
+        and not parts.is_code_padding(part)
+    ):
         closure.blocked[target] = owner
         return
     closure.taken[target] = owner if part.kind is not Kind.FUNCTION else target
@@ -171,6 +180,8 @@ def new_items(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[N
         if number in comparison.changed or canon.new.owner.get(number, number) != number:
             continue
         if part.kind in (Kind.STRING, Kind.CONSTANT, Kind.ENTRY, Kind.SNIPPET):
+            continue
+        if part.kind is Kind.ANONYMOUS and canon.new.is_code_padding(part):
             continue
         result.append(
             NewItem(

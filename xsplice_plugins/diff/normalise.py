@@ -9,9 +9,18 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.diff.parts import EXTERNAL, Edge, Entry, Kind, Part
-from xsplice_plugins.diff.profiles import LineField, SectionClass, TableRow, class_of
-from xsplice_plugins.elf.targets import BUG_DISPLACEMENT_BITS, target_of
+from xsplice_plugins.diff.parts import (
+    EXTERNAL,
+    Edge,
+    Entry,
+    Kind,
+    Part,
+    entry_line,
+    primary_first,
+    string_bounds,
+)
+from xsplice_plugins.diff.profiles import SectionClass, TableRow, class_of
+from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import (
     EM_AARCH64,
     R_X86_64_PC32,
@@ -19,7 +28,6 @@ from xsplice_plugins.elf.types import (
     SHN_LORESERVE,
     SHN_UNDEF,
     SHT_NOBITS,
-    STB_LOCAL,
     STT_FILE,
     STT_FUNC,
     STT_OBJECT,
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
 
 _COLD = re.compile(r"(.+)\.cold(?:\.\d+)?")
-_BUG_LINE_LOW_BITS = 31 - BUG_DISPLACEMENT_BITS
 #: Sections whose content no symbol names piece by piece.
 _UNNAMED = (SectionClass.STRINGS, SectionClass.CONSTANTS, SectionClass.TABLE, SectionClass.SNIPPETS)
 _CODE_PADDING = re.compile(
@@ -150,7 +157,7 @@ class Parts:
                 "section; compile the object again"
             )
         if section.is_strings:
-            start, end = _string_bounds(section.data, offset, width)
+            start, end = string_bounds(section.data, offset, width)
         else:
             start = offset - offset % width
             end = start + width
@@ -189,6 +196,12 @@ class Parts:
                 number = self._unnamed_part(section.index, Kind.ANONYMOUS, start, end)
                 result.append(self.all[number])
         return result
+
+    def is_code_padding(self, part: Part) -> bool:
+        """Tell whether a part is nothing but NOPs, as in front of a patchable function."""
+        section = self.file.sections[part.section]
+        end = part.offset + part.size_bytes
+        return section.is_exec and self._is_padding(section, part.offset, end)
 
     def _is_padding(self, section: Section, start: int, end: int) -> bool:
         if section.type == SHT_NOBITS:
@@ -232,7 +245,7 @@ class Parts:
         for index, symbols in sorted(by_section.items()):
             if self.classes[index] in _UNNAMED:
                 continue
-            symbols.sort(key=_primary_first)
+            symbols.sort(key=primary_first)
             self._take_section(index, symbols)
 
     def _take_section(self, index: int, symbols: list[Symbol]) -> None:
@@ -346,7 +359,9 @@ class Parts:
         if code is not None and code.section_index is not None:
             piece, at = self.find(code.section_index, code.offset)
             owner = self.owner.get(piece, EXTERNAL)
-        entry = Entry(part.number, row, piece, at, snippet, _line(section, part, row, relocs))
+            if owner == EXTERNAL:
+                owner = self._behind_padding(code.section_index, code.offset)
+        entry = Entry(part.number, row, piece, at, snippet, entry_line(section, part, row, relocs))
         if owner == EXTERNAL:
             self.orphans.append(entry)
             return
@@ -354,6 +369,17 @@ class Parts:
         if snippet != EXTERNAL:
             self.owner.setdefault(snippet, owner)
         self.entries.setdefault(owner, []).append(entry)
+
+    def _behind_padding(self, section: int, offset: int) -> int:
+        """Return the function whose ``-fpatchable-function-entry`` NOPs an offset lies in."""
+        starts = self._starts.get(section, [])
+        following = bisect_right(starts, offset)
+        if following == len(starts):
+            return EXTERNAL
+        place = self.file.sections[section]
+        if not (place.is_exec and self._is_padding(place, offset, starts[following])):
+            return EXTERNAL
+        return self.owner.get(self._numbers[section][following], EXTERNAL)
 
     def _snippet(self, section: int, start: int, end: int) -> int:
         number = self._unnamed.get((section, start))
@@ -367,33 +393,3 @@ class Parts:
         elif self.all[number].size_bytes < end - start:
             self.all[number] = replace(self.all[number], size_bytes=end - start)
         return number
-
-
-def _string_bounds(data: bytes, offset: int, width: int) -> tuple[int, int]:
-    """Return start and end (terminator included) of the string that holds an offset."""
-    zero = bytes(width)
-    start = offset - offset % width
-    while start > 0 and data[start - width : start] != zero:
-        before = data.rfind(zero, 0, start)
-        start = 0 if before < 0 else before + width if width == 1 else start - width
-    end = offset - offset % width
-    while end < len(data) and data[end : end + width] != zero:
-        end = data.find(zero, end) if width == 1 else end + width
-        if end < 0:
-            return start, len(data)
-    return start, min(end + width, len(data))
-
-
-def _primary_first(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
-    is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes > 0
-    return (symbol.value, not is_sized, symbol.bind == STB_LOCAL, -symbol.size_bytes, symbol.name)
-
-
-def _line(section: Section, part: Part, row: TableRow, relocs: tuple[Reloc, ...]) -> int:
-    if row.line is LineField.X86_BUG:
-        words = {r.offset - part.offset: r.addend >> BUG_DISPLACEMENT_BITS & 0x7F for r in relocs}
-        return words.get(0, 0) << _BUG_LINE_LOW_BITS | words.get(4, 0)
-    if row.line is LineField.NONE:
-        return 0
-    at = part.offset + (12 if row.line is LineField.HALFWORD_12 else 8)
-    return int.from_bytes(section.data[at : at + 2], "little")

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from xsplice_plugins.diff.profiles import LineField
+from xsplice_plugins.elf.targets import BUG_DISPLACEMENT_BITS
+from xsplice_plugins.elf.types import STB_LOCAL, STT_FUNC, STT_OBJECT
+
 if TYPE_CHECKING:
     from xsplice_plugins.diff.profiles import SectionClass, TableRow
-    from xsplice_plugins.elf.types import Symbol
+    from xsplice_plugins.elf.types import Reloc, Section, Symbol
 
 OLD = False  #: the side of the baseline
 NEW = True  #: the side of the new object
@@ -18,6 +22,7 @@ EXTERNAL = -1  #: part number of a target outside the object
 
 _CLONE = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$")
 _NUMBER = re.compile(r"\.\d+")
+_BUG_LINE_LOW_BITS = 31 - BUG_DISPLACEMENT_BITS
 
 
 class Kind(StrEnum):
@@ -105,3 +110,35 @@ def source_name(name: str) -> str:
 def is_compiler_named(name: str) -> bool:
     """Tell whether the compiler chose part of the name, so that equal names prove nothing."""
     return "." in name
+
+
+def string_bounds(data: bytes, offset: int, width: int) -> tuple[int, int]:
+    """Return start and end (terminator included) of the string that holds an offset."""
+    zero = bytes(width)
+    start = offset - offset % width
+    while start > 0 and data[start - width : start] != zero:
+        before = data.rfind(zero, 0, start)
+        start = 0 if before < 0 else before + width if width == 1 else start - width
+    end = offset - offset % width
+    while end < len(data) and data[end : end + width] != zero:
+        end = data.find(zero, end) if width == 1 else end + width
+        if end < 0:
+            return start, len(data)
+    return start, min(end + width, len(data))
+
+
+def primary_first(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
+    """Sort the symbols of a section: of several at one place the sized, global one leads."""
+    is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes > 0
+    return (symbol.value, not is_sized, symbol.bind == STB_LOCAL, -symbol.size_bytes, symbol.name)
+
+
+def entry_line(section: Section, part: Part, row: TableRow, relocs: tuple[Reloc, ...]) -> int:
+    """Return the source line that a table's entry holds, 0 if it holds none."""
+    if row.line is LineField.X86_BUG:
+        words = {r.offset - part.offset: r.addend >> BUG_DISPLACEMENT_BITS & 0x7F for r in relocs}
+        return words.get(0, 0) << _BUG_LINE_LOW_BITS | words.get(4, 0)
+    if row.line is LineField.NONE:
+        return 0
+    at = part.offset + (12 if row.line is LineField.HALFWORD_12 else 8)
+    return int.from_bytes(section.data[at : at + 2], "little")

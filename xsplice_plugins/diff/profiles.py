@@ -3,7 +3,7 @@
 
 Sources: xen/arch/x86/include/asm/{bug,alternative,asm_defns}.h, xen/arch/arm/include/asm/bug.h,
 xen/arch/x86/xen.lds.S of Xen 4.14 to 4.21; include/linux/{bug,jump_label,static_call_types}.h and
-arch/x86/include/asm/{alternative,extable}.h of Linux 6.6.
+arch/{x86,arm64}/include/asm/{alternative,extable}.h of Linux 6.6.
 """
 
 from __future__ import annotations
@@ -237,6 +237,18 @@ _LINUX_X86 = (
     TableRow(pattern=r"\.parainstructions", entry_size_bytes=16),
     TableRow(pattern=r"__mcount_loc|__patchable_function_entries", entry_size_bytes=8),
 )
+_LINUX_ARM64 = (
+    TableRow(pattern=r"__bug_table", entry_size_bytes=12, line=LineField.HALFWORD_8),
+    TableRow(
+        pattern=r"\.altinstructions",
+        entry_size_bytes=12,
+        snippet_field=4,
+        snippet_length_field=11,
+    ),
+    TableRow(pattern=r"__ex_table", entry_size_bytes=12, snippet_field=4),
+    TableRow(pattern=r"__jump_table", entry_size_bytes=16),
+    TableRow(pattern=r"__mcount_loc|__patchable_function_entries", entry_size_bytes=8),
+)
 
 _ONCE_FLAGS = frozenset({"__warned", "warned", "__already_done", "__print_once", "printed"})
 
@@ -277,7 +289,8 @@ _PROFILES: dict[str, Profile] = {
         *(_xen(f"4.{minor}") for minor in range(14, 23)),
         Profile(
             name="linux",
-            tables=tuple((EM_X86_64, row) for row in _LINUX_X86),
+            tables=tuple((EM_X86_64, row) for row in _LINUX_X86)
+            + tuple((EM_AARCH64, row) for row in _LINUX_ARM64),
             classes=_LINUX,
             once_flags=_ONCE_FLAGS,
             file_name_data=_FILE_NAME_DATA,
