@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.kit.acting import (
 )
 from tests.kit.payloads import (
     ALLOC,
+    RELA,
     UND,
     WRITE,
     Draft,
@@ -251,3 +253,53 @@ def test_an_alternative_call_through_boot_data_page_faults_at_upload() -> None:
     hv = Hypervisor(talking_xen(), release("4.17.5"))
     with pytest.raises(Hazard, match="alternatives: page fault reading"):
         hv.upload(b"a\0", with_alternative_call(minimal(), "boot_ops").build())
+
+
+@pytest.mark.parametrize(("value", "size"), [(0, 1), (0, 0), (1, 6), (3, 400)])
+def test_code_may_run_past_what_its_symbol_says(value: int, size: int) -> None:
+    """Real Xen looks at no symbol's size; it survived what the model had called a crash."""
+    draft = with_hook(minimal(), "preapply", b"\x90" * 4 + returning(0))
+    hook = draft.symbol("preapply_a1")
+    draft.symbols.append(Sym("entry", hook.section, info=0x12))
+    draft.sec(".livepatch.hooks.preapply").relocs[0].symbol = "entry"
+    hook.value, hook.size = value, size
+    assert ask(fresh(("a", draft)), "a", Command.APPLY) == 0
+
+
+@pytest.mark.parametrize("size", [0, 4, 400])
+def test_code_that_runs_into_a_gap_or_into_the_next_function_is_a_hazard(size: int) -> None:
+    draft = with_hook(minimal(), "preapply", b"\x90" * 4)
+    draft.symbol("preapply_a1").size = size
+    with pytest.raises(Hazard):
+        ask(fresh(("a", draft)), "a", Command.APPLY)
+    draft = with_hook(minimal(), "preapply", b"\x90" * 16)
+    add_code(draft, "next", returning(0))
+    draft.sections.insert(0, draft.sections.pop(2))  # the hook right before "next"
+    with pytest.raises(Hazard, match="runs off the end"):
+        ask(fresh(("a", draft)), "a", Command.APPLY)
+
+
+@pytest.mark.parametrize(
+    ("size", "entsize", "is_refused"),
+    [(2**64 - 1, 24, True), (2**64 - 25, 24, True), (2**64 - 16, 24, False), (2**64 - 1, 0, False)],
+)
+def test_a_relocation_table_whose_size_wraps_is_refused_before_it_is_read(
+    size: int, entsize: int, is_refused: bool
+) -> None:
+    data = bytearray(minimal().build())
+    (shoff,) = struct.unpack_from("<Q", data, 40)
+    (count,) = struct.unpack_from("<H", data, 60)
+    at = next(
+        shoff + 64 * index
+        for index in range(count)
+        if struct.unpack_from("<I", data, shoff + 64 * index + 4)[0] == RELA
+    )
+    struct.pack_into("<Q", data, at + 32, size)
+    struct.pack_into("<Q", data, at + 56, entsize)
+    hv = Hypervisor(tiny_xen(), release("4.17.5"))
+    if is_refused:
+        answer = hv.upload(b"a\0", bytes(data))
+        assert (answer.code, answer.step) == (-22, "relocations")
+        return
+    with pytest.raises(Hazard, match="wraps"):
+        hv.upload(b"a\0", bytes(data))

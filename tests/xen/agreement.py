@@ -132,6 +132,21 @@ def run_batch(machine: Machine, cases: Sequence[Case]) -> tuple[list[tuple[StepR
     return found, run.restored
 
 
+def judge_prefix(
+    machine: Machine, case: Case, predicted: tuple[Prediction, ...]
+) -> tuple[Agreement, str]:
+    """Judge a case that stopped answering before its hazard, by the steps before the hazard alone.
+
+    A hypervisor that hangs takes its last words along: they are still in its transmit buffer.
+    """
+    calm = Case(name=case.name, steps=case.steps[: len(predicted) - 1], payloads=case.payloads)
+    ((observed, *_), _) = run_batch(machine, [calm])
+    agreement, text = compare(predicted[:-1], observed)
+    if agreement is Agreement.AGREE:
+        return Agreement.CRASH_PREDICTED, f"its last words are lost: {predicted[-1].hazard}"
+    return agreement, text
+
+
 def judge(
     machine: Machine, cases: Sequence[tuple[Case, tuple[Prediction, ...]]], *, batch: int
 ) -> Iterator[Outcome]:
@@ -141,6 +156,8 @@ def judge(
         found, _ = run_batch(machine, [case for case, _ in left[:batch]])
         for (case, predicted), observed in zip(left, found, strict=False):
             agreement, text = compare(predicted, observed)
+            if agreement is Agreement.CRASH_UNPREDICTED and predicted[-1].hazard:
+                agreement, text = judge_prefix(machine, case, predicted)
             yield Outcome(
                 case=case,
                 agreement=agreement,

@@ -314,16 +314,16 @@ def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
 
 
 def function_end(hv: HookHost, addr: int) -> int | None:
-    """Give the end of the function around an address, None where no typed symbol covers it."""
+    """Give the end of the function around an address, None where nothing tells.
+
+    In a payload, whose symbols can be wrong, it is the end of the section.
+    """
     symbol = hv.image.function_at(addr)
     if symbol is not None:
         return symbol.addr_virt + symbol.size_bytes
     for payload in hv.payloads:
-        if not payload.holds_text(addr):
-            continue
-        for name in payload.symbols:
-            if name.addr_virt <= addr < name.addr_virt + name.size_bytes:
-                return name.addr_virt + name.size_bytes
+        if payload.holds_text(addr):
+            return min((end for end in payload.section_ends if end > addr), default=None)
     return None
 
 

@@ -209,8 +209,16 @@ def emulate_hook(hv: HookHost, payload: Payload, kind: str, addr_virt: int) -> i
         problem = f": {hazard.reason}"
     finally:
         rehearsal.put_back(hv, before)
-    result = _run_once(hv, payload, kind, addr_virt, is_rehearsal=False)
-    if rehearsed != _outcome(payload, kind, result):
+    result = 0
+    outcome: tuple[object, ...] | None = None
+    try:
+        result = _run_once(hv, payload, kind, addr_virt, is_rehearsal=False)
+        outcome = _outcome(payload, kind, result)
+    except Hazard as hazard:
+        if rehearsed is None:
+            raise
+        problem = f": {hazard.reason}"
+    if rehearsed != outcome:
         raise Hazard(f"{kind}-hook", f"{rehearsal.RELIES}{problem}")
     return result
 

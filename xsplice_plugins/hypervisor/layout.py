@@ -120,6 +120,11 @@ def place_sections(
             section.addr_load, bytes(section.size_bytes) if is_bss else section.data, step=STEP
         )
     payload.gaps = tuple(_gaps(elf, payload))
+    payload.section_ends = tuple(
+        section.addr_load + section.size_bytes
+        for section in elf.sections
+        if section.addr_load is not None
+    )
     payload.is_safe_to_reapply = _is_safe_to_reapply(elf, release)
 
 

@@ -82,6 +82,7 @@ class Payload:
     Attributes:
         text_virt: and the other ``*_virt``: where the three parts lie; sizes are unrounded.
         gaps: (segment, start, end) offsets of what no section fills; Xen does not clear it.
+        section_ends: first address behind each section.
         hooks: kind to function pointer, for the hooks of which there is one each.
         ex_table: faulting instruction to continuation, sorted by address.
         providers: the payloads whose new symbols this one refers to.
@@ -93,6 +94,7 @@ class Payload:
     name: str
     segments: tuple[Segment, ...] = ()
     gaps: tuple[tuple[Segment, int, int], ...] = ()
+    section_ends: tuple[int, ...] = ()
     base_virt: int = 0
     pages: int = 0
     text_virt: int = 0
