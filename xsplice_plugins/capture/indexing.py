@@ -48,6 +48,7 @@ def read_index(tree: XenTree) -> Index:
     texts = {
         (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
     }
+    roots = (f"{build_root}/", f"{os.path.realpath(build_root)}/")
     objcopy = ""
     parts: dict[str, list[str]] = {}
     for (folder, name), text in texts.items():
@@ -58,26 +59,40 @@ def read_index(tree: XenTree) -> Index:
         is_relative = text.startswith(f"cmd_{name} ")
         words = _LINK_WORD.findall(text.split(":=", 1)[-1])
         target = f"{folder}/{name}" if folder else name
-        base = folder + "/" if folder and is_relative else ""
-        parts[target] = [os.path.normpath(base + word) for word in words]
+        base = folder if is_relative else ""
+        parts[target] = [
+            _inside(word, roots) or os.path.normpath(os.path.join(base, word))  # noqa: PTH118  # fast
+            for word in words
+        ]
     return Index(
         tree=tree,
         listing=listing,
         texts=texts,
-        linked=_linked(parts),
+        linked=_linked(parts, listing.files),
         objcopy=objcopy,
         parts=parts,
         canonical={},
     )
 
 
-def _linked(parts: dict[str, list[str]]) -> frozenset[str]:
-    """Return every object from which the image is linked (host programs and tests are not)."""
+def _inside(word: str, roots: tuple[str, ...]) -> str:
+    """Return an absolute path below the build folder as relative to it; releases up to 4.16."""
+    return next((word[len(root) :] for root in roots if word.startswith(root)), "")
+
+
+def _linked(parts: dict[str, list[str]], files: frozenset[str]) -> frozenset[str]:
+    """Return every object from which the image is linked (host programs and tests are not).
+
+    Args:
+        parts: What each linked object or archive is made of, as far as that is on record.
+        files: Every file of the build folder.
+    """
     pending = [target for target in parts if PurePosixPath(target).name == "prelink.o"]
-    if not pending:
-        pending = [
+    # A tree that was moved after a build with absolute paths names what is elsewhere.
+    if not any(part in files for target in pending for part in parts[target] if part != target):
+        pending += [
             target
-            for target in parts
+            for target in sorted(files)
             if PurePosixPath(target).name in {"built_in.o", "lib.a"}
             and not target.startswith(("test/", "tools/"))
         ]
@@ -86,8 +101,30 @@ def _linked(parts: dict[str, list[str]]) -> frozenset[str]:
         target = pending.pop()
         if target not in linked:
             linked.add(target)
+            if target not in parts and PurePosixPath(target).name == "built_in.o":
+                pending += _folder_parts(target, files)
             pending += parts.get(target, ())
     return frozenset(linked)
+
+
+def _folder_parts(target: str, files: frozenset[str]) -> list[str]:
+    """Return what a ``built_in.o`` without a record is made of, 4.14 and 4.15: its folder.
+
+    That may be a few objects more than are linked, which does no harm: they are only compared.
+    """
+    folder = target.rpartition("/")[0]
+    found = []
+    for path in sorted(files):
+        place, _, name = path.rpartition("/")
+        is_below = place.rpartition("/")[0] == folder and name == "built_in.o"
+        is_beside = place == folder and name.endswith(".o") and not name.startswith(".")
+        if is_below or (
+            is_beside
+            and not name.startswith(("built_in", "prelink"))
+            and init_name(path) not in files
+        ):
+            found.append(path)
+    return found
 
 
 def canonical_in(index: Index, folder: str, word: str) -> str:

@@ -220,6 +220,11 @@ def _pairs(
     before: Index, after: Index, objects_dir: Path, env: Mapping[str, str] | None
 ) -> tuple[ObjectPair, ...]:
     """Compare every object that is linked into the image."""
+    if not after.linked:
+        raise CaptureError(
+            f"{before.tree.build_root}: nothing tells which objects the image is linked from (no "
+            "record of prelink.o or of any built_in.o); build the tree again with its own Makefile"
+        )
     pairs = []
     for target in sorted(after.linked - after.parts.keys() - _NOT_CODE | _init_objects(after)):
         new = after.tree.build_root / target

@@ -122,7 +122,8 @@ def parse_record(text: str, folder: str, name: str) -> Record | None:
     if match is None:
         return None
     path = f"{folder}/{name}" if folder else name
-    is_relative = bool(folder) and match[1] == name
+    # `common/compat/.domain.o.cmd` of 4.16 and before says `compat/domain.o`: make ran in `common`.
+    is_relative = path.endswith("/" + match[1])
     command = match[2].replace("$(pound)", "#").replace("$$", "$")
     depends = _DEPS.search(text)
     if depends:
@@ -135,7 +136,7 @@ def parse_record(text: str, folder: str, name: str) -> Record | None:
     return Record(
         target=path,
         command=command,
-        folder=folder if is_relative else "",
+        folder=path[: -len(match[1]) - 1] if is_relative else "",
         source=source[1] if source else (inputs[0] if depends and inputs else ""),
         inputs=inputs,
     )

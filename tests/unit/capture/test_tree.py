@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xsplice_plugins import capture
+from xsplice_plugins.capture.indexing import read_index
+from xsplice_plugins.capture.making import _pairs
+from xsplice_plugins.capture.records import parse_record
 from xsplice_plugins.errors import CaptureError, ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.kit.tiny_tree import TinyTree
 
 pytestmark = pytest.mark.toolchain
@@ -85,3 +87,44 @@ def test_a_read_only_tree_is_enough(own_tree: TinyTree, tmp_path: Path) -> None:
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+def test_absolute_links_and_unrecorded_archives_still_tell_what_is_linked(
+    place: str, own_tree: TinyTree
+) -> None:
+    """Xen 4.14: prelink.o is recorded with absolute paths, built_in.o not at all.
+
+    Such a tree once seemed to link nothing, so every patch was "no functional change".
+    """
+    xen = own_tree.root / "xen"
+    (xen / "common" / ".built_in.o.cmd").unlink()
+    start = xen if place == "here" else Path("/elsewhere/xen")
+    (xen / ".prelink.o.cmd").write_text(
+        f"cmd_prelink.o := ld -r -o prelink.o {start}/common/built_in.o\n"
+    )
+    linked = read_index(capture.locate_tree(own_tree.root)).linked
+    assert {"common/version.o", "common/setup.init.o", "common/entry.o"} <= linked
+    assert "xen-syms" not in linked
+
+
+def test_a_tree_that_does_not_tell_what_is_linked_is_refused(
+    own_tree: TinyTree, tmp_path: Path
+) -> None:
+    for path in (own_tree.root / "xen").rglob("*.o"):
+        if path.name in {"prelink.o", "built_in.o"}:
+            path.unlink()
+            path.with_name(f".{path.name}.cmd").unlink()
+    index = read_index(capture.locate_tree(own_tree.root))
+    with pytest.raises(CaptureError, match="nothing tells which objects the image is linked from"):
+        _pairs(index, index, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("domain.o", "common/compat"), ("compat/domain.o", "common"), ("common/compat/domain.o", "")],
+)
+def test_a_records_name_tells_where_make_ran(name: str, folder: str) -> None:
+    record = parse_record(f"cmd_{name} := gcc -c domain.c\n", "common/compat", "domain.o")
+    assert record is not None
+    assert (record.target, record.folder) == ("common/compat/domain.o", folder)
