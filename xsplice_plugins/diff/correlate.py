@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.diff.normalise import Parts
 
+_PROMOTED = ".llvm."  #: ThinLTO makes statics global; a hash of the module is their suffix
 _DIGITS = re.compile(r"\d+")
 
 
@@ -91,7 +92,8 @@ def _pair_clones(old: Parts, new: Parts, pairing: Pairing) -> None:
     ) -> dict[str, list[Part]]:
         groups: dict[str, list[Part]] = {}
         for part in named(parts, Kind.FUNCTION):
-            if part.number not in taken and part.is_local and not _is_piece(parts, part):
+            is_ours = part.is_local or _PROMOTED in part.name
+            if part.number not in taken and is_ours and not _is_piece(parts, part):
                 groups.setdefault(key(part.name), []).append(part)
         return groups
 

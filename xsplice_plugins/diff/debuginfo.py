@@ -24,11 +24,13 @@ _TAG_MEMBER, _TAG_STRUCT, _TAG_UNION = 0x0D, 0x13, 0x17
 _TAG_INLINED, _TAG_SUBPROGRAM, _TAG_BLOCK = 0x1D, 0x2E, 0x0B
 _AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN = 0x03, 0x0B, 0x11, 0x31
 _AT_MEMBER_LOCATION, _AT_BIT_OFFSET, _AT_RANGES = 0x38, 0x6B, 0x55
-_AT_SPECIFICATION, _AT_STR_OFFSETS_BASE = 0x47, 0x72
+_AT_SPECIFICATION, _AT_TYPE, _AT_STR_OFFSETS_BASE = 0x47, 0x49, 0x72
+_TAG_POINTER, _TAG_CONST, _TAG_ENUM = 0x0F, 0x26, 0x04
 _WANTED = frozenset(
     {
         _AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN, _AT_MEMBER_LOCATION, _AT_BIT_OFFSET,
-        _AT_RANGES, _AT_SPECIFICATION, _AT_STR_OFFSETS_BASE,
+        _AT_RANGES, _AT_SPECIFICATION, _AT_TYPE,
+        _AT_STR_OFFSETS_BASE,
     }
 )  # fmt: skip
 
@@ -61,6 +63,7 @@ class DebugInfo:
     """What the debug information of one object says."""
 
     layouts: dict[str, Layout] = field(default_factory=dict)
+    types: dict[tuple[str, str], str] = field(default_factory=dict)  #: (structure, member): C type
     inlined: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
@@ -101,7 +104,11 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
     cursor = Cursor(info)
     while cursor.at < len(info):
         _read_unit(cursor, abbreviations, texts, entries, place_of, name)
-    return DebugInfo(layouts=_layouts(entries), inlined=_inlined(entries, place_of))
+    return DebugInfo(
+        layouts=_layouts(entries),
+        types=_member_types(entries, place_of),
+        inlined=_inlined(entries, place_of),
+    )
 
 
 def _relocated(file: ElfFile, section_name: str) -> bytes:
@@ -222,12 +229,48 @@ def _layouts(entries: list[_Entry]) -> dict[str, Layout]:
             continue
         if _AT_NAME not in entry.values or _within_function(entries, entry):
             continue
-        word = "struct" if entry.tag == _TAG_STRUCT else "union"
-        result[f"{word} {entry.values[_AT_NAME]}"] = Layout(
+        result[_type_name(entry)] = Layout(
             size_bytes=_number(entry.values[_AT_BYTE_SIZE]),
             members=tuple(members.get(number, ())),
         )
     return result
+
+
+def _type_name(entry: _Entry) -> str:
+    words = {_TAG_STRUCT: "struct ", _TAG_UNION: "union ", _TAG_ENUM: "enum "}
+    return f"{words.get(entry.tag, '')}{entry.values[_AT_NAME]}"
+
+
+def _member_types(entries: list[_Entry], place_of: dict[int, int]) -> dict[tuple[str, str], str]:
+    """Return the C type of each member whose type can be written in front of its name."""
+    result = {}
+    for entry in entries:
+        if entry.tag != _TAG_MEMBER or entry.parent < 0 or _AT_NAME not in entry.values:
+            continue
+        owner = entries[entry.parent]
+        text = _type_text(entries, place_of, entry)
+        if text and owner.tag in (_TAG_STRUCT, _TAG_UNION) and _AT_NAME in owner.values:
+            result[_type_name(owner), str(entry.values[_AT_NAME])] = text
+    return result
+
+
+def _type_text(entries: list[_Entry], place_of: dict[int, int], entry: _Entry) -> str:
+    """Return how C writes an entry's type, or "" if it has no plain form (arrays, functions)."""
+    suffix = ""
+    for _ in range(_NESTING_MAX):
+        number = place_of.get(_number(entry.values.get(_AT_TYPE, -1)))
+        if number is None:
+            return f"void{suffix}" if suffix.startswith(" *") else ""
+        entry = entries[number]
+        if entry.tag == _TAG_POINTER:
+            suffix = f"{suffix}*" if suffix else " *"
+        elif entry.tag == _TAG_CONST:
+            return ""
+        elif _AT_NAME in entry.values:
+            return f"{_type_name(entry)}{suffix}"
+        else:
+            return ""
+    return ""
 
 
 def _within_function(entries: list[_Entry], entry: _Entry) -> bool:

@@ -11,8 +11,8 @@ from xsplice_plugins.diff.debuginfo import debug_info, layout_difference
 from xsplice_plugins.diff.parts import NEW, OLD, Kind, Part
 from xsplice_plugins.diff.profiles import SectionClass
 from xsplice_plugins.diff.refusals import REFUSALS
-from xsplice_plugins.diff.skeletons import data_hook
-from xsplice_plugins.elf.types import EM_X86_64, SHF_GROUP, SHN_COMMON
+from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, SHF_GROUP, SHN_COMMON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,8 @@ def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refu
         *_blocked(canon, closure),
         *_names(canon, closure),
         *_commons(canon),
-        *(_structures(canon) if comparison.changed else ()),
+        *_anchors(canon),
+        *(_structures(canon) if closure.taken else ()),
     ]
     unique = {(r.name, r.code): r for r in found}
     return tuple(unique[key] for key in sorted(unique))
@@ -245,10 +246,44 @@ def _structures(canon: Canon) -> Iterator[Refusal]:
     """Refuse changed layouts of structures, where debug information shows them."""
     before = debug_info(canon.old.file).layouts
     after = debug_info(canon.new.file).layouts
+    types = debug_info(canon.new.file).types
     for name in sorted(before.keys() & after.keys()):
         text = layout_difference(name, before[name], after[name])
         if text:
-            yield refusal("LAYOUT", name, f"{text}; instances in memory have the old layout")
+            known = {member for member, _ in before[name].members}
+            fields = tuple(
+                (member, types.get((name, member), ""))
+                for member, _ in after[name].members
+                if member not in known
+            )
+            yield refusal(
+                "LAYOUT",
+                name,
+                f"{text}; instances in memory have the old layout",
+                skeleton=shadow_variable(name, fields, canon.new.profile.name) if fields else "",
+            )
+
+
+def _anchors(canon: Canon) -> Iterator[Refusal]:
+    """Refuse rearranged data of arm64 that code may reach from a neighbour.
+
+    Without -fdata-sections gcc addresses several variables from one anchor; the distance stands
+    in an instruction without relocation, so which variable it means is not visible.
+    """
+    if canon.new.file.machine != EM_AARCH64:
+        return
+    for name in (".data", ".bss", ".rodata"):
+        before, after = (
+            [(p.name, p.offset) for p in parts.all if p.section_name == name and p.name]
+            for parts in (canon.old, canon.new)
+        )
+        if before != after and max(len(before), len(after)) > 1:
+            yield refusal(
+                "UNNAMED_DATA",
+                name,
+                f"variables of {name} were rearranged, and code may reach one from another",
+                hint="compile with -fdata-sections",
+            )
 
 
 _MUST_STAY = (

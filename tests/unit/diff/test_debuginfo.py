@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What debug information adds: source lines, structure fields, who absorbed whom."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.kit.differ_inputs import compile_c, diff_c, summary
+from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
 from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.lines import line_table
 from xsplice_plugins.elf.reader import read_elf
@@ -55,6 +56,89 @@ def test_a_changed_layout_is_refused_by_the_field(
     refused = [r for r in delta.refused if r.code == "LAYOUT"]
     assert [r.name for r in refused] == ["struct s"]
     assert text in refused[0].reason
+
+
+#: Just enough of Xen's and of Linux' headers to compile the skeletons.
+SHADOW_HEADERS = r"""
+#include <stddef.h>
+struct list_head { struct list_head *next, *prev; };
+#define LIST_HEAD(name) struct list_head name = { &name, &name }
+#define list_entry(p, t, m) ((t *)((char *)(p) - offsetof(t, m)))
+#define list_for_each_entry(p, h, m) for ( p = list_entry((h)->next, __typeof__(*p), m); \
+    &p->m != (h); p = list_entry(p->m.next, __typeof__(*p), m))
+#define list_for_each_entry_safe(p, n, h, m) for ( p = list_entry((h)->next, __typeof__(*p), m), \
+    n = list_entry(p->m.next, __typeof__(*p), m); &p->m != (h); \
+    p = n, n = list_entry(n->m.next, __typeof__(*n), m))
+typedef int spinlock_t;
+#define DEFINE_SPINLOCK(x) spinlock_t x
+extern void spin_lock(spinlock_t *), spin_unlock(spinlock_t *), xfree(void *);
+extern void list_add(struct list_head *, struct list_head *), list_del(struct list_head *);
+extern void *zeroed(size_t);
+#define xzalloc(t) ((t *)zeroed(sizeof(t)))
+#define GFP_ATOMIC 0
+extern void *klp_shadow_get_or_alloc(void *, unsigned long, size_t, int, void *, void *);
+extern void klp_shadow_free(void *, unsigned long, void *);
+struct s;
+"""
+
+
+@FLAGS
+@pytest.mark.parametrize("profile", ["xen-4.17", "linux"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_new_fields_come_with_a_shadow_variable_to_start_from(
+    tmp_path: Path, flag: str, profile: str, compiler: str
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed; apt-get install {compiler}")
+    after = TEXT.replace("long b;", "struct s *z; unsigned int q; const char *t; long b;")
+    sides = [compile_c(tmp_path, text, flag) for text in (TEXT, after)]
+    (refused,) = (r for r in diff(*sides, profile=profile).refused if r.code == "LAYOUT")
+    for line in ("struct s *z;", "unsigned int q;", "xsplice_s_drop"):
+        assert line in refused.skeleton
+    assert "TAG" not in refused.skeleton
+    assert "STRUCTURE" not in refused.skeleton
+    plain = "\n".join(x for x in refused.skeleton.splitlines() if not x.startswith("#include"))
+    uses = "void use(struct s *p) { xsplice_s_shadow(p)->z = p; xsplice_s_drop(p); }"
+    (tmp_path / "shadow.c").write_text(f"{SHADOW_HEADERS}{plain}\n{uses}\n")
+    command = [compiler, "-std=gnu99", "-Wall", "-Werror", "-fsyntax-only", "shadow.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def test_a_field_that_only_moved_has_no_shadow(tmp_path: Path) -> None:
+    delta = diff_c(tmp_path, TEXT, TEXT.replace("int a; long b;", "long b; int a;"), "-g")
+    assert [(r.code, r.skeleton) for r in delta.refused] == [("LAYOUT", "")]
+
+
+def test_a_new_function_alone_may_not_use_a_changed_layout(tmp_path: Path) -> None:
+    after = TEXT.replace("unsigned y : 5;", "unsigned y : 5; long z;")
+    after += "long fresh(struct s *p) { return p->z; }"
+    delta = diff_c(tmp_path, TEXT, after, "-g")
+    assert [c.name for c in delta.changed] == []
+    assert [(r.code, r.name) for r in delta.refused] == [("LAYOUT", "struct s")]
+    plain = diff_c(tmp_path, TEXT, TEXT + "long fresh(struct s *p) { return p->b; }", "-g")
+    assert summary(plain) == ([], ["fresh"], [], [])
+
+
+@FLAGS
+def test_a_function_that_is_no_longer_inlined_is_named(tmp_path: Path, flag: str) -> None:
+    delta = diff_c(tmp_path, TEXT, TEXT.replace("static inline", "static noinline"), flag)
+    assert [c.reason for c in delta.changed] == ["`h` is no longer inlined into `g`"]
+
+
+@FLAGS
+def test_of_several_callers_each_names_what_it_absorbed(tmp_path: Path, flag: str) -> None:
+    text = """static noinline int one(int a) { return get(a) + 3; }
+static noinline int two(int a) { return get(a) ^ 5; }
+int f(int a) { return one(a) + 1; }
+int g(int a) { return two(a) + one(a + 1); }
+int h(int a) { return get(a); }
+"""
+    inlined = text.replace("static noinline int one", "static inline int one")
+    delta = diff_c(tmp_path, text, inlined, flag)
+    reasons = {c.name: c.reason for c in delta.changed}
+    assert reasons["f"] == "`one` was inlined into `f`"
+    assert reasons["g"] == "`one` was inlined into `g`"
+    assert set(reasons) <= {"f", "g"}
 
 
 @FLAGS

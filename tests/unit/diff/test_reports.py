@@ -64,6 +64,26 @@ def test_the_page_shows_both_sides_and_escapes_what_it_quotes(pair: tuple[bytes,
     assert page == delta_page(diff(*pair), *pair)
 
 
+def test_a_shadow_variable_is_shown_in_text_and_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "struct s { int a; long b; }; int f(struct s *p) { return get(p->a) + p->b; }"
+    after = text.replace("long b;", "long b; int zed;").replace("+ p->b", "+ p->zed")
+    sides = [compile_c(tmp_path, t, "-g") for t in (text, after)]
+    delta = diff(*sides)
+    assert [r.code for r in delta.refused] == ["LAYOUT"]
+    print_delta(delta)
+    shown = capsys.readouterr().out
+    page = delta_page(delta, *sides)
+    for line in (
+        "int zed;",
+        "static struct xsplice_s_shadow *xsplice_s_shadow(const struct s *of)",
+    ):
+        assert line in shown
+        assert line in page
+    assert "s-&gt;of == of" in page
+
+
 def test_an_equal_pair_says_so(
     pair: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
