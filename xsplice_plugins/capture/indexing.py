@@ -116,13 +116,16 @@ def _folder_parts(target: str, files: frozenset[str]) -> list[str]:
     found = []
     for path in sorted(files):
         place, _, name = path.rpartition("/")
-        is_below = place.rpartition("/")[0] == folder and name == "built_in.o"
-        is_beside = place == folder and name.endswith(".o") and not name.startswith(".")
-        if is_below or (
-            is_beside
-            and not name.startswith(("built_in", "prelink"))
-            and init_name(path) not in files
-        ):
+        if not name.endswith(".o") or name.startswith((".", "prelink")) or path == target:
+            continue
+        if name == "built_in.o":
+            place = place.rpartition("/")[0]
+        elif init_name(path) in files:
+            continue
+        # `obj-y += compat/domain.o`: a folder without a built_in.o of its own.
+        while place and f"{place}/built_in.o" not in files:
+            place = place.rpartition("/")[0]
+        if place == folder:
             found.append(path)
     return found
 

@@ -49,6 +49,16 @@ _STAMP_VARIABLES = {
     "domain": "XEN_DOMAIN",
     "hostname": "XEN_BUILD_HOST",
 }
+_STAMP_DEFINES = re.compile(
+    r'^#define XEN_COMPILE_(DATE|TIME|BY|DOMAIN|HOST)\s+"(.*)"', re.MULTILINE
+)
+_STAMP_DEFINED = {
+    "DATE": "XEN_BUILD_DATE",
+    "TIME": "XEN_BUILD_TIME",
+    "BY": "XEN_WHOAMI",
+    "DOMAIN": "XEN_DOMAIN",
+    "HOST": "XEN_BUILD_HOST",
+}
 _COMPILER = re.compile(r"(.*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
 # Holds the configuration as data for tools to read back; no code uses it.
 _NOT_CODE = {"common/config_data.o"}
@@ -213,6 +223,10 @@ def _variables(tree: XenTree, index: Index) -> list[str]:
     for _, name, value in _STAMP.findall(text):
         if name in _STAMP_VARIABLES:
             variables[_STAMP_VARIABLES[name]] = value
+    if not text:  # 4.14 and 4.15 leave no record of it: what it says is taken as it is
+        made = read_text(str(tree.build_root / "include" / "xen" / "compile.h"))
+        for name, value in _STAMP_DEFINES.findall(made):
+            variables[_STAMP_DEFINED[name]] = value
     return [f"{name}={value}" for name, value in sorted(variables.items())]
 
 

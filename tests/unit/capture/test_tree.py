@@ -99,12 +99,15 @@ def test_absolute_links_and_unrecorded_archives_still_tell_what_is_linked(
     """
     xen = own_tree.root / "xen"
     (xen / "common" / ".built_in.o.cmd").unlink()
+    (xen / "common" / "compat").mkdir()  # `obj-y += compat/domain.o`
+    shutil.copy(xen / "common" / "user.o", xen / "common" / "compat" / "domain.o")
     start = xen if place == "here" else Path("/elsewhere/xen")
     (xen / ".prelink.o.cmd").write_text(
         f"cmd_prelink.o := ld -r -o prelink.o {start}/common/built_in.o\n"
     )
     linked = read_index(capture.locate_tree(own_tree.root)).linked
     assert {"common/version.o", "common/setup.init.o", "common/entry.o"} <= linked
+    assert "common/compat/domain.o" in linked
     assert "xen-syms" not in linked
 
 
