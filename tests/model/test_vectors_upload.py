@@ -168,7 +168,13 @@ def two_symtabs(draft: Draft) -> None:
 
 
 def alternatives(
-    *, replacement: bool = True, repl_bytes: int = 1, feature: int = 93, at: int = 0, size: int = 1
+    *,
+    replacement: bool = True,
+    repl_bytes: int = 1,
+    feature: int = 93,
+    at: int = 0,
+    size: int = 1,
+    flags: int = ALLOC | EXEC,
 ) -> Callable[[Draft], object]:
     """Add one alternative over part of the text's 16 bytes, 14-byte format."""
 
@@ -179,12 +185,12 @@ def alternatives(
                 struct.pack("<iiHBBBB", 0, 0, feature, size, repl_bytes, 0, 0),
                 relocs=[
                     Rel(0, 2, "new_function", at),
-                    Rel(4, 2, "repl" if replacement else "new_function", 0),
+                    Rel(4, 2, "repl" if replacement and flags else "new_function", 0),
                 ],
             )
         )
         if replacement:
-            draft.sections.append(Sec(".altinstr_replacement", b"\x90" * 8, flags=ALLOC | EXEC))
+            draft.sections.append(Sec(".altinstr_replacement", b"\x90" * 8, flags=flags))
             draft.symbols.append(Sym("repl", ".altinstr_replacement", info=0))
 
     return change
@@ -320,6 +326,7 @@ VECTORS = (
     Vector("U50-empty-behind", alternatives(at=16, size=0, repl_bytes=0), 0),
     Vector("U50-empty-outside", alternatives(at=17, size=0, repl_bytes=0), EINVAL),
     Vector("U50-before", alternatives(at=-1), EINVAL, step="alternatives"),
+    Vector("U50-not-placed", alternatives(flags=0), EINVAL, step="alternatives"),
     Vector("U51-neighbour", alternatives(), 0, "4.20.0"),
     Vector("U51-4.20", alternatives(repl_bytes=2), ENOSPC, "4.20.0", step="alternatives"),
     Vector("U51-4.18.4", alternatives(repl_bytes=2), ENOSPC, "4.18.4"),

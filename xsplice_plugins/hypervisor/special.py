@@ -67,7 +67,8 @@ def _check_bounds(
         raise Refusal(EINVAL, STEP_ALTERNATIVES, "alternatives without any text")
     if replacement is None:
         raise Refusal(EINVAL, STEP_ALTERNATIVES, "no .altinstr_replacement")
-    start = loaded_address(replacement, STEP_ALTERNATIVES)
+    # Its address is only compared: what was not placed (NULL) holds no replacement.
+    start = replacement.addr_load or 0
     end = start + replacement.size_bytes
     text_end = payload.text_virt + payload.text_size_bytes
     entry_bytes = release.alt_entry_bytes if elf.arch == X86_64 else 12
