@@ -9,7 +9,7 @@ from xsplice_plugins.artefacts import Cause, ChangedFunction, Difference
 from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.disassembly import format_step
 from xsplice_plugins.diff.lines import line_table
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Kind, source_name
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Kind, masked, source_name
 
 if TYPE_CHECKING:
     from xsplice_plugins.diff.compare import Canon, FunctionChange
@@ -71,6 +71,9 @@ def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:
     inlining = _inlining(canon, change)
     if inlining:
         return Cause.INLINING, inlining
+    clone = _cloned(canon, change)
+    if clone:
+        return Cause.CLONE, clone
     stream = change.stream
     assert stream is not None, "a change has evidence"
     before, after = stream.before, stream.after
@@ -121,6 +124,21 @@ def _inlining(canon: Canon, change: FunctionChange) -> str:
     for name in sorted(names_after.keys() - names_before.keys()):
         if names_after[name] not in canon.pairing.old_of and _is_clone(name):
             return f"part of it, or a copy of a callee, became `{name}`"
+    return ""
+
+
+def _cloned(canon: Canon, change: FunctionChange) -> str:
+    """Return a sentence if the function, or one it calls, became a specialised copy or plain."""
+    old, new = canon.old.all[change.old].name, canon.new.all[change.new].name
+    if masked(old) != masked(new) and source_name(old) == source_name(new):
+        return f"the compiler made `{new}` of `{old}`"
+    for number in sorted(_local_calls(canon.new, change.new)):
+        twin = canon.pairing.old_of.get(number)
+        if twin is None:
+            continue
+        old, new = canon.old.all[twin].name, canon.new.all[number].name
+        if masked(old) != masked(new) and source_name(old) == source_name(new):
+            return f"it calls `{new}`, which the compiler made of `{old}`"
     return ""
 
 

@@ -89,14 +89,22 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
             yield refusal("GROUPED", name, f"`{old.name}` lies in a section group")
         if old.name in profile.patching_path:
             yield refusal("PATCHING_PATH", name, f"`{old.name}` runs while code is replaced")
-        if "@" in new.name or (new.symbol and new.symbol.type not in _PLAIN_FUNCTION_TYPES):
-            yield refusal("SYMBOL_VERSION", name, f"`{new.name}` is no plain function")
+        odd = _odd_symbol(canon.new, new) or _odd_symbol(canon.old, old)
+        if odd:
+            yield refusal("SYMBOL_VERSION", name, f"`{odd}` is no plain function")
         labels = _inner_labels(canon.old, old) | _inner_labels(canon.new, new)
         if labels:
             yield refusal(
                 "ASM_LABEL", name, f"`{old.name}` is also entered as {', '.join(sorted(labels))}"
             )
         yield from _short(canon, old)
+
+
+def _odd_symbol(parts: Parts, part: Part) -> str:
+    """Return a symbol of a part that is versioned, indirect or thread-local; "" if none is."""
+    plain = _PLAIN_FUNCTION_TYPES if part.kind is Kind.FUNCTION else _PLAIN_DATA_TYPES
+    symbols = [s for s in (part.symbol, *parts.aliases.get(part.number, ())) if s is not None]
+    return next((s.name for s in symbols if "@" in s.name or s.type not in plain), "")
 
 
 def _inner_labels(parts: Parts, part: Part) -> set[str]:
@@ -130,6 +138,9 @@ def _new_parts(canon: Canon) -> Iterator[Refusal]:
             )
         elif part.section_class is SectionClass.PERCPU:
             yield refusal("PERCPU", part.decorated, f"new per-CPU variable `{part.name}`")
+        elif _odd_symbol(canon.new, part):
+            odd = _odd_symbol(canon.new, part)
+            yield refusal("SYMBOL_VERSION", part.decorated, f"new `{odd}` is no plain symbol")
         elif part.section_class is SectionClass.UNKNOWN:
             yield refusal(
                 "UNEXPLAINED", part.decorated, f"new `{part.name}` lies in {part.section_name}"
@@ -140,12 +151,6 @@ def _new_parts(canon: Canon) -> Iterator[Refusal]:
             )
         elif canon.new.file.sections[part.section].flags & SHF_GROUP:
             yield refusal("GROUPED", part.decorated, f"new `{part.name}` lies in a section group")
-        elif "@" in part.name or (
-            part.symbol
-            and part.symbol.type
-            not in (_PLAIN_FUNCTION_TYPES if part.kind is Kind.FUNCTION else _PLAIN_DATA_TYPES)
-        ):
-            yield refusal("SYMBOL_VERSION", part.decorated, f"new `{part.name}` is no plain symbol")
     for part in canon.old.all:
         if (
             part.kind is Kind.DATA
