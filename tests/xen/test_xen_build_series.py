@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make xsplice` in Xen's own tree: the series applies, and its targets do what they say.
 
-The tool itself is replaced by a script that writes down how it was called.
+The tool itself is replaced by a script that writes down how it was called, but for one test.
+Other releases are in test_other_releases.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +60,7 @@ def tool(tmp_path: Path) -> Path:
     return path
 
 
-def make(tree: Path, tool: Path, goal: str, *words: str) -> subprocess.CompletedProcess[str]:
+def make(tree: Path, tool: Path | str, goal: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run one target; the environment of the test's own make does not count."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
@@ -66,7 +68,7 @@ def make(tree: Path, tool: Path, goal: str, *words: str) -> subprocess.Completed
         check=False,
         capture_output=True,
         text=True,
-        env=plain | {"LC_ALL": "C"},
+        env=plain | {"LC_ALL": "C", "PYTHONPATH": str(ROOT.parent)},
     )
 
 
@@ -143,6 +145,84 @@ def test_patch_outside_the_hypervisor_is_named(tree: Path, tool: Path, tmp_path:
     done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={patch}")
     assert done.returncode != 0
     assert "b/tools/x.c: live patches change files below xen/ only" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["extra-version", "two-objects"])
+def test_real_tool_makes_and_proves_the_payload(name: str, tree: Path) -> None:
+    patch = HOT_PATCHES / name / "fix.patch"
+    words = f"XSPLICE_PATCH={patch}", f"XSPLICE_NAME=real-{name}"
+    done = make(tree, f"{sys.executable} -m xsplice_plugins", "xsplice-verify", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"PROVED: real-{name} on Xen 4.17" in done.stdout
+    for function in json.loads((HOT_PATCHES / name / "expected.json").read_text())["replaced"]:
+        assert f"{function} 0x" in done.stdout
+
+
+def one_line_patch(tree: Path, path: str, old: str, new: str) -> str:
+    """Return a patch that replaces the last line that reads `old`."""
+    lines = (tree / path).read_text().splitlines()
+    number = len(lines) - lines[::-1].index(old)
+    return f"--- a/{path}\n+++ b/{path}\n@@ -{number} +{number} @@\n-{old}\n+{new}\n"
+
+
+def test_source_that_is_read_through_a_link_is_compiled_as_patched(
+    tree: Path, tool: Path, tmp_path: Path
+) -> None:
+    """`arch/x86/efi/runtime.c` is a link to `common/efi/runtime.c`; such a change once got lost."""
+    patch = tmp_path / "efi.patch"
+    patch.write_text(
+        one_line_patch(
+            tree, "xen/common/efi/runtime.c", "        return -ENOSYS;", "        return -ENODEV;"
+        )
+    )
+    done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={patch}", "XSPLICE_NAME=efi")
+    assert done.returncode == 0, done.stdout + done.stderr
+    diffed = [call[-2] for call in calls_of(tool) if call[0] == "diff"]
+    assert "arch/x86/efi/runtime.o" in diffed
+
+
+def test_new_source_file_is_named(tree: Path, tool: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "new.patch"
+    patch.write_text(
+        "--- a/xen/common/Makefile\n+++ b/xen/common/Makefile\n@@ -0,0 +1 @@\n+obj-y += new.o\n"
+        "--- /dev/null\n+++ b/xen/common/new.c\n@@ -0,0 +1 @@\n+int new;\n"
+    )
+    done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={patch}")
+    assert done.returncode != 0
+    assert "common/new.c: new source files cannot be live patched in" in done.stderr
+
+
+def test_file_that_no_object_reads_is_not_left_out_in_silence(
+    tree: Path, tool: Path, tmp_path: Path
+) -> None:
+    """Beside a change that counts, too; other architectures' files are no part of this build."""
+    own, other = tmp_path / "own.patch", tmp_path / "other.patch"
+    for patch, path in ((own, "common/coverage/gcc_5.c"), (other, "arch/arm/mm.c")):
+        first = (tree / "xen" / path).read_text().splitlines()[0]
+        patch.write_text(
+            f"--- a/xen/{path}\n+++ b/xen/{path}\n@@ -1 +1 @@\n-{first}\n+{first} /*\n"
+        )
+    counts = HOT_PATCHES / "extra-version" / "fix.patch"
+    done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={own} {counts}")
+    assert done.returncode != 0
+    assert "no object of the last build reads common/coverage/gcc_5.c" in done.stderr
+    done = make(tree, tool, "xsplice", f"XSPLICE_PATCH={other} {counts}", "XSPLICE_NAME=both")
+    assert done.returncode == 0, done.stderr
+
+
+def test_tree_that_is_built_elsewhere_is_refused(tree: Path, tool: Path, tmp_path: Path) -> None:
+    for name in ("xen-syms", "include/config/auto.conf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree / "xen" / name, tmp_path / name)
+    done = subprocess.run(
+        [
+            "make", "-C", tmp_path, "-f", tree / "xen" / "scripts" / "Makefile.xsplice",
+            f"srctree={tree / 'xen'}", "building_out_of_srctree=1", "TARGET=xen", f"XSPLICE={tool}",
+        ],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "make xsplice knows no O= builds" in done.stderr
 
 
 def test_code_of_boot_time_is_named(tree: Path, tool: Path, tmp_path: Path) -> None:
