@@ -102,8 +102,13 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
     entries: list[_Entry] = []
     place_of: dict[int, int] = {}
     cursor = Cursor(info)
-    while cursor.at < len(info):
-        _read_unit(cursor, abbreviations, texts, entries, place_of, name)
+    try:
+        while cursor.at < len(info):
+            _read_unit(cursor, abbreviations, texts, entries, place_of, name)
+    except (IndexError, KeyError, ValueError) as error:
+        raise DiffError(
+            f"{name}: its debug information is damaged; compile the object again"
+        ) from error
     return DebugInfo(
         layouts=_layouts(entries),
         types=_member_types(entries, place_of),

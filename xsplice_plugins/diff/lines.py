@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.types import SHN_LORESERVE
+from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
@@ -89,15 +90,19 @@ class Cursor:
 
 
 def line_table(file: ElfFile) -> LineTable:
-    """Return the line table of an object; empty if it has no debug information."""
-    return _line_table(file.data)
+    """Return the line table of an object; empty if it has no debug information.
+
+    Raises:
+        DiffError: It is damaged.
+    """
+    return _line_table(file.data, file.name)
 
 
 @lru_cache(maxsize=8)
-def _line_table(data: bytes) -> LineTable:
+def _line_table(data: bytes, name: str) -> LineTable:
     from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415  the cache's key is the bytes
 
-    file = read_elf(data, "object")
+    file = read_elf(data, name)
     section = file.section_by_name.get(".debug_line")
     if section is None:
         return LineTable()
@@ -117,8 +122,11 @@ def _line_table(data: bytes) -> LineTable:
     texts = {form: s.data for form, s in strings.items() if s is not None}
     table = LineTable()
     reader = Cursor(bytes(body))
-    while reader.at < len(body):
-        _unit(reader, targets, texts, table)
+    try:
+        while reader.at < len(body):
+            _unit(reader, targets, texts, table)
+    except (IndexError, KeyError, ValueError) as error:
+        raise DiffError(f"{name}: its line table is damaged; compile the object again") from error
     for rows in table.rows.values():
         rows.sort(key=itemgetter(0))  # of several at one place the last counts
     return table

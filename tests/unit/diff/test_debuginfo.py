@@ -11,6 +11,7 @@ from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
 from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.lines import line_table
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import DiffError
 
 pytestmark = pytest.mark.toolchain
 
@@ -169,3 +170,24 @@ def test_an_object_without_debug_information_says_nothing(tmp_path: Path) -> Non
     file = read_elf(compile_c(tmp_path, TEXT), "a.o")
     assert debug_info(file).layouts == {}
     assert line_table(file).line_of(1, 0) == ""
+
+
+@FLAGS
+@pytest.mark.parametrize("section", [".debug_info", ".debug_abbrev", ".debug_line"])
+def test_damaged_debug_information_is_refused_by_name(
+    tmp_path: Path, flag: str, section: str
+) -> None:
+    data = bytearray(compile_c(tmp_path, TEXT, flag))
+    found = read_elf(bytes(data), "a.o").section_by_name[section]
+    told = []
+    for at in range(found.size_bytes):
+        damaged = bytearray(data)
+        damaged[found.offset_file + at] ^= 0xFF
+        file = read_elf(bytes(damaged), "a.o")
+        try:  # whatever byte is wrong: an answer or a sentence, never a traceback
+            debug_info(file)
+            line_table(file)
+        except DiffError as error:
+            told.append(str(error))
+    assert told
+    assert all(text.startswith("a.o: ") for text in told)
