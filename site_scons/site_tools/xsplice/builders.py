@@ -90,11 +90,14 @@ class Wiring:
     def __init__(self, env: Environment, fix: Fix) -> None:
         self.env = env
         self.fix = fix
+        self._marks: dict[tuple[str, ...], str] = {}
 
     def _plugins(self, *hooks: str) -> str:
         """Return the identity of the plugins behind some hooks."""
-        marks = [manager.manager_fingerprint(self.fix.plugins, hook)[:16] for hook in hooks]
-        return f"plugins of {'+'.join(hooks)} {'+'.join(marks)}"
+        if hooks not in self._marks:
+            marks = [manager.manager_fingerprint(self.fix.plugins, hook)[:16] for hook in hooks]
+            self._marks[hooks] = f"plugins of {'+'.join(hooks)} {'+'.join(marks)}"
+        return self._marks[hooks]
 
     def node(
         self,
