@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from SCons.Environment import Environment
 
+    from xsplice_plugins.artefacts import PatchSet
+
 Node = Any
 
 
@@ -79,30 +81,10 @@ def xsplice(
         )
     except XspliceError as error:
         raise StopError(str(error)) from error
-    if all(file.kind is TouchKind.COMMENTS for file in patch_set.touched):
-        raise NoFunctionalChangeError(
-            f"{patch_set.name}: no functional change (the patch touches comments only); "
-            "nothing to build"
-        )
-    top = Path(env.Dir("#").get_abspath())
-    touched = {root_path / file.path for file in patch_set.touched}
     chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
-    reached = [node for node in chosen if _inputs(node) & touched]
-    if not reached:
-        raise StopError(
-            f"{patch_set.name}: no object of this project is made of what the patch touches "
-            f"({', '.join(file.path for file in patch_set.touched) or 'nothing'}); "
-            "check source_root and objects"
-        )
-    only = root_path.relative_to(top).as_posix()
-    farm = Farm(
-        source_root=top,
-        only="" if only == "." else only,
-        copy=wiring.fix.folder / "copy",
-        patch_set=patch_set,
-    )
+    reached = _reached(chosen, root_path, patch_set)
+    stamp = _copy(wiring, root_path)
     wiring.patch()
-    stamp = wiring.copy(farm, "copy.stamp", f"{root} with patch set {patch_set.digest}")
     names, finished = file_symbols or {}, baselines or {}
     deltas = []
     for node in reached:
@@ -110,6 +92,38 @@ def xsplice(
         baseline = finished.get(node.path, node)
         deltas.append(_chain(wiring, job, node, baseline, stamp))
     return wiring.rest(deltas, image)
+
+
+def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[Node]:
+    """Return the objects that are made of what the patch touches.
+
+    Raises:
+        NoFunctionalChangeError: The patch touches comments only.
+        StopError: No object is made of it.
+    """
+    if all(file.kind is TouchKind.COMMENTS for file in patch_set.touched):
+        raise NoFunctionalChangeError(
+            f"{patch_set.name}: no functional change (the patch touches comments only); "
+            "nothing to build"
+        )
+    touched = {root / file.path for file in patch_set.touched}
+    reached = [node for node in objects if _inputs(node) & touched]
+    if not reached:
+        raise StopError(
+            f"{patch_set.name}: no object of this project is made of what the patch touches "
+            f"({', '.join(file.path for file in patch_set.touched)}); "
+            "check source_root and objects"
+        )
+    return reached
+
+
+def _copy(wiring: Wiring, root: Path) -> Node:
+    """Wire the patched copy of the source folder, seen from where SCons runs its commands."""
+    fix, top = wiring.fix, Path(wiring.env.Dir("#").get_abspath())
+    only = root.relative_to(top).as_posix()
+    only = "" if only == "." else only
+    farm = Farm(source_root=top, only=only, copy=fix.folder / "copy", patch_set=fix.patch_set)
+    return wiring.copy(farm, "copy.stamp", f"{only} with patch set {fix.patch_set.digest}")
 
 
 def _inputs(node: Node) -> set[Path]:
