@@ -349,4 +349,5 @@ def test_the_first_section_of_a_name_counts() -> None:
     draft = minimal()
     draft.sections.insert(0, Sec(".livepatch.depends", note(XEN_ID)))
     draft.sections[-2].data = b"garbage"
-    loaded(draft)
+    _, payload = loaded(draft)
+    assert payload.depends == XEN_ID

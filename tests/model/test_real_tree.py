@@ -345,7 +345,7 @@ assert prove([("hello", data)], image, release("4.17.5"), probes=probes).verdict
 
 def test_a_fresh_process_proves_a_payload_with_probes(xen_tree: Path) -> None:
     """What it costs is in the benchmark."""
-    subprocess.run(
+    done = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -353,9 +353,10 @@ def test_a_fresh_process_proves_a_payload_with_probes(xen_tree: Path) -> None:
             xen_tree / "xen/xen-syms",
             xen_tree / FOLDER / "xen_hello_world.livepatch",
         ],
-        check=True,
+        check=False,
         cwd=Path(__file__).resolve().parents[2],
     )
+    assert done.returncode == 0
 
 
 def stack_of(count: int, build_id: bytes) -> list[tuple[str, bytes]]:

@@ -60,7 +60,8 @@ def test_a_hook_without_its_marker_is_refused_not_ignored(xsplice_manager: Manag
 def test_an_imported_specification_is_no_forgotten_marker(xsplice_manager: ManagerFactory) -> None:
     from xsplice_plugins.hookspecs import xsplice_check_delta  # noqa: PLC0415
 
-    xsplice_manager(plugin(xsplice_check_delta=xsplice_check_delta))
+    module = plugin(xsplice_check_delta=xsplice_check_delta)
+    assert xsplice_manager(module).is_registered(module)
 
 
 def test_a_misspelt_hook_is_refused(xsplice_manager: ManagerFactory) -> None:
@@ -151,7 +152,8 @@ def test_a_plugin_without_hooks_is_refused(xsplice_manager: ManagerFactory) -> N
 def test_an_older_minor_version_is_accepted(
     wanted: object, xsplice_manager: ManagerFactory
 ) -> None:
-    xsplice_manager(plugin(xsplice_api=wanted))
+    module = plugin(xsplice_api=wanted)
+    assert xsplice_manager(module).is_registered(module)
 
 
 @pytest.mark.parametrize(

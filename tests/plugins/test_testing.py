@@ -146,7 +146,7 @@ def test_a_contract_alone_is_not_collected() -> None:
 
 def test_importing_the_harness_needs_no_scons() -> None:
     code = "import sys, xsplice_plugins.testing; sys.exit('SCons' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.toolchain

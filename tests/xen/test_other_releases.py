@@ -92,6 +92,10 @@ def test_series_is_applied_by_git_am(
     for words in (["init", "-q"], ["add", "-A", "-f"], ["commit", "-qm", "pristine"]):
         subprocess.run([*git, *words], check=True)
     subprocess.run([*git, "am", "-q", *series_of(release)], check=True)
+    count = subprocess.run(
+        [*git, "rev-list", "--count", "HEAD"], check=True, capture_output=True, text=True
+    )
+    assert int(count.stdout) == 1 + len(series_of(release))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -79,7 +79,8 @@ def test_function_without_room_for_the_jump_is_refused(
 def test_function_with_just_enough_room_is_accepted(
     compiler: Compiler, image: bytes, name: str
 ) -> None:
-    replace(compiler, image, name)
+    _data, functions = replace(compiler, image, name)
+    assert functions.keys() == {name}
 
 
 def test_releases_that_do_not_know_endbr_need_5_bytes(compiler: Compiler, image: bytes) -> None:

@@ -15,6 +15,7 @@ from xsplice_plugins.hookspecs import Config
 from xsplice_plugins.sign.check import check_signature
 from xsplice_plugins.sign.keys import (
     PASSPHRASE_VARIABLE,
+    Identity,
     development_certificate,
     development_identity,
     identity_of,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 PHRASE = "correct horse"
 
 
-def load(pair: Pair, environ: dict[str, str] | None = None) -> object:
+def load(pair: Pair, environ: dict[str, str] | None = None) -> Identity:
     return identity_of(Config(key=pair.key, certificate=pair.certificate), environ or {})
 
 
@@ -51,7 +52,7 @@ def test_one_file_may_hold_key_and_certificate(pair_of: PairFactory) -> None:
     pair = pair_of()
     both = pair.key.with_name("both.pem")
     both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
-    identity_of(Config(key=both), {})
+    assert not identity_of(Config(key=both), {}).is_development
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,8 @@ def test_an_encrypted_key_needs_its_pass_phrase(pair_of: PairFactory) -> None:
 
 
 def test_a_pass_phrase_for_a_plain_key_does_no_harm(pair_of: PairFactory) -> None:
-    load(pair_of(), {PASSPHRASE_VARIABLE: PHRASE})
+    pair = pair_of()
+    assert load(pair, {PASSPHRASE_VARIABLE: PHRASE}).certificate == load(pair).certificate
 
 
 @pytest.mark.parametrize(
