@@ -4,7 +4,7 @@
 What a vendor's plugin imports stands here; the rest is reached by module.
 """
 
-from xsplice_plugins.hookspecs import HOOK_API, Config, hookimpl
+from xsplice_plugins.plugins.spec import HOOK_API, Config, hookimpl
 
 __all__ = ["HOOK_API", "Config", "hookimpl"]
 __version__ = "0.1.0"

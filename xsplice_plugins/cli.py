@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import __version__
 from xsplice_plugins.errors import XspliceError
-from xsplice_plugins.hookspecs import HOOK_API
+from xsplice_plugins.plugins.spec import HOOK_API
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,7 +29,7 @@ from xsplice_plugins.errors import (
     RefusedError,
     SignError,
 )
-from xsplice_plugins.manager import call, chosen
+from xsplice_plugins.plugins.manager import call, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from xsplice_plugins.artefacts import SignatureCheck, VerifyRequest
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 
 def diff_pair(

@@ -19,7 +19,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Host, Hypervisor, release
-from xsplice_plugins.hypervisor.cpu import ALWAYS
+from xsplice_plugins.hypervisor.facts.cpu import ALWAYS
 
 
 def state(hv: Hypervisor, name: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ import pytest
 
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.targets import target_of
+from xsplice_plugins.target.references import target_of
 
 if TYPE_CHECKING:
     from pathlib import Path

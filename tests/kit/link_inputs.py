@@ -21,9 +21,9 @@ from xsplice_plugins.artefacts import (
     Reference,
 )
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import SHF_MERGE, STT_FUNC, STT_NOTYPE, STT_OBJECT
 from xsplice_plugins.link.payload import LinkRequest, link_payload
+from xsplice_plugins.target.references import target_of
 
 if TYPE_CHECKING:
     from pathlib import Path

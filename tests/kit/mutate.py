@@ -22,10 +22,10 @@ from tests.kit.payloads import (
     expectation,
     minimal,
 )
-from xsplice_plugins.hypervisor.arches import X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
 
 if TYPE_CHECKING:
-    from xsplice_plugins.hypervisor.releases import Release
+    from xsplice_plugins.hypervisor.facts.releases import Release
 
 #: Values at which sizes, offsets and addresses turn from good to bad.
 EDGES = (

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 
 XEN_ID = bytes(range(20))
 OTHER_XEN_ID = bytes(range(100, 120))

@@ -3,8 +3,8 @@
 
 from tests.kit.payloads import ENDBR64, XEN_ID
 from xsplice_plugins.hypervisor import Image, Region, Symbol, build_image
-from xsplice_plugins.hypervisor.arches import X86_64, Arch
-from xsplice_plugins.hypervisor.memory import RO, RW, RX
+from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX
 
 PAGE = 4096
 TEXT_VIRT = {"x86_64": 0xFFFF82D040200000, "arm64": 0x200000, "arm32": 0x200000}

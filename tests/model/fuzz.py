@@ -20,7 +20,7 @@ from tests.kit.mutate import mutate, rich
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins import hypervisor
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, Release, release
-from xsplice_plugins.hypervisor.arches import ARCHES
+from xsplice_plugins.hypervisor.facts.arches import ARCHES
 
 FOLDER = str(Path(hypervisor.__file__).parent)
 CORPUS_MAX = 5_000

@@ -28,7 +28,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Host
-from xsplice_plugins.hypervisor.rendezvous import Cpu
+from xsplice_plugins.hypervisor.state.rendezvous import Cpu
 
 A_ID, B_ID, C_ID = b"\xa1" * 20, b"\xb2" * 20, b"\xc3" * 20
 EAGAIN, EBUSY, EINVAL = -11, -16, -22

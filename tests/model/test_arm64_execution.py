@@ -10,8 +10,8 @@ import pytest
 from tests.kit.payloads import Draft, Rel, Sec, add_code, add_hook, minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Probe, prove, release
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64
-from xsplice_plugins.hypervisor.probes import ask
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64
+from xsplice_plugins.hypervisor.proof.probes import ask
 
 XEN = release("4.17.5")
 RET = 0xD65F03C0

@@ -10,8 +10,8 @@ import pytest
 from tests.kit.mutate import mutate, rich
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, release
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
-from xsplice_plugins.hypervisor.verdicts import ERRNO_NAMES
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.verdicts import ERRNO_NAMES
 
 INPUTS_PER_GROUP = 1_600
 GROUPS = (

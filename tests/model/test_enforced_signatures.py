@@ -21,7 +21,7 @@ from xsplice_plugins.hypervisor import (
     SignatureVerdict,
     release,
 )
-from xsplice_plugins.hypervisor.verdicts import EPERM
+from xsplice_plugins.hypervisor.facts.verdicts import EPERM
 from xsplice_plugins.sign.appended import append_signature
 from xsplice_plugins.sign.check import check_signature
 

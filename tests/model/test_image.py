@@ -14,8 +14,8 @@ import pytest
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import ElfFormatError
 from xsplice_plugins.hypervisor import PROFILES, Image, Symbol, release
-from xsplice_plugins.hypervisor.alternatives import NULL_CALL
-from xsplice_plugins.hypervisor.image import index_symbols
+from xsplice_plugins.hypervisor.image.alternatives import NULL_CALL
+from xsplice_plugins.hypervisor.image.image import index_symbols
 
 XEN = release("4.17.5")
 SOURCE = r"""

@@ -8,12 +8,12 @@ import pytest
 from tests.kit.payloads import minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, CpuProfile, Hazard, Hypervisor, release
-from xsplice_plugins.hypervisor.alternatives import ENDBR64
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
-from xsplice_plugins.hypervisor.cpu import EPYC, K8, ideal_nops
-from xsplice_plugins.hypervisor.memory import RO, RW, RX, Lift, Memory, Segment
-from xsplice_plugins.hypervisor.patching import patch, unpatch
-from xsplice_plugins.hypervisor.payload import Function
+from xsplice_plugins.hypervisor.act.patching import patch, unpatch
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.cpu import EPYC, K8, ideal_nops
+from xsplice_plugins.hypervisor.image.alternatives import ENDBR64
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Lift, Memory, Segment
+from xsplice_plugins.hypervisor.state.payload import Function
 
 PAGE = 4096
 

@@ -11,7 +11,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hypervisor, release
-from xsplice_plugins.hypervisor.requests import check_caller
+from xsplice_plugins.hypervisor.state.requests import check_caller
 
 
 def many(name: str) -> Hypervisor:

@@ -26,10 +26,10 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Payload, release
-from xsplice_plugins.hypervisor.memory import RO, RW, RX, Arena, Memory, Segment
-from xsplice_plugins.hypervisor.notes import parse_build_id
-from xsplice_plugins.hypervisor.symbols import name_in_payload
-from xsplice_plugins.hypervisor.verdicts import Refusal, errno_name, errno_text
+from xsplice_plugins.hypervisor.facts.notes import parse_build_id
+from xsplice_plugins.hypervisor.facts.verdicts import Refusal, errno_name, errno_text
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Arena, Memory, Segment
+from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 
 PAGE = 4096
 B_ID = b"\xb2" * 20

@@ -8,8 +8,8 @@ import pytest
 from tests.kit.payloads import minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Hypervisor, Probe, prove, release, summary
-from xsplice_plugins.hypervisor.execute import call_function
-from xsplice_plugins.hypervisor.probes import ask
+from xsplice_plugins.hypervisor.proof.probes import ask
+from xsplice_plugins.hypervisor.run.execute import call_function
 
 IMAGE = tiny_xen()
 XEN = release("4.17.5")

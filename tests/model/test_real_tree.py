@@ -22,7 +22,7 @@ from xsplice_plugins.hypervisor import (
     release,
     summary,
 )
-from xsplice_plugins.hypervisor.execute import call_function
+from xsplice_plugins.hypervisor.run.execute import call_function
 
 pytestmark = pytest.mark.xen
 XEN = release("4.17.5")

@@ -7,7 +7,7 @@ import pytest
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import known_releases, release
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64
 
 #: Property, first releases that have it, last releases before them that do not.
 CHANGES = [

@@ -7,15 +7,10 @@ import random
 
 import pytest
 
-from xsplice_plugins.hypervisor import (
-    Hazard,
-    Refusal,
-    relocations_arm32,
-    relocations_arm64,
-    relocations_x86,
-)
-from xsplice_plugins.hypervisor.memory import RW, Memory, Segment
-from xsplice_plugins.hypervisor.relocation_entry import Relocation
+from xsplice_plugins.hypervisor import Hazard, Refusal
+from xsplice_plugins.hypervisor.image.memory import RW, Memory, Segment
+from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86
+from xsplice_plugins.hypervisor.load.relocation_entry import Relocation
 
 BASE = 0x40000000
 

@@ -8,7 +8,7 @@ import pytest
 from tests.kit.payloads import minimal
 from tests.kit.tiny_xen import TEXT_VIRT, tiny_xen
 from xsplice_plugins.hypervisor import Command, Host, Hypervisor, release
-from xsplice_plugins.hypervisor.rendezvous import (
+from xsplice_plugins.hypervisor.state.rendezvous import (
     LATENCY_NS,
     Cpu,
     CpuState,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.kit.payloads import ALLOC, WRITE, XEN_ID, Sec, minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hypervisor, State, release
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 
 IMAGES = {arch.name: tiny_xen(arch) for arch in (X86_64, ARM64, ARM32)}
 TARGETS = ("xen_extra_version", "guarded", "answer", "common/busy.c#busy")

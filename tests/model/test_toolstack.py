@@ -11,7 +11,7 @@ from tests.kit.payloads import ALLOC, UND, WRITE, Sec, Sym, minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import SignaturePolicy, SignatureVerdict, release
-from xsplice_plugins.hypervisor.toolstack import ToolResult, run
+from xsplice_plugins.toolstack.tool import ToolResult, run
 
 IMAGE = tiny_xen()
 B_ID = b"\xb2" * 20

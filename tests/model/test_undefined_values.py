@@ -43,8 +43,8 @@ from xsplice_plugins.hypervisor import (
     Symbol,
     release,
 )
-from xsplice_plugins.hypervisor.memory import Perm
-from xsplice_plugins.hypervisor.probes import ask as ask_probe
+from xsplice_plugins.hypervisor.image.memory import Perm
+from xsplice_plugins.hypervisor.proof.probes import ask as ask_probe
 
 VIRT = TEXT_VIRT["x86_64"]
 FOUND = "relies on a register, a stack slot or memory that nobody set"

@@ -18,7 +18,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Hazard, Hypervisor, release
-from xsplice_plugins.hypervisor.arches import X86_64
+from xsplice_plugins.hypervisor.facts.arches import X86_64
 
 RET = b"\xc3"
 ENOENT, EEXIST, EINVAL, ENODATA, EOPNOTSUPP = -2, -17, -22, -61, -95

@@ -31,7 +31,7 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Hazard, Hypervisor, release
-from xsplice_plugins.hypervisor.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 
 HAZARD = "hazard"
 EPERM, ENOENT, EEXIST, EINVAL, ENODATA, EOVERFLOW = -1, -2, -17, -22, -61, -75

@@ -21,7 +21,7 @@ USE = """
     from pathlib import Path
     from xsplice_plugins import Config, pipeline
     from xsplice_plugins.artefacts import Payload
-    from xsplice_plugins.manager import build_plugin_manager, describe_plugins, startup
+    from xsplice_plugins.plugins.manager import build_plugin_manager, describe_plugins, startup
     from xsplice_plugins.testing import sample_payload
 
     pm = build_plugin_manager(environ=os.environ)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins.artefacts import SignatureState
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing import DifferContract, SignerContract
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pytest
 
 from tests.kit.build import ROOT, scons
 from xsplice_plugins import hookimpl
-from xsplice_plugins.manager import manager_fingerprint
+from xsplice_plugins.plugins.manager import manager_fingerprint
 
 if TYPE_CHECKING:
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.testing import DistributionFactory, ManagerFactory
 
 PLUGIN = """
@@ -91,7 +91,7 @@ def test_it_can_be_of_one_stage_only(xsplice_manager: ManagerFactory) -> None:
 def test_code_without_a_file_has_the_same_fingerprint_in_every_process() -> None:
     """A set of constants is printed in another order with each hash seed."""
     code = """if True:
-        from xsplice_plugins import hookimpl, manager
+        from xsplice_plugins import hookimpl; from xsplice_plugins.plugins import manager
         class Acme:
             @hookimpl
             def xsplice_startup(self, config):

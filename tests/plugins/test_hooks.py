@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import hookimpl, manager, pipeline
+from xsplice_plugins import hookimpl, pipeline
 from xsplice_plugins.artefacts import (
     Cause,
     ChangedFunction,
@@ -26,7 +26,8 @@ from xsplice_plugins.artefacts import (
     VerifyRequest,
 )
 from xsplice_plugins.errors import PluginError, RefusedError, SignError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing import ManagerFactory, sample_objects, sample_payload
 
 

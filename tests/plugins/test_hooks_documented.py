@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import HOOK_API, artefacts, errors, hookspecs
-from xsplice_plugins.builtin import BUILT_IN
-from xsplice_plugins.candidates import DISABLE_VARIABLE, PLUGINS_VARIABLE, TRACE_VARIABLE
-from xsplice_plugins.hookspecs import NAME
+from xsplice_plugins import HOOK_API, artefacts, errors
+from xsplice_plugins.plugins import spec as hookspecs
+from xsplice_plugins.plugins.builtin import BUILT_IN
+from xsplice_plugins.plugins.discovery import DISABLE_VARIABLE, PLUGINS_VARIABLE, TRACE_VARIABLE
+from xsplice_plugins.plugins.spec import NAME
 
-REFERENCE = (Path(hookspecs.__file__).parent / "README.md").read_text()
+REFERENCE = (Path(hookspecs.__file__).parents[2] / "docs" / "hooks.md").read_text()
 HOOKS = {
     name: getattr(function, f"{NAME}_spec")
     for name, function in vars(hookspecs).items()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import hookspecs
-from xsplice_plugins.hookspecs import NAME
+from xsplice_plugins.plugins import spec as hookspecs
+from xsplice_plugins.plugins.spec import NAME
 
 TESTS = {
     node.name

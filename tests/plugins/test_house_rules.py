@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from xsplice_plugins.artefacts import Delta, PayloadRecord
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.testing import DistributionFactory, ManagerFactory
 
 MAJOR, MINOR = HOOK_API
@@ -58,14 +58,14 @@ def test_a_hook_without_its_marker_is_refused_not_ignored(xsplice_manager: Manag
 
 
 def test_an_imported_specification_is_no_forgotten_marker(xsplice_manager: ManagerFactory) -> None:
-    from xsplice_plugins.hookspecs import xsplice_check_delta  # noqa: PLC0415
+    from xsplice_plugins.plugins.spec import xsplice_check_delta  # noqa: PLC0415
 
     module = plugin(xsplice_check_delta=xsplice_check_delta)
     assert xsplice_manager(module).is_registered(module)
 
 
 def test_a_misspelt_hook_is_refused(xsplice_manager: ManagerFactory) -> None:
-    with pytest.raises(PluginError, match=r"acme.*xsplice_sing_payload.*README"):
+    with pytest.raises(PluginError, match=r"acme.*xsplice_sing_payload.*hooks"):
         xsplice_manager(plugin(xsplice_sing_payload=hookimpl(sign)))
 
 

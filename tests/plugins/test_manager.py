@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xsplice_plugins import hookimpl, manager
+from xsplice_plugins import hookimpl
 from xsplice_plugins.errors import AmbiguousPluginError, NoProviderError, PluginError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing import DistributionFactory, ManagerFactory, sample_payload
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def test_importing_the_manager_imports_no_stage_and_no_heavy_library() -> None:
     """A warm `scons xsplice` is judged in tenths of a second."""
     code = (
         "import sys\n"
-        "from xsplice_plugins import manager\n"
+        "from xsplice_plugins.plugins import manager\n"
         "manager.manager_fingerprint(manager.build_plugin_manager(environ={}))\n"
         "bad = {'lief', 'elftools', 'cryptography', 'capstone', 'unicorn', 'rich', 'msgspec',"
         " 'SCons', 'xsplice_plugins.sign', 'xsplice_plugins.diff', 'xsplice_plugins.link',"

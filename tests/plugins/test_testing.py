@@ -21,7 +21,7 @@ from xsplice_plugins.artefacts import (
     SignatureState,
     SignedPayload,
 )
-from xsplice_plugins.manager import describe_plugins
+from xsplice_plugins.plugins.manager import describe_plugins
 from xsplice_plugins.testing import (
     DifferContract,
     DistributionFactory,

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import manager
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing import ManagerFactory, sample_payload
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.xen import xen_tree
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.verify import debian, process, xen_tree
-from xsplice_plugins.verify.cache import cache_folder
+from xsplice_plugins.realxen import debian, process
+from xsplice_plugins.realxen.cache import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "xen" / "make_xen_tree.py"

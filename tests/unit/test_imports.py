@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import builtin
+from xsplice_plugins.plugins import builtin
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "xsplice_plugins"
 
-FOUNDATION = {"errors", "elf", "artefacts", "hookspecs"}
-MANAGER = {"builtin", "candidates", "fingerprint", "house_rules", "manager", "trace"}
+FOUNDATION = {"errors", "elf", "artefacts", "plugins"}
 
 #: What each part of the library may import of the library: file or folder, below the package.
 #: "" is the package itself, that is, the names in its ``__init__``.
@@ -28,26 +27,24 @@ ALLOWED = {
     "errors": set(),
     "elf": {"errors"},
     "artefacts": {"errors", "elf"},
-    "hookspecs": {"errors", "artefacts"},
-    "": {"hookspecs"},
-    "builtin": FOUNDATION,
-    "candidates": {"builtin", "errors", "hookspecs"},
-    "house_rules": {"errors", "hookspecs"},
-    "fingerprint": {"errors", "hookspecs"},
-    "trace": {"hookspecs"},
-    "manager": FOUNDATION | MANAGER,
-    "patch": FOUNDATION,
-    "capture": FOUNDATION | {"patch"},  # one stage in two folders: what is patched is captured
-    "diff": FOUNDATION,
-    "link": FOUNDATION,
+    "plugins": {"errors", "elf", "artefacts"},
+    "": {"plugins"},
+    "target": {"errors", "elf", "artefacts"},  # the writer's facts
+    "csource": {"errors", "artefacts"},
+    "patch": FOUNDATION | {"csource"},
+    "kbuild": FOUNDATION,
+    "capture": FOUNDATION | {"patch", "csource", "kbuild"},  # what is patched is captured
+    "diff": FOUNDATION | {"target"},
+    "link": FOUNDATION | {"target"},
     "sign": FOUNDATION,
-    "verify": FOUNDATION | {"hypervisor"},  # the built-in verifier is the model's plugin
-    "report": FOUNDATION,
     "hypervisor": {"errors", "elf"},
-    "pipeline": FOUNDATION | {"manager"},
-    # As the faces it puts stages together; and what it plays on, model and real hypervisor.
-    "handmade": FOUNDATION | {"pipeline", "capture", "link", "verify", "hypervisor"},
-    "testing": FOUNDATION | {"manager"},
+    "realxen": {"errors"},
+    "verify": FOUNDATION | {"hypervisor", "realxen"},
+    "report": FOUNDATION,
+    "pipeline": FOUNDATION,
+    "handmade": FOUNDATION | {"pipeline", "capture", "kbuild", "link", "target"},
+    "toolstack": FOUNDATION | {"hypervisor", "realxen", "handmade", "kbuild", "verify"},
+    "testing": FOUNDATION,
 }
 #: The faces of the library take what they show; nothing imports them.
 FACES = {"cli", "commands", "__main__"}

@@ -24,10 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.xen.mutations import mutations
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import XspliceError
-from xsplice_plugins.verify import debian
-from xsplice_plugins.verify.cache import cache_folder, locked
-from xsplice_plugins.verify.qemu import Machine, Step, StepResult
-from xsplice_plugins.verify.qemu.predict import Agreement, Prediction, compare, predict
+from xsplice_plugins.realxen import Machine, Step, StepResult, debian
+from xsplice_plugins.realxen.cache import cache_folder, locked
+from xsplice_plugins.verify.predict import Agreement, Prediction, compare, predict
 
 BATCH = 150
 SEQUENCE_STEPS = 14

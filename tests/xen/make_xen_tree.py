@@ -14,9 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.xen import xen_tree
 from xsplice_plugins.errors import ConfigError, XspliceError
-from xsplice_plugins.verify import debian, xen_tree
-from xsplice_plugins.verify.cache import cache_folder
+from xsplice_plugins.realxen import debian
+from xsplice_plugins.realxen.cache import cache_folder
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small agreement set: the model and a real Xen 4.17.5 answer the same to a thousand questions.
 
-The full set is ``make agreement``; its results are in ``xsplice_plugins/verify/qemu/AGREEMENT.md``.
+The full set is ``make agreement``; its results are in ``docs/agreement.md``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tests.kit.acting import with_alternative_call
 from tests.kit.payloads import minimal, note
 from tests.xen.agreement import main
 from xsplice_plugins import hypervisor
-from xsplice_plugins.verify.qemu import Machine, Step
-from xsplice_plugins.verify.qemu.predict import Agreement, compare, predict
+from xsplice_plugins.realxen import Machine, Step
+from xsplice_plugins.verify.predict import Agreement, compare, predict
 
 pytestmark = [
     pytest.mark.qemu,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import capture, cli, hypervisor, manager
-from xsplice_plugins.handmade import scenarios
-from xsplice_plugins.handmade.scenarios import Outcome, Table
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins import capture, cli, hypervisor
 from xsplice_plugins.hypervisor import Command, Hypervisor, Image
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins.toolstack import scenarios
+from xsplice_plugins.toolstack.scenarios import Outcome, Table
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "xen-patches" / "regression" / "handmade"

@@ -16,11 +16,11 @@ import pytest
 
 from tests.kit.build import scons
 from tests.kit.processes import children_of, is_running
-from xsplice_plugins.verify.qemu import Machine, RunResult, Step
-from xsplice_plugins.verify.qemu.plugin import VISIBLE
+from xsplice_plugins.realxen import Machine, RunResult, Step
+from xsplice_plugins.verify.qemu import VISIBLE
 
 if TYPE_CHECKING:
-    from xsplice_plugins.verify.qemu.machine import AgentKind
+    from xsplice_plugins.realxen.machine import AgentKind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -187,7 +187,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
     """Interrupt twenty runs, by three signals, each a little later than the one before."""
     number = SIGNALS[run % len(SIGNALS)]
     payload = xen_tree / "xen" / "test" / "livepatch" / "xen_hello_world.livepatch"
-    command = [sys.executable, "-m", "xsplice_plugins.verify.qemu"]
+    command = [sys.executable, "-m", "xsplice_plugins", "try"]
     command += ["--xen", str(xen_tree / "xen" / "xen"), str(payload)]
     running = subprocess.Popen(
         command,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins.verify.cache import cache_folder, locked
-from xsplice_plugins.verify.qemu.agent import APPLETS
-from xsplice_plugins.verify.qemu.initramfs import pack_cpio
-from xsplice_plugins.verify.qemu.parts import prepare_parts
+from xsplice_plugins.realxen.agent import APPLETS
+from xsplice_plugins.realxen.cache import cache_folder, locked
+from xsplice_plugins.realxen.initramfs import pack_cpio
+from xsplice_plugins.realxen.parts import prepare_parts
 
 SERIES = sorted((Path(__file__).resolve().parents[2] / "xen-patches" / "xl").glob("*.patch"))
 LIBRARIES = (

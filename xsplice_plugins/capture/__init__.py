@@ -5,7 +5,6 @@ from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests
 from xsplice_plugins.capture.making import make_route
-from xsplice_plugins.capture.meaning import same_meaning
 from xsplice_plugins.capture.pairing import pair_objects
 from xsplice_plugins.capture.planning import plan
 from xsplice_plugins.capture.reaching import (
@@ -14,7 +13,8 @@ from xsplice_plugins.capture.reaching import (
     forget_texts,
     source_refusals,
 )
-from xsplice_plugins.capture.tree import XenTree, locate_tree, tree_digest
+from xsplice_plugins.csource.meaning import same_meaning
+from xsplice_plugins.kbuild.tree import XenTree, locate_tree, tree_digest
 
 __all__ = [
     "InputDigests",

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.capture.commands import edited, run, words
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import edited, run, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.capture.merging import merged_files
-from xsplice_plugins.capture.paths import folders_that_lead_to
+from xsplice_plugins.csource.merging import merged_files
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.paths import folders_that_lead_to
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from xsplice_plugins.artefacts import PatchSet
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.tree import XenTree
 
 ORIGIN = ".xsplice-origin"  #: file in a copy's root that names the folder it was made from
 MERGED = ".merged"  #: added to a copy's name: the copy whose headers hold both versions

@@ -8,12 +8,12 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.capture.commands import words
+from xsplice_plugins.kbuild.commands import words
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob, PatchSet
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.tree import XenTree
 
 
 class InputDigests:

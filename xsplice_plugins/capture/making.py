@@ -19,22 +19,22 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
-from xsplice_plugins.capture.commands import environment, words
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import full_disk_named
-from xsplice_plugins.capture.indexing import Index, canonical_in, init_name, job_of, read_index
-from xsplice_plugins.capture.meaning import judge_texts
 from xsplice_plugins.capture.pairing import check_drift, compiler_of, pair_objects
-from xsplice_plugins.capture.records import parse_record, read_text
 from xsplice_plugins.capture.rules import is_ignored
+from xsplice_plugins.csource.meaning import judge_texts
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import environment, words
+from xsplice_plugins.kbuild.indexing import Index, canonical_in, init_name, job_of, read_index
+from xsplice_plugins.kbuild.records import parse_record, read_text
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xsplice_plugins.artefacts import CapturePlan, PatchSet
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.tree import XenTree
 
 log = logging.getLogger(__name__)
 

@@ -17,19 +17,15 @@ from xsplice_plugins.artefacts import (
     TouchedFile,
     TouchKind,
 )
-from xsplice_plugins.capture.indexing import Index, canonical_in, init_name, job_of, read_index
-from xsplice_plugins.capture.records import (
-    Record,
-    parse_record,
-    read_text,
-)
 from xsplice_plugins.capture.rules import changed_outputs, is_ignored
 from xsplice_plugins.errors import NoFunctionalChangeError
+from xsplice_plugins.kbuild.indexing import Index, canonical_in, init_name, job_of, read_index
+from xsplice_plugins.kbuild.records import Record, parse_record, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.tree import XenTree
 
 
 def plan(

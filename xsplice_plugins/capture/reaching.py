@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import MERGED, origin_of
-from xsplice_plugins.capture.meaning import Verdict, judge_merged, judge_texts
-from xsplice_plugins.capture.merging import OPTIONS
 from xsplice_plugins.capture.pairing import pair_objects
-from xsplice_plugins.patch.declarations import Kind, chunks, declaration, plain
+from xsplice_plugins.csource.declarations import Kind, chunks, declaration, plain
+from xsplice_plugins.csource.meaning import Verdict, judge_merged, judge_texts
+from xsplice_plugins.csource.merging import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import write_file
-from xsplice_plugins.capture.commands import run
 from xsplice_plugins.capture.copying import full_disk_named, prepare_copy
-from xsplice_plugins.capture.indexing import Index, canonical_in
-from xsplice_plugins.capture.records import Record, parse_record
-from xsplice_plugins.capture.tree import tree_digest
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import run
+from xsplice_plugins.kbuild.indexing import Index, canonical_in
+from xsplice_plugins.kbuild.records import Record, parse_record
+from xsplice_plugins.kbuild.tree import tree_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,11 +7,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import artefacts, manager, pipeline
+from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.artefacts import Delta, ObjectPair, Payload, PayloadRecord
 from xsplice_plugins.commands.words import Row, plugins_of, read, record_path, show
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.commands.words import Row, plugins_of, record_path, show
 from xsplice_plugins.errors import ConfigError, VerifyError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -72,7 +72,7 @@ def _add_play(parser: ArgumentParser) -> None:
 
 def _play(arguments: Namespace) -> int:
     from xsplice_plugins import capture  # noqa: PLC0415  only where needed
-    from xsplice_plugins.handmade import scenarios  # noqa: PLC0415
+    from xsplice_plugins.toolstack import scenarios  # noqa: PLC0415
 
     places = tuple(arguments.on.split(","))
     if unknown := sorted(set(places) - {"model", "qemu"}):
@@ -92,7 +92,7 @@ def _play(arguments: Namespace) -> int:
         image = hypervisor.Image.from_elf(tree.xen_syms.read_bytes(), release=release)
         outcomes += scenarios.play_in_model(table, payloads, image, tree.release)
     if "qemu" in places:
-        from xsplice_plugins.verify.qemu import Machine  # noqa: PLC0415
+        from xsplice_plugins.realxen import Machine  # noqa: PLC0415
 
         machine = Machine.prepare(tree.build_root / "xen", release=line)
         outcomes += scenarios.play_on_xen(table, payloads, machine)

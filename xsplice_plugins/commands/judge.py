@@ -11,7 +11,7 @@ from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.artefacts import PayloadRecord, Verdict, VerifyRequest
 from xsplice_plugins.commands.words import Row, plugins_of, read, record_path, show
 from xsplice_plugins.errors import VerifyError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -83,7 +83,7 @@ def _add_tool(parser: ArgumentParser) -> None:
 def _tool(arguments: Namespace) -> int:
     """Hand a command to the toolstack in front of the model, and pass on what it says."""
     from xsplice_plugins import hypervisor  # noqa: PLC0415  the model is only needed here
-    from xsplice_plugins.hypervisor import toolstack  # noqa: PLC0415
+    from xsplice_plugins.toolstack import tool as toolstack  # noqa: PLC0415
 
     release = hypervisor.release(arguments.release)
     image = hypervisor.Image.from_elf(read(arguments.xen_syms), release=release)

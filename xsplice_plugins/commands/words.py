@@ -10,16 +10,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import manager
-from xsplice_plugins.candidates import TRACE_VARIABLE
 from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.plugins import manager
+from xsplice_plugins.plugins.discovery import TRACE_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pluggy
 
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 #: name, what it does, how to add its arguments, what to run
 Row = tuple[str, str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]

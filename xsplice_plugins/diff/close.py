@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Extent, NewItem, Reference
 from xsplice_plugins.diff.parts import EXTERNAL, Kind, Part, source_name
-from xsplice_plugins.diff.profiles import SectionClass
 from xsplice_plugins.elf.types import SHT_NOBITS
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from xsplice_plugins.diff.compare import Canon, Comparison

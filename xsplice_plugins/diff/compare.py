@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff import streams
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Entry, Kind, Part
-from xsplice_plugins.diff.profiles import LineField, SectionClass
+from xsplice_plugins.target.sections import LineField, SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

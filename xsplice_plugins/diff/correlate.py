@@ -28,8 +28,8 @@ from xsplice_plugins.diff.parts import (
     masked,
     source_name,
 )
-from xsplice_plugins.diff.profiles import SectionClass
 from xsplice_plugins.diff.statics import pair_statics
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

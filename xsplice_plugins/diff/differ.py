@@ -14,11 +14,11 @@ from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.normalise import Parts
 from xsplice_plugins.diff.parts import Kind
-from xsplice_plugins.diff.profiles import Profile, SectionClass, profile_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import DiffError
+from xsplice_plugins.target.sections import Profile, SectionClass, profile_of
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import ChangedFunction, Refusal

@@ -19,8 +19,6 @@ from xsplice_plugins.diff.parts import (
     primary_first,
     string_bounds,
 )
-from xsplice_plugins.diff.profiles import SectionClass, TableRow, class_of
-from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import (
     EM_AARCH64,
     R_X86_64_PC32,
@@ -37,10 +35,12 @@ from xsplice_plugins.elf.types import (
     Symbol,
 )
 from xsplice_plugins.errors import DiffError
+from xsplice_plugins.target.references import target_of
+from xsplice_plugins.target.sections import SectionClass, TableRow, class_of
 
 if TYPE_CHECKING:
-    from xsplice_plugins.diff.profiles import Profile
     from xsplice_plugins.elf.reader import ElfFile
+    from xsplice_plugins.target.sections import Profile
 
 _COLD = re.compile(r"(.+)\.cold(?:\.\d+)?")
 #: Sections whose content no symbol names piece by piece.

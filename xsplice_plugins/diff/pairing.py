@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff.parts import EXTERNAL, Edge, Kind, Part, is_compiler_named, masked
-from xsplice_plugins.diff.profiles import SectionClass
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

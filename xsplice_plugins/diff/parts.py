@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.diff.profiles import LineField
-from xsplice_plugins.elf.targets import BUG_DISPLACEMENT_BITS
 from xsplice_plugins.elf.types import STB_LOCAL, STT_FUNC, STT_OBJECT
+from xsplice_plugins.target.references import BUG_DISPLACEMENT_BITS
+from xsplice_plugins.target.sections import LineField
 
 if TYPE_CHECKING:
-    from xsplice_plugins.diff.profiles import SectionClass, TableRow
     from xsplice_plugins.elf.types import Reloc, Section, Symbol
+    from xsplice_plugins.target.sections import SectionClass, TableRow
 
 OLD = False  #: the side of the baseline
 NEW = True  #: the side of the new object

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff.differ import diff_objects
-from xsplice_plugins.hookspecs import Config, hookimpl
+from xsplice_plugins.plugins.spec import Config, hookimpl
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, ObjectPair

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import Refusal
 from xsplice_plugins.diff.debuginfo import debug_info, layout_difference
 from xsplice_plugins.diff.parts import NEW, OLD, Kind, Part
-from xsplice_plugins.diff.profiles import SectionClass
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, SHF_GROUP, SHN_COMMON
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ from xsplice_plugins.handmade.delta import make_delta
 from xsplice_plugins.handmade.prototypes import check_types
 from xsplice_plugins.handmade.renaming import rename_symbols
 from xsplice_plugins.handmade.resolving import resolve
-from xsplice_plugins.link.abi import abi_of
 from xsplice_plugins.link.image import read_image
 from xsplice_plugins.link.names import Names, read_beneath
+from xsplice_plugins.target.abi import abi_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pluggy
 
     from xsplice_plugins.artefacts import ChangedFunction, NoppedRange
-    from xsplice_plugins.capture.tree import XenTree
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.plugins.spec import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

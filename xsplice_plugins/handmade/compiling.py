@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob
-from xsplice_plugins.capture.commands import edited, option_word, words
 from xsplice_plugins.capture.compiling import compile_object
-from xsplice_plugins.capture.records import parse_record, record_text
 from xsplice_plugins.errors import CaptureError, ConfigError
+from xsplice_plugins.kbuild.commands import edited, option_word, words
+from xsplice_plugins.kbuild.records import parse_record, record_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xsplice_plugins.capture.records import Record
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.records import Record
+    from xsplice_plugins.kbuild.tree import XenTree
 
 #: Ordinary objects of every configuration; the first one with a recorded command is the model.
 _MODELS = (("common", "version.o"), ("common", "kernel.o"), ("common", "domctl.o"))

@@ -31,8 +31,8 @@ from xsplice_plugins.handmade.instructions import (
     read_code,
 )
 from xsplice_plugins.handmade.resolving import refuse_clone, resolve
-from xsplice_plugins.link.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX, MODINFO_SECTION
 from xsplice_plugins.link.places import function_at
+from xsplice_plugins.target.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX, MODINFO_SECTION
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile

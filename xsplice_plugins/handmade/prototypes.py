@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins.capture.compiling import compile_object
-from xsplice_plugins.capture.records import parse_record, record_text, scan
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.errors import CaptureError, LinkError
 from xsplice_plugins.handmade.compiling import recorded_job
+from xsplice_plugins.kbuild.records import parse_record, record_text, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from xsplice_plugins.artefacts import ChangedFunction, Delta
-    from xsplice_plugins.capture.tree import XenTree
+    from xsplice_plugins.kbuild.tree import XenTree
 
 _DEPTH_MAX = 32  #: pointers to pointers, arrays of functions ...
 _QUALIFIERS = {

@@ -8,26 +8,10 @@ CPUs meet and the work is done. Source: specification sections 6, 8 and 11; xen/
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from xsplice_plugins.hypervisor import actions
-from xsplice_plugins.hypervisor.hooks import HookRunner, emulate_hook
-from xsplice_plugins.hypervisor.image import Image
-from xsplice_plugins.hypervisor.loader import load_payload
-from xsplice_plugins.hypervisor.payload import Payload, State
-from xsplice_plugins.hypervisor.releases import Release
-from xsplice_plugins.hypervisor.rendezvous import Meeting, meet
-from xsplice_plugins.hypervisor.requests import (
-    LIST_MAX,
-    TIMEOUT_NS_DEFAULT,
-    Command,
-    Host,
-    Listing,
-    Status,
-    Work,
-    list_payloads,
-    status_of,
-)
-from xsplice_plugins.hypervisor.signature import OFF, SignaturePolicy
-from xsplice_plugins.hypervisor.verdicts import (
+from xsplice_plugins.hypervisor.act import actions
+from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
+from xsplice_plugins.hypervisor.facts.releases import Release
+from xsplice_plugins.hypervisor.facts.verdicts import (
     EAGAIN,
     EBUSY,
     EEXIST,
@@ -38,6 +22,22 @@ from xsplice_plugins.hypervisor.verdicts import (
     Answer,
     Hazard,
     Refusal,
+)
+from xsplice_plugins.hypervisor.image.image import Image
+from xsplice_plugins.hypervisor.load.loader import load_payload
+from xsplice_plugins.hypervisor.run.hooks import HookRunner, emulate_hook
+from xsplice_plugins.hypervisor.state.payload import Payload, State
+from xsplice_plugins.hypervisor.state.rendezvous import Meeting, meet
+from xsplice_plugins.hypervisor.state.requests import (
+    LIST_MAX,
+    TIMEOUT_NS_DEFAULT,
+    Command,
+    Host,
+    Listing,
+    Status,
+    Work,
+    list_payloads,
+    status_of,
 )
 
 PAYLOAD_BYTES_MAX = 2 << 20

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import ALT_REPLACEMENT_SECTION
+from xsplice_plugins.target.abi import ALT_REPLACEMENT_SECTION
 
 if TYPE_CHECKING:
     from xsplice_plugins.link.placement import Layout

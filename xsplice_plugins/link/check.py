@@ -24,7 +24,8 @@ from xsplice_plugins.elf.types import (
     SHT_SYMTAB,
     STB_WEAK,
 )
-from xsplice_plugins.link.abi import (
+from xsplice_plugins.link.notes import derive_build_id, read_note, write_note
+from xsplice_plugins.target.abi import (
     ALT_REPLACEMENT_SECTION,
     ALT_SECTION,
     BUILD_ID_SECTION,
@@ -38,11 +39,10 @@ from xsplice_plugins.link.abi import (
     SIZE_MAX,
     XEN_DEPENDS_SECTION,
 )
-from xsplice_plugins.link.notes import derive_build_id, read_note, write_note
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
-    from xsplice_plugins.link.abi import Abi
+    from xsplice_plugins.target.abi import Abi
 
 _SIZES = struct.Struct("<IIB")
 _SIZES_OFFSET = 24

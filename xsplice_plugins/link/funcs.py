@@ -18,24 +18,24 @@ from xsplice_plugins.artefacts import ReplacedFunction
 from xsplice_plugins.elf.types import SHF_ALLOC, SHF_WRITE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutReloc, OutSection
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import (
+from xsplice_plugins.link.names import record_name
+from xsplice_plugins.link.places import PatchedRange, find_old_range, refuse_overlap
+from xsplice_plugins.link.relocs import section_key, undefined_key
+from xsplice_plugins.link.sections import TEXT
+from xsplice_plugins.target.abi import (
     EXPECT_LENGTH_MAX,
     FUNCS_SECTION,
     NOP_LENGTH_MAX,
     STRINGS_SECTION,
 )
-from xsplice_plugins.link.names import record_name
-from xsplice_plugins.link.places import PatchedRange, find_old_range, refuse_overlap
-from xsplice_plugins.link.relocs import section_key, undefined_key
-from xsplice_plugins.link.sections import TEXT
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import ChangedFunction, OldPlace
     from xsplice_plugins.elf.types import Symbol
-    from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.image import Image
     from xsplice_plugins.link.names import Beneath, Names, OldFunction
     from xsplice_plugins.link.placement import Layout
+    from xsplice_plugins.target.abi import Abi
 
 _COMMON = struct.Struct("<QQQIIB")  #: name, new_addr, old_addr, new_size, old_size, version
 _EXPECT_OFFSET = 72

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import HOOK_PREFIX, POINTER_SIZE_BYTES, SINGLE_HOOKS
 from xsplice_plugins.link.relocs import section_key
 from xsplice_plugins.link.sections import TEXT
+from xsplice_plugins.target.abi import HOOK_PREFIX, POINTER_SIZE_BYTES, SINGLE_HOOKS
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.writer import OutReloc

@@ -19,8 +19,8 @@ from xsplice_plugins.elf.types import (
     STT_NOTYPE,
 )
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import BUILD_ID_SECTION
 from xsplice_plugins.link.notes import read_note
+from xsplice_plugins.target.abi import BUILD_ID_SECTION
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile

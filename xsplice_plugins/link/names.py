@@ -16,19 +16,19 @@ from xsplice_plugins.elf.types import (
     STT_FUNC,
 )
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import (
+from xsplice_plugins.link.notes import read_note
+from xsplice_plugins.target.abi import (
     BUILD_ID_SECTION,
     DEPENDS_SECTION,
     FUNCS_SECTION,
     NAME_LENGTH_MAX,
     XEN_DEPENDS_SECTION,
 )
-from xsplice_plugins.link.notes import read_note
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
-    from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.image import Image, ImageSymbol
+    from xsplice_plugins.target.abi import Abi
 
 _NEW_ADDR_OFFSET = 8  #: of ``new_addr`` in a function record
 _NAME_OFFSET = 0

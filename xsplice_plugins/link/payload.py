@@ -12,7 +12,18 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHF_ALLOC, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutSection, write_object
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import (
+from xsplice_plugins.link.branches import check_branches
+from xsplice_plugins.link.check import check_payload
+from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
+from xsplice_plugins.link.hooks import check_hooks
+from xsplice_plugins.link.image import read_image
+from xsplice_plugins.link.names import Names, read_beneath
+from xsplice_plugins.link.notes import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
+from xsplice_plugins.link.placement import Draft, place_extents, read_sources
+from xsplice_plugins.link.relocs import link_relocs, section_key
+from xsplice_plugins.link.sections import check_tables, kind_of_name
+from xsplice_plugins.link.symbols import find_entries, make_symbols
+from xsplice_plugins.target.abi import (
     ALT_REPLACEMENT_SECTION,
     ALT_SECTION,
     BUILD_ID_SECTION,
@@ -25,17 +36,6 @@ from xsplice_plugins.link.abi import (
     Abi,
     abi_of,
 )
-from xsplice_plugins.link.branches import check_branches
-from xsplice_plugins.link.check import check_payload
-from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
-from xsplice_plugins.link.hooks import check_hooks
-from xsplice_plugins.link.image import read_image
-from xsplice_plugins.link.names import Names, read_beneath
-from xsplice_plugins.link.notes import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
-from xsplice_plugins.link.placement import Draft, place_extents, read_sources
-from xsplice_plugins.link.relocs import link_relocs, section_key
-from xsplice_plugins.link.sections import check_tables, kind_of_name
-from xsplice_plugins.link.symbols import find_entries, make_symbols
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta

@@ -17,7 +17,7 @@ from xsplice_plugins.link.sections import ORDER, Kind, kind_of
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Reference
     from xsplice_plugins.elf.types import Section, Symbol
-    from xsplice_plugins.link.abi import Abi
+    from xsplice_plugins.target.abi import Abi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.hookspecs import hookimpl
+from xsplice_plugins.plugins.spec import hookimpl
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Payload
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 
 class LivepatchLinker:

@@ -6,18 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import EM_X86_64, SHN_ABS, SHN_UNDEF, STB_WEAK
 from xsplice_plugins.elf.writer import OutReloc
 from xsplice_plugins.errors import LinkError, RelocationError
-from xsplice_plugins.link.abi import ALT_REPLACEMENT_SECTION, ALT_SECTION, SIZE_MAX
 from xsplice_plugins.link.sections import BUG_FRAMES, DATA, RODATA, TEXT
+from xsplice_plugins.target.abi import ALT_REPLACEMENT_SECTION, ALT_SECTION, SIZE_MAX
+from xsplice_plugins.target.references import target_of
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Reloc, Section, Symbol
-    from xsplice_plugins.link.abi import Abi
     from xsplice_plugins.link.names import Names
     from xsplice_plugins.link.placement import Layout, Piece, Source
+    from xsplice_plugins.target.abi import Abi
 
 _ALT_REPL_FIELD = 4  #: of ``repl_offset`` in an alternative's record
 _ALT_REPL_LENGTH = 11  #: of ``repl_len``, in records of 12 and of 14 bytes

@@ -20,7 +20,7 @@ from xsplice_plugins.elf.types import (
     SHT_PROGBITS,
 )
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import (
+from xsplice_plugins.target.abi import (
     ALT_REPLACEMENT_SECTION,
     ALT_SECTION,
     FUNCS_SECTION,
@@ -31,7 +31,7 @@ from xsplice_plugins.link.abi import (
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
-    from xsplice_plugins.link.abi import Abi
+    from xsplice_plugins.target.abi import Abi
 
 TEXT = ".text"
 DATA = ".data"

@@ -22,9 +22,9 @@ from xsplice_plugins.elf.types import (
 )
 from xsplice_plugins.elf.writer import UNDEFINED, OutSymbol
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.abi import HOOK_PREFIX, NAME_LENGTH_MAX
 from xsplice_plugins.link.relocs import Entries, section_key, undefined_key
 from xsplice_plugins.link.sections import TEXT
+from xsplice_plugins.target.abi import HOOK_PREFIX, NAME_LENGTH_MAX
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Symbol

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.csource.neutral import line_neutral
 from xsplice_plugins.errors import PatchError
-from xsplice_plugins.patch.neutral import line_neutral
 from xsplice_plugins.patch.parsing import FileChange, Hunk, parse
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.x509 import Certificate
 
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 PASSPHRASE_VARIABLE = "XSPLICE_KEY_PASSPHRASE"  # noqa: S105  # the name of a variable
 RSA_BITS_MIN = 2048  #: NIST SP 800-131A: less is disallowed for signatures

@@ -22,7 +22,7 @@ from xsplice_plugins.sign.keys import development_certificate, identity_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 
 class CmsSigner:

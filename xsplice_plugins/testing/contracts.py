@@ -27,8 +27,8 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.types import EM_AARCH64
 from xsplice_plugins.errors import XspliceError
-from xsplice_plugins.hookspecs import Config
-from xsplice_plugins.manager import build_plugin_manager, call, chosen, startup
+from xsplice_plugins.plugins.manager import build_plugin_manager, call, chosen, startup
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing.samples import sample_objects, sample_payload
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from xsplice_plugins.manager import build_plugin_manager
+from xsplice_plugins.plugins.manager import build_plugin_manager
 from xsplice_plugins.testing.projects import Body, SconsProject, write_files
 
 if TYPE_CHECKING:

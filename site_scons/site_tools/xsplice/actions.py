@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from SCons.Environment import Environment
 
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 Nodes = list[Any]
 

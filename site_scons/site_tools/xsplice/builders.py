@@ -20,8 +20,8 @@ from SCons.Builder import Builder
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
-from xsplice_plugins import manager
 from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.plugins import manager
 
 from . import actions, settings
 from .actions import Farm, Fix
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import PatchSet
-    from xsplice_plugins.hookspecs import Config
+    from xsplice_plugins.plugins.spec import Config
 
 Node = Any
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from SCons.Errors import StopError
 
 from xsplice_plugins.artefacts import VerifyRequest
-from xsplice_plugins.candidates import TRACE_VARIABLE
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.discovery import TRACE_VARIABLE
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins import capture
-from xsplice_plugins.capture.indexing import read_index
 from xsplice_plugins.capture.making import _pairs
-from xsplice_plugins.capture.records import parse_record
 from xsplice_plugins.errors import CaptureError, ConfigError
+from xsplice_plugins.kbuild.indexing import read_index
+from xsplice_plugins.kbuild.records import parse_record
 
 if TYPE_CHECKING:
     from tests.kit.tiny_tree import TinyTree

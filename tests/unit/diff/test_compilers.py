@@ -11,8 +11,8 @@ import pytest
 from tests.kit.differ_inputs import Compiler, assert_closed, compile_with, diff, every_compiler
 from xsplice_plugins.artefacts import Delta
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.elf.types import STT_OBJECT
+from xsplice_plugins.target.references import target_of
 
 pytestmark = [pytest.mark.toolchain, every_compiler()]
 

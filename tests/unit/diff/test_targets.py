@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.targets import target_of
 from xsplice_plugins.errors import RelocationError
+from xsplice_plugins.target.references import target_of
 
 pytestmark = pytest.mark.toolchain
 

@@ -11,8 +11,8 @@ import pytest
 from tests.kit.link_inputs import Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.hookspecs import Config
 from xsplice_plugins.link.plugin import LivepatchLinker
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Payload

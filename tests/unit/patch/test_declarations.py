@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from xsplice_plugins.capture.meaning import judge_merged, judge_texts, same_meaning
-from xsplice_plugins.capture.merging import LINE_WORD, merged_text
-from xsplice_plugins.patch.declarations import Kind, chunks, declaration
+from xsplice_plugins.csource.declarations import Kind, chunks, declaration
+from xsplice_plugins.csource.meaning import judge_merged, judge_texts, same_meaning
+from xsplice_plugins.csource.merging import LINE_WORD, merged_text
 
 HEADER = """#ifndef H
 #define H

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from xsplice_plugins.patch.neutral import line_neutral
+from xsplice_plugins.csource.neutral import line_neutral
 
 OLD = """\
 /* first */

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xsplice_plugins.artefacts import SignatureCheck, SignatureState
 from xsplice_plugins.errors import SignError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.sign.appended import append_signature
 from xsplice_plugins.sign.check import check_signature
 from xsplice_plugins.sign.cms import sign_payload

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins.errors import SignError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.sign.cms import sign_payload
 from xsplice_plugins.sign.keys import identity_of
 from xsplice_plugins.sign.plugin import CmsSigner, NoneSigner

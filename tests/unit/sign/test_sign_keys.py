@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins.errors import SignError
-from xsplice_plugins.hookspecs import Config
+from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.sign.check import check_signature
 from xsplice_plugins.sign.keys import (
     PASSPHRASE_VARIABLE,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from xsplice_plugins.errors import ConfigError, VerifyError
-from xsplice_plugins.verify.qemu import agent, initramfs, results, session
-from xsplice_plugins.verify.qemu.results import Step
+from xsplice_plugins.realxen import agent, initramfs, results, session
+from xsplice_plugins.realxen.results import Step
 
 LISTING = [
     " ID                                     | status     | metadata",

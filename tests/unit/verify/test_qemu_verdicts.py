@@ -11,11 +11,11 @@ import pytest
 
 from xsplice_plugins.artefacts import Severity
 from xsplice_plugins.errors import VerifyError
-from xsplice_plugins.verify.plugin import read_probes
-from xsplice_plugins.verify.qemu import plugin
-from xsplice_plugins.verify.qemu.machine import Machine
-from xsplice_plugins.verify.qemu.predict import Agreement, Prediction, compare
-from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
+from xsplice_plugins.realxen.machine import Machine
+from xsplice_plugins.realxen.results import RunResult, Step, StepResult
+from xsplice_plugins.verify import qemu as plugin
+from xsplice_plugins.verify.model import read_probes
+from xsplice_plugins.verify.predict import Agreement, Prediction, compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

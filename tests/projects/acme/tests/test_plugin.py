@@ -11,7 +11,7 @@ from acme_signing import hsm
 from xsplice_plugins import Config
 from xsplice_plugins.artefacts import SignatureState
 from xsplice_plugins.errors import SignError
-from xsplice_plugins.manager import call, chosen, startup
+from xsplice_plugins.plugins.manager import call, chosen, startup
 from xsplice_plugins.testing import ManagerFactory, SignerContract, sample_payload
 
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep the line numbers of what a patch does not change.
+
+A patch that adds a line shifts ``__LINE__`` in everything below it. A ``#line`` directive in front
+of the first unchanged declaration behind each change gives it its old number back, so that the
+compiler sees no difference there. Directives are only put between top-level declarations: never
+into a macro's arguments, a comment or a string.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+
+from xsplice_plugins.csource.declarations import chunks
+
+_LEAD = re.compile(r"(?:\s+|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
+
+
+def line_neutral(old: str, new: str) -> str:
+    """Return the new text with the line numbers of the old one, where it is unchanged.
+
+    Args:
+        old: A C source before the patch.
+        new: The same after it.
+
+    Returns:
+        The new text with ``#line`` directives between declarations. Inside a changed declaration
+        numbers go on from its start.
+    """
+    before, after = _placed(old), _placed(new)
+    matcher = SequenceMatcher(
+        None, [text for _, text, _ in before], [text for _, text, _ in after], autojunk=False
+    )
+    wanted = {
+        block.b + k: before[block.a + k][2]
+        for block in matcher.get_matching_blocks()
+        for k in range(block.size)
+    }
+    pieces: list[str] = []
+    shift = 0  # what must be added to a line's number in the new text to get the one it has now
+    for number, (lead, content, line) in enumerate(after):
+        pieces.append(lead)
+        old_line = wanted.get(number)
+        head, newline, indent = lead.rpartition("\n")
+        has_own_line = not indent.strip() and (newline or number == 0)
+        if content and old_line is not None and has_own_line and line + shift != old_line:
+            pieces[-1] = f"{head}{newline}#line {old_line}\n{indent}"
+            shift = old_line - line
+        pieces.append(content)
+    return "".join(pieces)
+
+
+def _placed(text: str) -> list[tuple[str, str, int]]:
+    """Return (white space and comments, content, line of the content) of every declaration."""
+    placed = []
+    for chunk in chunks(text):
+        match = _LEAD.match(chunk.text)
+        end = match.end() if match else 0
+        lead = chunk.text[:end]
+        placed.append((lead, chunk.text[end:], chunk.line + lead.count("\n")))
+    return placed

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a changed structure, union or enumeration change what lies in memory?
+
+Objects that exist when a payload is applied have the old layout, and code that is not replaced
+reads it; so a changed layout is refused. A renamed field keeps its place, an enumerator added at
+the end changes no value that is stored somewhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from xsplice_plugins.artefacts import Refusal
+from xsplice_plugins.csource.declarations import Declaration, Kind
+
+_DECLARATOR = re.compile(r"([A-Za-z_]\w*)\s*((?:\[[^\]]*\]\s*)*(?::\s*[^,;]+)?)$")
+_HINT = (
+    "keep the structure as it is and put new state into a shadow variable (livepatch hooks) or "
+    "into an unused field"
+)
+
+
+def layout_refusals(
+    old: tuple[Declaration, ...], new: tuple[Declaration, ...]
+) -> tuple[Refusal, ...]:
+    """Compare the structures that both sides define.
+
+    Args:
+        old: Declarations that only the old text has.
+        new: Declarations that only the new text has.
+
+    Returns:
+        One refusal per structure whose layout changes, in the order of names.
+    """
+    kinds = {Kind.RECORD, Kind.ENUM}
+    before = {item.name: item for item in old if item.kind in kinds and item.name}
+    after = {item.name: item for item in new if item.kind in kinds and item.name}
+    types = [
+        {item.name: item.text for item in side if item.kind is Kind.TYPEDEF and item.name}
+        for side in (old, new)
+    ]
+    refusals = [
+        Refusal(
+            name=f"typedef {name}: its type",
+            reason="every structure with a field of this type may change its layout",
+            code="LAYOUT",
+            hint="give the new type a name of its own",
+        )
+        for name in sorted(types[0].keys() & types[1].keys())
+    ]
+    for name in sorted(before.keys() & after.keys()):
+        what = _difference(before[name], after[name])
+        if what:
+            refusals.append(
+                Refusal(
+                    name=f"{name}: {what[0]}",
+                    reason=f"{what[1]}, and memory that exists already has the old layout",
+                    code="LAYOUT",
+                    hint=_HINT,
+                )
+            )
+    return tuple(refusals)
+
+
+def added_constants(old: Declaration, new: Declaration) -> set[str] | None:
+    """Return the constants that an enumeration gains at its end; ``None`` if it is not that."""
+    before, after = _members(old), _members(new)
+    gained = after[len(before) :]
+    if after[: len(before)] != before or any(value for _, value in gained):
+        return None
+    return {name for name, _ in gained}
+
+
+def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
+    """Return (which field, what about it); ``None`` if the layout is the same."""
+    before, after = _members(old), _members(new)
+    word = "constant" if old.kind is Kind.ENUM else "field"
+    # An enumeration may grow at its end: no constant changes its value.
+    if old.kind is Kind.ENUM and after[: len(before)] == before:
+        return None
+    if old.kind is not Kind.ENUM and _frame(old) != _frame(new):
+        return "attributes", "its attributes change"
+    names_before, names_after = ([name for name, _ in side] for side in (before, after))
+    for index, (name, shape) in enumerate(before):
+        if index < len(after) and after[index] == (name, shape):
+            continue
+        if index < len(after) and after[index][0] == name:
+            return f"{word} {name}", f"its {'value' if word == 'constant' else 'type'} changes"
+        if name not in names_after:
+            other = after[index] if index < len(after) else None
+            is_renamed = (
+                other is not None
+                and other[1] == shape
+                and other[0] not in names_before
+                and word == "field"
+            )
+            if is_renamed:
+                continue
+            return f"{word} {name}", "it is removed"
+        if index < len(after) and after[index][0] not in names_before:
+            return f"{word} {after[index][0]}", "it is added"
+        return f"{word} {name}", "it moves"
+    if len(after) > len(before):
+        return f"{word} {after[len(before)][0]}", "it is added"
+    return None
+
+
+def _frame(item: Declaration) -> tuple[str, str]:
+    """Return what stands around the members: storage, tag and attributes."""
+    text = item.text
+    return text[: text.find("{")].strip(), text[text.rfind("}") + 1 :].strip()
+
+
+def _members(item: Declaration) -> list[tuple[str, str]]:
+    """Return (name, type with everything else) of each member; nested ones stay whole."""
+    body = item.text[item.text.find("{") + 1 : item.text.rfind("}")]
+    mark = "," if item.kind is Kind.ENUM else ";"
+    members = []
+    for part in _split(body, mark):
+        if item.kind is Kind.ENUM:
+            name, _, value = part.partition("=")
+            members.append((name.strip(), value.strip()))
+            continue
+        flat = part.strip()
+        match = _DECLARATOR.search(flat)
+        if match is None or "{" in flat or "," in flat:
+            # Several declarators, a nested or nameless structure, a function pointer: as a whole.
+            members.append((_shown(flat), flat))
+        else:
+            shape = f"{flat[: match.start()]}@{match[2]}"
+            members.append((match[1], " ".join(shape.split())))
+    return members
+
+
+def _shown(text: str) -> str:
+    names = re.findall(r"\(\s*\*\s*(\w+)\s*\)", text) or re.findall(r"\w+", text)
+    return names[-1] if names and "{" not in text else (names[0] if names else "member")
+
+
+def _split(body: str, mark: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for index, letter in enumerate(body):
+        if letter in "{([":
+            depth += 1
+        elif letter in "})]":
+            depth -= 1
+        elif letter == mark and depth == 0:
+            parts.append(body[start:index])
+            start = index + 1
+    parts.append(body[start:])
+    return [part for part in parts if part.strip()]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data without behaviour: releases, machines, processors, error numbers, notes."""

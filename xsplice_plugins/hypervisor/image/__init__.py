@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisor's memory as it is after boot."""

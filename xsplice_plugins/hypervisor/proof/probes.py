@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes: questions to the running image, asked before, during and after a hot patch.
+
+A probe calls a function of the image in the emulator. Asking changes nothing: what the call wrote
+is put back.
+"""
+
+from dataclasses import dataclass
+
+from xsplice_plugins.hypervisor.core import Hypervisor
+from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard
+from xsplice_plugins.hypervisor.image.memory import RW, Segment
+
+#: Where arguments that are strings are put in the heap.
+_SCRATCH_OFFSET = 0x400000
+_STRING_BYTES_MAX = 512
+KINDS = ("int", "long", "string", "bytes")
+
+Value = int | str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One question and the answers that are expected.
+
+    Attributes:
+        function: its name, ``file.c#name`` for a local.
+        arguments: up to six; an integer as it is, a string as the address of the symbol it names
+            (``name`` or ``name+0x8``), ``text:...`` as a pointer to those characters.
+        kind: ``int`` (low 32 bits, signed), ``long``, ``string`` (at the returned pointer) or
+            ``bytes`` (``size_bytes`` at the returned pointer, in hexadecimal).
+        before: expected with nothing applied; None where any answer is fine.
+        during: expected with everything applied.
+        after: expected when everything was reverted.
+        size_bytes: for ``bytes``.
+    """
+
+    function: str
+    arguments: tuple[int | str, ...] = ()
+    kind: str = "int"
+    before: Value = None
+    during: Value = None
+    after: Value = None
+    size_bytes: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a probe answered at one time.
+
+    Attributes:
+        moment: ``before``, ``during`` or ``after``.
+        expected: None where any answer is fine.
+        found: the answer, None where the call crashed.
+        problem: empty, or why there is no answer.
+    """
+
+    function: str
+    moment: str
+    expected: Value
+    found: Value
+    problem: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the answer is the expected one."""
+        return not self.problem and self.expected in {None, self.found}
+
+
+def _call(probe: Probe, hv: Hypervisor) -> Value:
+    from xsplice_plugins.hypervisor.run import execute, rehearsal  # noqa: PLC0415  # emulator
+
+    addr = hv.image.lookup(probe.function)
+    if addr is None:
+        raise Hazard("probe", f"the image has no function {probe.function}")
+    scratch = Segment(
+        addr_virt=hv.image.arch.heap_virt + _SCRATCH_OFFSET,
+        data=bytearray(PAGE_SIZE),
+        perm=RW,
+        name="probe arguments",
+        owner="(probe)",
+    )
+    arguments = []
+    used = 0
+    for argument in probe.arguments:
+        if isinstance(argument, int):
+            arguments.append(argument)
+            continue
+        prefix, _, text = argument.partition(":")
+        if prefix != "text":
+            arguments.append(_address_of(argument, hv))
+            continue
+        raw = text.encode("latin-1", "replace")[:_STRING_BYTES_MAX] + b"\0"
+        scratch.data[used : used + len(raw)] = raw
+        arguments.append(scratch.addr_virt + used)
+        used += len(raw)
+    hv.memory.map(scratch)
+    try:
+
+        def answer(*, is_rehearsal: bool) -> Value:
+            result = execute.call_function(
+                hv, addr, tuple(arguments), step="probe", is_pure=True, is_rehearsal=is_rehearsal
+            )
+            return _decode(probe, result, hv)
+
+        with rehearsal.other_leftovers(hv.payloads):
+            rehearsed = answer(is_rehearsal=True)
+        found = answer(is_rehearsal=False)
+        if rehearsed != found:
+            raise Hazard("probe", rehearsal.RELIES)
+        return found
+    finally:
+        hv.memory.unmap(scratch)
+
+
+def _address_of(name: str, hv: Hypervisor) -> int:
+    addr = hv.image.lookup_with_offset(name)
+    if addr is None:
+        raise Hazard("probe", f"argument {name} names no symbol of the image")
+    return addr
+
+
+def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
+    if probe.kind == "int":
+        low = result & 0xFFFFFFFF
+        return low - (1 << 32) if low >> 31 else low
+    if probe.kind == "long":
+        return result - (1 << 64) if result >> 63 else result
+    if probe.kind == "string":
+        return hv.memory.read_c_string(result, step="probe").decode("latin-1")
+    return hv.memory.read(result, probe.size_bytes, step="probe").hex()
+
+
+def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
+    """Ask one probe.
+
+    Args:
+        probe: the question; a kind that is unknown is a problem, not a guess.
+        hv: the hypervisor as it is now.
+        moment: ``before``, ``during`` or ``after``; decides the expected answer.
+
+    Returns:
+        The answer; a crash of the called function is a ``problem`` of the result.
+    """
+    expected: Value = getattr(probe, moment)
+    if probe.kind not in KINDS:
+        problem = f"kind {probe.kind} is unknown; use {', '.join(KINDS)}"
+        return ProbeResult(
+            function=probe.function, moment=moment, expected=expected, found=None, problem=problem
+        )
+    try:
+        found = _call(probe, hv)
+    except Hazard as hazard:
+        return ProbeResult(
+            function=probe.function,
+            moment=moment,
+            expected=expected,
+            found=None,
+            problem=hazard.reason,
+        )
+    return ProbeResult(function=probe.function, moment=moment, expected=expected, found=found)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running the image's code: hooks and probes."""

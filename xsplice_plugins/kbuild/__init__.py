@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A built Xen tree, and what its build recorded beside each object."""

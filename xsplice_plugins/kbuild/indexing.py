@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A build folder's records, read once and ready for questions."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import CompileJob, Reach
+from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import option_word
+from xsplice_plugins.kbuild.paths import canonical
+from xsplice_plugins.kbuild.records import Listing, Record, record_text, scan
+
+if TYPE_CHECKING:
+    from xsplice_plugins.kbuild.tree import XenTree
+
+_LINK_WORD = re.compile(r"[^\s;&|<>()\"'`=]+\.(?:o|a)\b")
+_RENAME = re.compile(r"--rename-section (\S+)")
+_OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
+_COMPILER = re.compile(r"(\S*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """A build folder's records, ready for questions."""
+
+    tree: XenTree
+    listing: Listing
+    texts: dict[tuple[str, str], str]
+    linked: frozenset[str]  #: objects that become part of the image, relative to the build folder
+    objcopy: str
+    parts: dict[str, list[str]]  #: what each linked object or archive is made of
+    canonical: dict[str, str]  #: cache of `canonical_in`
+
+
+def read_index(tree: XenTree) -> Index:
+    """Read a build folder's records.
+
+    Raises:
+        CaptureError: The folder or a record cannot be read.
+    """
+    build_root = str(tree.build_root)
+    listing = scan(build_root)
+    texts = {
+        (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
+    }
+    roots = (f"{build_root}/", f"{os.path.realpath(build_root)}/")
+    objcopy = ""
+    parts: dict[str, list[str]] = {}
+    for (folder, name), text in texts.items():
+        if not name.endswith((".o", ".a")) or "\ndeps_" in text:
+            continue
+        if not objcopy and (match := _OBJCOPY.search(text)):
+            objcopy = match[1]
+        is_relative = text.startswith(f"cmd_{name} ")
+        words = _LINK_WORD.findall(text.split(":=", 1)[-1])
+        target = f"{folder}/{name}" if folder else name
+        base = folder if is_relative else ""
+        parts[target] = [
+            _inside(word, roots) or os.path.normpath(os.path.join(base, word))  # noqa: PTH118  # fast
+            for word in words
+        ]
+    return Index(
+        tree=tree,
+        listing=listing,
+        texts=texts,
+        linked=_linked(parts, listing.files),
+        objcopy=objcopy,
+        parts=parts,
+        canonical={},
+    )
+
+
+def _inside(word: str, roots: tuple[str, ...]) -> str:
+    """Return an absolute path below the build folder as relative to it; releases up to 4.16."""
+    return next((word[len(root) :] for root in roots if word.startswith(root)), "")
+
+
+def _linked(parts: dict[str, list[str]], files: frozenset[str]) -> frozenset[str]:
+    """Return every object from which the image is linked (host programs and tests are not).
+
+    Args:
+        parts: What each linked object or archive is made of, as far as that is on record.
+        files: Every file of the build folder.
+    """
+    pending = [target for target in parts if PurePosixPath(target).name == "prelink.o"]
+    # A tree that was moved after a build with absolute paths names what is elsewhere.
+    if not any(part in files for target in pending for part in parts[target] if part != target):
+        pending += [
+            target
+            for target in sorted(files)
+            if PurePosixPath(target).name in {"built_in.o", "lib.a"}
+            and not target.startswith(("test/", "tools/"))
+        ]
+    linked: set[str] = set()
+    while pending:
+        target = pending.pop()
+        if target not in linked:
+            linked.add(target)
+            if target not in parts and PurePosixPath(target).name == "built_in.o":
+                pending += _folder_parts(target, files)
+            pending += parts.get(target, ())
+    return frozenset(linked)
+
+
+def _folder_parts(target: str, files: frozenset[str]) -> list[str]:
+    """Return what a ``built_in.o`` without a record is made of, 4.14 and 4.15: its folder.
+
+    That may be a few objects more than are linked, which does no harm: they are only compared.
+    """
+    folder = target.rpartition("/")[0]
+    found = []
+    for path in sorted(files):
+        place, _, name = path.rpartition("/")
+        if not name.endswith(".o") or name.startswith((".", "prelink")) or path == target:
+            continue
+        if name == "built_in.o":
+            place = place.rpartition("/")[0]
+        elif init_name(path) in files:
+            continue
+        # `obj-y += compat/domain.o`: a folder without a built_in.o of its own.
+        while place and f"{place}/built_in.o" not in files:
+            place = place.rpartition("/")[0]
+        if place == folder:
+            found.append(path)
+    return found
+
+
+def canonical_in(index: Index, folder: str, word: str) -> str:
+    """Return `canonical` of a recorded path, from a cache."""
+    key = f"{folder}\0{word}"
+    found = index.canonical.get(key)
+    if found is None:
+        found = index.canonical[key] = canonical(index.tree, index.listing.links, folder, word)
+    return found
+
+
+def init_name(target: str) -> str:
+    """Return the name under which an init-only object is linked."""
+    return target.removesuffix(".o") + ".init.o"
+
+
+def job_of(
+    index: Index, record: Record, inputs: tuple[str, ...], kind: str, *, is_direct: bool
+) -> CompileJob:
+    """Return how one recorded object is compiled.
+
+    Args:
+        index: The build folder's records.
+        record: The object's own.
+        inputs: Its inputs, canonical.
+        kind: "object" for an object of the image; others have no object to be compared with.
+        is_direct: Whether its source is patched, not only a header.
+
+    Raises:
+        CaptureError: The command names no output.
+    """
+    tree = index.tree
+    source = canonical_in(index, record.folder, record.source)
+    shown = source.removeprefix(tree.source_dir + "/")
+    target, is_init, renames = record.target, False, ()
+    if init_name(target) in index.linked:
+        target, is_init = init_name(target), True
+        folder, _, name = target.rpartition("/")
+        renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
+    output = option_word(record.command, "-o")
+    if output is None:
+        raise CaptureError(
+            f"{record.target}: its recorded command names no output; build the tree again"
+        )
+    is_renamed = output.endswith(".tmp")
+    build = "" if tree.build_dir == "." else tree.build_dir + "/"
+    return CompileJob(
+        object_path=target,
+        source_path=shown,
+        cwd=os.path.normpath(build + record.folder) if build or record.folder else "",
+        command=record.command,
+        output=output,
+        file_symbol=(PurePosixPath(record.source).name, shown) if is_renamed else None,
+        is_init=is_init,
+        reach=Reach.DIRECT if is_direct else Reach.HEADER,
+        inputs=tuple(sorted(set(inputs))),
+        tree_object=build + target if kind == "object" else "",
+        objcopy=index.objcopy or _objcopy_of(record.command),
+        renames=renames,
+    )
+
+
+def _objcopy_of(command: str) -> str:
+    """Derive the cross ``objcopy`` from the compiler's name."""
+    for word in command.split():
+        if match := _COMPILER.match(word):
+            return match[1] + "objcopy"
+    return "objcopy"

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A built Xen tree: where its parts are, and whether it can be used at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
+from xsplice_plugins.kbuild.records import read_text
+
+_VERSION = re.compile(
+    r"^(?:export\s+)?XEN_(VERSION|SUBVERSION|EXTRAVERSION)\s*\??:?=\s*(\S*)", re.MULTILINE
+)
+_HOW_TO_BUILD = "build it first: make -C xen defconfig && make -C xen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XenTree:
+    """A built tree, checked. All paths are absolute."""
+
+    root: Path  #: the folder that holds everything below; paths in jobs are relative to it
+    source_root: Path  #: where patches apply with ``-p1``: the folder above ``xen/``
+    hypervisor_source: Path  #: ``source_root/xen``
+    build_root: Path  #: where ``make`` ran and ``xen-syms`` lies
+    release: str  #: e.g. ``4.17.5``
+    arch: str  #: folder below ``arch/``: ``x86`` or ``arm``
+    xen_syms: Path
+    build_id: str  #: hex; of ``xen-syms``
+    config: tuple[tuple[str, str], ...]  #: ``.config``: (name without ``CONFIG_``, value)
+
+    @property
+    def is_out_of_source(self) -> bool:
+        """Tell whether the tree was built with ``O=``."""
+        return self.build_root != self.hypervisor_source
+
+    @property
+    def patch_root(self) -> str:
+        """Return where patches apply, relative to ``root``; "" for the root itself."""
+        path = str(self.source_root.relative_to(self.root))
+        return "" if path == "." else path
+
+    @property
+    def build_dir(self) -> str:
+        """Return the build folder relative to ``root``."""
+        return str(self.build_root.relative_to(self.root))
+
+    @property
+    def source_dir(self) -> str:
+        """Return the hypervisor's sources relative to ``root``."""
+        return str(self.hypervisor_source.relative_to(self.root))
+
+
+def locate_tree(xen: Path) -> XenTree:
+    """Find the parts of a built Xen tree and check that live patches can be made for it.
+
+    Args:
+        xen: The top folder, its ``xen`` folder, or the build folder of an ``O=`` build.
+
+    Raises:
+        ConfigError: Not a Xen tree.
+        CaptureError: Not built, built without live patching, or ``xen-syms`` of another build.
+    """
+    named = Path(os.path.abspath(xen))  # noqa: PTH100  # links in the user's path stay as they are
+    build_root, source = _parts(named)
+    config = _config(build_root)
+    settings = dict(config)
+    if settings.get("LIVEPATCH") != "y":
+        raise CaptureError(
+            f"{named}: the tree was configured without CONFIG_LIVEPATCH; switch it on "
+            "(make -C xen menuconfig) and build and boot that hypervisor"
+        )
+    xen_syms = build_root / "xen-syms"
+    if not xen_syms.is_file():
+        raise CaptureError(f"{named}: the tree is not built (no xen-syms); {_HOW_TO_BUILD}")
+    source_root = source.parent
+    if build_root == source or build_root.is_relative_to(source_root):
+        root = source_root
+    else:
+        root = Path(os.path.commonpath([build_root, source_root]))
+    return XenTree(
+        root=root,
+        source_root=source_root,
+        hypervisor_source=source,
+        build_root=build_root,
+        release=_release(source),
+        arch="x86" if "X86" in settings else "arm",
+        xen_syms=xen_syms,
+        build_id=_checked_build_id(build_root, xen_syms),
+        config=config,
+    )
+
+
+def tree_digest(tree: XenTree) -> str:
+    """Return a short name for this build of this tree, for folders that outlive a fix."""
+    text = f"{tree.root}\0{tree.build_dir}\0{tree.build_id}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _is_hypervisor_source(folder: Path) -> bool:
+    return (folder / "common" / "livepatch.c").is_file() and (folder / "Makefile").is_file()
+
+
+def _parts(named: Path) -> tuple[Path, Path]:
+    """Return (build folder, hypervisor's source folder)."""
+    if not named.is_dir():
+        raise ConfigError(f"{named}: no such folder; set XEN to a built Xen tree")
+    for folder in (named / "xen", named):
+        if _is_hypervisor_source(folder):
+            return folder, folder
+    # An out-of-source build folder: 4.17 leaves a link and a Makefile that includes the source's.
+    link = named / "source"
+    if link.is_symlink() and _is_hypervisor_source(link):
+        return named, Path(os.path.normpath(named / link.readlink()))
+    match = re.search(r"^include (\S+)/Makefile$", read_text(str(named / "Makefile")), re.MULTILINE)
+    if match and _is_hypervisor_source(named / match[1]):
+        return named, Path(os.path.normpath(named / match[1]))
+    raise ConfigError(
+        f"{named}: not a Xen tree (no xen/common/livepatch.c); set XEN to the top folder, its "
+        "xen folder, or the folder given to make as O="
+    )
+
+
+def _config(build_root: Path) -> tuple[tuple[str, str], ...]:
+    text = read_text(str(build_root / ".config"))
+    if not text:
+        raise CaptureError(f"{build_root}: the tree is not built (no .config); {_HOW_TO_BUILD}")
+    pairs = (
+        line[len("CONFIG_") :].split("=", 1)
+        for line in text.splitlines()
+        if line.startswith("CONFIG_") and "=" in line
+    )
+    return tuple(sorted((name, value) for name, value in pairs))
+
+
+def _release(source: Path) -> str:
+    found = dict(_VERSION.findall(read_text(str(source / "Makefile"))))
+    extra = re.match(r"\.\d+", found.get("EXTRAVERSION", ""))
+    if "VERSION" not in found or "SUBVERSION" not in found:
+        raise ConfigError(
+            f"{source}/Makefile: the release cannot be read (no XEN_VERSION); is this a Xen tree?"
+        )
+    return f"{found['VERSION']}.{found['SUBVERSION']}{extra[0] if extra else '.0'}"
+
+
+def _checked_build_id(build_root: Path, xen_syms: Path) -> str:
+    """Return the image's build-id; refuse an image that other objects were linked into."""
+    build_id = _build_id(xen_syms)
+    again = "run make in that tree, or put back the xen-syms of the running hypervisor's build"
+    prelink = build_root / "prelink.o"
+    if prelink.is_file() and prelink.stat().st_mtime_ns > xen_syms.stat().st_mtime_ns:
+        raise CaptureError(
+            f"{xen_syms}: older than the objects (prelink.o) beside it, so it is of another "
+            f"build; {again}"
+        )
+    for name in ("xen", "xen.gz"):
+        shipped = build_root / name
+        if not shipped.is_file():
+            continue
+        if not _holds(shipped, bytes.fromhex(build_id)):
+            raise CaptureError(
+                f"{xen_syms}: its build-id {build_id} is not that of {name} beside it, so it is "
+                f"of another build; {again}"
+            )
+        break
+    return build_id
+
+
+def _build_id(xen_syms: Path) -> str:
+    try:
+        data = xen_syms.read_bytes()
+        sections = read_elf(data, str(xen_syms)).sections
+    except (OSError, ElfError) as error:
+        raise CaptureError(
+            f"{xen_syms}: not a readable ELF image ({error}); build again"
+        ) from error
+    note = next((s.data for s in sections if s.name == ".note.gnu.build-id"), b"")
+    if len(note) < 16 or note[12:16] != b"GNU\0":
+        raise CaptureError(
+            f"{xen_syms}: has no build-id; the linker must support --build-id, build again"
+        )
+    size_bytes = int.from_bytes(note[4:8], "little")
+    return note[16 : 16 + size_bytes].hex()
+
+
+def _holds(shipped: Path, build_id: bytes) -> bool:
+    try:
+        data = shipped.read_bytes()
+        return build_id in (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise CaptureError(f"{shipped}: cannot be read ({error}); build again") from error

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the plugins of a run: built in, installed, named by the environment, by the project.
+
+The order is fixed, whatever order the file system has: built-ins, entry points sorted by
+(distribution, name), ``XSPLICE_PLUGINS``, and what the project passes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.errors import NoProviderError, PluginError
+from xsplice_plugins.plugins.builtin import BUILT_IN, CANNOT_BE_DISABLED
+from xsplice_plugins.plugins.spec import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from importlib.metadata import EntryPoint
+
+PLUGINS_VARIABLE = "XSPLICE_PLUGINS"
+DISABLE_VARIABLE = "XSPLICE_DISABLE_PLUGINS"
+TRACE_VARIABLE = "XSPLICE_TRACE_PLUGINS"
+ORIGIN_BUILT_IN = "xsplice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A plugin that was found and loaded, but not registered yet."""
+
+    name: str  #: what ``SIGNER=`` and the like choose it by
+    origin: str  #: the distribution it comes from, or the place that named it
+    version: str  #: of the distribution; else the plugin's ``__version__``, or ""
+    plugin: object
+
+    @property
+    def qualified_name(self) -> str:
+        """Return the name that tells it from another plugin of the same name."""
+        return f"{self.name}@{self.origin}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Switches:
+    """What the environment says about loading."""
+
+    requested: tuple[str, ...]
+    disabled: frozenset[str]
+
+    def allows(self, name: str, origin: str, *, is_requested: bool = False) -> bool:
+        if self.disabled & {name, f"{name}@{origin}"}:
+            return False
+        return is_requested or "*" not in self.disabled
+
+
+def find_candidates(
+    *, plugins: Sequence[object], environ: Mapping[str, str], entry_points: bool
+) -> Iterator[Candidate]:
+    """Yield the plugins of a run in order of registration.
+
+    Args:
+        plugins: What the project passes: entry-point names, dotted modules, modules, instances.
+        environ: The environment's variables; see ``README.md`` beside this file.
+        entry_points: Whether installed distributions are looked at.
+
+    Raises:
+        NoProviderError: A plugin was asked for, or switched off, that is not there.
+        PluginError: A plugin cannot be loaded; the message says how to do without it.
+    """
+    switches = _Switches(
+        requested=_words(environ.get(PLUGINS_VARIABLE, "")), disabled=disabled_names(environ)
+    )
+    for built_in in BUILT_IN:
+        if switches.allows(built_in.xsplice_name, ORIGIN_BUILT_IN, is_requested=True):
+            yield Candidate(
+                name=built_in.xsplice_name,
+                origin=ORIGIN_BUILT_IN,
+                version=_own_version(),
+                plugin=built_in(),
+            )
+    installed = _entry_points() if entry_points else ()
+    _refuse_unknown(switches, installed, is_complete=entry_points)
+    named = {*switches.requested, *(p for p in plugins if isinstance(p, str))}
+    for point in installed:
+        distribution, version = _distribution(point)
+        if switches.allows(point.name, distribution, is_requested=point.name in named):
+            plugin = _load_entry_point(point, distribution)
+            yield Candidate(name=point.name, origin=distribution, version=version, plugin=plugin)
+    names = {point.name for point in installed} | {built_in.xsplice_name for built_in in BUILT_IN}
+    for word in switches.requested:
+        if word not in names:
+            yield from _from_word(word, PLUGINS_VARIABLE, switches)
+    for wanted in plugins:
+        if not isinstance(wanted, str):
+            yield from _from_object(wanted, switches)
+        elif wanted not in names:
+            yield from _from_word(wanted, "plugins=", switches)
+
+
+def disabled_names(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the names that the environment switches off; ``*`` stands for all installed ones.
+
+    Raises:
+        PluginError: The built-in verifier is among them.
+    """
+    names = frozenset(_words(environ.get(DISABLE_VARIABLE, "")))
+    for name in sorted(names):
+        if name.partition("@")[0] in CANNOT_BE_DISABLED:
+            raise PluginError(
+                f"{DISABLE_VARIABLE}: the built-in verifier {name} cannot be switched off; "
+                "take it out of the list"
+            )
+    return names
+
+
+def plugin_name(plugin: object) -> str:
+    """Return the name that a plugin passed as an object is chosen by."""
+    stated = getattr(plugin, "xsplice_name", None)
+    if isinstance(stated, str) and stated:
+        return stated
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _own_version() -> str:
+    # Not imported above: the package's __init__ may be what imports this module.
+    return str(sys.modules["xsplice_plugins"].__version__)
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    """Return all entry points of our group, sorted; the standard library's order is the disk's."""
+    from importlib import metadata  # noqa: PLC0415  # 25 ms that `entry_points=False` saves
+
+    found = metadata.entry_points(group=NAME)
+    return tuple(sorted(found, key=lambda point: (_distribution(point), point.name, point.value)))
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    """Return (name, version) of the distribution that an entry point belongs to."""
+    if point.dist is None:
+        return ("unknown", "")
+    return (point.dist.name, point.dist.version)
+
+
+def _refuse_unknown(
+    switches: _Switches, installed: Sequence[EntryPoint], *, is_complete: bool
+) -> None:
+    """Refuse to switch off what is not there: a typo would leave the plugin running."""
+    if not is_complete:
+        return
+    known = {built_in.xsplice_name for built_in in BUILT_IN}
+    known |= {point.name for point in installed}
+    known |= {f"{point.name}@{_distribution(point)[0]}" for point in installed}
+    known |= {word.partition("=")[0] for word in switches.requested} | {"*"}
+    unknown = sorted(switches.disabled - known)
+    if unknown:
+        raise NoProviderError(
+            f"{DISABLE_VARIABLE}: no plugin is called {', '.join(unknown)}; "
+            f"installed are {', '.join(sorted(known - {'*'}))}"
+        )
+
+
+def _load_entry_point(point: EntryPoint, distribution: str) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        raise PluginError(
+            f"{point.name}: the plugin of the distribution {distribution} cannot be loaded "
+            f"({type(error).__name__}: {error}); repair it, or do without it: "
+            f"{DISABLE_VARIABLE}={point.name}"
+        ) from error
+
+
+def _from_word(word: str, place: str, switches: _Switches) -> Iterator[Candidate]:
+    """Yield the plugin of ``module``, ``name=module`` or ``name=/path/file.py``."""
+    name, separator, where = word.partition("=")
+    where = where if separator else word
+    if not switches.allows(name, place, is_requested=True):
+        return
+    if where.endswith(".py") or os.sep in where:
+        module = _load_file(Path(where), name, word, place)
+    else:
+        module = _load_module(where, word, place)
+    if not separator:
+        name = plugin_name(module)
+    yield Candidate(name=name, origin=module.__name__, version=_version_of(module), plugin=module)
+
+
+def _load_module(dotted: str, word: str, place: str) -> ModuleType:
+    try:
+        return import_module(dotted)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (dotted == error.name or dotted.startswith(error.name + ".")):
+            raise NoProviderError(
+                f"{place}: {word} is neither an installed plugin nor a module; "
+                "install its package, or give name=/path/file.py"
+            ) from error
+        raise _broken(word, place, error) from error
+    except Exception as error:
+        raise _broken(word, place, error) from error
+
+
+def _load_file(path: Path, name: str, word: str, place: str) -> ModuleType:
+    if not path.is_file():
+        raise NoProviderError(f"{place}: {word}: there is no such file; check the path")
+    spec = spec_from_file_location(f"xsplice_plugin_{name}", path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{place}: {word}: not a Python file; its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise _broken(word, place, error) from error
+    return module
+
+
+def _broken(word: str, place: str, error: Exception) -> PluginError:
+    return PluginError(
+        f"{place}: {word} cannot be loaded ({type(error).__name__}: {error}); repair the plugin"
+    )
+
+
+def _from_object(plugin: object, switches: _Switches) -> Iterator[Candidate]:
+    name = plugin_name(plugin)
+    origin = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+    if switches.allows(name, origin, is_requested=True):
+        yield Candidate(name=name, origin=origin, version=_version_of(plugin), plugin=plugin)
+
+
+def _version_of(plugin: object) -> str:
+    version = getattr(plugin, "__version__", "")
+    return version if isinstance(version, str) else str(version)

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine that runs one given hypervisor, booted once and restored for each run.
+
+A saved machine belongs to one Xen image, one set of parts and one QEMU with one command line;
+all of these are in its key. Where it cannot be restored, the machine is booted afresh.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.realxen.agent import hypercall_agent, tool_agent
+from xsplice_plugins.realxen.cache import cache_folder, locked, remove_unused
+from xsplice_plugins.realxen.initramfs import pack_disk
+from xsplice_plugins.realxen.parts import prepare_parts
+from xsplice_plugins.realxen.results import FINISHED, READY, Outcome, RunResult, Step, parse_console
+from xsplice_plugins.realxen.session import Session, signals_as_interrupt
+
+log = logging.getLogger(__name__)
+
+AgentKind = Literal["tool", "hypercall"]
+
+#: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
+DISK_BYTES = 64 * 1024 * 1024
+MACHINES_MAX = 6
+STEPS_MAX = 20_000
+BOOT_SECONDS = 240.0
+RUN_SECONDS = 60.0
+STEP_SECONDS = 2.0
+
+#: With the default of 16 KiB a quick succession of answers loses some of them on the way out.
+_XEN_ARGUMENTS = (
+    "console=com1 com1=115200,8n1 loglvl=all serial_tx_buffer=8M dom0_mem=384M,max:384M"
+)
+_KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A prepared machine.
+
+    Attributes:
+        folder: Where its files are, in the cache.
+        packages: What dom0 was made of.
+        qemu: QEMU's version line.
+    """
+
+    folder: Path
+    packages: tuple[str, ...]
+    qemu: str
+
+    @staticmethod
+    def prepare(
+        xen: Path,
+        *,
+        release: str = "4.17",
+        cache: Path | None = None,
+        say: Callable[[str], None] = log.info,
+        mirror: str = "",
+    ) -> "Machine":
+        """Make a machine for one hypervisor image, as far as it is not there yet.
+
+        Args:
+            xen: The ELF image that boots (``xen`` or ``xen.gz``, not ``xen-syms``).
+            release: The Xen release whose tool is to be used.
+            cache: The user's cache folder, from the environment when absent.
+            say: Told what is being done.
+            mirror: Debian archive to use in place of the system's.
+
+        Raises:
+            ConfigError: A program is missing, or a package cannot be fetched.
+            VerifyError: The image cannot be read, or does not boot.
+        """
+        try:
+            image = xen.read_bytes()
+        except OSError as error:
+            raise VerifyError(f"{xen}: cannot be read ({error.strerror})") from error
+        if image[:2] == b"\x1f\x8b":  # Debian ships xen-4.17-amd64.gz
+            image = gzip.decompress(image)
+        if image[:4] != b"\x7fELF":
+            raise VerifyError(f"{xen}: not an ELF image; name the tree's xen/xen")
+        cache = cache or cache_folder(os.environ)
+        parts = prepare_parts(cache, release=release, say=say, mirror=mirror)
+        done = subprocess.run(
+            ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=False
+        )
+        qemu = done.stdout.split("\n")[0]
+        state = hashlib.sha256(image)
+        state.update(parts.initramfs.read_bytes())
+        state.update("\n".join([*parts.packages, qemu, *_command(0)]).encode())
+        folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
+        machine = Machine(folder=folder, packages=parts.packages, qemu=qemu)
+        with locked(folder):
+            if not (folder / "made").is_file():
+                (folder / "xen").write_bytes(image)
+                for name, source in (("vmlinux", parts.kernel), ("initramfs", parts.initramfs)):
+                    (folder / name).unlink(missing_ok=True)
+                    (folder / name).hardlink_to(source)
+                (folder / "made").touch()
+            if not (folder / "saved").is_file():
+                say(f"booting {xen} once, to save the booted machine")
+                machine._save()
+            (folder / "made").touch()
+        _remove_old(folder.parent)
+        return machine
+
+    def run(
+        self,
+        steps: Sequence[Step],
+        payloads: Mapping[str, bytes],
+        *,
+        console_log: Path | None = None,
+        timeout_seconds: float | None = None,
+        cold: bool = False,
+        agent: AgentKind = "tool",
+    ) -> RunResult:
+        """Let the agent do a list of steps on a fresh machine.
+
+        Args:
+            steps: What to do, in order.
+            payloads: Content by key, as the upload steps name them.
+            console_log: File that everything printed is written to.
+            timeout_seconds: Bound of the whole run; derived from the number of steps if absent.
+            cold: Boot in place of restoring the saved machine.
+            agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it.
+
+        Raises:
+            VerifyError: A step cannot be given to the agent, or QEMU cannot be started.
+        """
+        if len(steps) > STEPS_MAX:
+            raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")
+        files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
+        script = "".join(step.line(number, files) + "\n" for number, step in enumerate(steps))
+        members = {files[key]: body for key, body in payloads.items()}
+        program = tool_agent() if agent == "tool" else hypercall_agent(self.folder.parents[2])
+        members |= {"steps": script.encode(), "agent": program}
+        disk = pack_disk(members, size_bytes=DISK_BYTES)
+        bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
+        began = time.monotonic()
+        with (
+            locked(self.folder, is_shared=True),
+            _disk(disk) as number,
+        ):
+            job = _Job(disk=number, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
+            result = None if cold else self._attempt(job, bound, restored=True)
+            if result is None:
+                result = self._attempt(job, bound + BOOT_SECONDS, restored=False)
+        if result is None:
+            raise VerifyError(f"{self.folder}: dom0 did not come up; see boot.log in that folder")
+        if console_log is not None:
+            console_log.write_text(result.console)
+        return result
+
+    def _save(self) -> None:
+        """Boot, wait until the agent is ready, and save the machine."""
+        partial = self.folder / "saved.partial"
+        deadline = time.monotonic() + BOOT_SECONDS
+        with _disk(b"") as disk:
+            command = _command(disk)
+            with (
+                signals_as_interrupt(),
+                Session(command, cwd=self.folder, deadline=deadline, files=[disk]) as session,
+            ):
+                if not session.wait_for(READY):
+                    self._refuse_boot(session)
+                session.control("stop")
+                session.control("migrate", uri=f"exec:cat >{shlex.quote(str(partial))}")
+                while True:
+                    answer = session.control("query-migrate")
+                    status = answer.get("status") if isinstance(answer, dict) else None
+                    if status == "completed":
+                        break
+                    if status in {"failed", "cancelled"} or time.monotonic() > deadline:
+                        raise VerifyError(f"{partial}: the machine cannot be saved ({status})")
+                    time.sleep(0.02)
+                (self.folder / "boot.log").write_text(session.console)
+        partial.replace(self.folder / "saved")
+
+    def _refuse_boot(self, session: Session) -> None:
+        (self.folder / "boot.log").write_text(session.console)
+        last = session.crash or "\n".join(session.console.strip().split("\n")[-5:])
+        raise VerifyError(
+            f"{self.folder / 'xen'}: dom0 did not come up; last words: {last!r}; "
+            f"see {self.folder / 'boot.log'}"
+        )
+
+    def _attempt(self, job: "_Job", bound: float, *, restored: bool) -> RunResult | None:
+        """Run the steps once; ``None`` when the machine could not be brought up this way."""
+        command = _command(job.disk)
+        if restored:
+            command += ["-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}"]
+        deadline = time.monotonic() + bound
+        with (
+            signals_as_interrupt(),
+            Session(command, cwd=self.folder, deadline=deadline, files=[job.disk]) as session,
+        ):
+            if restored:
+                try:
+                    _resume(session, deadline)
+                except VerifyError as error:
+                    log.info("%s: not restored, booting afresh: %s", self.folder, error)
+                    return None
+            elif not session.wait_for(READY):
+                self._refuse_boot(session)
+            session.send_line(str(job.pages))
+            finished = session.wait_for(FINISHED)
+            console = session.console
+            crash = "" if finished else session.crash
+        if not finished and not crash and session.overflowed:
+            crash = "the console's log overflowed"
+        broken: Outcome = "crashed" if crash else "timeout"
+        text = console if restored else console.partition(READY)[2]
+        return RunResult(
+            steps=parse_console(text, job.steps, broken=broken),
+            restored=restored,
+            crash=crash,
+            seconds=time.monotonic() - job.began,
+            console=console,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one run hands over, and when it began."""
+
+    disk: int
+    pages: int
+    steps: tuple[Step, ...]
+    began: float
+
+
+def _command(disk: int) -> list[str]:
+    return [
+        "qemu-system-x86_64",
+        *("-accel", "tcg,thread=multi"),
+        # The processor that the model takes as given; it decides which alternatives and NOPs
+        # are in memory. With SMAP dom0 crashes early under emulation, with MWAIT Xen panics.
+        *("-cpu", "EPYC,-smap,-monitor"),
+        *("-smp", "1"),
+        *("-m", "512"),
+        *("-display", "none"),
+        "-no-reboot",
+        "-nodefaults",
+        "-no-user-config",
+        *("-drive", f"if=none,id=jobs,format=raw,readonly=on,file=/proc/self/fd/{disk}"),
+        *("-device", "virtio-blk-pci,drive=jobs"),
+        *("-kernel", "xen"),
+        *("-append", _XEN_ARGUMENTS),
+        *("-initrd", f"vmlinux {_KERNEL_ARGUMENTS},initramfs"),
+    ]
+
+
+def _remove_old(folder: Path) -> None:
+    """Keep the machines used last: each build of Xen makes one, of more than 100 MB."""
+    stamps = [(path.stat().st_mtime, path.parent) for path in folder.glob("*/made")]
+    for _, machine in sorted(stamps)[:-MACHINES_MAX]:
+        if remove_unused(machine):
+            log.info("%s: removed, it was not used for long", machine)
+
+
+@contextlib.contextmanager
+def _disk(data: bytes) -> Iterator[int]:
+    """Give the descriptor of a disk in memory: nothing is left of it, however we end."""
+    number = os.memfd_create("xsplice-jobs")
+    try:
+        with os.fdopen(os.dup(number), "wb") as handle:
+            handle.write(data)
+        os.ftruncate(number, DISK_BYTES)
+        yield number
+    finally:
+        os.close(number)
+
+
+def _resume(session: Session, deadline: float) -> None:
+    """Wait until the saved machine has been read, and let it go on."""
+    while True:
+        answer = session.control("query-migrate")
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if status == "completed":
+            break
+        if status == "failed" or time.monotonic() > deadline:
+            raise VerifyError(f"QEMU: the saved machine cannot be restored ({status})")
+        time.sleep(0.02)
+    with contextlib.suppress(VerifyError):
+        session.control("cont")

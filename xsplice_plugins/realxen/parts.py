@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a machine that do not depend on the hypervisor: kernel, tool, libraries, shell.
+
+They come from Debian's packages, are unpacked into the cache folder and never installed. The
+C library comes from the same Debian release as the tool, so the host's does not matter.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.realxen import debian
+from xsplice_plugins.realxen.agent import APPLETS, init_script
+from xsplice_plugins.realxen.cache import locked
+from xsplice_plugins.realxen.initramfs import pack_cpio, unpack_kernel
+
+#: Changes when what is kept of the packages changes.
+RECIPE = "1"
+#: dom0 always runs bookworm's kernel: later ones are packed in ways Python cannot unpack.
+KERNEL_SUITE = "bookworm"
+KERNEL_META = "linux-image-amd64"
+MODULES = ("xen-privcmd", "xenfs", "virtio_pci", "virtio_blk")
+PROGRAMS = {
+    "apt-get": "apt",
+    "dpkg": "dpkg",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+}
+FILES = {"/usr/share/seabios/bios-256k.bin": "seabios"}
+
+_LIBRARIES = (
+    "libc6",
+    "libxencall1",
+    "libxendevicemodel1",
+    "libxenevtchn1",
+    "libxenforeignmemory1",
+    "libxengnttab1",
+    "libxentoolcore1",
+    "libxentoollog1",
+)
+_LIBRARY_NAMES = re.compile(
+    r"(?:libc\.so\.6|ld-linux-x86-64\.so\.2"
+    r"|libxen(?:ctrl|call|devicemodel|evtchn|foreignmemory|gnttab|toolcore|toollog)\.so\.[0-9.]+)"
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Where the parts of a machine are."""
+
+    kernel: Path
+    initramfs: Path
+    #: What they were made of, for reports: package names with versions.
+    packages: tuple[str, ...]
+
+
+def prepare_parts(
+    cache: Path, *, release: str, say: Say, etc_apt: Path = Path("/etc/apt"), mirror: str = ""
+) -> Parts:
+    """Fetch and unpack what is not there yet.
+
+    Args:
+        cache: The user's cache folder.
+        release: The Xen release whose ``xen-livepatch`` is wanted, for example ``4.17``.
+        say: Told what is being done.
+        etc_apt: The system's apt settings.
+        mirror: An archive to use in place of the system's.
+
+    Raises:
+        ConfigError: A program is missing, or a package cannot be fetched.
+    """
+    debian.require_packages("real Xen under QEMU", PROGRAMS, FILES)
+    suite = debian.suite_of(release)
+    known = debian.system_sources(etc_apt)
+    kernel = cache / "qemu" / f"kernel-{KERNEL_SUITE}-{RECIPE}"
+    tool = cache / "qemu" / f"tool-{release}-{RECIPE}"
+    for folder, place, make in (
+        (kernel, KERNEL_SUITE, _make_kernel),
+        (tool, suite, lambda apt, into: _make_tool(apt, into, release)),
+    ):
+        with locked(cache / "apt" / place):
+            if (folder / "packages.json").is_file():
+                continue
+            say(f"fetching {folder.name} from Debian {place}")
+            sources = debian.choose_sources(known, suite=place, mirror=mirror)
+            apt = debian.open_apt(cache / "apt" / place, sources)
+            partial = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            packages = make(apt, partial)
+            (partial / "packages.json").write_text(json.dumps(packages, indent=2) + "\n")
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    packages = [
+        name
+        for folder in (kernel, tool)
+        for name in json.loads((folder / "packages.json").read_text())
+    ]
+    initramfs = tool / "initramfs.img"
+    _write_if_new(initramfs, _pack_initramfs(kernel, tool))
+    return Parts(kernel=kernel / "vmlinux", initramfs=initramfs, packages=tuple(packages))
+
+
+def _make_kernel(apt: debian.PrivateApt, into: Path) -> list[str]:
+    (package,) = debian.dependencies(apt, KERNEL_META, r"linux-image-\d\S*-amd64")
+    files = debian.download_packages(apt, [package], into / "debs")
+    root = into / "root"
+    for path in files:
+        debian.unpack_package(path, root, log=apt.log)
+    images = sorted((root / "boot").glob("vmlinuz-*"))
+    if len(images) != 1:
+        raise ConfigError(f"{package}: holds {len(images)} kernels, not one")
+    (into / "vmlinux").write_bytes(unpack_kernel(images[0].read_bytes(), name=package))
+    (into / "modules").mkdir()
+    found = {path.name.split(".")[0]: path for path in sorted(root.rglob("*.ko"))}
+    order: list[str] = []
+    for name in MODULES:
+        _add_module(name, found, order)
+    for name in order:
+        shutil.copyfile(found[name], into / "modules" / f"{name}.ko")
+    (into / "modules.json").write_text(json.dumps(order) + "\n")
+    shutil.rmtree(root)
+    shutil.rmtree(into / "debs")
+    return [path.stem for path in files]
+
+
+def _add_module(name: str, found: dict[str, Path], order: list[str]) -> None:
+    """Add a module after everything that it needs (its ``depends=`` in ``.modinfo``)."""
+    if name in order:
+        return
+    if name not in found:
+        raise ConfigError(f"{name}: the kernel package has no such module; it cannot be a dom0")
+    match = re.search(rb"\0depends=([^\0]*)\0", found[name].read_bytes())
+    for needed in (match.group(1).decode() if match else "").split(","):
+        if needed:
+            _add_module(needed if needed in found else needed.replace("_", "-"), found, order)
+    order.append(name)
+
+
+def _make_tool(apt: debian.PrivateApt, into: Path, release: str) -> list[str]:
+    names = [f"xen-utils-{release}", f"libxenmisc{release}", "busybox-static", *_LIBRARIES]
+    files = debian.download_packages(apt, names, into / "debs")
+    root = into / "root"
+    for path in files:
+        debian.unpack_package(path, root, log=apt.log)
+    (into / "lib").mkdir()
+    for path in sorted(root.rglob("*.so*")):
+        if _LIBRARY_NAMES.fullmatch(path.name) and path.is_file():
+            shutil.copyfile(path, into / "lib" / path.name)
+    wanted = {"xen-livepatch": f"usr/lib/xen-{release}/bin/xen-livepatch", "busybox": "*/busybox"}
+    for name, pattern in wanted.items():
+        found = [path for path in sorted(root.rglob("*")) if path.match(pattern) and path.is_file()]
+        if not found:
+            raise ConfigError(f"{name}: not found in Debian's packages for Xen {release}")
+        shutil.copyfile(found[0], into / name)
+    shutil.rmtree(root)
+    shutil.rmtree(into / "debs")
+    return [path.stem for path in files]
+
+
+def _pack_initramfs(kernel: Path, tool: Path) -> bytes:
+    modules = json.loads((kernel / "modules.json").read_text())
+    files = {"init": init_script(modules).encode(), "bin/busybox": (tool / "busybox").read_bytes()}
+    files |= {f"modules/{n}.ko": (kernel / "modules" / f"{n}.ko").read_bytes() for n in modules}
+    files |= {
+        f"xen/lib/{path.name}": path.read_bytes() for path in sorted((tool / "lib").iterdir())
+    }
+    files["xen/xen-livepatch"] = (tool / "xen-livepatch").read_bytes()
+    files["lib64/ld-linux-x86-64.so.2"] = files["xen/lib/ld-linux-x86-64.so.2"]
+    return pack_cpio(files, {f"bin/{applet}": "busybox" for applet in APPLETS})
+
+
+def _write_if_new(path: Path, data: bytes) -> None:
+    if path.is_file() and path.read_bytes() == data:
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of hand-written payloads with scenarios: built for any tree, played anywhere.
+
+A table is a JSON file beside its C files. A scenario is a list of requests to a freshly booted
+hypervisor, each with the answer that must come: the hypercall's error, the payload's state and
+recorded result, and what the extra version reads afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.handmade.building import build
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pluggy
+
+    from xsplice_plugins.hypervisor import Image
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.plugins.spec import Config
+    from xsplice_plugins.realxen import Machine, Step
+
+_EXTRA_CHARACTERS_MAX = 15  #: the hypercall copies 16 bytes, the last of them NUL
+_PLACES = ("model", "qemu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadRow:
+    """One payload of a table."""
+
+    sources: tuple[str, ...]  #: C files beside the table
+    depends: str = ""  #: the payload that it stacks on; "" for Xen
+    without: str = ""  #: a section that is taken out of the finished payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One request and its answer."""
+
+    do: str  #: upload, apply, revert, replace, unload, extra
+    name: str = ""
+    payload: str = ""  #: for upload; default: the payload called ``name``
+    flags: tuple[str, ...] = ()
+    error: int = 0  #: positive error number of the hypercall
+    state: str = ""  #: afterwards; "" where it is not loaded
+    rc: int = 0
+    extra: str | None = None  #: ``None``: as before the first step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Requests to one freshly booted hypervisor."""
+
+    id: str
+    what: str
+    steps: tuple[StepRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Payloads and what becomes of them."""
+
+    schema: int
+    payloads: dict[str, PayloadRow]
+    scenarios: tuple[Scenario, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one scenario went in one place."""
+
+    scenario: str
+    what: str
+    place: str  #: "model" or "qemu"
+    differences: tuple[str, ...]  #: none: as the table says
+
+
+class _Answer(Protocol):
+    """What the model predicts and what a real hypervisor answers."""
+
+    @property
+    def error(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def rc(self) -> int: ...
+    @property
+    def extra(self) -> str: ...
+
+
+def read_table(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        XspliceError: Unreadable, of another schema, or it names payloads that it lacks.
+    """
+    table = artefacts.load(path, Table)
+    if table.schema != artefacts.SCHEMA:
+        raise ConfigError(
+            f"{path}: schema {table.schema} is not {artefacts.SCHEMA}; update xsplice"
+        )
+    wanted = {row.depends for row in table.payloads.values() if row.depends}
+    for scenario in table.scenarios:
+        wanted |= {step.payload or step.name for step in scenario.steps if step.do == "upload"}
+    if unknown := sorted(wanted - table.payloads.keys()):
+        raise ConfigError(f"{path}: it has no payload {', '.join(unknown)}; describe it there")
+    return table
+
+
+def build_table(
+    plugins: pluggy.PluginManager,
+    tree: XenTree,
+    table: Table,
+    sources: Path,
+    out: Path,
+    config: Config,
+) -> dict[str, bytes]:
+    """Build all payloads of a table, unsigned, and write them to a folder.
+
+    Args:
+        plugins: The plugins of this run.
+        tree: A built tree; it is only read.
+        table: The table.
+        sources: Folder of its C files.
+        out: Folder for ``NAME.livepatch`` and ``NAME.payload.json``.
+        config: Settings of the run.
+
+    Raises:
+        XspliceError: One of them cannot be built.
+    """
+    made: dict[str, bytes] = {}
+    pending = dict(table.payloads)
+    while pending:
+        ready = [name for name, row in pending.items() if not row.depends or row.depends in made]
+        if not ready:
+            raise ConfigError(
+                f"{', '.join(sorted(pending))}: each stacks on another; break the ring"
+            )
+        for name in sorted(ready):
+            row = pending.pop(name)
+            below = out / f"{row.depends}.livepatch" if row.depends else None
+            files = [sources / file for file in row.sources]
+            payload = build(plugins, tree, files, name, replace(config, depends=below))
+            data = without_section(payload.data, row.without) if row.without else payload.data
+            artefacts.write_file(out / f"{name}.livepatch", data)
+            artefacts.save(out / f"{name}.payload.json", payload.record)
+            made[name] = data
+    return made
+
+
+def without_section(data: bytes, name: str) -> bytes:
+    """Return a payload in which nobody finds a section any more: it goes by another name.
+
+    Raises:
+        ConfigError: There is no such section.
+    """
+    elf = read_elf(data, "payload")
+    if name not in elf.section_by_name:
+        raise ConfigError(
+            f"{name}: the payload has no such section to leave out; correct the table"
+        )
+    names = next(section for section in elf.sections if section.name == ".shstrtab")
+    word = name.encode() + b"\0"
+    place = names.offset_file + names.data.index(b"\0" + word) + 1
+    return data[:place] + b"." + b"x" * (len(word) - 2) + b"\0" + data[place + len(word) :]
+
+
+def play_in_model(
+    table: Table, payloads: Mapping[str, bytes], image: Image, release: str
+) -> tuple[Outcome, ...]:
+    """Play every scenario in the reference hypervisor core.
+
+    Args:
+        table: The table.
+        payloads: Its payloads, built for this image.
+        image: The hypervisor.
+        release: Its release.
+    """
+    from xsplice_plugins import hypervisor  # noqa: PLC0415  the model is only needed here
+    from xsplice_plugins.verify.predict import predict  # noqa: PLC0415
+
+    outcomes = []
+    for scenario in table.scenarios:
+        steps = _steps(scenario)
+        answers = predict(steps, payloads, image=image, release=hypervisor.release(release))
+        problems = [f"step {i}: {a.hazard}" for i, a in enumerate(answers) if a.hazard]
+        outcomes.append(_outcome(scenario, "model", answers, problems))
+    return tuple(outcomes)
+
+
+def play_on_xen(
+    table: Table, payloads: Mapping[str, bytes], machine: Machine
+) -> tuple[Outcome, ...]:
+    """Play every scenario on a real hypervisor, each on a machine of its own.
+
+    Args:
+        table: The table.
+        payloads: Its payloads, built for the image that boots there.
+        machine: The prepared machine.
+    """
+    outcomes = []
+    for scenario in table.scenarios:
+        steps = _steps(scenario)
+        used = {step.payload: payloads[step.payload] for step in steps if step.payload}
+        run = machine.run(steps, used, agent="hypercall")
+        problems = [
+            f"step {i}: {s.outcome}" for i, s in enumerate(run.steps) if s.outcome != "done"
+        ]
+        problems += [run.crash] if run.crash else []
+        outcomes.append(_outcome(scenario, "qemu", run.steps, problems))
+    return tuple(outcomes)
+
+
+def _steps(scenario: Scenario) -> tuple[Step, ...]:
+    """Return a scenario's requests, behind one that asks for the extra version."""
+    from xsplice_plugins.realxen import Step  # noqa: PLC0415  costs what only players pay
+
+    rows = [
+        Step(
+            verb=row.do,
+            name=row.name,
+            payload=(row.payload or row.name) if row.do == "upload" else "",
+            flags=row.flags,
+        )
+        for row in scenario.steps
+    ]
+    return (Step(verb="extra"), *rows)
+
+
+def _outcome(
+    scenario: Scenario, place: str, answers: Sequence[_Answer], problems: Sequence[str]
+) -> Outcome:
+    differences = list(problems)
+    if not problems:
+        before = answers[0].extra
+        for row, answer in zip(scenario.steps, answers[1:], strict=True):
+            extra = before if row.extra is None else row.extra[:_EXTRA_CHARACTERS_MAX]
+            pairs = (
+                ("error", row.error, answer.error),
+                ("state", row.state, answer.state),
+                ("rc", row.rc, answer.rc),
+                ("extra version", extra, answer.extra),
+            )
+            differences += [
+                f"{row.do} {row.name}: {what} is {found!r}, the table says {wanted!r}"
+                for what, wanted, found in pairs
+                if wanted != found
+            ]
+    return Outcome(
+        scenario=scenario.id, what=scenario.what, place=place, differences=tuple(differences)
+    )

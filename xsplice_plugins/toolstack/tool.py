@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The toolstack in front of the model: the real tool's commands, words and exit codes.
+
+``run`` is one call of the program. The model behind it lives in a file, so that a person can play a
+scenario command by command. Extensions over the real tool: ``check`` (what the upload checked, as
+the 2015 plan's command does), ``reboot`` (start over), and what is said when the host goes down.
+
+Source: specification section 11.4; tools/misc/xen-livepatch.c.
+"""
+
+import errno as host_errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
+from xsplice_plugins.hypervisor.facts.releases import Release
+from xsplice_plugins.hypervisor.facts.verdicts import (
+    EAGAIN,
+    EBUSY,
+    EINVAL,
+    ENOENT,
+    Hazard,
+    errno_text,
+)
+from xsplice_plugins.hypervisor.image.image import Image
+from xsplice_plugins.hypervisor.state.payload import State
+from xsplice_plugins.hypervisor.state.requests import Command, Status
+from xsplice_plugins.toolstack.session import Session, load_session, save_session
+
+NAME_LENGTH_MAX = 128
+#: Result of a command whose failure is no errno; the real tool's -1.
+_FAILED = -1
+_HELP = """\
+xsplice: play with live patches in the model
+Usage: xsplice <command> [arguments] [flags]
+Commands:
+  help                    these lines
+  list                    payloads that are loaded
+  load <file> [--nodeps]  upload, check and apply a file under its own name
+  upload <name> <file>    upload and check a file
+  check <name>            say what the upload checked
+  apply <name> [--nodeps] apply a checked payload
+  revert <name>           take an applied payload off
+  replace <name>          apply one payload instead of all others
+  unload <name>           forget a payload that is not applied
+  reboot                  start over with a fresh hypervisor
+"""
+
+
+class ToolResult(NamedTuple):
+    """What one call of the program came to."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Action:
+    """One row of the real tool's table; ``expected`` None means gone."""
+
+    command: Command
+    verb: str
+    allowed: State
+    expected: State | None
+
+
+_ACTIONS = {
+    "apply": _Action(
+        command=Command.APPLY, verb="Applying", allowed=State.CHECKED, expected=State.APPLIED
+    ),
+    "revert": _Action(
+        command=Command.REVERT, verb="Reverting", allowed=State.APPLIED, expected=State.CHECKED
+    ),
+    "unload": _Action(
+        command=Command.UNLOAD, verb="Unloading", allowed=State.CHECKED, expected=None
+    ),
+    "replace": _Action(
+        command=Command.REPLACE,
+        verb="Replacing all live patches with",
+        allowed=State.CHECKED,
+        expected=State.APPLIED,
+    ),
+}
+_COMMANDS = ("help", "list", "upload", "load", *_ACTIONS)
+
+
+@dataclass(slots=True)
+class _Tool:
+    """One call: the session and what is printed."""
+
+    session: Session
+    force: int = 0
+    out: list[str] = field(default_factory=list)
+    err: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.out.append(text)
+
+    def complain(self, text: str) -> None:
+        self.err.append(text)
+
+    def error(self, number: int) -> int:
+        self.complain(f"Error {number}: {errno_text(number)}\n")
+        return number
+
+    def status(self, name: str) -> Status | None:
+        raw = name.encode("latin-1", "replace") + b"\0"
+        return self.session.hypervisor.get(raw)[1]
+
+    # -- commands -------------------------------------------------------------------------------
+
+    def help(self, _arguments: Sequence[str]) -> int:
+        self.say(_HELP)
+        return 0
+
+    def usage(self) -> int:
+        self.complain(_HELP)
+        return _FAILED
+
+    def list(self, arguments: Sequence[str]) -> int:
+        if arguments:
+            return self.usage()
+        _, listing = self.session.hypervisor.list_payloads()
+        has_metadata = self.session.hypervisor.release.has_v2_sections
+        if listing is None or (not listing.entries and has_metadata):
+            self.say("Nothing to list\n")
+            return 0
+        if has_metadata:
+            self.say(f" ID{'':37}| status     | metadata\n{'':->40}+{'':->12}+{'':->15}\n")
+        else:
+            self.say(f" ID{'':37}| status\n{'':->40}+{'':->12}\n")
+        for entry in listing.entries:
+            rc = f" ({-entry.rc}, {errno_text(entry.rc)})" if entry.rc else ""
+            line = f"{entry.name:<40}| {entry.state.name}{rc}"
+            if has_metadata:
+                text = entry.metadata[:-1].replace(b"\0", b";").decode("latin-1")
+                line = f"{line}    | {text}"
+            self.say(line + "\n")
+        return 0
+
+    def upload(self, arguments: Sequence[str]) -> int:
+        if len(arguments) != 2:
+            return self.usage()
+        name, path = arguments
+        if len(name) > NAME_LENGTH_MAX:
+            self.complain(f"ID must be no more than {NAME_LENGTH_MAX} characters.\n")
+            return EINVAL
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            self.complain(f"Could not open {path}.\n")
+            return self.error(error.errno or host_errno.EIO)
+        if not data:
+            # The real tool maps the file, and an empty file cannot be mapped.
+            self.complain(f"Could not map {path}.\n")
+            return self.error(EINVAL)
+        self.say(f"Uploading {path}... ")
+        answer = self.session.upload(name, data, flags=self.force)
+        if answer.code:
+            self.say("failed\n")
+            self.complain(f"({answer.step}: {answer.reason})\n")
+            return self.error(-answer.code)
+        self.say("completed\n")
+        return 0
+
+    def check(self, arguments: Sequence[str]) -> int:
+        if len(arguments) != 1:
+            return self.usage()
+        payloads = self.session.hypervisor.payloads
+        payload = next((p for p in payloads if p.name == arguments[0]), None)
+        if payload is None:
+            self.complain(f"Failed to get status of {arguments[0]}.\n")
+            return self.error(ENOENT)
+        self.say(f"{payload.name}: {payload.state.name}\n")
+        for step, text in payload.log:
+            self.say(f"  {step}: {text}\n")
+        return 0
+
+    def load(self, arguments: Sequence[str]) -> int:
+        if not arguments:
+            return self.usage()
+        name = os.path.basename(arguments[0])  # noqa: PTH119  # basename(3): "a/" gives ""
+        name = name.rpartition(".")[0] if "." in name else name
+        result = self.upload((name, arguments[0]))
+        if result:
+            return result
+        result = self.act("apply", (name, *arguments[1:]))
+        if result:
+            self.act("unload", (name,))
+        return result
+
+    def act(self, word: str, arguments: Sequence[str]) -> int:
+        action = _ACTIONS[word]
+        if not arguments:
+            return self.usage()
+        name = arguments[0]
+        if len(name) > NAME_LENGTH_MAX:
+            self.complain(f"ID must be no more than {NAME_LENGTH_MAX} characters.\n")
+            return EINVAL
+        known = {"--nodeps"} if word == "apply" and self._has_flags() else set()
+        for flag in arguments[1:]:
+            if flag not in known:
+                self.complain(f"Unsupported flag: {flag}.\n")
+                return EINVAL
+        status = self.status(name)
+        if status is None:
+            self.complain(f"Failed to get status of {name}.\n")
+            return self.error(ENOENT)
+        if status.rc == -EAGAIN:
+            self.complain(f"Cannot execute {word}.\nOperation already in progress.\n")
+            return EAGAIN
+        if status.state == action.expected:
+            self.say("No action needed.\n")
+            return 0
+        if status.state != action.allowed:
+            return self._wrong_state(name, status.state, action.allowed)
+        self.say(f"{action.verb} {name}... ")
+        answer = self.session.action(name, action.command, flags=1 if arguments[1:] else 0)
+        if answer.code:
+            self.say("failed\n")
+            self.complain(f"({answer.step}: {answer.reason})\n")
+            return self.error(abs(answer.code))
+        return self._outcome(name, action)
+
+    def _has_flags(self) -> bool:
+        return self.session.hypervisor.release.has_v2_sections
+
+    def _outcome(self, name: str, action: _Action) -> int:
+        """Look once after the waiting time, as the real tool does."""
+        status = self.status(name)
+        if status is None:
+            is_gone = action.expected is None
+            self.say("completed\n" if is_gone else "failed\n")
+            return 0 if is_gone else self.error(ENOENT)
+        if status.rc == -EAGAIN:
+            self.say("failed\n")
+            self.complain("Operation didn't complete.\n")
+            return EAGAIN
+        if status.rc < 0:
+            self.say("failed\n")
+            return self.error(-status.rc)
+        if status.rc == 0 and status.state == action.expected:
+            self.say("completed\n")
+            return 0
+        self.say("failed\n")
+        return self._wrong_state(name, status.state, action.expected or State.CHECKED)
+
+    def _wrong_state(self, name: str, current: State, expected: State) -> int:
+        self.complain(
+            f"{name} is in the wrong state.\n"
+            f"Current state: {current.name}\n"
+            f"Expected state: {expected.name}\n"
+        )
+        return _FAILED
+
+
+def _match(word: str, release: Release) -> str:
+    """Find a command: exact since 4.19, by prefix of what was typed before."""
+    extra = ("check", "reboot")
+    if word in _COMMANDS or word in extra:
+        return word
+    if release.has_op_flags or not word:
+        return ""
+    return next((name for name in _COMMANDS if name.startswith(word)), "")
+
+
+def run(
+    argv: Sequence[str],
+    state_path: Path,
+    image: Image,
+    *,
+    release: Release,
+    signatures: SignaturePolicy = OFF,
+) -> ToolResult:
+    """Call the tool once.
+
+    Args:
+        argv: the words behind the program's name; ``--force`` may come first (4.19 and later).
+        state_path: where the model lives between calls.
+        image: the hypervisor as after boot.
+        release: its release.
+        signatures: whether uploads must be signed.
+
+    Returns:
+        Exit code (0 done, 2 try again, 1 otherwise) and what is printed.
+
+    Raises:
+        ConfigError: the state file is damaged or belongs to something else.
+    """
+    words = list(argv)
+    is_forced = bool(words) and words[0] == "--force" and release.has_op_flags
+    if is_forced:
+        words.pop(0)
+    if not words:
+        return ToolResult(0, _HELP, "")
+    word = _match(words[0], release)
+    if not word:
+        text = f"Unrecognised command '{words[0]}' -- try 'xsplice help'\n"
+        return ToolResult(1, "", text)
+    if word == "reboot":
+        state_path.unlink(missing_ok=True)
+        return ToolResult(0, "The hypervisor starts over.\n", "")
+    session = load_session(state_path, image, release, signatures=signatures)
+    tool = _Tool(session, force=1 if is_forced else 0)
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "help": tool.help,
+        "list": tool.list,
+        "upload": tool.upload,
+        "load": tool.load,
+        "check": tool.check,
+    }
+    try:
+        if session.hypervisor.hazard is not None and word != "help":
+            raise session.hypervisor.hazard
+        rest = words[1:]
+        result = commands[word](rest) if word in commands else tool.act(word, rest)
+    except Hazard as hazard:
+        tool.complain(f"\nThe host went down at {hazard.step}: {hazard.reason}\n")
+        result = 1
+    save_session(state_path, session)
+    exit_code = 2 if result in {EAGAIN, EBUSY} else int(result != 0)
+    return ToolResult(exit_code, "".join(tool.out), "".join(tool.err))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in verifier: the payload's whole life in the reference hypervisor core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from xsplice_plugins import hypervisor
+from xsplice_plugins.artefacts import (
+    Finding,
+    PayloadRecord,
+    Severity,
+    SignatureState,
+    VerifyRequest,
+)
+from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.hypervisor import Probe, SignaturePolicy, SignatureVerdict
+from xsplice_plugins.hypervisor.act.signature import OFF
+from xsplice_plugins.plugins.spec import Config
+
+_SEVERITIES = {
+    "proved": Severity.INFO,
+    "refused": Severity.ERROR,
+    "hazard": Severity.HAZARD,
+}
+
+
+class ModelVerifier:
+    """Load, apply, observe, revert and unload the payload in the model."""
+
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+    ) -> tuple[Finding, ...]:
+        """Return one finding: what the model came to, with its whole report as evidence.
+
+        Args:
+            data: The whole signed file.
+            record: What it holds.
+            request: Image, release, signature, expectations and what lies beneath.
+            config: Settings of the run.
+
+        Raises:
+            VerifyError: The image cannot be used, or ``expected.json`` is not one.
+        """
+        del config
+        release = hypervisor.release(request.release)
+        image = hypervisor.Image.from_elf(read(request.image_path), release=release)
+        stack = [(path.stem, read(path)) for path in request.beneath]
+        probes = read_probes(request.expected) if request.expected else ()
+        report = hypervisor.prove(
+            [*stack, (record.name, data)],
+            image,
+            release,
+            probes=probes,
+            compared=[hypervisor.release(name) for name in request.releases_compared],
+            signatures=_policy(data, request),
+        )
+        finding = Finding(
+            check="model",
+            severity=_SEVERITIES[report.verdict],
+            subject=record.name,
+            text=report.reason or f"loads, applies and reverts on Xen {report.release}",
+            errno=report.errno,
+            step=report.step,
+            evidence=msgspec.to_builtins(report),
+        )
+        return (finding,)
+
+
+def _policy(data: bytes, request: VerifyRequest) -> SignaturePolicy:
+    """Return the core's policy: what the signer said of this file, off where it was not asked."""
+    check = request.signature
+    if check is None:
+        return OFF
+
+    def judge(file: bytes) -> SignatureVerdict:
+        if file != data:  # what lies beneath was accepted when it was loaded
+            return SignatureVerdict(is_accepted=True, reason="loaded before")
+        return SignatureVerdict(
+            is_accepted=check.state is SignatureState.GOOD,
+            reason=check.reason,
+            payload_bytes=check.payload_size_bytes,
+        )
+
+    return SignaturePolicy(checker=judge)
+
+
+def read(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        VerifyError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VerifyError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def read_probes(path: Path) -> tuple[Probe, ...]:
+    """Return the questions of a hot-patch's ``expected.json``.
+
+    Args:
+        path: A file with a list ``effect`` of ``probe``, ``args``, ``type``, ``before``,
+            ``during``, ``after``.
+
+    Raises:
+        VerifyError: Not JSON, or not of this form.
+    """
+    try:
+        effects: list[dict[str, Any]] = json.loads(read(path))["effect"]
+        return tuple(
+            Probe(
+                function=effect["probe"],
+                arguments=tuple(effect["args"]),
+                kind=effect["type"],
+                before=effect["before"],
+                during=effect["during"],
+                after=effect["after"],
+            )
+            for effect in effects
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise VerifyError(
+            f"{path}: not an expected.json ({error!r}); it needs a list `effect`, see "
+            "xen-patches/README.md"
+        ) from error

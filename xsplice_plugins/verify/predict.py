@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model says a job list will come to, and how that compares with what came."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xsplice_plugins import hypervisor
+from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, Probe, Release
+from xsplice_plugins.hypervisor.proof.probes import ask
+from xsplice_plugins.realxen.results import Step, StepResult
+
+#: The hypervisor copies its extra version into 16 bytes, the last of them NUL.
+EXTRA_CHARACTERS_MAX = 15
+_TIMEOUT_NS = 300_000_000
+_COMMANDS = {
+    "unload": Command.UNLOAD,
+    "revert": Command.REVERT,
+    "apply": Command.APPLY,
+    "replace": Command.REPLACE,
+}
+#: The functions that dom0's question for the version reaches; the agent asks after every step.
+_PROBES = (
+    Probe(function="xen_major_version"),
+    Probe(function="xen_minor_version"),
+    Probe(function="xen_extra_version", kind="string"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the model expects of one step, as the agent would tell it.
+
+    Attributes:
+        error: Positive error number of the hypercall, 0 without one.
+        state: As listed; empty when the payload is not loaded.
+        rc: Result of the payload's last action.
+        version: For example ``4.17``.
+        extra: The extra version, as short as the hypervisor makes it.
+        hazard: Why the step has no defined outcome; empty where it has one.
+        reason: The gate that refused.
+    """
+
+    error: int = 0
+    state: str = ""
+    rc: int = 0
+    version: str = ""
+    extra: str = ""
+    hazard: str = ""
+    reason: str = ""
+
+
+class Agreement(StrEnum):
+    """How a prediction and an observation relate."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    CRASH_PREDICTED = "crash predicted"
+    CRASH_UNPREDICTED = "crash unpredicted"
+    HAZARD_SURVIVED = "hazard survived"  #: undefined, and this time nothing was seen of it
+
+
+def predict(
+    steps: Sequence[Step], payloads: Mapping[str, bytes], *, image: Image, release: Release
+) -> tuple[Prediction, ...]:
+    """Run a job list in a fresh model.
+
+    Args:
+        steps: As for :meth:`Machine.run`.
+        payloads: Content by key.
+        image: The hypervisor as after boot.
+        release: Its release.
+
+    Returns:
+        One prediction per step, up to and including the first hazard.
+    """
+    hv = Hypervisor(image, release)
+    version, extra = _ask(hv)
+    found: list[Prediction] = []
+    for step in steps:
+        try:
+            answer = _perform(step, payloads, hv)
+            # Asking starts the emulator; with nothing applied the answer is the first one.
+            now = _ask(hv) if hv.applied else (version, extra)
+        except Hazard as hazard:
+            found.append(Prediction(hazard=f"{hazard.step}: {hazard.reason}"))
+            break
+        _, status = hv.get(step.name.encode() + b"\0")
+        found.append(
+            Prediction(
+                error=max(0, -answer.code),
+                state=status.state.name if status is not None else "",
+                rc=status.rc if status is not None else 0,
+                version=now[0],
+                extra=now[1],
+                reason=f"{answer.step}: {answer.reason}" if answer.code < 0 else "",
+            )
+        )
+    return tuple(found)
+
+
+def _perform(step: Step, payloads: Mapping[str, bytes], hv: Hypervisor) -> hypervisor.Answer:
+    name = step.name.encode() + b"\0"
+    if step.verb == "upload":
+        return hv.upload(name, payloads[step.payload])
+    if step.verb in _COMMANDS:
+        flags = 1 if "--nodeps" in step.flags else 0
+        answer = hv.action(name, _COMMANDS[step.verb], timeout_ns=_TIMEOUT_NS, flags=flags)
+        hv.run_pending()
+        return answer
+    if step.verb in {"list", "extra"}:
+        return hypervisor.Answer(code=0, step=step.verb)
+    raise VerifyError(f"{step.verb}: the model has no answer to it; leave it out of the job list")
+
+
+def _ask(hv: Hypervisor) -> tuple[str, str]:
+    """Return version and extra version; raise the hazard of a function that crashes."""
+    answers = [ask(probe, hv, "during") for probe in _PROBES]
+    for answer in answers:
+        if answer.problem:
+            raise Hazard("probe", f"{answer.function}: {answer.problem}")
+    major, minor, extra = (answer.found for answer in answers)
+    return f"{major}.{minor}", str(extra)[:EXTRA_CHARACTERS_MAX]
+
+
+def printable(text: str) -> str:
+    """Return a text as the agent can print it: a console carries no arbitrary bytes."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
+
+
+def compare(
+    predicted: Sequence[Prediction], observed: Sequence[StepResult]
+) -> tuple[Agreement, str]:
+    """Compare a prediction with what happened.
+
+    Args:
+        predicted: From :func:`predict`.
+        observed: From a run with the hypercall agent.
+
+    Returns:
+        The relation, and the first difference in words (empty where they agree).
+    """
+    for number, (ours, real) in enumerate(zip(predicted, observed, strict=False)):
+        where = f"step {number} ({real.step.verb} {real.step.name})"
+        if ours.hazard:
+            # What a broken host answers afterwards means nothing.
+            if any(later.outcome != "done" for later in observed):
+                return Agreement.CRASH_PREDICTED, f"{where}: {ours.hazard}"
+            return Agreement.HAZARD_SURVIVED, f"{where}: {ours.hazard}"
+        if real.outcome != "done":
+            return Agreement.CRASH_UNPREDICTED, f"{where}: real Xen {real.outcome}"
+        pairs = (
+            ("error", ours.error, real.error),
+            ("state", ours.state, real.state),
+            ("rc", ours.rc, real.rc),
+            ("version", ours.version, real.version),
+            ("extra", printable(ours.extra), printable(real.extra)),
+        )
+        for what, mine, theirs in pairs:
+            if mine != theirs:
+                why = f" ({ours.reason})" if ours.reason else ""
+                said = f"; console: {real.console[-1]}" if real.console else ""
+                text = f"{where}: {what}: model {mine!r}{why}, real Xen {theirs!r}{said}"
+                return Agreement.DISAGREE, text
+    return Agreement.AGREE, ""

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier ``qemu``: what really happens, next to what the model predicts.
+
+The payload's life is played twice on the very hypervisor it is for: by raw hypercalls, whose every
+answer is compared with the model's, and by the real ``xen-livepatch``, as an administrator would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import hypervisor
+from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest
+from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.hypervisor import Probe
+from xsplice_plugins.realxen.cache import cache_folder
+from xsplice_plugins.realxen.machine import Machine
+from xsplice_plugins.realxen.results import RunResult, Step, StepResult
+from xsplice_plugins.verify.model import read, read_probes
+from xsplice_plugins.verify.predict import (
+    EXTRA_CHARACTERS_MAX,
+    Agreement,
+    Prediction,
+    compare,
+    predict,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from xsplice_plugins.plugins.spec import Config
+
+#: What files of dom0 said, in the order in which they were asked.
+Told = Mapping[str, Sequence[str]]
+
+PLACE = "qemu"
+_SYSFS = "/sys/hypervisor/"
+#: Names the image that boots, where it does not lie beside ``xen-syms``.
+OPTION_IMAGE = "qemu-xen"
+#: What dom0 can ask for without help of a domain or a device: the file under /sys/hypervisor, and
+#: how many characters get through. Source: xen/include/public/version.h.
+VISIBLE = {
+    "xen_extra_version": ("version/extra", EXTRA_CHARACTERS_MAX),
+    "xen_changeset": ("properties/changeset", 63),
+    "xen_compiler": ("compilation/compiler", 63),
+    "xen_compile_by": ("compilation/compiled_by", 15),
+    "xen_compile_date": ("compilation/compile_date", 31),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A payload's life as a job list."""
+
+    steps: tuple[Step, ...]
+    payloads: Mapping[str, bytes]
+    #: Number of the step after which the effect shows, and of the one after which it is gone.
+    during: int
+    after: int
+
+
+class QemuVerifier:
+    """Boot the hypervisor under QEMU and let it judge."""
+
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+    ) -> tuple[Finding, ...]:
+        """Return what real Xen said, and where the model said otherwise.
+
+        Args:
+            data: The whole signed file.
+            record: What it holds.
+            request: Image, release, expectations and what lies beneath.
+            config: Settings of the run; option ``qemu-xen`` names the image that boots.
+
+        Raises:
+            VerifyError: The image that boots is missing or of another build.
+            ConfigError: A package is missing; the message has the line that installs it.
+        """
+        if PLACE not in request.places:
+            return ()
+        release = hypervisor.release(request.release)
+        image = hypervisor.Image.from_elf(read(request.image_path), release=release)
+        xen = boot_image(request.image_path, dict(config.options), image.build_id)
+        life = life_of(record.name, data, [(path.stem, read(path)) for path in request.beneath])
+        predicted = predict(life.steps, life.payloads, image=image, release=release)
+        line = ".".join(request.release.split(".")[:2])
+        machine = Machine.prepare(xen, release=line, cache=cache_folder(os.environ))
+        folder = request.payload_path.parent
+        raw = machine.run(
+            life.steps,
+            life.payloads,
+            agent="hypercall",
+            console_log=folder / f"{record.name}.console.log",
+        )
+        probes = read_probes(request.expected) if request.expected is not None else ()
+        watched = machine.run(
+            watched_steps(life, probes),
+            life.payloads,
+            console_log=folder / f"{record.name}.tool-console.log",
+        )
+        told, tool = split_watched(watched)
+        findings = [_verdict(record.name, machine, predicted, raw, tool)]
+        findings += _disagreements(record.name, predicted, raw, tool)
+        findings += _effects(record.name, probes, told)
+        return tuple(findings)
+
+
+def life_of(name: str, data: bytes, beneath: Sequence[tuple[str, bytes]]) -> Life:
+    """Return the job list of one payload's life on top of others.
+
+    Args:
+        name: The payload's name.
+        data: The payload.
+        beneath: Payloads applied before it, bottom first.
+    """
+    stack = [*beneath, (name, data)]
+    steps = [Step(verb="extra")]
+    for number, (label, _) in enumerate(stack):
+        steps.append(Step(verb="upload", name=label, payload=str(number)))
+        steps.append(Step(verb="apply", name=label))
+    during = len(steps) - 1
+    steps += [Step(verb=verb, name=name) for verb in ("revert", "unload")]
+    after = len(steps) - 1
+    for label, _ in reversed(beneath):
+        steps += [Step(verb=verb, name=label) for verb in ("revert", "unload")]
+    payloads = {str(number): content for number, (_, content) in enumerate(stack)}
+    return Life(steps=tuple(steps), payloads=payloads, during=during, after=after)
+
+
+def watched_steps(life: Life, probes: Sequence[Probe]) -> tuple[Step, ...]:
+    """Return a life with questions for what the probes ask, at each of their moments.
+
+    Args:
+        life: From :func:`life_of`.
+        probes: Those that dom0 cannot ask for are left to the model.
+    """
+    names = sorted({probe.function for probe in probes} & set(VISIBLE))
+    steps: list[Step] = []
+    for number, step in enumerate(life.steps):
+        steps.append(step)
+        if number in {0, life.during, life.after}:
+            steps += [Step(verb="read", name=_SYSFS + VISIBLE[name][0]) for name in names]
+    return tuple(steps)
+
+
+def split_watched(run: RunResult) -> tuple[Told, RunResult]:
+    """Take the answers to questions out of a watched run.
+
+    Returns:
+        What each file read, before, during and after; and the run as if nobody had asked.
+    """
+    told: dict[str, list[str]] = {}
+    for result in run.steps:
+        if result.step.verb == "read" and result.outcome == "done":
+            said = result.output[0] if result.output else ""
+            answers = told.setdefault(result.step.name.removeprefix(_SYSFS), [])
+            answers.append(said if not result.status else f"(no answer: {said})")
+    left = tuple(result for result in run.steps if result.step.verb != "read")
+    return told, replace(run, steps=left)
+
+
+def boot_image(syms: Path, options: Mapping[str, str], build_id: bytes | None) -> Path:
+    """Return the image that boots and belongs to ``xen-syms``.
+
+    Args:
+        syms: Path of ``xen-syms``.
+        options: Option ``qemu-xen`` names another place than beside it.
+        build_id: The identity that both must have.
+
+    Raises:
+        VerifyError: It is missing, or of another build.
+    """
+    path = Path(options.get(OPTION_IMAGE, syms.with_name("xen")))
+    if not path.is_file():
+        raise VerifyError(
+            f"{path}: not there; ON=qemu needs the image that boots, name it with "
+            f"OPTIONS={OPTION_IMAGE}=PATH"
+        )
+    content = path.read_bytes()
+    is_packed = content[:2] == b"\x1f\x8b"
+    if build_id is None or (not is_packed and build_id not in content):
+        raise VerifyError(
+            f"{path}: not of the same build as {syms}; every build of Xen has a build-id of its own"
+        )
+    return path
+
+
+def _verdict(
+    name: str,
+    machine: Machine,
+    predicted: Sequence[Prediction],
+    raw: RunResult,
+    tool: RunResult,
+) -> Finding:
+    crash = raw.crash or tool.crash
+    broken = next((step for step in raw.steps if step.outcome != "done"), None)
+    refused = next((step for step in raw.steps if step.error or step.rc), None)
+    by_tool = next((step for step in tool.steps if not step.accepted), None)
+    severity, errno, at = Severity.INFO, 0, ""
+    text = "real Xen uploaded, applied, reverted and unloaded it, twice"
+    if crash or broken is not None:
+        severity, at = Severity.HAZARD, broken.step.verb if broken is not None else "tool"
+        text = f"real Xen did not survive: {crash or 'no answer in time'}"
+    elif refused is not None:
+        severity, errno, at = Severity.ERROR, refused.error or -refused.rc, refused.step.verb
+        said = f": {refused.console[-1]}" if refused.console else ""
+        text = f"real Xen refused {refused.step.verb} with error {errno}{said}"
+    elif by_tool is not None:
+        severity, errno, at = Severity.ERROR, by_tool.error, by_tool.step.verb
+        text = f"xen-livepatch refused: {' / '.join(by_tool.output)}"
+    evidence = {
+        "machine": {"packages": list(machine.packages), "qemu": machine.qemu},
+        "steps": [_row(number, real, predicted) for number, real in enumerate(raw.steps)],
+        "tool": [_row(number, real, ()) for number, real in enumerate(tool.steps)],
+    }
+    return Finding(
+        check=PLACE,
+        severity=severity,
+        subject=name,
+        text=text,
+        errno=errno,
+        step=at,
+        evidence=evidence,
+    )
+
+
+def _row(number: int, real: StepResult, predicted: Sequence[Prediction]) -> dict[str, object]:
+    row: dict[str, object] = {
+        "verb": real.step.verb,
+        "name": real.step.name,
+        "observed": {
+            "outcome": real.outcome,
+            "error": real.error,
+            "state": real.state,
+            "rc": real.rc,
+            "version": real.version,
+            "extra": real.extra,
+        },
+        "console": list(real.console),
+    }
+    if real.output:
+        row["output"] = list(real.output)
+    if number < len(predicted):
+        row["predicted"] = asdict(predicted[number])
+    return row
+
+
+def _disagreements(
+    name: str, predicted: Sequence[Prediction], raw: RunResult, tool: RunResult
+) -> list[Finding]:
+    agreement, text = compare(predicted, raw.steps)
+    found = []
+    if agreement in {Agreement.DISAGREE, Agreement.CRASH_UNPREDICTED}:
+        found.append(f"the model is wrong: {text}")
+    elif agreement is Agreement.HAZARD_SURVIVED:
+        found.append(f"the model sees a hazard that real Xen survived this time: {text}")
+    for ours, real in zip(raw.steps, tool.steps, strict=True):
+        if ours.outcome == real.outcome == "done" and ours.state != real.state:
+            found.append(
+                f"{real.step.verb} {real.step.name}: {ours.state or 'not loaded'} after the raw "
+                f"hypercall, {real.state or 'not loaded'} after xen-livepatch"
+            )
+            break
+    return [
+        Finding(check=f"{PLACE}.agreement", severity=Severity.ERROR, subject=name, text=words)
+        for words in found
+    ]
+
+
+def _effects(name: str, probes: Sequence[Probe], told: Told) -> list[Finding]:
+    found = []
+    for probe in probes:
+        if probe.function not in VISIBLE:
+            continue
+        file, characters_max = VISIBLE[probe.function]
+        for moment, seen in zip(("before", "during", "after"), told.get(file, ()), strict=False):
+            wanted = getattr(probe, moment)
+            if wanted is None:
+                continue
+            short = printable(str(wanted))[:characters_max]
+            severity = Severity.INFO if seen == short else Severity.ERROR
+            found.append(
+                Finding(
+                    check=f"{PLACE}.effect",
+                    severity=severity,
+                    subject=name,
+                    text=f"{probe.function} {moment}: expected {short!r}, real Xen says {seen!r}",
+                )
+            )
+    return found

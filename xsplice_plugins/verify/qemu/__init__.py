@@ -1,7 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""A real Xen under QEMU as the judge of a payload."""
-
-from xsplice_plugins.verify.qemu.machine import Machine
-from xsplice_plugins.verify.qemu.results import RunResult, Step, StepResult
-
-__all__ = ["Machine", "RunResult", "Step", "StepResult"]
