@@ -19,17 +19,18 @@ from xsplice_plugins.plugins import builtin
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "xsplice_plugins"
 
-FOUNDATION = {"errors", "elf", "artefacts", "plugins"}
+FOUNDATION = {"errors", "releases", "elf", "artefacts", "plugins"}
 
 #: What each part of the library may import of the library: file or folder, below the package.
 #: "" is the package itself, that is, the names in its ``__init__``.
 ALLOWED = {
     "errors": set(),
     "elf": {"errors"},
+    "releases": {"errors"},
     "artefacts": {"errors", "elf"},
     "plugins": {"errors", "elf", "artefacts"},
     "": {"plugins"},
-    "target": {"errors", "elf", "artefacts"},  # the writer's facts
+    "target": {"errors", "releases", "elf", "artefacts"},  # the writer's facts
     "csource": {"errors", "artefacts"},
     "patch": FOUNDATION | {"csource"},
     "kbuild": FOUNDATION,
@@ -37,7 +38,7 @@ ALLOWED = {
     "diff": FOUNDATION | {"target"},
     "link": FOUNDATION | {"target"},
     "sign": FOUNDATION,
-    "hypervisor": {"errors", "elf"},
+    "hypervisor": {"errors", "releases", "elf"},
     "realxen": {"errors"},
     "verify": FOUNDATION | {"hypervisor", "realxen"},
     "report": FOUNDATION,

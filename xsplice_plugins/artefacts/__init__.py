@@ -28,6 +28,7 @@ from xsplice_plugins.artefacts.diff import (
     Refusal,
     RemovedItem,
 )
+from xsplice_plugins.artefacts.facts import ASKED, AlternativeFields, Facts
 from xsplice_plugins.artefacts.files import (
     SCHEMA,
     from_json,
@@ -62,7 +63,9 @@ from xsplice_plugins.artefacts.verify import (
 )
 
 __all__ = [
+    "ASKED",
     "SCHEMA",
+    "AlternativeFields",
     "CapturePlan",
     "Cause",
     "ChangedFunction",
@@ -70,6 +73,7 @@ __all__ = [
     "Delta",
     "Difference",
     "Extent",
+    "Facts",
     "Finding",
     "LineOnly",
     "NewItem",

@@ -18,6 +18,7 @@ import pluggy
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import (
         Delta,
+        Facts,
         Finding,
         ObjectPair,
         Payload,
@@ -43,6 +44,7 @@ class Config:
     """
 
     release: str = "4.17.5"  #: the hypervisor's release
+    facts: Facts | None = None  #: what its headers define; ``None``: the nearest list that is known
     profile: str = "xen-4.17"  #: the differ's table of special sections
     image: Path | None = None  #: xen-syms
     differ: str = "semantic"
