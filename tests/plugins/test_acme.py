@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,18 +80,24 @@ def test_the_installed_package_signs_and_checks_by_its_name(site: Path, tmp_path
 @pytest.mark.scons
 @pytest.mark.toolchain
 def test_scons_signs_and_verifies_with_the_vendors_signer(site: Path, tmp_path: Path) -> None:
-    """From a source patch to a proved payload, with nothing said but the signer's name."""
+    """From a source patch to a proved payload, with nothing said but the plugin's name."""
     environ = environment(site)
     run(site, tmp_path, "acme-hsm", "init", "--store", "token").assert_success()
-    settings = {"SIGNER": "acme", "OPTIONS": f"acme.store={tmp_path / 'token'}"}
+    settings = {"SIGNER": "acme", "ON": "acme", "OPTIONS": f"acme.store={tmp_path / 'token'}"}
     build = tmp_path / "build"
     done = scons("xsplice-verify", build, environ=environ, **settings).assert_success()
     assert "PROVED" in done.out
     assert "signed with key 1" in done.out
     (payload,) = build.glob("*/*.livepatch")
     assert payload.read_bytes().endswith(b"ACME live patch 1\n")
+    (report,) = build.glob("*/*.verify.json")
+    checks = [finding["check"] for finding in json.loads(report.read_text())["findings"]]
+    assert checks == ["signature", "model", "acme.size"]
     again = scons("xsplice-verify", build, environ=environ, **settings).assert_success()
     assert "SIGN" not in again.out
+    del settings["ON"]  # what was not asked for is not asked
+    scons("xsplice-verify", build, environ=environ, **settings).assert_success()
+    assert "acme.size" not in report.read_text()
 
 
 @pytest.mark.scons

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,29 @@ def test_it_does_not_depend_on_the_folder(
     assert len(found) == 1
 
 
+def test_a_built_in_plugin_counts_with_the_files_of_its_stage(tmp_path: Path) -> None:
+    code = (
+        "import json; from xsplice_plugins.plugins import manager as m\n"
+        "rows = m.describe_plugins(m.build_plugin_manager(environ={}, entry_points=False))\n"
+        "print(json.dumps({row['name']: row['sha256'] for row in rows}))\n"
+    )
+
+    def digests() -> dict[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "xsplice_plugins", tmp_path / "xsplice_plugins", ignore=ignored)
+    before = digests()
+    assert before["cms"] == before["none"]
+    assert len(set(before.values())) == 4  # diff, link, sign, verify
+    (tmp_path / "xsplice_plugins" / "sign" / "keys.py").write_text("# another version\n")
+    after = digests()
+    assert {name for name in before if before[name] != after[name]} == {"cms", "none"}
+
+
 def test_it_can_be_of_one_stage_only(xsplice_manager: ManagerFactory) -> None:
     class Acme:
         @hookimpl
@@ -122,7 +147,7 @@ def test_a_changed_signer_signs_again_and_is_named_as_the_cause(tmp_path: Path) 
         "from xsplice_plugins.sign.plugin import NoneSigner\n"
         "@hookimpl\n"
         "def xsplice_sign_payload(data, record, config):\n"
-        "    return NoneSigner().xsplice_sign_payload(data, record, config)\n"
+        "    return NoneSigner().xsplice_sign_payload(data, record)\n"
         "@hookimpl\n"
         "def xsplice_check_signature(data, certificate, config):\n"
         "    from xsplice_plugins.artefacts import SignatureCheck, SignatureState\n"

@@ -154,7 +154,7 @@ def test_xsplice_startup_is_heard_once_by_every_plugin(xsplice_manager: ManagerF
     config = Config(signer="none")
     pm = xsplice_manager(Ears("one"), Ears("two"))
     manager.startup(pm, config)
-    manager.register_plugin(pm, Ears("late"), "late")
+    pm.register(Ears("late"), "late")
     assert sorted(name for name, _ in heard) == ["late", "one", "two"]
     assert all(given is config for _, given in heard)
 
@@ -226,17 +226,18 @@ def test_xsplice_check_signature_decides_whether_the_written_file_stays(
         assert path.exists() is stays
 
 
-def test_xsplice_verify_payload_collects_from_all_in_order_of_registration(
+def test_xsplice_verify_payload_collects_from_those_named_in_order_of_registration(
     xsplice_manager: ManagerFactory, tmp_path: Path
 ) -> None:
     data, record = sample_payload(name="fix")
     signer = Signer(b"tail", SignatureState.GOOD)
-    pm = xsplice_manager(signer, Verifier("one"), Verifier("two"))
+    pm = xsplice_manager(signer, Verifier("one"), Verifier("unasked"), Verifier("two"))
     # The built-in verifier needs a real image; what it says is tested with it.
     pm.unregister(name="model")
     request = VerifyRequest(
         payload_path=tmp_path / "fix.livepatch", image_path=tmp_path / "xen-syms", release="4.17.5"
     )
-    findings = pipeline.verify_payload(pm, Config(signer="acme"), data, record, request)
+    config = Config(signer="acme", verifiers=("two", "one"))
+    findings = pipeline.verify_payload(pm, config, data, record, request)
     ours = [f.text for f in findings if f.check == "acme.policy"]
     assert ours == ["one saw fix", "two saw fix"]

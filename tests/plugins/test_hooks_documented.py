@@ -10,34 +10,26 @@ from pathlib import Path
 import pytest
 
 from xsplice_plugins import HOOK_API, artefacts, errors
-from xsplice_plugins.plugins import spec as hookspecs
-from xsplice_plugins.plugins.builtin import BUILT_IN
+from xsplice_plugins.plugins import spec
+from xsplice_plugins.plugins.builtin import built_in_plugins
 from xsplice_plugins.plugins.discovery import DISABLE_VARIABLE, PLUGINS_VARIABLE, TRACE_VARIABLE
-from xsplice_plugins.plugins.spec import NAME
+from xsplice_plugins.plugins.spec import HOOKS, NAME
 
-REFERENCE = (Path(hookspecs.__file__).parents[2] / "docs" / "hooks.md").read_text()
-HOOKS = {
-    name: getattr(function, f"{NAME}_spec")
-    for name, function in vars(hookspecs).items()
-    if hasattr(function, f"{NAME}_spec")
-}
+REFERENCE = (Path(spec.__file__).parents[2] / "docs" / "hooks.md").read_text()
 
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_each_hook_has_a_heading_with_its_exact_arguments(name: str) -> None:
-    arguments = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)
+    arguments = ", ".join(inspect.signature(getattr(spec, name)).parameters)
     assert f"\n### {name}({arguments})\n" in REFERENCE
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_each_hook_is_documented_with_its_kind(name: str) -> None:
-    kind = "Collecting"
-    if HOOKS[name]["firstresult"]:
-        kind = "First result"
-    elif HOOKS[name]["historic"]:
-        kind = "Historic"
-    text = REFERENCE.partition(f"### {name}(")[2].partition("\n\n")[2]
-    assert text.startswith(kind)
+def test_each_hook_is_documented_with_its_kind_and_the_variable_that_chooses(name: str) -> None:
+    about = HOOKS[name]
+    text = REFERENCE.partition(f"### {name}(")[2].partition("\n\n")[2].partition("###")[0]
+    assert text.startswith(about.kind.capitalize())
+    assert f"`{about.variable}`" in text or not about.variable
 
 
 def test_no_heading_names_a_hook_that_is_gone() -> None:
@@ -46,21 +38,27 @@ def test_no_heading_names_a_hook_that_is_gone() -> None:
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_each_specification_documents_each_argument(name: str) -> None:
-    function = getattr(hookspecs, name)
+    function = getattr(spec, name)
     text = inspect.getdoc(function) or ""
     for argument in inspect.signature(function).parameters:
         assert f"    {argument}: " in text, argument
 
 
-def test_every_hook_is_exported() -> None:
-    assert set(HOOKS) <= set(hookspecs.__all__)
+def test_the_table_says_what_pluggy_is_told() -> None:
+    told = {n: getattr(f, f"{NAME}_spec") for n, f in vars(spec).items() if n.startswith(NAME)}
+    assert list(told) == list(HOOKS)
+    for name, about in HOOKS.items():
+        assert (about.kind == "chosen") == bool(told[name]["firstresult"]), name
+        assert (about.kind == "historic") == bool(told[name]["historic"]), name
+        assert about.answer in str(inspect.signature(getattr(spec, name)).return_annotation), name
+        assert not about.setting or hasattr(spec.Config(), about.setting), name
 
 
 def test_built_in_plugins_variables_and_versions_are_named() -> None:
     for word in (PLUGINS_VARIABLE, DISABLE_VARIABLE, TRACE_VARIABLE):
         assert f"| `{word}` |" in REFERENCE
-    for plugin in BUILT_IN:
-        assert f"`{plugin.xsplice_name}`" in REFERENCE
+    for name in built_in_plugins():
+        assert f"`{name}`" in REFERENCE
     assert "**{}.{}**".format(*HOOK_API) in REFERENCE
 
 

@@ -7,7 +7,6 @@ Imports inside functions and for type checking count too; a wall with doors is n
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,14 +200,22 @@ def test_slow_packages_are_imported_where_they_are_needed() -> None:
     assert wrong == []
 
 
-def test_the_built_in_plugins_name_modules_that_exist() -> None:
-    """They import their stages by name, which no other test of this file sees."""
-    text = Path(builtin.__file__).read_text()
-    named = re.findall(r'_stage\(\s*"([a-z.]+)", "(\w+)"', text)
-    assert len(named) >= len(builtin.BUILT_IN)
-    for module, name in named:
-        path = ROOT / LIBRARY / Path(*module.split(".")).with_suffix(".py")
-        assert f"class {name}" in path.read_text()
+def test_the_plugins_of_stages_are_thin_and_only_named_by_the_room_below_them() -> None:
+    """They are imported at every start, by name, which no other test of this file sees."""
+    named = {place.partition(":")[0] for place in builtin.BUILT_IN}
+    files = [path for path in FILES if path.name == "plugin.py"]
+    assert named == {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files}
+    wrong = [
+        f"{found.place} imports {found.target}"
+        for found in IMPORTS
+        if found.file in files
+        and found.is_at_import_time
+        and not found.target.startswith(
+            ("xsplice_plugins.plugins.spec.", "xsplice_plugins.errors.")
+        )
+        and found.target.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in differ."""
+"""The built-in differ; the stage is imported when it is asked, as in every ``plugin`` module."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.diff.differ import diff_objects
-from xsplice_plugins.plugins.spec import Config, hookimpl
+from xsplice_plugins.plugins.spec import hookimpl
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, ObjectPair
+    from xsplice_plugins.plugins.spec import Config
 
 
 class SemanticDiffer:
@@ -22,6 +22,8 @@ class SemanticDiffer:
         self, pair: ObjectPair, baseline: bytes, new: bytes, config: Config
     ) -> Delta | None:
         """Say what changed in meaning between two versions of one object."""
+        from xsplice_plugins.diff.differ import diff_objects  # noqa: PLC0415
+
         return diff_objects(
             baseline,
             new,
@@ -31,6 +33,3 @@ class SemanticDiffer:
             is_init=pair.is_init,
             refused=pair.refused,
         )
-
-
-plugin = SemanticDiffer()

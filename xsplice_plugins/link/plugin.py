@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in linker as a plugin."""
+"""The built-in linker."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ class LivepatchLinker:
         config: Config,
     ) -> Payload | None:
         """Make one payload from all deltas of a fix (see `payload.link_payload`)."""
-        from xsplice_plugins.link.payload import (  # noqa: PLC0415  (nothing to link: no cost)
-            LinkRequest,
-            link_payload,
-        )
+        from xsplice_plugins.link.payload import LinkRequest, link_payload  # noqa: PLC0415
 
         beneath = None
         if config.depends is not None:

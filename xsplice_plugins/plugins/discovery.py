@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,17 +17,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import NoProviderError, PluginError
-from xsplice_plugins.plugins.builtin import BUILT_IN, CANNOT_BE_DISABLED
+from xsplice_plugins.plugins.builtin import ALWAYS_ASKED, ORIGIN_BUILT_IN, built_in_plugins
 from xsplice_plugins.plugins.spec import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from importlib.metadata import EntryPoint
 
 PLUGINS_VARIABLE = "XSPLICE_PLUGINS"
 DISABLE_VARIABLE = "XSPLICE_DISABLE_PLUGINS"
 TRACE_VARIABLE = "XSPLICE_TRACE_PLUGINS"
-ORIGIN_BUILT_IN = "xsplice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +44,6 @@ class Candidate:
         return f"{self.name}@{self.origin}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Switches:
-    """What the environment says about loading."""
-
-    requested: tuple[str, ...]
-    disabled: frozenset[str]
-
-    def allows(self, name: str, origin: str, *, is_requested: bool = False) -> bool:
-        if self.disabled & {name, f"{name}@{origin}"}:
-            return False
-        return is_requested or "*" not in self.disabled
-
-
 def find_candidates(
     *, plugins: Sequence[object], environ: Mapping[str, str], entry_points: bool
 ) -> Iterator[Candidate]:
@@ -65,44 +51,48 @@ def find_candidates(
 
     Args:
         plugins: What the project passes: entry-point names, dotted modules, modules, instances.
-        environ: The environment's variables; see ``README.md`` beside this file.
+        environ: The environment's variables, as ``docs/hooks.md`` lists them.
         entry_points: Whether installed distributions are looked at.
 
     Raises:
         NoProviderError: A plugin was asked for, or switched off, that is not there.
         PluginError: A plugin cannot be loaded; the message says how to do without it.
     """
-    switches = _Switches(
-        requested=_words(environ.get(PLUGINS_VARIABLE, "")), disabled=disabled_names(environ)
-    )
-    for built_in in BUILT_IN:
-        if switches.allows(built_in.xsplice_name, ORIGIN_BUILT_IN, is_requested=True):
-            yield Candidate(
-                name=built_in.xsplice_name,
-                origin=ORIGIN_BUILT_IN,
-                version=_own_version(),
-                plugin=built_in(),
-            )
+    requested = _words(environ.get(PLUGINS_VARIABLE, ""))
+    off = _disabled_names(environ)
+    built_in = built_in_plugins()
     installed = _entry_points() if entry_points else ()
-    _refuse_unknown(switches, installed, is_complete=entry_points)
-    named = {*switches.requested, *(p for p in plugins if isinstance(p, str))}
+    if entry_points:
+        _refuse_unknown(off, requested, built_in, installed)
+
+    def is_on(name: str, origin: str) -> bool:
+        return not off & {name, f"{name}@{origin}"}
+
+    for name, plugin in built_in.items():
+        if is_on(name, ORIGIN_BUILT_IN):
+            version = _own_version()
+            yield Candidate(name=name, origin=ORIGIN_BUILT_IN, version=version, plugin=plugin)
+    named = {*requested, *(plugin for plugin in plugins if isinstance(plugin, str))}
     for point in installed:
-        distribution, version = _distribution(point)
-        if switches.allows(point.name, distribution, is_requested=point.name in named):
-            plugin = _load_entry_point(point, distribution)
-            yield Candidate(name=point.name, origin=distribution, version=version, plugin=plugin)
-    names = {point.name for point in installed} | {built_in.xsplice_name for built_in in BUILT_IN}
-    for word in switches.requested:
-        if word not in names:
-            yield from _from_word(word, PLUGINS_VARIABLE, switches)
-    for wanted in plugins:
+        origin, version = _distribution(point)
+        if is_on(point.name, origin) and ("*" not in off or point.name in named):
+            plugin = _load_entry_point(point, origin)
+            yield Candidate(name=point.name, origin=origin, version=version, plugin=plugin)
+    known = {point.name for point in installed} | set(built_in)
+    for place, wanted in [(PLUGINS_VARIABLE, word) for word in requested] + [
+        ("plugins=", plugin) for plugin in plugins
+    ]:
         if not isinstance(wanted, str):
-            yield from _from_object(wanted, switches)
-        elif wanted not in names:
-            yield from _from_word(wanted, "plugins=", switches)
+            candidate = _passed(wanted)
+        elif wanted in known or not is_on(wanted.partition("=")[0], place):
+            continue
+        else:
+            candidate = _from_word(wanted, place)
+        if is_on(candidate.name, candidate.origin):
+            yield candidate
 
 
-def disabled_names(environ: Mapping[str, str]) -> frozenset[str]:
+def _disabled_names(environ: Mapping[str, str]) -> frozenset[str]:
     """Return the names that the environment switches off; ``*`` stands for all installed ones.
 
     Raises:
@@ -110,20 +100,12 @@ def disabled_names(environ: Mapping[str, str]) -> frozenset[str]:
     """
     names = frozenset(_words(environ.get(DISABLE_VARIABLE, "")))
     for name in sorted(names):
-        if name.partition("@")[0] in CANNOT_BE_DISABLED:
+        if name.partition("@")[0] == ALWAYS_ASKED:
             raise PluginError(
                 f"{DISABLE_VARIABLE}: the built-in verifier {name} cannot be switched off; "
                 "take it out of the list"
             )
     return names
-
-
-def plugin_name(plugin: object) -> str:
-    """Return the name that a plugin passed as an object is chosen by."""
-    stated = getattr(plugin, "xsplice_name", None)
-    if isinstance(stated, str) and stated:
-        return stated
-    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -151,20 +133,20 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def _refuse_unknown(
-    switches: _Switches, installed: Sequence[EntryPoint], *, is_complete: bool
+    off: frozenset[str],
+    requested: Sequence[str],
+    built_in: Iterable[str],
+    installed: Sequence[EntryPoint],
 ) -> None:
     """Refuse to switch off what is not there: a typo would leave the plugin running."""
-    if not is_complete:
-        return
-    known = {built_in.xsplice_name for built_in in BUILT_IN}
+    known = {*built_in, *(word.partition("=")[0] for word in requested)}
     known |= {point.name for point in installed}
     known |= {f"{point.name}@{_distribution(point)[0]}" for point in installed}
-    known |= {word.partition("=")[0] for word in switches.requested} | {"*"}
-    unknown = sorted(switches.disabled - known)
+    unknown = sorted(off - known - {"*"})
     if unknown:
         raise NoProviderError(
             f"{DISABLE_VARIABLE}: no plugin is called {', '.join(unknown)}; "
-            f"installed are {', '.join(sorted(known - {'*'}))}"
+            f"installed are {', '.join(sorted(known))}"
         )
 
 
@@ -179,19 +161,28 @@ def _load_entry_point(point: EntryPoint, distribution: str) -> object:
         ) from error
 
 
-def _from_word(word: str, place: str, switches: _Switches) -> Iterator[Candidate]:
-    """Yield the plugin of ``module``, ``name=module`` or ``name=/path/file.py``."""
+def _from_word(word: str, place: str) -> Candidate:
+    """Return the plugin of ``module``, ``name=module`` or ``name=/path/file.py``."""
     name, separator, where = word.partition("=")
     where = where if separator else word
-    if not switches.allows(name, place, is_requested=True):
-        return
     if where.endswith(".py") or os.sep in where:
-        module = _load_file(Path(where), name, word, place)
+        found = _passed(_load_file(Path(where), name, word, place))
     else:
-        module = _load_module(where, word, place)
-    if not separator:
-        name = plugin_name(module)
-    yield Candidate(name=name, origin=module.__name__, version=_version_of(module), plugin=module)
+        found = _passed(_load_module(where, word, place))
+    return replace(found, name=name) if separator else found
+
+
+def _passed(plugin: object) -> Candidate:
+    """Return a plugin that is there as a module or an instance."""
+    if isinstance(plugin, ModuleType):
+        name = origin = plugin.__name__
+    else:
+        name, origin = type(plugin).__name__, type(plugin).__module__
+    stated = getattr(plugin, "xsplice_name", "")
+    if isinstance(stated, str) and stated:
+        name = stated
+    version = str(getattr(plugin, "__version__", ""))
+    return Candidate(name=name, origin=origin, version=version, plugin=plugin)
 
 
 def _load_module(dotted: str, word: str, place: str) -> ModuleType:
@@ -228,15 +219,3 @@ def _broken(word: str, place: str, error: Exception) -> PluginError:
     return PluginError(
         f"{place}: {word} cannot be loaded ({type(error).__name__}: {error}); repair the plugin"
     )
-
-
-def _from_object(plugin: object, switches: _Switches) -> Iterator[Candidate]:
-    name = plugin_name(plugin)
-    origin = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
-    if switches.allows(name, origin, is_requested=True):
-        yield Candidate(name=name, origin=origin, version=_version_of(plugin), plugin=plugin)
-
-
-def _version_of(plugin: object) -> str:
-    version = getattr(plugin, "__version__", "")
-    return version if isinstance(version, str) else str(version)

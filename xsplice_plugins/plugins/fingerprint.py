@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import sys
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import PluginError
@@ -20,32 +20,20 @@ from xsplice_plugins.plugins.spec import NAME
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LIBRARY = __name__.partition(".")[0]
 FILES_MAX = 2000  #: a plugin's package with more Python files is not a plugin
-
-
-def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Return one digest over (name, version, source digest) of the plugins.
-
-    Returns:
-        Hex SHA-256; the order of the rows does not count.
-    """
-    text = "\n".join("\0".join(row) for row in sorted(rows))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def source_digest(plugin: object) -> str:
     """Return the hex SHA-256 of a plugin's sources.
 
-    A built-in plugin counts with its stage's folder, a plugin in a package with all Python files
-    of the package, a single file (an SConstruct too) with that file. Without a file (an
-    interactive session) the compiled code of its functions counts.
+    A plugin in a package counts with all Python files of the package, a built-in one with those of
+    its stage, a single file (an SConstruct too) with that file. Without a file (an interactive
+    session) the compiled code of its functions counts.
 
     Raises:
         PluginError: Its package is too large to be a plugin's.
     """
-    module = plugin if isinstance(plugin, ModuleType) else sys.modules.get(type(plugin).__module__)
-    if module is not None and module.__name__ == "xsplice_plugins.plugins.builtin":
-        return _folder_digest(Path(__file__).parent / str(getattr(plugin, "stage", "")))
     parts = []
     for name, code, module_name in _implementations(plugin):
         file = Path(code.co_filename)
@@ -56,7 +44,7 @@ def source_digest(plugin: object) -> str:
             parts.append(hashlib.sha256(file.read_bytes()).hexdigest())
         else:
             parts.append(f"{name}\0{_code_text(code)}")
-    return _join(dict.fromkeys(parts))
+    return join(dict.fromkeys(parts))
 
 
 def _implementations(plugin: object) -> list[tuple[str, CodeType, str]]:
@@ -74,9 +62,12 @@ def _implementations(plugin: object) -> list[tuple[str, CodeType, str]]:
 
 
 def _package_folder(module_name: str) -> Path | None:
-    """Return the folder of the outermost package that is no namespace shared with others."""
+    """Return the folder of the outermost package that is no namespace shared with others.
+
+    In our own package that is a stage's folder: the stages share the package.
+    """
     words = module_name.split(".")
-    for count in range(1, len(words) + 1):
+    for count in range(2 if words[0] == LIBRARY else 1, len(words) + 1):
         module = sys.modules.get(".".join(words[:count]))
         file = getattr(module, "__file__", None)
         if file and getattr(module, "__path__", None):
@@ -91,7 +82,7 @@ def _folder_digest(folder: Path) -> str:
             f"{folder.name}: a plugin's package with more than {FILES_MAX} Python files; "
             "give the plugin a package of its own"
         )
-    return _join(
+    return join(
         f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}"
         for path in files
     )
@@ -111,5 +102,6 @@ def _constant_text(constant: object) -> str:
     return repr(constant)
 
 
-def _join(parts: Iterable[str]) -> str:
+def join(parts: Iterable[str]) -> str:
+    """Return the hex SHA-256 of some texts, one on a line."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -18,14 +18,11 @@ from xsplice_plugins.errors import (
     PluginError,
     XspliceError,
 )
-from xsplice_plugins.plugins import spec as hookspecs
-from xsplice_plugins.plugins.discovery import (
-    TRACE_VARIABLE,
-    Candidate,
-    disabled_names,
-    find_candidates,
-)
+from xsplice_plugins.plugins import spec
+from xsplice_plugins.plugins.builtin import ALWAYS_ASKED, ORIGIN_BUILT_IN
+from xsplice_plugins.plugins.discovery import TRACE_VARIABLE, Candidate, find_candidates
 from xsplice_plugins.plugins.rules import check_plugin
+from xsplice_plugins.plugins.spec import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,23 +30,6 @@ if TYPE_CHECKING:
     from pluggy import HookCaller
 
 INVENTORY = "xsplice inventory"  #: registered name of the list of plugins
-
-#: What a provider of a hook is called, and the variable that chooses it.
-ROLES = {
-    "xsplice_diff_objects": ("differ", "DIFFER="),
-    "xsplice_link_payload": ("linker", "LINKER="),
-    "xsplice_sign_payload": ("signer", "SIGNER="),
-    "xsplice_check_signature": ("signer that can check", "SIGNER="),
-}
-
-#: The class of each hook's answer, by name: the artefacts are not imported for it.
-ANSWERS = {
-    "xsplice_diff_objects": "Delta",
-    "xsplice_link_payload": "Payload",
-    "xsplice_sign_payload": "SignedPayload",
-    "xsplice_check_signature": "SignatureCheck",
-}
-COLLECTING = frozenset({"xsplice_check_delta", "xsplice_verify_payload"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +68,8 @@ def build_plugin_manager(
         HookApiError: A plugin was written for another version of the hooks.
         PluginError: A plugin cannot be loaded or breaks a rule.
     """
-    pm = pluggy.PluginManager(hookspecs.NAME)
-    pm.add_hookspecs(hookspecs)
-    for name in sorted(disabled_names(environ) - {"*"}):
-        pm.set_blocked(name)
+    pm = pluggy.PluginManager(spec.NAME)
+    pm.add_hookspecs(spec)
     candidates = []
     for candidate in find_candidates(plugins=plugins, environ=environ, entry_points=entry_points):
         if pm.is_registered(candidate.plugin):
@@ -107,11 +85,13 @@ def build_plugin_manager(
             "the hooks are listed in docs/hooks.md"
         ) from error
     if environ.get(TRACE_VARIABLE, "") not in {"", "0"}:
-        enable_trace(pm)
+        from xsplice_plugins.plugins.trace import log_after, log_before  # noqa: PLC0415  # only here
+
+        pm.add_hookcall_monitoring(log_before, log_after)
     return pm
 
 
-def startup(pm: pluggy.PluginManager, config: hookspecs.Config) -> None:
+def startup(pm: pluggy.PluginManager, config: spec.Config) -> None:
     """Tell every plugin the configuration; plugins registered later hear it too.
 
     Raises:
@@ -126,44 +106,43 @@ def startup(pm: pluggy.PluginManager, config: hookspecs.Config) -> None:
         raise _wrapped(hook, error) from error
 
 
-def chosen(pm: pluggy.PluginManager, hook_name: str, plugin_name: str) -> HookCaller:
-    """Return a hook that asks one plugin only, and the wrappers around it.
+def chosen(pm: pluggy.PluginManager, hook_name: str, *names: str) -> HookCaller:
+    """Return a hook that asks the named plugins only, and the wrappers around them.
 
     Args:
         pm: The plugins of the run.
-        hook_name: A hook of `ROLES`.
-        plugin_name: Name of the plugin, or ``name@origin`` where two have one name; "" takes the
-            only provider there is.
+        hook_name: A hook whose plugins are chosen by name.
+        names: Names of plugins: one, or for a collecting hook any number; the built-in verifier
+            is asked even if it is not among them. ``name@origin`` where two plugins have one name;
+            "" takes the only provider there is.
 
     Raises:
         NoProviderError: No such plugin, or it does not provide this hook.
         AmbiguousPluginError: Several plugins answer to the name.
     """
-    role, variable = ROLES.get(hook_name, (f"provider of {hook_name}", "another name"))
     hook: HookCaller = getattr(pm.hook, hook_name)
     providers = {
-        _qualified_name(pm, impl.plugin): impl.plugin
+        _candidate(pm, impl.plugin).qualified_name: impl.plugin
         for impl in hook.get_hookimpls()
         if not (impl.wrapper or impl.hookwrapper)
     }
-    matches = sorted(
-        name for name in providers if plugin_name in {"", name, name.partition("@")[0]}
-    )
-    if not matches:
-        known = {_qualified_name(pm, plugin) for plugin in pm.get_plugins()}
-        lacks = any(plugin_name in {name, name.partition("@")[0]} for name in known)
-        what = "is installed, but is not one" if lacks else "is not installed"
-        there = ", ".join(sorted(name.partition("@")[0] for name in providers)) or "none"
-        raise NoProviderError(
-            f"{role} {plugin_name!r}: {what}; choose with {variable} one of: {there}"
-        )
-    if len(matches) > 1:
-        raise AmbiguousPluginError(
-            f"{role} {plugin_name!r}: {len(matches)} plugins could be meant "
-            f"({', '.join(matches)}); choose one with {variable}, or uninstall the others"
-        )
-    others = [plugin for name, plugin in providers.items() if name != matches[0]]
+    kept = {_provider(pm, hook_name, list(providers), name) for name in names}
+    kept.add(f"{ALWAYS_ASKED}@{ORIGIN_BUILT_IN}")
+    others = [plugin for name, plugin in providers.items() if name not in kept]
     return pm.subset_hook_caller(hook_name, others)
+
+
+def require_chosen(pm: pluggy.PluginManager, config: spec.Config) -> None:
+    """Refuse a configuration that names a plugin which is not there, before anything is done.
+
+    Raises:
+        NoProviderError: As `chosen`.
+        AmbiguousPluginError: As `chosen`.
+    """
+    for hook_name, about in HOOKS.items():
+        if about.setting:
+            names = getattr(config, about.setting)
+            chosen(pm, hook_name, *([names] if isinstance(names, str) else names))
 
 
 def call(hook: HookCaller, **arguments: object) -> Any:
@@ -190,39 +169,20 @@ def call(hook: HookCaller, **arguments: object) -> Any:
     return answer
 
 
-def register_plugin(pm: pluggy.PluginManager, plugin: object, name: str) -> None:
-    """Register one more plugin, e.g. in a test; it hears `startup` at once.
-
-    Never while a build runs: the threads of ``-j`` call hooks.
-
-    Raises:
-        PluginError: It breaks a rule, or the name is taken.
-    """
-    if pm.has_plugin(name) or pm.is_registered(plugin):
-        raise PluginError(f"{name}: a plugin of this name is registered already; rename it")
-    _register(pm, Candidate(name=name, origin="registered", version="", plugin=plugin))
-    try:
-        pm.check_pending()
-    except pluggy.PluginValidationError as error:
-        pm.unregister(plugin)
-        raise PluginError(f"{name}: {_one_line(error)}; see docs/hooks.md") from error
-
-
 def describe_plugins(pm: pluggy.PluginManager) -> tuple[PluginRow, ...]:
     """Return name, version, origin, hooks and source digest of every plugin, sorted by name."""
     from xsplice_plugins.plugins.fingerprint import source_digest  # noqa: PLC0415  # only when asked
 
-    rows = [
+    return tuple(
         PluginRow(
-            name=name.partition("@")[0],
-            version=_candidate(pm, plugin).version,
-            origin=_candidate(pm, plugin).origin,
-            hooks=_hooks(pm, plugin),
-            sha256=source_digest(plugin),
+            name=found.name,
+            version=found.version,
+            origin=found.origin,
+            hooks=_hooks(pm, found),
+            sha256=source_digest(found.plugin),
         )
-        for name, plugin in _sorted_plugins(pm)
-    ]
-    return tuple(rows)
+        for found in _candidates(pm)
+    )
 
 
 def manager_fingerprint(pm: pluggy.PluginManager, hook_name: str = "") -> str:
@@ -235,20 +195,30 @@ def manager_fingerprint(pm: pluggy.PluginManager, hook_name: str = "") -> str:
     Returns:
         Hex SHA-256 over the sorted (name, version, sha256 of the sources).
     """
-    from xsplice_plugins.plugins.fingerprint import fingerprint, source_digest  # noqa: PLC0415
+    from xsplice_plugins.plugins.fingerprint import join, source_digest  # noqa: PLC0415
 
-    return fingerprint(
-        (name, _candidate(pm, plugin).version, source_digest(plugin))
-        for name, plugin in _sorted_plugins(pm)
-        if not hook_name or hook_name in _hooks(pm, plugin)
+    return join(
+        f"{found.qualified_name}\0{found.version}\0{source_digest(found.plugin)}"
+        for found in _candidates(pm)
+        if not hook_name or hook_name in _hooks(pm, found)
     )
 
 
-def enable_trace(pm: pluggy.PluginManager) -> None:
-    """Log every hook call; byte strings as digests, options without their values."""
-    from xsplice_plugins.plugins.trace import log_after, log_before  # noqa: PLC0415  # only when asked
-
-    pm.add_hookcall_monitoring(log_before, log_after)
+def _provider(pm: pluggy.PluginManager, hook_name: str, providers: list[str], name: str) -> str:
+    """Return the one provider of a hook that a name means, as ``name@origin``."""
+    role, variable = HOOKS[hook_name].role, HOOKS[hook_name].variable
+    matches = [row for row in sorted(providers) if name in {"", row, row.partition("@")[0]}]
+    if not matches:
+        lacks = any(name in {found.name, found.qualified_name} for found in _candidates(pm))
+        what = "is installed, but is not one" if lacks else "is not installed"
+        there = ", ".join(sorted(row.partition("@")[0] for row in providers)) or "none"
+        raise NoProviderError(f"{role} {name!r}: {what}; choose with {variable} one of: {there}")
+    if len(matches) > 1:
+        raise AmbiguousPluginError(
+            f"{role} {name!r}: {len(matches)} plugins could be meant ({', '.join(matches)}); "
+            f"choose one with {variable}, or uninstall the others"
+        )
+    return matches[0]
 
 
 def _register(pm: pluggy.PluginManager, candidate: Candidate) -> None:
@@ -266,10 +236,6 @@ def _register(pm: pluggy.PluginManager, candidate: Candidate) -> None:
         raise PluginError(
             f"{name}: {_one_line(error)}; the arguments are listed in docs/hooks.md"
         ) from error
-    except XspliceError:
-        raise
-    except (Exception, SystemExit) as error:  # replay of the historic xsplice_startup
-        raise _wrapped(pm.hook.xsplice_startup, error) from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -287,23 +253,14 @@ def _candidate(pm: pluggy.PluginManager, plugin: object) -> Candidate:
     return Candidate(name=name, origin="registered", version="", plugin=plugin)
 
 
-def _qualified_name(pm: pluggy.PluginManager, plugin: object) -> str:
-    return _candidate(pm, plugin).qualified_name
+def _candidates(pm: pluggy.PluginManager) -> list[Candidate]:
+    """Return what is known of every plugin, sorted by name and origin."""
+    found = [_candidate(pm, plugin) for plugin in pm.get_plugins() - {pm.get_plugin(INVENTORY)}]
+    return sorted(found, key=lambda candidate: candidate.qualified_name)
 
 
-def _sorted_plugins(pm: pluggy.PluginManager) -> list[tuple[str, object]]:
-    return sorted(
-        (
-            (_qualified_name(pm, plugin), plugin)
-            for name, plugin in pm.list_name_plugin()
-            if plugin is not None and name != INVENTORY
-        ),
-        key=lambda row: row[0],
-    )
-
-
-def _hooks(pm: pluggy.PluginManager, plugin: object) -> list[str]:
-    return sorted(hook.name for hook in pm.get_hookcallers(plugin) or ())
+def _hooks(pm: pluggy.PluginManager, found: Candidate) -> list[str]:
+    return sorted(hook.name for hook in pm.get_hookcallers(found.plugin) or ())
 
 
 def _wrapped(hook: HookCaller, error: BaseException) -> PluginError:
@@ -325,20 +282,22 @@ def _wrapped(hook: HookCaller, error: BaseException) -> PluginError:
     )
 
 
-def _check_answer(hook: HookCaller, answer: object) -> None:
-    """Refuse an answer of another kind than the specification's."""
-    expected = ANSWERS.get(hook.name)
-    names = " or ".join(sorted(impl.plugin_name for impl in hook.get_hookimpls()))
-    if expected and answer is not None and type(answer).__name__ != expected:
+def _check_answer(hook: HookCaller, answer: Any) -> None:
+    """Refuse an answer of another kind than the hook's; ``None`` leaves it to others."""
+    about = HOOKS[hook.name]
+    expected = about.answer
+    if about.kind == "collecting":
+        expected = f"a tuple of {about.answer}"
+        wrong = [
+            part
+            for part in answer
+            if not isinstance(part, tuple) or any(type(f).__name__ != about.answer for f in part)
+        ]
+    else:
+        wrong = [answer] if answer is not None and type(answer).__name__ != expected else []
+    if wrong:
+        names = " or ".join(sorted(impl.plugin_name for impl in hook.get_hookimpls()))
         raise PluginError(
-            f"{names}.{hook.name}: answered with {type(answer).__name__}, not {expected}; "
+            f"{names}.{hook.name}: answered with {type(wrong[0]).__name__}, not {expected}; "
             "this is a fault of the plugin, report it to its author"
         )
-    if hook.name in COLLECTING:
-        assert isinstance(answer, list)
-        for part in answer:
-            if not isinstance(part, tuple) or any(type(f).__name__ != "Finding" for f in part):
-                raise PluginError(
-                    f"{names}.{hook.name}: answered with {type(part).__name__}, not a tuple of "
-                    "Finding; this is a fault of the plugin, report it to its author"
-                )

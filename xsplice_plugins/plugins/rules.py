@@ -13,15 +13,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import HookApiError, PluginError
-from xsplice_plugins.plugins.spec import HOOK_API, NAME
+from xsplice_plugins.plugins.spec import HOOK_API, HOOKS, NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: Their answers are what a run is trusted for: everyone may add, nobody may take away.
-NO_WRAPPERS = frozenset(
-    {"xsplice_check_delta", "xsplice_check_signature", "xsplice_verify_payload"}
-)
 
 
 def check_plugin(plugin: object, name: str) -> None:
@@ -109,7 +104,7 @@ def _check_implementation(
     if options.get("hookwrapper"):
         raise PluginError(f"{name}: hookwrapper=True is the old style; use wrapper=True")
     hook = str(options.get("specname") or name.rpartition(".")[2])
-    if options.get("wrapper") and hook in NO_WRAPPERS:
+    if options.get("wrapper") and hook in HOOKS and HOOKS[hook].is_check:
         raise PluginError(
             f"{name}: a wrapper could hide what another plugin found; "
             "return findings of your own instead"

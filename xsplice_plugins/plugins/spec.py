@@ -2,7 +2,8 @@
 """The contract between the stages and their plugins: one hook per arrow of the data flow.
 
 Hooks are called with keyword arguments; a plugin asks for the arguments it needs. Errors are
-`XspliceError` subclasses; anything else is reported as a fault of the plugin.
+`XspliceError` subclasses; anything else is reported as a fault of the plugin. What else is to be
+known of a hook stands in one table, `HOOKS`.
 """
 
 # A specification has no body:
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
@@ -50,6 +51,7 @@ class Config:
     differ: str = "semantic"
     linker: str = "livepatch"
     signer: str = "cms"
+    verifiers: tuple[str, ...] = ("model",)  #: the built-in model is asked even if not named
     key: Path | None = None
     certificate: Path | None = None
     depends: Path | None = None  #: an earlier payload that the new one stacks on
@@ -156,7 +158,9 @@ def xsplice_check_signature(
 def xsplice_verify_payload(
     data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
 ) -> tuple[Finding, ...]:
-    """Add findings about a signed payload; findings are collected from all, none is removed.
+    """Add findings about a signed payload; called on the verifiers chosen by name.
+
+    The built-in model is always among them. All findings are kept, none is removed.
 
     Args:
         data: The whole signed file.
@@ -169,16 +173,46 @@ def xsplice_verify_payload(
     """
 
 
-__all__ = [
-    "HOOK_API",
-    "NAME",
-    "Config",
-    "hookimpl",
-    "xsplice_check_delta",
-    "xsplice_check_signature",
-    "xsplice_diff_objects",
-    "xsplice_link_payload",
-    "xsplice_sign_payload",
-    "xsplice_startup",
-    "xsplice_verify_payload",
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """What callers must know of a hook besides its arguments."""
+
+    kind: Literal["historic", "chosen", "collecting"]  #: as in the table of ``docs/hooks.md``
+    role: str  #: what messages call a plugin that implements it
+    setting: str = ""  #: the field of `Config` that names who is asked; "" asks everyone
+    variable: str = ""  #: what users set that field with
+    answer: str = ""  #: class of the answer by name, so that the artefacts are not imported for it
+    is_check: bool = False  #: others rely on the answers: everyone may add, nobody may wrap
+
+
+HOOKS = {
+    "xsplice_startup": Hook(kind="historic", role="listener"),
+    "xsplice_diff_objects": Hook(
+        kind="chosen", role="differ", setting="differ", variable="DIFFER=", answer="Delta"
+    ),
+    "xsplice_check_delta": Hook(
+        kind="collecting", role="check of deltas", answer="Finding", is_check=True
+    ),
+    "xsplice_link_payload": Hook(
+        kind="chosen", role="linker", setting="linker", variable="LINKER=", answer="Payload"
+    ),
+    "xsplice_sign_payload": Hook(
+        kind="chosen", role="signer", setting="signer", variable="SIGNER=", answer="SignedPayload"
+    ),
+    "xsplice_check_signature": Hook(
+        kind="chosen",
+        role="signer that can check",
+        setting="signer",
+        variable="SIGNER=",
+        answer="SignatureCheck",
+        is_check=True,
+    ),
+    "xsplice_verify_payload": Hook(
+        kind="collecting",
+        role="verifier",
+        setting="verifiers",
+        variable="ON=",
+        answer="Finding",
+        is_check=True,
+    ),
+}

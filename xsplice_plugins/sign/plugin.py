@@ -7,27 +7,21 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import (
-    PayloadRecord,
-    SignatureCheck,
-    SignatureRecord,
-    SignatureState,
-    SignedPayload,
-)
-from xsplice_plugins.sign.appended import require_payload
-from xsplice_plugins.sign.check import check_signature
-from xsplice_plugins.sign.cms import sign_payload
-from xsplice_plugins.sign.keys import development_certificate, identity_of
+from xsplice_plugins.plugins.spec import hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck, SignedPayload
     from xsplice_plugins.plugins.spec import Config
 
 
 class CmsSigner:
     """Append a CMS signature in the layout of Linux' module signatures."""
 
+    xsplice_name = "cms"
+
+    @hookimpl
     def xsplice_sign_payload(
         self, data: bytes, record: PayloadRecord, config: Config
     ) -> SignedPayload:
@@ -36,14 +30,22 @@ class CmsSigner:
         Raises:
             SignError: The payload is not the record's, is signed already, or the key is unusable.
         """
+        from xsplice_plugins.sign.appended import require_payload  # noqa: PLC0415
+        from xsplice_plugins.sign.cms import sign_payload  # noqa: PLC0415
+        from xsplice_plugins.sign.keys import identity_of  # noqa: PLC0415
+
         require_payload(data, record)
         identity = identity_of(config, os.environ)
         return sign_payload(data, identity, name=record.name, at_time=datetime.now(UTC))
 
+    @hookimpl
     def xsplice_check_signature(
         self, data: bytes, certificate: Path | None, config: Config
     ) -> SignatureCheck:
         """Check against a certificate; without one, against what this run would sign with."""
+        from xsplice_plugins.sign.check import check_signature  # noqa: PLC0415
+        from xsplice_plugins.sign.keys import development_certificate  # noqa: PLC0415
+
         if certificate is None:
             certificate = config.certificate or config.key
         if certificate is None and config.build_dir is not None:
@@ -53,19 +55,20 @@ class CmsSigner:
 
 
 class NoneSigner:
-    """Leave the payload as it is."""
+    """Leave the payload unsigned; only ever used when asked for by name."""
 
-    def xsplice_sign_payload(
-        self,
-        data: bytes,
-        record: PayloadRecord,
-        config: Config,  # noqa: ARG002  # the hook's argument
-    ) -> SignedPayload:
+    xsplice_name = "none"
+
+    @hookimpl
+    def xsplice_sign_payload(self, data: bytes, record: PayloadRecord) -> SignedPayload:
         """Hand the payload on, recorded as unsigned.
 
         Raises:
             SignError: The payload is not the record's, or is signed already.
         """
+        from xsplice_plugins.artefacts import SignatureRecord, SignedPayload  # noqa: PLC0415
+        from xsplice_plugins.sign.appended import require_payload  # noqa: PLC0415
+
         require_payload(data, record)
         return SignedPayload(
             data=data,
@@ -82,13 +85,12 @@ class NoneSigner:
             ),
         )
 
-    def xsplice_check_signature(
-        self,
-        data: bytes,
-        certificate: Path | None,  # noqa: ARG002  # the hook's argument
-        config: Config,  # noqa: ARG002  # the hook's argument
-    ) -> SignatureCheck:
+    @hookimpl
+    def xsplice_check_signature(self, data: bytes) -> SignatureCheck:
         """Tell whether the file is one bare payload."""
+        from xsplice_plugins.artefacts import SignatureCheck, SignatureState  # noqa: PLC0415
+        from xsplice_plugins.sign.check import check_signature  # noqa: PLC0415
+
         check = check_signature(data, None)
         if check.state is SignatureState.UNSIGNED:
             return check

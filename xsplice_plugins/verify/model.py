@@ -20,7 +20,6 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.errors import VerifyError
 from xsplice_plugins.hypervisor import Probe, SignaturePolicy, SignatureVerdict
 from xsplice_plugins.hypervisor.act.signature import OFF
-from xsplice_plugins.plugins.spec import Config
 
 _SEVERITIES = {
     "proved": Severity.INFO,
@@ -29,46 +28,44 @@ _SEVERITIES = {
 }
 
 
-class ModelVerifier:
-    """Load, apply, observe, revert and unload the payload in the model."""
+def verify_in_model(
+    data: bytes, record: PayloadRecord, request: VerifyRequest
+) -> tuple[Finding, ...]:
+    """Play a payload's whole life in the model.
 
-    def xsplice_verify_payload(
-        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
-    ) -> tuple[Finding, ...]:
-        """Return one finding: what the model came to, with its whole report as evidence.
+    Args:
+        data: The whole signed file.
+        record: What it holds.
+        request: Image, release, signature, expectations and what lies beneath.
 
-        Args:
-            data: The whole signed file.
-            record: What it holds.
-            request: Image, release, signature, expectations and what lies beneath.
-            config: Settings of the run.
+    Returns:
+        One finding: what the model came to, with its whole report as evidence.
 
-        Raises:
-            VerifyError: The image cannot be used, or ``expected.json`` is not one.
-        """
-        del config
-        release = hypervisor.release(request.release)
-        image = hypervisor.Image.from_elf(read(request.image_path), release=release)
-        stack = [(path.stem, read(path)) for path in request.beneath]
-        probes = read_probes(request.expected) if request.expected else ()
-        report = hypervisor.prove(
-            [*stack, (record.name, data)],
-            image,
-            release,
-            probes=probes,
-            compared=[hypervisor.release(name) for name in request.releases_compared],
-            signatures=_policy(data, request),
-        )
-        finding = Finding(
-            check="model",
-            severity=_SEVERITIES[report.verdict],
-            subject=record.name,
-            text=report.reason or f"loads, applies and reverts on Xen {report.release}",
-            errno=report.errno,
-            step=report.step,
-            evidence=msgspec.to_builtins(report),
-        )
-        return (finding,)
+    Raises:
+        VerifyError: The image cannot be used, or ``expected.json`` is not one.
+    """
+    release = hypervisor.release(request.release)
+    image = hypervisor.Image.from_elf(read(request.image_path), release=release)
+    stack = [(path.stem, read(path)) for path in request.beneath]
+    probes = read_probes(request.expected) if request.expected else ()
+    report = hypervisor.prove(
+        [*stack, (record.name, data)],
+        image,
+        release,
+        probes=probes,
+        compared=[hypervisor.release(name) for name in request.releases_compared],
+        signatures=_policy(data, request),
+    )
+    finding = Finding(
+        check="model",
+        severity=_SEVERITIES[report.verdict],
+        subject=record.name,
+        text=report.reason or f"loads, applies and reverts on Xen {report.release}",
+        errno=report.errno,
+        step=report.step,
+        evidence=msgspec.to_builtins(report),
+    )
+    return (finding,)
 
 
 def _policy(data: bytes, request: VerifyRequest) -> SignaturePolicy:

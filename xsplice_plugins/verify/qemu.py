@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What files of dom0 said, in the order in which they were asked.
 Told = Mapping[str, Sequence[str]]
 
-PLACE = "qemu"
+CHECK = "qemu"
 _SYSFS = "/sys/hypervisor/"
 #: Names the image that boots, where it does not lie beside ``xen-syms``.
 OPTION_IMAGE = "qemu-xen"
@@ -62,51 +62,49 @@ class Life:
     after: int
 
 
-class QemuVerifier:
-    """Boot the hypervisor under QEMU and let it judge."""
+def verify_on_qemu(
+    data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+) -> tuple[Finding, ...]:
+    """Boot the hypervisor under QEMU and let it judge.
 
-    def xsplice_verify_payload(
-        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
-    ) -> tuple[Finding, ...]:
-        """Return what real Xen said, and where the model said otherwise.
+    Args:
+        data: The whole signed file.
+        record: What it holds.
+        request: Image, release, expectations and what lies beneath.
+        config: Settings of the run; option ``qemu-xen`` names the image that boots.
 
-        Args:
-            data: The whole signed file.
-            record: What it holds.
-            request: Image, release, expectations and what lies beneath.
-            config: Settings of the run; option ``qemu-xen`` names the image that boots.
+    Returns:
+        What real Xen said, and where the model said otherwise.
 
-        Raises:
-            VerifyError: The image that boots is missing or of another build.
-            ConfigError: A package is missing; the message has the line that installs it.
-        """
-        if PLACE not in request.places:
-            return ()
-        release = hypervisor.release(request.release)
-        image = hypervisor.Image.from_elf(read(request.image_path), release=release)
-        xen = boot_image(request.image_path, dict(config.options), image.build_id)
-        life = life_of(record.name, data, [(path.stem, read(path)) for path in request.beneath])
-        predicted = predict(life.steps, life.payloads, image=image, release=release)
-        line = ".".join(request.release.split(".")[:2])
-        machine = Machine.prepare(xen, release=line, cache=cache_folder(os.environ))
-        folder = request.payload_path.parent
-        raw = machine.run(
-            life.steps,
-            life.payloads,
-            agent="hypercall",
-            console_log=folder / f"{record.name}.console.log",
-        )
-        probes = read_probes(request.expected) if request.expected is not None else ()
-        watched = machine.run(
-            watched_steps(life, probes),
-            life.payloads,
-            console_log=folder / f"{record.name}.tool-console.log",
-        )
-        told, tool = split_watched(watched)
-        findings = [_verdict(record.name, machine, predicted, raw, tool)]
-        findings += _disagreements(record.name, predicted, raw, tool)
-        findings += _effects(record.name, probes, told)
-        return tuple(findings)
+    Raises:
+        VerifyError: The image that boots is missing or of another build.
+        ConfigError: A package is missing; the message has the line that installs it.
+    """
+    release = hypervisor.release(request.release)
+    image = hypervisor.Image.from_elf(read(request.image_path), release=release)
+    xen = boot_image(request.image_path, dict(config.options), image.build_id)
+    life = life_of(record.name, data, [(path.stem, read(path)) for path in request.beneath])
+    predicted = predict(life.steps, life.payloads, image=image, release=release)
+    line = ".".join(request.release.split(".")[:2])
+    machine = Machine.prepare(xen, release=line, cache=cache_folder(os.environ))
+    folder = request.payload_path.parent
+    raw = machine.run(
+        life.steps,
+        life.payloads,
+        agent="hypercall",
+        console_log=folder / f"{record.name}.console.log",
+    )
+    probes = read_probes(request.expected) if request.expected is not None else ()
+    watched = machine.run(
+        watched_steps(life, probes),
+        life.payloads,
+        console_log=folder / f"{record.name}.tool-console.log",
+    )
+    told, tool = split_watched(watched)
+    findings = [_verdict(record.name, machine, predicted, raw, tool)]
+    findings += _disagreements(record.name, predicted, raw, tool)
+    findings += _effects(record.name, probes, told)
+    return tuple(findings)
 
 
 def life_of(name: str, data: bytes, beneath: Sequence[tuple[str, bytes]]) -> Life:
@@ -218,7 +216,7 @@ def _verdict(
         "tool": [_row(number, real, ()) for number, real in enumerate(tool.steps)],
     }
     return Finding(
-        check=PLACE,
+        check=CHECK,
         severity=severity,
         subject=name,
         text=text,
@@ -266,7 +264,7 @@ def _disagreements(
             )
             break
     return [
-        Finding(check=f"{PLACE}.agreement", severity=Severity.ERROR, subject=name, text=words)
+        Finding(check=f"{CHECK}.agreement", severity=Severity.ERROR, subject=name, text=words)
         for words in found
     ]
 
@@ -285,7 +283,7 @@ def _effects(name: str, probes: Sequence[Probe], told: Told) -> list[Finding]:
             severity = Severity.INFO if seen == short else Severity.ERROR
             found.append(
                 Finding(
-                    check=f"{PLACE}.effect",
+                    check=f"{CHECK}.effect",
                     severity=severity,
                     subject=name,
                     text=f"{probe.function} {moment}: expected {short!r}, real Xen says {seen!r}",

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins.errors import SignError
+from xsplice_plugins.plugins.manager import call, chosen
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.sign.cms import sign_payload
 from xsplice_plugins.sign.keys import identity_of
-from xsplice_plugins.sign.plugin import CmsSigner, NoneSigner
-from xsplice_plugins.testing import sample_payload
+from xsplice_plugins.sign.plugin import NoneSigner
+from xsplice_plugins.testing import ManagerFactory, sample_payload
 
 from .conftest import NOW, Pair, PairFactory
 
@@ -111,16 +112,21 @@ def test_the_record_names_the_certificate(pair_of: PairFactory) -> None:
     assert len(signed.record.certificate_sha256) == 64
 
 
-@pytest.mark.parametrize("signer", [CmsSigner(), NoneSigner()], ids=["cms", "none"])
+@pytest.mark.parametrize("signer", ["cms", "none"])
 def test_a_signed_file_is_not_signed_again(
-    signer: CmsSigner | NoneSigner, pair_of: PairFactory
+    signer: str, pair_of: PairFactory, xsplice_manager: ManagerFactory
 ) -> None:
     _, record = sample_payload()
     pair = valid(pair_of)
     once = signed_with(pair, sample_payload()[0]).data
     config = Config(key=pair.key, certificate=pair.certificate)
     with pytest.raises(SignError, match="is signed already"):
-        signer.xsplice_sign_payload(once, record, config)
+        call(
+            chosen(xsplice_manager(), "xsplice_sign_payload", signer),
+            data=once,
+            record=record,
+            config=config,
+        )
     with pytest.raises(SignError, match="is signed already"):
         signed_with(pair, once)
 
@@ -129,12 +135,12 @@ def test_the_payload_of_another_record_is_told_by_its_digest() -> None:
     _, record = sample_payload()
     other, _ = sample_payload(name="other")
     with pytest.raises(SignError, match="sample: the payload has the digest"):
-        NoneSigner().xsplice_sign_payload(other, record, Config())
+        NoneSigner().xsplice_sign_payload(other, record)
 
 
 def test_none_says_in_the_record_that_it_was_asked_for() -> None:
     data, record = sample_payload()
-    signed = NoneSigner().xsplice_sign_payload(data, record, Config())
+    signed = NoneSigner().xsplice_sign_payload(data, record)
     assert signed.data == data
     assert (signed.record.scheme, signed.record.note) == (
         "none",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin: what xsplice calls when the user says ``SIGNER=acme``."""
+"""The plugin: what xsplice calls when the user says ``SIGNER=acme`` or ``ON=acme``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from acme_signing.client import token_of
 from acme_signing.trailer import Trailer, pack, unpack
 from xsplice_plugins import Config, hookimpl
 from xsplice_plugins.artefacts import (
+    Finding,
     PayloadRecord,
+    Severity,
     SignatureCheck,
     SignatureRecord,
     SignatureState,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 xsplice_api = (1, 0)  #: the hooks this plugin was written for
+FUNCTIONS_MAX = 8  #: ACME's rule: people read every function that a payload replaces
 
 
 @hookimpl
@@ -90,6 +93,19 @@ def xsplice_check_signature(
     if not trusted.not_valid_before_utc <= datetime.now(UTC) <= trusted.not_valid_after_utc:
         return _answer(SignatureState.EXPIRED, "the certificate is not valid now", size, subject)
     return _answer(SignatureState.GOOD, f"signed with key {trailer.key_id}", size, subject)
+
+
+@hookimpl
+def xsplice_verify_payload(record: PayloadRecord) -> tuple[Finding, ...]:
+    """Hold a payload to ACME's rule about its size."""
+    count = len(record.functions)
+    finding = Finding(
+        check="acme.size",
+        severity=Severity.INFO if count <= FUNCTIONS_MAX else Severity.ERROR,
+        subject=record.name,
+        text=f"replaces {count} functions, ACME's rule allows {FUNCTIONS_MAX}",
+    )
+    return (finding,)
 
 
 def _message(payload: bytes, key_id: int) -> bytes:

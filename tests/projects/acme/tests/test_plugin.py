@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from acme_signing import hsm
+from acme_signing.plugin import FUNCTIONS_MAX, xsplice_verify_payload
 
 from xsplice_plugins import Config
-from xsplice_plugins.artefacts import SignatureState
+from xsplice_plugins.artefacts import ReplacedFunction, Severity, SignatureState
 from xsplice_plugins.errors import SignError
 from xsplice_plugins.plugins.manager import call, chosen, startup
 from xsplice_plugins.testing import ManagerFactory, SignerContract, sample_payload
@@ -114,3 +116,26 @@ def test_wrong_options_stop_a_run_before_it_compiles(
 ) -> None:
     with pytest.raises(SignError, match="unknown option"):
         startup(xsplice_manager("acme", entry_points=True), config_with(store, {"speed": "fast"}))
+
+
+@pytest.mark.parametrize(
+    ("count", "severity"), [(FUNCTIONS_MAX, Severity.INFO), (FUNCTIONS_MAX + 1, Severity.ERROR)]
+)
+def test_a_payload_that_replaces_too_many_functions_is_not_proved(
+    count: int, severity: Severity
+) -> None:
+    function = ReplacedFunction(
+        name="f",
+        addr_old_virt=0,
+        size_old_bytes=16,
+        size_new_bytes=16,
+        section_new=".text.f",
+        expect="",
+        expect_note="",
+        reason="",
+        object_path="f.o",
+    )
+    record = dataclasses.replace(sample_payload()[1], functions=(function,) * count)
+    (finding,) = xsplice_verify_payload(record)
+    assert finding.severity is severity
+    assert f"replaces {count} functions" in finding.text

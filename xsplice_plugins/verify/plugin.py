@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in verifiers: ``model`` and ``qemu``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.plugins.spec import hookimpl
+
+if TYPE_CHECKING:
+    from xsplice_plugins.artefacts import Finding, PayloadRecord, VerifyRequest
+    from xsplice_plugins.plugins.spec import Config
+
+
+class ModelVerifier:
+    """Let the reference hypervisor core judge; always asked."""
+
+    xsplice_name = "model"
+
+    @hookimpl
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest
+    ) -> tuple[Finding, ...]:
+        """Load, apply, observe, revert and unload the payload in the model."""
+        from xsplice_plugins.verify.model import verify_in_model  # noqa: PLC0415
+
+        return verify_in_model(data, record, request)
+
+
+class QemuVerifier:
+    """Let the very hypervisor that the payload is for judge."""
+
+    xsplice_name = "qemu"
+
+    @hookimpl
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+    ) -> tuple[Finding, ...]:
+        """Boot the hypervisor under QEMU and play the payload's life on it."""
+        from xsplice_plugins.verify.qemu import verify_on_qemu  # noqa: PLC0415
+
+        return verify_on_qemu(data, record, request, config)
