@@ -255,11 +255,12 @@ def verify_payload(
     record: PayloadRecord,
     request: VerifyRequest,
 ) -> tuple[Finding, ...]:
-    """Ask every verifier about a signed payload.
+    """Ask the verifiers chosen by name about a signed payload.
 
     Args:
         pm: The plugins of this run.
-        config: Settings of the run.
+        config: Settings of the run; ``config.verifiers`` names the verifiers, the built-in model is
+            always among them.
         data: The whole signed file.
         record: What it holds.
         request: Image, release, certificate, what lies beneath; what the signer says of the file
@@ -267,6 +268,9 @@ def verify_payload(
 
     Returns:
         All findings, in the order in which the plugins were registered.
+
+    Raises:
+        PluginError: No such verifier, or one failed.
     """
     check = check_signature(pm, config, data, request.certificate)
     is_enforced = config.signer != "none"
@@ -283,7 +287,6 @@ def verify_payload(
         errno=0 if is_good else errno.EPERM,
         step="" if is_good else "signature",
     )
-    answers = call(
-        pm.hook.xsplice_verify_payload, data=data, record=record, request=request, config=config
-    )
+    hook = chosen(pm, "xsplice_verify_payload", *config.verifiers)
+    answers = call(hook, data=data, record=record, request=request, config=config)
     return (first, *(finding for answer in reversed(answers) for finding in answer))

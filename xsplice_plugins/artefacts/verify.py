@@ -69,4 +69,3 @@ class VerifyRequest:
     signature: SignatureCheck | None = None  #: what its signer says; ``None``: not enforced
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     beneath: tuple[Path, ...] = ()  #: payloads applied before, bottom first
-    places: tuple[str, ...] = ("model",)  #: where to verify: "model", "qemu"

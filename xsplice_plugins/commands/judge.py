@@ -25,7 +25,7 @@ def _add_verify(parser: ArgumentParser) -> None:
     parser.add_argument("--cert", type=Path, help="certificate that the signature must fit")
     parser.add_argument("--signer", help="signing plugin; default: cms with --cert, else none")
     parser.add_argument("--expect", type=Path, help="expected.json with probes")
-    parser.add_argument("--on", default="model", help="model, qemu, or model,qemu")
+    parser.add_argument("--on", default="model", help="verifiers, separated by commas")
     parser.add_argument("--out", type=Path, help="write the report here as well")
 
 
@@ -49,6 +49,7 @@ def _verify(arguments: Namespace) -> int:
         release=arguments.release,
         image=arguments.xen_syms,
         signer=signer,
+        verifiers=tuple(arguments.on.split(",")),
         certificate=arguments.cert,
     )
     request = VerifyRequest(
@@ -59,7 +60,6 @@ def _verify(arguments: Namespace) -> int:
         certificate=arguments.cert,
         expected=arguments.expect,
         beneath=tuple(arguments.payloads[:-1]),
-        places=tuple(arguments.on.split(",")),
     )
     record = _record_of(path, data, arguments.release)
     findings = pipeline.verify_payload(plugins_of(config), config, data, record, request)

@@ -71,7 +71,11 @@ def add_variables(variables: Variables) -> None:
         ("RELEASES", "further releases to judge the payload against, separated by commas", ""),
         ("DIFFER", "the diffing plugin", "semantic"),
         ("LINKER", "the linking plugin", "livepatch"),
-        ("ON", "where to verify: model, qemu, or model,qemu", "model"),
+        (
+            "ON",
+            "verifiers, separated by commas: model, qemu, a vendor's; model is always one",
+            "model",
+        ),
         ("EXPECT", "expected.json of a regression hot-patch to check against", "", accept),
         ("OPTIONS", "settings of vendors' plugins: key=value, separated by spaces", ""),
         ("LINE_NEUTRAL", "1: keep the line numbers of what the patch does not change", "0"),

@@ -193,7 +193,7 @@ class Wiring:
             carries=(fix, request),
             library=("verify", "hypervisor", "sign", "report"),
             values=[
-                f"verify on {request.places} as {request.release}, {request.releases_compared}",
+                f"verify with {config.verifiers} as {request.release}, {request.releases_compared}",
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
             ],
         )
@@ -242,12 +242,7 @@ def start(env: Environment, name: str, patch_set: PatchSet, config: Config, rout
         plugins=env["XSPLICE_PLUGINS"], environ=settings.environment()
     )
     manager.startup(plugins, config)
-    for hook, plugin in (
-        ("xsplice_diff_objects", config.differ),
-        ("xsplice_link_payload", config.linker),
-        ("xsplice_sign_payload", config.signer),
-    ):
-        manager.chosen(plugins, hook, plugin)  # an unknown name is an error before any compile
+    manager.require_chosen(plugins, config)  # an unknown name is an error before any compile
     fix = Fix(
         name=name,
         folder=folder / name,
