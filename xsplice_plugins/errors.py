@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error this project raises on bad input.
+"""Every error this project raises on bad input, and the exit status that each leads to.
 
 A message has three parts: the subject (object, symbol, source line where known), what is wrong,
 and what to do next. A broken invariant of our own is an ``assert``, never one of these.
+
+Exit statuses: 0 done or proved; 2 wrong use or unreadable input; 3 no functional change; 4 refused;
+5 not proved; 6 the machine lacks something.
 """
 
 
 class XspliceError(Exception):
     """Base of all errors that bad input or a broken environment can cause."""
 
-    #: Exit status of the command line for this class of error.
-    exit_status = 1
+    exit_status = 2
 
 
 class ConfigError(XspliceError):
-    """A setting, an argument or the machine's tools do not fit the job."""
+    """A setting, an argument or a file does not fit the job."""
+
+
+class MachineError(XspliceError):
+    """The machine lacks a program, room on its disk, or a permission to write."""
+
+    exit_status = 6
 
 
 class PatchError(XspliceError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.xen import xen_tree
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.realxen import debian, process
 from xsplice_plugins.realxen.cache import cache_folder
 
@@ -167,7 +167,7 @@ def test_an_archive_that_cannot_be_reached_is_an_error_with_apts_words(
 
 
 def test_missing_packages_are_named_in_one_message(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(MachineError) as caught:
         debian.require_packages(
             "x",
             {"sh": "dash", "no-such-program": "pkg-b", "neither-this": "pkg-a"},
@@ -251,9 +251,9 @@ def test_print_path_of_a_tree_that_is_not_built_says_how_to_build_it(tmp_path: P
         text=True,
         check=False,
     )
-    assert done.returncode == 1
     assert done.stdout == ""
-    assert "make xen-tree" in done.stderr or "apt-get install" in done.stderr
+    said = {2: "make xen-tree", 6: "apt-get install"}  # not built; or not to be built here
+    assert said[done.returncode] in done.stderr
 
 
 def test_a_failed_program_leaves_its_last_lines_in_the_message(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_failed_program_leaves_its_last_lines_in_the_message(tmp_path: Path) -
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no-such-program: cannot be started"):
+    with pytest.raises(MachineError, match="no-such-program: cannot be started"):
         process.run_logged(["no-such-program"], log=tmp_path / "log")
 
 

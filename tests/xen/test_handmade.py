@@ -127,7 +127,7 @@ def test_pitfall_3_is_refused(
     source = tmp_path / "hotfix.c"
     source.write_text('#include <xsplice.h>\nXSPLICE_NOP("xen_minor_version", 0, 9);\n')
     words = ["build", str(source), "--xen", str(xen_tree), "--name", "fix"]
-    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 1
+    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 2
     said = capsys.readouterr().err
     assert "the range 0x0 to 0x9 of `xen_minor_version` splits `jmp" in said
     assert not (tmp_path / "out").exists()
@@ -159,7 +159,7 @@ def test_types_of_4_17s_functions_are_compared(
         'XSPLICE_REPLACE("xen_extra_version", mine);\n'
     )
     words = ["build", str(source), "--xen", str(xen_tree), "--name", "fix"]
-    assert cli.main([*words, "--out", str(tmp_path / "fix.livepatch")]) == 1
+    assert cli.main([*words, "--out", str(tmp_path / "fix.livepatch")]) == 2
     assert "`xen_extra_version` is `const char * (void)`" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import MachineError, XspliceError
 
 SCHEMA = 1  #: version of every JSON file this project writes
 
@@ -45,7 +45,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see either the old content or all of the new.
 
     Raises:
-        XspliceError: The file cannot be written (disk full, no permission).
+        MachineError: The file cannot be written (disk full, no permission).
     """
     temporary: str | None = None
     try:
@@ -57,7 +57,7 @@ def write_file(path: Path, data: bytes) -> None:
         Path(temporary).replace(path)
         temporary = None
     except OSError as error:
-        raise XspliceError(
+        raise MachineError(
             f"{path}: cannot be written ({error.strerror}); make room or choose another folder"
         ) from error
     finally:

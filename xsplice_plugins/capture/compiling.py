@@ -38,7 +38,8 @@ def compile_object(
         env: The compiler's environment; this process's own if ``None``.
 
     Raises:
-        CaptureError: It does not compile (with the compiler's own lines), or a disk is full.
+        CaptureError: It does not compile; the message has the compiler's own lines.
+        MachineError: The compiler is not there, or a disk is full.
     """
     with full_disk_named(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.merging import merged_files
-from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.errors import CaptureError, MachineError
 from xsplice_plugins.kbuild.paths import folders_that_lead_to
 from xsplice_plugins.patch.applying import patched_files
 
@@ -81,7 +81,8 @@ def prepare_copy(
 
     Raises:
         PatchError: The patch does not apply.
-        CaptureError: The copy cannot be written (disk full, no permission).
+        CaptureError: A patched file's folder leads out of the tree.
+        MachineError: The copy cannot be written (disk full, no permission).
     """
     source_root = Path(os.path.abspath(source_root))
     changed: dict[str, bytes | None] = {}
@@ -117,7 +118,7 @@ def copy_tree(tree: XenTree, dest: Path, patch_set: PatchSet | None = None) -> N
 
     Raises:
         PatchError: The patch does not apply.
-        CaptureError: The copy cannot be written.
+        MachineError: The copy cannot be written.
     """
     touched = [file.path for file in patch_set.touched] if patch_set else []
     prefix = tree.patch_root + "/" if tree.patch_root else ""
@@ -212,7 +213,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "make room" if error.errno == errno.ENOSPC else "choose another folder"
-        raise CaptureError(
+        raise MachineError(
             f"{path}: cannot be written ({error.strerror}); {advice} and run again"
         ) from error
 

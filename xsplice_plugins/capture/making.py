@@ -24,7 +24,7 @@ from xsplice_plugins.capture.copying import full_disk_named
 from xsplice_plugins.capture.pairing import check_drift, compiler_of, pair_objects
 from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.csource.meaning import judge_texts
-from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.errors import CaptureError, MachineError
 from xsplice_plugins.kbuild.commands import environment, words
 from xsplice_plugins.kbuild.indexing import Index, canonical_in, init_name, job_of, read_index
 from xsplice_plugins.kbuild.records import parse_record, read_text
@@ -89,8 +89,9 @@ def make_route(
         One record per object that differs, in the order of names.
 
     Raises:
-        CaptureError: The copy cannot be written, the patched tree does not build, or the tree's
-            own object cannot be made again.
+        CaptureError: The patched tree does not build, or the tree's own object cannot be made
+            again.
+        MachineError: The copy cannot be written, or there is no make.
         PatchError: The patch does not apply.
     """
     if tree.is_out_of_source and tree.build_root.parent != tree.hypervisor_source:
@@ -192,8 +193,10 @@ def _make(
             check=False,
         )
     except OSError as error:
-        raise CaptureError(f"make: cannot be started ({error.strerror}); install it") from error
+        raise MachineError(f"make: cannot be started ({error.strerror}); install it") from error
     if done.returncode != 0:
+        if b"No space left on device" in done.stderr:
+            raise MachineError(f"{copy}: the disk is full; make room and run again")
         text = done.stderr.decode("utf-8", "replace").replace(f"{copy}/", "")
         lines = text.strip().splitlines()[:_LINES_MAX]
         raise CaptureError(

@@ -58,7 +58,8 @@ def changed_outputs(
         other rules read are left out.
 
     Raises:
-        CaptureError: A rule fails, or the copy cannot be written.
+        CaptureError: A rule fails.
+        MachineError: The copy cannot be written.
     """
     kept = None
     if store is not None:

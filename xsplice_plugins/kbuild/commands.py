@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.errors import CaptureError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ _WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", r
 #: Preprocessed text fits into such a pipe: the compiler does not wait for this process to read,
 #: which may be at work in another thread. (It is what Linux allows everyone.)
 PIPE_SIZE_BYTES = 1 << 20
+SHELL_NOT_FOUND = 127  #: the shell's own status where a command's program is not there
 OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
 
 
@@ -98,6 +99,7 @@ def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str)
 
     Raises:
         CaptureError: It fails; the message has its own last lines.
+        MachineError: A program of the line is not there, or the disk is full.
     """
     try:
         done = subprocess.run(  # noqa: S602  # the tree's own recorded line is a shell line
@@ -111,16 +113,18 @@ def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str)
             pipesize=PIPE_SIZE_BYTES,
         )
     except OSError as error:
-        raise CaptureError(
+        raise MachineError(
             f"{subject}: the compiler cannot be started ({error.strerror}); check the tree's folder"
         ) from error
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         lines = said[:OUTPUT_LINES_MAX] or [f"exit status {done.returncode}, no message"]
         if any("No space left on device" in line for line in said):
-            raise CaptureError(
+            raise MachineError(
                 f"{subject}: the disk is full (No space left on device); make room and run again"
             )
+        if done.returncode == SHELL_NOT_FOUND:
+            raise MachineError(f"{subject}: {lines[-1]}; install the program that is missing")
         raise CaptureError(
             f"{subject}: does not compile; correct the source or the patch:\n" + "\n".join(lines)
         )

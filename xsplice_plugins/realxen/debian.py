@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.realxen.process import run_logged
 
 #: Debian release that carries each Xen release as its own.
@@ -353,12 +353,12 @@ def require_packages(purpose: str, programs: Mapping[str, str], files: Mapping[s
         files: As for :func:`missing_packages`.
 
     Raises:
-        ConfigError: Something is missing.
+        MachineError: Something is missing.
     """
     lacking = missing_packages(programs, files)
     if lacking:
         sudo = "" if os.geteuid() == 0 else "sudo "
-        raise ConfigError(
+        raise MachineError(
             f"{purpose}: packages are missing: {', '.join(lacking)}; install them with: "
             f"{sudo}apt-get install --no-install-recommends {' '.join(lacking)}"
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen.agent import hypercall_agent, tool_agent
 from xsplice_plugins.realxen.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.realxen.initramfs import pack_disk
@@ -78,17 +78,20 @@ class Machine:
             mirror: Debian archive to use in place of the system's.
 
         Raises:
-            ConfigError: A program is missing, or a package cannot be fetched.
-            VerifyError: The image cannot be read, or does not boot.
+            ConfigError: The image cannot be read, or a package cannot be fetched.
+            MachineError: A program is missing.
+            VerifyError: The image does not boot.
         """
         try:
             image = xen.read_bytes()
         except OSError as error:
-            raise VerifyError(f"{xen}: cannot be read ({error.strerror})") from error
+            raise ConfigError(
+                f"{xen}: cannot be read ({error.strerror}); check the path"
+            ) from error
         if image[:2] == b"\x1f\x8b":  # Debian ships xen-4.17-amd64.gz
             image = gzip.decompress(image)
         if image[:4] != b"\x7fELF":
-            raise VerifyError(f"{xen}: not an ELF image; name the tree's xen/xen")
+            raise ConfigError(f"{xen}: not an ELF image; name the tree's xen/xen")
         cache = cache or cache_folder(os.environ)
         parts = prepare_parts(cache, release=release, say=say, mirror=mirror)
         done = subprocess.run(
@@ -135,7 +138,8 @@ class Machine:
             agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it.
 
         Raises:
-            VerifyError: A step cannot be given to the agent, or QEMU cannot be started.
+            MachineError: QEMU cannot be started.
+            VerifyError: A step cannot be given to the agent, or dom0 does not come up.
         """
         if len(steps) > STEPS_MAX:
             raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")

@@ -73,7 +73,8 @@ def prepare_parts(
         mirror: An archive to use in place of the system's.
 
     Raises:
-        ConfigError: A program is missing, or a package cannot be fetched.
+        ConfigError: A package cannot be fetched.
+        MachineError: A program is missing.
     """
     debian.require_packages("real Xen under QEMU", PROGRAMS, FILES)
     suite = debian.suite_of(release)

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, MachineError
 
 #: Lines of a failed program's output that go into the error message.
 TAIL_LINES_MAX = 15
@@ -58,7 +58,8 @@ def run_logged(
         The output's text.
 
     Raises:
-        ConfigError: The program cannot be started or failed; the message holds its last lines.
+        ConfigError: The program failed; the message holds its last lines.
+        MachineError: It cannot be started.
     """
     lines: list[str] = []
     with log.open("ab") as sink:
@@ -74,7 +75,9 @@ def run_logged(
                 start_new_session=True,
             )
         except OSError as error:
-            raise ConfigError(f"{command[0]}: cannot be started ({error.strerror})") from error
+            raise MachineError(
+                f"{command[0]}: cannot be started ({error.strerror}); install it"
+            ) from error
         try:
             assert process.stdout is not None, "stdout was asked for as a pipe"
             for raw in process.stdout:

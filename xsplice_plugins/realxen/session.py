@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import MachineError, VerifyError
 from xsplice_plugins.realxen.process import end_group
 from xsplice_plugins.realxen.results import crash_line
 
@@ -100,7 +100,9 @@ class Session:
                 start_new_session=True,
             )
         except OSError as error:
-            raise VerifyError(f"{command[0]}: cannot be started ({error.strerror})") from error
+            raise MachineError(
+                f"{command[0]}: cannot be started ({error.strerror}); install it"
+            ) from error
         finally:
             serial_theirs.close()
             control_theirs.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.errors import SignError
+from xsplice_plugins.errors import MachineError, SignError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,7 +191,8 @@ def development_identity(folder: Path) -> Identity:
     agree on one pair; the certificate is copied to a file of its own for those who check.
 
     Raises:
-        SignError: The folder cannot be written, or what lies there is not usable.
+        MachineError: The folder cannot be written.
+        SignError: What lies there is not usable.
     """
     path = folder / "development.key.pem"
     if not path.exists():
@@ -256,7 +257,7 @@ def _publish(path: Path, text: bytes, *, replaces: bool) -> None:
         replaces: Whether it may take another's place; if not, the first of two runs counts.
 
     Raises:
-        SignError: The folder cannot be written.
+        MachineError: The folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +274,7 @@ def _publish(path: Path, text: bytes, *, replaces: bool) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108  # as above
     except OSError as error:
-        raise SignError(
+        raise MachineError(
             f"{path}: the development key cannot be written ({error.strerror}); "
             "give KEY= and CERT=, or make the folder writable"
         ) from error

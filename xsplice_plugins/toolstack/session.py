@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.releases import Release
@@ -140,7 +140,7 @@ def save_session(path: Path, session: Session) -> None:
     """Write a model's file, whole or not at all.
 
     Raises:
-        ConfigError: the file cannot be written.
+        MachineError: the file cannot be written.
     """
     hv = session.hypervisor
     is_idle = not hv.payloads and hv.hazard is None
@@ -155,6 +155,6 @@ def save_session(path: Path, session: Session) -> None:
         temporary.write_text(json.dumps(content, sort_keys=True, indent=1) + "\n", "utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); make room") from error
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room") from error
     finally:
         temporary.unlink(missing_ok=True)

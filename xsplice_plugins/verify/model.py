@@ -17,7 +17,7 @@ from xsplice_plugins.artefacts import (
     SignatureState,
     VerifyRequest,
 )
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import Probe, SignaturePolicy, SignatureVerdict
 from xsplice_plugins.hypervisor.act.signature import OFF
 
@@ -42,7 +42,7 @@ def verify_in_model(
         One finding: what the model came to, with its whole report as evidence.
 
     Raises:
-        VerifyError: The image cannot be used, or ``expected.json`` is not one.
+        ConfigError: The image cannot be used, or ``expected.json`` is not one.
     """
     release = hypervisor.release(request.release)
     image = hypervisor.Image.from_elf(read(request.image_path), release=release)
@@ -90,12 +90,12 @@ def read(path: Path) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        VerifyError: It cannot be read.
+        ConfigError: It cannot be read.
     """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise VerifyError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def read_probes(path: Path) -> tuple[Probe, ...]:
@@ -106,7 +106,7 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
             ``during``, ``after``.
 
     Raises:
-        VerifyError: Not JSON, or not of this form.
+        ConfigError: Not JSON, or not of this form.
     """
     try:
         effects: list[dict[str, Any]] = json.loads(read(path))["effect"]
@@ -122,7 +122,7 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
             for effect in effects
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise VerifyError(
+        raise ConfigError(
             f"{path}: not an expected.json ({error!r}); it needs a list `effect`, see "
             "xen-patches/README.md"
         ) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import Probe
 from xsplice_plugins.realxen.cache import cache_folder
 from xsplice_plugins.realxen.machine import Machine
@@ -77,8 +77,9 @@ def verify_on_qemu(
         What real Xen said, and where the model said otherwise.
 
     Raises:
-        VerifyError: The image that boots is missing or of another build.
-        ConfigError: A package is missing; the message has the line that installs it.
+        ConfigError: The image that boots is missing or of another build.
+        MachineError: A package is missing; the message has the line that installs it.
+        VerifyError: The machine under QEMU does not answer.
     """
     release = hypervisor.release(request.release)
     image = hypervisor.Image.from_elf(read(request.image_path), release=release)
@@ -170,18 +171,18 @@ def boot_image(syms: Path, options: Mapping[str, str], build_id: bytes | None) -
         build_id: The identity that both must have.
 
     Raises:
-        VerifyError: It is missing, or of another build.
+        ConfigError: It is missing, or of another build.
     """
     path = Path(options.get(OPTION_IMAGE, syms.with_name("xen")))
     if not path.is_file():
-        raise VerifyError(
+        raise ConfigError(
             f"{path}: not there; ON=qemu needs the image that boots, name it with "
             f"OPTIONS={OPTION_IMAGE}=PATH"
         )
     content = path.read_bytes()
     is_packed = content[:2] == b"\x1f\x8b"
     if build_id is None or (not is_packed and build_id not in content):
-        raise VerifyError(
+        raise ConfigError(
             f"{path}: not of the same build as {syms}; every build of Xen has a build-id of its own"
         )
     return path

@@ -20,7 +20,7 @@ from SCons.Builder import Builder
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import MachineError
 from xsplice_plugins.plugins import manager
 
 from . import actions, settings
@@ -209,12 +209,12 @@ def _require_room(folder: Path) -> None:
     """Refuse a nearly full disk before anything is written: SCons' own files break on one.
 
     Raises:
-        ConfigError: Less than `ROOM_BYTES_MIN` is free.
+        MachineError: Less than `ROOM_BYTES_MIN` is free.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < ROOM_BYTES_MIN:
-        raise ConfigError(
+        raise MachineError(
             f"{folder}: only {free >> 10} KiB are free on its disk, {ROOM_BYTES_MIN >> 10} KiB are "
             "needed; make room, or choose another folder with BUILD="
         )
@@ -231,7 +231,7 @@ def start(env: Environment, name: str, patch_set: PatchSet, config: Config, rout
         route: How the objects are compiled and why, for the summary.
 
     Raises:
-        ConfigError: The build folder's disk is full.
+        MachineError: The build folder's disk is full.
         PluginError: A plugin cannot be loaded, or none of the chosen name is there.
     """
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())

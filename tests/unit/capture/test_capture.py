@@ -13,7 +13,7 @@ import pytest
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import Reach, Route
-from xsplice_plugins.errors import CaptureError, NoFunctionalChangeError
+from xsplice_plugins.errors import CaptureError, MachineError, NoFunctionalChangeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +287,7 @@ def test_a_full_disk_is_named(
 
     monkeypatch.setattr("xsplice_plugins.capture.copying._put", full)
     fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
-    with pytest.raises(CaptureError, match=r"copy: cannot be written \(No space left .* make room"):
+    with pytest.raises(MachineError, match=r"copy: cannot be written \(No space left .* make room"):
         capture.copy_tree(capture.locate_tree(built.root), tmp_path / "copy", fix)
     assert not list(tmp_path.iterdir())
 

@@ -168,7 +168,7 @@ REFUSED = {
 def test_bad_declaration_is_refused_by_name(bench: Bench, case: str) -> None:
     text, message = REFUSED[case]
     built = bench.build(text)
-    assert built.status == 1
+    assert built.status == 2
     assert message in built.err
     assert built.err.startswith("xsplice build: ")
     assert ";" in built.err or "does not compile" in built.err
@@ -219,7 +219,7 @@ def test_the_refused_ones_neighbour_is_accepted(bench: Bench, case: str) -> None
 )
 def test_what_the_release_lacks_is_refused(bench: Bench, text: str, message: str) -> None:
     built = bench.build(text, "--release", "4.13.0")
-    assert built.status == 1
+    assert built.status == 2
     assert message in built.err
 
 
@@ -237,7 +237,7 @@ def test_what_is_no_c_file_is_refused(
 ) -> None:
     (tmp_path / "text.txt").write_text("words")
     words = ["build", str(tmp_path / name), "--xen", str(tiny.root), "--name", "fix"]
-    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 1
+    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -258,5 +258,5 @@ def test_a_tree_without_recorded_commands_is_refused(
     source = tmp_path / "hotfix.c"
     source.write_text("int a;\n")
     words = ["build", str(source), "--xen", str(tmp_path / "tree"), "--name", "fix"]
-    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 1
+    assert cli.main([*words, "--out", str(tmp_path / "out" / "fix.livepatch")]) == 2
     assert "recorded no compile command" in capsys.readouterr().err

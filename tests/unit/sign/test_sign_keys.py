@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xsplice_plugins.errors import SignError
+from xsplice_plugins.errors import MachineError, SignError
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.sign.check import check_signature
 from xsplice_plugins.sign.keys import (
@@ -200,5 +200,5 @@ def test_a_lost_development_certificate_is_written_again(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a file where the folder should be")
-    with pytest.raises(SignError, match="the development key cannot be written"):
+    with pytest.raises(MachineError, match="the development key cannot be written"):
         development_identity(tmp_path / "keys")
