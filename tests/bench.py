@@ -125,7 +125,7 @@ def bare(folder: Path, command: str) -> None:
 
 
 def main() -> int:
-    """Print every figure of the issue with its limit."""
+    """Print every figure with its limit."""
     root = os.environ.get("XSPLICE_XEN_TREE")
     if not root:
         print("XSPLICE_XEN_TREE is not set; run `make bench`")  # noqa: T201

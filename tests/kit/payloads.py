@@ -293,7 +293,7 @@ def minimal(
     text: bytes = b"patched",
     by_name: bool = False,
 ) -> Draft:
-    """Draft the smallest payload that is accepted (specification section 19.2)."""
+    """Draft the smallest payload that is accepted (docs/loader.md#payload)."""
     code, relocs = _new_code(arch)
     p = arch.pointer_bytes
     kind = ABS_TYPE[arch.name]

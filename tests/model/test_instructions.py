@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes that are written over old functions, against the specification's worked numbers."""
+"""The bytes that are written over old functions, against the numbers of docs/loader.md#patching."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real 4.17 tree in the model: its own test payloads, scenario by scenario (section 13)."""
+"""The real 4.17 tree in the model: its own test payloads, row by row (docs/loader.md#actions)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Releases as data: every backport of the specification's table at its exact point release."""
+"""Releases as data: every backport of docs/loader.md#releases at its exact point release."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meeting of all CPUs: who is kicked, when it fails, and what the plan adds."""
+"""The meeting of all CPUs: who is kicked, when it fails, and what the model adds."""
 
 from __future__ import annotations
 

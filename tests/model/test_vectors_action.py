@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every action vector of the livepatch specification's section 20.2, by its number."""
+"""Actions, a numbered case each: the answer, ``rc`` and state of docs/loader.md#actions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Xen under QEMU: the in-tree test payloads behave as the specification's table says."""
+"""A real Xen under QEMU: its own test payloads behave as docs/loader.md#actions says."""
 
 from __future__ import annotations
 

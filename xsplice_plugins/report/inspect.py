@@ -14,7 +14,7 @@ from xsplice_plugins.errors import ElfFormatError
 
 FUNCS = ".livepatch.funcs"
 _HEAD = struct.Struct("<QQQIIB")  #: name, new, old, new size, old size, version
-_RECORD_SIZE_BYTES = {1: 64, 2: 104}  #: Source: livepatch specification 2.2
+_RECORD_SIZE_BYTES = {1: 64, 2: 104}  #: Source: docs/loader.md#payload
 _EXPECT_OFFSET = 72
 _MAGIC = b"~Module signature appended~\n"
 _RECORDS_MAX = 65536

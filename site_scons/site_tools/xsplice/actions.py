@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens when a node is built: load, call one stage of the library, write.
 
-Every action is a module-level function (conventions: closures in an action's signature rebuild
-on every run). What it needs beyond its sources hangs on the target node as ``attributes.xsplice``;
+Every action is a module-level function: SCons hashes what a closure holds, and would rebuild on
+every run. What it needs beyond its sources hangs on the target node as ``attributes.xsplice``;
 whatever of that can change the result is a ``Value`` dependency, made in ``builders``.
 """
 

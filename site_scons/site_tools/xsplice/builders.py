@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Builder per stage, and the methods that wire a fix's nodes: no logic beyond wiring.
 
-Signatures (conventions 4.3): an action's own code is hashed by SCons, what it calls is not; so
-every node depends on the digest of the library folders it uses, on the digest of the settings
-that reach it, and on the fingerprint of the plugins.
+An action's own code is hashed by SCons, what it calls is not (``SCons.Action``); so every node
+depends on the digest of the library folders it uses, on the digest of the settings that reach it,
+and on the fingerprint of the plugins.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def environment() -> Mapping[str, str]:
-    """Return the process' environment, which switches plugins on and off (conventions 3.2)."""
+    """Return the process' environment, which switches plugins on and off (docs/hooks.md)."""
     return os.environ
 
 

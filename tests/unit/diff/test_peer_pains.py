@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users of other live-patch builders complain of, as fixtures that must come out right.
 
-The numbers are those of the list of pains (section 2 of the notes on peers) that the fixture
-expresses; what no object file can express (slow builds, signing, base matrices) has none here.
+What no object file can express (slow builds, signing, many bases) is not here.
 """
 
 import shutil
@@ -31,7 +30,7 @@ int g(int a) { return helper(a + 1) ^ 9; }
 """
 
 
-def test_1_a_read_mostly_initialiser_is_refused_by_the_variable(tmp_path: Path) -> None:
+def test_a_read_mostly_initialiser_is_refused_by_the_variable(tmp_path: Path) -> None:
     text = (
         '__attribute__((section(".data.read_mostly"))) int limit = 4;\n'
         "int f(int a) { limit = get(a); return limit; }"
@@ -41,7 +40,7 @@ def test_1_a_read_mostly_initialiser_is_refused_by_the_variable(tmp_path: Path) 
     assert "`limit`" in delta.refused[0].reason
 
 
-def test_1_an_added_frame_brings_its_strings(tmp_path: Path) -> None:
+def test_an_added_frame_brings_its_strings(tmp_path: Path) -> None:
     after = TWO.replace("return helper(a) * 5", 'if (get(a)) { BUG(); note("why"); } return 5')
     new = compile_c(tmp_path, after)
     delta = diff(compile_c(tmp_path, TWO), new)
@@ -50,7 +49,7 @@ def test_1_an_added_frame_brings_its_strings(tmp_path: Path) -> None:
     assert_closed(delta, new)
 
 
-def test_2_statics_keep_their_state_when_inlining_shifts(tmp_path: Path) -> None:
+def test_statics_keep_their_state_when_inlining_shifts(tmp_path: Path) -> None:
     text = """
     static noinline int one(int a) { static int seen; return seen += get(a); }
     static noinline int two(int a) { static int seen; return seen ^= get(a); }
@@ -65,19 +64,19 @@ def test_2_statics_keep_their_state_when_inlining_shifts(tmp_path: Path) -> None
     assert len(delta.references) == 1
 
 
-def test_4_lines_that_move_in_a_header_change_nothing(tmp_path: Path) -> None:
+def test_lines_that_move_in_a_header_change_nothing(tmp_path: Path) -> None:
     text = '#line {} "inc.h"\nint f(int a) {{ if (a) BUG(); return get(a); }}\n'
     delta = diff_c(tmp_path, text.format(10), text.format(60))
     assert summary(delta) == ([], [], ["f"], [])
 
 
-def test_5_equal_code_in_another_section_is_no_change(tmp_path: Path) -> None:
+def test_equal_code_in_another_section_is_no_change(tmp_path: Path) -> None:
     text = '.section {}, "ax"\n.globl f\n.type f, @function\nf: mov $5, %eax\nret\n.size f, .-f\n'
     delta = diff(*(assemble(tmp_path, text.format(s)) for s in (".text.f", ".text.unlikely.f")))
     assert summary(delta) == ([], [], [], [])
 
 
-def test_5_a_cold_part_that_comes_and_goes_belongs_to_its_function(tmp_path: Path) -> None:
+def test_a_cold_part_that_comes_and_goes_belongs_to_its_function(tmp_path: Path) -> None:
     text = """
     extern void die(int) MAYBE;
     int f(int a) { if (get(a) < 0) { die(1); put(a, 3); die(7); } return get(a + 1); }
@@ -90,7 +89,7 @@ def test_5_a_cold_part_that_comes_and_goes_belongs_to_its_function(tmp_path: Pat
         assert delta.removed == ()
 
 
-def test_6_a_callee_specialised_for_its_callers_is_named(tmp_path: Path) -> None:
+def test_a_callee_specialised_for_its_callers_is_named(tmp_path: Path) -> None:
     text = """
     static noinline int part(int a, int b) { return get(a) + get(b) * 3; }
     int f(int a) { return part(a, 4); }
@@ -102,7 +101,7 @@ def test_6_a_callee_specialised_for_its_callers_is_named(tmp_path: Path) -> None
     assert all("part" in c.reason for c in delta.changed if c.name == "f")
 
 
-def test_8_twins_of_several_files_in_one_object_are_told_apart(tmp_path: Path) -> None:
+def test_twins_of_several_files_in_one_object_are_told_apart(tmp_path: Path) -> None:
     text = """
     .file "one.c"
     .section .text.one, "ax"
@@ -122,7 +121,7 @@ def test_8_twins_of_several_files_in_one_object_are_told_apart(tmp_path: Path) -
     assert [c.name for c in diff(before, after).changed] == ["two.c#same"]
 
 
-def test_8_two_functions_of_one_name_are_refused_with_the_candidates(tmp_path: Path) -> None:
+def test_two_functions_of_one_name_are_refused_with_the_candidates(tmp_path: Path) -> None:
     def twins(first: int, second: int) -> bytes:
         rows = "".join(
             f'.section .text.{s}, "ax"\n.type {n}, @function\n{n}: mov ${v}, %eax\nret; nop\n'
@@ -139,7 +138,7 @@ def test_8_two_functions_of_one_name_are_refused_with_the_candidates(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", [".llvm.{}", ".lto_priv.{}"])
-def test_10_hashes_of_link_time_optimisation_are_no_names(tmp_path: Path, suffix: str) -> None:
+def test_hashes_of_link_time_optimisation_are_no_names(tmp_path: Path, suffix: str) -> None:
     text = """
     .section .text.h, "ax"
     BIND helperSUFFIX
@@ -165,7 +164,7 @@ def test_10_hashes_of_link_time_optimisation_are_no_names(tmp_path: Path, suffix
     assert [r.target.split("#")[-1] for r in delta.references] == ["helper" + suffix.format(111)]
 
 
-def test_11_endbr_and_padding_shift_no_symbol(tmp_path: Path) -> None:
+def test_endbr_and_padding_shift_no_symbol(tmp_path: Path) -> None:
     flags = ("-fcf-protection=branch", "-mno-manual-endbr", "-fpatchable-function-entry=16,16")
     before = compile_c(tmp_path, TWO, *flags)
     new = compile_c(tmp_path, TWO.replace("* 5", "* 7"), *flags)
@@ -174,13 +173,13 @@ def test_11_endbr_and_padding_shift_no_symbol(tmp_path: Path) -> None:
     assert_closed(delta, new)
 
 
-def test_12_half_in_assembler_half_in_boot_code_is_refused_twice(tmp_path: Path) -> None:
+def test_half_in_assembler_half_in_boot_code_is_refused_twice(tmp_path: Path) -> None:
     text = "__init used int boot(int a) { return get(a); } int f(int a) { return get(a) + 1; }"
     delta = diff_c(tmp_path, text, text.replace("return get(a);", "return get(a + 1);"))
     assert summary(delta) == ([], [], [], [("INIT_CODE", "boot")])
 
 
-def test_15_notes_of_the_toolchain_are_no_change(tmp_path: Path) -> None:
+def test_notes_of_the_toolchain_are_no_change(tmp_path: Path) -> None:
     before = compile_c(tmp_path, TWO)
     noise = "".join(
         f'asm (".pushsection {name}\\n.long 1, 2, 3\\n.popsection");\n'
@@ -195,12 +194,12 @@ def test_15_notes_of_the_toolchain_are_no_change(tmp_path: Path) -> None:
     assert diff(before, compile_c(tmp_path, noise + TWO)).is_empty
 
 
-def test_15_unwind_tables_are_no_change(tmp_path: Path) -> None:
+def test_unwind_tables_are_no_change(tmp_path: Path) -> None:
     before = compile_c(tmp_path, TWO)
     assert diff(before, compile_c(tmp_path, TWO, "-fasynchronous-unwind-tables")).is_empty
 
 
-def test_16_bug_frames_need_no_debug_information(tmp_path: Path) -> None:
+def test_bug_frames_need_no_debug_information(tmp_path: Path) -> None:
     text = TWO.replace("return helper(a) * 5", "if (a) BUG(); return 1")
     with_debug, without = (compile_c(tmp_path, text, *flag) for flag in (("-g",), ()))
     assert diff(with_debug, without).is_empty
