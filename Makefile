@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 # Variables of `scons xsplice`, passed on when given: make xsplice XEN=/src/xen PATCH=fix.patch
-NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE
+NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE BUILD
 SETTINGS = $(foreach name,$(NAMES),$(if $($(name)),'$(name)=$($(name))'))
 SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
 XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tests.kit.build import scons  # noqa: E402  the path is set above
 from xsplice_plugins import artefacts, capture, patch  # noqa: E402
 from xsplice_plugins.artefacts import CapturePlan, PatchSet  # noqa: E402
+from xsplice_plugins.kbuild.tree import locate_tree  # noqa: E402
 
 REPEATS = 5
 PATCHES = ROOT / "xen-patches" / "regression" / "4.17"
@@ -62,7 +63,7 @@ class Tree:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root = root
         self.folder = folder
-        self.tree = capture.locate_tree(root)
+        self.tree = locate_tree(root)
 
     def plan(self, case: str) -> tuple[PatchSet, CapturePlan]:
         """Return what a hot-patch reaches."""
@@ -142,8 +143,8 @@ def main() -> int:
 MODEL = """
 import sys
 from pathlib import Path
-from xsplice_plugins.hypervisor import Image, Probe, prove, release
-image = Image.from_elf(Path(sys.argv[1]).read_bytes(), release=release("4.17.5"))
+from xsplice_plugins.hypervisor import Probe, boot, prove, release
+image = boot(Path(sys.argv[1]).read_bytes(), release=release("4.17.5"))
 probes = [
     Probe(function="xen_extra_version", kind="string", during="Hello World"),
     Probe(function="xen_minor_version", before=17),

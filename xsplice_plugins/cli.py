@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words behind the program's name; ``None`` for those of the process.
 
     Returns:
-        0 for success; 1 for an error; 2 for wrong usage; 3 no functional change; 4 the link stage
-        was given a refused change; 5 a payload was not proved. ``diff`` exits 1 when something was
-        refused.
+        A status of ``errors.STATUSES``; 130 after an interrupt.
     """
     from xsplice_plugins.commands import COMMANDS  # noqa: PLC0415  --version is quick
 

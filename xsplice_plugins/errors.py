@@ -3,15 +3,23 @@
 
 A message has three parts: the subject (object, symbol, source line where known), what is wrong,
 and what to do next. A broken invariant of our own is an ``assert``, never one of these.
-
-Exit statuses: 0 done or proved; 2 wrong use or unreadable input; 3 no functional change; 4 refused;
-5 not proved; 6 the machine lacks something.
 """
+
+#: What a run ends with, the same through ``scons`` and ``xsplice``.
+STATUSES = {
+    0: "done, or proved",
+    2: "wrong use, or unreadable input",
+    3: "no functional change: nothing needs a live patch",
+    4: "refused: the change cannot be live patched",
+    5: "not proved: a hazard, a refusal by the hypervisor, a disagreement, or something unchecked",
+    6: "the machine lacks something: a program, room on a disk, a permission",
+}
 
 
 class XspliceError(Exception):
     """Base of all errors that bad input or a broken environment can cause."""
 
+    #: Exit status for this class of error, through every face: one of `STATUSES`.
     exit_status = 2
 
 

@@ -17,7 +17,7 @@ FIRST_MINOR = 7  #: live patching came with 4.7
 #: Last point release of each stable branch whose loader was read.
 LAST_POINT = {
     7: 6, 8: 5, 9: 4, 10: 4, 11: 4, 12: 4, 13: 5, 14: 6,
-    15: 5, 16: 7, 17: 6, 18: 5, 19: 4, 20: 3, 21: 1, 22: 0,
+    15: 5, 16: 7, 17: 7, 18: 6, 19: 6, 20: 4, 21: 2, 22: 0,
 }  # fmt: skip
 
 

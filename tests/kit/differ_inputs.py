@@ -13,12 +13,15 @@ import pytest
 
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.target.references import target_of
+from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins.target.known import known_facts
+from xsplice_plugins.target.references import References
+from xsplice_plugins.target.sections import profile_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import Delta, Extent, Reference
+    from xsplice_plugins.artefacts import Delta, Extent, Facts, Reference
 
 #: As Xen 4.17 is compiled, without what needs its headers.
 FLAGS = (
@@ -131,21 +134,29 @@ def assemble(folder: Path, text: str) -> bytes:
     return (folder / "out.o").read_bytes()
 
 
+def references_of(data: bytes, *, release: str = "4.17.5") -> References:
+    """Return the places of an object of Xen."""
+    file = read_elf(data, "a.o")
+    return References(file, profile_of("xen", known_facts(release, file.machine)))
+
+
 def diff(
     baseline: bytes,
     new: bytes,
     *,
     source_path: str = "file.c",
     is_init: bool = False,
-    profile: str = "xen-4.17",
+    profile: str = "xen",
+    release: str = "4.17.5",
+    facts: Facts | None = None,
 ) -> Delta:
-    """Compare two objects, with the profile of Xen 4.17 unless another is named."""
+    """Compare two objects, as those of Xen 4.17.5 unless something else is said."""
     return diff_objects(
         baseline,
         new,
         object_path="file.o",
         source_path=source_path,
-        profile=profile,
+        config=Config(profile=profile, release=release, facts=facts),
         is_init=is_init,
     )
 
@@ -167,7 +178,8 @@ def summary(delta: Delta) -> tuple[list[str], list[str], list[str], list[tuple[s
 
 def assert_closed(delta: Delta, new: bytes) -> None:
     """Hold every relocation inside an extent to an extent or a reference."""
-    file = read_elf(new, "file.o")
+    references = references_of(new)
+    file = references.file
     spans: dict[int, list[tuple[int, int]]] = {}
     rows: tuple[Extent | Reference, ...] = (*delta.extents, *delta.references)
     for row in rows:
@@ -180,7 +192,7 @@ def assert_closed(delta: Delta, new: bytes) -> None:
         section = file.sections[extent.section]
         for reloc in file.relocs(section):
             if extent.offset <= reloc.offset < extent.offset + extent.size_bytes:
-                target = target_of(file, section, reloc)
+                target = references.target_of(section, reloc)
                 if target.section_index is not None:
                     places = spans.get(target.section_index, [])
                     size = file.sections[target.section_index].size_bytes

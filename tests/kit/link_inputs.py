@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
@@ -17,17 +19,19 @@ from xsplice_plugins.artefacts import (
     ChangedFunction,
     Delta,
     Extent,
+    Facts,
     NewItem,
     Reference,
 )
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import SHF_MERGE, STT_FUNC, STT_NOTYPE, STT_OBJECT
-from xsplice_plugins.link.payload import LinkRequest, link_payload
-from xsplice_plugins.target.references import target_of
+from xsplice_plugins.link.payload import link_payload
+from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins.target.known import known_facts
+from xsplice_plugins.target.references import References
+from xsplice_plugins.target.sections import profile_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from xsplice_plugins.artefacts import Payload
     from xsplice_plugins.elf.types import Reloc, Section
 
@@ -137,7 +141,7 @@ def delta(
     return Delta(
         object_path=path,
         source_path=path.replace(".o", ".c"),
-        profile="xen-4.17",
+        profile="xen",
         machine=elf.machine,
         digest_new=hashlib.sha256(data).hexdigest(),
         changed=tuple(_changed(elf, name, by_name[name].decorated) for name in changed),
@@ -179,24 +183,27 @@ def link(
     *parts: tuple[Delta, bytes],
     name: str = "fix",
     release: str = "4.17.5",
+    facts: Facts | None = None,
     beneath: bytes | None = None,
 ) -> Payload:
     """Link parts (delta, object) against an image."""
-    return link_payload(
-        LinkRequest(
-            name=name,
-            deltas=tuple(part[0] for part in parts),
-            objects=tuple(part[1] for part in parts),
-            image=image,
-            release=release,
-            beneath=beneath,
-            beneath_name="earlier.livepatch" if beneath is not None else "",
-        )
-    )
+    deltas, objects = tuple(part[0] for part in parts), tuple(part[1] for part in parts)
+    config = Config(release=release, facts=facts)
+    with tempfile.TemporaryDirectory() as folder:
+        if beneath is not None:
+            path = Path(folder) / "earlier.livepatch"
+            path.write_bytes(beneath)
+            config = replace(config, depends=path)
+        return link_payload(name, deltas, objects, image, config)
 
 
 def closure_delta(
-    data: bytes, path: str, changed: tuple[str, ...], *, new: tuple[str, ...] = ()
+    data: bytes,
+    path: str,
+    changed: tuple[str, ...],
+    *,
+    new: tuple[str, ...] = (),
+    release: str = "4.17.5",
 ) -> Delta:
     """Make a delta of a real object: entries of tables and strings are taken one by one.
 
@@ -204,16 +211,19 @@ def closure_delta(
     image's symbol of the same name.
     """
     elf = read_elf(data, path)
+    profile = profile_of("xen", known_facts(release, elf.machine))
+    places = References(elf, profile)
     base = delta(data, path, changed=changed, new=new)
     taken = {e.section for e in base.extents}
     extents = list(base.extents)
     for section in elf.sections:
         if section.name.startswith(".livepatch.hooks."):
             extents.append(_whole(elf, section.index, section.name))
-        size = _entry_size(section.name)
+        row = profile.table(section.name)
+        size = row.entry_size_bytes if row is not None else 0
         for start in range(0, section.size_bytes, size) if size else ():
             inside = [r for r in elf.relocs(section) if start <= r.offset < start + size]
-            if any(target_of(elf, section, r).section_index in taken for r in inside):
+            if any(places.target_of(section, r).section_index in taken for r in inside):
                 extents.append(
                     Extent(section=section.index, offset=start, size_bytes=size, owner="table")
                 )
@@ -225,7 +235,7 @@ def closure_delta(
         section = elf.sections[extent.section]
         for reloc in elf.relocs(section):
             if extent.offset <= reloc.offset < extent.offset + extent.size_bytes:
-                found = _follow(elf, section, reloc, taken)
+                found = _follow(places, section, reloc, taken)
                 if isinstance(found, Extent) and found not in extents:
                     extents.append(found)
                 elif isinstance(found, Reference):
@@ -233,16 +243,10 @@ def closure_delta(
     return replace(base, extents=tuple(extents), references=tuple(references))
 
 
-def _entry_size(name: str) -> int:
-    if name.startswith(".bug_frames."):
-        return 16 if name.endswith("3") else 8
-    return {".altinstructions": 14, ".ex_table": 8}.get(name, 0)
-
-
 def _follow(
-    elf: ElfFile, section: Section, reloc: Reloc, taken: set[int]
+    places: References, section: Section, reloc: Reloc, taken: set[int]
 ) -> Extent | Reference | None:
-    target = target_of(elf, section, reloc)
+    elf, target = places.file, places.target_of(section, reloc)
     index = target.section_index
     if index is None or index in taken:
         return None

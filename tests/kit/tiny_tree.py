@@ -35,6 +35,11 @@ SOURCES = {
         "static inline int twice(int a)\n{\n    return a * 2;\n}\n#endif\n"
     ),
     "docs/words.txt": "words\n",
+    # What Xen's own script offers to those who ask for the build-id.
+    "xen/tiny.lds": (
+        "SECTIONS { .note.gnu.build-id : { __note_gnu_build_id_start = .; "
+        "*(.note.gnu.build-id) __note_gnu_build_id_end = .; } } INSERT AFTER .text;\n"
+    ),
 }
 
 
@@ -65,7 +70,7 @@ class TinyTree:
         objects += " common/entry.o arch/x86/linked.o"
         self._record("common/built_in.o", f"ld -r -o common/built_in.o {objects}")
         self._record("prelink.o", "ld -r -o prelink.o common/built_in.o")
-        self._run("ld --build-id=sha1 -e livepatch -o xen-syms prelink.o", folder)
+        self._run("ld --build-id=sha1 -T tiny.lds -e livepatch -o xen-syms prelink.o", folder)
         self._run("objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen", folder)
 
     def _compile(self, source: str, target: str) -> None:

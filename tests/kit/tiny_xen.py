@@ -2,9 +2,9 @@
 """A hypervisor of three pages, for payloads that replace its few functions."""
 
 from tests.kit.payloads import ENDBR64, XEN_ID
-from xsplice_plugins.hypervisor import Image, Region, Symbol, build_image
+from xsplice_plugins.hypervisor import BootedImage, KnownSymbol, Region, Xen
 from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
-from xsplice_plugins.hypervisor.image.memory import RO, RW, RX
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, MemorySegment
 
 PAGE = 4096
 TEXT_VIRT = {"x86_64": 0xFFFF82D040200000, "arm64": 0x200000, "arm32": 0x200000}
@@ -30,9 +30,13 @@ def _text(arch: Arch, virt: int) -> bytes:
     return bytes(out)
 
 
+def _by_name(*symbols: KnownSymbol) -> dict[str, KnownSymbol]:
+    return {symbol.name: symbol for symbol in symbols}
+
+
 def tiny_xen(
     arch: Arch = X86_64, *, build_id: bytes | None = XEN_ID, arena_bytes: int = 8 << 20
-) -> Image:
+) -> BootedImage:
     """Make a hypervisor of three pages with a few functions."""
     virt = TEXT_VIRT[arch.name]
     functions = {
@@ -42,7 +46,7 @@ def tiny_xen(
         "sealed": (SEALED, 16),
         "common/busy.c#busy": (BUSY, 16),
     }
-    return build_image(
+    return BootedImage(
         arch=arch,
         regions=(
             Region(name="text", addr_virt=virt, data=_text(arch, virt), perm=RX),
@@ -54,14 +58,22 @@ def tiny_xen(
             ),
             Region(name="data", addr_virt=virt + 2 * PAGE, data=bytes(PAGE), perm=RW),
         ),
-        symbols=(
+        symbols=_by_name(
             *(
-                Symbol(name=name, addr_virt=virt + offset, size_bytes=size, is_function=True)
+                KnownSymbol(name=name, addr_virt=virt + offset, size_bytes=size, is_function=True)
                 for name, (offset, size) in functions.items()
             ),
-            Symbol(name="words_of_xen", addr_virt=virt + PAGE, size_bytes=9, is_function=False),
-            Symbol(name="counter", addr_virt=virt + 2 * PAGE, size_bytes=8, is_function=False),
+            KnownSymbol(
+                name="words_of_xen", addr_virt=virt + PAGE, size_bytes=9, is_function=False
+            ),
+            KnownSymbol(name="counter", addr_virt=virt + 2 * PAGE, size_bytes=8, is_function=False),
         ),
         build_id=build_id,
+        digest=f"{arch.name} {build_id!r}",
         arena=(virt + 3 * PAGE, virt + 3 * PAGE + arena_bytes),
     )
+
+
+def allocated(xen: Xen) -> list[MemorySegment]:
+    """Return what is mapped and does not belong to the image."""
+    return [segment for segment in xen.memory.segments() if segment.owner != "xen"]

@@ -17,9 +17,9 @@ from types import FrameType
 from typing import Any, Self
 
 from tests.kit.mutate import mutate, rich
-from tests.kit.tiny_xen import tiny_xen
+from tests.kit.tiny_xen import allocated, tiny_xen
 from xsplice_plugins import hypervisor
-from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, Release, release
+from xsplice_plugins.hypervisor import BootedImage, Command, Hazard, Hypervisor, Release, release
 from xsplice_plugins.hypervisor.facts.arches import ARCHES
 
 FOLDER = str(Path(hypervisor.__file__).parent)
@@ -48,14 +48,14 @@ class Coverage:
         return self._on_line
 
 
-def live(data: bytes, image: Image, wanted: Release) -> None:
+def live(data: bytes, image: BootedImage, wanted: Release) -> None:
     """Give an input its whole life; only verdicts may come of it."""
     hv = Hypervisor(image, wanted, hook_runner=lambda *_: 0)
     before = hv.memory.digest(owner="xen", code_only=True)
     try:
         if hv.upload(b"p\0", data).code:
             assert not hv.arena.in_use(), "a refused upload leaks"
-            assert not hv.memory.allocated(), "a refused upload leaks"
+            assert not allocated(hv), "a refused upload leaks"
             return
         for command in (Command.APPLY, Command.REVERT, Command.APPLY, Command.REVERT):
             hv.action(b"p\0", command)
@@ -67,7 +67,9 @@ def live(data: bytes, image: Image, wanted: Release) -> None:
         return
 
 
-def search(image: Image, wanted: Release, rng: random.Random, seconds: float, out: Path) -> int:
+def search(
+    image: BootedImage, wanted: Release, rng: random.Random, seconds: float, out: Path
+) -> int:
     """Search until the time is up; give the exit status."""
     corpus = [rich(image.arch, wanted).build()]
     seen: set[tuple[str, int]] = set()

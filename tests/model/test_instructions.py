@@ -12,7 +12,7 @@ from xsplice_plugins.hypervisor.act.patching import patch, unpatch
 from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 from xsplice_plugins.hypervisor.facts.cpu import EPYC, K8, ideal_nops
 from xsplice_plugins.hypervisor.image.alternatives import ENDBR64
-from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Lift, Memory, Segment
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Lift, Memory, MemorySegment
 from xsplice_plugins.hypervisor.state.payload import Function
 
 PAGE = 4096
@@ -22,11 +22,11 @@ def patched(
     arch: Arch, old: int, new: int, head: bytes, *, new_size: int = 0, name: str = "4.17.5"
 ) -> tuple[bytes, Function]:
     """Patch one function in a page of its own, and see that unpatching restores it."""
-    memory = Memory()
+    xen = Hypervisor(tiny_xen(arch), release(name))
     base = old & ~(PAGE - 1)
     data = bytearray(b"\xcc" * PAGE)
     data[old - base : old - base + len(head)] = head
-    memory.map(Segment(addr_virt=base, data=data, perm=RX, name="text", owner="xen"))
+    xen.memory.map(MemorySegment(addr_virt=base, data=data, perm=RX, name="text", owner="xen"))
     before = bytes(data)
     function = Function(
         record_virt=0,
@@ -38,10 +38,10 @@ def patched(
         old_size_bytes=64,
         expectation=None,
     )
-    memory.lift = Lift.ALL
-    patch(function, arch=arch, memory=memory, release=release(name), cpu=EPYC)
+    xen.memory.lift = Lift.ALL
+    patch(function, xen)
     result = bytes(data[old - base : old - base + 16])
-    unpatch(function, arch=arch, memory=memory)
+    unpatch(function, xen)
     assert bytes(data) == before
     return result, function
 
@@ -127,7 +127,7 @@ def test_write_protection_is_lifted_as_far_as_the_release_does(
 
 def test_text_is_write_protected_but_for_the_patching() -> None:
     memory = Memory()
-    memory.map(Segment(addr_virt=0, data=bytearray(PAGE), perm=RX, name="text", owner="xen"))
+    memory.map(MemorySegment(addr_virt=0, data=bytearray(PAGE), perm=RX, name="text", owner="xen"))
     with pytest.raises(Hazard, match="text is read-only"):
         memory.write(0, b"x")
     memory.lift = Lift.ALL

@@ -10,8 +10,8 @@ from tests.kit.payloads import (
     minimal,
 )
 from tests.kit.tiny_xen import tiny_xen
-from xsplice_plugins.hypervisor import Command, Hypervisor, release
-from xsplice_plugins.hypervisor.state.requests import check_caller
+from xsplice_plugins.hypervisor import Command, Hypervisor, prove, release
+from xsplice_plugins.hypervisor.state.payload import name_bytes
 
 
 def many(name: str) -> Hypervisor:
@@ -68,16 +68,20 @@ def test_the_stamp_counts_uploads_and_unloads_only() -> None:
     assert hv.stamp == 5
 
 
+def test_names_are_bytes() -> None:
+    hv = Hypervisor(tiny_xen(), release("4.21.0"))
+    raw = "é→".encode() + b"\xff"
+    assert hv.upload(raw + b"\0", minimal().build()).code == 0
+    assert hv.get(raw + b"\0")[0].code == 0
+    assert hv.get("é→".encode() + b"\0")[0].code == -2
+    _, listing = hv.list_payloads()
+    assert listing is not None
+    assert (name_bytes(listing.entries[0].name), listing.name_bytes) == (raw, len(raw) + 1)
+
+
 @pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        ({"interface_version": 0x15}, 0),
-        ({"interface_version": 0x14}, -13),
-        ({"interface_version": 0x14, "is_privileged": False}, -13),
-        ({"interface_version": 0x15, "is_privileged": False}, -1),
-        ({"interface_version": 0x15, "is_built_in": False}, -38),
-    ],
+    ("name", "verdict", "step"), [("é→", "proved", ""), ("\ud800", "refused", "name")]
 )
-def test_the_gates_in_front(options: dict[str, int], code: int) -> None:
-    answer = check_caller(release("4.17.5"), **options)  # type: ignore[arg-type]  # a table
-    assert answer.code == code
+def test_a_name_that_bytes_cannot_spell_is_refused(name: str, verdict: str, step: str) -> None:
+    report = prove([(name, minimal().build())], tiny_xen(), release("4.17.5"))
+    assert (report.verdict, report.step) == (verdict, step)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -24,18 +25,19 @@ from tests.kit.payloads import (
     minimal,
     note,
 )
-from tests.kit.tiny_xen import tiny_xen
-from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Payload, release
+from tests.kit.tiny_xen import allocated, tiny_xen
+from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, LoadedPayload, release
 from xsplice_plugins.hypervisor.facts.notes import parse_build_id
-from xsplice_plugins.hypervisor.facts.verdicts import Refusal, errno_name, errno_text
-from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Arena, Memory, Segment
+from xsplice_plugins.hypervisor.facts.verdicts import XenRefusal, errno_name, errno_text
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Arena, Memory, MemorySegment
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
+from xsplice_plugins.hypervisor.state.hook_argument import encode_argument
 
 PAGE = 4096
 B_ID = b"\xb2" * 20
 
 
-def loaded(draft: Draft, name: str = "4.17.5") -> tuple[Hypervisor, Payload]:
+def loaded(draft: Draft, name: str = "4.17.5") -> tuple[Hypervisor, LoadedPayload]:
     """Upload one payload that must be accepted."""
     hv = Hypervisor(tiny_xen(), release(name))
     answer = hv.upload(b"p\0", draft.build())
@@ -62,7 +64,7 @@ def test_a_payload_may_be_called_xen() -> None:
     before = hv.memory.digest(owner="xen")
     assert hv.upload(b"xen\0", minimal().build()).code == 0
     assert hv.memory.digest(owner="xen") == before
-    assert hv.memory.allocated()
+    assert allocated(hv)
 
 
 def test_alignment_0_makes_a_section_overlap_the_ones_before() -> None:
@@ -279,10 +281,10 @@ def test_alt_call_sites_become_direct_since_4_21() -> None:
 )
 def test_notes(raw: bytes, errno: int) -> None:
     if errno:
-        with pytest.raises(Refusal) as found:
+        with pytest.raises(XenRefusal) as found:
             parse_build_id(raw, step="s", passes_errno=True)
         assert found.value.errno == errno
-        with pytest.raises(Refusal) as found:
+        with pytest.raises(XenRefusal) as found:
             parse_build_id(raw, step="s", passes_errno=False)
         assert found.value.errno == 22
     else:
@@ -290,12 +292,25 @@ def test_notes(raw: bytes, errno: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_running"), [("4.17.4", True), ("4.17.3", False), ("4.14.0", False)]
+    ("name", "trap", "is_running"),
+    [
+        ("4.17.4", "0f0b", True),
+        ("4.17.3", "0f0b", False),
+        ("4.14.0", "0f0b", False),
+        ("4.17.4", "d6", False),
+        ("4.22.0", "d6", True),
+        ("4.22.0", "0f0b", False),
+    ],
 )
-def test_a_warn_in_a_preapply_hook_needs_the_region_registered(name: str, is_running: bool) -> None:
-    """Regions used to be registered at apply: a WARN before that found no table and crashed."""
+def test_a_warn_in_a_preapply_hook_needs_its_region_and_its_instruction(
+    name: str, trap: str, is_running: bool
+) -> None:
+    """Regions used to be registered at apply: a WARN before that found no table and crashed.
+
+    Behind the trap the hook returns zero, so one that is skipped too far or too little shows.
+    """
     draft = minimal()
-    add_code(draft, "warns", b"\x0f\x0b\x31\xc0\xc3")
+    add_code(draft, "warns", bytes.fromhex(trap) + b"\x31\xc0\xc3")
     frame = Sec(".bug_frames.1", bytes(8), align=4, relocs=[Rel(0, 2, "warns")])
     draft.sections.append(frame)
     add_hook(draft, "preapply", "warns")
@@ -307,6 +322,36 @@ def test_a_warn_in_a_preapply_hook_needs_the_region_registered(name: str, is_run
     else:
         with pytest.raises(Hazard, match="crash at warns"):
             hv.action(b"p\0", Command.APPLY)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "code"),
+    [
+        ("4.22.0", 676, 0),
+        ("4.22.0", 703, 0),
+        ("4.22.0", 704, -34),
+        ("4.23.0", 703, 0),
+        ("4.20.3", 671, 0),
+        ("4.20.3", 672, -34),
+    ],
+)
+def test_an_alternative_names_a_feature_that_the_release_has(
+    name: str, feature: int, code: int
+) -> None:
+    draft = minimal()
+    draft.sections += [
+        Sec(
+            ".altinstructions",
+            struct.pack("<iiHBBBB", 0, 0, feature, 1, 0, 0, 0),
+            relocs=[Rel(0, 2, "new_function"), Rel(4, 2, "repl")],
+        ),
+        Sec(".altinstr_replacement", b"\x90", flags=ALLOC | EXEC),
+    ]
+    draft.symbols.append(Sym("repl", ".altinstr_replacement", info=0))
+    hv = Hypervisor(tiny_xen(), release(name))
+    assert hv.upload(b"p\0", draft.build()).code == code
+    asked = Hypervisor(replace(tiny_xen(), feature_words=20), release(name))
+    assert asked.upload(b"p\0", draft.build()).code == -34
 
 
 def test_a_function_that_a_hook_only_marked_cannot_be_reverted_by_default() -> None:
@@ -327,7 +372,7 @@ def test_memory_spans_segments_and_faults_outside() -> None:
     memory = Memory()
     for index in range(2):
         memory.map(
-            Segment(
+            MemorySegment(
                 addr_virt=index * PAGE, data=bytearray(PAGE), perm=RW, name=f"{index}", owner="x"
             )
         )
@@ -351,3 +396,35 @@ def test_the_first_section_of_a_name_counts() -> None:
     draft.sections[-2].data = b"garbage"
     _, payload = loaded(draft)
     assert payload.depends == XEN_ID
+
+
+@pytest.mark.parametrize(
+    ("name", "build_id", "depends", "hooks", "counts", "called", "metadata"),
+    [
+        ("4.14.0", 264, 280, 328, 376, 384, 512),
+        ("4.17.2", 264, 280, 328, 376, 384, 512),
+        ("4.17.3", 272, 288, 336, 384, 392, 520),
+        ("4.18.1", 272, 288, 336, 384, 392, 520),
+        ("4.17.4", 288, 304, 352, 400, 408, 536),
+        ("4.18.2", 288, 304, 352, 400, 408, 536),
+        ("4.19.0", 288, 304, 352, 400, 408, 536),
+        ("4.18.4", 288, 304, 336, 384, 392, 520),
+        ("4.22.0", 288, 304, 336, 384, 392, 520),
+    ],
+)
+def test_hooks_find_struct_payload_as_their_release_lays_it_out(
+    name: str, build_id: int, depends: int, hooks: int, counts: int, called: int, metadata: int
+) -> None:
+    xen = Hypervisor(tiny_xen(), release(name))
+    payload = LoadedPayload(
+        name="é", build_id=b"1", depends=b"22", load_hooks=(1, 1, 1), unload_hooks=(1,) * 4,
+        metadata=b"55555", hooks={"preapply": 6, "postrevert": 7},
+    )  # fmt: skip
+    raw = encode_argument(payload, xen)
+
+    def word(offset: int, size: int = 4) -> int:
+        return int.from_bytes(raw[offset : offset + size], "little")
+
+    assert [word(build_id + 8), word(depends + 8), word(counts), word(counts + 4)] == [1, 2, 3, 4]
+    assert [word(metadata + 8), word(hooks, 8), word(hooks + 40, 8)] == [5, 6, 7]
+    assert raw[called : called + 3] == "é".encode() + b"\0"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.kit.payloads import minimal
-from tests.kit.tiny_xen import tiny_xen
-from xsplice_plugins.hypervisor import Hypervisor, Probe, prove, release, summary
+from tests.kit.tiny_xen import allocated, tiny_xen
+from xsplice_plugins.hypervisor import Hypervisor, Probe, prove, release
 from xsplice_plugins.hypervisor.proof.probes import ask
 from xsplice_plugins.hypervisor.run.execute import call_function
 
@@ -55,16 +55,20 @@ def test_asking_changes_nothing(hv: Hypervisor) -> None:
     for argument in ("counter", "counter+0x4", "text:hello"):
         ask(Probe(function="answer", arguments=(argument, 7)), hv, "before")
     assert hv.memory.digest() == before
-    assert not hv.memory.allocated()
+    assert not allocated(hv)
 
 
-def test_names_with_offsets_are_an_extension_for_people() -> None:
+def test_names_with_offsets_are_an_extension_for_people(hv: Hypervisor) -> None:
     counter = IMAGE.lookup("counter")
     assert counter is not None
-    assert IMAGE.lookup_with_offset("counter+0x10") == counter + 16
+    hv.memory.write(counter, bytes(range(8)))
+    for argument, found in (("counter", 0x03020100), ("counter+0x4", 0x07060504)):
+        hv.memory.segments()[0].data[0x300:0x303] = b"\x8b\x07\xc3"  # mov eax, [rdi]; ret
+        assert ask(Probe(function="answer", arguments=(argument,)), hv, "before").found == found
+    for wrong in ("counter+0xzz", "nobody+0x1", "nobody"):
+        answer = ask(Probe(function="answer", arguments=(wrong,)), hv, "before")
+        assert answer.problem == f"argument {wrong} names no symbol of the image"
     assert IMAGE.lookup("counter+0x10") is None
-    assert IMAGE.lookup_with_offset("counter+0xzz") is None
-    assert IMAGE.lookup_with_offset("nobody+0x1") is None
     assert IMAGE.name_of(counter + 3) == "counter+0x3/0x8"
 
 
@@ -98,9 +102,6 @@ def test_a_proof_observes_the_change_and_its_end() -> None:
     assert [result.found for result in report.probes] == ["original", "patched", "original"]
     assert report.functions[0].bytes_after == report.functions[0].bytes_before
     assert report.functions[0].bytes_during.startswith("e9")
-    text = summary(report)
-    assert "after  as before" in text
-    assert "xen_extra_version() during: 'patched'" in text
 
 
 def test_a_wrong_answer_is_not_a_proof() -> None:
@@ -114,7 +115,6 @@ def test_a_refused_payload_is_reported_with_its_errno_and_step() -> None:
     report = prove([("p", b"not an ELF file" * 10)], IMAGE, XEN)
     assert (report.verdict, report.errno, report.errno_name) == ("refused", 22, "EINVAL")
     assert report.step == "header"
-    assert "-EINVAL (-22)" in summary(report)
     assert not report.functions
 
 
@@ -137,7 +137,6 @@ def test_other_releases_answer_differently() -> None:
     )
     found = {answer.release: (answer.verdict, answer.errno) for answer in report.differences}
     assert found == {"4.7.0": ("refused", 22), "4.13.5": ("refused", 22), "4.17.1": ("hazard", 0)}
-    assert "Xen 4.17.1: hazard" in summary(report)
 
 
 def test_a_stack_is_proved_bottom_first_and_needs_its_order() -> None:

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from xsplice_plugins.hypervisor import Hazard, Refusal
-from xsplice_plugins.hypervisor.image.memory import RW, Memory, Segment
+from xsplice_plugins.hypervisor import Hazard, XenRefusal
+from xsplice_plugins.hypervisor.image.memory import RW, Memory, MemorySegment
 from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86
 from xsplice_plugins.hypervisor.load.relocation_entry import Relocation
 
@@ -19,7 +19,7 @@ def memory_with(word: int = 0) -> Memory:
     memory = Memory()
     data = bytearray(4096)
     data[16:24] = word.to_bytes(8, "little")
-    memory.map(Segment(addr_virt=BASE, data=data, perm=RW, name="t", owner="p"))
+    memory.map(MemorySegment(addr_virt=BASE, data=data, perm=RW, name="t", owner="p"))
     return memory
 
 
@@ -41,7 +41,7 @@ def arm64(kind: int, symbol: int, insn: int = 0, addend: int = 0) -> tuple[int, 
     errno = 0
     try:
         relocations_arm64.relocate(entry(kind, symbol, addend), memory)
-    except Refusal as refusal:
+    except XenRefusal as refusal:
         errno = refusal.errno
     return int.from_bytes(memory.read(BASE + 16, 4), "little"), errno
 
@@ -61,7 +61,7 @@ def test_x86_pc32_reaches_2_gib(kind: int, distance: int, errno: int) -> None:
     memory = memory_with()
     symbol = (BASE + 16 + distance) % (1 << 64)
     if errno:
-        with pytest.raises(Refusal) as found:
+        with pytest.raises(XenRefusal) as found:
             relocations_x86.relocate(entry(kind, symbol), memory)
         assert found.value.errno == errno
     else:
@@ -72,7 +72,7 @@ def test_x86_pc32_reaches_2_gib(kind: int, distance: int, errno: int) -> None:
 
 @pytest.mark.parametrize("kind", [k for k in range(64) if k not in relocations_x86.RECIPES])
 def test_x86_unknown_types_are_refused(kind: int) -> None:
-    with pytest.raises(Refusal) as found:
+    with pytest.raises(XenRefusal) as found:
         relocations_x86.relocate(entry(kind, BASE), memory_with())
     assert found.value.errno == 95
 
@@ -142,7 +142,7 @@ def test_arm64_unknown_types_are_refused(kind: int) -> None:
 
 
 def test_arm64_four_bytes_are_needed_even_for_16_bit_data() -> None:
-    with pytest.raises(Refusal) as found:
+    with pytest.raises(XenRefusal) as found:
         relocations_arm64.relocate(entry(259, 1, offset=30), memory_with())
     assert found.value.errno == 22
 
@@ -177,7 +177,7 @@ def test_arm32(kind: int, symbol: int, word: int, addend: int | None, wanted: in
 @pytest.mark.parametrize(("distance", "errno"), [((32 << 20) - 4, 0), (32 << 20, 75)])
 def test_arm32_branches_reach_32_mib(distance: int, errno: int) -> None:
     if errno:
-        with pytest.raises(Refusal) as found:
+        with pytest.raises(XenRefusal) as found:
             arm32(28, BASE + 16 + distance, 0xEB000000)
         assert found.value.errno == errno
     else:

@@ -9,12 +9,10 @@ from tests.kit.payloads import minimal
 from tests.kit.tiny_xen import TEXT_VIRT, tiny_xen
 from xsplice_plugins.hypervisor import Command, Host, Hypervisor, release
 from xsplice_plugins.hypervisor.state.rendezvous import (
-    LATENCY_NS,
     Cpu,
     CpuState,
     idle_cpus,
     meet,
-    update_microcode,
 )
 
 TIMEOUT_NS = 30_000_000
@@ -25,7 +23,7 @@ def test_everybody_else_is_kicked_and_the_slowest_decides() -> None:
     meeting = meet(cpus, timeout_ns=TIMEOUT_NS, is_idle_only=True)
     assert meeting.is_met
     assert meeting.ipis == (1, 2, 3, 4)
-    assert meeting.elapsed_ns == max(LATENCY_NS[cpu.state] for cpu in cpus[1:])
+    assert meeting.elapsed_ns == max(cpu.state for cpu in cpus[1:])
 
 
 def test_a_single_cpu_needs_nobody() -> None:
@@ -36,7 +34,7 @@ def test_a_single_cpu_needs_nobody() -> None:
 @pytest.mark.parametrize(("late_ns", "is_met"), [(-1, True), (0, False), (1, False)])
 def test_the_deadline_is_sharp(late_ns: int, is_met: bool) -> None:
     cpus = idle_cpus(2)
-    cpus[1].delay_ns = TIMEOUT_NS - LATENCY_NS[CpuState.IDLE] + late_ns
+    cpus[1].delay_ns = TIMEOUT_NS - CpuState.IDLE + late_ns
     assert meet(cpus, timeout_ns=TIMEOUT_NS, is_idle_only=True).is_met == is_met
 
 
@@ -93,13 +91,3 @@ def test_stack_verification_guards_the_revert_too() -> None:
     hv.action(b"a\0", Command.REVERT)
     hv.run_pending()
     assert (hv.payloads[0].state.name, hv.payloads[0].rc) == ("CHECKED", 0)
-
-
-def test_microcode_uses_the_same_meeting() -> None:
-    cpus = idle_cpus(4)
-    cpus[3].microcode = 9
-    assert update_microcode(cpus, 7, timeout_ns=TIMEOUT_NS).is_met
-    assert [cpu.microcode for cpu in cpus] == [7, 7, 7, 9]
-    cpus[2].is_stuck = True
-    assert not update_microcode(cpus, 10, timeout_ns=TIMEOUT_NS).is_met
-    assert [cpu.microcode for cpu in cpus] == [7, 7, 7, 9]

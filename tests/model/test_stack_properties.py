@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kit.payloads import ALLOC, WRITE, XEN_ID, Sec, minimal
-from tests.kit.tiny_xen import tiny_xen
+from tests.kit.tiny_xen import allocated, tiny_xen
 from xsplice_plugins.hypervisor import Command, Hypervisor, State, release
 from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 
@@ -96,5 +96,5 @@ def test_any_order_of_operations_restores_every_byte_and_leaks_nothing(
     for item in list(hv.payloads):
         assert hv.action(item.name.encode() + b"\0", Command.UNLOAD).code == 0
     assert not hv.arena.in_use()
-    assert not hv.memory.allocated()
+    assert not allocated(hv)
     assert hv.memory.digest(owner="xen") == before

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.payloads import ALLOC, UND, WRITE, Sec, Sym, minimal
 from tests.kit.tiny_xen import tiny_xen
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.hypervisor import SignaturePolicy, SignatureVerdict, release
 from xsplice_plugins.toolstack.tool import ToolResult, run
 
@@ -190,7 +190,7 @@ def test_signatures_are_enforced_where_the_policy_says(desk: Desk) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', "\udcff", "null", '"x"'])
 def test_a_damaged_state_file_is_named(desk: Desk, text: str) -> None:
     (desk.folder / "state.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ConfigError, match=r"state\.json"):
+    with pytest.raises(XspliceError, match=r"state\.json"):
         desk("list")
 
 
@@ -206,3 +206,13 @@ def test_the_state_survives_and_is_deterministic(desk: Desk) -> None:
     first = (desk.folder / "state.json").read_bytes()
     desk("list")
     assert (desk.folder / "state.json").read_bytes() == first
+
+
+def test_names_beyond_latin_1_are_kept_and_counted_in_bytes(desk: Desk) -> None:
+    assert desk("upload é→ @one.livepatch").exit_code == 0
+    assert "é→" in desk("list").stdout
+    assert desk("apply é→").stdout == "Applying é→... completed\n"
+    assert desk(f"upload {'→' * 43} @one.livepatch").stderr.startswith("ID must be no more than")
+    odd = desk("upload \udcff @two.livepatch")
+    assert (odd.exit_code, odd.stdout) == (1, "")
+    assert "not UTF-8" in odd.stderr

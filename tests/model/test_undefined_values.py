@@ -34,13 +34,13 @@ from tests.kit.payloads import (
 )
 from tests.kit.tiny_xen import PAGE, TEXT_VIRT, tiny_xen
 from xsplice_plugins.hypervisor import (
+    BootedImage,
     Command,
     Hazard,
     Hypervisor,
-    Image,
+    KnownSymbol,
     Probe,
     Region,
-    Symbol,
     release,
 )
 from xsplice_plugins.hypervisor.image.memory import Perm
@@ -51,17 +51,19 @@ FOUND = "relies on a register, a stack slot or memory that nobody set"
 RET = b"\xc3"
 
 
-def talking_xen() -> Image:
+def talking_xen() -> BootedImage:
     """Give the tiny hypervisor with the functions that hooks call, and an init page."""
     image = tiny_xen()
     added = {"printk": 0x600, "revert_payload": 0x610, "revert_payload_tail": 0x620}
     symbols = {
-        name: Symbol(name=name, addr_virt=VIRT + at, size_bytes=16, is_function=True)
+        name: KnownSymbol(name=name, addr_virt=VIRT + at, size_bytes=16, is_function=True)
         for name, at in added.items()
     }
     start = image.arena[0]
     boot = Region(name="init", addr_virt=start, data=bytes(PAGE), perm=Perm.NONE)
-    symbols["boot_ops"] = Symbol(name="boot_ops", addr_virt=start, size_bytes=8, is_function=False)
+    symbols["boot_ops"] = KnownSymbol(
+        name="boot_ops", addr_virt=start, size_bytes=8, is_function=False
+    )
     return dataclasses.replace(
         image,
         regions=(*image.regions, boot),

@@ -20,19 +20,18 @@ ACME = ROOT / "tests" / "projects" / "acme"
 USE = """
     import os, sys
     from pathlib import Path
-    from xsplice_plugins import Config, pipeline
+    from xsplice_plugins import pipeline
     from xsplice_plugins.artefacts import Payload
-    from xsplice_plugins.plugins.manager import build_plugin_manager, describe_plugins, startup
+    from xsplice_plugins.plugins.manager import describe_plugins
     from xsplice_plugins.testing import sample_payload
 
-    pm = build_plugin_manager(environ=os.environ)
-    config = Config(signer="acme", options=(("acme.store", sys.argv[1]),))
-    startup(pm, config)
+    given = {"SIGNER": "acme", "OPTIONS": "acme.store=" + sys.argv[1]}
+    run = pipeline.open_run(given, environ=os.environ)
     data, record = sample_payload()
-    signed = pipeline.sign_payload(pm, config, Payload(data=data, record=record))
+    signed = pipeline.sign_payload(run, Payload(data=data, record=record))
     path = Path("fix.livepatch")
-    pipeline.write_signed(pm, config, signed, path, None)
-    (row,) = [row for row in describe_plugins(pm) if row["name"] == "acme"]
+    pipeline.write_signed(run, signed, path)
+    (row,) = [row for row in describe_plugins(run.plugins) if row["name"] == "acme"]
     print(row["version"], row["origin"], signed.record.subject, path.stat().st_size > len(data))
 """
 

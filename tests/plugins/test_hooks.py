@@ -18,17 +18,21 @@ from xsplice_plugins.artefacts import (
     ObjectPair,
     Payload,
     PayloadRecord,
+    Refusal,
     Severity,
     SignatureCheck,
     SignatureRecord,
     SignatureState,
     SignedPayload,
-    VerifyRequest,
+    Verdict,
 )
 from xsplice_plugins.errors import PluginError, RefusedError, SignError
+from xsplice_plugins.pipeline import Run
 from xsplice_plugins.plugins import manager
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing import ManagerFactory, sample_objects, sample_payload
+
+IMAGE = sample_objects()[1]  #: any ELF file that tells no release
 
 
 def delta_of(pair: ObjectPair) -> Delta:
@@ -46,7 +50,7 @@ def delta_of(pair: ObjectPair) -> Delta:
     return Delta(
         object_path=pair.object_path,
         source_path=pair.source_path,
-        profile="xen-4.17",
+        profile="xen",
         machine=62,
         digest_new=pair.digest_new,
         changed=(changed,),
@@ -164,11 +168,25 @@ def test_xsplice_diff_objects_is_asked_of_the_differ_chosen_by_name(
 ) -> None:
     pair, baseline, new = sample_objects()
     pm, config = xsplice_manager(Differ()), Config(differ="acme")
-    delta, findings = pipeline.diff_pair(pm, config, pair, baseline, new)
+    delta, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
     assert (delta, findings) == (delta_of(pair), ())
     other = dataclasses.replace(pair, source_path="entry.S")
     with pytest.raises(PluginError, match="the differ acme does not know such objects"):
-        pipeline.diff_pair(pm, config, other, baseline, new)
+        pipeline.diff_pair(Run(config=config, plugins=pm), other, baseline, new)
+
+
+def test_whatever_differ_is_chosen_the_captures_findings_stay(
+    xsplice_manager: ManagerFactory,
+) -> None:
+    """A refusal of the capture, and layouts that nobody compared, are lost by no plugin."""
+    pair, baseline, new = sample_objects()
+    refusal = Refusal(name="struct s", reason="it changes", code="LAYOUT", hint="do not")
+    run = Run(config=Config(differ="acme"), plugins=xsplice_manager(Differ()))
+    bare = dataclasses.replace(pair, layouts="", refused=(refusal,))
+    delta, _ = pipeline.diff_pair(run, bare, baseline, new)
+    assert delta.refused == (refusal,)
+    assert "layouts of structures were not compared" in delta.unchecked[0]
+    assert pipeline.diff_pair(run, pair, baseline, new)[0].unchecked == ()
 
 
 def test_xsplice_check_delta_collects_findings_and_an_error_stops(
@@ -177,11 +195,11 @@ def test_xsplice_check_delta_collects_findings_and_an_error_stops(
     pair, baseline, new = sample_objects()
     config = Config(differ="acme")
     pm = xsplice_manager(Differ(), DeltaCheck(Severity.WARNING))
-    _, findings = pipeline.diff_pair(pm, config, pair, baseline, new)
+    _, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
     assert findings == (finding(Severity.WARNING),)
     pm = xsplice_manager(Differ(), DeltaCheck(Severity.ERROR))
     with pytest.raises(RefusedError, match=r"answer: policy \(check acme\.policy\)"):
-        pipeline.diff_pair(pm, config, pair, baseline, new)
+        pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
 
 
 def test_xsplice_link_payload_gets_deltas_sorted_and_without_empty_ones(
@@ -194,7 +212,11 @@ def test_xsplice_link_payload_gets_deltas_sorted_and_without_empty_ones(
     linker = Linker()
     pm = xsplice_manager(linker)
     payload = pipeline.link_payload(
-        pm, Config(linker="acme"), "fix", [last, empty, first], [new] * 3, b""
+        Run(config=Config(linker="acme", release="4.17.5"), plugins=pm),
+        "fix",
+        [last, empty, first],
+        [new] * 3,
+        IMAGE,
     )
     assert linker.seen == (first, last)
     assert payload.record.name == "fix"
@@ -204,10 +226,10 @@ def test_xsplice_sign_payload_may_only_append(xsplice_manager: ManagerFactory) -
     data, record = sample_payload()
     payload, config = Payload(data=data, record=record), Config(signer="acme")
     good = xsplice_manager(Signer(b"tail", SignatureState.GOOD))
-    assert pipeline.sign_payload(good, config, payload).data == data + b"tail"
+    assert pipeline.sign_payload(Run(config=config, plugins=good), payload).data == data + b"tail"
     spoilt = xsplice_manager(Signer(b"tail", SignatureState.GOOD, spoils=True))
     with pytest.raises(SignError, match="changed the payload itself"):
-        pipeline.sign_payload(spoilt, config, payload)
+        pipeline.sign_payload(Run(config=config, plugins=spoilt), payload)
 
 
 def test_xsplice_check_signature_decides_whether_the_written_file_stays(
@@ -217,12 +239,13 @@ def test_xsplice_check_signature_decides_whether_the_written_file_stays(
     config, path = Config(signer="acme"), tmp_path / "fix.livepatch"
     for state, stays in ((SignatureState.GOOD, True), (SignatureState.BAD, False)):
         pm = xsplice_manager(Signer(b"tail", state))
-        signed = pipeline.sign_payload(pm, config, Payload(data=data, record=record))
+        run = Run(config=config, plugins=pm)
+        signed = pipeline.sign_payload(run, Payload(data=data, record=record))
         if stays:
-            pipeline.write_signed(pm, config, signed, path, None)
+            pipeline.write_signed(run, signed, path)
         else:
             with pytest.raises(SignError, match="so it is"):
-                pipeline.write_signed(pm, config, signed, path, None)
+                pipeline.write_signed(run, signed, path)
         assert path.exists() is stays
 
 
@@ -234,10 +257,12 @@ def test_xsplice_verify_payload_collects_from_those_named_in_order_of_registrati
     pm = xsplice_manager(signer, Verifier("one"), Verifier("unasked"), Verifier("two"))
     # The built-in verifier needs a real image; what it says is tested with it.
     pm.unregister(name="model")
-    request = VerifyRequest(
-        payload_path=tmp_path / "fix.livepatch", image_path=tmp_path / "xen-syms", release="4.17.5"
+    image = tmp_path / "xen-syms"
+    image.write_bytes(IMAGE)
+    config = Config(signer="acme", verifiers=("two", "one"), release=record.release, image=image)
+    report = pipeline.verify_payload(
+        Run(config=config, plugins=pm), data, record, tmp_path / "fix.livepatch"
     )
-    config = Config(signer="acme", verifiers=("two", "one"))
-    findings = pipeline.verify_payload(pm, config, data, record, request)
-    ours = [f.text for f in findings if f.check == "acme.policy"]
+    ours = [f.text for f in report.findings if f.check == "acme.policy"]
+    assert report.verdict is Verdict.UNPROVED, "the model was not asked"
     assert ours == ["one saw fix", "two saw fix"]

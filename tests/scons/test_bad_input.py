@@ -193,7 +193,7 @@ def test_full_disk_is_refused_before_anything_is_built(tmp_path: Path) -> None:
         pytest.skip("this machine lets nobody mount")
     try:
         run = scons("xsplice", disk, SIGNER="none")
-        assert_refused(run, str(disk), "KiB are free")
+        assert_refused(run, str(disk), "KiB are free", status=6)
         assert payloads(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

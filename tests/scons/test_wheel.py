@@ -20,7 +20,7 @@ import xsplice
 
 env = Environment(tools=["default", xsplice.generate])
 image = env.Command("xen-syms", env.Object("version.c"), "ld -o $TARGET --build-id=sha1 $SOURCES")
-env.Xsplice("fix", patch="fix.patch", image=image)
+env.Xsplice("fix", patch="fix.patch", image=image, release="4.17.5")
 """
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import ObjectPair, PatchFile, PatchSet, TouchedFile, TouchKind
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import ConfigError, XspliceError
 
 PATCH_SET = PatchSet(
     name="fix",
@@ -98,3 +99,18 @@ def test_file_that_cannot_be_written_whole_keeps_the_old_content(tmp_path: Path)
     assert "cannot be written" in done.stdout
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["payload"]
+
+
+def test_only_regular_files_up_to_a_limit_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    assert artefacts.read_file(file, limit_bytes=5) == b"12345"
+    with pytest.raises(ConfigError, match="5 bytes, more than the 4"):
+        artefacts.read_file(file, limit_bytes=4)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=r"not a regular file|Is a directory"):
+            artefacts.read_file(path)
+    with pytest.raises(XspliceError, match=r"none: cannot be read .*; build it first") as caught:
+        artefacts.read_file(tmp_path / "none", error=XspliceError, advice="build it first")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.xen import xen_tree
+from tests.xen.source import download_source
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.realxen import debian, process
 from xsplice_plugins.realxen.cache import cache_folder
@@ -75,44 +77,49 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_one_line_sources_are_read_with_their_keys() -> None:
-    found = debian.parse_one_line(ONE_LINE)
-    assert [(s.uri, s.suite, s.signed_by) for s in found] == [
-        ("http://mirror.example/debian", "bookworm", "/k.gpg"),
-        ("http://mirror.example/debian-security", "bookworm-security", ""),
-        ("https://vendor.example/apt", "cloud", ""),
-    ]
-    assert found[0].components == ("main", "contrib")
-
-
-def test_deb822_sources_are_read_without_the_disabled_ones() -> None:
-    found = debian.parse_deb822(DEB822)
-    assert [(s.uri, s.suite, s.signed_by) for s in found] == [
-        ("http://a.example/debian", "bookworm", "/k.gpg"),
-        ("http://a.example/debian", "bookworm-updates", "/k.gpg"),
-        ("http://b.example/debian", "bookworm", "/k.gpg"),
-        ("http://b.example/debian", "bookworm-updates", "/k.gpg"),
-        ("http://inline.example/debian", "trixie", ""),
-    ]
-
-
-def test_system_sources_come_from_both_forms_in_order(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed")
+def test_system_sources_are_what_apt_says_of_both_forms_with_their_keys(tmp_path: Path) -> None:
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list").write_text("deb http://first.example/debian bookworm main\n")
     (tmp_path / "sources.list.d" / "z.list").write_text(ONE_LINE)
     (tmp_path / "sources.list.d" / "a.sources").write_text(DEB822)
     (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://no.example x main\n")
-    uris = [source.uri for source in debian.system_sources(tmp_path)]
-    assert uris[0] == "http://first.example/debian"
-    assert uris[1] == "http://a.example/debian"
-    assert uris[-1] == "https://vendor.example/apt"
-    assert "http://no.example" not in uris
+    found = debian.system_sources("-o", f"Dir::Etc={tmp_path}")
+    rows = list(dict.fromkeys((s.uri, s.suite, s.signed_by) for s in found))
+    assert rows[0] == ("http://first.example/debian", "bookworm", "")
+    assert set(rows[1:]) == {
+        ("http://a.example/debian", "bookworm", "/k.gpg"),
+        ("http://a.example/debian", "bookworm-updates", "/k.gpg"),
+        ("http://b.example/debian", "bookworm", "/k.gpg"),
+        ("http://b.example/debian", "bookworm-updates", "/k.gpg"),
+        ("http://inline.example/debian", "trixie", ""),
+        ("http://mirror.example/debian", "bookworm", "/k.gpg"),
+        ("http://mirror.example/debian-security", "bookworm-security", ""),
+        ("https://vendor.example/apt", "cloud", ""),
+    }
+
+
+def test_settings_that_apt_cannot_read_are_an_error(fake_apt: Path) -> None:
+    fake_program(fake_apt, "apt-get", "echo 'E: Malformed entry 1'; exit 100")
+    with pytest.raises(ConfigError, match="Malformed entry"):
+        debian.system_sources()
 
 
 def test_the_systems_mirror_serves_another_release() -> None:
-    known = debian.parse_one_line(ONE_LINE)
+    known = (
+        debian.AptSource(uri="https://vendor.example/apt", suite="cloud"),
+        debian.AptSource(
+            uri="http://part.example/debian", suite="bookworm", components=("contrib",)
+        ),
+        debian.AptSource(uri="http://mirror.example/debian", suite="bookworm", signed_by="/k.gpg"),
+        debian.AptSource(uri="http://mirror.example/debian-security", suite="bookworm-security"),
+    )
     main, security = debian.choose_sources(known, suite="trixie")
-    assert (main.uri, main.suite) == ("http://mirror.example/debian", "trixie")
+    assert (main.uri, main.suite, main.signed_by) == (
+        "http://mirror.example/debian",
+        "trixie",
+        "/k.gpg",
+    )
     assert (security.uri, security.suite) == (
         "http://mirror.example/debian-security",
         "trixie-security",
@@ -120,7 +127,7 @@ def test_the_systems_mirror_serves_another_release() -> None:
 
 
 def test_a_vendors_archive_is_never_taken_for_debians() -> None:
-    known = debian.parse_one_line("deb https://vendor.example/apt nodistro main\n")
+    known = (debian.AptSource(uri="https://vendor.example/apt", suite="nodistro"),)
     main, security = debian.choose_sources(known, suite="bookworm")
     assert main.uri == debian.MIRROR_DEFAULT
     assert security.uri == debian.SECURITY_DEFAULT
@@ -142,7 +149,7 @@ def test_cache_folder_follows_the_environment() -> None:
 
 def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -> None:
     apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
-    dsc = debian.download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
+    dsc = download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
     assert dsc == tmp_path / "source" / "xen_fake.dsc"
     said = apt.log.read_text()
     assert "xen=4.17.5-1" in said
@@ -153,7 +160,7 @@ def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -
 def test_a_version_that_is_gone_names_those_that_are_there(fake_apt: Path, tmp_path: Path) -> None:
     apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
     with pytest.raises(ConfigError, match=r"available: 4\.17\.5-1, 4\.17\.7-2") as caught:
-        debian.download_source(apt, "xen", "4.17.1-1", tmp_path / "source")
+        download_source(apt, "xen", "4.17.1-1", tmp_path / "source")
     assert "--mirror" in str(caught.value)
     assert not (tmp_path / "source").exists()
 
@@ -214,7 +221,7 @@ def make_fake_toolchain(folder: Path) -> None:
 
 def tree_job(cache: Path) -> xen_tree.TreeJob:
     recipe = xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12")
-    return xen_tree.TreeJob(recipe=recipe, cache=cache, jobs=1, etc_apt=cache / "none")
+    return xen_tree.TreeJob(recipe=recipe, cache=cache, jobs=1)
 
 
 @pytest.mark.toolchain

@@ -207,16 +207,14 @@ def debian_target(line: str, cache: Path) -> Target:
     folder = cache / "shipped" / line
     suite = debian.suite_of(line)
     with locked(cache / "apt" / suite):
-        if not (folder / "done").is_file():
-            sources = debian.choose_sources(debian.system_sources(Path("/etc/apt")), suite=suite)
+        if not (folder / "package").is_file():
+            sources = debian.choose_sources(debian.system_sources(), suite=suite)
             apt = debian.open_apt(cache / "apt" / suite, sources)
             name = f"xen-hypervisor-{line}-amd64"
-            for package in debian.download_packages(apt, [name, f"{name}-dbg"], folder / "debs"):
-                debian.unpack_package(package, folder, log=apt.log)
-            (folder / "done").touch()
+            packages = debian.unpack_packages(apt, [name, f"{name}-dbg"], folder)
+            (folder / "package").write_text(packages[0])
     syms = (folder / "usr/lib/debug/boot" / f"xen-syms-{line}-amd64").read_bytes()
-    (package, *_) = sorted((folder / "debs").glob("*.deb"))
-    version = package.name.split("_")[1].split("+")[0]
+    version = (folder / "package").read_text().split("_")[1].split("+")[0]
     return Target(xen=folder / "boot" / f"xen-{line}-amd64.gz", syms=syms, release=version)
 
 
@@ -282,8 +280,8 @@ def main(argv: Sequence[str]) -> int:
         if args.debian:
             target = debian_target(args.debian, cache_folder(os.environ))
         release = hypervisor.release(target.release)
-        image = hypervisor.Image.from_elf(target.syms, release=release)
-        own = hypervisor.Image.from_elf(built.syms, release=hypervisor.release(args.release))
+        image = hypervisor.boot(target.syms, release=release)
+        own = hypervisor.boot(built.syms, release=hypervisor.release(args.release))
         machine = Machine.prepare(target.xen, release=".".join(target.release.split(".")[:2]))
         bases = read_bases(Path(args.tree), args.payloads)
         cases = choose(args, rebased(bases, old=own.build_id, new=image.build_id))

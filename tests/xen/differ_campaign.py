@@ -20,6 +20,7 @@ from tests.xen.differ_oracle import differing
 from tests.xen.differ_pairs import EditedTree
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.diff.parts import source_name
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta
@@ -77,7 +78,7 @@ def judge(tree: EditedTree, mutation: MutationClass, source: str, edit: Edit) ->
         data,
         object_path=source[:-1] + "o",
         source_path=source,
-        profile="xen-4.17",
+        config=Config(),
     )
     verdict, detail = _verdict(delta, mutation.expects, differing(before, after))
     names = {source_name(c.symbol) for c in delta.changed}

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Make a built Xen tree from Debian's source package (``make xen-tree``).
+"""Make a built Xen tree in the cache folder (``make xen-tree``).
 
+From Debian's source package, or with ``--git`` from a commit of a clone of Xen's repository.
 The tree's folder is printed as the last line. An interrupted run goes on where it stopped.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.xen import xen_tree
+from tests.xen.source import commit_of
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.realxen import debian
 from xsplice_plugins.realxen.cache import cache_folder
@@ -51,7 +53,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--config", action="append", default=[], help="line for .config, repeatable"
     )
-    parser.add_argument("--cc", default="gcc", help="compiler for the hypervisor")
+    parser.add_argument("--git", type=Path, help="a clone of Xen's repository to take --ref from")
+    parser.add_argument("--ref", default="", help="tag, branch or commit, e.g. RELEASE-4.22.0")
+    parser.add_argument("--arch", default="x86_64", choices=sorted(xen_tree.MACHINES))
+    parser.add_argument("--cc", default="", help="compiler for the hypervisor, without it gcc")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mirror", default="", help="Debian archive to use, e.g. a snapshot's")
     parser.add_argument(
@@ -60,23 +65,49 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def job_of(args: argparse.Namespace, cache: Path) -> xen_tree.TreeJob:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: The options contradict, the clone lacks the commit, no compiler.
+    """
+    if (args.git is None) != (not args.ref):
+        raise ConfigError("--git and --ref: one without the other; give both or none")
+    cross = xen_tree.MACHINES[args.arch][0]
+    compiler = args.cc or f"{cross}gcc"
+    commit = commit_of(args.git, args.ref) if args.git else ""
+    programs = xen_tree.programs_for(commit=commit, machine=args.arch)
+    debian.require_packages("Xen tree", programs, xen_tree.FILES)
+    recipe = xen_tree.TreeRecipe(
+        version=args.ref or args.version,
+        config=tuple(args.config),
+        compiler=xen_tree.compiler_identity(compiler),
+        commit=commit,
+        machine=args.arch,
+    )
+    return xen_tree.TreeJob(
+        recipe=recipe,
+        cache=cache,
+        jobs=args.jobs,
+        compiler=compiler,
+        clone=args.git,
+        mirror=args.mirror,
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     """Make the tree, or say where it is."""
     args = arguments(argv)
     cache = cache_folder(os.environ)
     try:
-        debian.require_packages("Xen tree", xen_tree.PROGRAMS, xen_tree.FILES)
-        recipe = xen_tree.TreeRecipe(
-            version=args.version,
-            config=tuple(args.config),
-            compiler=xen_tree.compiler_identity(args.cc),
-        )
-        job = xen_tree.TreeJob(
-            recipe=recipe, cache=cache, jobs=args.jobs, compiler=args.cc, mirror=args.mirror
-        )
+        job = job_of(args, cache)
+        recipe = job.recipe
         if args.print_path and not xen_tree.is_complete(recipe, cache):
             folder = recipe.folder(cache)
-            raise ConfigError(f"{folder}: the Xen tree is not built yet; run make xen-tree")
+            raise ConfigError(
+                f"{folder}: the Xen tree is not built yet; run the same "
+                "without --print-path (make xen-tree)"
+            )
         with shown_progress() as progress:
             tree = xen_tree.make_tree(job, progress=progress)
     except XspliceError as error:

@@ -65,7 +65,7 @@ def test_alternative_calls_look_at_their_pointers_at_upload(
 ) -> None:
     release = hypervisor.release("4.17.5")
     syms = (xen_tree / "xen" / "xen-syms").read_bytes()
-    image = hypervisor.Image.from_elf(syms, release=release)
+    image = hypervisor.boot(syms, release=release)
     assert image.build_id is not None
     draft = with_alternative_call(minimal(depends=image.build_id), pointer)
     draft.sec(".livepatch.xen_depends").data = note(image.build_id)

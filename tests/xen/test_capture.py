@@ -13,6 +13,7 @@ import pytest
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import Reach, Route
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import read_patch_set
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Fix:
 
     def __init__(self, root: Path, work: Path, *edits: tuple[str, str, str]) -> None:
         """Make the diff of some replacements: (path below xen/, old, new)."""
-        self.tree = capture.locate_tree(root)
+        self.tree = locate_tree(root)
         self.work = work
         parts = []
         for path, old, new in edits:
@@ -60,6 +61,7 @@ class Fix:
                 return capture.compile_pair(
                     job, pristine=pristine, patched=patched, tree_object=tree_object,
                     dest_prefix=prefix,
+                    layouts=capture.compare_layouts(job, pristine=pristine, patched=patched),
                 )  # fmt: skip
             return capture.capture_reached(
                 job, pristine=pristine, patched=patched, tree_object=tree_object, store=None,

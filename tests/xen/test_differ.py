@@ -12,6 +12,7 @@ from tests.xen.differ_campaign import campaign
 from tests.xen.differ_mutations import CLASSES
 from tests.xen.differ_pairs import EditedTree
 from xsplice_plugins.diff.differ import diff_objects
+from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta
@@ -30,7 +31,7 @@ def compare(source: str, baseline: bytes, new: bytes) -> Delta:
         new,
         object_path=str(Path(source).with_suffix(".o")),
         source_path=source,
-        profile="xen-4.17",
+        config=Config(),
     )
 
 

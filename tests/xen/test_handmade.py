@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins import capture, cli, hypervisor
-from xsplice_plugins.hypervisor import Command, Hypervisor, Image
-from xsplice_plugins.plugins import manager
-from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins import cli, hypervisor, pipeline
+from xsplice_plugins.hypervisor import BootedImage, Command, Hypervisor, boot
+from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.toolstack import scenarios
-from xsplice_plugins.toolstack.scenarios import Outcome, Table
+from xsplice_plugins.toolstack.scenarios import Played, Table
 
+RELEASE = hypervisor.release("4.17.5")
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "xen-patches" / "regression" / "handmade"
 TABLE = scenarios.read_table(FOLDER / "scenarios.json")
@@ -36,19 +36,18 @@ real = [
 @pytest.fixture(scope="module")
 def payloads(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Build all payloads of the table once."""
-    tree = capture.locate_tree(xen_tree)
-    config = Config(release=tree.release, image=tree.xen_syms)
-    plugins = manager.build_plugin_manager(environ={})
-    manager.startup(plugins, config)
+    tree = locate_tree(xen_tree)
     out = tmp_path_factory.mktemp("handmade")
-    return scenarios.build_table(plugins, tree, TABLE, FOLDER, out, config)
+    base = pipeline.base_of_tree(xen_tree, cache=out / "facts")
+    run = pipeline.open_run({}, base, environ={})
+    return scenarios.build_table(run, tree, TABLE, FOLDER, out)
 
 
 @pytest.fixture(scope="module")
-def image(xen_tree: Path) -> Image:
+def image(xen_tree: Path) -> BootedImage:
     """Open the built hypervisor once."""
-    release = hypervisor.release("4.17.5")
-    return Image.from_elf((xen_tree / "xen/xen-syms").read_bytes(), release=release)
+    release = RELEASE
+    return boot((xen_tree / "xen/xen-syms").read_bytes(), release=release)
 
 
 def only(scenario: str) -> Table:
@@ -77,13 +76,15 @@ def test_every_source_is_used_and_says_its_licence() -> None:
 
 @pytest.mark.parametrize("scenario", IDS)
 def test_scenario_goes_as_the_table_says_in_the_model(
-    payloads: dict[str, bytes], image: Image, scenario: str
+    payloads: dict[str, bytes], image: BootedImage, scenario: str
 ) -> None:
-    (outcome,) = scenarios.play_in_model(only(scenario), payloads, image, "4.17.5")
+    (outcome,) = scenarios.play_in_model(
+        only(scenario), payloads, image, hypervisor.release("4.17.5")
+    )
     assert outcome.differences == ()
 
 
-def test_a_wrong_table_is_noticed(payloads: dict[str, bytes], image: Image) -> None:
+def test_a_wrong_table_is_noticed(payloads: dict[str, bytes], image: BootedImage) -> None:
     table = only("T1")
     (scenario,) = table.scenarios
     wrong = scenarios.Scenario(
@@ -95,7 +96,7 @@ def test_a_wrong_table_is_noticed(payloads: dict[str, bytes], image: Image) -> N
         ),
     )
     table = Table(schema=1, payloads=table.payloads, scenarios=(wrong,))
-    (outcome,) = scenarios.play_in_model(table, payloads, image, "4.17.5")
+    (outcome,) = scenarios.play_in_model(table, payloads, image, RELEASE)
     assert outcome.differences == (
         "apply hello: state is 'APPLIED', the table says 'CHECKED'",
         "apply hello: rc is 0, the table says -22",
@@ -104,9 +105,9 @@ def test_a_wrong_table_is_noticed(payloads: dict[str, bytes], image: Image) -> N
 
 
 def test_nops_stand_where_the_body_was_and_the_jump_stays(
-    payloads: dict[str, bytes], image: Image
+    payloads: dict[str, bytes], image: BootedImage
 ) -> None:
-    hv = Hypervisor(image, hypervisor.release("4.17.5"))
+    hv = Hypervisor(image, RELEASE)
     symbol = image.symbols["add_taint"]
     before = hv.memory.read(symbol.addr_virt, symbol.size_bytes, step="test")
     assert before[-5] == 0xE9, "4.17 leaves by a jump to the return thunk"
@@ -133,8 +134,8 @@ def test_pitfall_3_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_metadata_is_listed(payloads: dict[str, bytes], image: Image) -> None:
-    hv = Hypervisor(image, hypervisor.release("4.17.5"))
+def test_metadata_is_listed(payloads: dict[str, bytes], image: BootedImage) -> None:
+    hv = Hypervisor(image, RELEASE)
     hv.upload(b"hello\0", payloads["hello"])
     listing = hv.list_payloads()[1]
     assert listing is not None
@@ -200,7 +201,7 @@ def test_scons_builds_and_proves_a_hand_written_payload(xen_tree: Path, tmp_path
     assert b"Other World" in (tmp_path / "build/hello/hello.livepatch").read_bytes()
 
 
-def _on_xen(xen_tree: Path, tmp_path: Path, places: str) -> list[Outcome]:
+def _on_xen(xen_tree: Path, tmp_path: Path, places: str) -> list[Played]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "xsplice_plugins", "play", str(FOLDER / "scenarios.json")),
@@ -213,7 +214,7 @@ def _on_xen(xen_tree: Path, tmp_path: Path, places: str) -> list[Outcome]:
     )
     assert done.returncode in {0, 5}, done.stderr
     return [
-        Outcome(**row | {"differences": tuple(row["differences"])})
+        Played(**row | {"differences": tuple(row["differences"])})
         for row in json.loads(done.stdout)
     ]
 
@@ -229,7 +230,7 @@ def test_one_command_builds_and_plays_all(xen_tree: Path, tmp_path: Path, places
 
 
 def test_execution_is_taken_over_inside_a_function_and_at_an_address(
-    xen_tree: Path, tmp_path: Path, image: Image, capsys: pytest.CaptureFixture[str]
+    xen_tree: Path, tmp_path: Path, image: BootedImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     addr = image.symbols["xen_extra_version"].addr_virt
     places = {"inside": 'AT("xen_extra_version", 7', "address": f"ADDRESS({addr:#x}"}
@@ -253,6 +254,6 @@ def test_execution_is_taken_over_inside_a_function_and_at_an_address(
             payloads={},
             scenarios=(scenarios.Scenario(id=name, what="", steps=steps),),
         )
-        (outcome,) = scenarios.play_in_model(table, {name: out.read_bytes()}, image, "4.17.5")
+        (outcome,) = scenarios.play_in_model(table, {name: out.read_bytes()}, image, RELEASE)
         assert outcome.differences == ()
     assert "in this xen only" in capsys.readouterr().out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A built Xen tree from Debian's source package, in the user's cache folder.
+"""A built Xen tree from Debian's source package or a clone's commit, in the user's cache folder.
 
 The tree's folder is named after what made it, so another compiler or another configuration gets
 a tree of its own. Each finished step leaves a stamp; an interrupted run goes on where it stopped.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.xen.source import download_source, export_commit
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.realxen import debian
 from xsplice_plugins.realxen.cache import locked
@@ -26,9 +27,7 @@ RECIPE = "1"
 BUILD_LINES_ABOUT = 600
 
 PROGRAMS = {
-    "apt-get": "apt",
     "bison": "bison",
-    "dpkg-source": "dpkg-dev",
     "flex": "flex",
     "gcc": "gcc",
     "ld": "binutils",
@@ -37,6 +36,14 @@ PROGRAMS = {
     "perl": "perl",
     "python3": "python3",
     "xz": "xz-utils",
+}
+#: What only a tree from Debian's source package, and only one from a clone, needs.
+PROGRAMS_DEBIAN = {"apt-get": "apt", "dpkg-source": "dpkg-dev"}
+PROGRAMS_GIT = {"git": "git", "tar": "tar"}
+#: What make is told for each machine, and lines that its .config needs to have live patching.
+MACHINES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "x86_64": ("", ()),
+    "arm64": ("aarch64-linux-gnu-", ("CONFIG_LIVEPATCH=y",)),
 }
 FILES = {
     "/usr/include/libelf.h": "libelf-dev",
@@ -51,15 +58,18 @@ Progress = Callable[[str, int, int], None]
 class TreeRecipe:
     """Everything that decides what a tree holds."""
 
-    version: str
+    version: str  #: of Debian's source package; with a commit, the name that led to it
     config: tuple[str, ...]
     compiler: str
+    commit: str = ""  #: of a clone of Xen's repository; "" for Debian's source package
+    machine: str = "x86_64"  #: as make's XEN_TARGET_ARCH
 
     @property
     def key(self) -> str:
         """Return a short digest of the recipe."""
-        text = "\n".join([RECIPE, self.version, self.compiler, *self.config])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        source = [self.commit or self.version, self.compiler, *self.config]
+        machine = [] if self.machine == "x86_64" else [self.machine]
+        return hashlib.sha256("\n".join([RECIPE, *source, *machine]).encode()).hexdigest()[:12]
 
     @property
     def release(self) -> str:
@@ -72,7 +82,8 @@ class TreeRecipe:
     def folder(self, cache: Path) -> Path:
         """Return the folder that this recipe's tree and its stamps live in."""
         name = re.sub(r"[^A-Za-z0-9.+~-]", "_", self.version)
-        return cache / "xen-tree" / f"{name}-{self.key}"
+        machine = "" if self.machine == "x86_64" else f"-{self.machine}"
+        return cache / "xen-tree" / f"{name}{machine}-{self.key}"
 
 
 def compiler_identity(program: str) -> str:
@@ -91,6 +102,18 @@ def compiler_identity(program: str) -> str:
             error
         )
     return done.stdout.splitlines()[0]
+
+
+def programs_for(*, commit: str, machine: str) -> dict[str, str]:
+    """Return the programs that making a tree takes, each with its Debian package.
+
+    Args:
+        commit: "" for Debian's source package.
+        machine: One of `MACHINES`.
+    """
+    cross = MACHINES[machine][0]
+    compilers = {f"{cross}gcc": f"gcc-{cross.rstrip('-')}"} if cross else {}
+    return PROGRAMS | (PROGRAMS_GIT if commit else PROGRAMS_DEBIAN) | compilers
 
 
 def tree_path(recipe: TreeRecipe, cache: Path) -> Path:
@@ -112,9 +135,10 @@ class TreeJob:
     jobs: int
     #: The compiler that the recipe's identity was taken from.
     compiler: str = "gcc"
+    #: The clone that the recipe's commit was found in; None for Debian's source package.
+    clone: Path | None = None
     #: An archive to use in place of the system's.
     mirror: str = ""
-    etc_apt: Path = Path("/etc/apt")
 
 
 def make_tree(job: TreeJob, *, progress: Progress) -> Path:
@@ -132,7 +156,8 @@ def make_tree(job: TreeJob, *, progress: Progress) -> Path:
     """
     if is_complete(job.recipe, job.cache):
         return tree_path(job.recipe, job.cache)
-    debian.require_packages("Xen tree", PROGRAMS, FILES)
+    programs = programs_for(commit=job.recipe.commit, machine=job.recipe.machine)
+    debian.require_packages("Xen tree", programs, FILES)
     folder = job.recipe.folder(job.cache)
     with locked(folder):
         for name, step in _steps(job, progress):
@@ -149,34 +174,20 @@ def _steps(job: TreeJob, progress: Progress) -> Iterator[tuple[str, Callable[[],
     folder = recipe.folder(job.cache)
     tree = tree_path(recipe, job.cache)
     log = folder / "build.log"
-    make = ["make", "-C", str(tree / "xen"), "XEN_TARGET_ARCH=x86_64", f"CC={job.compiler}"]
-    make += ["HOSTCC=gcc", f"-j{job.jobs}"]
+    cross, needed = MACHINES[recipe.machine]
+    make = ["make", "-C", str(tree / "xen"), f"XEN_TARGET_ARCH={recipe.machine}"]
+    make += [f"CC={job.compiler}", "HOSTCC=gcc", f"-j{job.jobs}"]
+    make += [f"CROSS_COMPILE={cross}"] if cross else []
     # The user's MAKEFLAGS, CFLAGS and the like are no part of the key, so they stay outside.
     environ = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
     } | {"LC_ALL": "C"}
 
-    def fetch() -> None:
-        suite = debian.suite_of(recipe.release)
-        known = debian.system_sources(job.etc_apt)
-        sources = debian.choose_sources(known, suite=suite, mirror=job.mirror)
-        with locked(job.cache / "apt" / suite):
-            apt = debian.open_apt(job.cache / "apt" / suite, sources)
-            partial = _fresh(folder / "source.partial")
-            debian.download_source(apt, "xen", recipe.version, partial)
-        partial.rename(_absent(folder / "source"))
-
-    def unpack() -> None:
-        partial = _absent(folder / "tree.partial")
-        (dsc,) = sorted((folder / "source").glob("*.dsc"))
-        run_logged(["dpkg-source", "--no-check", "-x", str(dsc), str(partial)], log=log)
-        partial.rename(_absent(tree))
-
     def configure() -> None:
         run_logged([*make, "defconfig"], log=log, environ=environ)
-        if recipe.config:
+        if lines := [*needed, *recipe.config]:
             config = tree / "xen" / ".config"
-            config.write_text(config.read_text() + "\n".join(recipe.config) + "\n")
+            config.write_text(config.read_text() + "\n".join(lines) + "\n")
             run_logged([*make, "olddefconfig"], log=log, environ=environ)
 
     def counted(name: str, target: list[str], total: int) -> None:
@@ -190,11 +201,38 @@ def _steps(job: TreeJob, progress: Progress) -> Iterator[tuple[str, Callable[[],
 
         run_logged([*make, *target], log=log, environ=environ, on_line=on_line)
 
-    yield "fetch", fetch
-    yield "unpack", unpack
+    yield "fetch", lambda: _fetch(job)
+    yield "unpack", lambda: _unpack(job)
     yield "configure", configure
     yield "build", lambda: counted("build", [], BUILD_LINES_ABOUT)
     yield "tests", lambda: counted("tests", ["tests"], 60)
+
+
+def _fetch(job: TreeJob) -> None:
+    """Download Debian's source package; a clone has its commit already."""
+    if job.recipe.commit:
+        return
+    folder = job.recipe.folder(job.cache)
+    suite = debian.suite_of(job.recipe.release)
+    known = debian.system_sources()
+    sources = debian.choose_sources(known, suite=suite, mirror=job.mirror)
+    with locked(job.cache / "apt" / suite):
+        apt = debian.open_apt(job.cache / "apt" / suite, sources)
+        partial = _fresh(folder / "source.partial")
+        download_source(apt, "xen", job.recipe.version, partial)
+    partial.rename(_absent(folder / "source"))
+
+
+def _unpack(job: TreeJob) -> None:
+    folder = job.recipe.folder(job.cache)
+    log = folder / "build.log"
+    partial = _absent(folder / "tree.partial")
+    if job.clone is not None:
+        export_commit(job.clone, job.recipe.commit, partial, log=log)
+    else:
+        (dsc,) = sorted((folder / "source").glob("*.dsc"))
+        run_logged(["dpkg-source", "--no-check", "-x", str(dsc), str(partial)], log=log)
+    partial.rename(_absent(tree_path(job.recipe, job.cache)))
 
 
 def _absent(path: Path) -> Path:

@@ -7,102 +7,49 @@ artefact are relative to a root that its field names, never absolute: the same i
 same bytes in every folder.
 """
 
-from xsplice_plugins.artefacts.capture import (
-    CapturePlan,
-    CompileJob,
-    ObjectPair,
-    Reach,
-    Route,
-)
-from xsplice_plugins.artefacts.diff import (
-    Cause,
-    ChangedFunction,
-    Delta,
-    Difference,
-    Extent,
-    LineOnly,
-    NewItem,
-    NoppedRange,
-    OldPlace,
-    Reference,
-    Refusal,
-    RemovedItem,
-)
-from xsplice_plugins.artefacts.facts import ASKED, AlternativeFields, Facts
-from xsplice_plugins.artefacts.files import (
-    SCHEMA,
-    from_json,
-    load,
-    save,
-    to_json,
-    write_file,
-)
-from xsplice_plugins.artefacts.link import (
-    Payload,
-    PayloadRecord,
-    ReplacedFunction,
-)
-from xsplice_plugins.artefacts.patch import (
-    PatchFile,
-    PatchSet,
-    TouchedFile,
-    TouchKind,
-)
-from xsplice_plugins.artefacts.sign import (
-    SignatureCheck,
-    SignatureRecord,
-    SignatureState,
-    SignedPayload,
-)
-from xsplice_plugins.artefacts.verify import (
-    Finding,
-    Report,
-    Severity,
-    Verdict,
-    VerifyRequest,
-)
-
-__all__ = [
-    "ASKED",
-    "SCHEMA",
-    "AlternativeFields",
-    "CapturePlan",
-    "Cause",
-    "ChangedFunction",
-    "CompileJob",
-    "Delta",
-    "Difference",
-    "Extent",
-    "Facts",
-    "Finding",
-    "LineOnly",
-    "NewItem",
-    "NoppedRange",
-    "ObjectPair",
-    "OldPlace",
-    "PatchFile",
-    "PatchSet",
-    "Payload",
-    "PayloadRecord",
-    "Reach",
-    "Reference",
-    "Refusal",
-    "RemovedItem",
-    "ReplacedFunction",
-    "Report",
-    "Route",
-    "Severity",
-    "SignatureCheck",
-    "SignatureRecord",
-    "SignatureState",
-    "SignedPayload",
-    "TouchKind",
-    "TouchedFile",
-    "Verdict",
-    "VerifyRequest",
-    "from_json",
-    "load",
-    "save",
-    "to_json",
-    "write_file",
-]
+from xsplice_plugins.artefacts.capture import CapturePlan as CapturePlan
+from xsplice_plugins.artefacts.capture import CompileJob as CompileJob
+from xsplice_plugins.artefacts.capture import ObjectPair as ObjectPair
+from xsplice_plugins.artefacts.capture import Reach as Reach
+from xsplice_plugins.artefacts.capture import Route as Route
+from xsplice_plugins.artefacts.diff import Cause as Cause
+from xsplice_plugins.artefacts.diff import ChangedFunction as ChangedFunction
+from xsplice_plugins.artefacts.diff import Delta as Delta
+from xsplice_plugins.artefacts.diff import Difference as Difference
+from xsplice_plugins.artefacts.diff import Extent as Extent
+from xsplice_plugins.artefacts.diff import LineOnly as LineOnly
+from xsplice_plugins.artefacts.diff import NewItem as NewItem
+from xsplice_plugins.artefacts.diff import NoppedRange as NoppedRange
+from xsplice_plugins.artefacts.diff import OldPlace as OldPlace
+from xsplice_plugins.artefacts.diff import Reference as Reference
+from xsplice_plugins.artefacts.diff import Refusal as Refusal
+from xsplice_plugins.artefacts.diff import RemovedItem as RemovedItem
+from xsplice_plugins.artefacts.facts import ASKED as ASKED
+from xsplice_plugins.artefacts.facts import AlternativeFields as AlternativeFields
+from xsplice_plugins.artefacts.facts import Facts as Facts
+from xsplice_plugins.artefacts.files import IMAGE_SIZE_MAX as IMAGE_SIZE_MAX
+from xsplice_plugins.artefacts.files import PAYLOAD_SIZE_MAX as PAYLOAD_SIZE_MAX
+from xsplice_plugins.artefacts.files import SCHEMA as SCHEMA
+from xsplice_plugins.artefacts.files import from_json as from_json
+from xsplice_plugins.artefacts.files import load as load
+from xsplice_plugins.artefacts.files import plain as plain
+from xsplice_plugins.artefacts.files import read_file as read_file
+from xsplice_plugins.artefacts.files import save as save
+from xsplice_plugins.artefacts.files import to_json as to_json
+from xsplice_plugins.artefacts.files import write_file as write_file
+from xsplice_plugins.artefacts.link import Payload as Payload
+from xsplice_plugins.artefacts.link import PayloadRecord as PayloadRecord
+from xsplice_plugins.artefacts.link import ReplacedFunction as ReplacedFunction
+from xsplice_plugins.artefacts.patch import PatchFile as PatchFile
+from xsplice_plugins.artefacts.patch import PatchSet as PatchSet
+from xsplice_plugins.artefacts.patch import TouchedFile as TouchedFile
+from xsplice_plugins.artefacts.patch import TouchKind as TouchKind
+from xsplice_plugins.artefacts.sign import SignatureCheck as SignatureCheck
+from xsplice_plugins.artefacts.sign import SignatureRecord as SignatureRecord
+from xsplice_plugins.artefacts.sign import SignatureState as SignatureState
+from xsplice_plugins.artefacts.sign import SignedPayload as SignedPayload
+from xsplice_plugins.artefacts.verify import Finding as Finding
+from xsplice_plugins.artefacts.verify import Report as Report
+from xsplice_plugins.artefacts.verify import Severity as Severity
+from xsplice_plugins.artefacts.verify import Verdict as Verdict
+from xsplice_plugins.artefacts.verify import VerifyRequest as VerifyRequest

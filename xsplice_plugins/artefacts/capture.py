@@ -12,7 +12,6 @@ from xsplice_plugins.artefacts.diff import Refusal
 class Route(StrEnum):
     """How the objects are compiled again."""
 
-    NATIVE = "native"  #: the objects are SCons nodes
     RECORDED = "recorded commands"
     MAKE = "make in a private copy"
 
@@ -42,9 +41,7 @@ class CompileJob:
     is_init: bool = False  #: the tree renames all its sections to ``.init.*``
     reach: Reach = Reach.DIRECT
     inputs: tuple[str, ...] = ()  #: recorded inputs, relative to the private copy's root
-    tree_object: str = (
-        ""  #: the tree's own object, relative to the tree's root, for the drift check
-    )
+    tree_object: str = ""  #: the tree's own, relative to the tree's root, for the drift check
     objcopy: str = "objcopy"  #: program for the renaming steps
     renames: tuple[str, ...] = ()  #: sections that an init object renames: ``old=new``
 
@@ -64,17 +61,19 @@ class CapturePlan:
 class ObjectPair:
     """One object before and after. Target: ``<object>.xsplice.pair.json``.
 
-    ``baseline`` and ``new`` are file names beside the record; empty when the content is equal.
+    ``baseline`` and ``new`` are file names beside the record; "" when the content is equal, as the
+    digests and the compiler's name are where nothing was compiled.
     """
 
     object_path: str
     source_path: str
     is_changed: bool
     is_init: bool
-    baseline: str
-    new: str
-    digest_baseline: str
-    digest_new: str
-    compiler: str  #: first line of the compiler's ``--version``
+    baseline: str = ""
+    new: str = ""
+    digest_baseline: str = ""
+    digest_new: str = ""
+    compiler: str = ""  #: what the compiler wrote about itself
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
+    layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure

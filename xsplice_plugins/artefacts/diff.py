@@ -163,6 +163,9 @@ class Delta:
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()
     nopped: tuple[NoppedRange, ...] = ()  #: hand-written payloads only
+    layouts: str = ""  #: how this differ compared layouts; "" if it did not
+    notes: tuple[str, ...] = ()  #: things a person should know
+    unchecked: tuple[str, ...] = ()  #: what no check could see; the verdict repeats it
 
     @property
     def is_empty(self) -> bool:

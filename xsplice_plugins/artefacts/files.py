@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from xsplice_plugins.errors import MachineError, XspliceError
+from xsplice_plugins.errors import ConfigError, MachineError, XspliceError
 
 SCHEMA = 1  #: version of every JSON file this project writes
+IMAGE_SIZE_MAX = 256 << 20  #: bytes of ``xen-syms``, or of any other file that is read whole
+PAYLOAD_SIZE_MAX = 64 << 20  #: bytes of a payload; Xen takes 2 MiB
 
 T = TypeVar("T")
 
@@ -20,6 +23,11 @@ T = TypeVar("T")
 def to_json(artefact: object) -> bytes:
     """Return an artefact as JSON: keys sorted, two spaces, a final newline."""
     return msgspec.json.format(msgspec.json.encode(artefact, order="sorted"), indent=2) + b"\n"
+
+
+def plain(name: str) -> str:
+    """Return a name in which bytes that are no UTF-8 are shown as such, for people and JSON."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def from_json(data: bytes, kind: type[T], name: str) -> T:
@@ -65,6 +73,40 @@ def write_file(path: Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def read_file(
+    path: str | Path,
+    *,
+    limit_bytes: int = IMAGE_SIZE_MAX,
+    error: type[XspliceError] = ConfigError,
+    advice: str = "check the path",
+) -> bytes:
+    """Return all bytes of a regular file: neither a device nor a pipe, which may have no end.
+
+    Args:
+        path: The file.
+        limit_bytes: A larger file is refused.
+        error: Class of the error that is raised; its cause is the system's error, if there is one.
+        advice: What its message says is to be done.
+
+    Raises:
+        XspliceError: Of the class ``error``: not readable, not a regular file, or too large.
+    """
+    try:
+        # Opening a pipe without O_NONBLOCK waits for a writer that never comes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123  # a descriptor
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise error(f"{path}: not a regular file; {advice}")
+            if status.st_size > limit_bytes:
+                raise error(
+                    f"{path}: {status.st_size} bytes, more than the {limit_bytes} that such a file "
+                    f"can have; {advice}"
+                )
+            return file.read()
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror}); {advice}") from cause
+
+
 def save(path: Path, artefact: object) -> None:
     """Write an artefact's JSON to a file (see `write_file`)."""
     write_file(path, to_json(artefact))
@@ -76,8 +118,5 @@ def load(path: Path, kind: type[T]) -> T:
     Raises:
         XspliceError: The file is missing, or not of this kind.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise XspliceError(f"{path}: cannot be read ({error.strerror}); build it first") from error
+    data = read_file(path, error=XspliceError, advice="build it first")
     return from_json(data, kind, str(path))

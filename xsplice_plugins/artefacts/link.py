@@ -42,6 +42,7 @@ class PayloadRecord:
     hooks: tuple[str, ...]  #: names of the hook sections it carries
     references: tuple[str, ...]  #: names the hypervisor must resolve
     notes: tuple[str, ...] = ()  #: things a person should know
+    unchecked: tuple[str, ...] = ()  #: what no check could see; such a payload is never proved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ class SignatureRecord:
     signer: str  #: name of the plugin
     scheme: str  #: e.g. "cms-appended", "none"
     is_deterministic: bool
-    is_development_key: bool
-    subject: str  #: the certificate's subject, or ""
-    certificate_sha256: str
+    is_development_key: bool = False
+    subject: str = ""  #: the certificate's subject
+    certificate_sha256: str = ""
     digest_payload: str  #: sha256 of what was signed
     digest_signed: str  #: sha256 of the written file
     note: str = ""

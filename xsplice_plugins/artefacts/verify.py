@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     PROVED = "proved"
     REFUSED = "refused"
     HAZARD = "hazard"
+    UNPROVED = "unproved"  #: nothing speaks against it, and something was not checked
 
 
 class Severity(StrEnum):
@@ -25,6 +26,7 @@ class Severity(StrEnum):
 
     INFO = "info"
     WARNING = "warning"
+    UNCHECKED = "unchecked"  #: something no check could see: not proved
     ERROR = "error"  #: the verdict cannot be "proved"
     HAZARD = "hazard"
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How was this tree compiled, and what does this patch touch?"""
 
-from xsplice_plugins.capture.compiling import compile_object, preprocess
+from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests
+from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
 from xsplice_plugins.capture.pairing import pair_objects
 from xsplice_plugins.capture.planning import plan
@@ -11,26 +12,19 @@ from xsplice_plugins.capture.reaching import (
     capture_reached,
     compile_pair,
     forget_texts,
-    source_refusals,
 )
-from xsplice_plugins.csource.meaning import same_meaning
-from xsplice_plugins.kbuild.tree import XenTree, locate_tree, tree_digest
 
 __all__ = [
     "InputDigests",
-    "XenTree",
+    "LayoutCheck",
     "capture_reached",
+    "compare_layouts",
     "compile_object",
     "compile_pair",
     "copy_tree",
     "forget_texts",
-    "locate_tree",
     "make_route",
     "pair_objects",
     "plan",
     "prepare_copy",
-    "preprocess",
-    "same_meaning",
-    "source_refusals",
-    "tree_digest",
 ]

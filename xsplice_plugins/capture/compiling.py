@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
 from xsplice_plugins.errors import CaptureError
-from xsplice_plugins.kbuild.commands import edited, run, words
+from xsplice_plugins.kbuild.commands import edited, redirected, run, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,27 +127,7 @@ def _redirected(job: CompileJob, copy_root: Path, made: Path) -> str:
     """Return the command with every output in ``made``'s folder."""
     origin = origin_of(copy_root).folder
     changes = _moved(job.command, origin, copy_root)
-    line = words(job.command)
-    found = False
-    for index, word in enumerate(line):
-        before = line[index - 1].text if index else ""
-        if before == "-o" and word.text == job.output:
-            changes[index] = str(made)
-            found = True
-        elif word.text == f"-o{job.output}":
-            changes[index] = f"-o{made}"
-            found = True
-        elif before == "-MF":
-            changes[index] = str(made.with_name("depends"))
-        elif word.text.startswith("-MF") and len(word.text) > 3:
-            changes[index] = f"-MF{made.with_name('depends')}"
-        elif word.text.startswith(("-Wp,-MD,", "-Wp,-MMD,")):
-            # A comma in the path would end the option; -MD -MF says the same.
-            changes[index] = "-MD"
-    if not found:
-        raise CaptureError(
-            f"{job.object_path}: its command has no `-o {job.output}`; build the tree again"
-        )
+    changes |= redirected(job.command, job.output, made)
     return edited(job.command, changes, _prefix_map(job.command, origin, copy_root).strip())
 
 

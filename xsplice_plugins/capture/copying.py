@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.merging import merged_files
 from xsplice_plugins.errors import CaptureError, MachineError
-from xsplice_plugins.kbuild.paths import folders_that_lead_to
+from xsplice_plugins.kbuild.indexing import folders_that_lead_to, read_index
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def copy_tree(tree: XenTree, dest: Path, patch_set: PatchSet | None = None) -> N
         PatchError: The patch does not apply.
         MachineError: The copy cannot be written.
     """
-    touched = [file.path for file in patch_set.touched] if patch_set else []
     prefix = tree.patch_root + "/" if tree.patch_root else ""
+    touched = {prefix + file.path for file in patch_set.touched} if patch_set else set()
     prepare_copy(
         tree.root,
         dest,
         patch_set,
         only=sorted({tree.source_dir, tree.build_dir}),
-        real=folders_that_lead_to(tree, {prefix + path for path in touched}),
+        real=folders_that_lead_to(read_index(tree), touched) if touched else (),
         patch_root=tree.patch_root,
     )
 

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import full_disk_named
+from xsplice_plugins.capture.layouts import IN_SOURCES, NOT_COMPARED, LayoutCheck
 from xsplice_plugins.capture.pairing import check_drift, compiler_of, pair_objects
 from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.csource.meaning import judge_texts
@@ -42,22 +44,18 @@ _LINES_MAX = 40  #: lines of make's complaint that a message repeats
 # Top-level folders that the hypervisor's own Makefiles never enter.
 _NOT_NEEDED = {".git", ".hg", "docs", "stubdom", "debian", "extras", "dist", "automation"}
 _STAMP = re.compile(r"s(.)@@(\w+)@@\1(.*?)\1g")
+_STAMP_DEFINES = re.compile(
+    r'^#define XEN_COMPILE_(DATE|TIME|BY|DOMAIN|HOST)\s+"(.*)"', re.MULTILINE
+)
+#: What a build stamps into Xen, by the words of the record and of compile.h.
 _STAMP_VARIABLES = {
     "date": "XEN_BUILD_DATE",
     "time": "XEN_BUILD_TIME",
     "whoami": "XEN_WHOAMI",
+    "by": "XEN_WHOAMI",
     "domain": "XEN_DOMAIN",
     "hostname": "XEN_BUILD_HOST",
-}
-_STAMP_DEFINES = re.compile(
-    r'^#define XEN_COMPILE_(DATE|TIME|BY|DOMAIN|HOST)\s+"(.*)"', re.MULTILINE
-)
-_STAMP_DEFINED = {
-    "DATE": "XEN_BUILD_DATE",
-    "TIME": "XEN_BUILD_TIME",
-    "BY": "XEN_WHOAMI",
-    "DOMAIN": "XEN_DOMAIN",
-    "HOST": "XEN_BUILD_HOST",
+    "host": "XEN_BUILD_HOST",
 }
 _COMPILER = re.compile(r"(.*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
 # Holds the configuration as data for tools to read back; no code uses it.
@@ -137,8 +135,15 @@ def _copy(tree: XenTree, copy: Path) -> None:
             policy = Path(entry.path) / "flask"
             if policy.is_dir():
                 shutil.copytree(policy, place / "flask", symlinks=True)
-        elif entry.name not in _NOT_NEEDED:
-            shutil.copytree(entry.path, place, symlinks=True)
+        elif entry.is_dir() and entry.name not in _NOT_NEEDED:
+            shutil.copytree(entry.path, place, symlinks=True, ignore=_pipes)
+
+
+def _pipes(folder: str, names: list[str]) -> set[str]:
+    """Name what is neither file, folder nor link: nobody can copy a pipe, a socket, a device."""
+    kept = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
+    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
+    return {name for name, mode in modes.items() if not any(test(mode) for test in kept)}
 
 
 def _put(place: Path, content: bytes | None) -> None:
@@ -229,7 +234,7 @@ def _variables(tree: XenTree, index: Index) -> list[str]:
     if not text:  # 4.14 and 4.15 leave no record of it: what it says is taken as it is
         made = read_text(str(tree.build_root / "include" / "xen" / "compile.h"))
         for name, value in _STAMP_DEFINES.findall(made):
-            variables[_STAMP_DEFINED[name]] = value
+            variables[_STAMP_VARIABLES[name.lower()]] = value
     return [f"{name}={value}" for name, value in sorted(variables.items())]
 
 
@@ -317,20 +322,23 @@ def _pair(
             # A new object: everything in it is new compared with an empty one.
             empty = _empty_source(now, after.tree)
             compile_object(empty, after.tree.root, scratch, env=env)
-            return pair_objects(now, scratch, new, None, prefix)
+            # Nothing of it exists yet, so nothing in memory has another layout.
+            return pair_objects(
+                now, scratch, new, None, prefix, layouts=LayoutCheck(how=IN_SOURCES)
+            )
         if was.command:
             compile_object(was, before.tree.root, scratch, env=env)
             check_drift(was, scratch.read_bytes(), old.read_bytes())
         else:
             _check_same_compiler(target, old.read_bytes(), new.read_bytes())
-        refused: tuple[Refusal, ...] = ()
+        layouts = NOT_COMPARED
         if was.command and now.command:
             texts = [
                 preprocess(job, root, env=env)
                 for job, root in ((was, before.tree.root), (now, after.tree.root))
             ]
-            refused = judge_texts(texts[0], texts[1]).refused
-        pair = pair_objects(now, old, new, None, prefix, refused=refused)
+            layouts = LayoutCheck(how=IN_SOURCES, refused=judge_texts(texts[0], texts[1]).refused)
+        pair = pair_objects(now, old, new, None, prefix, layouts=layouts)
         return pair if pair.is_changed or pair.refused else None
     finally:
         scratch.unlink(missing_ok=True)
@@ -383,11 +391,7 @@ def _refused(job: CompileJob, refusal: Refusal) -> ObjectPair:
         source_path=job.source_path,
         is_changed=False,
         is_init=job.is_init,
-        baseline="",
-        new="",
-        digest_baseline="",
-        digest_new="",
-        compiler="",
         note="refused",
+        layouts=IN_SOURCES,
         refused=(refusal,),
     )

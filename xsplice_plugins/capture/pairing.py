@@ -14,7 +14,8 @@ from xsplice_plugins.errors import CaptureError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CompileJob, Refusal
+    from xsplice_plugins.artefacts import CompileJob
+    from xsplice_plugins.capture.layouts import LayoutCheck
 
 _STT_SECTION = 3
 _NAMED_MAX = 6  #: sections that a message names
@@ -27,7 +28,7 @@ def pair_objects(
     tree_object: Path | None,
     dest_prefix: Path,
     *,
-    refused: tuple[Refusal, ...] = (),
+    layouts: LayoutCheck,
 ) -> ObjectPair:
     """Compare two objects; keep both where their content differs.
 
@@ -37,7 +38,7 @@ def pair_objects(
         new_object: Compiled from the patched sources.
         tree_object: The tree's own object for the drift check; ``None`` to leave it out.
         dest_prefix: ``.baseline`` and ``.new`` are added to it.
-        refused: What the source already showed.
+        layouts: What came of comparing both sides' layouts.
 
     Returns:
         The pair's record.
@@ -69,7 +70,8 @@ def pair_objects(
         digest_new=hashlib.sha256(new).hexdigest(),
         compiler=compiler_of(baseline, job.object_path),
         note="" if is_changed else "compiled, content equal",
-        refused=refused,
+        layouts=layouts.how,
+        refused=layouts.refused,
     )
 
 

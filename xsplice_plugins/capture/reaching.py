@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.compiling import compile_object, preprocess
-from xsplice_plugins.capture.copying import MERGED, origin_of
+from xsplice_plugins.capture.copying import MERGED
+from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
 from xsplice_plugins.capture.pairing import pair_objects
-from xsplice_plugins.csource.declarations import Kind, chunks, declaration, plain
-from xsplice_plugins.csource.meaning import Verdict, judge_merged, judge_texts
+from xsplice_plugins.csource.meaning import TextVerdict, judge_merged, judge_texts
 from xsplice_plugins.csource.merging import OPTIONS
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def capture_reached(
         patched=patched,
         tree_object=tree_object,
         dest_prefix=dest_prefix,
+        layouts=LayoutCheck(how=IN_SOURCES),  # the verdict would have refused a changed one
         env=env,
     )
 
@@ -77,42 +78,13 @@ def reach_verdict(
     patched: Path,
     store: Path | None = None,
     env: Mapping[str, str] | None = None,
-) -> Verdict:
+) -> TextVerdict:
     """Compare both sides' preprocessed texts; one pass if the headers could be merged."""
     merged = patched.with_name(patched.name + MERGED)
     if job.reach is Reach.HEADER and merged.is_dir():
         return judge_merged(preprocess(job, merged, env=env, options=OPTIONS))
     old = _pristine_text(job, pristine, store, env)
     return judge_texts(old, preprocess(job, patched, env=env))
-
-
-def source_refusals(
-    job: CompileJob,
-    *,
-    pristine: Path,
-    patched: Path,
-    env: Mapping[str, str] | None = None,
-) -> tuple[Refusal, ...]:
-    """Say what the sources of a directly patched object already show: changed layouts.
-
-    Cheap where the patch changes only functions: the preprocessor runs only if a patched input
-    of this object has a changed directive or type.
-
-    Args:
-        job: How the object is compiled.
-        pristine: Root of the pristine copy (or the tree itself).
-        patched: Root of the patched copy.
-        env: The compiler's environment; this process's own if ``None``.
-
-    Raises:
-        CaptureError: Preprocessing fails.
-    """
-    # A file that only the patch includes is in no record: look at every patched file.
-    if not any(_may_change_types(pristine / path, patched / path) for path in
-               sorted(origin_of(patched).patched)):  # fmt: skip
-        return ()
-    old, new = preprocess(job, pristine, env=env), preprocess(job, patched, env=env)
-    return judge_texts(old, new).refused
 
 
 def compile_pair(
@@ -122,7 +94,7 @@ def compile_pair(
     patched: Path,
     tree_object: Path | None,
     dest_prefix: Path,
-    refused: tuple[Refusal, ...] = (),
+    layouts: LayoutCheck,
     env: Mapping[str, str] | None = None,
 ) -> ObjectPair:
     """Compile both sides of an object and compare them (see `pair_objects`)."""
@@ -130,24 +102,20 @@ def compile_pair(
     try:
         compile_object(job, pristine, sides[0], env=env)
         compile_object(job, patched, sides[1], env=env)
-        return pair_objects(job, sides[0], sides[1], tree_object, dest_prefix, refused=refused)
+        return pair_objects(job, sides[0], sides[1], tree_object, dest_prefix, layouts=layouts)
     finally:
         for side in sides:
             side.unlink(missing_ok=True)
 
 
-def _untouched(job: CompileJob, verdict: Verdict) -> ObjectPair:
+def _untouched(job: CompileJob, verdict: TextVerdict) -> ObjectPair:
     return ObjectPair(
         object_path=job.object_path,
         source_path=job.source_path,
         is_changed=False,
         is_init=job.is_init,
-        baseline="",
-        new="",
-        digest_baseline="",
-        digest_new="",
-        compiler="",
         note=verdict.note,
+        layouts=IN_SOURCES,
         refused=verdict.refused,
     )
 
@@ -162,7 +130,7 @@ def _judged_output(
     patched: Path,
     dest_prefix: Path,
     env: Mapping[str, str] | None,
-) -> Verdict:
+) -> TextVerdict:
     """Judge a target that is no C object of the image, whose preprocessed text has changed."""
     if job.object_path.endswith(".s"):
         sides = [dest_prefix.with_name(f".{dest_prefix.name}.{side}.s") for side in ("old", "now")]
@@ -174,7 +142,7 @@ def _judged_output(
             for side in sides:
                 side.unlink(missing_ok=True)
         if is_equal:
-            return Verdict(is_affected=False, note="generated again, the same content")
+            return TextVerdict(is_affected=False, note="generated again, the same content")
     if job.source_path.endswith(".S"):
         code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
     elif job.object_path.endswith(".o"):
@@ -187,24 +155,7 @@ def _judged_output(
         code=code,
         hint="leave that part of the patch out, or take the route through make",
     )
-    return Verdict(is_affected=False, note="refused, not compiled", refused=(refusal,))
-
-
-def _may_change_types(old: Path, new: Path) -> bool:
-    """Tell whether a file's change can alter types: directives, structures, unknown text."""
-    texts = [path.read_text("latin-1") if path.is_file() else "" for path in (old, new)]
-    if texts[0] == texts[1]:
-        return False
-    pieces = [[chunk for chunk in chunks(text) if plain(chunk.text)] for text in texts]
-    keys = [{plain(chunk.text) for chunk in side} for side in pieces]
-    silent = {Kind.STATIC_FUNCTION, Kind.FUNCTION, Kind.PROTOTYPE}
-    return any(
-        (chunk.has_directive and ("define" in chunk.text or "include" in chunk.text))
-        or declaration(chunk.text).kind not in silent
-        for side, other in ((pieces[0], keys[1]), (pieces[1], keys[0]))
-        for chunk in side
-        if plain(chunk.text) not in other
-    )
+    return TextVerdict(is_affected=False, note="refused, not compiled", refused=(refusal,))
 
 
 def _pristine_text(
@@ -213,7 +164,9 @@ def _pristine_text(
     """Preprocess the pristine side, or take the text that an earlier fix left."""
     if store is None or not job.inputs:
         return preprocess(job, pristine, env=env)
-    key = hashlib.blake2b(f"{job.cwd}\0{job.command}".encode(), digest_size=20)
+    key = hashlib.blake2b(
+        f"{job.cwd}\0{job.command}".encode("utf-8", "surrogateescape"), digest_size=20
+    )
     for path in job.inputs:
         try:
             key.update(hashlib.blake2b((pristine / path).read_bytes()).digest())

@@ -88,7 +88,7 @@ def changed_outputs(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if kept is not None:
-        write_file(kept, "\n".join(changed).encode())
+        write_file(kept, "\n".join(changed).encode("utf-8", "surrogateescape"))
     return changed
 
 

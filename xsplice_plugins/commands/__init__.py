@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The subcommands of ``xsplice``: arguments in, one call of the pipeline, a file or a text out."""
 
-from xsplice_plugins.commands import build, handmade, judge, trying
+from xsplice_plugins.commands import handmade, judge, patching, stages, telling, trying
 
-COMMANDS = build.COMMANDS + handmade.COMMANDS + judge.COMMANDS + trying.COMMANDS
+_ROWS = (
+    patching.COMMANDS
+    + stages.COMMANDS
+    + handmade.COMMANDS
+    + judge.COMMANDS
+    + trying.COMMANDS
+    + telling.COMMANDS
+)
+COMMANDS = (*_ROWS, telling.reference_row(_ROWS))
 
 __all__ = ["COMMANDS"]

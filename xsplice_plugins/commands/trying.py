@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from xsplice_plugins.commands.words import Row, read, show
+from xsplice_plugins.artefacts import read_file
+from xsplice_plugins.commands.words import Row, show
 from xsplice_plugins.errors import VerifyError
 from xsplice_plugins.realxen.machine import AgentKind, Machine
 from xsplice_plugins.realxen.results import RunResult, Step, StepResult
@@ -82,8 +83,8 @@ def _try_all(arguments: Namespace) -> int:
     for path in arguments.payloads:
         if path.stem in payloads:
             raise VerifyError(f"{path}: two payloads are called {path.stem}; rename one")
-        payloads[path.stem] = read(path)
-    read(arguments.xen)
+        payloads[path.stem] = read_file(path)
+    read_file(arguments.xen)
     machine = Machine.prepare(
         arguments.xen,
         release=arguments.release,

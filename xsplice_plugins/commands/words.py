@@ -1,57 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every subcommand does with files, plugins and the standard output."""
+"""What every subcommand does with files, settings and the standard output."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.plugins import manager
-from xsplice_plugins.plugins.discovery import TRACE_VARIABLE
+from xsplice_plugins import pipeline, settings
+from xsplice_plugins.artefacts import plain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pluggy
-
-    from xsplice_plugins.plugins.spec import Config
+    from collections.abc import Mapping
 
 #: name, what it does, how to add its arguments, what to run
 Row = tuple[str, str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]
 
 
-def read(path: Path) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 def show(data: bytes | str) -> None:
     """Write an answer to the standard output."""
-    sys.stdout.write(data.decode() if isinstance(data, bytes) else data)
+    sys.stdout.write(data.decode() if isinstance(data, bytes) else plain(data))
 
 
-def plugins_of(config: Config) -> pluggy.PluginManager:
-    """Return the plugins of this run, with the configuration told to them."""
-    if os.environ.get(TRACE_VARIABLE, "") not in {"", "0"}:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-    plugins = manager.build_plugin_manager(environ=os.environ)
-    manager.startup(plugins, config)
-    return plugins
+def open_run(
+    arguments: Namespace,
+    base: pipeline.Base | None = None,
+    *,
+    build_dir: Path | None = None,
+    more: Mapping[str, object] | None = None,
+) -> pipeline.Run:
+    """Return the run of one subcommand: what its options say (see `pipeline.open_run`).
+
+    Args:
+        arguments: As parsed; options of the table of settings are named as its rows.
+        base: The hypervisor; ``None`` for a step that needs none.
+        build_dir: Where a development key may be made.
+        more: Settings that this subcommand decides itself.
+    """
+    given = {
+        row.name: getattr(arguments, row.name)
+        for row in settings.SETTINGS
+        if hasattr(arguments, row.name)
+    }
+    return pipeline.open_run(
+        {**given, **(more or {})},
+        base,
+        environ=os.environ,
+        build_dir=build_dir,
+        resolve=lambda text: Path(text).absolute(),
+    )
+
+
+def tree_base(arguments: Namespace) -> pipeline.Base:
+    """Return the hypervisor of the tree that ``--xen`` names."""
+    return pipeline.base_of_tree(Path(arguments.XEN).absolute(), cache=facts_cache())
+
+
+def facts_cache() -> Path:
+    """Return the folder where the command line keeps what trees answered."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "xsplice" / "facts"
 
 
 def record_path(payload: Path) -> Path:
     """Return where the record of a payload lies: ``fix.payload.json`` beside ``fix.livepatch``."""
     stem = payload.name.removesuffix(".unsigned").removesuffix(".livepatch")
     return payload.with_name(f"{stem}.payload.json")
+
+
+def signature_path(payload: Path) -> Path:
+    """Return where the record of a payload's signature lies."""
+    return record_path(payload).with_suffix("").with_suffix(".signature.json")

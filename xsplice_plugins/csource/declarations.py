@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """C text as top-level declarations: enough of C to compare two versions, and no more.
 
-What is not recognised for certain is of kind `Kind.OTHER`, which every caller treats as able to
-change an object.
+What is not recognised for certain is `ChunkKind.OTHER`, which every caller treats as able to change
+an object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT = re.compile(
 )
 
 
-class Kind(Enum):
+class ChunkKind(Enum):
     """What a top-level declaration is."""
 
     STATIC_FUNCTION = "static function"
@@ -61,7 +61,7 @@ class Chunk:
 class Declaration:
     """One top-level declaration."""
 
-    kind: Kind
+    kind: ChunkKind
     name: str  #: "" if unknown
     text: str  #: with single spaces, comments gone
 
@@ -152,37 +152,37 @@ def declaration(text: str) -> Declaration:
     """Say what a chunk declares."""
     flat = plain(text)
     if flat.startswith("\0 #"):
-        return Declaration(kind=Kind.DIRECTIVE, name="", text=flat)
+        return Declaration(kind=ChunkKind.DIRECTIVE, name="", text=flat)
     bare = _without_attributes(flat)
     if match := _TYPEDEF_TAGGED.match(bare):
-        kind = Kind.ENUM if match[1] == "enum" else Kind.RECORD
+        kind = ChunkKind.ENUM if match[1] == "enum" else ChunkKind.RECORD
         tail = re.search(rf"\}}\s*({_NAME})\s*;$", bare)
         name = match[2] and f"{match[1]} {match[2]}"
         return Declaration(kind=kind, name=name or (tail[1] if tail else ""), text=flat)
     if match := _TAGGED.match(bare):
         is_forward = match[3] != "{"
         if is_forward or _after_braces(bare) == ";":
-            kind = Kind.ENUM if match[1] == "enum" else Kind.RECORD
+            kind = ChunkKind.ENUM if match[1] == "enum" else ChunkKind.RECORD
             return Declaration(
-                kind=Kind.PROTOTYPE if is_forward else kind,
+                kind=ChunkKind.PROTOTYPE if is_forward else kind,
                 name=f"{match[1]} {match[2]}",
                 text=flat,
             )
     if match := _TYPEDEF.match(bare):
-        return Declaration(kind=Kind.TYPEDEF, name=match[1] or match[2], text=flat)
+        return Declaration(kind=ChunkKind.TYPEDEF, name=match[1] or match[2], text=flat)
     if match := _EXTERN.match(bare):
-        return Declaration(kind=Kind.PROTOTYPE, name=match[1], text=flat)
+        return Declaration(kind=ChunkKind.PROTOTYPE, name=match[1], text=flat)
     call = next((m for m in _CALL.finditer(bare) if m[1] not in _NO_NAMES), None)
     before = bare[: call.start()] if call else ""
     if call is None or not before.strip() or re.search(r"[={;]", before):
-        return Declaration(kind=Kind.OTHER, name="", text=flat)
+        return Declaration(kind=ChunkKind.OTHER, name="", text=flat)
     if bare.endswith("}") and _is_body(bare[: bare.find("{")]):
         is_static = re.search(r"\bstatic\b", before) is not None
-        kind = Kind.STATIC_FUNCTION if is_static else Kind.FUNCTION
+        kind = ChunkKind.STATIC_FUNCTION if is_static else ChunkKind.FUNCTION
         return Declaration(kind=kind, name=call[1], text=flat)
     if re.search(r"\)\s*;$", bare) and "{" not in bare and "=" not in bare:
-        return Declaration(kind=Kind.PROTOTYPE, name=call[1], text=flat)
-    return Declaration(kind=Kind.OTHER, name="", text=flat)
+        return Declaration(kind=ChunkKind.PROTOTYPE, name=call[1], text=flat)
+    return Declaration(kind=ChunkKind.OTHER, name="", text=flat)
 
 
 def _after_braces(text: str) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.declarations import KEPT, Declaration, Kind, chunks, declaration
+from xsplice_plugins.csource.declarations import KEPT, ChunkKind, Declaration, chunks, declaration
 from xsplice_plugins.csource.merging import CHANGED, COUNTER_WORD, LINE_WORD, MOVED
-from xsplice_plugins.csource.structures import added_constants, layout_refusals
+from xsplice_plugins.csource.structures import added_constants, layout_refusals, packed
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Refusal
@@ -28,7 +28,7 @@ _PASSES_MAX = 10_000  #: names followed in one text; a header has a few thousand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class TextVerdict:
     """What the comparison of two texts came to."""
 
     is_affected: bool  #: the object must be compiled
@@ -45,12 +45,7 @@ class _Split:
     rest: str  #: what both have
 
 
-def same_meaning(old_text: str, new_text: str) -> bool:
-    """Tell whether two preprocessed texts are equal aside from line markers and indentation."""
-    return _lines(old_text) == _lines(new_text)
-
-
-def judge_texts(old_text: str, new_text: str) -> Verdict:
+def judge_texts(old_text: str, new_text: str) -> TextVerdict:
     """Compare the preprocessed texts of both sides.
 
     Args:
@@ -59,7 +54,7 @@ def judge_texts(old_text: str, new_text: str) -> Verdict:
     """
     old, new = _lines(old_text), _lines(new_text)
     if old == new:
-        return Verdict(is_affected=False, note="preprocessed text equal, not compiled")
+        return TextVerdict(is_affected=False, note="preprocessed text equal, not compiled")
     first = _common(old, new)
     last = _common(old[first:][::-1], new[first:][::-1])
     head, tail = _widened(old, new, first, last)
@@ -68,13 +63,13 @@ def judge_texts(old_text: str, new_text: str) -> Verdict:
     return _judge(_split([(middles[0], middles[1])], rest))
 
 
-def judge_merged(text: str) -> Verdict:
+def judge_merged(text: str) -> TextVerdict:
     """Compare both sides out of one text that was preprocessed with merged headers."""
     if COUNTER_WORD in text:
-        return Verdict(is_affected=True, note="uses __COUNTER__, compiled")
+        return TextVerdict(is_affected=True, note="uses __COUNTER__, compiled")
     first = text.find("xsplice_at_")
     if first < 0:
-        return Verdict(is_affected=False, note="preprocessed text equal, not compiled")
+        return TextVerdict(is_affected=False, note="preprocessed text equal, not compiled")
     # Only the stretch that comes from merged headers is looked at closely; the text has a megabyte.
     last = text.rfind("xsplice_at_")
     end = text.find("\n", last)
@@ -89,7 +84,7 @@ def judge_merged(text: str) -> Verdict:
 
     stretch = MOVED.sub(kept, stretch)
     if _MARK.search(stretch):
-        return Verdict(is_affected=True, note="the two versions cannot be told apart, compiled")
+        return TextVerdict(is_affected=True, note="the two versions cannot be told apart, compiled")
     rest = f"{text[:first]}\n{stretch}\n{text[end:]}"
     # The same text on another line: differing on purpose.
     pairs += [(piece, piece.replace(LINE_WORD, LINE_WORD + "_")) for piece in moved]
@@ -161,39 +156,41 @@ def _split(pairs: list[tuple[str, str]], rest: str) -> _Split:
     new: list[Declaration] = []
     for was, now in pairs:
         sides = [
-            [declaration(chunk.text) for chunk in chunks(text) if chunk.text.strip()]
+            packed([declaration(chunk.text) for chunk in chunks(text) if chunk.text.strip()])
             for text in (was, now)
         ]
         texts = [{item.text for item in side} for side in sides]
         old += (item for item in sides[0] if item.text not in texts[1])
         new += (item for item in sides[1] if item.text not in texts[0])
         rest += "\n" + "\n".join(item.text for item in sides[1] if item.text in texts[0])
-        pragmas = [[item.text for item in side if item.kind is Kind.DIRECTIVE] for side in sides]
+        pragmas = [
+            [item.text for item in side if item.kind is ChunkKind.DIRECTIVE] for side in sides
+        ]
         if pragmas[0] != pragmas[1]:
-            old += (item for item in sides[0] if item.kind is Kind.DIRECTIVE)
-            new += (item for item in sides[1] if item.kind is Kind.DIRECTIVE)
+            old += (item for item in sides[0] if item.kind is ChunkKind.DIRECTIVE)
+            new += (item for item in sides[1] if item.kind is ChunkKind.DIRECTIVE)
     return _Split(old=tuple(old), new=tuple(new), rest=rest)
 
 
-def _judge(split: _Split) -> Verdict:
+def _judge(split: _Split) -> TextVerdict:
     refused = layout_refusals(split.old, split.new)
     if refused:
-        return Verdict(is_affected=False, note="refused, not compiled", refused=refused)
+        return TextVerdict(is_affected=False, note="refused, not compiled", refused=refused)
     differing = (*split.old, *split.new)
     if not differing:
-        return Verdict(is_affected=False, note="preprocessed text equal, not compiled")
+        return TextVerdict(is_affected=False, note="preprocessed text equal, not compiled")
     names: set[str] = set()
     for item in differing:
         own = _silent_names(item, split)
         if own is None:
             shown = item.name or item.text[:60]
-            return Verdict(is_affected=True, note=f"compiled because {shown} differs")
+            return TextVerdict(is_affected=True, note=f"compiled because {shown} differs")
         names |= own
     live = _live_mention(names, split.rest) if names else ""
     if live:
-        return Verdict(is_affected=True, note=f"compiled because it uses {live}")
+        return TextVerdict(is_affected=True, note=f"compiled because it uses {live}")
     shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
-    return Verdict(is_affected=False, note=f"does not use {shown}, not compiled")
+    return TextVerdict(is_affected=False, note=f"does not use {shown}, not compiled")
 
 
 def _silent_names(item: Declaration, split: _Split) -> set[str] | None:
@@ -207,14 +204,14 @@ def _silent_names(item: Declaration, split: _Split) -> set[str] | None:
     twins = [
         (old, new) for old in split.old for new in split.new if old.name == new.name == item.name
     ]
-    if item.kind is Kind.ENUM:
+    if item.kind is ChunkKind.ENUM:
         gained = [added_constants(old, new) for old, new in twins]
         if not gained or None in gained:
             return None
         return {name for names in gained if names for name in names}
-    if item.kind is Kind.STATIC_FUNCTION and KEPT.search(item.text):
+    if item.kind is ChunkKind.STATIC_FUNCTION and KEPT.search(item.text):
         return None
-    if item.kind in {Kind.STATIC_FUNCTION, Kind.PROTOTYPE, Kind.RECORD}:
+    if item.kind in {ChunkKind.STATIC_FUNCTION, ChunkKind.PROTOTYPE, ChunkKind.RECORD}:
         return {item.name.split()[-1]}
     return None
 
@@ -241,9 +238,11 @@ def _live_mention(names: set[str], rest: str) -> str:
             for chunk in chunks(text[offsets[place] : end]):
                 item = declaration(chunk.text)
                 match = search.search(item.text)
-                if match is None or (item.kind is Kind.STATIC_FUNCTION and item.name in carriers):
+                if match is None or (
+                    item.kind is ChunkKind.STATIC_FUNCTION and item.name in carriers
+                ):
                     continue
-                if item.kind is not Kind.STATIC_FUNCTION or KEPT.search(item.text):
+                if item.kind is not ChunkKind.STATIC_FUNCTION or KEPT.search(item.text):
                     return match[0]
                 found.add(item.name)
         carriers |= found

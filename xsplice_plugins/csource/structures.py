@@ -9,11 +9,14 @@ the end changes no value that is stored somewhere.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from xsplice_plugins.artefacts import Refusal
-from xsplice_plugins.csource.declarations import Declaration, Kind
+from xsplice_plugins.csource.declarations import ChunkKind, Declaration
 
 _DECLARATOR = re.compile(r"([A-Za-z_]\w*)\s*((?:\[[^\]]*\]\s*)*(?::\s*[^,;]+)?)$")
+#: Directives that place members. Source: gcc's manual, "Structure-Layout Pragmas".
+_PACKING = re.compile(r"#\s*pragma\s+(?:pack|ms_struct|scalar_storage_order)\b[^\0\n]*")
 _HINT = (
     "keep the structure as it is and put new state into a shadow variable (livepatch hooks) or "
     "into an unused field"
@@ -32,11 +35,11 @@ def layout_refusals(
     Returns:
         One refusal per structure whose layout changes, in the order of names.
     """
-    kinds = {Kind.RECORD, Kind.ENUM}
+    kinds = {ChunkKind.RECORD, ChunkKind.ENUM}
     before = {item.name: item for item in old if item.kind in kinds and item.name}
     after = {item.name: item for item in new if item.kind in kinds and item.name}
     types = [
-        {item.name: item.text for item in side if item.kind is Kind.TYPEDEF and item.name}
+        {item.name: item.text for item in side if item.kind is ChunkKind.TYPEDEF and item.name}
         for side in (old, new)
     ]
     refusals = [
@@ -47,6 +50,20 @@ def layout_refusals(
             hint="give the new type a name of its own",
         )
         for name in sorted(types[0].keys() & types[1].keys())
+    ]
+    pragmas = {
+        match[0]
+        for item in (*old, *new)
+        if item.kind is ChunkKind.DIRECTIVE and (match := _PACKING.search(item.text))
+    }
+    refusals += [
+        Refusal(
+            name=pragma,
+            reason="it is new, gone or moved, and every structure behind it may change its layout",
+            code="LAYOUT",
+            hint="leave the structures that exist as they are",
+        )
+        for pragma in sorted(pragmas)
     ]
     for name in sorted(before.keys() & after.keys()):
         what = _difference(before[name], after[name])
@@ -62,6 +79,20 @@ def layout_refusals(
     return tuple(refusals)
 
 
+def packed(declarations: list[Declaration]) -> list[Declaration]:
+    """Return declarations with the packing directive that each record stands under as its part.
+
+    A structure that moves behind ``#pragma pack`` has another layout though its text is the same.
+    """
+    result, active = [], ""
+    for item in declarations:
+        match = _PACKING.search(item.text) if item.kind is ChunkKind.DIRECTIVE else None
+        active = match[0] if match else active
+        is_record = active and item.kind is ChunkKind.RECORD
+        result.append(replace(item, text=f"{active} {item.text}") if is_record else item)
+    return result
+
+
 def added_constants(old: Declaration, new: Declaration) -> set[str] | None:
     """Return the constants that an enumeration gains at its end; ``None`` if it is not that."""
     before, after = _members(old), _members(new)
@@ -74,11 +105,11 @@ def added_constants(old: Declaration, new: Declaration) -> set[str] | None:
 def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
     """Return (which field, what about it); ``None`` if the layout is the same."""
     before, after = _members(old), _members(new)
-    word = "constant" if old.kind is Kind.ENUM else "field"
+    word = "constant" if old.kind is ChunkKind.ENUM else "field"
     # An enumeration may grow at its end: no constant changes its value.
-    if old.kind is Kind.ENUM and after[: len(before)] == before:
+    if old.kind is ChunkKind.ENUM and after[: len(before)] == before:
         return None
-    if old.kind is not Kind.ENUM and _frame(old) != _frame(new):
+    if old.kind is not ChunkKind.ENUM and _frame(old) != _frame(new):
         return "attributes", "its attributes change"
     names_before, names_after = ([name for name, _ in side] for side in (before, after))
     for index, (name, shape) in enumerate(before):
@@ -114,10 +145,10 @@ def _frame(item: Declaration) -> tuple[str, str]:
 def _members(item: Declaration) -> list[tuple[str, str]]:
     """Return (name, type with everything else) of each member; nested ones stay whole."""
     body = item.text[item.text.find("{") + 1 : item.text.rfind("}")]
-    mark = "," if item.kind is Kind.ENUM else ";"
+    mark = "," if item.kind is ChunkKind.ENUM else ";"
     members = []
     for part in _split(body, mark):
-        if item.kind is Kind.ENUM:
+        if item.kind is ChunkKind.ENUM:
             name, _, value = part.partition("=")
             members.append((name.strip(), value.strip()))
             continue

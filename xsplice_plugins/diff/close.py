@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Extent, NewItem, Reference
-from xsplice_plugins.diff.parts import EXTERNAL, Kind, Part, source_name
+from xsplice_plugins.diff.parts import EXTERNAL, Part, PartKind, source_name
 from xsplice_plugins.elf.types import SHT_NOBITS
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
-    from xsplice_plugins.diff.compare import Canon, Comparison
+    from xsplice_plugins.diff.canon import Canon
+    from xsplice_plugins.diff.compare import Comparison
 
 _READ_ONLY = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.STRINGS)
 _NOT_NEW = (
@@ -40,15 +41,7 @@ class Closure:
 
 
 def close(canon: Canon, comparison: Comparison) -> Closure:
-    """Walk from what changed to all it needs.
-
-    Args:
-        canon: Both objects under their pairing.
-        comparison: What differs.
-
-    Returns:
-        The parts to take and the parts to refer to.
-    """
+    """Walk from what changed to all it needs: parts to take, and parts to refer to."""
     closure = Closure()
     todo: deque[int] = deque()
     for number in _roots(canon, comparison):
@@ -67,7 +60,7 @@ def close(canon: Canon, comparison: Comparison) -> Closure:
 def bodies(canon: Canon, owner: int) -> list[Part]:
     """Return a part with everything that belongs to it: cold pieces, entries, snippets."""
     parts = canon.new
-    if parts.all[owner].kind is not Kind.FUNCTION:
+    if parts.all[owner].kind is not PartKind.FUNCTION:
         return [parts.all[owner]]
     numbers = list(parts.pieces.get(owner, (owner,)))
     for entry in parts.entries.get(owner, ()):
@@ -81,7 +74,7 @@ def _roots(canon: Canon, comparison: Comparison) -> list[int]:
     """Return what is taken for its own sake: changed, new, hooks, copies of read-only data."""
     roots = set(comparison.changed) | comparison.copied
     for part in canon.new.all:
-        if part.kind not in (Kind.FUNCTION, Kind.DATA):
+        if part.kind not in (PartKind.FUNCTION, PartKind.DATA):
             continue
         is_new = part.number not in canon.pairing.old_of
         is_owner = canon.new.owner.get(part.number, part.number) == part.number
@@ -106,7 +99,7 @@ def _reach(
     closure.why.setdefault(target, (owner, _verb(part)))
     if target in closure.taken:
         return
-    if part.kind in (Kind.FUNCTION, Kind.DATA):
+    if part.kind in (PartKind.FUNCTION, PartKind.DATA):
         if target in canon.pairing.old_of and target not in comparison.copied:
             if target not in comparison.changed:
                 closure.referenced.add(target)
@@ -115,18 +108,18 @@ def _reach(
             closure.blocked[target] = owner
             return
     elif (
-        part.kind is Kind.ANONYMOUS
-        and part.section_class not in _READ_ONLY
+        part.kind is PartKind.ANONYMOUS
+        and part.section_class not in (*_READ_ONLY, SectionClass.SANITIZER)
         and not parts.is_code_padding(part)
     ):
         closure.blocked[target] = owner
         return
-    closure.taken[target] = owner if part.kind is not Kind.FUNCTION else target
+    closure.taken[target] = owner if part.kind is not PartKind.FUNCTION else target
     todo.append(target)
 
 
 def _verb(part: Part) -> str:
-    return "calls" if part.kind is Kind.FUNCTION else "uses"
+    return "calls" if part.kind is PartKind.FUNCTION else "uses"
 
 
 # ----------------------------------------------------------------- records
@@ -179,9 +172,9 @@ def new_items(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[N
         part = canon.new.all[number]
         if number in comparison.changed or canon.new.owner.get(number, number) != number:
             continue
-        if part.kind in (Kind.STRING, Kind.CONSTANT, Kind.ENTRY, Kind.SNIPPET):
+        if part.kind in (PartKind.STRING, PartKind.CONSTANT, PartKind.ENTRY, PartKind.SNIPPET):
             continue
-        if part.kind is Kind.ANONYMOUS and canon.new.is_code_padding(part):
+        if part.kind is PartKind.ANONYMOUS and canon.new.is_code_padding(part):
             continue
         result.append(
             NewItem(
@@ -201,7 +194,7 @@ def kind_name(canon: Canon, part: Part) -> str:
     """Return what kind of thing a part is, as `NewItem.kind` spells it."""
     if part.section_class is SectionClass.HOOK:
         return "hook"
-    if part.kind is Kind.FUNCTION:
+    if part.kind is PartKind.FUNCTION:
         return "function"
     if part.section_class in _READ_ONLY:
         return "read-only data"

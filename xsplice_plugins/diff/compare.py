@@ -13,46 +13,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff import streams
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Entry, Kind, Part
-from xsplice_plugins.target.sections import LineField, SectionClass
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Entry, Key, Part, PartKind
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from xsplice_plugins.diff.normalise import Parts
-    from xsplice_plugins.diff.pairing import Pairing
-
-Key = tuple["Hashable", ...]
+    from xsplice_plugins.diff.canon import Canon
 
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 _LINES_APART_MAX = 2000  #: how far a proved line may be from one it speaks for
-_DEPTH_MAX = 16  #: nesting of unnamed data that refers to unnamed data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionChange:
-    """Evidence that a function's meaning changed."""
+    """Evidence that a function's meaning changed, or only source lines: (before, after)."""
 
     old: int
     new: int
     stream: streams.StreamDifference | None = None  #: None: only table entries differ
     entry: str = ""  #: the table whose entries differ
     data: int = EXTERNAL  #: the changed read-only datum it reads, in the new object
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineEvidence:
-    """Source lines of one function that moved: (before, after)."""
-
-    old: int
-    new: int
-    proved: tuple[tuple[int, int], ...]
-    open: tuple[tuple[int, int], ...] = ()  #: numbers that may be something else
-    stream: streams.StreamDifference | None = None
+    proved: tuple[tuple[int, int], ...] = ()  #: lines that moved
+    open: tuple[tuple[int, int], ...] = ()  #: numbers that may be lines or something else
 
     @property
-    def text(self) -> str:
-        """Return what moved, for people."""
+    def lines_text(self) -> str:
+        """Return which lines moved, for people."""
         moves = [(a, b) for a, b in sorted({*self.proved, *self.open}) if a != b]
         more = f" and {len(moves) - 1} more" if len(moves) > 1 else ""
         return f"line {moves[0][0]} became {moves[0][1]}{more}"
@@ -64,86 +49,17 @@ class Comparison:
 
     changed: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
     kept: set[int] = field(default_factory=set)  #: new numbers: boot code that would stay
-    lines: dict[int, LineEvidence] = field(default_factory=dict)  #: by new number
+    lines: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
     data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
 
 
-class Canon:
-    """Names for what relocations refer to that are equal on both sides iff the things are."""
-
-    def __init__(self, old: Parts, new: Parts, pairing: Pairing) -> None:
-        """Compare ``old`` with ``new`` under ``pairing``."""
-        self.old = old
-        self.new = new
-        self.pairing = pairing
-        self._unnamed: dict[tuple[bool, int], Key] = {}
-
-    def parts(self, is_new: bool) -> Parts:
-        """Return the parts of one side."""
-        return self.new if is_new else self.old
-
-    def identity(self, is_new: bool, number: int) -> Key:
-        """Return the name of a part: the new number where it is paired."""
-        if is_new:
-            return ("part", number)
-        twin = self.pairing.new_of.get(number)
-        return ("old", number) if twin is None else ("part", twin)
-
-    def edge(self, is_new: bool, edge: Edge, depth: int = 0) -> Key:
-        """Return what one relocation refers to."""
-        if edge.part == EXTERNAL:
-            return ("symbol", edge.name, edge.at)
-        parts = self.parts(is_new)
-        part = parts.all[edge.part]
-        if part.kind is Kind.STRING:
-            return ("string", parts.content(part)[edge.at :])
-        if part.kind is Kind.CONSTANT:
-            return ("constant", parts.content(part), edge.at)
-        if part.kind in (Kind.ANONYMOUS, Kind.SNIPPET):
-            return (*self._content(is_new, part, depth), edge.at)
-        # A pair goes by its number: `static` may have come or gone. What only one side defines
-        # goes by its global name: the other side may name it without defining it.
-        pairs = self.pairing.old_of if is_new else self.pairing.new_of
-        if part.number not in pairs and not part.is_local:
-            return ("symbol", part.name, edge.at)
-        return (*self.identity(is_new, part.number), edge.at)
-
-    def _content(self, is_new: bool, part: Part, depth: int) -> Key:
-        key = (is_new, part.number)
-        if key not in self._unnamed:
-            if depth > _DEPTH_MAX:
-                return ("deep", part.section_class.value)
-            self._unnamed[key] = ("unnamed", part.offset)  # what a cycle sees
-            self._unnamed[key] = (
-                "unnamed",
-                part.section_class.value,
-                *self.body(is_new, part, depth + 1),
-            )
-        return self._unnamed[key]
-
-    def body(self, is_new: bool, part: Part, depth: int = 0) -> Key:
-        """Return a part's whole content."""
-        parts = self.parts(is_new)
-        return (
-            parts.content(part),
-            tuple((e.offset, e.type, self.edge(is_new, e, depth)) for e in parts.edges(part)),
-        )
-
-
 def compare(canon: Canon) -> Comparison:
-    """Compare all pairs.
-
-    Args:
-        canon: Both objects under their pairing.
-
-    Returns:
-        The functions and data that differ.
-    """
+    """Return the functions and data that differ among all pairs."""
     result = Comparison()
     for old_number, new_number in sorted(canon.pairing.new_of.items()):
         part = canon.old.all[old_number]
-        if part.kind is Kind.DATA:
+        if part.kind is PartKind.DATA:
             how = _data_difference(canon, part, canon.new.all[new_number])
             if how:
                 result.data_changed[new_number] = how
@@ -162,8 +78,7 @@ def _settle_lines(result: Comparison) -> None:
     for number, row in list(result.lines.items()):
         if all(_moves_alike(old, new, known) for old, new in row.open):
             continue
-        del result.lines[number]
-        result.changed[number] = FunctionChange(old=row.old, new=row.new, stream=row.stream)
+        result.changed[number] = result.lines.pop(number)
 
 
 def _moves_alike(old: int, new: int, known: list[tuple[int, int]]) -> bool:
@@ -196,28 +111,25 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
         canon.body(OLD, canon.old.all[a]) == canon.body(NEW, canon.new.all[b])
         for a, b in zip(before, after, strict=True)
     )
-    stream = None
+    stream, places_old, places_new = None, None, None
     if not is_plain:
         stream = streams.difference(canon, old, new)
         if stream is not None and not stream.lines:
             result.changed[new] = FunctionChange(old=old, new=new, stream=stream)
             return
-    places_old, places_new = None, None
-    if not is_plain:
-        places_old = streams.places(canon.old, old)
-        places_new = streams.places(canon.new, new)
+        places_old, places_new = streams.places(canon.old, old), streams.places(canon.new, new)
     entries_old = _entry_keys(canon, OLD, old, places_old)
     entries_new = _entry_keys(canon, NEW, new, places_new)
     if [k for k, _, _ in entries_old] != [k for k, _, _ in entries_new]:
         table = _first_differing_table(entries_old, entries_new)
-        result.changed[new] = FunctionChange(old=old, new=new, stream=None, entry=table)
+        result.changed[new] = FunctionChange(old=old, new=new, entry=table)
         return
     moves = {(a, b) for (_, _, a), (_, _, b) in zip(entries_old, entries_new, strict=True) if a}
     numbers = stream.lines if stream is not None else ()
     proved = moves | {(m.old, m.new) for m in numbers if m.is_proved}
     opened = {(m.old, m.new) for m in numbers if not m.is_proved} - proved
     if opened or any(a != b for a, b in proved):
-        result.lines[new] = LineEvidence(
+        result.lines[new] = FunctionChange(
             old=old,
             new=new,
             proved=tuple(sorted(proved)),
@@ -251,32 +163,22 @@ def _entry_key(
     parts = canon.parts(is_new)
     part = parts.all[entry.part]
     content = bytearray(parts.content(part))
-    if entry.row.line in (LineField.HALFWORD_12, LineField.HALFWORD_8):
-        at = 12 if entry.row.line is LineField.HALFWORD_12 else 8
-        content[at : at + 2] = bytes(2)
-    edges = tuple(
-        (e.offset, e.type, _place(canon, is_new, e, places))
+    if entry.row.line_field is not None:
+        content[entry.row.line_field : entry.row.line_field + 2] = bytes(2)
+    edges = [
+        e
         for e in parts.edges(part)
         if e.offset not in entry.row.unused_fields
-        and ((e.offset != entry.row.code_field and e.part != entry.snippet) or e.part == EXTERNAL)
-    )
+        and ((e.offset != entry.row.owner_field and e.part != entry.snippet) or e.part == EXTERNAL)
+    ]
     snippet: Key = ()
     if entry.snippet != EXTERNAL:
         body = parts.all[entry.snippet]
         snippet = (
             parts.content(body),
-            tuple((e.offset, e.type, _place(canon, is_new, e, places)) for e in parts.edges(body)),
+            streams.edge_keys(canon, is_new, parts.edges(body), places or {}),
         )
-    return (bytes(content), edges, snippet)
-
-
-def _place(
-    canon: Canon, is_new: bool, edge: Edge, places: dict[tuple[int, int], int] | None
-) -> Key:
-    """Return what a relocation refers to; places within the function count as instructions."""
-    if places is not None and (edge.part, edge.at) in places:
-        return ("instruction", places[edge.part, edge.at])
-    return canon.edge(is_new, edge)
+    return (bytes(content), streams.edge_keys(canon, is_new, edges, places or {}), snippet)
 
 
 def _first_differing_table(old: list[tuple[Key, str, int]], new: list[tuple[Key, str, int]]) -> str:
@@ -295,7 +197,8 @@ def _spread(canon: Canon, result: Comparison) -> None:
     """
     users: dict[int, set[int]] = {}
     for part in list(canon.new.all):
-        if part.kind in (Kind.FUNCTION, Kind.DATA):
+        is_named = part.kind in (PartKind.FUNCTION, PartKind.DATA)
+        if is_named and part.section_class is not SectionClass.IGNORED:
             for edge in canon.new.edges(part):
                 users.setdefault(edge.part, set()).add(part.number)
     todo = [n for n in result.data_changed if _may_copy(canon, n)]
@@ -306,7 +209,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
         result.copied.add(number)
         for user in sorted(users.get(number, ())):
             part = canon.new.all[user]
-            if part.kind is Kind.FUNCTION:
+            if part.kind is PartKind.FUNCTION:
                 function = canon.new.owner[user]
                 old = canon.pairing.old_of.get(function)
                 if old is not None and function not in result.changed:
@@ -321,8 +224,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
 def _may_copy(canon: Canon, number: int) -> bool:
     part = canon.new.all[number]
     old = canon.old.all[canon.pairing.old_of[number]]
-    return (
-        old.section_class is part.section_class
-        and part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
-        and part.is_local
-    )
+    is_constant = part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
+    is_counter = canon.new.profile.counters.fullmatch(part.name) is not None
+    is_alike = old.section_class is part.section_class and part.is_local
+    return is_alike and (is_constant or is_counter)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``.debug_info`` tells: layouts of structures, and which function absorbed which.
+"""What ``.debug_info`` tells: types, and which function absorbed which.
 
 Read only where the object has it, and only once something changed. Own walker on purpose: it
-skips what the differ does not ask for and needs a tenth of pyelftools' time (issue 4's limits).
+skips what the differ does not ask for and needs a tenth of pyelftools' time.
 
 Source: DWARF 5 sections 7.5.3 (abbreviations) and 7.5.6 (forms); versions 4 and 5 are read.
 """
@@ -20,17 +20,20 @@ from xsplice_plugins.errors import DiffError
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
 
-_TAG_MEMBER, _TAG_STRUCT, _TAG_UNION = 0x0D, 0x13, 0x17
-_TAG_INLINED, _TAG_SUBPROGRAM, _TAG_BLOCK = 0x1D, 0x2E, 0x0B
-_AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN = 0x03, 0x0B, 0x11, 0x31
-_AT_MEMBER_LOCATION, _AT_BIT_OFFSET, _AT_RANGES = 0x38, 0x6B, 0x55
-_AT_SPECIFICATION, _AT_TYPE, _AT_STR_OFFSETS_BASE = 0x47, 0x49, 0x72
-_TAG_POINTER, _TAG_CONST, _TAG_ENUM = 0x0F, 0x26, 0x04
+TAG_MEMBER, TAG_STRUCT, TAG_UNION = 0x0D, 0x13, 0x17
+TAG_INLINED, TAG_SUBPROGRAM, TAG_BLOCK = 0x1D, 0x2E, 0x0B
+AT_NAME, AT_BYTE_SIZE, AT_LOW_PC, AT_ORIGIN = 0x03, 0x0B, 0x11, 0x31
+AT_MEMBER_LOCATION, AT_BIT_OFFSET, AT_RANGES = 0x38, 0x6B, 0x55
+AT_SPECIFICATION, AT_TYPE, AT_STR_OFFSETS_BASE = 0x47, 0x49, 0x72
+AT_OLD_BIT_OFFSET, AT_BIT_SIZE, AT_UPPER_BOUND, AT_COUNT = 0x0C, 0x0D, 0x2F, 0x37
+TAG_POINTER, TAG_CONST, TAG_ENUM, TAG_TYPEDEF, TAG_VOLATILE = 0x0F, 0x26, 0x04, 0x16, 0x35
+TAG_ARRAY, TAG_SUBRANGE = 0x01, 0x21
+RECORDS = (TAG_STRUCT, TAG_UNION)
 _WANTED = frozenset(
     {
-        _AT_NAME, _AT_BYTE_SIZE, _AT_LOW_PC, _AT_ORIGIN, _AT_MEMBER_LOCATION, _AT_BIT_OFFSET,
-        _AT_RANGES, _AT_SPECIFICATION, _AT_TYPE,
-        _AT_STR_OFFSETS_BASE,
+        AT_NAME, AT_BYTE_SIZE, AT_LOW_PC, AT_ORIGIN, AT_MEMBER_LOCATION, AT_BIT_OFFSET,
+        AT_RANGES, AT_SPECIFICATION, AT_TYPE, AT_OLD_BIT_OFFSET, AT_BIT_SIZE,
+        AT_UPPER_BOUND, AT_COUNT, AT_STR_OFFSETS_BASE,
     }
 )  # fmt: skip
 
@@ -45,33 +48,29 @@ _STR_OFFSETS_HEADER_BYTES = 8
 _STRING, _STRP, _LINE_STRP, _SDATA, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x0D, 0x21
 _BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
 _LEB_BLOCKS = frozenset({0x09, 0x18})
-_NESTING_MAX = 64
+NESTING_MAX = 64
 
 Value = int | str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Size and members of a structure: (name, offset in bits)."""
+@dataclass(slots=True, kw_only=True)
+class DebugEntry:
+    """One debugging information entry."""
 
-    size_bytes: int
-    members: tuple[tuple[str, int], ...]
+    tag: int
+    values: dict[int, Value]
+    parent: int  #: number in the list of entries, -1 at the top
 
 
 @dataclass(frozen=True, kw_only=True)
 class DebugInfo:
     """What the debug information of one object says."""
 
-    layouts: dict[str, Layout] = field(default_factory=dict)
+    entries: list[DebugEntry] = field(default_factory=list)
+    place_of: dict[int, int] = field(default_factory=dict)  #: place in the section: number
+
     types: dict[tuple[str, str], str] = field(default_factory=dict)  #: (structure, member): C type
     inlined: dict[str, frozenset[str]] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    tag: int
-    values: dict[int, Value]
-    parent: int  #: number in the list of entries, -1 at the top
 
 
 def debug_info(file: ElfFile) -> DebugInfo:
@@ -99,7 +98,7 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
     }
     if ".debug_str_offsets" in file.section_by_name:
         texts[_STR_OFFSETS] = _relocated(file, ".debug_str_offsets")
-    entries: list[_Entry] = []
+    entries: list[DebugEntry] = []
     place_of: dict[int, int] = {}
     cursor = Cursor(info)
     try:
@@ -110,7 +109,8 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
             f"{name}: its debug information is damaged; compile the object again"
         ) from error
     return DebugInfo(
-        layouts=_layouts(entries),
+        entries=entries,
+        place_of=place_of,
         types=_member_types(entries, place_of),
         inlined=_inlined(entries, place_of),
     )
@@ -151,7 +151,7 @@ def _read_unit(
     cursor: Cursor,
     abbreviations: bytes,
     texts: dict[int, bytes],
-    entries: list[_Entry],
+    entries: list[DebugEntry],
     place_of: dict[int, int],
     name: str,
 ) -> None:
@@ -181,12 +181,12 @@ def _read_unit(
             value = constant if form == _IMPLICIT else _value(cursor, form, texts, start, name)
             if attribute in _WANTED:
                 if form in _STRX:
-                    at = base + 4 * _number(value)
+                    at = base + 4 * number_of(value)
                     value = Cursor(texts[_STRP], Cursor(texts[_STR_OFFSETS], at).number(4)).text()
                 values[attribute] = value
-        base = _number(values.get(_AT_STR_OFFSETS_BASE, base))
+        base = number_of(values.get(AT_STR_OFFSETS_BASE, base))
         place_of[place] = len(entries)
-        entries.append(_Entry(tag=tag, values=values, parent=parents[-1]))
+        entries.append(DebugEntry(tag=tag, values=values, parent=parents[-1]))
         if has_children:
             parents.append(len(entries) - 1)
     cursor.at = end
@@ -219,87 +219,70 @@ def _value(cursor: Cursor, form: int, texts: dict[int, bytes], unit: int, name: 
     )
 
 
-def _layouts(entries: list[_Entry]) -> dict[str, Layout]:
-    members: dict[int, list[tuple[str, int]]] = {}
-    for entry in entries:
-        if entry.tag == _TAG_MEMBER:
-            values = entry.values
-            bits = _number(values.get(_AT_BIT_OFFSET, 0))
-            bits += 8 * _number(values.get(_AT_MEMBER_LOCATION, 0))
-            name = str(values.get(_AT_NAME, "(unnamed)"))
-            members.setdefault(entry.parent, []).append((name, bits))
-    result = {}
-    for number, entry in enumerate(entries):
-        if entry.tag not in (_TAG_STRUCT, _TAG_UNION) or _AT_BYTE_SIZE not in entry.values:
-            continue
-        if _AT_NAME not in entry.values or _within_function(entries, entry):
-            continue
-        result[_type_name(entry)] = Layout(
-            size_bytes=_number(entry.values[_AT_BYTE_SIZE]),
-            members=tuple(members.get(number, ())),
-        )
-    return result
+def type_name(entry: DebugEntry) -> str:
+    """Return a structure's or another type's name as C spells it."""
+    words = {TAG_STRUCT: "struct ", TAG_UNION: "union ", TAG_ENUM: "enum "}
+    return f"{words.get(entry.tag, '')}{entry.values[AT_NAME]}"
 
 
-def _type_name(entry: _Entry) -> str:
-    words = {_TAG_STRUCT: "struct ", _TAG_UNION: "union ", _TAG_ENUM: "enum "}
-    return f"{words.get(entry.tag, '')}{entry.values[_AT_NAME]}"
-
-
-def _member_types(entries: list[_Entry], place_of: dict[int, int]) -> dict[tuple[str, str], str]:
+def _member_types(
+    entries: list[DebugEntry], place_of: dict[int, int]
+) -> dict[tuple[str, str], str]:
     """Return the C type of each member whose type can be written in front of its name."""
     result = {}
     for entry in entries:
-        if entry.tag != _TAG_MEMBER or entry.parent < 0 or _AT_NAME not in entry.values:
+        if entry.tag != TAG_MEMBER or entry.parent < 0 or AT_NAME not in entry.values:
             continue
         owner = entries[entry.parent]
         text = _type_text(entries, place_of, entry)
-        if text and owner.tag in (_TAG_STRUCT, _TAG_UNION) and _AT_NAME in owner.values:
-            result[_type_name(owner), str(entry.values[_AT_NAME])] = text
+        if text and owner.tag in (TAG_STRUCT, TAG_UNION) and AT_NAME in owner.values:
+            result[type_name(owner), str(entry.values[AT_NAME])] = text
     return result
 
 
-def _type_text(entries: list[_Entry], place_of: dict[int, int], entry: _Entry) -> str:
+def _type_text(entries: list[DebugEntry], place_of: dict[int, int], entry: DebugEntry) -> str:
     """Return how C writes an entry's type, or "" if it has no plain form (arrays, functions)."""
     suffix = ""
-    for _ in range(_NESTING_MAX):
-        number = place_of.get(_number(entry.values.get(_AT_TYPE, -1)))
+    for _ in range(NESTING_MAX):
+        number = place_of.get(number_of(entry.values.get(AT_TYPE, -1)))
         if number is None:
             return f"void{suffix}" if suffix.startswith(" *") else ""
         entry = entries[number]
-        if entry.tag == _TAG_POINTER:
+        if entry.tag == TAG_POINTER:
             suffix = f"{suffix}*" if suffix else " *"
-        elif entry.tag == _TAG_CONST:
+        elif entry.tag == TAG_CONST:
             return ""
-        elif _AT_NAME in entry.values:
-            return f"{_type_name(entry)}{suffix}"
+        elif AT_NAME in entry.values:
+            return f"{type_name(entry)}{suffix}"
         else:
             return ""
     return ""
 
 
-def _within_function(entries: list[_Entry], entry: _Entry) -> bool:
+def within_function(entries: list[DebugEntry], entry: DebugEntry) -> bool:
+    """Tell whether a type is known in one function only."""
     at = entry.parent
-    for _ in range(_NESTING_MAX):
+    for _ in range(NESTING_MAX):
         if at < 0:
             return False
-        if entries[at].tag in (_TAG_SUBPROGRAM, _TAG_BLOCK):
+        if entries[at].tag in (TAG_SUBPROGRAM, TAG_BLOCK):
             return True
         at = entries[at].parent
     return False
 
 
-def _number(value: Value) -> int:
+def number_of(value: Value) -> int:
+    """Return a value that is a number; 0 for any other."""
     return value if isinstance(value, int) else 0
 
 
-def _inlined(entries: list[_Entry], place_of: dict[int, int]) -> dict[str, frozenset[str]]:
-    def name_of(entry: _Entry) -> str:
-        for _ in range(_NESTING_MAX):
-            if _AT_NAME in entry.values:
-                return str(entry.values[_AT_NAME])
-            origin = entry.values.get(_AT_ORIGIN, entry.values.get(_AT_SPECIFICATION))
-            number = place_of.get(_number(origin)) if origin is not None else None
+def _inlined(entries: list[DebugEntry], place_of: dict[int, int]) -> dict[str, frozenset[str]]:
+    def name_of(entry: DebugEntry) -> str:
+        for _ in range(NESTING_MAX):
+            if AT_NAME in entry.values:
+                return str(entry.values[AT_NAME])
+            origin = entry.values.get(AT_ORIGIN, entry.values.get(AT_SPECIFICATION))
+            number = place_of.get(number_of(origin)) if origin is not None else None
             if number is None:
                 return ""
             entry = entries[number]
@@ -307,30 +290,11 @@ def _inlined(entries: list[_Entry], place_of: dict[int, int]) -> dict[str, froze
 
     result: dict[str, set[str]] = {}
     for entry in entries:
-        if entry.tag != _TAG_INLINED:
+        if entry.tag != TAG_INLINED:
             continue
         at = entry.parent
-        while at >= 0 and entries[at].tag != _TAG_SUBPROGRAM:
+        while at >= 0 and entries[at].tag != TAG_SUBPROGRAM:
             at = entries[at].parent
-        if at >= 0 and (_AT_LOW_PC in entries[at].values or _AT_RANGES in entries[at].values):
+        if at >= 0 and (AT_LOW_PC in entries[at].values or AT_RANGES in entries[at].values):
             result.setdefault(name_of(entries[at]), set()).add(name_of(entry))
     return {name: frozenset(names - {""}) for name, names in result.items() if name}
-
-
-def layout_difference(name: str, old: Layout, new: Layout) -> str:
-    """Say how a structure's layout changed, naming the first field concerned; "" if it did not."""
-    if old == new:
-        return ""
-    before, after = dict(old.members), dict(new.members)
-    for member, bits in new.members:
-        if member not in before:
-            return f"`{name}` got a new field `{member}` at byte {bits // 8}"
-        if before[member] != bits:
-            was = before[member] // 8
-            return f"field `{member}` of `{name}` moved from byte {was} to byte {bits // 8}"
-    for member, _ in old.members:
-        if member not in after:
-            return f"`{name}` lost its field `{member}`"
-    if old.size_bytes != new.size_bytes:
-        return f"`{name}` had {old.size_bytes} bytes and would have {new.size_bytes}"
-    return f"the fields of `{name}` changed their order"

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Delta, LineOnly, RemovedItem
 from xsplice_plugins.diff import close, refuse
-from xsplice_plugins.diff.compare import Canon, Comparison, compare
+from xsplice_plugins.diff.canon import Canon
+from xsplice_plugins.diff.compare import compare
 from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
-from xsplice_plugins.diff.normalise import Parts
-from xsplice_plugins.diff.parts import Kind
+from xsplice_plugins.diff.layouts import IN_DEBUG_INFORMATION, has_types
+from xsplice_plugins.diff.normalise import ObjectParts
+from xsplice_plugins.diff.parts import PartKind
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import DiffError
-from xsplice_plugins.target.sections import Profile, SectionClass, profile_of
+from xsplice_plugins.target.known import facts_of
+from xsplice_plugins.target.sections import SectionClass, profile_of
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import ChangedFunction, Refusal
+    from xsplice_plugins.diff.compare import Comparison
+    from xsplice_plugins.plugins.spec import Config
 
 _UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
 
@@ -32,7 +37,7 @@ def diff_objects(
     *,
     object_path: str,
     source_path: str,
-    profile: str,
+    config: Config,
     is_init: bool = False,
     refused: tuple[Refusal, ...] = (),
 ) -> Delta:
@@ -43,7 +48,7 @@ def diff_objects(
         new: The object after it; empty if it was removed.
         object_path: How messages call the object.
         source_path: Its source file.
-        profile: Name of the table of special sections.
+        config: ``profile``, and ``facts`` or ``release``, are used.
         is_init: Whether the tree renames all its sections to ``.init.*``.
         refused: What the source already shows; kept.
 
@@ -51,23 +56,27 @@ def diff_objects(
         The delta. Every difference is listed in it, or refused.
 
     Raises:
+        ConfigError: Nothing is known of their machine, or of the release.
         DiffError: The objects are no relocatable objects of one machine, or the profile does not
             fit them.
         ElfFormatError: An object is damaged.
     """
-    table = profile_of(profile)
     new_file, old_file = _read(baseline, new, object_path)
+    profile = profile_of(config.profile, facts_of(config.facts, config.release, new_file.machine))
     empty = Delta(
         object_path=object_path,
         source_path=source_path,
-        profile=profile,
+        profile=profile.name,
         machine=new_file.machine,
         digest_new=hashlib.sha256(new).hexdigest(),
         refused=refused,
+        layouts=IN_DEBUG_INFORMATION if has_types(old_file) and has_types(new_file) else "",
     )
     if baseline == new:
         return empty
-    canon, comparison = _compare(old_file, new_file, table)
+    before, after = ObjectParts(old_file, profile), ObjectParts(new_file, profile)
+    canon = Canon(before, after, correlate(before, after))
+    comparison = compare(canon)
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
     for row in (
@@ -119,12 +128,6 @@ def _read_side(data: bytes, name: str) -> ElfFile | None:
     return file
 
 
-def _compare(old_file: ElfFile, new_file: ElfFile, table: Profile) -> tuple[Canon, Comparison]:
-    old, new = Parts(old_file, table), Parts(new_file, table)
-    canon = Canon(old, new, correlate(old, new))
-    return canon, compare(canon)
-
-
 def _changed(canon: Canon, comparison: Comparison) -> tuple[ChangedFunction, ...]:
     rows = [
         explain(canon, change)
@@ -139,7 +142,7 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
     for part in canon.old.all:
         is_owner = canon.old.owner.get(part.number, part.number) == part.number
         if (
-            part.kind in (Kind.FUNCTION, Kind.DATA)
+            part.kind in (PartKind.FUNCTION, PartKind.DATA)
             and part.number not in canon.pairing.new_of
             and part.section_class not in _UNLISTED
             and is_owner
@@ -150,10 +153,10 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
 
 
 def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
-    rows = []
-    for number, evidence in comparison.lines.items():
-        old = canon.old.all[canon.pairing.old_of[number]]
-        rows.append(LineOnly(name=old.decorated, reason=evidence.text))
+    rows = [
+        LineOnly(name=canon.old.all[change.old].decorated, reason=change.lines_text)
+        for change in comparison.lines.values()
+    ]
     return tuple(sorted(rows, key=lambda r: r.name))
 
 

@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Difference
 from xsplice_plugins.diff.debuginfo import debug_info
-from xsplice_plugins.diff.disassembly import format_step
-from xsplice_plugins.diff.lines import line_table
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Kind, masked, source_name
+from xsplice_plugins.diff.lines import line_of
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, PartKind, masked, source_name
+from xsplice_plugins.target.listing import instruction_text
 
 if TYPE_CHECKING:
-    from xsplice_plugins.diff.compare import Canon, FunctionChange
-    from xsplice_plugins.diff.normalise import Parts
-    from xsplice_plugins.diff.streams import Step
+    from xsplice_plugins.diff.canon import Canon
+    from xsplice_plugins.diff.compare import FunctionChange
+    from xsplice_plugins.diff.normalise import ObjectParts
+    from xsplice_plugins.diff.streams import StreamStep
+
+_TEXT_MAX = 60  #: characters of a string literal that are shown beside an instruction
 
 
 def explain(canon: Canon, change: FunctionChange) -> ChangedFunction:
-    """Return the record of one changed function.
-
-    Args:
-        canon: Both objects under their pairing.
-        change: The evidence.
-    """
+    """Return the record of one changed function."""
     old, new = canon.old.all[change.old], canon.new.all[change.new]
     cause, reason = _cause(canon, change)
     pieces = canon.new.pieces[change.new][1:]
@@ -46,8 +44,8 @@ def _difference(canon: Canon, change: FunctionChange) -> Difference | None:
         return None
     before, after = change.stream.before, change.stream.after
     return Difference(
-        before=format_step(canon.old, before) if before else "",
-        after=format_step(canon.new, after) if after else "",
+        before=_step_text(canon.old, before) if before else "",
+        after=_step_text(canon.new, after) if after else "",
         offset_before=before.offset if before else 0,
         offset_after=after.offset if after else 0,
         line_before=_line(canon.old, before),
@@ -55,11 +53,11 @@ def _difference(canon: Canon, change: FunctionChange) -> Difference | None:
     )
 
 
-def _line(parts: Parts, step: Step | None) -> str:
+def _line(parts: ObjectParts, step: StreamStep | None) -> str:
     if step is None:
         return ""
     part = parts.all[step.piece]
-    return line_table(parts.file).line_of(part.section, part.offset + step.offset)
+    return line_of(parts.file, part.section, part.offset + step.offset)
 
 
 def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:
@@ -88,22 +86,21 @@ def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:
     return Cause.SOURCE, "its instructions changed"
 
 
-def _edge_cause(canon: Canon, before: Step, after: Step) -> tuple[Cause, str]:
+def _edge_cause(canon: Canon, before: StreamStep, after: StreamStep) -> tuple[Cause, str]:
     for a, b in zip(before.edges, after.edges, strict=True):
         if canon.edge(OLD, a) == canon.edge(NEW, b):
             continue
         kind_a, kind_b = _kind(canon.old, a), _kind(canon.new, b)
-        if kind_a is kind_b is Kind.STRING:
-            texts = [_text(canon.old, a), _text(canon.new, b)]
-            return Cause.STRING, f"a string changed: {texts[0]} became {texts[1]}"
-        if kind_a is kind_b is Kind.CONSTANT:
+        was, now = _target_name(canon.old, a), _target_name(canon.new, b)
+        if kind_a is kind_b is PartKind.STRING:
+            return Cause.STRING, f"a string changed: {was} became {now}"
+        if kind_a is kind_b is PartKind.CONSTANT:
             return Cause.CONSTANT, "a constant in memory changed"
-        names = [target_name(canon.old, a), target_name(canon.new, b)]
-        if source_name(names[0]) == source_name(names[1]) and names[0] != names[1]:
-            return Cause.CLONE, f"the compiler made `{names[1]}` of `{names[0]}`"
+        if source_name(was) == source_name(now) and was != now:
+            return Cause.CLONE, f"the compiler made `{now}` of `{was}`"
         if before.is_call:
-            return Cause.SOURCE, f"it calls `{names[1]}` instead of `{names[0]}`"
-        return Cause.DATA, f"it refers to {names[1]} instead of {names[0]}"
+            return Cause.SOURCE, f"it calls `{now}` instead of `{was}`"
+        return Cause.DATA, f"it refers to {now} instead of {was}"
     return Cause.SOURCE, "its instructions changed"
 
 
@@ -114,15 +111,14 @@ def _inlining(canon: Canon, change: FunctionChange) -> str:
     holds = debug_info(canon.new.file).inlined.get(old_name, frozenset())
     if held or holds:
         return _absorbed(canon, old_name, held, holds)
-    before = _local_calls(canon.old, change.old)
-    after = _local_calls(canon.new, change.new)
-    names_before = {canon.old.all[n].name: n for n in before}
-    names_after = {canon.new.all[n].name: n for n in after}
-    for name in sorted(names_before.keys() - names_after.keys()):
-        if names_before[name] not in canon.pairing.new_of and not _stands(canon.new, name):
+    before = {canon.old.all[n].name: n for n in _local_calls(canon.old, change.old)}
+    after = {canon.new.all[n].name: n for n in _local_calls(canon.new, change.new)}
+    standing = {source_name(p.name) for p in canon.new.all if p.name}
+    for name in sorted(before.keys() - after.keys()):
+        if before[name] not in canon.pairing.new_of and source_name(name) not in standing:
             return f"`{source_name(name)}` was inlined into it or dropped"
-    for name in sorted(names_after.keys() - names_before.keys()):
-        if names_after[name] not in canon.pairing.old_of and _is_clone(name):
+    for name in sorted(after.keys() - before.keys()):
+        if after[name] not in canon.pairing.old_of and name != source_name(name):
             return f"part of it, or a copy of a callee, became `{name}`"
     return ""
 
@@ -144,50 +140,51 @@ def _cloned(canon: Canon, change: FunctionChange) -> str:
 
 def _absorbed(canon: Canon, name: str, held: frozenset[str], holds: frozenset[str]) -> str:
     """Say from debug information which known function was inlined, or is no longer."""
-    old_names = {source_name(p.name) for p in canon.old.all if p.kind is Kind.FUNCTION}
-    new_names = {source_name(p.name) for p in canon.new.all if p.kind is Kind.FUNCTION}
-    for callee in sorted((holds - held) & old_names):
-        return f"`{callee}` was inlined into `{name}`"
-    for callee in sorted((held - holds) & new_names):
-        return f"`{callee}` is no longer inlined into `{name}`"
+    for parts, names, verb in (
+        (canon.old, holds - held, "was"),
+        (canon.new, held - holds, "is no longer"),
+    ):
+        known = {source_name(p.name) for p in parts.all if p.kind is PartKind.FUNCTION}
+        for callee in sorted(names & known):
+            return f"`{callee}` {verb} inlined into `{name}`"
     return ""
 
 
-def _stands(parts: Parts, name: str) -> bool:
-    return any(source_name(p.name) == source_name(name) for p in parts.all if p.name)
-
-
-def _is_clone(name: str) -> bool:
-    return name != source_name(name)
-
-
-def _local_calls(parts: Parts, function: int) -> set[int]:
+def _local_calls(parts: ObjectParts, function: int) -> set[int]:
     result = set()
     for piece in parts.pieces[function]:
         for edge in parts.edges(parts.all[piece]):
-            if edge.part != EXTERNAL and parts.all[edge.part].kind is Kind.FUNCTION:
+            if edge.part != EXTERNAL and parts.all[edge.part].kind is PartKind.FUNCTION:
                 owner = parts.owner.get(edge.part, edge.part)
                 if owner != function and parts.all[owner].is_local:
                     result.add(owner)
     return result
 
 
-def _kind(parts: Parts, edge: Edge) -> Kind | None:
+def _kind(parts: ObjectParts, edge: Edge) -> PartKind | None:
     return None if edge.part == EXTERNAL else parts.all[edge.part].kind
 
 
-def _text(parts: Parts, edge: Edge) -> str:
-    data = parts.content(parts.all[edge.part])[edge.at :].rstrip(b"\0")
-    return '"' + data.decode("utf-8", "backslashreplace").replace("\n", "\\n") + '"'
-
-
-def target_name(parts: Parts, edge: Edge) -> str:
+def _target_name(parts: ObjectParts, edge: Edge, characters_max: int | None = None) -> str:
     """Return how a person would call what a relocation refers to."""
     if edge.part == EXTERNAL:
         name = edge.name
     else:
         part = parts.all[edge.part]
-        if part.kind is Kind.STRING:
-            return _text(parts, edge)
+        if part.kind is PartKind.STRING:
+            text = parts.content(part)[edge.at :].rstrip(b"\0").decode("utf-8", "backslashreplace")
+            shown = text[:characters_max].replace("\n", "\\n")
+            return f'"{shown}{"..." if len(text) > (characters_max or len(text)) else ""}"'
         name = part.name or part.section_name
-    return f"{name}+{edge.at:#x}" if edge.at else name
+    return f"{name}{edge.at:+#x}" if edge.at else name
+
+
+def _step_text(parts: ObjectParts, step: StreamStep) -> str:
+    """Return one instruction as text, and behind ``#`` what its relocations refer to."""
+    part = parts.all[step.piece]
+    data = parts.content(part)[step.offset : step.offset + step.size_bytes]
+    text = instruction_text(parts.file.machine, data, part.offset + step.offset)
+    names = [_target_name(parts, edge, _TEXT_MAX) for edge in step.edges]
+    if step.jump is not None:
+        names = [_target_name(parts, Edge(0, 0, *step.jump, ""), _TEXT_MAX)]
+    return f"{text}  # {', '.join(names)}" if names else text

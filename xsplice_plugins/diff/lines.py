@@ -1,48 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Source lines of instructions, from ``.debug_line`` where the compiler wrote it.
-
-Own code on purpose: pyelftools applies no relocations to sections of relocatable objects as fast
-as one function's rows are found here, and reading one table needs a hundred lines.
-
-Source: DWARF 5 section 6.2 (line number information); versions 2 to 5 are read.
-"""
+"""Source lines of instructions, from ``.debug_line`` where the compiler wrote it."""
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import SHN_LORESERVE
 from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
-    from xsplice_plugins.elf.reader import ElfFile
+    from collections.abc import Iterator
 
-_FORM_UDATA = 0x0F
-_FORM_STRING = 0x08
-_FORM_LINE_STRP = 0x1F
-_FORM_STRP = 0x0E
-_FORM_DATA16 = 0x1E
-_FORM_DATA2 = 0x05
-_FORM_DATA1 = 0x0B
-_FORM_BLOCK = 0x09
-_CONTENT_PATH = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineTable:
-    """Rows (offset, ``file.c:123``) per section index, sorted by offset."""
-
-    rows: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
-
-    def line_of(self, section: int, offset: int) -> str:
-        """Return the line of an instruction as ``file.c:123``, or "" if it is not known."""
-        rows = self.rows.get(section, [])
-        i = bisect_right(rows, offset, key=itemgetter(0)) - 1
-        return rows[i][1] if i >= 0 else ""
+Rows = dict[int, list[tuple[int, str]]]  #: section -> (offset, ``file.c:123``), sorted by offset
 
 
 class Cursor:
@@ -89,160 +63,59 @@ class Cursor:
         return value
 
 
-def line_table(file: ElfFile) -> LineTable:
-    """Return the line table of an object; empty if it has no debug information.
+def line_of(file: ElfFile, section: int, offset: int) -> str:
+    """Return the line of an instruction as ``file.c:123``, or "" if it is not known.
 
     Raises:
-        DiffError: It is damaged.
+        DiffError: The line table is damaged.
     """
-    return _line_table(file.data, file.name)
+    rows = _rows(file.data, file.name).get(section, [])
+    i = bisect_right(rows, offset, key=itemgetter(0)) - 1
+    return rows[i][1] if i >= 0 else ""
 
 
 @lru_cache(maxsize=8)
-def _line_table(data: bytes, name: str) -> LineTable:
-    from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415  the cache's key is the bytes
-
-    file = read_elf(data, name)
+def _rows(data: bytes, name: str) -> Rows:
+    file = read_elf(data, name)  # the cache's key is the bytes
     section = file.section_by_name.get(".debug_line")
     if section is None:
-        return LineTable()
-    targets: dict[int, tuple[int, int]] = {}
-    body = bytearray(section.data)
+        return {}
+    body = bytearray(data)
     for reloc in file.relocs(section):
         symbol = file.symbols[reloc.symbol]
-        if 0 < symbol.shndx < SHN_LORESERVE:
-            value = symbol.value + reloc.addend
-            targets[reloc.offset] = (symbol.shndx, value)
-            if not file.sections[symbol.shndx].is_alloc:  # offsets into .debug_line_str
-                body[reloc.offset : reloc.offset + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
-    strings = {
-        _FORM_LINE_STRP: file.section_by_name.get(".debug_line_str"),
-        _FORM_STRP: file.section_by_name.get(".debug_str"),
-    }
-    texts = {form: s.data for form, s in strings.items() if s is not None}
-    table = LineTable()
-    reader = Cursor(bytes(body))
+        if 0 < symbol.shndx < SHN_LORESERVE:  # the text of a function, or .debug_line_str
+            value, size = (symbol.value + reloc.addend) & 0xFFFFFFFF, 4
+            if file.sections[symbol.shndx].is_alloc:
+                value, size = value | symbol.shndx << 32, 8
+            at = section.offset_file + reloc.offset
+            body[at : at + size] = value.to_bytes(size, "little")
+    result: Rows = {}
     try:
-        while reader.at < len(body):
-            _unit(reader, targets, texts, table)
-    except (IndexError, KeyError, ValueError) as error:
+        for address, text in _line_programs(bytes(body), section.size_bytes):
+            result.setdefault(address >> 32, []).append((address & 0xFFFFFFFF, text))
+    except Exception as error:  # pyelftools meets damage with errors of every kind
         raise DiffError(f"{name}: its line table is damaged; compile the object again") from error
-    for rows in table.rows.values():
+    for rows in result.values():
         rows.sort(key=itemgetter(0))  # of several at one place the last counts
-    return table
-
-
-def _unit(
-    reader: Cursor,
-    targets: dict[int, tuple[int, int]],
-    texts: dict[int, bytes],
-    table: LineTable,
-) -> None:
-    length = reader.number(4)
-    end = reader.at + length
-    version = reader.number(2)
-    if version >= 5:
-        reader.at += 2  # sizes of addresses and of segment selectors
-    program = reader.number(4) + reader.at
-    minimum = reader.number(1)
-    if version >= 4:
-        reader.at += 1  # operations per instruction: VLIW only
-    reader.at += 1  # default of is_stmt
-    base = reader.number(1)
-    base = base - 256 if base > 127 else base
-    spread = reader.number(1)
-    opcode_base = reader.number(1)
-    lengths = [reader.number(1) for _ in range(opcode_base - 1)]
-    if version >= 5:
-        _entries(reader, texts)
-        files = _entries(reader, texts)
-    else:
-        while reader.data[reader.at]:
-            reader.text()
-        reader.at += 1
-        files = [""]
-        while reader.data[reader.at]:
-            files.append(reader.text())
-            reader.uleb()
-            reader.uleb()
-            reader.uleb()
-        reader.at += 1
-    reader.at = program
-    header = (minimum, base, spread, opcode_base, lengths)
-    _program(reader, end, header, files, targets, table)
-    reader.at = end
-
-
-def _entries(reader: Cursor, texts: dict[int, bytes]) -> list[str]:
-    formats = [(reader.uleb(), reader.uleb()) for _ in range(reader.number(1))]
-    result = []
-    for _ in range(reader.uleb()):
-        name = ""
-        for content, form in formats:
-            value = _form(reader, form, texts)
-            if content == _CONTENT_PATH:
-                name = value
-        result.append(name)
     return result
 
 
-def _form(reader: Cursor, form: int, texts: dict[int, bytes]) -> str:
-    if form == _FORM_STRING:
-        return reader.text()
-    if form in (_FORM_LINE_STRP, _FORM_STRP):
-        return Cursor(texts[form], reader.number(4)).text()
-    if form == _FORM_UDATA:
-        reader.uleb()
-    elif form == _FORM_BLOCK:
-        reader.at += reader.uleb()
-    else:
-        reader.at += {_FORM_DATA1: 1, _FORM_DATA2: 2, _FORM_DATA16: 16}[form]
-    return ""
+def _line_programs(data: bytes, size_bytes: int) -> Iterator[tuple[int, str]]:
+    """Yield (section << 32 | offset, line) of each row; "" where a sequence ends."""
+    from elftools.dwarf.structs import DWARFStructs  # noqa: PLC0415  (0.16 s)
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
-
-def _program(
-    reader: Cursor,
-    end: int,
-    header: tuple[int, int, int, int, list[int]],
-    files: list[str],
-    targets: dict[int, tuple[int, int]],
-    table: LineTable,
-) -> None:
-    minimum, base, spread, opcode_base, lengths = header
-    section, address, file, line = 0, 0, 1, 1
-    while reader.at < end:
-        opcode = reader.number(1)
-        is_row = False
-        if opcode >= opcode_base:
-            step = opcode - opcode_base
-            address += step // spread * minimum
-            line += base + step % spread
-            is_row = True
-        elif opcode == 0:
-            size = reader.uleb()
-            following = reader.at + size
-            extended = reader.number(1)
-            if extended == 1:  # end of sequence
-                table.rows.setdefault(section, []).append((address, ""))
-                section, address, file, line = 0, 0, 1, 1
-            elif extended == 2:  # set address
-                section, address = targets.get(reader.at, (0, 0))
-            reader.at = following
-        elif opcode == 1:
-            is_row = True
-        elif opcode == 2:
-            address += reader.uleb() * minimum
-        elif opcode == 3:
-            line += reader.sleb()
-        elif opcode == 4:
-            file = reader.uleb()
-        elif opcode == 8:
-            address += (255 - opcode_base) // spread * minimum
-        elif opcode == 9:
-            address += reader.number(2)
-        else:
-            for _ in range(lengths[opcode - 1]):
-                reader.uleb()
-        if is_row:
-            name = files[file] if file < len(files) else ""
-            table.rows.setdefault(section, []).append((address, f"{name}:{line}"))
+    dwarf = ELFFile(io.BytesIO(data)).get_dwarf_info(relocate_dwarf_sections=False)
+    structs = DWARFStructs(little_endian=True, dwarf_format=32, address_size=8)
+    at = 0
+    while at < size_bytes:  # the public way to a program needs a relocated .debug_info
+        program = dwarf._parse_line_program_at_offset(at, structs)  # noqa: SLF001
+        names = [entry.name.decode("utf-8", "replace") for entry in program["file_entry"]]
+        first = 0 if program["version"] >= 5 else 1
+        for entry in program.get_entries():
+            state = entry.state
+            if state is not None:
+                place = state.file - first
+                name = names[place] if 0 <= place < len(names) else ""
+                yield state.address, "" if state.end_sequence else f"{name}:{state.line}"
+        at = program.program_end_offset

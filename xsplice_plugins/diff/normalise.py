@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,16 +13,13 @@ from xsplice_plugins.diff.parts import (
     EXTERNAL,
     Edge,
     Entry,
-    Kind,
     Part,
+    PartKind,
     entry_line,
     primary_first,
     string_bounds,
 )
 from xsplice_plugins.elf.types import (
-    EM_AARCH64,
-    R_X86_64_PC32,
-    R_X86_64_PLT32,
     SHN_LORESERVE,
     SHN_UNDEF,
     SHT_NOBITS,
@@ -35,22 +32,20 @@ from xsplice_plugins.elf.types import (
     Symbol,
 )
 from xsplice_plugins.errors import DiffError
-from xsplice_plugins.target.references import target_of
-from xsplice_plugins.target.sections import SectionClass, TableRow, class_of
+from xsplice_plugins.target.references import References
+from xsplice_plugins.target.sections import SectionClass, SpecialSection, class_of
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.target.sections import Profile
 
+_UNLIKELY = ".o.unlikely"  #: xen/arch/x86/include/asm/asm_defns.h puts the object in front
 _COLD = re.compile(r"(.+)\.cold(?:\.\d+)?")
 #: Sections whose content no symbol names piece by piece.
 _UNNAMED = (SectionClass.STRINGS, SectionClass.CONSTANTS, SectionClass.TABLE, SectionClass.SNIPPETS)
-_CODE_PADDING = re.compile(
-    rb"(?:\x00|\x90|\xcc|\x66|\x2e|\x0f\x1f[\x00\x40\x44\x80\x84]|\x1f\x20\x03\xd5)*"
-)
 
 
-class Parts:
+class ObjectParts:
     """An object taken apart.
 
     Invariants: parts of one section do not overlap; strings, constants and unnamed data become
@@ -61,8 +56,9 @@ class Parts:
         """Take ``file`` apart as ``profile`` describes it."""
         self.file = file
         self.profile = profile
+        self.references = References(file, profile)
         self.all: list[Part] = []
-        self.classes = tuple(class_of(profile, s, file.machine) for s in file.sections)
+        self.classes = tuple(class_of(profile, s, file.base_name(s)) for s in file.sections)
         self.aliases: dict[int, list[Symbol]] = {}  #: further symbols within a part
         self.owner: dict[int, int] = {}  #: cold piece, entry, snippet -> function
         self.pieces: dict[int, list[int]] = {}  #: function -> itself and its cold pieces
@@ -70,8 +66,7 @@ class Parts:
         self.orphans: list[Entry] = []  #: entries that point at no function
         #: per table, offsets of fields that point at a replacement without bytes
         self._to_nothing: dict[int, set[int]] = {}
-        self._starts: dict[int, list[int]] = {}
-        self._numbers: dict[int, list[int]] = {}
+        self._numbers: dict[int, list[int]] = {}  #: of each section's parts, by offset
         self._unnamed: dict[tuple[int, int], int] = {}
         self._relocs: dict[int, tuple[list[int], tuple[Reloc, ...]]] = {}
         self._edges: dict[int, tuple[Edge, ...]] = {}
@@ -100,8 +95,8 @@ class Parts:
         return self._edges[part.number]
 
     def _edge(self, section: Section, reloc: Reloc, base: int) -> Edge:
-        target = target_of(self.file, section, reloc)
-        kind = R_X86_64_PC32 if reloc.type == R_X86_64_PLT32 else reloc.type
+        target = self.references.target_of(section, reloc)
+        kind = self.profile.machine.same_types.get(reloc.type, reloc.type)
         if target.section_index is None:
             return Edge(reloc.offset - base, kind, EXTERNAL, target.offset, target.symbol.name)
         number, at = self.find(target.section_index, target.offset, target.symbol)
@@ -126,24 +121,26 @@ class Parts:
         kind = self.classes[section]
         if kind in (SectionClass.STRINGS, SectionClass.CONSTANTS):
             return self._find_merged(section, offset)
-        starts = self._starts.get(section, [])
         numbers = self._numbers.get(section, [])
-        place = bisect_right(starts, offset) - 1
+        place = bisect_right(numbers, offset, key=self._start) - 1
         if place >= 0:
             part = self.all[numbers[place]]
             if offset < part.offset + max(part.size_bytes, 1):
                 return part.number, offset - part.offset
         if symbol is not None and symbol.type not in (STT_SECTION, STT_FILE):
-            named = bisect_right(starts, symbol.value) - 1
+            named = bisect_right(numbers, symbol.value, key=self._start) - 1
             if named >= 0 and self.all[numbers[named]].offset == symbol.value:
                 return numbers[named], offset - symbol.value
         if place >= 0 and offset == part.offset + part.size_bytes:
             return part.number, part.size_bytes
         size = self.file.sections[section].size_bytes
-        if 0 <= offset < size or not starts:
+        if 0 <= offset < size or not numbers:
             return self._find_unnamed(section, offset, place)
         nearest = numbers[0] if offset < 0 else numbers[-1]
         return nearest, offset - self.all[nearest].offset
+
+    def _start(self, number: int) -> int:
+        return self.all[number].offset
 
     def _find_merged(self, section_index: int, offset: int) -> tuple[int, int]:
         section = self.file.sections[section_index]
@@ -161,22 +158,20 @@ class Parts:
         else:
             start = offset - offset % width
             end = start + width
-        kind = Kind.STRING if section.is_strings else Kind.CONSTANT
+        kind = PartKind.STRING if section.is_strings else PartKind.CONSTANT
         return self._unnamed_part(section_index, kind, start, end), offset - start
 
     def _find_unnamed(self, section_index: int, offset: int, place: int) -> tuple[int, int]:
-        starts = self._starts.get(section_index, [])
-        start = 0
+        numbers = self._numbers.get(section_index, [])
+        start, end = 0, self.file.sections[section_index].size_bytes
         if place >= 0:
-            before = self.all[self._numbers[section_index][place]]
+            before = self.all[numbers[place]]
             start = before.offset + before.size_bytes
-        following = place + 1
-        end = self.file.sections[section_index].size_bytes
-        if following < len(starts):
-            end = starts[following]
-        return self._unnamed_part(section_index, Kind.ANONYMOUS, start, end), offset - start
+        if place + 1 < len(numbers):
+            end = self._start(numbers[place + 1])
+        return self._unnamed_part(section_index, PartKind.ANONYMOUS, start, end), offset - start
 
-    def _unnamed_part(self, section: int, kind: Kind, start: int, end: int) -> int:
+    def _unnamed_part(self, section: int, kind: PartKind, start: int, end: int) -> int:
         number = self._unnamed.get((section, start))
         if number is None:
             number = self._add(kind, section, start, end - start, None)
@@ -193,7 +188,7 @@ class Parts:
         bounds.append(section.size_bytes)
         for start, end in list(pairwise(bounds))[::2]:
             if start < end and not self._is_padding(section, start, end):
-                number = self._unnamed_part(section.index, Kind.ANONYMOUS, start, end)
+                number = self._unnamed_part(section.index, PartKind.ANONYMOUS, start, end)
                 result.append(self.all[number])
         return result
 
@@ -210,12 +205,14 @@ class Parts:
             return False
         data = section.data[start:end]
         if section.is_exec:
-            return self.file.machine == EM_AARCH64 or bool(_CODE_PADDING.fullmatch(data))
+            return bool(self.profile.machine.padding.fullmatch(data))
         return not any(data)
 
     # -------------------------------------------------------- construction
 
-    def _add(self, kind: Kind, section: int, offset: int, size: int, symbol: Symbol | None) -> int:
+    def _add(
+        self, kind: PartKind, section: int, offset: int, size: int, symbol: Symbol | None
+    ) -> int:
         number = len(self.all)
         self.all.append(
             Part(
@@ -250,12 +247,15 @@ class Parts:
 
     def _take_section(self, index: int, symbols: list[Symbol]) -> None:
         section = self.file.sections[index]
-        starts: list[int] = []
+        # The label of `.subsection 1` (Xen's UNLIKELY_START) stands for no function of its own.
+        named = [s for s in symbols if not (section.is_exec and s.name.endswith(_UNLIKELY))]
+        if len({s.value for s in named}) == 1:
+            symbols = named
         numbers: list[int] = []
         end = 0
         for place, symbol in enumerate(symbols):
             is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes
-            if starts and (symbol.value == starts[-1] or symbol.value < end):
+            if numbers and (symbol.value == self._start(numbers[-1]) or symbol.value < end):
                 self.aliases.setdefault(numbers[-1], []).append(symbol)
                 continue
             following = next(
@@ -264,11 +264,9 @@ class Parts:
             )
             size = symbol.size_bytes if is_sized else following - symbol.value
             size = max(0, min(size, section.size_bytes - symbol.value))
-            kind = Kind.FUNCTION if section.is_exec else Kind.DATA
-            starts.append(symbol.value)
+            kind = PartKind.FUNCTION if section.is_exec else PartKind.DATA
             numbers.append(self._add(kind, index, symbol.value, size, symbol))
             end = symbol.value + size
-        self._starts[index] = starts
         self._numbers[index] = numbers
         if section.is_exec and len(numbers) == 1 and end < section.size_bytes:
             # Inline assembler's `.subsection 1` (Xen's UNLIKELY_START) lands behind `.size`.
@@ -278,7 +276,7 @@ class Parts:
                 self.all[numbers[0]] = replace(part, size_bytes=size)
 
     def _take_cold_pieces(self) -> None:
-        functions = [p for p in self.all if p.kind is Kind.FUNCTION]
+        functions = [p for p in self.all if p.kind is PartKind.FUNCTION]
         by_name = {p.name: p.number for p in functions}
         for part in functions:
             found = _COLD.fullmatch(part.name)
@@ -290,30 +288,28 @@ class Parts:
                 self.pieces.setdefault(parent, []).append(part.number)
 
     def _take_tables(self) -> None:
-        tables: list[tuple[Section, TableRow]] = []
+        tables: list[tuple[Section, SpecialSection]] = []
         for section in self.file.sections:
             if self.classes[section.index] is SectionClass.TABLE:
-                row = self.profile.table_row(section.name, self.file.machine)
+                row = self.profile.table(section.name)
                 assert row is not None, "class_of said that a row describes the section"
                 if section.size_bytes % row.entry_size_bytes:
                     raise DiffError(
                         f"{self.file.name}({section.name}): {section.size_bytes} bytes are no "
                         f"multiple of the {row.entry_size_bytes} of profile {self.profile.name}; "
-                        "choose the profile of the tree's release"
+                        "give the release of the tree"
                     )
                 tables.append((section, row))
         bounds = self._snippet_bounds(tables)
         for section, row in tables:
-            starts = list(range(0, section.size_bytes, row.entry_size_bytes))
-            numbers = [
-                self._add(Kind.ENTRY, section.index, at, row.entry_size_bytes, None)
-                for at in starts
+            numbers = self._numbers[section.index] = [
+                self._add(PartKind.ENTRY, section.index, at, row.entry_size_bytes, None)
+                for at in range(0, section.size_bytes, row.entry_size_bytes)
             ]
-            self._starts[section.index], self._numbers[section.index] = starts, numbers
             for number in numbers:
                 self._take_entry(self.all[number], row, bounds)
 
-    def _snippet_bounds(self, tables: list[tuple[Section, TableRow]]) -> dict[int, list[int]]:
+    def _snippet_bounds(self, tables: list[tuple[Section, SpecialSection]]) -> dict[int, list[int]]:
         """Return, per section of snippets whose length no table states, where they start."""
         result: dict[int, set[int]] = {}
         for section, row in tables:
@@ -321,7 +317,7 @@ class Parts:
                 continue
             for reloc in self.file.relocs(section):
                 if reloc.offset % row.entry_size_bytes == row.snippet_field:
-                    target = target_of(self.file, section, reloc)
+                    target = self.references.target_of(section, reloc)
                     if target.section_index is not None:
                         result.setdefault(target.section_index, set()).add(target.offset)
         return {
@@ -330,13 +326,10 @@ class Parts:
             if self.classes[index] is SectionClass.SNIPPETS
         }
 
-    def _take_entry(self, part: Part, row: TableRow, bounds: dict[int, list[int]]) -> None:
+    def _take_entry(self, part: Part, row: SpecialSection, bounds: dict[int, list[int]]) -> None:
         section = self.file.sections[part.section]
         relocs = self._relocs_within(section, part.offset, part.size_bytes)
-        places = {}
-        for reloc in relocs:
-            target = target_of(self.file, section, reloc)
-            places[reloc.offset - part.offset] = target
+        places = {r.offset - part.offset: self.references.target_of(section, r) for r in relocs}
         snippet = EXTERNAL
         out_of_line = places.get(-1 if row.snippet_field is None else row.snippet_field)
         if (
@@ -354,7 +347,7 @@ class Parts:
             else:
                 field = part.offset + (row.snippet_field or 0)
                 self._to_nothing.setdefault(section.index, set()).add(field)
-        code = places.get(row.code_field)
+        code = places.get(row.owner_field)
         piece, at, owner = EXTERNAL, 0, EXTERNAL
         if code is not None and code.section_index is not None:
             piece, at = self.find(code.section_index, code.offset)
@@ -372,24 +365,20 @@ class Parts:
 
     def _behind_padding(self, section: int, offset: int) -> int:
         """Return the function whose ``-fpatchable-function-entry`` NOPs an offset lies in."""
-        starts = self._starts.get(section, [])
-        following = bisect_right(starts, offset)
-        if following == len(starts):
+        numbers = self._numbers.get(section, [])
+        following = bisect_right(numbers, offset, key=self._start)
+        if following == len(numbers):
             return EXTERNAL
-        place = self.file.sections[section]
-        if not (place.is_exec and self._is_padding(place, offset, starts[following])):
+        place, number = self.file.sections[section], numbers[following]
+        if not (place.is_exec and self._is_padding(place, offset, self._start(number))):
             return EXTERNAL
-        return self.owner.get(self._numbers[section][following], EXTERNAL)
+        return self.owner.get(number, EXTERNAL)
 
     def _snippet(self, section: int, start: int, end: int) -> int:
-        number = self._unnamed.get((section, start))
-        if number is None:
-            number = self._add(Kind.SNIPPET, section, start, end - start, None)
-            self._unnamed[section, start] = number
-            starts = self._starts.setdefault(section, [])
-            place = bisect_left(starts, start)
-            starts.insert(place, start)
-            self._numbers.setdefault(section, []).insert(place, number)
+        is_new = (section, start) not in self._unnamed
+        number = self._unnamed_part(section, PartKind.SNIPPET, start, end)
+        if is_new:
+            insort(self._numbers.setdefault(section, []), number, key=self._start)
         elif self.all[number].size_bytes < end - start:
             self.all[number] = replace(self.all[number], size_bytes=end - start)
         return number

@@ -9,12 +9,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.types import STB_LOCAL, STT_FUNC, STT_OBJECT
-from xsplice_plugins.target.references import BUG_DISPLACEMENT_BITS
-from xsplice_plugins.target.sections import LineField
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from xsplice_plugins.elf.types import Reloc, Section, Symbol
-    from xsplice_plugins.target.sections import SectionClass, TableRow
+    from xsplice_plugins.target.sections import SectionClass, SpecialSection
+
+Key = tuple["Hashable", ...]  #: what two sides are compared by
 
 OLD = False  #: the side of the baseline
 NEW = True  #: the side of the new object
@@ -22,10 +24,9 @@ EXTERNAL = -1  #: part number of a target outside the object
 
 _CLONE = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$")
 _NUMBER = re.compile(r"\.\d+")
-_BUG_LINE_LOW_BITS = 31 - BUG_DISPLACEMENT_BITS
 
 
-class Kind(StrEnum):
+class PartKind(StrEnum):
     """What a part is."""
 
     FUNCTION = "function"
@@ -41,11 +42,11 @@ class Kind(StrEnum):
 class Part:
     """A byte range of one section that stands for one thing.
 
-    ``offset`` counts from the start of the section. Parts are numbered per object.
+    ``offset`` counts from the start of the section. ObjectParts are numbered per object.
     """
 
     number: int
-    kind: Kind
+    kind: PartKind
     section: int
     section_name: str
     section_class: SectionClass
@@ -86,8 +87,8 @@ class Entry(NamedTuple):
     """A table's entry with what it says of its owner."""
 
     part: int
-    row: TableRow
-    piece: int  #: number of the part its code field points into
+    row: SpecialSection
+    piece: int  #: number of the part its owner field points into
     at: int  #: bytes from the start of that part
     snippet: int  #: number of the snippet part, or EXTERNAL
     line: int  #: source line, 0 if the table has none
@@ -133,12 +134,14 @@ def primary_first(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
     return (symbol.value, not is_sized, symbol.bind == STB_LOCAL, -symbol.size_bytes, symbol.name)
 
 
-def entry_line(section: Section, part: Part, row: TableRow, relocs: tuple[Reloc, ...]) -> int:
+def entry_line(section: Section, part: Part, row: SpecialSection, relocs: tuple[Reloc, ...]) -> int:
     """Return the source line that a table's entry holds, 0 if it holds none."""
-    if row.line is LineField.X86_BUG:
-        words = {r.offset - part.offset: r.addend >> BUG_DISPLACEMENT_BITS & 0x7F for r in relocs}
-        return words.get(0, 0) << _BUG_LINE_LOW_BITS | words.get(4, 0)
-    if row.line is LineField.NONE:
+    if row.displacement_bits:
+        bits = 31 - row.displacement_bits  # of the line, above each of two displacements
+        words = {r.offset - part.offset: r.addend >> row.displacement_bits for r in relocs}
+        low = (1 << bits) - 1
+        return (words.get(0, 0) & low) << bits | words.get(4, 0) & low
+    if row.line_field is None:
         return 0
-    at = part.offset + (12 if row.line is LineField.HALFWORD_12 else 8)
+    at = part.offset + row.line_field
     return int.from_bytes(section.data[at : at + 2], "little")

@@ -29,7 +29,7 @@ class SemanticDiffer:
             new,
             object_path=pair.object_path,
             source_path=pair.source_path,
-            profile=config.profile,
+            config=config,
             is_init=pair.is_init,
             refused=pair.refused,
         )

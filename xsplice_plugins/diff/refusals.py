@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,149 +16,113 @@ class RefusalDoc:
     hint: str
 
 
-def _doc(code: str, title: str, explanation: str, hint: str) -> RefusalDoc:
+#: A code with its title, the explanation, and behind ``=>`` the hint.
+_DOCS = """\
+INIT_CODE: code that runs only at boot was changed
+The function lies in an .init or .exit section. Its memory is freed once the hypervisor runs, so
+replacing it has no effect; worse, something else may live there by now.
+=> do at run time what the fixed boot code would have done: a load hook that corrects the state it
+left; or leave this part of the fix to the next boot
+
+INIT_DATA: data that is used only at boot was changed or added
+Data in .init sections is read once, before a live patch can exist: command-line parameters, init
+calls, tables of boot-time operations.
+=> set the run-time state that the boot code derived from it in a load hook
+
+GENERATED: a file that the build generates would change
+Linker scripts, offsets for assembler and generated headers are read by code that this route does
+not compile again, and some of it cannot be replaced while it runs.
+=> leave that part of the patch out; if the change is harmless, write the C part as a patch of its
+own
+
+DATA_VALUE: the initial value of existing data was changed
+The variable is in memory already, with whatever value it has by now. A live patch replaces code;
+it does not write to data on its own.
+=> write the new value in a load hook, under the lock that guards the variable; if code only needs
+the new constant, let the changed function use a new variable
+
+DATA_SIZE: the size of existing data was changed
+The variable in memory has the old size and the old neighbours; code compiled for the new size
+would reach into them.
+=> keep the old variable and attach the new content by a shadow variable, or give the new one
+another name and fill it in a load hook
+
+DATA_SECTION: existing data moved to another kind of section
+Data changed between writable, read-only, read-only after boot, per-CPU or init. The variable in
+memory stays where it is, with the protection it has.
+=> leave the variable's attributes as they are in the live patch
+
+LAYOUT: the layout of a structure that unchanged code also uses was changed
+Instances in memory have the old layout. Code of the live patch would read and write them by the
+new one.
+=> keep the structure and hang the new members on it by a shadow variable
+
+PERCPU: per-CPU data was added or changed
+Per-CPU areas were laid out and allocated at boot; a payload's .percpu section would be one
+ordinary copy, reached through each CPU's offset: a wild access.
+=> use an ordinary array indexed by the CPU's number (NR_CPUS entries) as new data
+
+REGISTRY: an entry was added to a table that is walked at boot
+The section collects entries from all objects and is walked once, between two symbols of the linker
+script. An entry in a payload is never seen.
+=> call the registering function from a load hook
+
+ASSEMBLER: assembler source was changed
+Hand-written assembler has entry points, fall-through and data that no rule of the compiler
+guarantees; replacing parts of it is not known to be safe.
+=> fix the C caller instead, or overwrite the instructions in an apply hook of your own
+
+GROUPED: a section of a group (COMDAT) was changed or added
+The linker keeps one of several equal groups; which object's copy runs is not visible in this
+object.
+=> make the function or datum static, or keep it out of the patch
+
+TOO_SHORT: a function is too short for the jump that replaces it
+The first bytes of the old function are overwritten by a jump, behind its ENDBR64 if it has one.
+This function's bytes do not hold it.
+=> change the functions that call it instead, so that they no longer need it
+
+PATCHING_PATH: a function that runs while code is being replaced was changed
+The CPUs that apply a live patch are inside this function, or return through it; overwriting it
+under them crashes the host.
+=> this fix needs a reboot
+
+AMBIGUOUS: it is undecided which running variable the new code means
+Several static variables share one source name, and no unchanged code proves which is which. A
+wrong choice would give new code another variable's state.
+=> give the static variables distinct names in the patch, or leave the code that uses them
+unchanged
+
+AMBIGUOUS_NAME: a name stands for several things in the image
+The payload must refer to existing content by name, and the object defines that name more than
+once.
+=> refer to the content through a function or variable with a name of its own
+
+UNNAMED_DATA: new code refers to existing writable data that has no name
+The hypervisor resolves names only. This content has none, and a copy would be another variable.
+=> give the datum a name, or compile with -fdata-sections
+
+ASM_LABEL: a changed function has a second entry inside it
+Another symbol lies within the function: an alias, a label of inline assembler, or an entry made
+with asm(). Only the function's first bytes get a jump; who enters at the label would run old code.
+=> change the function without touching the part behind the label, or replace its callers
+
+SYMBOL_VERSION: a changed symbol is versioned, indirect or thread-local
+The hypervisor's loader knows plain functions and data only.
+=> give the function a plain name
+
+UNEXPLAINED: the objects differ in something no rule explains
+Every difference must be accounted for by a changed, new or removed item. This one is not: a
+section of an unknown kind, unnamed content, or a table entry without owner.
+=> add a row for the section to the profile, or keep the change out of the live patch
+"""
+
+
+def _read(block: str) -> RefusalDoc:
+    head, _, body = block.partition("\n")
+    code, title = head.split(": ", 1)
+    explanation, hint = body.replace("\n", " ").split(" => ")
     return RefusalDoc(code=code, title=title, explanation=explanation, hint=hint)
 
 
-_DOCS = (
-    _doc(
-        "INIT_CODE",
-        "code that runs only at boot was changed",
-        "The function lies in an .init or .exit section. Its memory is freed once the hypervisor "
-        "runs, so replacing it has no effect; worse, something else may live there by now.",
-        "do at run time what the fixed boot code would have done: a load hook that corrects the "
-        "state it left; or leave this part of the fix to the next boot",
-    ),
-    _doc(
-        "INIT_DATA",
-        "data that is used only at boot was changed or added",
-        "Data in .init sections is read once, before a live patch can exist: command-line "
-        "parameters, init calls, tables of boot-time operations.",
-        "set the run-time state that the boot code derived from it in a load hook",
-    ),
-    _doc(
-        "GENERATED",
-        "a file that the build generates would change",
-        "Linker scripts, offsets for assembler and generated headers are read by code that this "
-        "route does not compile again, and some of it cannot be replaced while it runs.",
-        "leave that part of the patch out; if the change is harmless, write the C part as a patch "
-        "of its own",
-    ),
-    _doc(
-        "DATA_VALUE",
-        "the initial value of existing data was changed",
-        "The variable is in memory already, with whatever value it has by now. A live patch "
-        "replaces code; it does not write to data on its own.",
-        "write the new value in a load hook, under the lock that guards the variable; if code "
-        "only needs the new constant, let the changed function use a new variable",
-    ),
-    _doc(
-        "DATA_SIZE",
-        "the size of existing data was changed",
-        "The variable in memory has the old size and the old neighbours; code compiled for the "
-        "new size would reach into them.",
-        "keep the old variable and attach the new content by a shadow variable, or give the new "
-        "one another name and fill it in a load hook",
-    ),
-    _doc(
-        "DATA_SECTION",
-        "existing data moved to another kind of section",
-        "Data changed between writable, read-only, read-only after boot, per-CPU or init. The "
-        "variable in memory stays where it is, with the protection it has.",
-        "leave the variable's attributes as they are in the live patch",
-    ),
-    _doc(
-        "LAYOUT",
-        "the layout of a structure that unchanged code also uses was changed",
-        "Instances in memory have the old layout. Code of the live patch would read and write "
-        "them by the new one.",
-        "keep the structure and hang the new members on it by a shadow variable",
-    ),
-    _doc(
-        "PERCPU",
-        "per-CPU data was added or changed",
-        "Per-CPU areas were laid out and allocated at boot; a payload's .percpu section would "
-        "be one ordinary copy, reached through each CPU's offset: a wild access.",
-        "use an ordinary array indexed by the CPU's number (NR_CPUS entries) as new data",
-    ),
-    _doc(
-        "REGISTRY",
-        "an entry was added to a table that is walked at boot",
-        "The section collects entries from all objects and is walked once, between two symbols "
-        "of the linker script. An entry in a payload is never seen.",
-        "call the registering function from a load hook",
-    ),
-    _doc(
-        "ASSEMBLER",
-        "assembler source was changed",
-        "Hand-written assembler has entry points, fall-through and data that no rule of the "
-        "compiler guarantees; replacing parts of it is not known to be safe.",
-        "fix the C caller instead, or overwrite the instructions in an apply hook of your own",
-    ),
-    _doc(
-        "GROUPED",
-        "a section of a group (COMDAT) was changed or added",
-        "The linker keeps one of several equal groups; which object's copy runs is not visible "
-        "in this object.",
-        "make the function or datum static, or keep it out of the patch",
-    ),
-    _doc(
-        "TOO_SHORT",
-        "a function is too short for the jump that replaces it",
-        "The first bytes of the old function are overwritten by a jump, behind its ENDBR64 if it "
-        "has one. This function's bytes do not hold it.",
-        "change the functions that call it instead, so that they no longer need it",
-    ),
-    _doc(
-        "PATCHING_PATH",
-        "a function that runs while code is being replaced was changed",
-        "The CPUs that apply a live patch are inside this function, or return through it; "
-        "overwriting it under them crashes the host.",
-        "this fix needs a reboot",
-    ),
-    _doc(
-        "AMBIGUOUS",
-        "it is undecided which running variable the new code means",
-        "Several static variables share one source name, and no unchanged code proves which "
-        "is which. A wrong choice would give new code another variable's state.",
-        "give the static variables distinct names in the patch, or leave the code that uses "
-        "them unchanged",
-    ),
-    _doc(
-        "AMBIGUOUS_NAME",
-        "a name stands for several things in the image",
-        "The payload must refer to existing content by name, and the object defines that name "
-        "more than once.",
-        "refer to the content through a function or variable with a name of its own",
-    ),
-    _doc(
-        "UNNAMED_DATA",
-        "new code refers to existing writable data that has no name",
-        "The hypervisor resolves names only. This content has none, and a copy would be another "
-        "variable.",
-        "give the datum a name, or compile with -fdata-sections",
-    ),
-    _doc(
-        "ASM_LABEL",
-        "a changed function has a second entry inside it",
-        "Another symbol lies within the function: an alias, a label of inline assembler, or an "
-        "entry made with asm(). Only the function's first bytes get a jump; who enters at the "
-        "label would run old code.",
-        "change the function without touching the part behind the label, or replace its callers",
-    ),
-    _doc(
-        "SYMBOL_VERSION",
-        "a changed symbol is versioned, indirect or thread-local",
-        "The hypervisor's loader knows plain functions and data only.",
-        "give the function a plain name",
-    ),
-    _doc(
-        "UNEXPLAINED",
-        "the objects differ in something no rule explains",
-        "Every difference must be accounted for by a changed, new or removed item. This one is "
-        "not: a section of an unknown kind, unnamed content, or a table entry without owner.",
-        "add a row for the section to the profile, or keep the change out of the live patch",
-    ),
-)
-
-REFUSALS: Mapping[str, RefusalDoc] = {doc.code: doc for doc in _DOCS}
+REFUSALS = {doc.code: doc for doc in map(_read, _DOCS.strip().split("\n\n"))}

@@ -7,22 +7,23 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Refusal
-from xsplice_plugins.diff.debuginfo import debug_info, layout_difference
-from xsplice_plugins.diff.parts import NEW, OLD, Kind, Part
+from xsplice_plugins.diff.debuginfo import debug_info
+from xsplice_plugins.diff.layouts import layout_difference, layouts_of
+from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
-from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, SHF_GROUP, SHN_COMMON
+from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.close import Closure
-    from xsplice_plugins.diff.compare import Canon, Comparison, Key
-    from xsplice_plugins.diff.normalise import Parts
+    from xsplice_plugins.diff.compare import Comparison
+    from xsplice_plugins.diff.normalise import ObjectParts
     from xsplice_plugins.elf.types import Symbol
 
-ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _PLAIN_FUNCTION_TYPES = (0, 2)  #: NOTYPE, FUNC
 _PLAIN_DATA_TYPES = (0, 1)  #: NOTYPE, OBJECT
 #: Classes whose every byte is reached through a table entry or a relocation, or means nothing.
@@ -92,7 +93,7 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
         odd = _odd_symbol(canon.new, new) or _odd_symbol(canon.old, old)
         if odd:
             yield refusal("SYMBOL_VERSION", name, f"`{odd}` is no plain function")
-        labels = _inner_labels(canon.old, old) | _inner_labels(canon.new, new)
+        labels = _inner_labels(canon.old, old)  # a label of the new code alone has no old entry
         if labels:
             yield refusal(
                 "ASM_LABEL", name, f"`{old.name}` is also entered as {', '.join(sorted(labels))}"
@@ -100,24 +101,24 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
         yield from _short(canon, old)
 
 
-def _odd_symbol(parts: Parts, part: Part) -> str:
+def _odd_symbol(parts: ObjectParts, part: Part) -> str:
     """Return a symbol of a part that is versioned, indirect or thread-local; "" if none is."""
-    plain = _PLAIN_FUNCTION_TYPES if part.kind is Kind.FUNCTION else _PLAIN_DATA_TYPES
+    plain = _PLAIN_FUNCTION_TYPES if part.kind is PartKind.FUNCTION else _PLAIN_DATA_TYPES
     symbols = [s for s in (part.symbol, *parts.aliases.get(part.number, ())) if s is not None]
     return next((s.name for s in symbols if "@" in s.name or s.type not in plain), "")
 
 
-def _inner_labels(parts: Parts, part: Part) -> set[str]:
+def _inner_labels(parts: ObjectParts, part: Part) -> set[str]:
     """Return the names of entries behind a function's start; a plain alias is none."""
     return {s.name for s in parts.aliases.get(part.number, ()) if s.value != part.offset}
 
 
 def _short(canon: Canon, old: Part) -> Iterator[Refusal]:
-    machine = canon.old.file.machine
-    need = canon.old.profile.jump_bytes(machine)
+    endbr = canon.old.profile.machine.endbr
+    need = canon.old.profile.jump_size_bytes
     text = f"the jump takes {need}"
-    if machine == EM_X86_64 and canon.old.content(old).startswith(ENDBR64):
-        need += len(ENDBR64)
+    if endbr and canon.old.content(old).startswith(endbr):
+        need += len(endbr)
         text = f"ENDBR64 and the jump take {need}"
     if old.stated_size_bytes < need:
         yield refusal(
@@ -127,10 +128,13 @@ def _short(canon: Canon, old: Part) -> Iterator[Refusal]:
 
 def _new_parts(canon: Canon) -> Iterator[Refusal]:
     for part in list(canon.new.all):
-        if part.kind not in (Kind.FUNCTION, Kind.DATA) or part.number in canon.pairing.old_of:
+        if (
+            part.kind not in (PartKind.FUNCTION, PartKind.DATA)
+            or part.number in canon.pairing.old_of
+        ):
             continue
         if part.section_class is SectionClass.INIT:
-            code = "INIT_CODE" if part.kind is Kind.FUNCTION else "INIT_DATA"
+            code = "INIT_CODE" if part.kind is PartKind.FUNCTION else "INIT_DATA"
             yield refusal(
                 code,
                 part.decorated,
@@ -153,7 +157,7 @@ def _new_parts(canon: Canon) -> Iterator[Refusal]:
             yield refusal("GROUPED", part.decorated, f"new `{part.name}` lies in a section group")
     for part in canon.old.all:
         if (
-            part.kind is Kind.DATA
+            part.kind is PartKind.DATA
             and part.number not in canon.pairing.new_of
             and part.section_class in (SectionClass.INIT, SectionClass.REGISTRY)
         ):
@@ -212,7 +216,7 @@ def _blocked(canon: Canon, closure: Closure) -> Iterator[Refusal]:
     for number, owner in closure.blocked.items():
         part = canon.new.all[number]
         user = canon.new.all[owner]
-        if part.kind is Kind.ANONYMOUS:
+        if part.kind is PartKind.ANONYMOUS:
             yield refusal(
                 "UNNAMED_DATA",
                 part.decorated,
@@ -249,16 +253,15 @@ def _commons(canon: Canon) -> Iterator[Refusal]:
 
 def _structures(canon: Canon) -> Iterator[Refusal]:
     """Refuse changed layouts of structures, where debug information shows them."""
-    before = debug_info(canon.old.file).layouts
-    after = debug_info(canon.new.file).layouts
+    before, after = layouts_of(canon.old.file), layouts_of(canon.new.file)
     types = debug_info(canon.new.file).types
     for name in sorted(before.keys() & after.keys()):
         text = layout_difference(name, before[name], after[name])
         if text:
-            known = {member for member, _ in before[name].members}
+            known = {member for member, *_ in before[name].members}
             fields = tuple(
                 (member, types.get((name, member), ""))
-                for member, _ in after[name].members
+                for member, *_ in after[name].members
                 if member not in known
             )
             yield refusal(
@@ -270,12 +273,12 @@ def _structures(canon: Canon) -> Iterator[Refusal]:
 
 
 def _anchors(canon: Canon) -> Iterator[Refusal]:
-    """Refuse rearranged data of arm64 that code may reach from a neighbour.
+    """Refuse rearranged data that code may reach from a neighbour.
 
-    Without -fdata-sections gcc addresses several variables from one anchor; the distance stands
-    in an instruction without relocation, so which variable it means is not visible.
+    On arm64, without -fdata-sections, gcc addresses several variables from one anchor; the
+    distance stands in an instruction without relocation, so which one it means is not visible.
     """
-    if canon.new.file.machine != EM_AARCH64:
+    if not canon.new.profile.machine.has_anchors:
         return
     for name in (".data", ".bss", ".rodata"):
         before, after = (

@@ -7,9 +7,7 @@ from __future__ import annotations
 def data_hook(name: str, is_local: bool) -> str:
     """Return a load hook that writes a new value to a variable in memory.
 
-    Args:
-        name: The variable's plain name.
-        is_local: Whether it is static, so that the hook must stand in its source file.
+    Where the variable ``is_local``, the hook must stand in its source file.
     """
     place = "the source file that defines it" if is_local else "any patched source file"
     function = _identifier(name)
@@ -99,10 +97,8 @@ _LINUX_INCLUDES = "#include <linux/livepatch.h>\n\n"
 def shadow_variable(structure: str, fields: tuple[tuple[str, str], ...], profile: str) -> str:
     """Return code that keeps new fields beside a structure, found by the structure's address.
 
-    Args:
-        structure: How C calls it: ``struct domain``.
-        fields: (name, type) of the fields that it would get; an unknown type is "".
-        profile: Name of the target's profile; Linux has functions of its own for this.
+    ``structure`` is how C calls it (``struct domain``); ``fields`` are (name, type), the type ""
+    where it is not known. Linux has functions of its own for this.
     """
     tag = _identifier(structure.rsplit(maxsplit=1)[-1])
     members = "".join(f"    {_member(kind, name)};\n" for name, kind in fields)

@@ -10,59 +10,68 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.diff.pairing import (
     CONSTANT_CLASSES,
     Ambiguity,
-    Key,
     Pairing,
     loose_key,
     unpaired_data,
 )
-from xsplice_plugins.diff.parts import EXTERNAL, Kind, Part, source_name
-from xsplice_plugins.elf.types import EM_AARCH64
+from xsplice_plugins.diff.parts import EXTERNAL, Key, Part, PartKind, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xsplice_plugins.diff.normalise import Parts
+    from xsplice_plugins.diff.normalise import ObjectParts
 
 
-class _Users:
-    """Which functions and data refer to each datum."""
+class _Side:
+    """One object, and which of its functions and data refer to each datum."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self.of: dict[int, list[int]] = {}
+    def __init__(self, parts: ObjectParts) -> None:
+        self.parts = parts
+        self.users: dict[int, set[int]] = {}
         self.calls: dict[int, set[int]] = {}
         for part in list(parts.all):
-            if part.kind not in (Kind.FUNCTION, Kind.DATA, Kind.SNIPPET):
+            if part.kind not in (PartKind.FUNCTION, PartKind.DATA, PartKind.SNIPPET):
                 continue
             user = parts.owner.get(part.number, part.number)
             for edge in parts.edges(part):
                 if edge.part != EXTERNAL:
                     target = parts.owner.get(edge.part, edge.part)
-                    self.of.setdefault(target, []).append(user)
+                    self.users.setdefault(target, set()).add(user)
                     self.calls.setdefault(user, set()).add(target)
 
-    def users(self, number: int) -> set[int]:
-        return set(self.of.get(number, ()))
 
-
-def pair_statics(old: Parts, new: Parts, pairing: Pairing) -> None:
+def pair_statics(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
     """Pair writable statics whose names the compiler numbered, by the code that uses them."""
     olds = unpaired_data(old, pairing.new_of)
     news = unpaired_data(new, pairing.old_of)
     common = sorted(olds.keys() & news.keys())
     if not common:
         return
-    old_users, new_users = _Users(old), _Users(new)
+    before, after = _Side(old), _Side(new)
     for name in common:
-        _pair_static_group(old, new, olds[name], news[name], old_users, new_users, pairing)
+        links = _links(olds[name], news[name], before, after, pairing)
+        _pair_static_group(links, before, after, pairing)
+        plain = name.removesuffix(".#").rsplit(".", 1)[-1]  # clang: `f.__warned`
+        if plain in old.profile.once_flags:
+            _pair_flags(links, old, new, pairing)
+            continue
         rest_old = _left(olds[name], pairing.new_of)
         rest_new = _left(news[name], pairing.old_of)
-        plain = name.removesuffix(".#").rsplit(".", 1)[-1]  # clang: `f.__warned`
-        flag = plain in old.profile.once_flags
-        if rest_old and rest_new and not flag:
+        if rest_old and rest_new:
             pairing.ambiguous.append(
                 Ambiguity(name=source_name(name.replace("#", "0")), old=rest_old, new=rest_new)
             )
+
+
+def _pair_flags(
+    links: set[tuple[int, int]], old: ObjectParts, new: ObjectParts, pairing: Pairing
+) -> None:
+    """Keep the rest of flags that print once: one taken for another costs a message at most."""
+    rows = [(old.all[a], new.all[b]) for a, b in links]
+    for a, b in sorted(rows, key=lambda row: (row[0].name != row[1].name, row[0].number)):
+        is_alike = (a.section_class, a.size_bytes) == (b.section_class, b.size_bytes)
+        if is_alike and a.number not in pairing.new_of and b.number not in pairing.old_of:
+            pairing.pair(a.number, b.number)
 
 
 def _left(group: list[Part], taken: dict[int, int]) -> tuple[int, ...]:
@@ -73,50 +82,49 @@ def _left(group: list[Part], taken: dict[int, int]) -> tuple[int, ...]:
 
 
 def _pair_static_group(
-    old: Parts,
-    new: Parts,
-    olds: list[Part],
-    news: list[Part],
-    old_users: _Users,
-    new_users: _Users,
-    pairing: Pairing,
+    links: set[tuple[int, int]], before: _Side, after: _Side, pairing: Pairing
 ) -> None:
-    links = _links(olds, news, old_users, new_users, pairing)
-    left = Counter(a for a, _ in links)
-    right = Counter(b for _, b in links)
-    unique = [(a, b) for a, b in links if left[a] == right[b] == 1]
+    rest = links - set(_pair_unanimous(links, pairing))
+    if rest:
+        users = sorted({u for a, _ in rest for u in before.users.get(a, ())})
+        olds, news = {a for a, _ in rest}, {b for _, b in rest}
+        votes = _votes_by_position(before.parts, after.parts, olds, news, pairing, users)
+        _pair_unanimous(votes, pairing)
+
+
+def _pair_unanimous(votes: set[tuple[int, int]], pairing: Pairing) -> list[tuple[int, int]]:
+    """Pair, and return, those for which every vote is the same."""
+    left, right = Counter(a for a, _ in votes), Counter(b for _, b in votes)
+    unique = [(a, b) for a, b in sorted(votes) if left[a] == right[b] == 1]
     for a, b in unique:
         pairing.pair(a, b)
-    rest = sorted(links - set(unique))
-    if rest:
-        users = sorted({u for a, _ in rest for u in old_users.users(a)})
-        _pair_by_position(old, new, {a for a, _ in rest}, {b for _, b in rest}, pairing, users)
+    return unique
 
 
 def _links(
-    olds: list[Part], news: list[Part], old_users: _Users, new_users: _Users, pairing: Pairing
+    olds: list[Part], news: list[Part], before: _Side, after: _Side, pairing: Pairing
 ) -> set[tuple[int, int]]:
     """Return the pairs in which code that uses the one became code that uses the other."""
     is_constant = {p.number: p.section_class in CONSTANT_CLASSES for p in news}
     news_of: dict[int, list[int]] = {}
     for part in news:
-        for user in new_users.users(part.number) or {EXTERNAL}:
+        for user in after.users.get(part.number) or {EXTERNAL}:
             news_of.setdefault(user, []).append(part.number)
     result = set()
     for part in olds:
         heirs: set[int] = set()
-        for user in old_users.users(part.number):
+        for user in before.users.get(part.number, ()):
             twin = pairing.new_of.get(user)
             if twin is None:
                 # The user is gone: it may have been inlined where it was called.
-                callers = old_users.users(user)
+                callers = before.users.get(user, ())
                 heirs |= {pairing.new_of[c] for c in callers if c in pairing.new_of}
             else:
                 heirs.add(twin)
                 # What it calls and the baseline lacks may have been split off from it.
-                calls = new_users.calls.get(twin, set())
+                calls = after.calls.get(twin, ())
                 heirs |= {c for c in calls if c not in pairing.old_of}
-        if not old_users.users(part.number):
+        if part.number not in before.users:
             heirs.add(EXTERNAL)
         was_constant = part.section_class in CONSTANT_CLASSES
         for heir in heirs:
@@ -126,22 +134,19 @@ def _links(
     return result
 
 
-def _pair_by_position(
-    old: Parts,
-    new: Parts,
+def _votes_by_position(
+    old: ObjectParts,
+    new: ObjectParts,
     olds: set[int],
     news: set[int],
     pairing: Pairing,
     users: list[int],
-) -> None:
-    """Pair same-named statics of one function by where its unchanged code refers to them.
-
-    Every reference in code that both versions share votes; only unanimous 1:1 votes count.
-    """
-    votes: Counter[tuple[int, int]] = Counter()
+) -> set[tuple[int, int]]:
+    """Return a vote for each reference to a static in code that both versions share."""
+    votes: set[tuple[int, int]] = set()
     for function in users:
         twin = pairing.new_of.get(function)
-        if twin is None or old.all[function].kind is not Kind.FUNCTION:
+        if twin is None or old.all[function].kind is not PartKind.FUNCTION:
             continue
         before = _references(old, old.all[function], olds)
         after = _references(new, new.all[twin], news)
@@ -157,12 +162,8 @@ def _pair_by_position(
                 strict=True,
             ):
                 if EXTERNAL not in (a, b):
-                    votes[a, b] += 1
-    left: Counter[int] = Counter(a for a, _ in votes)
-    right: Counter[int] = Counter(b for _, b in votes)
-    for a, b in sorted(votes):
-        if left[a] == right[b] == 1:
-            pairing.pair(a, b)
+                    votes.add((a, b))
+    return votes
 
 
 def _is_repetitive(keys: Iterable[Key]) -> bool:
@@ -170,15 +171,14 @@ def _is_repetitive(keys: Iterable[Key]) -> bool:
     return any(n > 1 for n in counts.values())
 
 
-def _references(parts: Parts, part: Part, group: set[int]) -> list[tuple[Key, int]]:
+def _references(parts: ObjectParts, part: Part, group: set[int]) -> list[tuple[Key, int]]:
     """Return a function's relocations in order: what each refers to, and which group member."""
     content = parts.content(part)
     result = []
     for edge in parts.edges(part):
         member = edge.part if edge.part in group else EXTERNAL
-        # The opcode tells a load from a store and from another register. x86 has it in front of
-        # the field; on arm64, where the address comes first, the neighbours tell the use.
-        first, end = (-4, 8) if parts.file.machine == EM_AARCH64 else (-3, 0)
+        # The opcode tells a load from a store and from another register.
+        first, end = parts.profile.machine.opcode_window
         opcode = content[max(0, edge.offset + first) : edge.offset + end]
         result.append(((opcode, *loose_key(parts, edge)), member))
     return result

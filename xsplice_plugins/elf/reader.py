@@ -8,14 +8,15 @@ against it and against readelf.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from xsplice_plugins.elf.types import (
+    EHDR,
     EHDR_SIZE_BYTES,
-    PHDR_SIZE_BYTES,
+    RELA,
     RELA_SIZE_BYTES,
+    SHDR,
     SHDR_SIZE_BYTES,
     SHN_LORESERVE,
     SHT_NOBITS,
@@ -25,6 +26,7 @@ from xsplice_plugins.elf.types import (
     STB_LOCAL,
     STT_FILE,
     STT_SECTION,
+    SYM,
     SYM_SIZE_BYTES,
     Reloc,
     Section,
@@ -32,26 +34,7 @@ from xsplice_plugins.elf.types import (
 )
 from xsplice_plugins.errors import ElfFormatError
 
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_SYM = struct.Struct("<IBBHQQ")
-_RELA = struct.Struct("<QQq")
-
-PT_LOAD = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One PT_LOAD segment.
-
-    ``addr_virt`` and ``size_memory_bytes`` describe memory; ``data`` is what the file holds of it.
-    """
-
-    addr_virt: int
-    size_memory_bytes: int
-    flags: int
-    data: bytes
+_SPLIT = frozenset({"text", "data", "bss", "rodata"})  #: what compilers give each symbol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +48,6 @@ class ElfFile:
     data: bytes = field(repr=False)
     type: int
     machine: int
-    entry_virt: int
     phoff: int
     phnum: int
     sections: tuple[Section, ...] = field(repr=False)
@@ -85,32 +67,20 @@ class ElfFile:
             raise ElfFormatError(f"{self.name}: its symbol table is damaged; build the file again")
         names = self.sections[table.link].data
         result: list[Symbol] = []
-        scope = ""
-        section_count = len(self.sections)
-        for index, (st_name, info, other, shndx, value, size) in enumerate(
-            _SYM.iter_unpack(table.data)
-        ):
-            name = self._text(names, st_name)
+        file = ""
+        count = len(self.sections)
+        for number, row in enumerate(SYM.iter_unpack(table.data)):
+            st_name, info, other, shndx, value, size = row
+            name = _text(names, st_name, self.name)
             bind, kind = info >> 4, info & 0xF
-            if section_count <= shndx < SHN_LORESERVE:
+            if count <= shndx < SHN_LORESERVE:
                 raise ElfFormatError(
-                    f"{self.name}: symbol `{name}` lies in section {shndx} of {section_count}"
+                    f"{self.name}: symbol `{name}` lies in section {shndx} of {count}"
                 )
             if kind == STT_FILE:
-                scope = name
-            result.append(
-                Symbol(
-                    index,
-                    name,
-                    value,
-                    size,
-                    bind,
-                    kind,
-                    shndx,
-                    other & 3,
-                    scope if bind == STB_LOCAL else "",
-                )
-            )
+                file = name
+            scope = file if bind == STB_LOCAL else ""
+            result.append(Symbol(number, name, value, size, bind, kind, shndx, other & 3, scope))
         return tuple(result)
 
     @cached_property
@@ -120,6 +90,20 @@ class ElfFile:
         for section in self.sections:
             result.setdefault(section.name, section)
         return result
+
+    @cached_property
+    def _homes(self) -> frozenset[tuple[int, str]]:
+        return frozenset((symbol.shndx, symbol.name) for symbol in self.symbols)
+
+    def base_name(self, section: Section) -> str:
+        """Return a section's name without the symbol that the compiler made it for.
+
+        ``-ffunction-sections`` calls the section of a function ``init`` ``.text.init``, which says
+        nothing about the time it is used.
+        """
+        base, _, own = section.name[1:].partition(".")
+        is_own = base in _SPLIT and (section.index, own) in self._homes
+        return f".{base}" if is_own else section.name
 
     @cached_property
     def symbol_starts(self) -> dict[int, list[int]]:
@@ -144,36 +128,11 @@ class ElfFile:
                 result[section.info] = section
         return result
 
-    @cached_property
-    def segments(self) -> tuple[Segment, ...]:
-        """Return the loadable segments in file order."""
-        if self.phoff + self.phnum * PHDR_SIZE_BYTES > len(self.data):
-            raise ElfFormatError(f"{self.name}: its program headers lie outside the file")
-        result = []
-        for i in range(self.phnum):
-            kind, flags, offset, vaddr, _paddr, filesz, memsz, _align = _PHDR.unpack_from(
-                self.data, self.phoff + i * PHDR_SIZE_BYTES
-            )
-            if kind == PT_LOAD:
-                content = self.data[offset : offset + filesz]
-                if len(content) != filesz:
-                    raise ElfFormatError(f"{self.name}: a segment lies outside the file")
-                result.append(
-                    Segment(addr_virt=vaddr, size_memory_bytes=memsz, flags=flags, data=content)
-                )
-        return tuple(result)
-
     def relocs(self, section: Section) -> tuple[Reloc, ...]:
-        """Return the relocations of one section.
-
-        Args:
-            section: The section that is changed (not the SHT_RELA section).
-
-        Returns:
-            The entries in file order; empty if the section has none.
+        """Return the relocations that change one section, in file order.
 
         Raises:
-            ElfFormatError: The relocation section's size is no multiple of its entries.
+            ElfFormatError: The relocation section is damaged.
         """
         rela = self.rela_by_target.get(section.index)
         if rela is None:
@@ -182,7 +141,7 @@ class ElfFile:
             raise ElfFormatError(f"{self.name}({rela.name}): its size is no multiple of 24")
         count = len(self.symbols)
         result = []
-        for offset, info, addend in _RELA.iter_unpack(rela.data):
+        for offset, info, addend in RELA.iter_unpack(rela.data):
             if info >> 32 >= count:
                 raise ElfFormatError(
                     f"{self.name}({section.name}+{offset:#x}): the relocation names symbol "
@@ -191,22 +150,16 @@ class ElfFile:
             result.append(Reloc(offset, info & 0xFFFFFFFF, info >> 32, addend))
         return tuple(result)
 
-    def _text(self, table: bytes, offset: int) -> str:
-        end = table.find(b"\0", offset)
-        if end < 0 or offset > len(table):
-            raise ElfFormatError(f"{self.name}: a name lies outside its string table")
-        return table[offset:end].decode("utf-8", "surrogateescape")
+
+def _text(table: bytes, offset: int, subject: str) -> str:
+    end = table.find(b"\0", offset)
+    if end < 0:
+        raise ElfFormatError(f"{subject}: a name lies outside its string table")
+    return table[offset:end].decode("utf-8", "surrogateescape")
 
 
 def read_elf(data: bytes, name: str) -> ElfFile:
-    """Take an ELF64 little-endian file apart.
-
-    Args:
-        data: The whole file.
-        name: How messages shall call it, e.g. ``common/version.o``.
-
-    Returns:
-        Its header fields and sections; symbols and relocations on demand.
+    """Take an ELF64 little-endian file apart; messages call it ``name``.
 
     Raises:
         ElfFormatError: Not ELF64 little-endian, or cut short.
@@ -215,22 +168,9 @@ def read_elf(data: bytes, name: str) -> ElfFile:
         raise ElfFormatError(f"{name}: not an ELF file; give an object, a payload or xen-syms")
     if data[4:7] != b"\x02\x01\x01":
         raise ElfFormatError(f"{name}: not a 64-bit little-endian ELF file of version 1")
-    (
-        _ident,
-        kind,
-        machine,
-        _version,
-        entry,
-        phoff,
-        shoff,
-        _flags,
-        _ehsize,
-        _phentsize,
-        phnum,
-        shentsize,
-        shnum,
-        shstrndx,
-    ) = _EHDR.unpack_from(data)
+    _, kind, machine, *_, phoff, shoff, _, _, _, phnum, shentsize, shnum, shstrndx = (
+        EHDR.unpack_from(data)
+    )
     if shentsize != SHDR_SIZE_BYTES or shoff + shnum * SHDR_SIZE_BYTES > len(data):
         raise ElfFormatError(f"{name}: its section headers lie outside the file; is it cut short?")
     if shstrndx >= shnum:
@@ -240,7 +180,6 @@ def read_elf(data: bytes, name: str) -> ElfFile:
         data=data,
         type=kind,
         machine=machine,
-        entry_virt=entry,
         phoff=phoff,
         phnum=phnum,
         sections=_read_sections(data, name, shoff, shnum, shstrndx),
@@ -250,7 +189,7 @@ def read_elf(data: bytes, name: str) -> ElfFile:
 def _read_sections(
     data: bytes, name: str, shoff: int, shnum: int, shstrndx: int
 ) -> tuple[Section, ...]:
-    headers = [_SHDR.unpack_from(data, shoff + i * SHDR_SIZE_BYTES) for i in range(shnum)]
+    headers = [SHDR.unpack_from(data, shoff + i * SHDR_SIZE_BYTES) for i in range(shnum)]
     names = data[headers[shstrndx][4] : headers[shstrndx][4] + headers[shstrndx][5]]
     sections = []
     for index, header in enumerate(headers):
@@ -259,13 +198,10 @@ def _read_sections(
         content = data[offset : offset + size] if has_bytes else b""
         if has_bytes and len(content) != size:
             raise ElfFormatError(f"{name}: section {index} lies outside the file")
-        end = names.find(b"\0", sh_name)
-        if end < 0:
-            raise ElfFormatError(f"{name}: the name of section {index} lies outside its table")
         sections.append(
             Section(
                 index=index,
-                name=names[sh_name:end].decode("utf-8", "surrogateescape"),
+                name=_text(names, sh_name, f"{name}: section {index}"),
                 type=sh_type,
                 flags=flags,
                 addr_virt=addr,

@@ -13,13 +13,12 @@ architecture (AAELF64) section 5.7.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
 ET_REL = 1
-ET_EXEC = 2
 
-EM_ARM = 40
 EM_X86_64 = 62
 EM_AARCH64 = 183
 
@@ -31,7 +30,6 @@ SHT_RELA = 4
 SHT_NOTE = 7
 SHT_NOBITS = 8
 SHT_REL = 9
-SHT_GROUP = 17
 
 SHF_WRITE = 0x1
 SHF_ALLOC = 0x2
@@ -45,7 +43,6 @@ SHN_UNDEF = 0
 SHN_LORESERVE = 0xFF00
 SHN_ABS = 0xFFF1
 SHN_COMMON = 0xFFF2
-SHN_XINDEX = 0xFFFF
 
 STB_LOCAL = 0
 STB_GLOBAL = 1
@@ -57,17 +54,17 @@ STT_FUNC = 2
 STT_SECTION = 3
 STT_FILE = 4
 
-R_X86_64_NONE = 0
 R_X86_64_64 = 1
 R_X86_64_PC32 = 2
 R_X86_64_PLT32 = 4
 R_AARCH64_ABS64 = 257
 
-EHDR_SIZE_BYTES = 64
-SHDR_SIZE_BYTES = 64
-PHDR_SIZE_BYTES = 56
-SYM_SIZE_BYTES = 24
-RELA_SIZE_BYTES = 24
+EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+SHDR = struct.Struct("<IIQQQQIIQQ")
+SYM = struct.Struct("<IBBHQQ")
+RELA = struct.Struct("<QQq")
+EHDR_SIZE_BYTES, SHDR_SIZE_BYTES = EHDR.size, SHDR.size
+SYM_SIZE_BYTES, RELA_SIZE_BYTES = SYM.size, RELA.size
 
 
 class Symbol(NamedTuple):

@@ -7,13 +7,15 @@ index and offset. It is our ``ld -r``: the same values give the same bytes.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 from xsplice_plugins.elf.types import (
+    EHDR,
     EHDR_SIZE_BYTES,
     ET_REL,
+    RELA,
     RELA_SIZE_BYTES,
+    SHDR,
     SHDR_SIZE_BYTES,
     SHF_INFO_LINK,
     SHN_ABS,
@@ -23,13 +25,9 @@ from xsplice_plugins.elf.types import (
     SHT_STRTAB,
     SHT_SYMTAB,
     STB_LOCAL,
+    SYM,
     SYM_SIZE_BYTES,
 )
-
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
-_SYM = struct.Struct("<IBBHQQ")
-_RELA = struct.Struct("<QQq")
 
 UNDEFINED = ""  #: section name of a symbol that the hypervisor resolves
 ABSOLUTE = "*ABS*"  #: section name of a symbol whose value is an address already
@@ -103,14 +101,9 @@ def write_object(
 ) -> bytes:
     """Return the bytes of a relocatable object.
 
-    Args:
-        sections: In the order in which the file shall hold them; names unique.
-        symbols: Any order; locals are written before globals, each group in the order given.
-        machine: ``e_machine``.
-
-    Returns:
-        The file. Every section, empty ones too, has a file offset behind the ELF header
-        (`livepatch-spec` 3.2 rule 1) and an alignment of at least 1.
+    Sections, whose names are unique, stay in the order given; locals are written before globals.
+    Every section, empty ones too, has a file offset behind the ELF header, as
+    `elf_resolve_sections` of xen/common/livepatch_elf.c asks, and an alignment of at least 1.
     """
     names = [section.name for section in sections]
     assert len(set(names)) == len(names), "section names must be unique"
@@ -126,7 +119,7 @@ def write_object(
     strings = _Strings()
     symtab = bytearray(SYM_SIZE_BYTES)
     for symbol in ordered:
-        symtab += _SYM.pack(
+        symtab += SYM.pack(
             strings.place(symbol.name),
             symbol.bind << 4 | symbol.type,
             symbol.visibility,
@@ -143,7 +136,7 @@ def write_object(
     for section in sections:
         if section.relocs:
             data = b"".join(
-                _RELA.pack(r.offset, index_of_symbol[r.symbol] << 32 | r.type, r.addend)
+                RELA.pack(r.offset, index_of_symbol[r.symbol] << 32 | r.type, r.addend)
                 for r in section.relocs
             )
             rows.append(
@@ -174,11 +167,11 @@ def _lay_out(
         places, rows, strict=True
     ):
         body += bytes(-len(body) % align)
-        headers += _SHDR.pack(place, kind, flags, 0, len(body), size, link, info, align, entsize)
+        headers += SHDR.pack(place, kind, flags, 0, len(body), size, link, info, align, entsize)
         body += data
     body += bytes(-len(body) % 8)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    body[:EHDR_SIZE_BYTES] = _EHDR.pack(
+    body[:EHDR_SIZE_BYTES] = EHDR.pack(
         ident, ET_REL, machine, 1, 0, 0, len(body), 0, EHDR_SIZE_BYTES, 0, 0,
         SHDR_SIZE_BYTES, len(rows) + 1, len(rows),
     )  # fmt: skip

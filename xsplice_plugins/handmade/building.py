@@ -7,24 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import Delta, Payload
+from xsplice_plugins.artefacts import Delta
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.handmade.compiling import SourceObject, compile_sources
-from xsplice_plugins.handmade.declarations import Kind, read_declarations
-from xsplice_plugins.handmade.delta import make_delta
+from xsplice_plugins.handmade.compiling import SourceObject, compile_sources, rename_symbols
+from xsplice_plugins.handmade.declarations import DeclarationKind, read_declarations
+from xsplice_plugins.handmade.delta import make_delta, resolve
 from xsplice_plugins.handmade.prototypes import check_types
-from xsplice_plugins.handmade.renaming import rename_symbols
-from xsplice_plugins.handmade.resolving import resolve
-from xsplice_plugins.link.image import read_image
-from xsplice_plugins.link.names import Names, read_beneath
-from xsplice_plugins.target.abi import abi_of
+from xsplice_plugins.link.names import Names, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pluggy
 
     from xsplice_plugins.artefacts import ChangedFunction, NoppedRange
     from xsplice_plugins.kbuild.tree import XenTree
@@ -41,12 +34,7 @@ class Handmade:
 
 
 def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
-    """Compile hand-written files and follow their declarations.
-
-    Args:
-        tree: A built tree; it is only read.
-        sources: The C files.
-        config: Settings; ``release``, ``image`` and ``depends`` are used.
+    """Compile hand-written files for a built tree, which is only read; follow what they declare.
 
     Raises:
         ConfigError: A file is missing.
@@ -54,7 +42,12 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         LinkError: A declaration cannot be followed.
     """
     compiled = compile_sources(tree, sources, release=config.release)
-    names = read_names(tree.xen_syms, config)
+    try:
+        names = read_names(tree.xen_syms.read_bytes(), config)
+    except OSError as error:
+        raise LinkError(
+            f"{error.filename}: cannot be read ({error.strerror}); give an existing file"
+        ) from error
     renamed = tuple(_renamed(source, names) for source in compiled)
     deltas = tuple(make_delta(source, names, config.profile) for source in renamed)
     if not any(delta.changed or delta.new or delta.nopped for delta in deltas):
@@ -95,32 +88,12 @@ def _place_notes(deltas: Sequence[Delta], names: Names) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def read_names(xen_syms: Path, config: Config) -> Names:
-    """Read what the running hypervisor can resolve.
-
-    Raises:
-        LinkError: The image or the payload beneath cannot be used.
-    """
-    try:
-        elf = read_elf(xen_syms.read_bytes(), "xen-syms")
-        abi = abi_of(config.release, elf.machine)
-        beneath = None
-        if config.depends is not None:
-            beneath = read_beneath(config.depends.read_bytes(), config.depends.name, abi)
-    except OSError as error:
-        raise LinkError(
-            f"{error.filename}: cannot be read ({error.strerror}); give an existing file"
-        ) from error
-    image = read_image(elf, alt_entry_size_bytes=abi.alt_entry_size_bytes)
-    return Names(image=image, beneath=beneath)
-
-
 def _renamed(source: SourceObject, names: Names) -> SourceObject:
     """Give the symbols that stand for statics of Xen the names of those."""
     declarations = read_declarations(read_elf(source.data, source.object_path))
     wanted = {}
     for declaration in declarations:
-        if declaration.kind is Kind.SYMBOL:
+        if declaration.kind is DeclarationKind.SYMBOL:
             if declaration.object is None or declaration.object.shndx:
                 raise LinkError(
                     f"{declaration.subject}: XSPLICE_SYMBOL names nothing that is only declared; "
@@ -128,30 +101,3 @@ def _renamed(source: SourceObject, names: Names) -> SourceObject:
                 )
             wanted[declaration.object.name] = resolve(names, declaration.name, declaration.subject)
     return replace(source, data=rename_symbols(source.data, wanted)) if wanted else source
-
-
-def build(
-    plugins: pluggy.PluginManager,
-    tree: XenTree,
-    sources: Sequence[Path],
-    name: str,
-    config: Config,
-) -> Payload:
-    """Make one unsigned payload of hand-written files.
-
-    Args:
-        plugins: The plugins of this run.
-        tree: A built tree; it is only read.
-        sources: The C files.
-        name: Name of the fix.
-        config: Settings of the run.
-
-    Raises:
-        XspliceError: As `prepare` and `pipeline.link_payload`.
-    """
-    made = prepare(tree, sources, config)
-    payload = pipeline.link_payload(
-        plugins, config, name, made.deltas, made.objects, tree.xen_syms.read_bytes()
-    )
-    record = replace(payload.record, notes=payload.record.notes + made.notes)
-    return replace(payload, record=record)

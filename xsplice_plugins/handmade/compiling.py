@@ -5,25 +5,31 @@ from __future__ import annotations
 
 import os
 import shlex
+import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob
 from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import SHDR_SIZE_BYTES, SHT_SYMTAB, SYM_SIZE_BYTES
 from xsplice_plugins.errors import CaptureError, ConfigError
-from xsplice_plugins.kbuild.commands import edited, option_word, words
-from xsplice_plugins.kbuild.records import parse_record, record_text
+from xsplice_plugins.kbuild.commands import edited, other_source
+from xsplice_plugins.kbuild.records import read_record
+from xsplice_plugins.releases import parse_release
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xsplice_plugins.kbuild.records import Record
     from xsplice_plugins.kbuild.tree import XenTree
 
 #: Ordinary objects of every configuration; the first one with a recorded command is the model.
-_MODELS = (("common", "version.o"), ("common", "kernel.o"), ("common", "domctl.o"))
+_MODELS = ("common/version.o", "common/kernel.o", "common/domctl.o")
+_SECTIONS_AT = 40  #: e_shoff
+_SH_OFFSET_AT, _SH_SIZE_AT = 24, 32
 _OWN_HEADERS = Path(__file__).parent / "include"
 
 
@@ -36,21 +42,10 @@ class SourceObject:
     data: bytes
 
 
-def version_number(release: str) -> int:
-    """Return a release as ``XSPLICE_XEN_VERSION`` spells it: 41705 for 4.17.5."""
-    major, minor, point = (*(int(part) for part in release.split(".")), 0)[:3]
-    return major * 10000 + minor * 100 + point
-
-
 def compile_sources(
     tree: XenTree, sources: Sequence[Path], *, release: str
 ) -> tuple[SourceObject, ...]:
     """Compile hand-written C files for a built tree, which is only read.
-
-    Args:
-        tree: The tree.
-        sources: The files; their names must differ.
-        release: The hypervisor's release, for ``XSPLICE_XEN_VERSION``.
 
     Raises:
         CaptureError: The tree has no recorded commands, or a file does not compile.
@@ -64,13 +59,10 @@ def compile_sources(
             job = _job(tree, model, source, release)
             out = Path(folder) / job.object_path
             compile_object(job, tree.root, out)
-            result.append(
-                SourceObject(
-                    object_path=job.object_path,
-                    source_path=job.source_path,
-                    data=out.read_bytes(),
-                )
+            row = SourceObject(
+                object_path=job.object_path, source_path=job.source_path, data=out.read_bytes()
             )
+            result.append(row)
     return tuple(result)
 
 
@@ -93,13 +85,13 @@ def check_sources(sources: Sequence[Path]) -> None:
 
 
 def _model(tree: XenTree) -> Record:
-    for folder, name in _MODELS:
-        record = parse_record(record_text(str(tree.build_root), folder, name), folder, name)
+    for target in _MODELS:
+        record = read_record(str(tree.build_root), target)
         if record is not None and record.source.endswith(".c"):
             return record
     raise CaptureError(
         f"{tree.build_root}: Xen {tree.release} recorded no compile command of "
-        f"{'/'.join(_MODELS[0])}; apply the series in xen-patches/xen-build and build again"
+        f"{_MODELS[0]}; apply the series in xen-patches/xen-build and build again"
     )
 
 
@@ -109,45 +101,55 @@ def recorded_job(tree: XenTree, record: Record, *, appended: str = "") -> Compil
     Raises:
         CaptureError: The command names no output.
     """
-    output = option_word(record.command, "-o")
-    if output is None:
-        raise CaptureError(
-            f"{record.target}: its recorded command names no output; build the tree again"
-        )
     return CompileJob(
         object_path=record.target,
         source_path=record.source,
         cwd=os.path.normpath(str(Path(tree.build_dir) / record.folder)),
         command=edited(record.command, {}, appended),
-        output=output,
+        output=record.output,
     )
 
 
 def _job(tree: XenTree, model: Record, source: Path, release: str) -> CompileJob:
     job = recorded_job(tree, model)
     place = source.resolve()
-    changes = {
-        index: str(place)
-        for index, word in enumerate(words(job.command))
-        if word.text == model.source
-    }
-    if len(changes) != 1:
-        raise CaptureError(
-            f"{model.target}: its recorded command names {model.source} {len(changes)} times, so "
-            "it is no model for other files; build the tree again"
-        )
+    major, minor, point = parse_release(release)
     options = [
         f"-I{_OWN_HEADERS}",
-        f"-DXSPLICE_XEN_VERSION={version_number(release)}",
+        f"-DXSPLICE_XEN_VERSION={major * 10000 + minor * 100 + point}",  # 41705 for 4.17.5
         "-ffunction-sections",
         "-fdata-sections",
         "-g",  # for the types of replacements; no part of the payload
         f"-ffile-prefix-map={place.parent}/=",
     ]
-    return CompileJob(
+    changes = other_source(job.command, model.source, place)
+    return replace(
+        job,
         object_path=f"{source.stem}.o",
         source_path=source.name,
-        cwd=job.cwd,
         command=edited(job.command, changes, shlex.join(options)),
-        output=job.output,
     )
+
+
+def rename_symbols(data: bytes, wanted: Mapping[str, str]) -> bytes:
+    """Return an object with other names for undefined symbols.
+
+    C cannot spell the names of Xen's statics.
+
+    ``wanted`` has new names by old ones; the longer string table is put at the object's end.
+    """
+    elf = read_elf(data, "object")
+    symtab = next(section for section in elf.sections if section.type == SHT_SYMTAB)
+    strings = elf.sections[symtab.link]
+    table = bytearray(strings.data)
+    result = bytearray(data)
+    for symbol in elf.symbols:
+        if symbol.shndx == 0 and symbol.name in wanted:
+            place = symtab.offset_file + symbol.number * SYM_SIZE_BYTES
+            struct.pack_into("<I", result, place, len(table))
+            table += wanted[symbol.name].encode("utf-8", "surrogateescape") + b"\0"
+    header = int.from_bytes(data[_SECTIONS_AT : _SECTIONS_AT + 8], "little")
+    header += strings.index * SHDR_SIZE_BYTES
+    struct.pack_into("<Q", result, header + _SH_OFFSET_AT, len(result))
+    struct.pack_into("<Q", result, header + _SH_SIZE_AT, len(table))
+    return bytes(result + table)

@@ -25,7 +25,7 @@ _MAGIC = b"XSPL"
 _VERSION = 1
 
 
-class Kind(IntEnum):
+class DeclarationKind(IntEnum):
     """What a declaration asks for; the numbers are those of ``xsplice.h``."""
 
     REPLACE = 1
@@ -40,10 +40,10 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declared:
     """One macro of ``xsplice.h``, as the object holds it."""
 
-    kind: Kind
+    kind: DeclarationKind
     subject: str  #: ``hotfix.c:12``, for messages
     name: str  #: as the author wrote it; "" for addresses
     where: int  #: offset in bytes, or an address of the image
@@ -52,7 +52,7 @@ class Declaration:
     object: Symbol | None  #: the function, or the symbol that gets another name
 
 
-def read_declarations(elf: ElfFile) -> tuple[Declaration, ...]:
+def read_declarations(elf: ElfFile) -> tuple[Declared, ...]:
     """Read the declarations of one object, in the order of the source.
 
     Raises:
@@ -71,20 +71,20 @@ def read_declarations(elf: ElfFile) -> tuple[Declaration, ...]:
         magic, version, kind, where, size, _pointer, line, name, expect = _RECORD.unpack_from(
             section.data, start
         )
-        if (magic, version) != (_MAGIC, _VERSION) or kind not in set(Kind):
+        if (magic, version) != (_MAGIC, _VERSION) or kind not in set(DeclarationKind):
             raise LinkError(f"{foreign}; include only that header")
         subject = f"{elf.name.removesuffix('.o')}.c:{line}"
         text = name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-        if size > len(expect) and kind == Kind.EXPECT:
+        if size > len(expect) and kind == DeclarationKind.EXPECT:
             raise LinkError(f"{subject}: {size} bytes expected; the hypervisor compares 31 at most")
         result.append(
-            Declaration(
-                kind=Kind(kind),
+            Declared(
+                kind=DeclarationKind(kind),
                 subject=subject,
                 name=text,
                 where=where,
                 size_bytes=size,
-                expect=expect[:size] if kind == Kind.EXPECT else b"",
+                expect=expect[:size] if kind == DeclarationKind.EXPECT else b"",
                 object=_symbol(elf, relocs.get(start + _OBJECT_OFFSET), subject),
             )
         )

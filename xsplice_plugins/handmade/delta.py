@@ -8,6 +8,7 @@ a changed function, each NOP-out a range of NOPs; the linker does the rest as fo
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,16 +24,15 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHT_NOBITS, STT_FUNC, STT_OBJECT
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.handmade.declarations import Declaration, Kind, read_declarations
+from xsplice_plugins.handmade.declarations import DeclarationKind, Declared, read_declarations
 from xsplice_plugins.handmade.instructions import (
     body_size_bytes,
     check_jump,
     check_nops,
     read_code,
 )
-from xsplice_plugins.handmade.resolving import refuse_clone, resolve
-from xsplice_plugins.link.places import function_at
-from xsplice_plugins.target.abi import EXPECT_LENGTH_MAX, HOOK_PREFIX, MODINFO_SECTION
+from xsplice_plugins.link.places import find_old_range
+from xsplice_plugins.target.abi import HOOK_PREFIX, MODINFO_SECTION
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
@@ -43,28 +43,27 @@ if TYPE_CHECKING:
 
 #: Loaded sections of an object that Xen's own link throws away too (xen/arch/x86/xen.lds.S).
 _LEFT_OUT = (".xsplice.", ".note.", ".eh_frame", ".discard", ".comment")
-_REPLACING = {Kind.REPLACE, Kind.REPLACE_AT, Kind.REPLACE_ADDRESS}
-_NOPPING = {Kind.NOP, Kind.NOP_ADDRESS, Kind.NOP_BODY}
-_EXPECTING = {Kind.EXPECT, Kind.EXPECT_IMAGE}
+_CANDIDATES_MAX = 12  #: that one message lists
+_CLONE = re.compile(r"\.(?:constprop|isra|part|cold)(?:\.|$)")
+_REPLACING = {DeclarationKind.REPLACE, DeclarationKind.REPLACE_AT, DeclarationKind.REPLACE_ADDRESS}
+_ADDRESSING = {DeclarationKind.REPLACE_ADDRESS, DeclarationKind.NOP_ADDRESS}
+_NOPPING = {DeclarationKind.NOP, DeclarationKind.NOP_ADDRESS, DeclarationKind.NOP_BODY}
+_EXPECTING = {DeclarationKind.EXPECT, DeclarationKind.EXPECT_IMAGE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The place in the image that a declaration means."""
 
-    declaration: Declaration
+    declaration: Declared
+    place: OldPlace
     name: str  #: decorated name of the function
     offset: int  #: bytes from its start
     symbol: ImageSymbol | None  #: ``None`` where an earlier payload brings the function
 
 
 def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
-    """Make one object's delta.
-
-    Args:
-        source: The compiled file.
-        names: What the running hypervisor can resolve.
-        profile: For the record only; the differ's table of special sections.
+    """Make one object's delta; ``profile`` is for the record only.
 
     Raises:
         LinkError: A declaration cannot be followed; the message names it and the reason.
@@ -73,7 +72,7 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
     elf = read_elf(source.data, source.object_path)
     declarations = read_declarations(elf)
     targets = [
-        find_target(names, declaration)
+        _find_target(names, declaration)
         for declaration in declarations
         if declaration.kind in _REPLACING | _NOPPING
     ]
@@ -100,40 +99,26 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
     )
 
 
-def find_target(names: Names, declaration: Declaration) -> Target:
-    """Find the place in the image that a declaration means.
-
-    Raises:
-        LinkError: Unknown, ambiguous, or no part of a function.
-    """
-    subject = declaration.subject
-    if declaration.kind in {Kind.REPLACE_ADDRESS, Kind.NOP_ADDRESS}:
-        symbol = function_at(names.image, declaration.where)
-        if symbol is None:
-            raise LinkError(
-                f"{subject}: {declaration.where:#x} lies in no function of {names.image.name}; "
-                "name a function and an offset"
-            )
-        name, offset = symbol.name, declaration.where - symbol.addr_virt
+def _find_target(names: Names, declaration: Declared) -> Target:
+    subject, offset = declaration.subject, declaration.where
+    if declaration.kind in _ADDRESSING:
+        place = OldPlace(addr_virt=offset)
     else:
-        name, offset = resolve(names, declaration.name, subject), declaration.where
-        symbol = names.image.symbols.get(name)
-    refuse_clone(name, subject)
-    if symbol is not None and not symbol.is_function:
+        place = OldPlace(symbol=resolve(names, declaration.name, subject), offset=offset)
+    name = find_old_range(names, place.symbol, place, subject).name.partition("+")[0]
+    if _CLONE.search(name):
         raise LinkError(
-            f"{subject}: `{name}` is no C function of {names.image.name}; only functions can be "
-            "replaced or become NOPs"
+            f"{subject}: `{name}` is the compiler's own copy or part of a function, whose "
+            "arguments are not those of the source; replace its callers"
         )
-    if symbol is not None and offset >= symbol.size_bytes:
-        raise LinkError(
-            f"{subject}: `{name}` is {symbol.size_bytes} bytes long, so offset {offset:#x} lies "
-            "outside it; look at its disassembly again"
-        )
-    return Target(declaration=declaration, name=name, offset=offset, symbol=symbol)
+    symbol = names.image.symbols.get(name)
+    if symbol is not None and not place.symbol:
+        offset -= symbol.addr_virt
+    return Target(declaration=declaration, place=place, name=name, offset=offset, symbol=symbol)
 
 
 def _expectations(
-    declarations: tuple[Declaration, ...], targets: list[Target], names: Names
+    declarations: tuple[Declared, ...], targets: list[Target], names: Names
 ) -> dict[tuple[str, int], str]:
     """Return the bytes that authors ask for, by function and offset."""
     places = {(target.name, target.offset) for target in targets}
@@ -153,23 +138,23 @@ def _expectations(
                 f"{subject}: `{declaration.name}` has an expectation already; remove one"
             )
         result[key] = declaration.expect.hex()
-        if declaration.kind is Kind.EXPECT_IMAGE:
+        if declaration.kind is DeclarationKind.EXPECT_IMAGE:
             result[key] = _of_image(declaration, key[0], names).hex()
     return result
 
 
-def _of_image(declaration: Declaration, name: str, names: Names) -> bytes:
+def _of_image(declaration: Declared, name: str, names: Names) -> bytes:
     """Return the image's first bytes of a function, if boot leaves them alone."""
     size, symbol = declaration.size_bytes, names.image.symbols.get(name)
-    if symbol is None or not 0 < size <= min(EXPECT_LENGTH_MAX, symbol.size_bytes):
+    if symbol is None or not 0 < size <= min(names.abi.facts.expect_length_max, symbol.size_bytes):
         raise LinkError(
             f"{declaration.subject}: {size} bytes of `{name}` cannot be expected; "
-            f"1 to {min(EXPECT_LENGTH_MAX, symbol.size_bytes if symbol else 0)} can"
+            f"1 to {min(names.abi.facts.expect_length_max, symbol.size_bytes if symbol else 0)} can"
         )
     start, end = symbol.addr_virt, symbol.addr_virt + size
     for rewrite in names.image.rewrites:
         first, last = rewrite.addr_virt, rewrite.addr_virt + rewrite.size_bytes
-        if first < end and start < last and "ENDBR" not in rewrite.reason:
+        if first < end and start < last and not rewrite.is_endbr:
             raise LinkError(
                 f"{declaration.subject}: {rewrite.reason} at +{first - start:#x} of `{name}` may "
                 "be rewritten at boot; expect fewer bytes"
@@ -182,7 +167,12 @@ def _changed(
 ) -> ChangedFunction:
     declaration, function = target.declaration, _function(elf, target.declaration)
     if target.offset and target.symbol is not None:
-        check_jump(read_code(names.image, target.symbol), target.offset, declaration.subject)
+        check_jump(
+            read_code(names.image, target.symbol),
+            target.offset,
+            names.image.profile.jump_size_bytes,
+            declaration.subject,
+        )
     return ChangedFunction(
         name=target.name,
         reason=f"declared in {declaration.subject}",
@@ -192,18 +182,12 @@ def _changed(
         section=elf.sections[function.shndx].name,
         size_before_bytes=target.symbol.size_bytes if target.symbol else 0,
         size_after_bytes=function.size_bytes,
-        place=None if declaration.kind is Kind.REPLACE else _place(target),
+        place=None if declaration.kind is DeclarationKind.REPLACE else target.place,
         expect=expected.get((target.name, target.offset)),
     )
 
 
-def _place(target: Target) -> OldPlace:
-    if target.declaration.kind in {Kind.REPLACE_ADDRESS, Kind.NOP_ADDRESS}:
-        return OldPlace(addr_virt=target.declaration.where)
-    return OldPlace(symbol=target.name, offset=target.offset)
-
-
-def _function(elf: ElfFile, declaration: Declaration) -> Symbol:
+def _function(elf: ElfFile, declaration: Declared) -> Symbol:
     function = declaration.object
     if function is None or function.type != STT_FUNC or not function.size_bytes:
         raise LinkError(
@@ -221,12 +205,12 @@ def _nopped(target: Target, names: Names, expected: dict[tuple[str, int], str]) 
         )
     code = read_code(names.image, target.symbol)
     size = declaration.size_bytes
-    if declaration.kind is Kind.NOP_BODY:
+    if declaration.kind is DeclarationKind.NOP_BODY:
         size = body_size_bytes(code, declaration.subject)
-    check_nops(code, target.offset, size, names.image, declaration.subject)
+    check_nops(code, target.offset, size, declaration.subject)
     return NoppedRange(
         name=target.name,
-        place=_place(target),
+        place=target.place,
         size_bytes=size,
         reason=f"declared in {declaration.subject}",
         expect=expected.get((target.name, target.offset)),
@@ -275,3 +259,33 @@ def _new_items(elf: ElfFile, taken: list[Section], replacing: set[str]) -> tuple
             )
         )
     return tuple(sorted(result, key=lambda item: (item.section, item.offset, item.name)))
+
+
+def resolve(names: Names, name: str, subject: str) -> str:
+    """Return the decorated name of the symbol that an author means.
+
+    ``name`` is ``function``, ``file.c#local`` with as much of the path as needed, or the name of a
+    static that only one file has.
+
+    Raises:
+        LinkError: Unknown (near misses are suggested), or several could be meant (they are listed).
+    """
+    beneath = names.beneath
+    if name in names.image.symbols or (beneath is not None and name in beneath.symbols):
+        return name
+    plain = name.rpartition("#")[2]
+    is_scoped = "#" in name
+    found = sorted(
+        known
+        for known in names.image.symbols
+        if known.endswith(f"#{plain}") and (not is_scoped or known.endswith(f"/{name}"))
+    )
+    if len(found) == 1:
+        return found[0]
+    if found:
+        more = f" and {len(found) - _CANDIDATES_MAX} more" if len(found) > _CANDIDATES_MAX else ""
+        raise LinkError(
+            f"{subject}: `{name}` may be any of {', '.join(found[:_CANDIDATES_MAX])}{more}; "
+            "write the one you mean"
+        )
+    raise LinkError(f"{subject}: {names.unknown(name)}")

@@ -17,7 +17,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.errors import CaptureError, LinkError
 from xsplice_plugins.handmade.compiling import recorded_job
-from xsplice_plugins.kbuild.records import parse_record, record_text, scan
+from xsplice_plugins.kbuild.records import read_record, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,12 +44,7 @@ Die = Any  #: pyelftools carries no types
 def check_types(
     tree: XenTree, deltas: Sequence[Delta], objects: Sequence[bytes]
 ) -> tuple[str, ...]:
-    """Check that each replacement has its original's type.
-
-    Args:
-        tree: The tree; it is only read.
-        deltas: What the hand-written files declare.
-        objects: Their objects, compiled with ``-g``.
+    """Check that each replacement has its original's type; objects are compiled with ``-g``.
 
     Returns:
         A note for each replacement whose original's type cannot be read.
@@ -125,8 +120,8 @@ def _with_debug_information(tree: XenTree, path: str) -> bytes | str:
     data = (tree.build_root / path).read_bytes()
     if b".debug_info\0" in data:
         return data
-    folder, _, base = path.rpartition("/")
-    record = parse_record(record_text(str(tree.build_root), folder, base), folder, base)
+    base = path.rpartition("/")[2]
+    record = read_record(str(tree.build_root), path)
     if record is None or not record.source.endswith(".c"):
         return f"the tree has no debug information and no recorded command of {path}"
     with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
@@ -139,12 +134,7 @@ def _with_debug_information(tree: XenTree, path: str) -> bytes | str:
 
 
 def function_type(data: bytes, name: str) -> str:
-    """Return a function's type as C spells it, without names; "" if DWARF does not tell.
-
-    Args:
-        data: An object with debug information.
-        name: The function's plain name.
-    """
+    """Return a function's type as C spells it, without names; "" if DWARF does not tell."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415  (0.16 s)
 
     file = ELFFile(io.BytesIO(data))

@@ -2,86 +2,104 @@
 """The hypervisor: what the four livepatch operations answer, and the state they change.
 
 Upload is synchronous. An action only *schedules* work: ``run_pending`` is the moment when all
-CPUs meet and the work is done. Source: specification sections 6, 8 and 11; xen/common/livepatch.c.
+CPUs meet and the work is done. Source: ``livepatch_op`` of xen/common/livepatch.c.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from xsplice_plugins.hypervisor.act import actions
-from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
 from xsplice_plugins.hypervisor.facts.releases import Release
 from xsplice_plugins.hypervisor.facts.verdicts import (
+    E2BIG,
     EAGAIN,
     EBUSY,
     EEXIST,
     EINVAL,
+    ENOBUFS,
     ENODATA,
     ENOENT,
     EOPNOTSUPP,
     Answer,
     Hazard,
-    Refusal,
+    XenRefusal,
 )
-from xsplice_plugins.hypervisor.image.image import Image
+from xsplice_plugins.hypervisor.image.image import BootedImage
+from xsplice_plugins.hypervisor.load.container import PAYLOAD_BYTES_MAX
 from xsplice_plugins.hypervisor.load.loader import load_payload
-from xsplice_plugins.hypervisor.run.hooks import HookRunner, emulate_hook
-from xsplice_plugins.hypervisor.state.payload import Payload, State
+from xsplice_plugins.hypervisor.load.signature import OFF, SignaturePolicy
+from xsplice_plugins.hypervisor.run.hooks import emulate_hook
+from xsplice_plugins.hypervisor.state.payload import (
+    NAME_BYTES_MAX,
+    LoadedPayload,
+    State,
+    name_bytes,
+)
 from xsplice_plugins.hypervisor.state.rendezvous import Meeting, meet
 from xsplice_plugins.hypervisor.state.requests import (
     LIST_MAX,
     TIMEOUT_NS_DEFAULT,
     Command,
     Host,
-    Listing,
+    PayloadList,
     Status,
     Work,
-    list_payloads,
     status_of,
 )
+from xsplice_plugins.hypervisor.state.xen import HookRunner, Xen
 
-PAYLOAD_BYTES_MAX = 2 << 20
-NAME_BYTES_MAX = 128
 FLAG_FORCE = 1
 ACTION_NODEPS = 1
 
-
 _Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
 
 
-class Hypervisor:
-    """One running Xen with its payloads.
+def _answer(refusal: XenRefusal) -> Answer:
+    return Answer(code=refusal.code, step=refusal.step, reason=refusal.reason)
+
+
+def _answered(
+    request: "Callable[Concatenate[Hypervisor, _Arguments], Answer]",
+) -> "Callable[Concatenate[Hypervisor, _Arguments], Answer]":
+    """Turn a refusal into the hypercall's return value, and remember a hazard."""
+
+    @wraps(request)
+    def answer(xen: "Hypervisor", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Answer:
+        try:
+            return xen.guard(lambda: request(xen, *args, **kwargs))
+        except XenRefusal as refusal:
+            return _answer(refusal)
+
+    return answer
+
+
+class Hypervisor(Xen):
+    """A running Xen that takes the four operations.
 
     After a hazard the host is down: every further request raises the same hazard.
     """
 
     def __init__(
         self,
-        image: Image,
+        image: BootedImage,
         release: Release,
         *,
         host: Host | None = None,
         signatures: SignaturePolicy = OFF,
         hook_runner: HookRunner = emulate_hook,
     ) -> None:
-        self.image = image
-        self.release = release
-        self.host = host if host is not None else Host()
+        super().__init__(image, release, hook_runner=hook_runner, host=host or Host())
         self.signatures = signatures
-        self.hook_runner = hook_runner
-        self.memory = image.new_memory()
-        self.arena = image.new_arena()
-        self.payloads: list[Payload] = []
-        self.applied: list[Payload] = []
         self.stamp = 1
         self.work: Work | None = None
-        self.console: list[str] = []
         self.meetings: list[Meeting] = []
         self.hazard: Hazard | None = None
-        self.engine: object | None = None
 
     # -- UPLOAD ---------------------------------------------------------------------------------
 
+    @_answered
     def upload(
         self, name: bytes, data: bytes, *, name_pad: Sequence[int] = (), op_flags: int = 0
     ) -> Answer:
@@ -99,61 +117,35 @@ class Hypervisor:
         Raises:
             Hazard: real Xen's behaviour is undefined.
         """
-        return self._guarded(lambda: self._upload(name, data, name_pad, op_flags))
-
-    def _upload(self, name: bytes, data: bytes, name_pad: Sequence[int], op_flags: int) -> Answer:
         self._check_op_flags(op_flags)
         text = self._check_name(name, name_pad)
         if not 0 < len(data) <= PAYLOAD_BYTES_MAX:
-            raise Refusal(EINVAL, "size", f"{len(data)} bytes; 1 to 2097152 are accepted")
+            raise XenRefusal(EINVAL, "size", f"{len(data)} bytes; 1 to 2097152 are accepted")
         if self._find(text) is not None:
-            raise Refusal(EEXIST, "duplicate-name", f"a payload is called {text} already")
-        data = self.signatures.check(data)
-        payload = Payload(name=text)
-        try:
-            load_payload(
-                data,
-                payload,
-                image=self.image,
-                loaded=self.payloads,
-                memory=self.memory,
-                arena=self.arena,
-                release=self.release,
-            )
-        except (Refusal, Hazard):
-            self._free(payload)
-            raise
-        self.payloads.append(payload)
+            raise XenRefusal(EEXIST, "duplicate-name", f"a payload is called {text} already")
+        self.payloads.append(load_payload(text, self.signatures.check(data), self))
         self.stamp += 1
         return Answer(code=0, step="upload")
 
     def _check_op_flags(self, op_flags: int) -> None:
         if not self.release.has_op_flags:
             if op_flags:
-                raise Refusal(EINVAL, "op-flags", "the pad word is not zero")
+                raise XenRefusal(EINVAL, "op-flags", "the pad word is not zero")
         elif op_flags & ~FLAG_FORCE and not op_flags & FLAG_FORCE:
-            raise Refusal(EINVAL, "op-flags", f"unknown flags {op_flags:#x}")
+            raise XenRefusal(EINVAL, "op-flags", f"unknown flags {op_flags:#x}")
 
     @staticmethod
     def _check_name(name: bytes, name_pad: Sequence[int]) -> str:
         if not 0 < len(name) <= NAME_BYTES_MAX:
-            raise Refusal(EINVAL, "name", f"{len(name)} bytes; 1 to 128 are accepted")
+            raise XenRefusal(EINVAL, "name", f"{len(name)} bytes; 1 to 128 are accepted")
         if any(name_pad):
-            raise Refusal(EINVAL, "name", "a pad word is not zero")
+            raise XenRefusal(EINVAL, "name", "a pad word is not zero")
         if name[-1]:
-            raise Refusal(EINVAL, "name", "the last byte is not NUL")
-        return name.partition(b"\0")[0].decode("latin-1")
+            raise XenRefusal(EINVAL, "name", "the last byte is not NUL")
+        return name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
-    def _find(self, name: str) -> Payload | None:
+    def _find(self, name: str) -> LoadedPayload | None:
         return next((payload for payload in self.payloads if payload.name == name), None)
-
-    def _free(self, payload: Payload) -> None:
-        mapped = set(map(id, self.memory.segments()))
-        for segment in payload.segments:
-            if id(segment) in mapped:
-                self.memory.unmap(segment)
-        if payload.base_virt:
-            self.arena.free(payload.base_virt)
 
     # -- GET and LIST ---------------------------------------------------------------------------
 
@@ -161,7 +153,7 @@ class Hypervisor:
         """Ask for one payload's state."""
         try:
             payload = self._require(self._check_name(name, name_pad))
-        except Refusal as refusal:
+        except XenRefusal as refusal:
             return _answer(refusal), None
         return Answer(code=0, step="get"), status_of(payload)
 
@@ -173,7 +165,7 @@ class Hypervisor:
         pad: int = 0,
         name_bytes_max: int | None = None,
         metadata_bytes_max: int | None = None,
-    ) -> tuple[Answer, Listing | None]:
+    ) -> tuple[Answer, PayloadList | None]:
         """Ask for all payloads.
 
         Args:
@@ -186,18 +178,38 @@ class Hypervisor:
         Returns:
             The number of entries (or an errno), and the listing.
         """
-        return list_payloads(
-            self.payloads,
-            stamp=self.stamp,
-            release=self.release,
-            idx=idx,
-            nr=nr,
-            pad=pad,
-            capacities=(name_bytes_max, metadata_bytes_max),
+        payloads, count = self.payloads, len(self.payloads)
+        if nr > LIST_MAX:
+            return Answer(code=-E2BIG, step="list", reason="more than 1024 wanted"), None
+        if pad or (idx >= count and count):
+            return Answer(code=-EINVAL, step="list", reason="bad index or pad"), None
+        is_limited = nr and self.release.has_list_capacities
+        limits = (name_bytes_max, metadata_bytes_max) if is_limited else (None, None)
+        code, used = 0, (0, 0)
+        entries: list[Status] = []
+        for payload in payloads[idx : idx + nr] if nr else payloads:
+            names = used[0] + len(name_bytes(payload.name)) + 1
+            grown = (names, used[1] + len(payload.metadata))
+            pairs = zip(limits, grown, strict=True)
+            if any(limit is not None and size > limit for limit, size in pairs):
+                code = -ENOBUFS
+                break
+            used = grown
+            entries.append(status_of(payload))
+        if not nr:
+            entries = []
+        listing = PayloadList(
+            version=self.stamp,
+            left=count - (idx + len(entries)) if nr else count,
+            entries=tuple(entries),
+            name_bytes=used[0],
+            metadata_bytes=used[1],
         )
+        return Answer(code=code or len(entries), step="list"), listing
 
     # -- ACTION ---------------------------------------------------------------------------------
 
+    @_answered
     def action(
         self,
         name: bytes,
@@ -224,31 +236,16 @@ class Hypervisor:
         Raises:
             Hazard: real Xen's behaviour is undefined.
         """
-        return self._guarded(lambda: self._action(name, command, timeout_ns, flags, pad, name_pad))
-
-    def _action(
-        self,
-        name: bytes,
-        command: int,
-        timeout_ns: int,
-        flags: int,
-        pad: int,
-        name_pad: Sequence[int],
-    ) -> Answer:
         if self.release.has_v2_sections and pad:
-            raise Refusal(EINVAL, "pad", "the action's pad word is not zero")
+            raise XenRefusal(EINVAL, "pad", "the action's pad word is not zero")
         payload = self._require(self._check_name(name, name_pad))
         if self.work is not None and self.work.payload is payload:
-            raise Refusal(EBUSY, "pending", f"an operation on {payload.name} is outstanding")
+            raise XenRefusal(EBUSY, "pending", f"an operation on {payload.name} is outstanding")
         if command == Command.UNLOAD:
             return self._unload(payload)
-        if command == Command.REVERT:
-            is_due = payload.state == State.APPLIED
-        elif command in {Command.APPLY, Command.REPLACE}:
-            is_due = payload.state == State.CHECKED
-        else:
-            raise Refusal(EOPNOTSUPP, "command", f"command {command} is unknown")
-        if not is_due:
+        if command not in tuple(Command):
+            raise XenRefusal(EOPNOTSUPP, "command", f"command {command} is unknown")
+        if payload.state != (State.APPLIED if command == Command.REVERT else State.CHECKED):
             # The wrong state falls through: zero is returned and nothing happens.
             return Answer(code=0, step="state", reason=f"{payload.name} is {payload.state.name}")
         if command == Command.REVERT:
@@ -262,26 +259,26 @@ class Hypervisor:
         payload.rc = -EAGAIN
         return self._schedule(Command(command), payload, timeout_ns)
 
-    def _require(self, name: str) -> Payload:
+    def _require(self, name: str) -> LoadedPayload:
         payload = self._find(name)
         if payload is None:
-            raise Refusal(ENOENT, "name", f"no payload is called {name}")
+            raise XenRefusal(ENOENT, "name", f"no payload is called {name}")
         return payload
 
-    def _unload(self, payload: Payload) -> Answer:
+    def _unload(self, payload: LoadedPayload) -> Answer:
         if payload.state != State.CHECKED:
-            raise Refusal(EINVAL, "state", f"{payload.name} is applied")
+            raise XenRefusal(EINVAL, "state", f"{payload.name} is applied")
         self.payloads.remove(payload)
-        self._free(payload)
+        self.free(payload)
         self.stamp += 1
         return Answer(code=0, step="unload")
 
-    def _may_revert(self, payload: Payload) -> Answer | None:
+    def _may_revert(self, payload: LoadedPayload) -> Answer | None:
         if self.applied[-1] is not payload:
-            raise Refusal(EBUSY, "stacking", f"{self.applied[-1].name} lies above")
+            raise XenRefusal(EBUSY, "stacking", f"{self.applied[-1].name} lies above")
         return self._ask_hook("prerevert", payload)
 
-    def _may_apply(self, payload: Payload, flags: int) -> Answer | None:
+    def _may_apply(self, payload: LoadedPayload, flags: int) -> Answer | None:
         release = self.release
         if release.has_hooks_basic and payload.is_reverted and not payload.is_safe_to_reapply:
             payload.rc = -EINVAL
@@ -293,26 +290,28 @@ class Hypervisor:
             actions.check_expectations(payload, self)
         return self._ask_hook("preapply", payload)
 
-    def _may_replace(self, payload: Payload) -> Answer | None:
+    def _may_replace(self, payload: LoadedPayload) -> Answer | None:
         self._check_dependency(payload, self.image.build_id)
         if self.release.has_v2_sections:
             for other in (payload, *self.applied):
                 if other.has_veto_hooks():
-                    raise Refusal(EOPNOTSUPP, "replace-hooks", f"{other.name} has pre/post hooks")
+                    raise XenRefusal(
+                        EOPNOTSUPP, "replace-hooks", f"{other.name} has pre/post hooks"
+                    )
         return None
 
     @staticmethod
-    def _check_dependency(payload: Payload, wanted: bytes | None) -> None:
+    def _check_dependency(payload: LoadedPayload, wanted: bytes | None) -> None:
         if wanted is None:
-            raise Refusal(ENODATA, "dependency", "the running Xen has no build-id")
+            raise XenRefusal(ENODATA, "dependency", "the running Xen has no build-id")
         if payload.depends != wanted:
-            raise Refusal(
+            raise XenRefusal(
                 EINVAL,
                 "dependency",
                 f"{payload.name} depends on {payload.depends.hex()}, the top is {wanted.hex()}",
             )
 
-    def _ask_hook(self, kind: str, payload: Payload) -> Answer | None:
+    def _ask_hook(self, kind: str, payload: LoadedPayload) -> Answer | None:
         """Run a vetoing hook; an answer means that it vetoed."""
         if kind not in payload.hooks:
             return None
@@ -324,11 +323,11 @@ class Hypervisor:
 
     # -- the work -------------------------------------------------------------------------------
 
-    def _schedule(self, command: Command, payload: Payload, timeout_ns: int) -> Answer:
+    def _schedule(self, command: Command, payload: LoadedPayload, timeout_ns: int) -> Answer:
         if self.work is not None:
-            raise Refusal(EBUSY, "schedule", "another payload's operation is outstanding")
+            raise XenRefusal(EBUSY, "schedule", "another payload's operation is outstanding")
         if self.host.is_hotplug_busy:
-            raise Refusal(EBUSY, "schedule", "CPU hotplug is in progress")
+            raise XenRefusal(EBUSY, "schedule", "CPU hotplug is in progress")
         # The field has 32 bits: 4.29 s is the longest anybody can wait.
         timeout_ns = timeout_ns & 0xFFFFFFFF or TIMEOUT_NS_DEFAULT
         self.work = Work(command=command, payload=payload, timeout_ns=timeout_ns)
@@ -343,7 +342,7 @@ class Hypervisor:
         Raises:
             Hazard: the work crashed the host.
         """
-        return self._guard(self._run_pending)
+        return self.guard(self._run_pending)
 
     def _run_pending(self) -> Meeting | None:
         work = self.work
@@ -369,14 +368,7 @@ class Hypervisor:
             actions.call_hook(kind, payload.hooks[kind], payload, self)
         return meeting
 
-    def _guarded(self, request: Callable[[], Answer]) -> Answer:
-        """As ``_guard``, with a refusal turned into the hypercall's return value."""
-        try:
-            return self._guard(request)
-        except Refusal as refusal:
-            return _answer(refusal)
-
-    def _guard(self, request: Callable[[], _Result]) -> _Result:
+    def guard(self, request: Callable[[], _Result]) -> _Result:
         """Run a request; remember a hazard, after which there is no host left to ask."""
         if self.hazard is not None:
             raise Hazard(self.hazard.step, f"the host is down since: {self.hazard.reason}")
@@ -385,7 +377,3 @@ class Hypervisor:
         except Hazard as hazard:
             self.hazard = hazard
             raise
-
-
-def _answer(refusal: Refusal) -> Answer:
-    return Answer(code=refusal.code, step=refusal.step, reason=refusal.reason)

@@ -11,16 +11,13 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from xsplice_plugins.errors import CaptureError, MachineError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 _WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)
 #: Preprocessed text fits into such a pipe: the compiler does not wait for this process to read,
@@ -60,12 +57,8 @@ def words(command: str) -> tuple[Word, ...]:
 
 def option_word(command: str, option: str) -> str | None:
     """Return the last value of an option that stands in a word of its own, e.g. ``-o``."""
-    line = words(command)
-    value = None
-    for before, after in pairwise(line):
-        if before.text == option:
-            value = after.text
-    return value
+    found = [after.text for before, after in pairwise(words(command)) if before.text == option]
+    return found[-1] if found else None
 
 
 def edited(command: str, changes: Mapping[int, str], appended: str = "") -> str:
@@ -87,6 +80,60 @@ def edited(command: str, changes: Mapping[int, str], appended: str = "") -> str:
         at = line[index].end
     parts.append(command[at:])
     return "".join(parts).rstrip() + (f" {appended}" if appended else "")
+
+
+def redirected(command: str, output: str, made: Path) -> dict[int, str]:
+    """Return the words to exchange so that a compiler writes into another folder only.
+
+    Args:
+        command: The line.
+        output: What follows its ``-o``.
+        made: Where the output goes; a list of dependencies goes to ``depends`` beside it.
+
+    Raises:
+        CaptureError: The line has no such output.
+    """
+    changes: dict[int, str] = {}
+    line = words(command)
+    found = False
+    for index, word in enumerate(line):
+        before = line[index - 1].text if index else ""
+        if before == "-o" and word.text == output:
+            changes[index] = str(made)
+            found = True
+        elif word.text == f"-o{output}":
+            changes[index] = f"-o{made}"
+            found = True
+        elif before == "-MF":
+            changes[index] = str(made.with_name("depends"))
+        elif word.text.startswith("-MF") and len(word.text) > 3:
+            changes[index] = f"-MF{made.with_name('depends')}"
+        elif word.text.startswith(("-Wp,-MD,", "-Wp,-MMD,")):
+            # A comma in the path would end the option; -MD -MF says the same.
+            changes[index] = "-MD"
+    if not found:
+        raise CaptureError(f"{output}: its command has no `-o {output}`; build the tree again")
+    return changes
+
+
+def other_source(command: str, source: str, place: Path) -> dict[int, str]:
+    """Return the words to exchange so that another file is compiled in the source's place.
+
+    Args:
+        command: The line.
+        source: The recorded source, as the line spells it.
+        place: The other file.
+
+    Raises:
+        CaptureError: The line does not name the source exactly once.
+    """
+    changes = {i: str(place) for i, word in enumerate(words(command)) if word.text == source}
+    if len(changes) != 1:
+        raise CaptureError(
+            f"{source}: its recorded command names it {len(changes)} times, so it is no model for "
+            "other files; build the tree again"
+        )
+    return changes
 
 
 def environment(env: Mapping[str, str] | None) -> dict[str, str]:

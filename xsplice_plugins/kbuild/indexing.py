@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PTH118, PTH120  # thousands of paths: a Path each is slow
 """A build folder's records, read once and ready for questions."""
 
 from __future__ import annotations
@@ -7,17 +8,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, Reach
-from xsplice_plugins.errors import CaptureError
-from xsplice_plugins.kbuild.commands import option_word
-from xsplice_plugins.kbuild.paths import canonical
 from xsplice_plugins.kbuild.records import Listing, Record, record_text, scan
+from xsplice_plugins.kbuild.tree import XenTree
 
-if TYPE_CHECKING:
-    from xsplice_plugins.kbuild.tree import XenTree
-
+_DOTTED = re.compile(r"[^\s<>\"']+/\.\./[^\s<>\"']+")
 _LINK_WORD = re.compile(r"[^\s;&|<>()\"'`=]+\.(?:o|a)\b")
 _RENAME = re.compile(r"--rename-section (\S+)")
 _OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
@@ -61,8 +57,7 @@ def read_index(tree: XenTree) -> Index:
         target = f"{folder}/{name}" if folder else name
         base = folder if is_relative else ""
         parts[target] = [
-            _inside(word, roots) or os.path.normpath(os.path.join(base, word))  # noqa: PTH118  # fast
-            for word in words
+            _inside(word, roots) or os.path.normpath(os.path.join(base, word)) for word in words
         ]
     return Index(
         tree=tree,
@@ -131,12 +126,76 @@ def _folder_parts(target: str, files: frozenset[str]) -> list[str]:
 
 
 def canonical_in(index: Index, folder: str, word: str) -> str:
-    """Return `canonical` of a recorded path, from a cache."""
+    """Return a recorded path relative to the tree's root, links inside the tree resolved.
+
+    Paths outside the tree's root (the compiler's own headers) come back absolute.
+
+    Args:
+        index: The build folder's records; it keeps the answers.
+        folder: What the path is relative to, relative to the build folder.
+        word: The path as recorded.
+    """
     key = f"{folder}\0{word}"
     found = index.canonical.get(key)
     if found is None:
-        found = index.canonical[key] = canonical(index.tree, index.listing.links, folder, word)
+        found = index.canonical[key] = _canonical(index.tree, index.listing.links, folder, word)
     return found
+
+
+def _canonical(tree: XenTree, links: dict[str, str], folder: str, word: str) -> str:
+    build = str(tree.build_root)
+    path = os.path.normpath(os.path.join(build, folder, word))
+    for _ in range(8):  # a link to a link; more would be a loop
+        inside = os.path.relpath(path, build) if path.startswith(build + "/") else ""
+        link = next((part for part in _prefixes(inside) if part in links), None) if inside else None
+        if link is None:
+            break
+        rest = inside[len(link) :].lstrip("/")
+        path = os.path.normpath(os.path.join(build, os.path.dirname(link), links[link], rest))
+    root = str(tree.root)
+    if root == "/":
+        return path.lstrip("/")
+    return path[len(root) + 1 :] if path.startswith(root + "/") else path
+
+
+def folders_that_lead_to(index: Index, touched: set[str]) -> set[str]:
+    """Find the folders from which a recorded ``..`` or a link leads to a touched file.
+
+    In a private copy these must be real folders: the ``..`` of a linked folder is the tree's.
+
+    Args:
+        index: The build folder's records.
+        touched: Paths relative to the tree's root.
+
+    Returns:
+        Folders relative to the tree's root.
+    """
+    tree = index.tree
+    build = "" if tree.build_dir == "." else tree.build_dir + "/"
+    folders = {
+        os.path.dirname(build + link)
+        for link in index.listing.links
+        for path in [canonical_in(index, "", link)]
+        if any(file == path or file.startswith(path + "/") for file in touched)
+    }
+    names = {PurePosixPath(path).name for path in touched}
+    for (folder, name), text in index.texts.items():
+        if not any(touched_name in text for touched_name in names):
+            continue
+        is_relative = folder and text.startswith(f"cmd_{name} ")
+        base = folder if is_relative else ""
+        for word in set(_DOTTED.findall(text)):
+            if canonical_in(index, base, word) in touched:
+                parts = word.split("/")
+                ups = [at for at, part in enumerate(parts) if part == ".."]
+                starts = (os.path.normpath(build + base + "/" + "/".join(parts[:at])) for at in ups)
+                folders |= {start for start in starts if not start.startswith(("..", "/"))}
+    return folders
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def init_name(target: str) -> str:
@@ -167,11 +226,7 @@ def job_of(
         target, is_init = init_name(target), True
         folder, _, name = target.rpartition("/")
         renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
-    output = option_word(record.command, "-o")
-    if output is None:
-        raise CaptureError(
-            f"{record.target}: its recorded command names no output; build the tree again"
-        )
+    output = record.output
     is_renamed = output.endswith(".tmp")
     build = "" if tree.build_dir == "." else tree.build_dir + "/"
     return CompileJob(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH115, PTH118, PTH123  # thousands of entries: a Path each is slow
+# ruff: noqa: PTH115, PTH118  # thousands of entries: a Path each is slow
 """The commands that Xen's build system leaves beside everything it makes (``.foo.o.cmd``).
 
 Source: xen/tools/fixdep.c and xen/scripts/Kbuild.include (4.17): ``cmd_dir/foo.o := command`` with
@@ -13,7 +13,9 @@ import os
 import re
 from dataclasses import dataclass
 
+from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import option_word
 
 FILES_MAX = 1_000_000  #: directory entries of one tree; ten times a Linux tree
 
@@ -43,9 +45,23 @@ class Record:
     source: str  #: as recorded, relative to ``folder``; "" where none is recorded
     inputs: tuple[str, ...]  #: as recorded; for unlisted inputs, the words of the command
 
+    @property
+    def output(self) -> str:
+        """Return what the command writes, as recorded.
+
+        Raises:
+            CaptureError: The command names no output.
+        """
+        output = option_word(self.command, "-o")
+        if output is None:
+            raise CaptureError(
+                f"{self.target}: its recorded command names no output; build the tree again"
+            )
+        return output
+
 
 def scan(build_root: str) -> Listing:
-    """List a build folder in one walk.
+    """List a build folder in one walk; sockets, pipes and devices are no files of a build.
 
     Raises:
         CaptureError: It cannot be read, or is far too large to be a hypervisor's.
@@ -72,7 +88,7 @@ def scan(build_root: str) -> Listing:
             elif entry.is_dir(follow_symlinks=False):
                 if name != ".git":
                     pending.append(path)
-            else:
+            elif entry.is_file(follow_symlinks=False):
                 files.append(path)
                 if name.endswith(".cmd") and name.startswith("."):
                     records.append((folder, name[1:-4]))
@@ -82,16 +98,22 @@ def scan(build_root: str) -> Listing:
 
 
 def read_text(path: str) -> str:
-    """Read a small text file whole; "" if it is missing."""
+    """Read a small text file whole; "" if it is missing.
+
+    Bytes that are no UTF-8 come as lone surrogates, as in Python's own file names.
+
+    Raises:
+        CaptureError: It is no regular file, cannot be read, or holds a NUL as no text does.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise CaptureError(
-            f"{path}: cannot be read ({error.strerror}); look at its permissions"
-        ) from error
+        data = read_file(path, error=CaptureError, advice="look at it and build again")
+    except CaptureError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return ""
+        raise
+    if b"\0" in data:
+        raise CaptureError(f"{path}: damaged (a NUL byte in a text); remove it and build again")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def record_text(build_root: str, folder: str, name: str) -> str:
@@ -140,3 +162,16 @@ def parse_record(text: str, folder: str, name: str) -> Record | None:
         source=source[1] if source else (inputs[0] if depends and inputs else ""),
         inputs=inputs,
     )
+
+
+def read_record(build_root: str, target: str) -> Record | None:
+    """Read how one target was made.
+
+    Returns:
+        The record; ``None`` if there is none, or one without a command.
+
+    Raises:
+        CaptureError: The record cannot be read.
+    """
+    folder, _, name = target.rpartition("/")
+    return parse_record(record_text(build_root, folder, name), folder, name)

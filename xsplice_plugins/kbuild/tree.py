@@ -11,7 +11,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.banner import release_of_image
+from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
 from xsplice_plugins.kbuild.records import read_text
 
@@ -31,6 +32,7 @@ class XenTree:
     build_root: Path  #: where ``make`` ran and ``xen-syms`` lies
     release: str  #: e.g. ``4.17.5``
     arch: str  #: folder below ``arch/``: ``x86`` or ``arm``
+    machine: int  #: ``e_machine`` of ``xen-syms``
     xen_syms: Path
     build_id: str  #: hex; of ``xen-syms``
     config: tuple[tuple[str, str], ...]  #: ``.config``: (name without ``CONFIG_``, value)
@@ -79,6 +81,7 @@ def locate_tree(xen: Path) -> XenTree:
     xen_syms = build_root / "xen-syms"
     if not xen_syms.is_file():
         raise CaptureError(f"{named}: the tree is not built (no xen-syms); {_HOW_TO_BUILD}")
+    image = _image(xen_syms)
     source_root = source.parent
     if build_root == source or build_root.is_relative_to(source_root):
         root = source_root
@@ -89,10 +92,11 @@ def locate_tree(xen: Path) -> XenTree:
         source_root=source_root,
         hypervisor_source=source,
         build_root=build_root,
-        release=_release(source),
+        release=_checked_release(source, image),
         arch="x86" if "X86" in settings else "arm",
+        machine=image.machine,
         xen_syms=xen_syms,
-        build_id=_checked_build_id(build_root, xen_syms),
+        build_id=_checked_build_id(build_root, image),
         config=config,
     )
 
@@ -139,8 +143,22 @@ def _config(build_root: Path) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, value) for name, value in pairs))
 
 
+def _checked_release(source: Path, image: ElfFile) -> str:
+    """Return the release that the sources name; refuse an image that says it is another."""
+    release = _release(source)
+    said = release_of_image(image)
+    if said not in {None, release}:
+        raise CaptureError(
+            f"{image.name}: says it is Xen {said}, and {source}/Makefile says {release}; run make "
+            "in that tree, or name the tree that this image was built from"
+        )
+    return release
+
+
 def _release(source: Path) -> str:
-    found = dict(_VERSION.findall(read_text(str(source / "Makefile"))))
+    # A file `xen-version` of the user's is read by the Makefile and has the last word.
+    texts = (read_text(str(source / name)) for name in ("Makefile", "xen-version"))
+    found = dict(_VERSION.findall("\n".join(texts)))
     extra = re.match(r"\.\d+", found.get("EXTRAVERSION", ""))
     if "VERSION" not in found or "SUBVERSION" not in found:
         raise ConfigError(
@@ -149,9 +167,24 @@ def _release(source: Path) -> str:
     return f"{found['VERSION']}.{found['SUBVERSION']}{extra[0] if extra else '.0'}"
 
 
-def _checked_build_id(build_root: Path, xen_syms: Path) -> str:
+def _image(xen_syms: Path) -> ElfFile:
+    try:
+        return read_elf(xen_syms.read_bytes(), str(xen_syms))
+    except (OSError, ElfError) as error:
+        raise CaptureError(
+            f"{xen_syms}: not a readable ELF image ({error}); build again"
+        ) from error
+
+
+def _checked_build_id(build_root: Path, image: ElfFile) -> str:
     """Return the image's build-id; refuse an image that other objects were linked into."""
-    build_id = _build_id(xen_syms)
+    xen_syms = Path(image.name)
+    note = image.section_by_name.get(".note.gnu.build-id")
+    if note is None or note.data[12:16] != b"GNU\0":
+        raise CaptureError(
+            f"{xen_syms}: has no build-id; the linker must support --build-id, build again"
+        )
+    build_id = note.data[16 : 16 + int.from_bytes(note.data[4:8], "little")].hex()
     again = "run make in that tree, or put back the xen-syms of the running hypervisor's build"
     prelink = build_root / "prelink.o"
     if prelink.is_file() and prelink.stat().st_mtime_ns > xen_syms.stat().st_mtime_ns:
@@ -170,23 +203,6 @@ def _checked_build_id(build_root: Path, xen_syms: Path) -> str:
             )
         break
     return build_id
-
-
-def _build_id(xen_syms: Path) -> str:
-    try:
-        data = xen_syms.read_bytes()
-        sections = read_elf(data, str(xen_syms)).sections
-    except (OSError, ElfError) as error:
-        raise CaptureError(
-            f"{xen_syms}: not a readable ELF image ({error}); build again"
-        ) from error
-    note = next((s.data for s in sections if s.name == ".note.gnu.build-id"), b"")
-    if len(note) < 16 or note[12:16] != b"GNU\0":
-        raise CaptureError(
-            f"{xen_syms}: has no build-id; the linker must support --build-id, build again"
-        )
-    size_bytes = int.from_bytes(note[4:8], "little")
-    return note[16 : 16 + size_bytes].hex()
 
 
 def _holds(shipped: Path, build_id: bytes) -> bool:

@@ -4,12 +4,11 @@
 A failure here is a fault of this program, not of the input: hence assertions. The reference
 hypervisor core judges the signed file again, with code of its own.
 
-Source: livepatch specification 17 and 3.1 to 3.6.
+Source: xen/common/livepatch_elf.c and `prepare_payload` of xen/common/livepatch.c; docs/loader.md.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -24,19 +23,20 @@ from xsplice_plugins.elf.types import (
     SHT_SYMTAB,
     STB_WEAK,
 )
-from xsplice_plugins.link.notes import derive_build_id, read_note, write_note
+from xsplice_plugins.link.image import derive_build_id, read_note, write_note
 from xsplice_plugins.target.abi import (
-    ALT_REPLACEMENT_SECTION,
-    ALT_SECTION,
     BUILD_ID_SECTION,
     DEPENDS_SECTION,
     FUNCS_SECTION,
     HOOK_PREFIX,
     MODINFO_SECTION,
+    NEW_ADDR_OFFSET,
+    NEW_SIZE_OFFSET,
     PAGE_SIZE_BYTES,
+    POINTER_SIZE_BYTES,
+    RECORD_SIZES,
     SECTIONS_MAX,
     SINGLE_HOOKS,
-    SIZE_MAX,
     XEN_DEPENDS_SECTION,
 )
 
@@ -44,23 +44,14 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
     from xsplice_plugins.target.abi import Abi
 
-_SIZES = struct.Struct("<IIB")
-_SIZES_OFFSET = 24
-_NEW_ADDR = 8
-
 
 def check_payload(data: bytes, abi: Abi) -> None:
-    """Assert that a payload is what the hypervisor's loader asks for.
-
-    Args:
-        data: The written, unsigned file.
-        abi: Format that it must have.
-    """
+    """Assert that a written, unsigned file is what the hypervisor's loader asks for."""
     elf = read_elf(data, "payload")
     assert elf.type == ET_REL, "a payload is relocatable"
     assert elf.machine == abi.machine.number, "made for the image's machine"
     assert elf.phnum == 0, "a payload has no segments"
-    assert len(data) <= SIZE_MAX, "larger than the hypervisor takes"
+    assert len(data) <= abi.facts.file_size_max, "larger than the hypervisor takes"
     assert len(elf.sections) <= SECTIONS_MAX, "more sections than the hypervisor takes"
     names = [section.name for section in elf.sections[1:]]
     assert len(set(names)) == len(names), "look-ups by name find the first section only"
@@ -83,7 +74,9 @@ def _check_section(elf: ElfFile, section: Section, abi: Abi) -> None:
     assert section.type != SHT_REL, f"{name}: SHT_REL"
     if section.is_alloc:
         assert section.size_bytes, f"{name}: empty sections have no address in old releases"
-        assert section.size_bytes <= SIZE_MAX, f"{name}: larger than the hypervisor takes"
+        assert section.size_bytes <= abi.facts.file_size_max, (
+            f"{name}: larger than the hypervisor takes"
+        )
     if section.type != SHT_RELA:
         return
     changed = elf.sections[section.info]
@@ -92,9 +85,7 @@ def _check_section(elf: ElfFile, section: Section, abi: Abi) -> None:
     assert changed.is_alloc, f"{name}: relocates what is not loaded"
     assert changed.type != SHT_NOBITS, f"{name}: relocates what has no content"
     for reloc in elf.relocs(changed):
-        kind = abi.machine.relocation_types.get(reloc.type)
-        assert kind is not None, f"{name}: relocation type {reloc.type}"
-        assert reloc.type not in abi.machine.none_types, f"{name}: a relocation without effect"
+        assert reloc.type in abi.machine.relocation_sizes, f"{name}: type {reloc.type}"
         assert reloc.symbol, f"{name}: a relocation against symbol 0"
         assert reloc.offset + 4 <= changed.size_bytes, f"{name}: out of bounds"
 
@@ -116,34 +107,38 @@ def _check_special(elf: ElfFile, abi: Abi) -> None:
     sections = elf.section_by_name
     funcs = sections.get(FUNCS_SECTION)
     hooks = [s for s in elf.sections if s.name.startswith(HOOK_PREFIX)]
-    assert funcs is not None or (hooks and not abi.is_funcs_required), "nothing to patch"
+    assert funcs is not None or (hooks and abi.is_v2), "nothing to patch"
     if funcs is not None:
-        assert funcs.size_bytes % abi.record_size_bytes == 0
+        size = abi.facts.record_size_bytes
+        assert funcs.size_bytes % size == 0
         assert funcs.is_write == abi.is_funcs_writable
         fields = {reloc.offset for reloc in elf.relocs(funcs)}
-        for start in range(0, funcs.size_bytes, abi.record_size_bytes):
-            new, old, version = _SIZES.unpack_from(funcs.data, start + _SIZES_OFFSET)
-            assert version == abi.record_version, "record of another format"
+        for start in range(0, funcs.size_bytes, size):
+            new, old, version = RECORD_SIZES.unpack_from(funcs.data, start + NEW_SIZE_OFFSET)
+            assert version == abi.facts.record_version, "record of another format"
             assert new, "a record without a size"
-            least = abi.machine.jump_size_bytes if start + _NEW_ADDR in fields else new
+            least = abi.facts.jump_size_bytes if start + NEW_ADDR_OFFSET in fields else new
             assert old >= least, "no room for the jump, or for the NOPs"
     for hook in hooks:
         if hook.name.removeprefix(HOOK_PREFIX) in SINGLE_HOOKS:
-            assert hook.size_bytes == 8, f"{hook.name}: one pointer"
+            assert hook.size_bytes == POINTER_SIZE_BYTES, f"{hook.name}: one pointer"
     modinfo = sections.get(MODINFO_SECTION)
-    assert (modinfo is not None) == abi.has_modinfo
+    assert (modinfo is not None) == abi.is_v2
     assert modinfo is None or modinfo.data.endswith(b"\0"), "modinfo must end with NUL"
-    alternatives = sections.get(ALT_SECTION)
-    if alternatives is not None:
-        assert alternatives.size_bytes % abi.alt_entry_size_bytes == 0
-        assert ALT_REPLACEMENT_SECTION in sections, "alternatives without replacements"
-    for name in (FUNCS_SECTION, MODINFO_SECTION, ALT_SECTION):
-        assert name not in sections or sections[name].is_alloc, f"{name}: not loaded"
+    for section in elf.sections[1:]:
+        row = abi.profile.table(section.name)
+        if row is not None:
+            assert row.entry_size_bytes, f"{section.name}: this build has no such table"
+            assert not row.refused, f"{section.name}: {row.refused}"
+            assert section.size_bytes % row.entry_size_bytes == 0, f"{section.name}: cut entries"
+            assert not row.snippets or row.snippets in sections, f"{section.name}: no snippets"
+        if row is not None or section.name in (FUNCS_SECTION, MODINFO_SECTION):
+            assert section.is_alloc, f"{section.name}: not loaded"
 
 
 def _check_identity(elf: ElfFile, data: bytes, abi: Abi) -> None:
     required = [BUILD_ID_SECTION, DEPENDS_SECTION]
-    if abi.has_xen_depends:
+    if abi.is_v2:
         required.append(XEN_DEPENDS_SECTION)
     for name in required:
         section = elf.section_by_name[name]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -19,17 +20,23 @@ from xsplice_plugins.elf.types import (
     STT_NOTYPE,
 )
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.notes import read_note
 from xsplice_plugins.target.abi import BUILD_ID_SECTION
+from xsplice_plugins.target.references import entry_distance, within
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.elf.types import Section, Symbol
+    from xsplice_plugins.target.machine import Instruction
+    from xsplice_plugins.target.sections import Profile, SpecialSection
 
-_ALT_ENTRY = {12: struct.Struct("<iiHBB"), 14: struct.Struct("<iiHBBBB")}
-_RELATIVE = struct.Struct("<i")
+_SEALED = "a sealed ENDBR64"
 _POINTER = struct.Struct("<Q")
-ALT_CALL_SIZE_BYTES = 6
+_NOTE = struct.Struct("<III")
+_NOTE_OWNER = b"GNU\0"
+_NT_GNU_BUILD_ID = 3
+BUILD_ID_SIZE_BYTES = 20  #: as SHA-1 has it; tools and the hypervisor's messages expect that
 #: Marker symbols that the hypervisor keeps though they are absolute (xen/tools/symbols.c).
 _MARKERS = frozenset(
     {"_stext", "_etext", "_sinittext", "_einittext", "_sextratext", "_eextratext", "__gp"}
@@ -56,15 +63,20 @@ class Rewrite(NamedTuple):
     size_bytes: int
     reason: str
 
+    @property
+    def is_endbr(self) -> bool:
+        """Tell whether boot seals a landing pad there, if there is one."""
+        return self.reason == _SEALED
+
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class XenImage:
     """Facts about one ``xen-syms``. Build it with `read_image`."""
 
     elf: ElfFile = field(repr=False)
     build_id: bytes
     symbols: dict[str, ImageSymbol] = field(repr=False)
-    alt_entry_size_bytes: int
+    profile: Profile = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -83,11 +95,6 @@ class Image:
     def addr_end_virt(self) -> int:
         """Return the first address behind the image."""
         return max(s.addr_virt + s.size_bytes for s in self.elf.sections if s.is_alloc)
-
-    @cached_property
-    def addr_start_virt(self) -> int:
-        """Return the image's first address."""
-        return min(s.addr_virt for s in self.elf.sections if s.is_alloc and s.size_bytes)
 
     def section_at(self, addr_virt: int) -> Section | None:
         """Return the section with content that covers an address."""
@@ -114,32 +121,54 @@ class Image:
         functions named by ``__initdata_cf_clobber_start`` to ``_end``.
         """
         result = []
-        entry = _ALT_ENTRY[self.alt_entry_size_bytes]
-        start, content = self._between("__alt_instructions", "__alt_instructions_end")
-        if len(content) % entry.size:
-            raise LinkError(
-                f"{self.name}: its table of alternatives is no multiple of {entry.size} bytes; "
-                "is the release right?"
-            )
-        for i, (orig, _repl, _feature, length, _rlen, *pad) in enumerate(
-            entry.iter_unpack(content)
-        ):
-            size = length + (pad[0] if pad else 0)
-            result.append(Rewrite(start + i * entry.size + orig, size, "an alternative"))
-        start, content = self._between("__alt_call_sites_start", "__alt_call_sites_end")
-        for i, (site,) in enumerate(_RELATIVE.iter_unpack(content[: len(content) & ~3])):
-            result.append(Rewrite(start + i * 4 + site, ALT_CALL_SIZE_BYTES, "an alternative call"))
+        for row in self.profile.tables:
+            for entry, site in self._entries(row) if row.rewritten else ():
+                size = sum(entry[at] for at in row.rewritten_lengths) or row.rewritten_size_bytes
+                result.append(Rewrite(site, size, row.rewritten))
         for start_name, end_name in (
             ("__initdata_cf_clobber_start", "__initdata_cf_clobber_end"),
             ("__initconst_cf_clobber_start", "__initconst_cf_clobber_end"),
         ):
             _start, content = self._between(start_name, end_name)
             result += [
-                Rewrite(addr, 4, "a sealed ENDBR64")
+                Rewrite(addr, len(self.profile.machine.endbr), _SEALED)
                 for (addr,) in _POINTER.iter_unpack(content[: len(content) & ~7])
                 if addr
             ]
         return tuple(sorted(result))
+
+    def _entries(self, row: SpecialSection) -> Iterator[tuple[bytes, int]]:
+        """Yield bytes and owner's address of each entry of a table of the image."""
+        size = row.entry_size_bytes
+        start, content = self._between(*row.bounds)
+        if content and (not size or len(content) % size):
+            raise LinkError(
+                f"{self.name}: {row.bounds[0]} to {row.bounds[1]} has {len(content)} bytes, no "
+                f"multiple of the {size} that the release has; is the release right?"
+            )
+        for at in range(0, len(content), size or 1):
+            entry = content[at : at + size]
+            word = int.from_bytes(entry[row.owner_field :][:4], "little", signed=True)
+            base = start + at + (0 if row.counts_from_entry else row.owner_field)
+            yield entry, base + entry_distance(row, word)
+
+    @cached_property
+    def _traps(self) -> tuple[dict[int, int], list[int]]:
+        """Return where instructions lie that a decoder may not know: address -> length."""
+        found = {
+            site: len(row.trap)
+            for row in self.profile.tables
+            if row.trap
+            for _entry, site in self._entries(row)
+            if self.read(site, len(row.trap)) == row.trap
+        }
+        return found, sorted(found)
+
+    def instructions(self, addr_virt: int, size_bytes: int) -> tuple[Instruction, ...]:
+        """Return the instructions of a range; their places are addresses."""
+        marks = within(*self._traps, addr_virt, addr_virt + size_bytes)
+        code = self.read(addr_virt, size_bytes)
+        return self.profile.machine.decode(code, addr_virt, marks)
 
     def _between(self, start_name: str, end_name: str) -> tuple[int, bytes]:
         start, end = self.symbols.get(start_name), self.symbols.get(end_name)
@@ -159,12 +188,8 @@ class Image:
         return ", ".join(found)
 
 
-def read_image(elf: ElfFile, *, alt_entry_size_bytes: int) -> Image:
+def read_image(elf: ElfFile, profile: Profile) -> XenImage:
     """Read the facts about an image.
-
-    Args:
-        elf: The file, taken apart.
-        alt_entry_size_bytes: Length of the release's alternative records (12 or 14).
 
     Raises:
         LinkError: No symbol table or no build-id.
@@ -176,11 +201,11 @@ def read_image(elf: ElfFile, *, alt_entry_size_bytes: int) -> Image:
     symbols = _symbols(elf)
     if not symbols:
         raise LinkError(f"{name}: it has no symbols; give xen-syms, not the stripped xen")
-    return Image(
+    return XenImage(
         elf=elf,
         build_id=read_note(note.data, f"{name}({BUILD_ID_SECTION})"),
         symbols=symbols,
-        alt_entry_size_bytes=alt_entry_size_bytes,
+        profile=profile,
     )
 
 
@@ -217,3 +242,30 @@ def _is_in_table(symbol: Symbol) -> bool:
     if symbol.shndx >= SHN_LORESERVE and symbol.name not in _MARKERS:
         return False
     return not symbol.name.startswith("$") and "_compiled." not in symbol.decorated
+
+
+def write_note(build_id: bytes) -> bytes:
+    """Return a GNU build-id note (System V gABI chapter 5, "Note Section")."""
+    head = _NOTE.pack(len(_NOTE_OWNER), len(build_id), _NT_GNU_BUILD_ID)
+    return head + _NOTE_OWNER + build_id + bytes(-len(build_id) % 4)
+
+
+def read_note(data: bytes, name: str) -> bytes:
+    """Return the build-id that a note's section holds; messages call it ``name``.
+
+    Raises:
+        LinkError: Not a GNU build-id note, or an empty one.
+    """
+    if len(data) >= _NOTE.size:
+        name_size, size, kind = _NOTE.unpack_from(data)
+        start = _NOTE.size + (name_size + 3 & ~3)
+        owner = data[_NOTE.size : _NOTE.size + name_size]
+        build_id = data[start : start + size]
+        if kind == _NT_GNU_BUILD_ID and owner == _NOTE_OWNER and size and len(build_id) == size:
+            return build_id
+    raise LinkError(f"{name}: not a GNU build-id note; build the file again with --build-id=sha1")
+
+
+def derive_build_id(data: bytes) -> bytes:
+    """Return the identity of a payload: a hash of its bytes with the id's place zeroed."""
+    return hashlib.sha256(data).digest()[:BUILD_ID_SIZE_BYTES]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -16,23 +15,25 @@ from xsplice_plugins.elf.types import (
     STT_FUNC,
 )
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.notes import read_note
+from xsplice_plugins.link.image import read_image, read_note
 from xsplice_plugins.target.abi import (
     BUILD_ID_SECTION,
     DEPENDS_SECTION,
     FUNCS_SECTION,
-    NAME_LENGTH_MAX,
+    NAME_OFFSET,
+    NEW_ADDR_OFFSET,
+    OLD_SIZE_OFFSET,
     XEN_DEPENDS_SECTION,
+    abi_of,
 )
+from xsplice_plugins.target.known import facts_of
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
-    from xsplice_plugins.link.image import Image, ImageSymbol
+    from xsplice_plugins.link.image import ImageSymbol, XenImage
+    from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.target.abi import Abi
 
-_NEW_ADDR_OFFSET = 8  #: of ``new_addr`` in a function record
-_NAME_OFFSET = 0
-_OLD_SIZE_OFFSET = 28
 _IMMEDIATE_MAX = 4  #: bytes of an instruction behind its displacement
 
 
@@ -82,7 +83,7 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
         name=name,
         build_id=note(BUILD_ID_SECTION),
         depends=note(DEPENDS_SECTION),
-        xen_depends=note(XEN_DEPENDS_SECTION) if abi.has_xen_depends else b"",
+        xen_depends=note(XEN_DEPENDS_SECTION) if abi.is_v2 else b"",
         symbols=symbols,
         replaced=frozenset(replaced),
     )
@@ -95,19 +96,19 @@ def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], dict[str, 
     replaced: dict[str, int] = {}
     if funcs is None:
         return places, replaced
-    if funcs.size_bytes % abi.record_size_bytes:
+    if funcs.size_bytes % abi.facts.record_size_bytes:
         raise LinkError(
-            f"{elf.name}: its function records are not those of Xen {abi.release}; "
+            f"{elf.name}: its function records are not those of Xen {abi.facts.release}; "
             "give a payload built for this release"
         )
     for reloc in elf.relocs(funcs):
         symbol = elf.symbols[reloc.symbol]
         place = (symbol.shndx, symbol.value + reloc.addend)
-        at = reloc.offset % abi.record_size_bytes
-        if at == _NEW_ADDR_OFFSET:
+        at = reloc.offset % abi.facts.record_size_bytes
+        if at == NEW_ADDR_OFFSET:
             places.add(place)
-        elif at == _NAME_OFFSET and 0 < symbol.shndx < len(elf.sections):
-            size = funcs.data[reloc.offset + _OLD_SIZE_OFFSET :][:4]
+        elif at == NAME_OFFSET and 0 < symbol.shndx < len(elf.sections):
+            size = funcs.data[reloc.offset + OLD_SIZE_OFFSET :][:4]
             name = _text(elf.sections[symbol.shndx], place[1])
             replaced[name] = int.from_bytes(size, "little")
     return places, replaced
@@ -122,18 +123,16 @@ def _text(section: Section, offset: int) -> str:
 class Names:
     """What the running hypervisor can resolve."""
 
-    image: Image
+    image: XenImage
     beneath: Beneath | None
     #: Names of the functions that the payload replaces, with their split-off parts.
     replaced: tuple[str, ...] = ()
+    abi: Abi
 
     def require(self, name: str, subject: str, *, is_called_through: bool = False) -> str:
         """See to it that the hypervisor will resolve a name, to the one place that is meant.
 
-        Args:
-            name: As its symbol table spells it.
-            subject: How messages call the place that needs it.
-            is_called_through: A call or jump reads its target from there.
+        Where it ``is_called_through``, a call or jump reads its target from there.
 
         Returns:
             A note for people; "" in most cases.
@@ -141,10 +140,11 @@ class Names:
         Raises:
             LinkError: Unknown, ambiguous, too long, or in memory that is freed after boot.
         """
-        if not name or len(name.encode("utf-8", "surrogateescape")) > NAME_LENGTH_MAX:
+        most = self.abi.facts.symbol_length_max
+        if not 0 < len(name.encode("utf-8", "surrogateescape")) <= most:
             raise LinkError(
                 f"{subject}: `{name}` is no name that the hypervisor can look up "
-                f"(1 to {NAME_LENGTH_MAX} bytes); rename it"
+                f"(1 to {most} bytes); rename it"
             )
         found = self.image.symbols.get(name)
         if found is None:
@@ -179,34 +179,55 @@ class Names:
         code is searched for a displacement that leads there: its own relocations are gone.
         """
         first, last = symbol.addr_virt - _IMMEDIATE_MAX, symbol.addr_virt + symbol.size_bytes
-        for name in self.replaced:
-            old = self.image.symbols.get(name)
-            code = self.image.read(old.addr_virt, old.size_bytes) if old is not None else b""
-            start = old.addr_virt if old is not None else 0
+        for old in filter(None, map(self.image.symbols.get, self.replaced)):
+            code = self.image.read(old.addr_virt, old.size_bytes)
             for i in range(len(code) - 3):
-                end = code[i : i + 4]
-                addr = start + i + 4 + int.from_bytes(end, "little", signed=True)
-                if first <= addr <= last:
+                distance = int.from_bytes(code[i : i + 4], "little", signed=True)
+                if first <= old.addr_virt + i + 4 + distance <= last:
                     return True
         return False
 
     def unknown(self, name: str) -> str:
         """Return a sentence that says that nobody has a name, with near misses."""
-        where = self.image.name
-        if self.beneath is not None:
-            where += f" nor {self.beneath.name}"
         near = self.image.near(name)
         hint = f"near: {near}" if near else "give the payload that brings it as DEPENDS"
-        return (
-            f"`{name}` is in the symbol table of neither {where}; {hint}"
-            if (self.beneath is not None)
-            else f"{where} has no symbol `{name}`; {hint}"
-        )
+        if self.beneath is None:
+            return f"{self.image.name} has no symbol `{name}`; {hint}"
+        where = f"{self.image.name} nor {self.beneath.name}"
+        return f"`{name}` is in the symbol table of neither {where}; {hint}"
 
     def is_taken(self, name: str) -> bool:
         """Tell whether a payload that adds this name would be refused (-EEXIST)."""
         beneath = self.beneath
         return name in self.image.symbols or (beneath is not None and name in beneath.symbols)
+
+
+def read_names(image: bytes, config: Config) -> Names:
+    """Read the image, and the payload that ``config.depends`` names.
+
+    Raises:
+        ConfigError: Nothing is known of the image's release or machine.
+        ElfFormatError: The image or the payload is no ELF file.
+        LinkError: One of them cannot be used, or the payload is for another build.
+    """
+    elf = read_elf(image, "xen-syms")
+    abi = abi_of(facts_of(config.facts, config.release, elf.machine))
+    found = read_image(elf, abi.profile)
+    if config.depends is None:
+        return Names(image=found, beneath=None, abi=abi)
+    try:
+        data = config.depends.read_bytes()
+    except OSError as error:
+        raise LinkError(
+            f"{config.depends}: cannot be read ({error.strerror}); give an earlier payload"
+        ) from error
+    beneath = read_beneath(data, config.depends.name, abi)
+    if abi.is_v2 and beneath.xen_depends != found.build_id:
+        raise LinkError(
+            f"{beneath.name}: made for the hypervisor {beneath.xen_depends.hex()}, "
+            f"not for {found.build_id.hex()}; give a payload of this build"
+        )
+    return Names(image=found, beneath=beneath, abi=abi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +238,6 @@ class OldFunction:
     addr_virt: int  #: 0 if an earlier payload brought it: its address is not known before load
     size_bytes: int
     note: str = ""
-
-    @cached_property
-    def is_in_image(self) -> bool:
-        """Tell whether the function is part of the image."""
-        return bool(self.addr_virt)
 
 
 def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
@@ -249,8 +265,3 @@ def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
             "assembler code cannot be replaced"
         )
     return OldFunction(name=name, addr_virt=found.addr_virt, size_bytes=found.size_bytes)
-
-
-def record_name(text: str) -> bytes:
-    """Return a function's name as ``.livepatch.strings`` holds it."""
-    return text.encode("utf-8", "surrogateescape") + b"\0"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Payload, PayloadRecord
@@ -15,103 +15,88 @@ from xsplice_plugins.errors import LinkError
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
-from xsplice_plugins.link.hooks import check_hooks
-from xsplice_plugins.link.image import read_image
-from xsplice_plugins.link.names import Names, read_beneath
-from xsplice_plugins.link.notes import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
+from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
+from xsplice_plugins.link.names import read_names
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
 from xsplice_plugins.link.relocs import link_relocs, section_key
-from xsplice_plugins.link.sections import check_tables, kind_of_name
+from xsplice_plugins.link.sections import TEXT, check_tables, snippets_kind
 from xsplice_plugins.link.symbols import find_entries, make_symbols
+from xsplice_plugins.releases import is_known, parse_release
 from xsplice_plugins.target.abi import (
-    ALT_REPLACEMENT_SECTION,
-    ALT_SECTION,
     BUILD_ID_SECTION,
     DEPENDS_SECTION,
     FUNCS_SECTION,
     HOOK_PREFIX,
     MODINFO_SECTION,
-    SIZE_MAX,
+    POINTER_SIZE_BYTES,
+    SINGLE_HOOKS,
     XEN_DEPENDS_SECTION,
-    Abi,
-    abi_of,
 )
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
     from xsplice_plugins.link.funcs import Records
-    from xsplice_plugins.link.image import Image
-    from xsplice_plugins.link.names import Beneath
-    from xsplice_plugins.link.placement import Layout
-
-_NAME_MAX = 127  #: XEN_LIVEPATCH_NAME_SIZE less the NUL
+    from xsplice_plugins.link.placement import Placement
+    from xsplice_plugins.plugins.spec import Config
+    from xsplice_plugins.target.abi import Abi
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkRequest:
-    """Everything the linker gets."""
-
-    name: str  #: of the fix
-    deltas: tuple[Delta, ...]
-    objects: tuple[bytes, ...]  #: the new object of each delta
-    image: bytes  #: ``xen-syms``
-    release: str
-    beneath: bytes | None = None  #: an earlier payload that the new one stacks on
-    beneath_name: str = ""
-
-
-def link_payload(request: LinkRequest) -> Payload:
-    """Make one payload.
+def link_payload(
+    name: str,
+    deltas: tuple[Delta, ...],
+    objects: tuple[bytes, ...],
+    image: bytes,
+    config: Config,
+) -> Payload:
+    """Make one payload of what changed (``deltas``, each with its new object) on ``xen-syms``.
 
     Returns:
-        The unsigned payload; the same request gives the same bytes.
+        The unsigned payload; the same input gives the same bytes.
 
     Raises:
         LinkError: The deltas cannot become a payload of this release on this image.
         ElfError: An input cannot be read, or a relocation not be made.
     """
-    _check_name(request.name)
-    elf = read_elf(request.image, "xen-syms")
-    abi = abi_of(request.release, elf.machine)
-    image = read_image(elf, alt_entry_size_bytes=abi.alt_entry_size_bytes)
-    beneath = _read_beneath(request, image, abi)
-    layout = place_extents(read_sources(request.deltas, request.objects, elf.machine), abi)
-    check_tables({name: draft.size_bytes for name, draft in layout.drafts.items()}, abi)
-    check_branches(layout)
-    bodies = find_bodies(layout)
+    names = read_names(image, config)
+    abi, beneath, xen_id = names.abi, names.beneath, names.image.build_id
+    _check_name(name, abi.facts.name_size_bytes - 1)
+    placement = place_extents(read_sources(deltas, objects, abi), abi)
+    check_tables({key: bytes(draft.data) for key, draft in placement.drafts.items()}, abi)
+    check_branches(placement, abi)
+    bodies = find_bodies(placement)
     wholes = tuple(body for body in bodies if body.is_whole)
-    names = Names(image=image, beneath=beneath, replaced=replaced_names(wholes))
-    _complete_alternatives(layout, abi)
-    links = link_relocs(layout, find_entries(layout, wholes), names, abi)
-    hooks = check_hooks(layout, links.relocs)
-    records = make_records(layout, bodies, names, abi)
-    _check_effect(request.name, records, hooks, abi)
+    names = replace(names, replaced=replaced_names(wholes))
+    _complete_alternatives(placement, abi)
+    links = link_relocs(placement, find_entries(placement, wholes), names)
+    hooks = _check_hooks(placement, links.relocs)
+    records = make_records(placement, bodies, names)
+    _check_effect(name, records, hooks, abi)
     undefined = tuple(sorted({*links.undefined, *records.undefined}))
-    depends = beneath.build_id if beneath is not None else image.build_id
-    sections = _sections(request.name, layout, records, links.relocs, abi)
-    sections += _identity_sections(depends, image.build_id, abi)
+    depends = beneath.build_id if beneath is not None else xen_id
+    sections = _sections(name, placement, records, links.relocs, abi)
+    sections += _identity_sections(depends, xen_id, abi)
     referred = {reloc.symbol for section in sections for reloc in section.relocs}
     named = tuple(s.name for s in sections if section_key(s.name) in referred)
-    symbols, symbol_notes = make_symbols(layout, wholes, names, named, undefined)
-    data, build_id = _write(sections, symbols, elf.machine)
-    if len(data) > SIZE_MAX:
+    symbols, symbol_notes = make_symbols(placement, wholes, names, named, undefined)
+    data, build_id = _write(sections, symbols, abi.machine.number)
+    if len(data) > abi.facts.file_size_max:
         raise LinkError(
-            f"{request.name}: the payload has {len(data)} bytes, the hypervisor takes {SIZE_MAX}; "
-            "split the fix"
+            f"{name}: the payload has {len(data)} bytes, the hypervisor takes "
+            f"{abi.facts.file_size_max}; split the fix"
         )
     check_payload(data, abi)
     record = PayloadRecord(
-        name=request.name,
-        release=request.release,
-        machine=elf.machine,
+        name=name,
+        release=config.release,
+        machine=abi.machine.number,
         build_id=build_id.hex(),
         depends=depends.hex(),
-        xen_depends=image.build_id.hex(),
+        xen_depends=xen_id.hex(),
         digest=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         functions=records.functions,
-        new=tuple(item for source in layout.sources for item in source.delta.new),
+        new=tuple(item for source in placement.sources for item in source.delta.new),
         hooks=hooks,
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
@@ -119,54 +104,80 @@ def link_payload(request: LinkRequest) -> Payload:
     return Payload(data=data, record=record)
 
 
-def _read_beneath(request: LinkRequest, image: Image, abi: Abi) -> Beneath | None:
-    if request.beneath is None:
-        return None
-    beneath = read_beneath(request.beneath, request.beneath_name, abi)
-    if abi.has_xen_depends and beneath.xen_depends != image.build_id:
-        raise LinkError(
-            f"{request.beneath_name}: made for the hypervisor {beneath.xen_depends.hex()}, "
-            f"not for {image.build_id.hex()}; give a payload of this build"
+def _check_hooks(placement: Placement, relocs: dict[str, tuple[OutReloc, ...]]) -> tuple[str, ...]:
+    """Check slot by slot the hook sections that the fix's author wrote.
+
+    Returns:
+        Names of the hook sections, sorted.
+
+    Source: xen/include/xen/livepatch_payload.h; `prepare_payload` of xen/common/livepatch.c.
+
+    Raises:
+        LinkError: Two hooks where one may be, a slot that calls nothing or leaves the payload.
+    """
+    hooks = tuple(sorted(name for name in placement.drafts if name.startswith(HOOK_PREFIX)))
+    for name in hooks:
+        size = placement.drafts[name].size_bytes
+        owners = ", ".join(
+            source.elf.name
+            for source, pieces in zip(placement.sources, placement.pieces, strict=True)
+            if any(piece.kind.name == name for piece in pieces)
         )
-    return beneath
+        if name.removeprefix(HOOK_PREFIX) in SINGLE_HOOKS and size != POINTER_SIZE_BYTES:
+            raise LinkError(
+                f"{owners}({name}): {size // POINTER_SIZE_BYTES} hooks where the hypervisor takes "
+                "one; call one from the other"
+            )
+        slots = {reloc.offset: reloc for reloc in relocs[name]}
+        wanted = set(range(0, size, POINTER_SIZE_BYTES))
+        if size % POINTER_SIZE_BYTES or set(slots) != wanted:
+            raise LinkError(
+                f"{owners}({name}): a slot is no pointer to a function; use Xen's "
+                "LIVEPATCH_*_HOOK macros"
+            )
+        for offset, reloc in sorted(slots.items()):
+            if reloc.symbol != section_key(TEXT):
+                raise LinkError(
+                    f"{owners}({name}+{offset:#x}): the hook is no function of the payload; "
+                    "write one in the fix"
+                )
+    return hooks
 
 
 def _check_effect(name: str, records: Records, hooks: tuple[str, ...], abi: Abi) -> None:
     """Refuse a payload that would change nothing: the hypervisor does so too (-EINVAL)."""
-    if records.functions or (hooks and not abi.is_funcs_required):
+    if records.functions or (hooks and abi.is_v2):
         return
-    reason = f" and Xen {abi.release} takes no payload of hooks alone" if hooks else ""
+    reason = f" and Xen {abi.facts.release} takes no payload of hooks alone" if hooks else ""
     raise LinkError(
         f"{name}: nothing to patch: no function is replaced{reason}; "
         "change a function of the running hypervisor"
     )
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, most: int) -> None:
     size = len(name.encode("utf-8", "surrogateescape"))
-    if not 0 < size <= _NAME_MAX or any(ord(c) < 0x20 for c in name):
-        raise LinkError(
-            f"{name!r}: no name for a payload; use 1 to {_NAME_MAX} printable characters"
-        )
+    if not 0 < size <= most or any(ord(c) < 0x20 for c in name):
+        raise LinkError(f"{name!r}: no name for a payload; use 1 to {most} printable characters")
 
 
-def _complete_alternatives(layout: Layout, abi: Abi) -> None:
-    """Give alternatives a replacement section even if all replacements are empty.
+def _complete_alternatives(placement: Placement, abi: Abi) -> None:
+    """Give alternatives a section of snippets even if all replacements are empty.
 
     Since 4.17.4 a payload with ``.altinstructions`` and no ``.altinstr_replacement`` is refused,
     and releases before 4.14.5 skip empty sections.
     """
-    if ALT_SECTION in layout.drafts and ALT_REPLACEMENT_SECTION not in layout.drafts:
-        filler = abi.machine.code_filler * 4
-        draft = Draft(kind=kind_of_name(ALT_REPLACEMENT_SECTION), align_bytes=4)
-        draft.data += filler
-        draft.size_bytes = len(filler)
-        layout.drafts[ALT_REPLACEMENT_SECTION] = draft
+    for row in [abi.profile.table(name) for name in placement.drafts]:
+        if row is not None and row.snippets and row.snippets not in placement.drafts:
+            draft = Draft(kind=snippets_kind(row.snippets), align_bytes=4)
+            draft.data += abi.machine.code_filler * 4
+            draft.size_bytes = len(draft.data)
+            placement.drafts[row.snippets] = draft
 
 
 def _sections(
     name: str,
-    layout: Layout,
+    placement: Placement,
     records: Records,
     relocs: dict[str, tuple[OutReloc, ...]],
     abi: Abi,
@@ -181,18 +192,18 @@ def _sections(
             size_bytes=draft.size_bytes,
             relocs=relocs.get(section_name, ()),
         )
-        for section_name, draft in layout.drafts.items()
+        for section_name, draft in placement.drafts.items()
         if section_name != MODINFO_SECTION
     ]
     for section in result:
-        if section.size_bytes > SIZE_MAX:
+        if section.size_bytes > abi.facts.file_size_max:
             raise LinkError(
                 f"{name}({section.name}): {section.size_bytes} bytes, the hypervisor takes "
-                f"{SIZE_MAX}; allocate the memory at run time"
+                f"{abi.facts.file_size_max}; allocate the memory at run time"
             )
     result += records.sections
-    if abi.has_modinfo:
-        own = layout.drafts.get(MODINFO_SECTION)
+    if abi.is_v2:
+        own = placement.drafts.get(MODINFO_SECTION)
         text = b"name=" + name.encode("utf-8", "surrogateescape") + b"\0"
         text += bytes(own.data) if own is not None else b""
         if text[-1:] != b"\0":
@@ -214,7 +225,7 @@ def _identity_sections(depends: bytes, xen: bytes, abi: Abi) -> tuple[OutSection
         (BUILD_ID_SECTION, SHT_NOTE, bytes(BUILD_ID_SIZE_BYTES)),
         (DEPENDS_SECTION, SHT_PROGBITS, depends),
     ]
-    if abi.has_xen_depends:
+    if abi.is_v2:
         rows.append((XEN_DEPENDS_SECTION, SHT_PROGBITS, xen))
     return tuple(
         OutSection(name=name, type=kind, flags=SHF_ALLOC, align_bytes=4, data=write_note(build_id))
@@ -236,7 +247,8 @@ def _write(
 def _notes(
     sections: tuple[OutSection, ...], records: Records, hooks: tuple[str, ...], abi: Abi
 ) -> tuple[str, ...]:
-    result = [
+    result = [] if is_known(parse_release(abi.facts.release)) else [f"facts: {abi.facts.origin}"]
+    result += [
         f"`{function.name}`: "
         + (f"only {len(function.expect) // 2} bytes" if function.expect else "no bytes")
         + f" are expected at its old address ({function.expect_note})"

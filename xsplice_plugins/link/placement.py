@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, SHT_NOBITS, SHT_REL, STT_SECTION
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.link.sections import ORDER, Kind, kind_of
+from xsplice_plugins.link.sections import SectionKind, kind_of, order_of
+from xsplice_plugins.target.references import References
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Reference
@@ -26,6 +27,7 @@ class Source:
 
     delta: Delta
     elf: ElfFile
+    references: References
 
     def where(self, section: Section, offset: int | None = None) -> str:
         """Return how messages call a place in this object."""
@@ -40,7 +42,7 @@ class Piece(NamedTuple):
     start: int  #: first byte, from the start of that section
     end: int
     place: int  #: of the first byte, from the start of the payload's section
-    kind: Kind
+    kind: SectionKind
     is_shared: bool  #: an equal string's bytes are used instead
 
 
@@ -56,7 +58,7 @@ class Spot(NamedTuple):
 class Draft:
     """A payload's section while it is filled."""
 
-    kind: Kind
+    kind: SectionKind
     align_bytes: int = 1
     data: bytearray = field(default_factory=bytearray)
     size_bytes: int = 0
@@ -83,7 +85,7 @@ class Spans(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Placement:
     """Every taken byte has a place."""
 
     sources: tuple[Source, ...]
@@ -92,17 +94,10 @@ class Layout:
     drafts: dict[str, Draft]  #: in the order of the file
 
     def locate(self, source: int, section: int, offset: int, symbol: Symbol) -> Spot | None:
-        """Find where a place of an object went.
+        """Find where a place of an object went; ``None`` if no extent and no reference covers it.
 
-        Args:
-            source: Number of the object.
-            section: Index of its section.
-            offset: Bytes from the start of the section; may lie outside it, as in
-                ``&table[-1]``.
-            symbol: What the relocation names; it decides where the offset alone does not.
-
-        Returns:
-            The place, or ``None`` if neither an extent nor a reference covers it.
+        ``offset`` counts from the start of the section and may lie outside it, as in
+        ``&table[-1]``; what the relocation names decides where the offset alone does not.
         """
         spans = self.spans[source].get(section)
         if spans is None:
@@ -166,12 +161,9 @@ def _spot(span: tuple[int, int, Piece | Reference], offset: int) -> Spot:
 
 
 def read_sources(
-    deltas: tuple[Delta, ...], objects: tuple[bytes, ...], machine: int
+    deltas: tuple[Delta, ...], objects: tuple[bytes, ...], abi: Abi
 ) -> tuple[Source, ...]:
-    """Take the objects apart and hold them against their deltas.
-
-    Returns:
-        Objects with their deltas, in order of the objects' paths.
+    """Take the objects apart and hold them against their deltas, in order of their paths.
 
     Raises:
         LinkError: A delta is refused or empty, or does not speak of its object.
@@ -183,6 +175,7 @@ def read_sources(
             "run the diff stage again"
         )
     result = []
+    machine = abi.machine.number
     for delta, data in sorted(zip(deltas, objects, strict=True), key=lambda p: p[0].object_path):
         name = delta.object_path
         if delta.refused:
@@ -197,7 +190,7 @@ def read_sources(
                 f"{name}: made for machine {elf.machine}, the image for {machine}; "
                 "build both with the same compiler"
             )
-        result.append(Source(delta=delta, elf=elf))
+        result.append(Source(delta=delta, elf=elf, references=References(elf, abi.profile)))
     paths = [source.delta.object_path for source in result]
     for first, second in pairwise(paths):
         if first == second:
@@ -205,7 +198,7 @@ def read_sources(
     return tuple(result)
 
 
-def place_extents(sources: tuple[Source, ...], abi: Abi) -> Layout:
+def place_extents(sources: tuple[Source, ...], abi: Abi) -> Placement:
     """Give every extent its place.
 
     Raises:
@@ -217,7 +210,7 @@ def place_extents(sources: tuple[Source, ...], abi: Abi) -> Layout:
     for source in sources:
         pieces = []
         for section, start, end in _ranges(source):
-            kind = kind_of(section, source.where(section), abi)
+            kind = kind_of(section, source.elf.base_name(section), source.where(section), abi)
             draft = drafts.setdefault(kind.name, Draft(kind=kind))
             content = section.data[start:end]
             known = shared.get((kind.name, content)) if kind.is_text else None
@@ -232,12 +225,11 @@ def place_extents(sources: tuple[Source, ...], abi: Abi) -> Layout:
                 shared[kind.name, content] = place
             pieces.append(Piece(section.index, start, end, place, kind, is_shared=False))
         all_pieces.append(tuple(pieces))
-    ordered = sorted(drafts, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
-    return Layout(
+    return Placement(
         sources=sources,
         pieces=tuple(all_pieces),
         spans=tuple(_spans(*pair) for pair in zip(sources, all_pieces, strict=True)),
-        drafts={name: drafts[name] for name in ordered},
+        drafts={name: drafts[name] for name in sorted(drafts, key=lambda n: order_of(n, abi))},
     )
 
 

@@ -11,7 +11,7 @@ from xsplice_plugins.link.names import OldFunction, find_old_function
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import OldPlace
-    from xsplice_plugins.link.image import Image, ImageSymbol
+    from xsplice_plugins.link.image import ImageSymbol, XenImage
     from xsplice_plugins.link.names import Names
 
 
@@ -24,7 +24,7 @@ class PatchedRange(NamedTuple):
     subject: str  #: how messages call the record's origin
 
 
-def function_at(image: Image, addr_virt: int) -> ImageSymbol | None:
+def function_at(image: XenImage, addr_virt: int) -> ImageSymbol | None:
     """Return the function that covers an address; of aliases, the first by name."""
     found = [
         symbol
@@ -37,11 +37,7 @@ def function_at(image: Image, addr_virt: int) -> ImageSymbol | None:
 def find_old_range(names: Names, name: str, place: OldPlace | None, subject: str) -> OldFunction:
     """Find what a record patches: from the place to the end of the function around it.
 
-    Args:
-        names: What the hypervisor can resolve.
-        name: Name of the function.
-        place: Where a hand-written record patches; ``None`` for the whole function.
-        subject: How messages call the record's origin.
+    ``place`` is where a hand-written record patches; ``None`` for the whole function.
 
     Raises:
         LinkError: Unknown, ambiguous, boot-time only, or no part of a function.
@@ -73,7 +69,7 @@ def find_old_range(names: Names, name: str, place: OldPlace | None, subject: str
 
 
 def refuse_overlap(ranges: list[PatchedRange]) -> None:
-    """Refuse two records for one range: a revert would not restore it (specification 6.5)."""
+    """Refuse two records for one range: a revert would not restore it."""
     by_name: dict[str, str] = {}
     for row in ranges:
         if row.name in by_name:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.errors import LinkError
 from xsplice_plugins.plugins.spec import hookimpl
 
 if TYPE_CHECKING:
@@ -28,24 +27,6 @@ class LivepatchLinker:
         config: Config,
     ) -> Payload | None:
         """Make one payload from all deltas of a fix (see `payload.link_payload`)."""
-        from xsplice_plugins.link.payload import LinkRequest, link_payload  # noqa: PLC0415
+        from xsplice_plugins.link.payload import link_payload  # noqa: PLC0415
 
-        beneath = None
-        if config.depends is not None:
-            try:
-                beneath = config.depends.read_bytes()
-            except OSError as error:
-                raise LinkError(
-                    f"{config.depends}: cannot be read ({error.strerror}); give an earlier payload"
-                ) from error
-        return link_payload(
-            LinkRequest(
-                name=name,
-                deltas=deltas,
-                objects=objects,
-                image=image,
-                release=config.release,
-                beneath=beneath,
-                beneath_name=config.depends.name if config.depends is not None else "",
-            )
-        )
+        return link_payload(name, deltas, objects, image, config)

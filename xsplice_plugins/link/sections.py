@@ -21,13 +21,12 @@ from xsplice_plugins.elf.types import (
 )
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.target.abi import (
-    ALT_REPLACEMENT_SECTION,
-    ALT_SECTION,
     FUNCS_SECTION,
     HOOK_PREFIX,
     MODINFO_SECTION,
     PAGE_SIZE_BYTES,
 )
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section
@@ -38,27 +37,18 @@ DATA = ".data"
 BSS = ".bss"
 RODATA = ".rodata"
 STRINGS = ".rodata.str"
-EX_TABLE = ".ex_table"
-ALT_CALL_SITES = ".alt_call_sites"
-BUG_FRAMES = ".bug_frames."
 
 #: Sections whose content the running hypervisor never looks at again, or never knew.
-_REFUSED = (
-    (".init", "it is used at boot only; a payload comes too late"),
-    (".exit", "it is never used by a hypervisor"),
-    (".data.percpu", "a new per-CPU variable has no place in the running hypervisor"),
-    (".bss.percpu", "a new per-CPU variable has no place in the running hypervisor"),
-    (".data.schedulers", "the hypervisor reads this table at boot only"),
-    (".data.vpci", "the hypervisor knows its own table only"),
-    (".data.param", "the hypervisor knows its own table only"),
-    (".ctors", "constructors run at boot only"),
-    (FUNCS_SECTION, "the linker writes the function records itself"),
-    (".discard", "it is thrown away in every link"),
-)
+_REFUSED = {
+    SectionClass.INIT: "it is used at boot only; a payload comes too late",
+    SectionClass.PERCPU: "a new per-CPU variable has no place in the running hypervisor",
+    SectionClass.REGISTRY: "the hypervisor knows its own table only",
+    SectionClass.IGNORED: "it is thrown away in every link",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class SectionKind:
     """One section of the payload, as to be filled."""
 
     name: str
@@ -67,41 +57,54 @@ class Kind:
     is_packed: bool = False  #: a table: entries follow each other without padding
     is_text: bool = False  #: strings of which equal ones are kept once
 
+    @property
+    def holds_code_or_data(self) -> bool:
+        """Tell whether the address of a function in it means the function, not its place."""
+        return not self.is_packed or bool(self.flags & SHF_EXECINSTR)
+
 
 _RX = SHF_ALLOC | SHF_EXECINSTR
 _PLAIN = {
-    TEXT: Kind(name=TEXT, flags=_RX),
-    ALT_REPLACEMENT_SECTION: Kind(name=ALT_REPLACEMENT_SECTION, flags=_RX, is_packed=True),
-    DATA: Kind(name=DATA, flags=SHF_ALLOC | SHF_WRITE),
-    BSS: Kind(name=BSS, flags=SHF_ALLOC | SHF_WRITE, type=SHT_NOBITS),
-    RODATA: Kind(name=RODATA, flags=SHF_ALLOC),
-    STRINGS: Kind(name=STRINGS, flags=SHF_ALLOC, is_text=True),
+    TEXT: SectionKind(name=TEXT, flags=_RX),
+    DATA: SectionKind(name=DATA, flags=SHF_ALLOC | SHF_WRITE),
+    BSS: SectionKind(name=BSS, flags=SHF_ALLOC | SHF_WRITE, type=SHT_NOBITS),
+    RODATA: SectionKind(name=RODATA, flags=SHF_ALLOC),
+    STRINGS: SectionKind(name=STRINGS, flags=SHF_ALLOC, is_text=True),
 }
-#: Order in the file; hook sections come after these, in order of their names.
-ORDER = (
-    *_PLAIN,
-    EX_TABLE,
-    *(f"{BUG_FRAMES}{i}" for i in range(4)),
-    ALT_SECTION,
-    ALT_CALL_SITES,
-    MODINFO_SECTION,
-)
 
 
-def kind_of(section: Section, subject: str, abi: Abi) -> Kind:
+def snippets_kind(name: str) -> SectionKind:
+    """Return the kind of a section of snippets that the loader asks for by name."""
+    return SectionKind(name=name, flags=_RX, is_packed=True)
+
+
+def order_of(name: str, abi: Abi) -> tuple[int, int, str]:
+    """Sort the payload's sections: code, data, tables in the order of their rows, hooks."""
+    if name in abi.profile.snippet_sections:
+        return (0, 1, name)
+    if name in _PLAIN:
+        return (0 if name == TEXT else 1, list(_PLAIN).index(name), name)
+    row = abi.profile.table(name)
+    if row is not None:
+        return (2, abi.profile.tables.index(row), name)
+    return (3 if name == MODINFO_SECTION else 4, 0, name)
+
+
+def kind_of(section: Section, name: str, subject: str, abi: Abi) -> SectionKind:
     """Tell where the content of an object's section goes.
 
-    Args:
-        section: A section of the object.
-        subject: How messages call object and section.
-        abi: Format of the payload.
+    ``name`` is the section's without the symbol that it was made for (`ElfFile.base_name`).
 
     Raises:
         LinkError: The section cannot be part of a payload.
     """
-    for prefix, reason in _REFUSED:
-        if section.name == prefix or section.name.startswith(prefix + "."):
-            raise LinkError(f"{subject}: {reason}; change the fix so that it needs no such section")
+    if section.name == FUNCS_SECTION:
+        raise LinkError(
+            f"{subject}: the linker writes the function records itself; remove it from the source"
+        )
+    reason = _REFUSED.get(abi.profile.class_of_name(name) or SectionClass.UNKNOWN)
+    if reason:
+        raise LinkError(f"{subject}: {reason}; change the fix so that it needs no such section")
     if not section.is_alloc:
         raise LinkError(f"{subject}: it is not loaded into memory; no payload can use it")
     if section.is_write and section.is_exec:
@@ -128,59 +131,52 @@ def kind_of(section: Section, subject: str, abi: Abi) -> Kind:
     return _PLAIN[STRINGS if section.is_strings and section.flags & SHF_MERGE else RODATA]
 
 
-def _special(name: str, subject: str, abi: Abi) -> Kind | None:
+def _special(name: str, subject: str, abi: Abi) -> SectionKind | None:
     if name.startswith(HOOK_PREFIX):
         if name.removeprefix(HOOK_PREFIX) not in abi.hooks:
             raise LinkError(
-                f"{subject}: Xen {abi.release} has no such hook; it has "
+                f"{subject}: Xen {abi.facts.release} has no such hook; it has "
                 f"{', '.join(abi.hooks) or 'none'}"
             )
-        return Kind(name=name, flags=SHF_ALLOC, is_packed=True)
+        return SectionKind(name=name, flags=SHF_ALLOC, is_packed=True)
     if name.startswith(".livepatch."):
         raise LinkError(f"{subject}: no section that a fix may bring; remove it from the source")
-    if name.startswith(BUG_FRAMES):
-        if name not in {f"{BUG_FRAMES}{i}" for i in range(abi.bug_frame_kinds)}:
-            raise LinkError(f"{subject}: Xen {abi.release} knows no such bug frames")
-        return Kind(name=name, flags=SHF_ALLOC, is_packed=True)
-    if name == ".ex_table.pre":
-        raise LinkError(f"{subject}: the hypervisor looks for .ex_table only; patch no entry code")
-    is_known = {
-        EX_TABLE: abi.machine.has_ex_table,
-        ALT_SECTION: True,
-        ALT_CALL_SITES: abi.has_alt_call_sites,
-        MODINFO_SECTION: abi.has_modinfo,
-    }
-    if name in is_known:
-        if not is_known[name]:
-            raise LinkError(
-                f"{subject}: Xen {abi.release} on {abi.machine.name} takes no such section"
-            )
-        return Kind(name=name, flags=SHF_ALLOC, is_packed=True)
-    return _PLAIN.get(name) if name == ALT_REPLACEMENT_SECTION else None
+    if name in abi.profile.snippet_sections:
+        return snippets_kind(name)
+    row = abi.profile.table(name)
+    if row is not None and row.refused:
+        raise LinkError(f"{subject}: {row.refused}")
+    if row is None and name != MODINFO_SECTION:
+        return None
+    if not (abi.is_v2 if row is None else row.entry_size_bytes):
+        where = f"Xen {abi.facts.release} on {abi.machine.name}"
+        raise LinkError(f"{subject}: {where} takes no such section")
+    return SectionKind(name=name, flags=SHF_ALLOC, is_packed=True)
 
 
-def check_tables(sizes: dict[str, int], abi: Abi) -> None:
-    """See to it that tables hold whole entries.
-
-    Args:
-        sizes: Size in bytes of each of the payload's sections.
-        abi: Format of the payload.
+def check_tables(contents: dict[str, bytes], abi: Abi) -> None:
+    """See to it that tables hold whole entries, and ask for CPU features that Xen knows.
 
     Raises:
-        LinkError: A table's size is no multiple of its entries'.
+        LinkError: A table's size is no multiple of its entries', or a feature's number too large.
     """
-    entries = {ALT_SECTION: abi.alt_entry_size_bytes, EX_TABLE: 8, ALT_CALL_SITES: 4}
-    for name, size in sizes.items():
-        entry = entries.get(name, 1)
-        if name.startswith(BUG_FRAMES):
-            entry = abi.bug_frame_size_bytes
-        if size % entry:
+    # Lists of releases are too coarse to refuse by: distributions move this number.
+    words = abi.facts.feature_words if abi.facts.is_asked else 0
+    for name, content in contents.items():
+        row = abi.profile.table(name)
+        if row is None:
+            continue
+        if len(content) % row.entry_size_bytes:
             raise LinkError(
-                f"{name}: {size} bytes taken, which is no multiple of its {entry}-byte entries; "
-                "run the diff stage again"
+                f"{name}: {len(content)} bytes taken, which is no multiple of its "
+                f"{row.entry_size_bytes}-byte entries; run the diff stage again"
             )
-
-
-def kind_of_name(name: str) -> Kind:
-    """Return one of the payload's own sections, as to be filled."""
-    return _PLAIN[name]
+        if row.feature_field is None or not words:
+            continue
+        for start in range(row.feature_field, len(content), row.entry_size_bytes):
+            feature = int.from_bytes(content[start : start + 2], "little") & 0x7FFF
+            if feature >= 32 * words:
+                raise LinkError(
+                    f"{name}: it asks for CPU feature {feature}, and this Xen has "
+                    f"{32 * words}; compile the object with the tree's own headers"
+                )

@@ -2,7 +2,8 @@
 """The payload's symbol table: no name more than is needed.
 
 Every named symbol of a payload, local ones too, takes part in the hypervisor's search for
-duplicates unless its address is that of a record's ``new_addr`` (specification 4.2). So only
+duplicates unless its address is that of a record's ``new_addr`` (`build_symbol_table` of
+xen/common/livepatch.c). So only
 functions, globals and named data keep a name; strings, constants and compilers' numbered copies
 are reached through section symbols, whose names are empty and therefore invisible.
 """
@@ -24,18 +25,18 @@ from xsplice_plugins.elf.writer import UNDEFINED, OutSymbol
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.link.relocs import Entries, section_key, undefined_key
 from xsplice_plugins.link.sections import TEXT
-from xsplice_plugins.target.abi import HOOK_PREFIX, NAME_LENGTH_MAX
+from xsplice_plugins.target.abi import HOOK_PREFIX
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Symbol
     from xsplice_plugins.link.funcs import NewBody
     from xsplice_plugins.link.names import Names
-    from xsplice_plugins.link.placement import Layout, Spot
+    from xsplice_plugins.link.placement import Placement, Spot
 
 _NUMBERED = re.compile(r"\.[0-9]+$")  #: gcc's static locals and clones of data
 
 
-def find_entries(layout: Layout, bodies: tuple[NewBody, ...]) -> Entries:
+def find_entries(placement: Placement, bodies: tuple[NewBody, ...]) -> Entries:
     """Find the places that symbols of other objects, or the image's, may mean.
 
     Raises:
@@ -43,12 +44,12 @@ def find_entries(layout: Layout, bodies: tuple[NewBody, ...]) -> Entries:
     """
     replaced = {(b.source, b.symbol.shndx, b.symbol.value): b.changed.name for b in bodies}
     exported: dict[str, tuple[int, int, int]] = {}
-    for number, source in enumerate(layout.sources):
+    for number, source in enumerate(placement.sources):
         for symbol in source.elf.symbols:
-            if symbol.is_local or not _is_taken(layout, number, symbol):
+            if symbol.is_local or not _is_taken(placement, number, symbol):
                 continue
             if symbol.name in exported:
-                other = layout.sources[exported[symbol.name][0]].elf.name
+                other = placement.sources[exported[symbol.name][0]].elf.name
                 raise LinkError(
                     f"{source.elf.name}: `{symbol.name}` is defined here and in {other}; "
                     "make one of them static"
@@ -57,31 +58,24 @@ def find_entries(layout: Layout, bodies: tuple[NewBody, ...]) -> Entries:
     return Entries(replaced=replaced, exported=exported)
 
 
-def _is_taken(layout: Layout, number: int, symbol: Symbol) -> bool:
-    sections = layout.sources[number].elf.sections
+def _is_taken(placement: Placement, number: int, symbol: Symbol) -> bool:
+    sections = placement.sources[number].elf.sections
     if not 0 < symbol.shndx < len(sections) or sections[symbol.shndx].name.startswith(HOOK_PREFIX):
         return False  # hook slots are weak data that nobody refers to
-    return layout.place_of(number, symbol) is not None
+    return placement.place_of(number, symbol) is not None
 
 
 def make_symbols(
-    layout: Layout,
+    placement: Placement,
     bodies: tuple[NewBody, ...],
     names: Names,
     sections: tuple[str, ...],
     undefined: tuple[str, ...],
 ) -> tuple[tuple[OutSymbol, ...], tuple[str, ...]]:
-    """Make the symbol table.
+    """Make the symbol table, and notes for people.
 
-    Args:
-        layout: Where everything went.
-        bodies: New bodies of replaced functions.
-        names: What the hypervisor knows.
-        sections: Names of the payload's sections that relocations refer to.
-        undefined: Names that the hypervisor resolves.
-
-    Returns:
-        The symbols, and notes for people.
+    ``sections`` are those of the payload that relocations refer to, ``undefined`` what the
+    hypervisor resolves.
 
     Raises:
         LinkError: A new global has a name that the hypervisor knows already.
@@ -91,15 +85,15 @@ def make_symbols(
         for name in sections
     }
     notes = []
-    mark = _mark(layout)
+    mark = _mark(placement)
     replaced = {(b.source, b.symbol.shndx, b.symbol.value): b for b in bodies}
-    for number, spot, symbol in _placed(layout):
+    for number, spot, symbol in _placed(placement):
         body = replaced.get((number, symbol.shndx, symbol.value))
         if body is not None:
             # Another symbol at the same place would be an alias.
             name = body.changed.name if symbol == body.symbol else ""
         else:
-            name = _new_name(symbol, names, mark, layout.sources[number].elf.name)
+            name = _new_name(symbol, names, mark, placement.sources[number].elf.name)
             if name and name != symbol.decorated:
                 notes.append(f"`{symbol.decorated}` is called `{name}` in the payload")
         if name and name not in result:
@@ -118,13 +112,13 @@ def make_symbols(
     return tuple(result.values()), tuple(notes)
 
 
-def _placed(layout: Layout) -> list[tuple[int, Spot, Symbol]]:
+def _placed(placement: Placement) -> list[tuple[int, Spot, Symbol]]:
     """Return the functions and data that the payload takes, in the order of the file."""
     result = []
-    for number, source in enumerate(layout.sources):
+    for number, source in enumerate(placement.sources):
         for symbol in source.elf.symbols:
             if symbol.type in (STT_FUNC, STT_OBJECT) and symbol.name:
-                spot = layout.place_of(number, symbol)
+                spot = placement.place_of(number, symbol)
                 if spot is not None and not spot.section.startswith(HOOK_PREFIX):
                     result.append((number, spot, symbol))
     return sorted(result, key=lambda row: (row[0], row[1].section, row[1].offset, row[2].name))
@@ -149,9 +143,10 @@ def _new_name(symbol: Symbol, names: Names, mark: str, object_name: str) -> str:
     # shall still name it, and differently in each payload.
     if names.is_taken(name):
         name = f"{name}.{mark}"
-    return name if len(name.encode("utf-8", "surrogateescape")) <= NAME_LENGTH_MAX else ""
+    size = len(name.encode("utf-8", "surrogateescape"))
+    return name if size <= names.abi.facts.symbol_length_max else ""
 
 
-def _mark(layout: Layout) -> str:
-    text = layout.drafts.get(TEXT)
+def _mark(placement: Placement) -> str:
+    text = placement.drafts.get(TEXT)
     return hashlib.sha256(bytes(text.data) if text else b"").hexdigest()[:8]

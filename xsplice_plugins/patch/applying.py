@@ -7,17 +7,14 @@ has moved on) only if it fits in exactly one place: a nearest match could be ano
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 
+from xsplice_plugins.artefacts import PatchSet, read_file
 from xsplice_plugins.csource.neutral import line_neutral
 from xsplice_plugins.errors import PatchError
 from xsplice_plugins.patch.parsing import FileChange, Hunk, parse
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from xsplice_plugins.artefacts import PatchSet
 
 
 def patched_files(patch_set: PatchSet, source_root: Path) -> dict[str, bytes | None]:
@@ -59,12 +56,7 @@ def stripped(change: FileChange, strip: int, prefix: str = "") -> FileChange:
         rest = written.split("/", strip)[-1] if written.count("/") >= strip else ""
         return prefix + rest if rest else ""
 
-    return FileChange(
-        path_old=path(change.path_old),
-        path_new=path(change.path_new),
-        is_copy=change.is_copy,
-        hunks=change.hunks,
-    )
+    return replace(change, path_old=path(change.path_old), path_new=path(change.path_new))
 
 
 def tree_reader(source_root: Path) -> Callable[[str], bytes | None]:
@@ -72,13 +64,11 @@ def tree_reader(source_root: Path) -> Callable[[str], bytes | None]:
 
     def read(path: str) -> bytes | None:
         try:
-            return (source_root / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise PatchError(
-                f"{path}: cannot be read ({error.strerror}); look at its permissions"
-            ) from error
+            return read_file(source_root / path, error=PatchError, advice="look at it in the tree")
+        except PatchError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return None
+            raise
 
     return read
 

@@ -9,16 +9,15 @@ changed commit message not count as a changed fix; what is left of it is this mo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import PatchError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _EPOCH = re.compile(r"(1969-12-31|1970-01-01) \d\d:\d\d:00(\.0+)?( |$)")
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
+_ESCAPE = re.compile(rb'\\([0-3][0-7]{2}|[abtnvfr"\\])')
+_ESCAPED = dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))
 _NO_NEWLINE = "\\"
 LINES_MAX = 2_000_000  #: lines of one patch; the whole of Xen has fewer
 
@@ -71,9 +70,7 @@ class _Reader:
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
-        self.lines = text.split("\n")
-        if self.lines and not self.lines[-1]:
-            self.lines.pop()
+        self.lines = text.removesuffix("\n").split("\n")
         if len(self.lines) > LINES_MAX:
             raise PatchError(f"{name}: more than {LINES_MAX} lines; split the patch")
         self.at = 0
@@ -82,13 +79,12 @@ class _Reader:
         place = self.at + ahead
         return self.lines[place] if place < len(self.lines) else None
 
+    def damaged(self, what: str) -> PatchError:
+        return PatchError(f"{self.name}: {what}; the patch is damaged, make it again")
+
 
 def parse(text: str, name: str) -> tuple[FileChange, ...]:
     """Read a unified diff, with or without git's extended headers and prose around it.
-
-    Args:
-        text: The patch.
-        name: How messages shall call it.
 
     Returns:
         The changes in order, paths as written (nothing stripped).
@@ -110,7 +106,7 @@ def _changes(reader: _Reader) -> Iterator[FileChange]:
     git: dict[str, str] = {}
     while (line := reader.peek()) is not None:
         if line.startswith("diff --git "):
-            yield from _git_only(git)
+            yield from _git_only(reader, git)
             git = _git_header(reader)
         elif line.startswith(("GIT binary patch", "Binary files ")):
             raise PatchError(
@@ -118,16 +114,29 @@ def _changes(reader: _Reader) -> Iterator[FileChange]:
                 "leave that file out"
             )
         elif line.startswith("--- ") and (reader.peek(1) or "").startswith("+++ "):
-            yield _file(reader, git)
-            git = {}
-        elif _HUNK.match(line):
-            raise PatchError(
-                f"{reader.name}: line {reader.at + 1}: a hunk without a file header; "
-                "the patch is damaged, make it again"
+            if git.keys() <= {"diff"} and _is_prose(reader.peek(2)):
+                reader.at += 2
+            else:
+                yield _file(reader, git)
+                git = {}
+        elif line.startswith("@@ -"):
+            what = (
+                "a hunk without a file header" if _HUNK.match(line) else "no readable hunk header"
             )
+            raise reader.damaged(f"line {reader.at + 1}: {what}")
         else:
             reader.at += 1
-    yield from _git_only(git)
+    yield from _git_only(reader, git)
+
+
+def _is_prose(after: str | None) -> bool:
+    """Tell whether two lines like a file's header are a mail's text, by the line behind them.
+
+    As git does, which asks for a hunk; a header at the end or before another one is damaged.
+    """
+    return after not in {None, ""} and not str(after).startswith(
+        ("@@ -", "diff ", "--- ", "Index: ")
+    )
 
 
 def _git_header(reader: _Reader) -> dict[str, str]:
@@ -146,21 +155,49 @@ def _git_header(reader: _Reader) -> dict[str, str]:
     return header
 
 
-def _git_only(git: dict[str, str]) -> Iterator[FileChange]:
-    """Yield what an extended header says without hunks: renames, copies, empty files."""
-    if "rename to" in git:
-        yield FileChange(path_old="a/" + git["rename from"], path_new="b/" + git["rename to"])
-    elif "copy to" in git:
-        yield FileChange(
-            path_old="a/" + git["copy from"], path_new="b/" + git["copy to"], is_copy=True
-        )
-    elif "new file mode" in git or "deleted file mode" in git:
+def _git_only(reader: _Reader, git: dict[str, str]) -> Iterator[FileChange]:
+    """Yield what an extended header says without hunks: renames, copies, empty files, modes."""
+    for word in ("rename", "copy"):
+        sides = [git[key] for key in (f"{word} from", f"{word} to") if key in git]
+        if len(sides) == 1:
+            raise reader.damaged(f"{sides[0]}: one of `{word} from` and `{word} to` is missing")
+        if sides:
+            old, new = (_unquoted(reader, side) for side in sides)
+            yield FileChange(path_old=f"a/{old}", path_new=f"b/{new}", is_copy=word == "copy")
+            return
+    if git.keys() & {"new file mode", "deleted file mode", "old mode"}:
         # Of two equal halves "a/x b/x"; a name with " b/" in it needs no more than this.
         names = git["diff"].removeprefix("diff --git ").rstrip("\r")
         half = len(names) // 2
-        old, new = names[:half], names[half + 1 :]
-        is_new = "new file mode" in git
-        yield FileChange(path_old=None if is_new else old, path_new=new if is_new else None)
+        old, new = _unquoted(reader, names[:half]), _unquoted(reader, names[half + 1 :])
+        if names[half : half + 1] != " " or old.partition("/")[2] != new.partition("/")[2]:
+            raise reader.damaged(f"`diff --git {names}` does not name one file twice")
+        yield FileChange(
+            path_old=None if "new file mode" in git else old,
+            path_new=None if "deleted file mode" in git else new,
+        )
+
+
+def _unquoted(reader: _Reader, name: str) -> str:
+    """Return a file name that may be written as a C string; source: git, quote.c."""
+    if name[:1] != '"':
+        return name
+
+    def byte(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        return bytes([int(code, 8) if code[:1].isdigit() else _ESCAPED[code[0]]])
+
+    raw = _ESCAPE.sub(byte, name[1:-1].encode())
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if len(name) < 2 or name[-1] != '"' or not text.isprintable() or text.endswith(" "):
+        raise PatchError(
+            f"{reader.name}: the quoted file name {name} is not one of printable characters in "
+            "UTF-8; rename the file"
+        )
+    return text
 
 
 def _file(reader: _Reader, git: dict[str, str]) -> FileChange:
@@ -177,10 +214,7 @@ def _file(reader: _Reader, git: dict[str, str]) -> FileChange:
         reader.at += 1
         hunks.append(_hunk(reader, match, len(hunks) + 1, path_new or path_old or ""))
     if not hunks:
-        raise PatchError(
-            f"{reader.name}: {path_new or path_old}: a file header without a hunk; "
-            "the patch is damaged, make it again"
-        )
+        raise reader.damaged(f"{path_new or path_old}: a file header without a hunk")
     return FileChange(
         path_old=path_old, path_new=path_new, is_copy="copy to" in git, hunks=tuple(hunks)
     )
@@ -191,12 +225,7 @@ def _path(reader: _Reader, mark: str) -> str | None:
     line = reader.lines[reader.at]
     reader.at += 1
     path, _, stamp = line[len(mark) :].partition("\t")
-    path = path.rstrip("\r").rstrip(" ")
-    if path.startswith('"'):
-        raise PatchError(
-            f"{reader.name}: line {reader.at}: the quoted file name {path} is not supported; "
-            "rename the file or make the patch with core.quotePath=false"
-        )
+    path = _unquoted(reader, path.rstrip("\r").rstrip(" "))
     # `diff -N` writes the epoch, in the author's time zone, for a file that is not there.
     is_absent = path == "/dev/null" or _EPOCH.match(stamp) is not None
     return None if is_absent else path
@@ -213,10 +242,9 @@ def _hunk(reader: _Reader, match: re.Match[str], number: int, path: str) -> Hunk
         # Mailers strip the single space of an empty context line.
         line = " " if line == "" else line
         if line is None or line[0] not in " +-\\":
-            raise PatchError(
-                f"{reader.name}: {path}: hunk {number} ends early (line {reader.at + 1}, "
-                f"{left_old} old and {left_new} new lines missing); the patch is damaged, "
-                "make it again"
+            raise reader.damaged(
+                f"{path}: hunk {number} ends early (line {reader.at + 1}, "
+                f"{left_old} old and {left_new} new lines missing)"
             )
         reader.at += 1
         if line[0] == _NO_NEWLINE:
@@ -226,10 +254,7 @@ def _hunk(reader: _Reader, match: re.Match[str], number: int, path: str) -> Hunk
         left_new -= line[0] != "-"
         lines.append(line + "\n")
     if left_old < 0 or left_new < 0:
-        raise PatchError(
-            f"{reader.name}: {path}: hunk {number} has more lines than its header says; "
-            "the patch is damaged, make it again"
-        )
+        raise reader.damaged(f"{path}: hunk {number} has more lines than its header says")
     if (line := reader.peek()) is not None and line.startswith(_NO_NEWLINE):
         reader.at += 1
         _cut_newline(lines, reader, path, number)
@@ -245,10 +270,7 @@ def _hunk(reader: _Reader, match: re.Match[str], number: int, path: str) -> Hunk
 
 def _cut_newline(lines: list[str], reader: _Reader, path: str, number: int) -> None:
     if not lines:
-        raise PatchError(
-            f"{reader.name}: {path}: hunk {number} starts with a `\\` line; "
-            "the patch is damaged, make it again"
-        )
+        raise reader.damaged(f"{path}: hunk {number} starts with a `\\` line")
     lines[-1] = lines[-1].removesuffix("\n")
 
 
@@ -271,6 +293,8 @@ def _render_one(change: FileChange) -> str:
     elif old != new:
         word = "copy" if change.is_copy else "rename"
         parts.append(f"{word} from {old}\n{word} to {new}\n")
+    elif not change.hunks:
+        parts.append("old mode 100644\nnew mode 100644\n")  # modes say nothing of the content
     if change.hunks:
         parts.append(f"--- {'a/' + old if old else '/dev/null'}\n")
         parts.append(f"+++ {'b/' + new if new else '/dev/null'}\n")

@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import PatchFile, PatchSet
+from xsplice_plugins.artefacts import PatchFile, PatchSet, read_file
 from xsplice_plugins.errors import PatchError
 from xsplice_plugins.patch.applying import apply_changes, stripped, tree_reader
 from xsplice_plugins.patch.classify import classify
 from xsplice_plugins.patch.parsing import FileChange, parse, render
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 PATCHES_MAX = 1000  #: patches of one fix; a longer series is a mistake in the path
 
@@ -64,7 +61,7 @@ def read_patch_set(
         if (touched := classify(path, read(path), files[path], hypervisor_dir)) is not None
     )
     return PatchSet(
-        name=_clean(name) if name else _derived_name(paths),
+        name=clean_name(name) if name else derived_name(paths),
         strip=1,
         patches=tuple(patches),
         touched=touched,
@@ -72,16 +69,17 @@ def read_patch_set(
     )
 
 
-def _derived_name(paths: Sequence[Path]) -> str:
+def derived_name(paths: Sequence[Path]) -> str:
+    """Return the name of a fix after its first file, or after the folder of its series."""
     path = paths[0]
     if path.name == "series":
         path = path.parent
     if path.name == "patches":  # quilt's usual folder says nothing
         path = path.resolve().parent
-    return _clean(path.name.removesuffix(".diff").removesuffix(".patch"))
+    return clean_name(path.name.removesuffix(".diff").removesuffix(".patch").removesuffix(".c"))
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """Return a name that is good for file names and for ``.modinfo``."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
     if not name:
@@ -109,7 +107,7 @@ def _series(path: Path) -> list[tuple[Path, int | None]]:
             continue
         strip = None
         for option in words[1:]:
-            match = re.fullmatch(r"-p(\d+|ab)", option)
+            match = re.fullmatch(r"-p(\d{1,3}|ab)", option)
             if match is None:
                 raise PatchError(
                     f"{path}: {words[0]}: the option {option} is not supported (only -pN is); "
@@ -123,10 +121,7 @@ def _series(path: Path) -> list[tuple[Path, int | None]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PatchError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    data = read_file(path, error=PatchError)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -151,14 +152,10 @@ def _refuse_unknown(
 
 
 def _load_entry_point(point: EntryPoint, distribution: str) -> object:
-    try:
+    subject = f"{point.name}: the plugin of the distribution {distribution}"
+    advice = f"repair it, or do without it: {DISABLE_VARIABLE}={point.name}"
+    with _blaming(subject, advice):
         return point.load()
-    except Exception as error:
-        raise PluginError(
-            f"{point.name}: the plugin of the distribution {distribution} cannot be loaded "
-            f"({type(error).__name__}: {error}); repair it, or do without it: "
-            f"{DISABLE_VARIABLE}={point.name}"
-        ) from error
 
 
 def _from_word(word: str, place: str) -> Candidate:
@@ -186,17 +183,16 @@ def _passed(plugin: object) -> Candidate:
 
 
 def _load_module(dotted: str, word: str, place: str) -> ModuleType:
-    try:
-        return import_module(dotted)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (dotted == error.name or dotted.startswith(error.name + ".")):
-            raise NoProviderError(
-                f"{place}: {word} is neither an installed plugin nor a module; "
-                "install its package, or give name=/path/file.py"
-            ) from error
-        raise _broken(word, place, error) from error
-    except Exception as error:
-        raise _broken(word, place, error) from error
+    with _blaming(f"{place}: {word}"):
+        try:
+            return import_module(dotted)
+        except ModuleNotFoundError as error:
+            if error.name and f"{dotted}.".startswith(f"{error.name}."):
+                raise NoProviderError(
+                    f"{place}: {word} is neither an installed plugin nor a module; "
+                    "install its package, or give name=/path/file.py"
+                ) from error
+            raise
 
 
 def _load_file(path: Path, name: str, word: str, place: str) -> ModuleType:
@@ -207,15 +203,23 @@ def _load_file(path: Path, name: str, word: str, place: str) -> ModuleType:
         raise PluginError(f"{place}: {word}: not a Python file; its name must end in .py")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise _broken(word, place, error) from error
+    with _blaming(f"{place}: {word}"):
+        try:
+            spec.loader.exec_module(module)
+        except Exception:
+            del sys.modules[spec.name]
+            raise
     return module
 
 
-def _broken(word: str, place: str, error: Exception) -> PluginError:
-    return PluginError(
-        f"{place}: {word} cannot be loaded ({type(error).__name__}: {error}); repair the plugin"
-    )
+@contextmanager
+def _blaming(subject: str, advice: str = "repair the plugin") -> Iterator[None]:
+    """Turn whatever a plugin's import raises into an error that names the plugin."""
+    try:
+        yield
+    except NoProviderError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{subject} cannot be loaded ({type(error).__name__}: {error}); {advice}"
+        ) from error

@@ -10,15 +10,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import PluginError
 from xsplice_plugins.plugins.spec import NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LIBRARY = __name__.partition(".")[0]
 FILES_MAX = 2000  #: a plugin's package with more Python files is not a plugin

@@ -8,7 +8,7 @@ There is no manager at module level: every environment, command and test builds 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -37,16 +37,6 @@ class Inventory:
     """The candidates behind a manager, kept in it as a plugin without hooks."""
 
     candidates: tuple[Candidate, ...]
-
-
-class PluginRow(TypedDict):
-    """One plugin as ``xsplice plugins --json`` shows it."""
-
-    name: str
-    version: str
-    origin: str
-    hooks: list[str]
-    sha256: str
 
 
 def build_plugin_manager(
@@ -148,10 +138,6 @@ def require_chosen(pm: pluggy.PluginManager, config: spec.Config) -> None:
 def call(hook: HookCaller, **arguments: object) -> Any:
     """Call a hook and check the answer's kind.
 
-    Args:
-        hook: From ``pm.hook`` or `chosen`.
-        arguments: All arguments of the hook.
-
     Returns:
         What the hook's specification says; a list of answers for a collecting hook.
 
@@ -169,20 +155,20 @@ def call(hook: HookCaller, **arguments: object) -> Any:
     return answer
 
 
-def describe_plugins(pm: pluggy.PluginManager) -> tuple[PluginRow, ...]:
+def describe_plugins(pm: pluggy.PluginManager) -> list[dict[str, Any]]:
     """Return name, version, origin, hooks and source digest of every plugin, sorted by name."""
     from xsplice_plugins.plugins.fingerprint import source_digest  # noqa: PLC0415  # only when asked
 
-    return tuple(
-        PluginRow(
-            name=found.name,
-            version=found.version,
-            origin=found.origin,
-            hooks=_hooks(pm, found),
-            sha256=source_digest(found.plugin),
-        )
+    return [
+        {
+            "name": found.name,
+            "version": found.version,
+            "origin": found.origin,
+            "hooks": _hooks(pm, found),
+            "sha256": source_digest(found.plugin),
+        }
         for found in _candidates(pm)
-    )
+    ]
 
 
 def manager_fingerprint(pm: pluggy.PluginManager, hook_name: str = "") -> str:
@@ -265,17 +251,14 @@ def _hooks(pm: pluggy.PluginManager, found: Candidate) -> list[str]:
 
 def _wrapped(hook: HookCaller, error: BaseException) -> PluginError:
     """Name the plugin whose frame is the deepest in the traceback."""
-    owners = {}
-    for impl in hook.get_hookimpls():
-        code = getattr(impl.function, "__code__", None)
-        if code is not None:
-            owners[code] = impl.plugin_name
+    impls = hook.get_hookimpls()
+    owners = {getattr(impl.function, "__code__", None): impl.plugin_name for impl in impls}
     culprit = ""
     place = error.__traceback__
     while place is not None:
         culprit = owners.get(place.tb_frame.f_code, culprit)
         place = place.tb_next
-    names = culprit or " or ".join(sorted(impl.plugin_name for impl in hook.get_hookimpls()))
+    names = culprit or " or ".join(sorted(impl.plugin_name for impl in impls))
     return PluginError(
         f"{names}.{hook.name}: the plugin failed ({type(error).__name__}: {_one_line(error)}); "
         "this is a fault of the plugin, report it to its author"

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from xsplice_plugins.errors import HookApiError, PluginError
 from xsplice_plugins.plugins.spec import HOOK_API, HOOKS, NAME
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 def check_plugin(plugin: object, name: str) -> None:
     """Refuse a plugin that breaks a rule of the house.
-
-    Args:
-        plugin: A module or an instance.
-        name: How messages shall call it.
 
     Raises:
         HookApiError: It was written for another version of the hooks.
@@ -56,13 +49,9 @@ def check_plugin(plugin: object, name: str) -> None:
 
 
 def check_api(wanted: object, name: str) -> None:
-    """Refuse a plugin made for hooks that this version does not have.
+    """Refuse a plugin made for hooks, as (major, minor), that this version does not have.
 
     Source: the rule is volatility3's, ``framework/__init__.py``: major equal, minor not newer.
-
-    Args:
-        wanted: ``xsplice_api`` of the plugin: (major, minor).
-        name: How messages shall call it.
 
     Raises:
         HookApiError: The versions do not go together; the message says which side to upgrade.
@@ -71,16 +60,11 @@ def check_api(wanted: object, name: str) -> None:
         raise HookApiError(
             f"{name}: xsplice_api is {wanted!r}; state it as two numbers, e.g. {HOOK_API}"
         )
-    ours = "{}.{}".format(*HOOK_API)
-    theirs = "{}.{}".format(*wanted)
-    if wanted[0] < HOOK_API[0]:
+    if wanted[0] < HOOK_API[0] or wanted > HOOK_API:
+        ours, theirs = "{}.{}".format(*HOOK_API), "{}.{}".format(*wanted)
+        older = "xsplice" if wanted > HOOK_API else "the plugin"
         raise HookApiError(
-            f"{name}: was written for hook API {theirs}, this xsplice has {ours}; "
-            "upgrade the plugin"
-        )
-    if wanted > HOOK_API:
-        raise HookApiError(
-            f"{name}: needs hook API {theirs}, this xsplice has {ours}; upgrade xsplice"
+            f"{name}: is for hook API {theirs}, this xsplice has {ours}; upgrade {older}"
         )
 
 

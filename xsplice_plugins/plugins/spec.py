@@ -41,20 +41,23 @@ class Config:
     """What every hook may know of the run.
 
     Paths are absolute. ``options`` holds settings of vendors' plugins, given as
-    ``XSPLICE_OPTIONS="key=value ..."``.
+    ``OPTIONS="key=value ..."`` or ``--option key=value``; a plugin lists the keys that it reads in
+    its attribute ``xsplice_options``, and a key that no plugin lists is refused.
     """
 
-    release: str = "4.17.5"  #: the hypervisor's release
+    release: str = ""  #: the hypervisor's release
     facts: Facts | None = None  #: what its headers define; ``None``: the nearest list that is known
-    profile: str = "xen-4.17"  #: the differ's table of special sections
+    profile: str = "xen"  #: the differ's table of special sections
     image: Path | None = None  #: xen-syms
     differ: str = "semantic"
     linker: str = "livepatch"
     signer: str = "cms"
-    verifiers: tuple[str, ...] = ("model",)  #: the built-in model is asked even if not named
+    verifiers: tuple[str, ...] = ("model",)  #: names of plugins; the model is always asked
     key: Path | None = None
     certificate: Path | None = None
     depends: Path | None = None  #: an earlier payload that the new one stacks on
+    releases_compared: tuple[str, ...] = ()  #: further releases to judge a payload against
+    expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     build_dir: Path | None = None  #: where a development key may be made
     options: tuple[tuple[str, str], ...] = ()
 

@@ -98,11 +98,7 @@ _COMPILER = (
 
 
 def init_script(modules: Sequence[str]) -> str:
-    """Return dom0's ``/init``.
-
-    Args:
-        modules: Kernel modules to load, in order, without suffix.
-    """
+    """Return dom0's ``/init``, which loads kernel modules (without suffix) in order."""
     return _INIT.replace("@MODULES@", " ".join(modules)).replace("@MARK@", MARK)
 
 
@@ -113,9 +109,6 @@ def tool_agent() -> bytes:
 
 def hypercall_agent(cache: Path) -> bytes:
     """Return the agent that does raw hypercalls, compiled once per version of its source.
-
-    Args:
-        cache: The user's cache folder.
 
     Raises:
         ConfigError: There is no compiler, or it failed.

@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place.
-
-    Args:
-        environ: The environment's variables.
-    """
+    """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place."""
     if environ.get("XSPLICE_CACHE"):
         return Path(environ["XSPLICE_CACHE"]).absolute()
     if environ.get("XDG_CACHE_HOME"):

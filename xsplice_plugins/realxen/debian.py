@@ -9,8 +9,9 @@ fetch source packages, and binary packages of another release than the one that 
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError, MachineError
@@ -24,7 +25,6 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _CODENAMES = frozenset(
     {*SUITES.values(), "forky", "sid", "stable", "oldstable", "testing", "unstable"}
 )
-_ENTRIES_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ class AptSource:
 
     uri: str
     suite: str
-    components: tuple[str, ...]
-    signed_by: str = ""
+    components: tuple[str, ...] = ("main",)
+    signed_by: str = ""  #: key file; "" for the system's trusted keys
 
     def lines(self) -> str:
         """Return the one-line form, for binary and for source packages."""
@@ -79,9 +79,6 @@ class PrivateApt:
 def suite_of(release: str) -> str:
     """Return the Debian release that carries a Xen release.
 
-    Args:
-        release: For example ``4.17``.
-
     Raises:
         ConfigError: None is known.
     """
@@ -91,83 +88,45 @@ def suite_of(release: str) -> str:
     return SUITES[release]
 
 
-def parse_one_line(text: str) -> tuple[AptSource, ...]:
-    """Read apt's one-line sources format.
+def system_sources(*options: str) -> tuple[AptSource, ...]:
+    """Ask apt for every archive that it knows, in its own order; its files have several forms.
 
     Args:
-        text: Content of a ``.list`` file.
+        options: For ``apt-get``, such as where another machine's settings are.
 
-    Source: sources.list(5), "One-line-style format".
+    Raises:
+        ConfigError: The settings cannot be read.
     """
-    found = []
-    for line in text.splitlines()[:_ENTRIES_MAX]:
-        match = re.match(r"\s*deb(?:-src)?\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)", line)
-        if match is None:
-            continue
-        options, uri, suite, components = match.groups()
-        signed = re.search(r"signed-by=(\S+)", options or "")
-        found.append(
-            AptSource(
-                uri=uri.rstrip("/"),
-                suite=suite,
-                components=tuple(components.split()),
-                signed_by=signed.group(1) if signed else "",
-            )
+    line = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(SOURCESENTRY)"
+    command = ["apt-get", *options, "indextargets", "--no-release-info", "--format", line]
+    said = run_logged(command, log=Path(os.devnull))
+    rows = re.findall(r"^(\S+:\S+) (\S+) (\S*) (.+):(\d+)$", said, re.MULTILINE)
+    return tuple(
+        AptSource(
+            uri=uri.rstrip("/"),
+            suite=suite,
+            components=(component,),
+            signed_by=_signed_by(path, int(number)),
         )
-    return tuple(found)
+        for uri, suite, component, path, number in dict.fromkeys(rows)
+    )
 
 
-def parse_deb822(text: str) -> tuple[AptSource, ...]:
-    """Read apt's deb822 sources format.
+def _signed_by(path: str, number: int) -> str:
+    """Return the key file of one entry, which apt does not tell: a line's, or a stanza's.
 
-    Args:
-        text: Content of a ``.sources`` file.
-
-    Source: sources.list(5), "deb822-style format".
+    A key written out in the file has no place in our one-line list; apt then falls back to the
+    system's trusted keys. Source: sources.list(5).
     """
-    found: list[AptSource] = []
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    for stanza in re.split(r"\n\s*\n", "\n".join(lines))[:_ENTRIES_MAX]:
-        fields = {
-            name.lower(): value
-            for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-        }
-        if fields.get("enabled", "yes").strip().lower() in {"no", "false", "0"}:
-            continue
-        signed = fields.get("signed-by", "").strip()
-        found.extend(
-            AptSource(
-                uri=uri.rstrip("/"),
-                suite=suite,
-                components=tuple(fields.get("components", "").split()),
-                # A key written out in the file has no place in our one-line list; apt then
-                # falls back to the system's trusted keys.
-                signed_by=signed if signed.startswith("/") else "",
-            )
-            for uri in fields.get("uris", "").split()
-            for suite in fields.get("suites", "").split()
-        )
-    return tuple(found)
-
-
-def system_sources(etc_apt: Path) -> tuple[AptSource, ...]:
-    """Read every archive that the system's apt knows, in apt's order.
-
-    Args:
-        etc_apt: Normally ``/etc/apt``.
-    """
-    found: list[AptSource] = []
-    main = etc_apt / "sources.list"
-    parts = sorted((etc_apt / "sources.list.d").glob("*"))
-    for path in [main, *parts]:
-        if not path.is_file():
-            continue
-        text = path.read_text(errors="replace")
-        if path.suffix == ".list":
-            found.extend(parse_one_line(text))
-        elif path.suffix == ".sources":
-            found.extend(parse_deb822(text))
-    return tuple(found)
+    text = Path(path).read_text(errors="replace")
+    if path.endswith(".sources"):
+        text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+        entries = re.split(r"\n(?:[ \t]*\n)+", text.strip())
+    else:
+        entries = text.split("\n")
+    entry = "".join(entries[number - 1 : number])
+    match = re.search(r"\bsigned-by\s*[:=]\s*(/[^\s\]]+)", entry, re.IGNORECASE)
+    return match[1] if match else ""
 
 
 def choose_sources(
@@ -182,33 +141,15 @@ def choose_sources(
     """
     keyring = KEYRING if Path(KEYRING).is_file() else ""
     if mirror:
-        return (
-            AptSource(uri=mirror.rstrip("/"), suite=suite, components=("main",), signed_by=keyring),
-        )
-    main = AptSource(uri=MIRROR_DEFAULT, suite=suite, components=("main",), signed_by=keyring)
-    security = AptSource(
-        uri=SECURITY_DEFAULT, suite=f"{suite}-security", components=("main",), signed_by=keyring
-    )
-    plain = [entry for entry in known if entry.suite in _CODENAMES and "main" in entry.components]
-    secure = [
-        entry
-        for entry in known
-        if entry.suite.endswith("-security") and entry.suite.removesuffix("-security") in _CODENAMES
-    ]
-    if plain:
-        main = _moved(main, plain[0])
-    if secure:
-        security = _moved(security, secure[0])
-    return main, security
-
-
-def _moved(wanted: AptSource, known: AptSource) -> AptSource:
-    return AptSource(
-        uri=known.uri,
-        suite=wanted.suite,
-        components=wanted.components,
-        signed_by=known.signed_by or wanted.signed_by,
-    )
+        return (AptSource(uri=mirror.rstrip("/"), suite=suite, signed_by=keyring),)
+    chosen = []
+    for ending, default in (("", MIRROR_DEFAULT), ("-security", SECURITY_DEFAULT)):
+        suites = {name + ending for name in _CODENAMES}
+        usable = (e for e in known if e.suite in suites and "main" in e.components)
+        entry = next(usable, AptSource(uri=default, suite=""))
+        key = entry.signed_by or keyring
+        chosen.append(replace(entry, suite=suite + ending, components=("main",), signed_by=key))
+    return tuple(chosen)
 
 
 def open_apt(folder: Path, sources: Sequence[AptSource]) -> PrivateApt:
@@ -229,119 +170,27 @@ def open_apt(folder: Path, sources: Sequence[AptSource]) -> PrivateApt:
     return apt
 
 
-def source_versions(apt: PrivateApt, name: str) -> tuple[str, ...]:
-    """List the versions of a source package that the archives hold.
-
-    Args:
-        apt: Its lists are read.
-        name: The source package.
-    """
-    text = run_logged(["apt-cache", *apt.options, "showsrc", "--only-source", name], log=apt.log)
-    return tuple(sorted(set(re.findall(r"^Version: (\S+)$", text, re.MULTILINE))))
-
-
-def choose_version(wanted: str, available: Sequence[str], *, name: str, places: str) -> str:
-    """Return the version to fetch, or say which there are.
-
-    Args:
-        wanted: An exact version.
-        available: What the archives hold.
-        name: The source package, for the message.
-        places: The archives, for the message.
-
-    Raises:
-        ConfigError: The version is gone.
-    """
-    if wanted in available:
-        return wanted
-    listed = ", ".join(available) or "none at all"
-    raise ConfigError(
-        f"{name}={wanted}: no longer at {places}; available: {listed}. Take one of these with "
-        "--version, or an older state of the archive with "
-        "--mirror http://snapshot.debian.org/archive/debian/<date>"
-    )
-
-
-def download_source(apt: PrivateApt, name: str, version: str, folder: Path) -> Path:
-    """Download a source package; apt checks it against the signed lists.
-
-    Args:
-        apt: Where from.
-        name: The source package.
-        version: An exact version.
-        folder: Where to; made when absent.
-
-    Returns:
-        Path of the ``.dsc`` file.
-
-    Raises:
-        ConfigError: The version is gone, or the download failed.
-    """
-    places = " and ".join(f"{entry.uri} {entry.suite}" for entry in apt.sources)
-    choose_version(version, source_versions(apt, name), name=name, places=places)
-    folder.mkdir(parents=True, exist_ok=True)
-    run_logged(
-        [
-            "apt-get",
-            *apt.options,
-            "--download-only",
-            "--only-source",
-            "source",
-            f"{name}={version}",
-        ],
-        log=apt.log,
-        cwd=folder,
-    )
-    found = sorted(folder.glob(f"{name}_*.dsc"))
-    if len(found) != 1:
-        raise ConfigError(f"{folder}: apt left {len(found)} .dsc files, not one; see {apt.log}")
-    return found[0]
-
-
-def download_packages(apt: PrivateApt, names: Sequence[str], folder: Path) -> tuple[Path, ...]:
-    """Download binary packages without installing them.
+def unpack_packages(apt: PrivateApt, names: Sequence[str], folder: Path) -> list[str]:
+    """Download binary packages and unpack their files; nothing is installed, nothing of it is run.
 
     Args:
         apt: Where from.
         names: Package names.
-        folder: Where to; made when absent.
+        folder: Where to; made when absent. The packages lie beside it until they are unpacked.
 
     Returns:
-        The files, sorted by name.
+        Name, version and machine of each package, sorted.
 
     Raises:
-        ConfigError: A package is not there or cannot be fetched.
+        ConfigError: A package is not there, cannot be fetched, or is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run_logged(["apt-get", *apt.options, "download", *names], log=apt.log, cwd=folder)
-    return tuple(sorted(folder.glob("*.deb")))
-
-
-def unpack_package(package: Path, folder: Path, *, log: Path) -> None:
-    """Unpack a binary package's files; nothing of it is run.
-
-    Args:
-        package: A ``.deb`` file.
-        folder: Where to.
-        log: Where the unpacker's words go.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    run_logged(["dpkg", "-x", str(package), str(folder)], log=log)
-
-
-def missing_packages(programs: Mapping[str, str], files: Mapping[str, str]) -> tuple[str, ...]:
-    """Name the packages that this machine lacks.
-
-    Args:
-        programs: Program name to the Debian package that has it.
-        files: Absolute path to the Debian package that has it.
-    """
-    lacking = {package for program, package in programs.items() if shutil.which(program) is None}
-    lacking |= {package for path, package in files.items() if not Path(path).exists()}
-    return tuple(sorted(lacking))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        run_logged(["apt-get", *apt.options, "download", *names], log=apt.log, cwd=Path(place))
+        packages = sorted(Path(place).glob("*.deb"))
+        for package in packages:
+            run_logged(["dpkg", "-x", str(package), str(folder)], log=apt.log)
+    return [package.stem for package in packages]
 
 
 def require_packages(purpose: str, programs: Mapping[str, str], files: Mapping[str, str]) -> None:
@@ -349,18 +198,19 @@ def require_packages(purpose: str, programs: Mapping[str, str], files: Mapping[s
 
     Args:
         purpose: Subject of the message.
-        programs: As for :func:`missing_packages`.
-        files: As for :func:`missing_packages`.
+        programs: Program name to the Debian package that has it.
+        files: Absolute path to the Debian package that has it.
 
     Raises:
         MachineError: Something is missing.
     """
-    lacking = missing_packages(programs, files)
+    lacking = {package for program, package in programs.items() if shutil.which(program) is None}
+    lacking |= {package for path, package in files.items() if not Path(path).exists()}
     if lacking:
         sudo = "" if os.geteuid() == 0 else "sudo "
         raise MachineError(
-            f"{purpose}: packages are missing: {', '.join(lacking)}; install them with: "
-            f"{sudo}apt-get install --no-install-recommends {' '.join(lacking)}"
+            f"{purpose}: packages are missing: {', '.join(sorted(lacking))}; install them with: "
+            f"{sudo}apt-get install --no-install-recommends {' '.join(sorted(lacking))}"
         )
 
 

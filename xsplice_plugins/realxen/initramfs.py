@@ -81,10 +81,6 @@ def pack_disk(files: Mapping[str, bytes], *, size_bytes: int) -> bytes:
 def unpack_kernel(image: bytes, *, name: str) -> bytes:
     """Take the ELF kernel out of a bzImage; Xen would spend 20 s of emulated time on it.
 
-    Args:
-        image: The file.
-        name: Its name, for messages.
-
     Raises:
         ConfigError: It is no bzImage, or compressed in a way that is not handled.
     """

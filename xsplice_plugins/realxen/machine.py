@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,17 +47,11 @@ _KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A prepared machine.
+    """A prepared machine."""
 
-    Attributes:
-        folder: Where its files are, in the cache.
-        packages: What dom0 was made of.
-        qemu: QEMU's version line.
-    """
-
-    folder: Path
-    packages: tuple[str, ...]
-    qemu: str
+    folder: Path  #: where its files are, in the cache
+    packages: tuple[str, ...]  #: what dom0 was made of
+    qemu: str  #: QEMU's version line
 
     @staticmethod
     def prepare(
@@ -151,44 +145,38 @@ class Machine:
         disk = pack_disk(members, size_bytes=DISK_BYTES)
         bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
         began = time.monotonic()
-        with (
-            locked(self.folder, is_shared=True),
-            _disk(disk) as number,
-        ):
-            job = _Job(disk=number, pages=-(-len(disk) // 4096), steps=tuple(steps), began=began)
-            result = None if cold else self._attempt(job, bound, restored=True)
+        with locked(self.folder, is_shared=True), _disk(disk) as number:
+            job = (number, -(-len(disk) // 4096), steps)
+            result = None if cold else self._attempt(*job, bound, restored=True)
             if result is None:
-                result = self._attempt(job, bound + BOOT_SECONDS, restored=False)
+                result = self._attempt(*job, bound + BOOT_SECONDS, restored=False)
         if result is None:
             raise VerifyError(f"{self.folder}: dom0 did not come up; see boot.log in that folder")
         if console_log is not None:
             console_log.write_text(result.console)
-        return result
+        return replace(result, seconds=time.monotonic() - began)
 
     def _save(self) -> None:
         """Boot, wait until the agent is ready, and save the machine."""
         partial = self.folder / "saved.partial"
-        deadline = time.monotonic() + BOOT_SECONDS
-        with _disk(b"") as disk:
-            command = _command(disk)
-            with (
-                signals_as_interrupt(),
-                Session(command, cwd=self.folder, deadline=deadline, files=[disk]) as session,
-            ):
-                if not session.wait_for(READY):
-                    self._refuse_boot(session)
-                session.control("stop")
-                session.control("migrate", uri=f"exec:cat >{shlex.quote(str(partial))}")
-                while True:
-                    answer = session.control("query-migrate")
-                    status = answer.get("status") if isinstance(answer, dict) else None
-                    if status == "completed":
-                        break
-                    if status in {"failed", "cancelled"} or time.monotonic() > deadline:
-                        raise VerifyError(f"{partial}: the machine cannot be saved ({status})")
-                    time.sleep(0.02)
-                (self.folder / "boot.log").write_text(session.console)
+        with _disk(b"") as disk, self._session(disk, BOOT_SECONDS) as session:
+            if not session.wait_for(READY):
+                self._refuse_boot(session)
+            session.control("stop")
+            session.control("migrate", uri=f"exec:cat >{shlex.quote(str(partial))}")
+            _await_migration(session, f"{partial}: the machine cannot be saved")
+            (self.folder / "boot.log").write_text(session.console)
         partial.replace(self.folder / "saved")
+
+    @contextlib.contextmanager
+    def _session(self, disk: int, bound: float, *more: str) -> Iterator[Session]:
+        deadline = time.monotonic() + bound
+        command = [*_command(disk), *more]
+        with (
+            signals_as_interrupt(),
+            Session(command, cwd=self.folder, deadline=deadline, files=[disk]) as session,
+        ):
+            yield session
 
     def _refuse_boot(self, session: Session) -> None:
         (self.folder / "boot.log").write_text(session.console)
@@ -198,25 +186,24 @@ class Machine:
             f"see {self.folder / 'boot.log'}"
         )
 
-    def _attempt(self, job: "_Job", bound: float, *, restored: bool) -> RunResult | None:
+    def _attempt(
+        self, disk: int, pages: int, steps: Sequence[Step], bound: float, *, restored: bool
+    ) -> RunResult | None:
         """Run the steps once; ``None`` when the machine could not be brought up this way."""
-        command = _command(job.disk)
-        if restored:
-            command += ["-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}"]
-        deadline = time.monotonic() + bound
-        with (
-            signals_as_interrupt(),
-            Session(command, cwd=self.folder, deadline=deadline, files=[job.disk]) as session,
-        ):
+        saved = shlex.quote(str(self.folder / "saved"))
+        incoming = ("-incoming", f"exec:cat {saved}") if restored else ()
+        with self._session(disk, bound, *incoming) as session:
             if restored:
                 try:
-                    _resume(session, deadline)
+                    _await_migration(session, "QEMU: the saved machine cannot be restored")
+                    with contextlib.suppress(VerifyError):
+                        session.control("cont")
                 except VerifyError as error:
                     log.info("%s: not restored, booting afresh: %s", self.folder, error)
                     return None
             elif not session.wait_for(READY):
                 self._refuse_boot(session)
-            session.send_line(str(job.pages))
+            session.send_line(str(pages))
             finished = session.wait_for(FINISHED)
             console = session.console
             crash = "" if finished else session.crash
@@ -225,22 +212,11 @@ class Machine:
         broken: Outcome = "crashed" if crash else "timeout"
         text = console if restored else console.partition(READY)[2]
         return RunResult(
-            steps=parse_console(text, job.steps, broken=broken),
+            steps=parse_console(text, steps, broken=broken),
             restored=restored,
             crash=crash,
-            seconds=time.monotonic() - job.began,
             console=console,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What one run hands over, and when it began."""
-
-    disk: int
-    pages: int
-    steps: tuple[Step, ...]
-    began: float
 
 
 def _command(disk: int) -> list[str]:
@@ -285,15 +261,13 @@ def _disk(data: bytes) -> Iterator[int]:
         os.close(number)
 
 
-def _resume(session: Session, deadline: float) -> None:
-    """Wait until the saved machine has been read, and let it go on."""
+def _await_migration(session: Session, refusal: str) -> None:
+    """Wait until a machine has been written or read whole."""
     while True:
         answer = session.control("query-migrate")
         status = answer.get("status") if isinstance(answer, dict) else None
         if status == "completed":
-            break
-        if status == "failed" or time.monotonic() > deadline:
-            raise VerifyError(f"QEMU: the saved machine cannot be restored ({status})")
+            return
+        if status in {"failed", "cancelled"} or time.monotonic() > session.deadline:
+            raise VerifyError(f"{refusal} ({status})")
         time.sleep(0.02)
-    with contextlib.suppress(VerifyError):
-        session.control("cont")

@@ -60,16 +60,13 @@ class Parts:
     packages: tuple[str, ...]
 
 
-def prepare_parts(
-    cache: Path, *, release: str, say: Say, etc_apt: Path = Path("/etc/apt"), mirror: str = ""
-) -> Parts:
+def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> Parts:
     """Fetch and unpack what is not there yet.
 
     Args:
         cache: The user's cache folder.
         release: The Xen release whose ``xen-livepatch`` is wanted, for example ``4.17``.
         say: Told what is being done.
-        etc_apt: The system's apt settings.
         mirror: An archive to use in place of the system's.
 
     Raises:
@@ -78,7 +75,6 @@ def prepare_parts(
     """
     debian.require_packages("real Xen under QEMU", PROGRAMS, FILES)
     suite = debian.suite_of(release)
-    known = debian.system_sources(etc_apt)
     kernel = cache / "qemu" / f"kernel-{KERNEL_SUITE}-{RECIPE}"
     tool = cache / "qemu" / f"tool-{release}-{RECIPE}"
     for folder, place, make in (
@@ -89,6 +85,7 @@ def prepare_parts(
             if (folder / "packages.json").is_file():
                 continue
             say(f"fetching {folder.name} from Debian {place}")
+            known = debian.system_sources()
             sources = debian.choose_sources(known, suite=place, mirror=mirror)
             apt = debian.open_apt(cache / "apt" / place, sources)
             partial = folder.with_name(folder.name + ".partial")
@@ -98,22 +95,18 @@ def prepare_parts(
             (partial / "packages.json").write_text(json.dumps(packages, indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-    packages = [
-        name
-        for folder in (kernel, tool)
-        for name in json.loads((folder / "packages.json").read_text())
-    ]
+    lists = [json.loads((folder / "packages.json").read_text()) for folder in (kernel, tool)]
     initramfs = tool / "initramfs.img"
     _write_if_new(initramfs, _pack_initramfs(kernel, tool))
-    return Parts(kernel=kernel / "vmlinux", initramfs=initramfs, packages=tuple(packages))
+    return Parts(
+        kernel=kernel / "vmlinux", initramfs=initramfs, packages=tuple(lists[0] + lists[1])
+    )
 
 
 def _make_kernel(apt: debian.PrivateApt, into: Path) -> list[str]:
     (package,) = debian.dependencies(apt, KERNEL_META, r"linux-image-\d\S*-amd64")
-    files = debian.download_packages(apt, [package], into / "debs")
     root = into / "root"
-    for path in files:
-        debian.unpack_package(path, root, log=apt.log)
+    packages = debian.unpack_packages(apt, [package], root)
     images = sorted((root / "boot").glob("vmlinuz-*"))
     if len(images) != 1:
         raise ConfigError(f"{package}: holds {len(images)} kernels, not one")
@@ -127,8 +120,7 @@ def _make_kernel(apt: debian.PrivateApt, into: Path) -> list[str]:
         shutil.copyfile(found[name], into / "modules" / f"{name}.ko")
     (into / "modules.json").write_text(json.dumps(order) + "\n")
     shutil.rmtree(root)
-    shutil.rmtree(into / "debs")
-    return [path.stem for path in files]
+    return packages
 
 
 def _add_module(name: str, found: dict[str, Path], order: list[str]) -> None:
@@ -146,10 +138,8 @@ def _add_module(name: str, found: dict[str, Path], order: list[str]) -> None:
 
 def _make_tool(apt: debian.PrivateApt, into: Path, release: str) -> list[str]:
     names = [f"xen-utils-{release}", f"libxenmisc{release}", "busybox-static", *_LIBRARIES]
-    files = debian.download_packages(apt, names, into / "debs")
     root = into / "root"
-    for path in files:
-        debian.unpack_package(path, root, log=apt.log)
+    packages = debian.unpack_packages(apt, names, root)
     (into / "lib").mkdir()
     for path in sorted(root.rglob("*.so*")):
         if _LIBRARY_NAMES.fullmatch(path.name) and path.is_file():
@@ -161,8 +151,7 @@ def _make_tool(apt: debian.PrivateApt, into: Path, release: str) -> list[str]:
             raise ConfigError(f"{name}: not found in Debian's packages for Xen {release}")
         shutil.copyfile(found[0], into / name)
     shutil.rmtree(root)
-    shutil.rmtree(into / "debs")
-    return [path.stem for path in files]
+    return packages
 
 
 def _pack_initramfs(kernel: Path, tool: Path) -> bytes:

@@ -9,7 +9,7 @@ lines belong to the step during which they were printed.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from xsplice_plugins.errors import VerifyError
@@ -37,19 +37,12 @@ _WORD = re.compile(r"[A-Za-z0-9_.+:/@=-]{1,127}\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing for the agent to do.
+    """One thing for the agent to do."""
 
-    Attributes:
-        verb: One of :data:`VERBS`.
-        name: The payload's name inside the hypervisor; for ``read`` a file of sysfs.
-        payload: For ``upload``: key into the payloads that are handed over.
-        flags: Words passed on to the tool, for example ``--nodeps``.
-    """
-
-    verb: str
-    name: str = ""
-    payload: str = ""
-    flags: tuple[str, ...] = ()
+    verb: str  #: one of `VERBS`
+    name: str = ""  #: of the payload inside the hypervisor; for ``read`` a file of sysfs
+    payload: str = ""  #: for ``upload``: key into the payloads that are handed over
+    flags: tuple[str, ...] = ()  #: words passed on to the tool, for example ``--nodeps``
 
     def line(self, number: int, files: Mapping[str, str]) -> str:
         """Return the line of the job list.
@@ -77,35 +70,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What happened in one step.
-
-    Attributes:
-        step: What was asked.
-        outcome: ``done``, or why there is no answer.
-        status: The tool's exit status.
-        error: Error number that the tool named or the hypercall returned, 0 without one.
-        state: The payload's state after the step, empty when it is not listed.
-        rc: Result of the payload's last action as listed, 0 or negative.
-        version: What the hypervisor gave as its version after the step, as ``4.17``.
-        extra: What the hypervisor's extra version read after the step.
-        tries: How often the step was tried; more than 1 only after a quiesce timeout.
-        output: The tool's own lines.
-        listed: State of every payload after the step.
-        console: Lines the hypervisor or the kernel printed during the step.
-    """
+    """What happened in one step, and how things stand after it."""
 
     step: Step
     outcome: Outcome
-    status: int = 0
-    error: int = 0
-    state: str = ""
-    rc: int = 0
-    version: str = ""
-    extra: str = ""
-    tries: int = 0
-    output: tuple[str, ...] = ()
-    listed: tuple[tuple[str, str, int], ...] = ()
-    console: tuple[str, ...] = ()
+    status: int = 0  #: the tool's exit status
+    error: int = 0  #: that the tool named or the hypercall returned, positive; 0 without one
+    state: str = ""  #: of the payload; "" when it is not listed
+    rc: int = 0  #: of the payload's last action as listed, 0 or negative
+    version: str = ""  #: what the hypervisor gave as its version, as ``4.17``
+    extra: str = ""  #: what the hypervisor's extra version read
+    tries: int = 0  #: more than 1 only after a quiesce timeout
+    output: tuple[str, ...] = ()  #: the tool's own lines
+    listed: tuple[tuple[str, str, int], ...] = ()  #: state of every payload
+    console: tuple[str, ...] = ()  #: what hypervisor and kernel printed during the step
 
     @property
     def accepted(self) -> bool:
@@ -115,70 +93,33 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What happened in one run of a machine.
+    """What happened in one run of a machine."""
 
-    Attributes:
-        steps: One result per step asked for.
-        restored: Whether a saved machine was used, or a cold boot.
-        crash: The console line that told of a crash, empty without one.
-        seconds: Wall time from start to end.
-        console: Everything the console said, bounded.
-    """
-
-    steps: tuple[StepResult, ...]
-    restored: bool
-    crash: str
-    seconds: float
-    console: str
+    steps: tuple[StepResult, ...]  #: one per step asked for
+    restored: bool  #: whether a saved machine was used, or a cold boot
+    crash: str  #: the console line that told of a crash; "" without one
+    console: str  #: everything the console said, bounded
+    seconds: float = 0  #: wall time from start to end
 
 
 def crash_line(line: str) -> str:
-    """Return the line when it tells of a crash of the hypervisor or of dom0, else nothing.
-
-    Args:
-        line: One console line.
-    """
+    """Return a console's line when it tells of a crash of the hypervisor or dom0, else ""."""
     return line.strip() if _CRASH.search(line) else ""
 
 
 def parse_listed(lines: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
-    """Read ``xen-livepatch list``.
-
-    Args:
-        lines: Its output.
-
-    Returns:
-        Name, state and rc (0 or negative) of each payload, in the tool's order.
-    """
-    found = []
-    for line in lines:
-        match = _LISTED.match(line)
-        if match is not None and match["name"].strip() != "ID":
-            found.append((match["name"].strip(), match["state"], -abs(int(match["rc"] or 0))))
-    return tuple(found)
+    """Return name, state and rc (0 or negative) of each payload of ``xen-livepatch list``."""
+    return tuple(
+        (match["name"].strip(), match["state"], -abs(int(match["rc"] or 0)))
+        for match in filter(None, map(_LISTED.match, lines))
+        if match["name"].strip() != "ID"
+    )
 
 
 def parse_error(lines: Sequence[str]) -> int:
-    """Return the error number that the tool named, 0 without one.
-
-    Args:
-        lines: The tool's output.
-    """
-    for line in lines:
-        match = re.search(r"\bError (-?\d+):", line)
-        if match is not None:
-            return abs(int(match.group(1)))
-    return 0
-
-
-@dataclass(slots=True)
-class _Open:
-    """A step that has begun and has not ended."""
-
-    number: int
-    output: list[str]
-    listed: list[str]
-    console: list[str]
+    """Return the error number that the tool's output names, 0 without one."""
+    match = re.search(r"\bError -?(\d+):", "\n".join(lines))
+    return int(match[1]) if match else 0
 
 
 def parse_console(text: str, steps: Sequence[Step], *, broken: Outcome) -> tuple[StepResult, ...]:
@@ -192,37 +133,26 @@ def parse_console(text: str, steps: Sequence[Step], *, broken: Outcome) -> tuple
     Returns:
         One result per step, in order.
     """
-    results: dict[int, StepResult] = {}
-    current: _Open | None = None
+    results = [StepResult(step=step, outcome="not-run") for step in steps]
+    number = -1  # of the step that has begun and has not ended
+    said: dict[str, list[str]] = {}
     for line in text.replace("\r", "").split("\n"):
         before, mark, rest = line.partition(MARK + " ")
-        if not mark:
-            if current is not None and line.strip():
-                current.console.append(line)
-            continue
-        if before.strip() and current is not None:
-            current.console.append(before)  # the hypervisor was in the middle of a line
+        if before.strip() and number >= 0:  # the mark may come in the middle of a line
+            said["console"].append(before)
         word, _, rest = rest.partition(" ")
         if word == "begin" and rest.isdigit() and int(rest) < len(steps):
-            current = _Open(int(rest), [], [], [])
-        elif current is not None and word == "out":
-            current.output.append(rest)
-        elif current is not None and word == "lst":
-            current.listed.append(rest)
-        elif current is not None and word == "end":
-            results[current.number] = _ended(steps[current.number], current, rest)
-            current = None
-    if current is not None:
-        results[current.number] = StepResult(
-            step=steps[current.number],
-            outcome=broken,
-            output=tuple(current.output),
-            console=_folded(current.console),
-        )
-    return tuple(
-        results.get(number) or StepResult(step=step, outcome="not-run")
-        for number, step in enumerate(steps)
-    )
+            number, said = int(rest), {"out": [], "lst": [], "console": []}
+            results[number] = StepResult(step=steps[number], outcome=broken)
+        elif number >= 0 and mark and word in {"out", "lst"}:
+            said[word].append(rest)
+        elif number >= 0 and word == "end":
+            results[number] = _ended(steps[number], number, said, rest)
+            number = -1
+    if number >= 0:
+        output, lines = tuple(said["out"]), _folded(said["console"])
+        results[number] = replace(results[number], output=output, console=lines)
+    return tuple(results)
 
 
 _END = re.compile(
@@ -232,30 +162,30 @@ _END = re.compile(
 )
 
 
-def _ended(step: Step, current: _Open, rest: str) -> StepResult:
+def _ended(step: Step, number: int, said: Mapping[str, Sequence[str]], rest: str) -> StepResult:
     match = _END.fullmatch(rest)
-    if match is None or int(match.group(1)) != current.number:
+    if match is None or int(match[1]) != number:
         raise VerifyError(f"agent in dom0: answer {rest!r} cannot be read; see the console log")
-    listed = parse_listed(current.listed)
+    listed = parse_listed(said["lst"])
     if match["ret"] is None:
         state, rc = next(((s, r) for name, s, r in listed if name == step.name), ("", 0))
-        error = parse_error(current.output)
+        error = parse_error(said["out"])
     else:
         state, rc = match["state"], int(match["rc"])
         error = max(0, -int(match["ret"]))  # a vetoing hook may return any number
     return StepResult(
         step=step,
         outcome="done",
-        status=int(match.group(2)),
+        status=int(match[2]),
         error=error,
         state=state,
         rc=rc,
         version=match["version"],
         extra=match["extra"],
-        tries=int(match.group(3)),
-        output=tuple(current.output),
+        tries=int(match[3]),
+        output=tuple(said["out"]),
         listed=listed,
-        console=_folded(current.console),
+        console=_folded(said["console"]),
     )
 
 

@@ -109,15 +109,15 @@ class Session:
         _running.add(self._process)
         self._serial.settimeout(0)
         self._control_pending = b""
+        self._greeted = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_reason: object) -> None:
-        end_group(self._process, grace_seconds=0)
+        self._last_words()
         _running.discard(self._process)
         if self._process.stderr is not None:
-            self._errors += self._process.stderr.read(10_000).decode(errors="replace")
             self._process.stderr.close()
         self._serial.close()
         self._control.close()
@@ -126,11 +126,6 @@ class Session:
     def console(self) -> str:
         """Return everything printed so far."""
         return self._console.decode(errors="replace").replace("\r", "")
-
-    @property
-    def complaints(self) -> str:
-        """Return what QEMU itself said on its error channel; complete after the end."""
-        return self._errors.strip()
 
     def send_line(self, text: str) -> None:
         """Type a line on the console."""
@@ -189,43 +184,34 @@ class Session:
         return True
 
     def control(self, command: str, **arguments: str | int | bool) -> object:
-        """Give a QMP command and return its answer.
-
-        Args:
-            command: For example ``stop``.
-            arguments: The command's arguments.
+        """Give a QMP command, such as ``stop``, and return its answer.
 
         Raises:
             VerifyError: QEMU refused it, ended, or did not answer in time.
 
         Source: QEMU, docs/interop/qmp-spec.
         """
-        if self._control_pending == b"":
-            self._control_answer(greeting=True)
-            self._control_send("qmp_capabilities", {})
-        self._control_send(command, arguments)
-        return self._control_answer()
-
-    def _control_send(self, command: str, arguments: dict[str, str | int | bool]) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self._control_answer("QMP")
+            self.control("qmp_capabilities")
         message = json.dumps({"execute": command, "arguments": arguments, "id": command}) + "\n"
         try:
             self._control.sendall(message.encode())
         except OSError as error:
             raise VerifyError(f"QEMU: ended before {command}: {self._last_words()}") from error
-        if command == "qmp_capabilities":
-            self._control_answer()
+        return self._control_answer("return")
 
-    def _control_answer(self, *, greeting: bool = False) -> object:
+    def _control_answer(self, wanted: str) -> object:
         while True:
             line, newline, rest = self._control_pending.partition(b"\n")
             if newline:
-                # A lone newline keeps "greeted" apart from "nothing read yet".
-                self._control_pending = rest or b" "
+                self._control_pending = rest
                 answer = json.loads(line)
                 if "error" in answer:
                     raise VerifyError(f"QEMU: {answer['id']}: {answer['error']['desc']}")
-                if greeting or "return" in answer:
-                    return answer.get("return")
+                if wanted in answer:
+                    return answer[wanted]
                 continue
             self._control.settimeout(max(0.1, self.deadline - time.monotonic()))
             try:

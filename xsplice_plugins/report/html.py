@@ -6,17 +6,13 @@ The page is self-contained and the same for the same delta: no scripts, no outsi
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from html import escape
-from typing import TYPE_CHECKING
 
-from xsplice_plugins.elf.listing import Line, listing
+from xsplice_plugins.artefacts import ChangedFunction, Delta
 from xsplice_plugins.elf.reader import read_elf
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from xsplice_plugins.artefacts import ChangedFunction, Delta
+from xsplice_plugins.target.listing import Line, listing
 
 _LINES_MAX = 4000  #: instructions of a function that are aligned; matching is quadratic at worst
 _AROUND = 60  #: instructions shown before the first difference of a longer function

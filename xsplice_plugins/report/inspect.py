@@ -7,17 +7,18 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
-from xsplice_plugins.artefacts import SCHEMA, PayloadRecord
+from xsplice_plugins.artefacts import SCHEMA, PayloadRecord, plain
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import SHN_UNDEF, Section
 from xsplice_plugins.errors import ElfFormatError
+from xsplice_plugins.target import abi
+from xsplice_plugins.target.known import RECORD_SIZES_BYTES
 
-FUNCS = ".livepatch.funcs"
-_HEAD = struct.Struct("<QQQIIB")  #: name, new, old, new size, old size, version
-_RECORD_SIZE_BYTES = {1: 64, 2: 104}  #: Source: docs/loader.md#payload
-_EXPECT_OFFSET = 72
 _MAGIC = b"~Module signature appended~\n"
 _RECORDS_MAX = 65536
+
+#: What nobody can know of a payload without a record.
+UNRECORDED = "no record lies beside the payload, so nobody knows what it was made from"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,36 +56,35 @@ class Description:
 def describe(data: bytes, name: str) -> Description:
     """Read a payload.
 
-    Args:
-        data: The whole file, signed or not.
-        name: How messages shall call it.
-
     Raises:
         ElfFormatError: Not an ELF object, or one without anything of live patching.
     """
     file = read_elf(data, name)
     sections = file.section_by_name
-    if FUNCS not in sections and not any(s.startswith(".livepatch.") for s in sections):
+    if not any(s.startswith(".livepatch.") for s in sections):
         raise ElfFormatError(f"{name}: no section of live patching; is it a payload?")
+    modinfo = sections[abi.MODINFO_SECTION].data if abi.MODINFO_SECTION in sections else b""
+    is_signed = data.endswith(_MAGIC)
+    size = int.from_bytes(data[-len(_MAGIC) - 4 : -len(_MAGIC)], "big")
     return Description(
-        name=name,
+        name=plain(name),
         size_bytes=len(data),
         machine=file.machine,
-        build_id=_note(sections.get(".note.gnu.build-id")),
-        depends=_note(sections.get(".livepatch.depends")),
-        xen_depends=_note(sections.get(".livepatch.xen_depends")),
-        modinfo=_strings(sections.get(".modinfo")),
+        build_id=_note(sections.get(abi.BUILD_ID_SECTION)),
+        depends=_note(sections.get(abi.DEPENDS_SECTION)),
+        xen_depends=_note(sections.get(abi.XEN_DEPENDS_SECTION)),
+        modinfo=tuple(t.decode("utf-8", "backslashreplace") for t in modinfo.split(b"\0") if t),
         functions=_records(file),
-        hooks=tuple(sorted(s for s in sections if s.startswith(".livepatch.hooks."))),
+        hooks=tuple(sorted(plain(s) for s in sections if s.startswith(abi.HOOK_PREFIX))),
         sections=tuple(
-            (s.name, s.size_bytes, "A" + "W" * s.is_write + "X" * s.is_exec)
+            (plain(s.name), s.size_bytes, "A" + "W" * s.is_write + "X" * s.is_exec)
             for s in file.sections
             if s.is_alloc
         ),
         undefined=tuple(
-            sorted({s.name for s in file.symbols[1:] if s.shndx == SHN_UNDEF and s.name})
+            sorted({plain(s.name) for s in file.symbols[1:] if s.shndx == SHN_UNDEF and s.name})
         ),
-        signature=_signature(data),
+        signature=f"appended CMS signature of {size} bytes" if is_signed else "none that is known",
     )
 
 
@@ -100,42 +100,26 @@ def foreign_record(data: bytes, name: str, release: str) -> PayloadRecord:
         The record; of a file that cannot even be read it says so, and the hypervisor's own answer
         is left to the verifiers.
     """
+    note = "built by another tool"
     try:
         described = describe(data, name)
     except ElfFormatError as error:
-        return _bare_record(data, name, release, str(error))
+        described, note = None, str(error)
     return PayloadRecord(
-        name=name.removesuffix(".livepatch"),
+        name=plain(name.removesuffix(".livepatch")),
         release=release,
-        machine=described.machine,
-        build_id=described.build_id,
-        depends=described.depends,
-        xen_depends=described.xen_depends,
+        machine=described.machine if described else 0,
+        build_id=described.build_id if described else "",
+        depends=described.depends if described else "",
+        xen_depends=described.xen_depends if described else "",
         digest=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         functions=(),
         new=(),
-        hooks=described.hooks,
-        references=described.undefined,
-        notes=("built by another tool",),
-    )
-
-
-def _bare_record(data: bytes, name: str, release: str, why: str) -> PayloadRecord:
-    return PayloadRecord(
-        name=name.removesuffix(".livepatch"),
-        release=release,
-        machine=0,
-        build_id="",
-        depends="",
-        xen_depends="",
-        digest=hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
-        functions=(),
-        new=(),
-        hooks=(),
-        references=(),
-        notes=(why,),
+        hooks=described.hooks if described else (),
+        references=described.undefined if described else (),
+        notes=(note,),
+        unchecked=(UNRECORDED,),
     )
 
 
@@ -143,74 +127,57 @@ def _note(section: Section | None) -> str:
     """Return the identifier of a build-id note in hex, or "" if there is none."""
     if section is None or len(section.data) < 16:
         return ""
-    name_size, size, _kind = struct.unpack_from("<III", section.data)
+    name_size, size = struct.unpack_from("<II", section.data)
     start = 12 + (name_size + 3 & ~3)
     return section.data[start : start + size].hex()
 
 
-def _strings(section: Section | None) -> tuple[str, ...]:
-    if section is None:
-        return ()
-    return tuple(t.decode("utf-8", "replace") for t in section.data.split(b"\0") if t)
-
-
 def _records(file: ElfFile) -> tuple[Record, ...]:
-    section = file.section_by_name.get(FUNCS)
+    section = file.section_by_name.get(abi.FUNCS_SECTION)
     if section is None or not section.data:
         return ()
-    relocs = {r.offset: r for r in file.relocs(section)}
-    version = section.data[32] if len(section.data) > 32 else 0
-    size = _RECORD_SIZE_BYTES.get(version)
-    if size is None or len(section.data) % size or len(section.data) // size > _RECORDS_MAX:
+    data, relocs = section.data, {r.offset: r for r in file.relocs(section)}
+    version = data[abi.NEW_SIZE_OFFSET + 8] if len(data) > abi.NEW_SIZE_OFFSET + 8 else 0
+    size = RECORD_SIZES_BYTES.get(version)
+    if size is None or len(data) % size or len(data) // size > _RECORDS_MAX:
         raise ElfFormatError(
-            f"{file.name}({FUNCS}): records of version {version} in {len(section.data)} bytes "
+            f"{file.name}({abi.FUNCS_SECTION}): records of version {version} in {len(data)} bytes "
             "are not known; is the payload of a newer release?"
         )
 
-    def target(offset: int, value: int) -> str:
-        reloc = relocs.get(offset)
-        if reloc is None:
-            return hex(value) if value else ""
+    def place(offset: int) -> tuple[str, bytes]:
+        """Return what a pointer leads to, as a name, and the bytes there."""
+        if (reloc := relocs.get(offset)) is None:
+            (value,) = struct.unpack_from("<Q", data, offset)
+            return hex(value) if value else "", b""
         symbol = file.symbols[reloc.symbol]
-        text = symbol.name or file.sections[symbol.shndx].name
-        return text + (f"+{reloc.addend:#x}" if reloc.addend else "")
-
-    def text_at(offset: int) -> str:
-        reloc = relocs.get(offset)
-        if reloc is None:
-            return ""
-        symbol = file.symbols[reloc.symbol]
-        content = file.sections[symbol.shndx].data
-        start = symbol.value + reloc.addend
-        return content[start : content.find(b"\0", start)].decode("utf-8", "replace")
+        there = file.sections[symbol.shndx] if symbol.shndx < len(file.sections) else None
+        name = symbol.name or (there.name if there else f"section {symbol.shndx:#x}")
+        text = plain(name) + (f"+{reloc.addend:#x}" if reloc.addend else "")
+        return text, there.data[max(0, symbol.value + reloc.addend) :] if there else b""
 
     result = []
-    for start in range(0, len(section.data), size):
-        _name, new, old, size_new, size_old, record_version = _HEAD.unpack_from(section.data, start)
-        expect = section.data[start + _EXPECT_OFFSET : start + size] if version == 2 else b"\0"
-        length = expect[0] >> 1 & 31
+    for start in range(0, len(data), size):
+        size_new, size_old, record_version = abi.RECORD_SIZES.unpack_from(
+            data, start + abi.NEW_SIZE_OFFSET
+        )
+        expect = data[start + abi.EXPECT_OFFSET : start + size] or b"\0"
+        text = place(start + abi.NAME_OFFSET)[1].partition(b"\0")[0]
         result.append(
             Record(
-                name=text_at(start),
-                new=target(start + 8, new),
-                old=target(start + 16, old),
+                name=text.decode("utf-8", "backslashreplace"),
+                new=place(start + abi.NEW_ADDR_OFFSET)[0],
+                old=place(start + abi.OLD_ADDR_OFFSET)[0],
                 size_new_bytes=size_new,
                 size_old_bytes=size_old,
                 version=record_version,
-                expect=expect[1 : 1 + length].hex() if expect[0] & 1 else "",
+                expect=expect[1 : 1 + (expect[0] >> 1 & 31)].hex() if expect[0] & 1 else "",
             )
         )
     return tuple(result)
 
 
-def _signature(data: bytes) -> str:
-    if data.endswith(_MAGIC):
-        size = int.from_bytes(data[-len(_MAGIC) - 4 : -len(_MAGIC)], "big")
-        return f"appended CMS signature of {size} bytes"
-    return "none that is known"
-
-
-def print_description(description: Description) -> None:
+def print_description(d: Description) -> None:
     """Print a description for a person."""
     from rich.markup import escape  # noqa: PLC0415  0.1 s that machines need not pay
     from rich.table import Table  # noqa: PLC0415
@@ -218,7 +185,6 @@ def print_description(description: Description) -> None:
     from xsplice_plugins.report.summary import console  # noqa: PLC0415
 
     out = console()
-    d = description
     out.print(f"[bold]{escape(d.name)}[/]: {d.size_bytes} bytes, signature: {d.signature}")
     for label, text in (
         ("build-id", d.build_id),

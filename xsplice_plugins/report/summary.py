@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screenful that a person reads after a build: what is replaced, why, and who signed it."""
+"""The screenfuls that a person reads: what changed in an object, and what a fix became."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from xsplice_plugins.artefacts import Delta, PatchSet, PayloadRecord, SignatureRecord
+    from xsplice_plugins.artefacts import (
+        ChangedFunction,
+        Delta,
+        Finding,
+        PatchSet,
+        PayloadRecord,
+        SignatureRecord,
+    )
 
 
 def console() -> Console:
@@ -62,6 +69,8 @@ def print_summary(
             out.print(f"  no expectation for {escape(function.name)}: {function.expect_note}")
     for note in record.notes:
         out.print(f"  note: {escape(note)}")
+    for text in record.unchecked:
+        out.print(f"  [bold yellow]not checked:[/] {escape(text)}")
     files = ", ".join(f"{file.path} ({file.kind})" for file in patch_set.touched)
     out.print(f"  patch touches {escape(files)}")
     out.print(f"  for Xen {record.release}, build-id {record.xen_depends}")
@@ -72,3 +81,59 @@ def print_summary(
         style = "[bold yellow]" if signature.is_development_key else ""
         out.print(f"  {style}{escape(signature.note)}")
     out.print(f"  written to [bold]{escape(str(path))}[/]\n")
+
+
+def print_delta(delta: Delta, findings: Sequence[Finding] = ()) -> None:
+    """Print what changed in one object, why, and what is refused."""
+    from rich.markup import escape  # noqa: PLC0415  0.1 s that machines need not pay
+
+    out = console()
+    out.print(f"[bold]{escape(delta.object_path)}[/] ({delta.profile})")
+    if delta.is_empty and not delta.line_only and not delta.removed:
+        out.print("  no functional change")
+    for changed in delta.changed:
+        _print_changed(out, changed)
+    for item in delta.new:
+        out.print(
+            f"  [green]new[/] {item.kind} [cyan]{escape(item.name)}[/]: {escape(item.reason)}"
+        )
+    for gone in delta.removed:
+        out.print(f"  removed [cyan]{escape(gone.name)}[/]: {escape(gone.reason)}")
+    for row in delta.line_only:
+        text = f"line numbers only ({row.reason}), not replaced"
+        out.print(f"  [dim]{escape(row.name)}: {escape(text)}[/]")
+    for refusal in delta.refused:
+        where = f"{refusal.line}: " if refusal.line else ""
+        out.print(
+            f"  [red]refused[/] {escape(where)}[cyan]{escape(refusal.name)}[/]: "
+            f"{escape(refusal.reason)} [bold]\\[{refusal.code}][/]"
+        )
+        out.print(f"    hint: {escape(refusal.hint)}")
+        if refusal.skeleton:
+            out.print("    to start from:")
+            out.print("\n".join(f"      {escape(x)}" for x in refusal.skeleton.splitlines()))
+    for text in delta.unchecked:
+        out.print(f"  [bold yellow]not checked:[/] {escape(text)}")
+    for finding in findings:
+        out.print(f"  {finding.severity.value}: {escape(finding.subject)}: {escape(finding.text)}")
+
+
+def _print_changed(out: Console, changed: ChangedFunction) -> None:
+    from rich.markup import escape  # noqa: PLC0415  as above
+
+    sizes = f"{changed.size_before_bytes} -> {changed.size_after_bytes} bytes"
+    out.print(
+        f"  [yellow]changed[/] [cyan]{escape(changed.name)}[/] ({sizes}): "
+        f"{escape(changed.reason)} [dim]({changed.cause.value})[/]"
+    )
+    difference = changed.difference
+    if difference is None:
+        return
+    sides = (
+        ("-", difference.before, difference.offset_before, difference.line_before),
+        ("+", difference.after, difference.offset_after, difference.line_after),
+    )
+    for mark, text, offset, line in sides:
+        where = f"  ({line})" if line else ""
+        if text:
+            out.print(f"    {mark} {offset:#6x}  {escape(text)}{escape(where)}")

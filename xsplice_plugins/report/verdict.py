@@ -1,55 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the verifiers' findings to one verdict, and to the screenful that a person reads."""
+"""A verdict as the screenful that a person reads."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from xsplice_plugins.artefacts import Finding, PayloadRecord, Report, Severity, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from xsplice_plugins.artefacts import Report, Severity, Verdict
 
 _SHOWN_FUNCTIONS_MAX = 12
-
-
-def conclude(
-    data: bytes, record: PayloadRecord, release: str, findings: Sequence[Finding]
-) -> Report:
-    """Return the report: the worst finding decides, and no finding can soften another.
-
-    Args:
-        data: The file that was judged.
-        record: What it holds.
-        release: The hypervisor's release.
-        findings: Of all verifiers; at least the built-in one's.
-    """
-    assert findings, "the built-in verifier always has a finding"
-    order = {Severity.HAZARD: 0, Severity.ERROR: 1}
-    worst = min(findings, key=lambda finding: order.get(finding.severity, 2))
-    verdicts = {Severity.HAZARD: Verdict.HAZARD, Severity.ERROR: Verdict.REFUSED}
-    verdict = verdicts.get(worst.severity, Verdict.PROVED)
-    is_bad = verdict is not Verdict.PROVED
-    return Report(
-        name=record.name,
-        verdict=verdict,
-        errno=worst.errno if is_bad else 0,
-        step=worst.step if is_bad else "",
-        reason=worst.text if is_bad else "",
-        digest=hashlib.sha256(data).hexdigest(),
-        release=release,
-        findings=tuple(findings),
-    )
 
 
 def verdict_text(report: Report) -> str:
     """Return a report in words: the verdict first, then what each verifier saw."""
     lines = [f"{report.verdict.upper()}: {report.name} on Xen {report.release}"]
-    if report.verdict is not Verdict.PROVED:
+    unchecked = [f for f in report.findings if f.severity is Severity.UNCHECKED]
+    if report.verdict not in {Verdict.PROVED, Verdict.UNPROVED}:
         errno = f" (errno -{report.errno})" if report.errno else ""
         lines.append(f"  at {report.step or 'check'}{errno}: {report.reason}")
+    lines += [f"  not checked: {finding.check}: {finding.text}" for finding in unchecked]
     for finding in report.findings:
+        if finding in unchecked:
+            continue
         lines.append(f"  {finding.check}: {finding.text}")
         if finding.evidence and "payloads" in finding.evidence:
             lines += _proof_lines(finding.evidence)

@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import PayloadRecord
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import SHT_NOBITS, SHT_NULL
+from xsplice_plugins.elf.types import SHDR_SIZE_BYTES, SHT_NOBITS, SHT_NULL
 from xsplice_plugins.errors import ElfFormatError, SignError
-
-if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import PayloadRecord
 
 MARKER = b"~Module signature appended~\n"
 ID_TYPE_PKCS7 = 2
@@ -28,49 +24,29 @@ ID_TYPE_PKCS7 = 2
 MODULE_SIGNATURE = struct.Struct(">5B3xI")
 TRAILER_SIZE_BYTES = MODULE_SIGNATURE.size + len(MARKER)
 
-_SHOFF = struct.Struct("<Q")  #: e_shoff, at byte 40 of an ELF64 header
-_SHNUM = struct.Struct("<H")  #: e_shnum, at byte 60
-_SHDR_SIZE_BYTES = 64
 _PHDR_SIZE_BYTES = 56
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appended:
-    """A file taken apart: the payload and the signature behind it."""
-
-    payload: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
 
 
 def payload_size_bytes(data: bytes, name: str) -> int:
     """Return how many of the file's first bytes are the ELF payload itself.
 
-    Args:
-        data: A payload, signed or not.
-        name: How messages shall call it.
-
     Raises:
         ElfFormatError: Not an ELF payload, or cut short.
     """
     file = read_elf(data, name)
-    (shoff,) = _SHOFF.unpack_from(data, 40)
-    (shnum,) = _SHNUM.unpack_from(data, 60)
+    (shoff,) = struct.unpack_from("<Q", data, 40)  # e_shoff
     ends = [
         section.offset_file + section.size_bytes
         for section in file.sections
         if section.type not in (SHT_NULL, SHT_NOBITS)
     ]
-    ends.append(shoff + shnum * _SHDR_SIZE_BYTES)
+    ends.append(shoff + len(file.sections) * SHDR_SIZE_BYTES)
     ends.append(file.phoff + file.phnum * _PHDR_SIZE_BYTES)
     return max(ends)
 
 
 def require_unsigned(data: bytes, name: str) -> None:
     """Refuse anything but one bare payload.
-
-    Args:
-        data: What is to be signed.
-        name: How messages shall call it.
 
     Raises:
         SignError: It is signed already, followed by other bytes, or no payload at all.
@@ -93,10 +69,6 @@ def require_payload(data: bytes, record: PayloadRecord) -> None:
 
     For every signer's first line, vendors' too.
 
-    Args:
-        data: What is to be signed.
-        record: What the link stage said of it.
-
     Raises:
         SignError: Signed already, no payload, or not the record's.
     """
@@ -115,17 +87,21 @@ def append_signature(payload: bytes, signature: bytes) -> bytes:
     return payload + signature + header + MARKER
 
 
-def split_appended(data: bytes, payload_bytes: int) -> Appended | str:
-    """Take a file apart whose marker is in place.
+def appended_signature(data: bytes, payload_bytes: int) -> bytes | str:
+    """Return the signature that follows a payload.
 
     Args:
         data: The whole file.
-        payload_bytes: Where the ELF payload ends.
+        payload_bytes: Where the ELF payload ends, before the file's end.
 
     Returns:
-        Payload and signature, or one sentence that says why the trailer is not good.
+        The signature, or one sentence that says why what follows is none.
     """
-    assert data.endswith(MARKER), "the caller looks for the marker"
+    if not data.endswith(MARKER):
+        return (
+            f"{len(data) - payload_bytes} bytes follow the payload but no complete signature; "
+            "the file was cut short or damaged"
+        )
     at = len(data) - TRAILER_SIZE_BYTES
     if at < payload_bytes:
         return "the signature's header overlaps the payload"
@@ -139,4 +115,4 @@ def split_appended(data: bytes, payload_bytes: int) -> Appended | str:
             f"the signature's header speaks of {size} bytes, {at - payload_bytes} are there; "
             "the file was cut short or added to"
         )
-    return Appended(payload=data[:payload_bytes], signature=data[payload_bytes:at])
+    return data[payload_bytes:at]

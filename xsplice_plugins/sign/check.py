@@ -8,17 +8,12 @@ only if every step says so, and anything unknown is bad.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from xsplice_plugins.artefacts import SignatureCheck, SignatureState
 from xsplice_plugins.errors import ElfFormatError
-from xsplice_plugins.sign.appended import MARKER, payload_size_bytes, split_appended
+from xsplice_plugins.sign.appended import appended_signature, payload_size_bytes
 from xsplice_plugins.sign.keys import load_certificate
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cryptography.x509 import Certificate
 
 
 def check_signature(
@@ -41,44 +36,29 @@ def check_signature(
     try:
         size = payload_size_bytes(data, "the file")
     except ElfFormatError as error:
-        return _answer(SignatureState.BAD, str(error), 0)
+        return SignatureCheck(state=SignatureState.BAD, reason=str(error), payload_size_bytes=0)
+    state, reason, subject = _checked(data, size, certificate, at_time or datetime.now(UTC))
+    return SignatureCheck(state=state, reason=reason, payload_size_bytes=size, subject=subject)
+
+
+def _checked(
+    data: bytes, size: int, certificate: Path | None, at_time: datetime
+) -> tuple[SignatureState, str, str]:
+    """Return the state, one sentence, and the signer's name where it is known."""
     if size == len(data):
-        return _answer(SignatureState.UNSIGNED, "nothing follows the payload", size)
-    if not data.endswith(MARKER):
-        return _answer(
-            SignatureState.BAD,
-            f"{len(data) - size} bytes follow the payload but no complete signature; "
-            "the file was cut short or damaged",
-            size,
-        )
-    parts = split_appended(data, size)
-    if isinstance(parts, str):
-        return _answer(SignatureState.BAD, parts, size)
+        return SignatureState.UNSIGNED, "nothing follows the payload", ""
+    signature = appended_signature(data, size)
+    if isinstance(signature, str):
+        return SignatureState.BAD, signature, ""
     if certificate is None:
-        return _answer(
-            SignatureState.UNKNOWN_KEY,
-            "there is no certificate to check the signature against",
-            size,
-        )
+        reason = "there is no certificate to check the signature against"
+        return SignatureState.UNKNOWN_KEY, reason, ""
     from xsplice_plugins.sign.detached import check_detached  # noqa: PLC0415  # 0.06 s
 
     trusted = load_certificate(certificate)
-    state, reason = check_detached(parts.payload, parts.signature, trusted)
-    if state is SignatureState.GOOD:
-        state, reason = _check_time(trusted, at_time or datetime.now(UTC))
-    subject = "" if state is SignatureState.BAD else trusted.subject.rfc4514_string()
-    return _answer(state, reason, size, subject)
-
-
-def _check_time(trusted: Certificate, at_time: datetime) -> tuple[SignatureState, str]:
+    state, reason = check_detached(data[:size], signature, trusted)
     start, end = trusted.not_valid_before_utc, trusted.not_valid_after_utc
-    if start <= at_time <= end:
-        return SignatureState.GOOD, "signed with the trusted certificate"
-    return (
-        SignatureState.EXPIRED,
-        f"the certificate is valid from {start:%Y-%m-%d} to {end:%Y-%m-%d} only",
-    )
-
-
-def _answer(state: SignatureState, reason: str, size: int, subject: str = "") -> SignatureCheck:
-    return SignatureCheck(state=state, reason=reason, payload_size_bytes=size, subject=subject)
+    if state is SignatureState.GOOD and not start <= at_time <= end:
+        state = SignatureState.EXPIRED
+        reason = f"the certificate is valid from {start:%Y-%m-%d} to {end:%Y-%m-%d} only"
+    return state, reason, "" if state is SignatureState.BAD else trusted.subject.rfc4514_string()

@@ -6,6 +6,7 @@ Messages name files and subjects, never key material.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tempfile
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import read_file, write_file
 from xsplice_plugins.errors import MachineError, SignError
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ def identity_of(config: Config, environ: Mapping[str, str]) -> Identity:
     identity = Identity(
         key=load_key(config.key, environ), certificate=load_certificate(certificate_path)
     )
-    _require_fit(identity, config.key, certificate_path)
+    if identity.key.public_key() != identity.certificate.public_key():
+        raise SignError(
+            f"{config.key}: does not belong to the certificate {certificate_path}; "
+            "give the pair that was made together"
+        )
     return identity
 
 
@@ -147,10 +153,6 @@ def load_key(
 def require_usable(identity: Identity, at_time: datetime) -> None:
     """Refuse a certificate that must not sign now.
 
-    Args:
-        identity: Who signs.
-        at_time: Now, with its time zone.
-
     Raises:
         SignError: Expired, not valid yet, or not made for signatures.
     """
@@ -196,14 +198,14 @@ def development_identity(folder: Path) -> Identity:
     """
     path = folder / "development.key.pem"
     if not path.exists():
-        _publish(path, _make_pair(), replaces=False)
+        _publish(path, _make_pair())
     identity = Identity(
         key=load_key(path, {}), certificate=load_certificate(path), is_development=True
     )
     public = folder / "development.crt.pem"
     text = _pem_blocks(path, b"CERTIFICATE")[0] + b"\n"
     if not public.exists() or public.read_bytes() != text:
-        _publish(public, text, replaces=True)
+        write_file(public, text)
     return identity
 
 
@@ -217,17 +219,8 @@ def _make_pair() -> bytes:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "xsplice development key")])
     now = datetime.now(UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    usages = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False)
+    usage = x509.KeyUsage(**{**usages, "digital_signature": True})
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -248,31 +241,19 @@ def _make_pair() -> bytes:
     ) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _publish(path: Path, text: bytes, *, replaces: bool) -> None:
-    """Write a file, readable by its owner only, that appears at once.
-
-    Args:
-        path: Where it goes.
-        text: Its content.
-        replaces: Whether it may take another's place; if not, the first of two runs counts.
+def _publish(path: Path, text: bytes) -> None:
+    """Write a file, readable by its owner only, that appears at once; the first of two runs counts.
 
     Raises:
         MachineError: The folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(text)
-            if replaces:
-                os.replace(name, path)  # noqa: PTH105  # a name, as mkstemp gives it
-            else:
-                with suppress(FileExistsError):
-                    os.link(name, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108  # as above
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+            file.write(text)  # mode 0600
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
     except OSError as error:
         raise MachineError(
             f"{path}: the development key cannot be written ({error.strerror}); "
@@ -282,27 +263,5 @@ def _publish(path: Path, text: bytes, *, replaces: bool) -> None:
 
 def _pem_blocks(path: Path, kind: bytes) -> tuple[bytes, ...]:
     """Return the blocks of a PEM file whose label ends in ``kind``."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise SignError(
-            f"{path}: cannot be read ({error.strerror}); check KEY= and CERT="
-        ) from error
+    text = read_file(path, error=SignError, advice="check KEY= and CERT=")
     return tuple(match.group(0) for match in _PEM.finditer(text) if match.group(1).endswith(kind))
-
-
-def _require_fit(identity: Identity, key_path: Path, certificate_path: Path) -> None:
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
-        Encoding,
-        PublicFormat,
-    )
-
-    sides = [
-        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        for public in (identity.key.public_key(), identity.certificate.public_key())
-    ]
-    if sides[0] != sides[1]:
-        raise SignError(
-            f"{key_path}: does not belong to the certificate {certificate_path}; "
-            "give the pair that was made together"
-        )

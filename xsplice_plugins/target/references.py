@@ -1,54 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a relocation of an object truly points.
+"""Where a relocation of an object truly points, and where its instructions lie.
 
 A relocation's ``symbol + addend`` is not yet the place that an instruction means: x86-64 counts a
 PC-relative displacement from the end of the instruction, so that ``cmpl $0, flag(%rip)`` carries
 addend -8 and ``mov flag(%rip), %eax`` addend -4 for the same ``flag``. Xen's bug frames hide line
 numbers in the upper bits of the addend and count from the frame, not from the field. Whoever
-asks which function or datum a relocation refers to asks `target_of`.
+asks which function or datum a relocation refers to asks `References`.
+
+Code may hold what a decoder does not know: BUG() of Xen 4.22 is one byte, UDB. The tables of
+special sections say where instructions start, and bug frames where that byte is.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from functools import lru_cache
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.elf.types import (
-    EM_X86_64,
-    R_X86_64_PC32,
-    R_X86_64_PLT32,
-    SHN_LORESERVE,
-    SHN_UNDEF,
-    Reloc,
-    Section,
-    Symbol,
-)
+from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF, Reloc, Section, Symbol
 from xsplice_plugins.errors import RelocationError
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
-
-R_X86_64_GOTPCREL = 9
-R_X86_64_GOTPCRELX = 41
-R_X86_64_REX_GOTPCRELX = 42
-
-#: Types whose value is counted from the field; in code the instruction ends at or behind it.
-PC_RELATIVE_X86 = frozenset(
-    {
-        R_X86_64_PC32,
-        R_X86_64_PLT32,
-        R_X86_64_GOTPCREL,
-        R_X86_64_GOTPCRELX,
-        R_X86_64_REX_GOTPCRELX,
-    }
-)
-
-BUG_FRAME_PREFIX = ".bug_frames."
-BUG_DISPLACEMENT_BITS = 24  #: xen/arch/x86/include/asm/bug.h: BUG_DISP_WIDTH
-BUG_ASSERT_CLASS = "3"  #: assert frames carry a message and are twice as long
-#: Opcodes in front of a ModRM byte that no immediate can follow, in any opcode map.
-_OPCODES_WITHOUT_IMMEDIATE = frozenset({0x88, 0x89, 0x8A, 0x8B, 0x8D})
+    from xsplice_plugins.target.machine import Instruction, Marks
+    from xsplice_plugins.target.sections import Profile, SpecialSection
 
 
 class Target(NamedTuple):
@@ -63,105 +37,108 @@ class Target(NamedTuple):
     symbol: Symbol
 
 
-def bug_frame_size_bytes(section_name: str, machine: int) -> int:
-    """Return the length of one frame of a ``.bug_frames.N`` section.
+class References:
+    """The places of one object. What it finds once it keeps."""
 
-    Source: xen/arch/x86/include/asm/bug.h (8 bytes, 16 with a message) and
-    xen/arch/arm/include/asm/bug.h (16 bytes).
-    """
-    if machine == EM_X86_64 and not section_name.endswith(BUG_FRAME_PREFIX + BUG_ASSERT_CLASS):
-        return 8
-    return 16
+    def __init__(self, file: ElfFile, profile: Profile) -> None:
+        """Read ``file`` as ``profile`` describes its special sections."""
+        self.file = file
+        self.profile = profile
+        self._marks: dict[int, dict[int, int]] | None = None
+        self._ends: dict[tuple[int, int], dict[int, int]] = {}
+
+    def target_of(self, section: Section, reloc: Reloc) -> Target:
+        """Return the true place that one of ``file.relocs(section)`` refers to.
+
+        Raises:
+            RelocationError: The relocation does not lie in a field of an instruction.
+        """
+        symbol = self.file.symbols[reloc.symbol]
+        row = self.profile.table(section.name)
+        if row is not None and row.counts_from_entry and row.entry_size_bytes:
+            offset = entry_distance(row, reloc.addend) - reloc.offset % row.entry_size_bytes
+        else:
+            offset = reloc.addend + self._bias_of(section, reloc)
+        if symbol.shndx == SHN_UNDEF or symbol.shndx >= SHN_LORESERVE:
+            return Target(None, offset, symbol)
+        return Target(symbol.shndx, symbol.value + offset, symbol)
+
+    def instructions(self, section: int, start: int, end: int) -> tuple[Instruction, ...]:
+        """Return the instructions of a range of a section; places count from its start."""
+        return self.profile.machine.decode(*self._code(section, start, end))
+
+    def text(self, section: int, start: int, end: int) -> list[tuple[int, str]]:
+        """Return place and assembler text of each instruction of a range of a section."""
+        return self.profile.machine.text(*self._code(section, start, end))
+
+    def _code(self, section: int, start: int, end: int) -> tuple[bytes, int, Marks]:
+        known = self._known_places().get(section, {})
+        marks = {at - start: size for at, size in known.items() if start <= at < end}
+        return self.file.sections[section].data[start:end], start, marks
+
+    def _bias_of(self, section: Section, reloc: Reloc) -> int:
+        """Return what to add to a relocation's addend to get its distance from the symbol.
+
+        0 for absolute relocations and for tables; where a type counts from the field and the
+        processor from the end of the instruction, the way from one to the other.
+        """
+        machine, at = self.profile.machine, reloc.offset
+        if not section.is_exec or reloc.type not in machine.end_relative_types:
+            return 0
+        if machine.ends_with_field(section.data, at, reloc.type):
+            return 4
+        distance = self._distances(section, at).get(at)
+        if distance is None:
+            raise RelocationError(
+                f"{self.file.name}({section.name}+{at:#x}): the relocation lies in no "
+                "displacement of an instruction; data within code is not supported"
+            )
+        return distance
+
+    def _distances(self, section: Section, at: int) -> dict[int, int]:
+        """Map each displacement around an offset to the distance to its instruction's end."""
+        starts = self.file.symbol_starts.get(section.index, [])
+        place = bisect_right(starts, at)
+        start = starts[place - 1] if place else 0
+        end = starts[place] if place < len(starts) else section.size_bytes
+        key = (section.index, start)
+        if key not in self._ends:
+            rows = self.instructions(section.index, start, end)
+            self._ends[key] = {r.field: r.end - r.field for r in rows if r.target is not None}
+        return self._ends[key]
+
+    def _known_places(self) -> dict[int, dict[int, int]]:
+        """Return the marks of each section of code (offset -> length or 0)."""
+        if self._marks is None:
+            self._marks = {}
+            for section in self.file.sections:
+                row = self.profile.table(section.name)
+                if row is not None and row.entry_size_bytes:
+                    self._mark(section, row, self._marks)
+        return self._marks
+
+    def _mark(self, table: Section, row: SpecialSection, marks: dict[int, dict[int, int]]) -> None:
+        for reloc in self.file.relocs(table):
+            if reloc.offset % row.entry_size_bytes != row.owner_field:
+                continue
+            index, offset, _symbol = self.target_of(table, reloc)
+            if index is None or offset < 0 or not self.file.sections[index].is_exec:
+                continue
+            is_trap = self.file.sections[index].data.startswith(row.trap, offset)
+            known = marks.setdefault(index, {})
+            known[offset] = max(known.get(offset, 0), len(row.trap) if is_trap else 0)
 
 
-def target_of(file: ElfFile, section: Section, reloc: Reloc) -> Target:
-    """Return the true place that a relocation refers to.
-
-    Args:
-        file: The object.
-        section: The section that the relocation changes.
-        reloc: One of ``file.relocs(section)``.
-
-    Returns:
-        Section and offset of the target; for a target inside an instruction's reach the
-        displacement's bias is taken off by decoding the instruction where it is not plain.
-
-    Raises:
-        RelocationError: The relocation does not lie in a field of an instruction.
-    """
-    symbol = file.symbols[reloc.symbol]
-    offset = reloc.addend + bias_of(file, section, reloc)
-    if section.name.startswith(BUG_FRAME_PREFIX):
-        offset = _bug_frame_offset(file.machine, section.name, reloc)
-    if symbol.shndx == SHN_UNDEF or symbol.shndx >= SHN_LORESERVE:
-        return Target(None, offset, symbol)
-    return Target(symbol.shndx, symbol.value + offset, symbol)
-
-
-def bias_of(file: ElfFile, section: Section, reloc: Reloc) -> int:
-    """Return what to add to a relocation's addend to get its distance from the symbol.
-
-    0 for absolute relocations and for tables; for PC-relative fields of x86 instructions the
-    distance from the field to the end of the instruction.
-    """
-    if file.machine != EM_X86_64 or not section.is_exec or reloc.type not in PC_RELATIVE_X86:
-        return 0
-    if reloc.type == R_X86_64_PLT32:
-        return 4  # calls and jumps end with their displacement
-    data, at = section.data, reloc.offset
-    if at >= 2 and data[at - 2] in _OPCODES_WITHOUT_IMMEDIATE and data[at - 1] & 0xC7 == 0x05:
-        return 4
-    start = _code_start(file, section, at)
-    distance = _distances(data, start).get(at)
-    if distance is None:
-        raise RelocationError(
-            f"{file.name}({section.name}+{at:#x}): the relocation lies in no displacement of an "
-            "instruction; data within code is not supported"
-        )
-    return distance
-
-
-def _bug_frame_offset(machine: int, section_name: str, reloc: Reloc) -> int:
-    field = reloc.offset % bug_frame_size_bytes(section_name, machine)
-    if machine != EM_X86_64:
-        return reloc.addend - field
-    return signed(reloc.addend, BUG_DISPLACEMENT_BITS) - field
-
-
-def signed(value: int, bits: int) -> int:
-    """Return the low bits of a number as a two's complement number."""
-    low = value & ((1 << bits) - 1)
+def entry_distance(row: SpecialSection, word: int) -> int:
+    """Return the distance that a table's pointer states; the line above it is left off."""
+    bits = row.displacement_bits
+    if not bits:
+        return word
+    low = word & ((1 << bits) - 1)
     return low - (1 << bits) if low >> (bits - 1) else low
 
 
-def _code_start(file: ElfFile, section: Section, at: int) -> int:
-    """Return the nearest place at or before an offset where an instruction is known to start."""
-    starts = file.symbol_starts.get(section.index, [])
-    place = bisect_right(starts, at) - 1
-    return starts[place] if place >= 0 else 0
-
-
-@lru_cache(maxsize=256)
-def _distances(code: bytes, start: int) -> dict[int, int]:
-    """Map the offset of each PC-relative displacement to the distance to its instruction's end."""
-    import iced_x86  # noqa: PLC0415  (0.02 s that most runs do not need)
-
-    decoder = iced_x86.Decoder(64, code[start:], ip=start)
-    result: dict[int, int] = {}
-    for instruction in decoder:
-        if instruction.is_ip_rel_memory_operand:
-            offsets = decoder.get_constant_offsets(instruction)
-            result[instruction.ip + offsets.displacement_offset] = (
-                instruction.len - offsets.displacement_offset
-            )
-        elif instruction.is_jcc_short_or_near or instruction.flow_control in (
-            iced_x86.FlowControl.CALL,
-            iced_x86.FlowControl.UNCONDITIONAL_BRANCH,
-            iced_x86.FlowControl.XBEGIN_XABORT_XEND,
-        ):
-            offsets = decoder.get_constant_offsets(instruction)
-            if offsets.has_immediate:
-                result[instruction.ip + offsets.immediate_offset] = (
-                    instruction.len - offsets.immediate_offset
-                )
-    return result
+def within(marks: Marks, places: list[int], start: int, end: int) -> dict[int, int]:
+    """Return the marks of a range, from its start; ``places`` are all marks, sorted."""
+    chosen = places[bisect_left(places, start) : bisect_left(places, end)]
+    return {at - start: marks[at] for at in chosen}

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an object's sections mean, as data: a new section class is a row, not code.
+"""What sections mean, as data: one row a special section, read by differ and linker alike.
 
-Sources: xen/arch/x86/include/asm/{bug,alternative,asm_defns}.h, xen/arch/arm/include/asm/bug.h,
-xen/arch/x86/xen.lds.S of Xen 4.14 to 4.21; include/linux/{bug,jump_label,static_call_types}.h and
-arch/{x86,arm64}/include/asm/{alternative,extable}.h of Linux 6.6.
+A row with sizes comes from a build's own headers (`Facts`); a size of 0 says that the build has
+no such table. To add a section, add a row; the differ then gives its entries to the functions they
+belong to, and the linker takes them into payloads.
+
+Sources: xen/arch/x86/xen.lds.S, xen/arch/arm/xen.lds.S, xen/include/xen/bug.h,
+xen/arch/*/include/asm/{bug,alternative,alternative-call,asm_defns}.h, xen/common/livepatch.c
+(`prepare_payload`: which tables the loader looks at) of Xen 4.7 to 4.22;
+include/linux/{bug,jump_label,static_call_types}.h and arch/{x86,arm64}/include/asm/
+{alternative,extable}.h of Linux 6.6.
 """
 
 from __future__ import annotations
@@ -14,11 +20,20 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
+from xsplice_plugins.elf.types import SHF_MERGE
 from xsplice_plugins.errors import DiffError
+from xsplice_plugins.releases import parse_release
+from xsplice_plugins.target.arm64 import ARM64
+from xsplice_plugins.target.machines import machine_of
+from xsplice_plugins.target.x86_64 import X86_64
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from re import Pattern
+
+    from xsplice_plugins.artefacts import Facts
     from xsplice_plugins.elf.types import Section
+    from xsplice_plugins.target.machine import TargetMachine
 
 
 class SectionClass(StrEnum):
@@ -36,36 +51,36 @@ class SectionClass(StrEnum):
     SNIPPETS = "code snippets"  #: parts belong to the table entries that point at them
     HOOK = "hook"  #: authors' hooks and payload metadata, kept whole
     REGISTRY = "registry"  #: walked once at boot: a new entry is never seen
+    SANITIZER = "a sanitizer's data"  #: says where a check stands: new with its function
     IGNORED = "ignored"
     UNKNOWN = "unknown"
 
 
-class LineField(StrEnum):
-    """Where a table's entry keeps a source line number."""
-
-    NONE = "none"
-    X86_BUG = "upper bits of the addends of the first two words"
-    HALFWORD_12 = "half-word at byte 12"
-    HALFWORD_8 = "half-word at byte 8"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableRow:
-    """One kind of special section.
+class SpecialSection:
+    """One kind of special section: a table whose entries belong to code.
 
-    ``pattern`` is matched against the whole name. ``code_field`` is the offset of the field that
-    points at the owning code; ``snippet_field`` of one that points at out-of-line code, whose
-    length is the byte at ``snippet_length_field`` or, without one, reaches to the next snippet.
-    Pointers at ``unused_fields`` lead nowhere: nothing reads them.
+    All fields are offsets in bytes from an entry's start. Pointers are 32-bit distances, from the
+    field itself unless ``counts_from_entry``.
     """
 
-    pattern: str
-    entry_size_bytes: int
-    code_field: int = 0
-    snippet_field: int | None = None
-    snippet_length_field: int | None = None
-    line: LineField = LineField.NONE
-    unused_fields: tuple[int, ...] = ()
+    pattern: str  #: of the whole name
+    entry_size_bytes: int  #: 0: this build has no such table
+    owner_field: int = 0  #: points at the code that the entry belongs to
+    snippet_field: int | None = None  #: points at out-of-line code
+    snippet_length_field: int | None = None  #: a byte; without one: up to the next snippet
+    snippets: str = ""  #: section of the snippets, which the loader asks for beside the table
+    feature_field: int | None = None  #: two bytes: number of a CPU feature, top bit inverts
+    line_field: int | None = None  #: a half-word with a source line
+    displacement_bits: int = 0  #: of the first two pointers; above them the line; 0: no line there
+    counts_from_entry: bool = False
+    unused_fields: tuple[int, ...] = ()  #: pointers that nothing reads
+    trap: bytes = b""  #: the instruction at the owner's place, where decoders may not know it
+    bounds: tuple[str, str] = ("", "")  #: the image's symbols around its own table
+    rewritten: str = ""  #: what boot may do to the owner's place; "": nothing
+    rewritten_lengths: tuple[int, ...] = ()  #: bytes whose sum says how much
+    rewritten_size_bytes: int = 0  #: how much, where no byte says so
+    refused: str = ""  #: why no payload can bring it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,67 +93,59 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Everything the differ knows of one target beside ELF itself."""
+    """Everything differ and linker know of one target's sections beside ELF itself."""
 
     name: str
-    tables: tuple[tuple[int, TableRow], ...]  #: machine, row
+    machine: TargetMachine
+    tables: tuple[SpecialSection, ...]
     classes: tuple[ClassRow, ...]
     once_flags: frozenset[str]  #: "print once" statics: a fresh copy does no harm
+    counters: Pattern[str]  #: instrumentation's counters: a fresh set does no harm
     file_name_data: frozenset[str]  #: variables that stand in for ``__FILE__``
     patching_path: frozenset[str]  #: functions that run while code is being replaced
-    jump_size_bytes: tuple[tuple[int, int], ...]  #: machine, length of the trampoline
-    endbr_size_bytes: int = 4  #: skipped when a function starts with it
+    jump_size_bytes: int  #: of the jump that replaces a function's first bytes
 
-    def jump_bytes(self, machine: int) -> int:
-        """Return the length of the jump that replaces a function's first bytes."""
-        return dict(self.jump_size_bytes).get(machine, 0)
+    def table(self, name: str) -> SpecialSection | None:
+        """Return the row that describes a section of that name, if one does."""
+        patterns = tuple(row.pattern for row in self.tables)
+        place = _first_match(patterns, name)
+        return None if place is None else self.tables[place]
 
-    def table_row(self, section_name: str, machine: int) -> TableRow | None:
-        """Return the row that describes a section, if one does."""
-        return _table_row(self, section_name, machine)
+    @property
+    def snippet_sections(self) -> frozenset[str]:
+        """Return the sections that the loader asks for beside tables."""
+        return frozenset(row.snippets for row in self.tables if row.snippets)
 
-
-@lru_cache(maxsize=4096)
-def _table_row_by_name(profile: str, name: str, machine: int) -> TableRow | None:
-    for row_machine, row in _PROFILES[profile].tables:
-        if row_machine == machine and re.fullmatch(row.pattern, name):
-            return row
-    return None
-
-
-def _table_row(profile: Profile, name: str, machine: int) -> TableRow | None:
-    return _table_row_by_name(profile.name, name, machine)
+    def class_of_name(self, name: str) -> SectionClass | None:
+        """Return the class of a section of that name, as far as names tell."""
+        row = self.table(name)
+        if row is not None:
+            return SectionClass.TABLE if row.entry_size_bytes else SectionClass.UNKNOWN
+        place = _first_match(tuple(row.pattern for row in self.classes), name)
+        return None if place is None else self.classes[place].kind
 
 
 @lru_cache(maxsize=16384)
-def _class_by_name(profile: str, name: str) -> SectionClass | None:
-    for row in _PROFILES[profile].classes:
-        if re.fullmatch(row.pattern, name):
-            return row.kind
-    return None
+def _first_match(patterns: tuple[str, ...], name: str) -> int | None:
+    return next((i for i, text in enumerate(patterns) if re.fullmatch(text, name)), None)
 
 
-def class_of(profile: Profile, section: Section, machine: int) -> SectionClass:
-    """Return what a section is to live patching.
+def class_of(profile: Profile, section: Section, name: str) -> SectionClass:
+    """Return what a section is to live patching; UNKNOWN if no row and no ELF flag tells.
 
-    Args:
-        profile: The target's table.
-        section: The section.
-        machine: ``e_machine`` of its object.
-
-    Returns:
-        Its class; UNKNOWN if no row and no ELF flag tells.
+    ``name`` is the section's without the symbol that it was made for (`ElfFile.base_name`).
     """
     if not section.is_alloc:
         return SectionClass.IGNORED
-    if profile.table_row(section.name, machine) is not None:
-        return SectionClass.TABLE
+    kind = profile.class_of_name(name)
+    if kind is SectionClass.TABLE:
+        return kind
     if section.is_strings:
         return SectionClass.STRINGS
-    kind = _class_by_name(profile.name, section.name)
     if kind is None:
         return SectionClass.TEXT if section.is_exec else SectionClass.UNKNOWN
-    if kind is SectionClass.READ_ONLY and section.flags & 0x10 and section.entry_size_bytes:
+    is_merged = section.flags & SHF_MERGE and section.entry_size_bytes
+    if kind is SectionClass.READ_ONLY and is_merged:
         return SectionClass.CONSTANTS
     return kind
 
@@ -159,15 +166,18 @@ _DATA = (
     + _rows(SectionClass.WRITABLE, r"\.data(\..*)?", r"\.bss(\..*)?", r"COMMON")
     + _rows(SectionClass.TEXT, r"\.text(\..*)?", r"\.entry\.text(\..*)?", r"\.noinstr\.text")
 )  # fmt: skip
-_XEN = (
+_XEN_CLASSES = (
     _TOOLCHAIN
+    # What gcov writes about counters; the counters themselves are ordinary data.
+    + _rows(SectionClass.IGNORED, r"\.(data|rodata)(\.[a-z]+)*\.(__gcov_\..*|\.LPBX\d+)")
+    + _rows(SectionClass.SANITIZER, r"\.data(\.[a-z]+)*\.\.Lubsan_(data|type)\d+")
     + _rows(SectionClass.HOOK, r"\.livepatch\.hooks\..*", r"\.modinfo")
     + _rows(SectionClass.SNIPPETS, r"\.fixup", r"\.altinstr_replacement")
     + _rows(
         SectionClass.INIT,
-        r"\.init\..*", r"\.initcall.*", r"\.exit\..*", r"\.exitcall.*", r"\.text\.startup(\..*)?",
-        r"\.init_array(\..*)?", r"\.ctors(\..*)?", r"\.trampoline.*", r"\.boot\..*",
-        r"\.data\.init(\..*)?", r"\.text\.init(\..*)?",
+        r"\.init(\..*)?", r"\.initcall.*", r"\.exit(\..*)?", r"\.exitcall.*",
+        r"\.text\.startup(\..*)?", r"\.init_array(\..*)?", r"\.ctors(\..*)?",
+        r"\.trampoline.*", r"\.boot\..*", r"\.data\.init(\..*)?", r"\.text\.init(\..*)?",
     )
     + _rows(SectionClass.PERCPU, r"\.(bss|data)\.percpu(\..*)?")
     + _rows(
@@ -178,7 +188,7 @@ _XEN = (
     + _rows(SectionClass.RO_AFTER_INIT, r"\.data\.ro_after_init(\..*)?")
     + _DATA
 )  # fmt: skip
-_LINUX = (
+_LINUX_CLASSES = (
     _TOOLCHAIN
     + _rows(SectionClass.IGNORED, r"\.orc_(unwind|unwind_ip|header|lookup)", r"\.modinfo")
     + _rows(SectionClass.SNIPPETS, r"\.fixup", r"\.altinstr_replacement")
@@ -189,68 +199,105 @@ _LINUX = (
     + _DATA
 )  # fmt: skip
 
-_X86_BUG = (
-    TableRow(pattern=r"\.bug_frames\.[012]", entry_size_bytes=8, line=LineField.X86_BUG),
-    TableRow(pattern=r"\.bug_frames\.3", entry_size_bytes=16, line=LineField.X86_BUG),
-)
-_XEN_X86 = (
-    *_X86_BUG,
-    TableRow(
-        pattern=r"\.altinstructions",
-        entry_size_bytes=14,
+
+def _xen_tables(facts: Facts) -> Iterable[SpecialSection]:
+    """Return Xen's special sections, in the order in which a payload holds them."""
+    alt = facts.alternative
+    yield SpecialSection(
+        pattern=r"\.ex_table",
+        entry_size_bytes=facts.ex_entry_size_bytes,
         snippet_field=4,
-        snippet_length_field=11,
-    ),
-    TableRow(pattern=r"\.ex_table(\.pre)?", entry_size_bytes=8, snippet_field=4),
-    TableRow(pattern=r"\.alt_call_sites", entry_size_bytes=4),
-)
-_XEN_ARM64 = (
-    TableRow(
-        pattern=r"\.bug_frames\.[0-2]",
-        entry_size_bytes=16,
-        line=LineField.HALFWORD_12,
-        unused_fields=(8,),  # a frame without message points at whatever string follows
-    ),
-    TableRow(pattern=r"\.bug_frames\.3", entry_size_bytes=16, line=LineField.HALFWORD_12),
-    TableRow(
-        pattern=r"\.altinstructions",
-        entry_size_bytes=12,
+    )
+    yield SpecialSection(
+        pattern=r"\.ex_table\.pre",
+        entry_size_bytes=facts.ex_entry_size_bytes,
         snippet_field=4,
-        snippet_length_field=11,
-    ),
-)
-_LINUX_X86 = (
-    TableRow(pattern=r"__bug_table", entry_size_bytes=12, line=LineField.HALFWORD_8),
-    TableRow(
+        refused="the hypervisor looks for .ex_table only; patch no entry code",
+    )
+    last = bug_frame_kinds(facts) - 1
+    for number in range(last + 1):
+        has_message = number == last
+        size = facts.bug_message_frame_size_bytes if has_message else facts.bug_frame_size_bytes
+        is_packed = facts.bug_displacement_bits > 0
+        yield SpecialSection(
+            pattern=rf"\.bug_frames\.{number}",
+            entry_size_bytes=size,
+            displacement_bits=facts.bug_displacement_bits,
+            line_field=None if is_packed else 12,
+            counts_from_entry=True,
+            # A frame of its own format points at whatever string follows where it has no message.
+            unused_fields=() if is_packed or has_message else (8,),
+            trap=bytes.fromhex(facts.bug_instruction),
+            bounds=(f"__start_bug_frames_{number}", f"__stop_bug_frames_{number}"),
+        )
+    yield SpecialSection(pattern=r"\.bug_frames\..*", entry_size_bytes=0)
+    has_padding = alt.size_bytes > alt.replacement_length + 1
+    yield SpecialSection(
         pattern=r"\.altinstructions",
-        entry_size_bytes=14,
-        snippet_field=4,
-        snippet_length_field=13,
-    ),
-    TableRow(pattern=r"__ex_table", entry_size_bytes=12, snippet_field=4),
-    TableRow(pattern=r"__jump_table", entry_size_bytes=16),
-    TableRow(pattern=r"\.static_call_sites", entry_size_bytes=8),
-    TableRow(
-        pattern=r"\.(retpoline|return|call)_sites|\.ibt_endbr_seal|\.smp_locks|\.cfi_sites",
-        entry_size_bytes=4,
-    ),
-    TableRow(pattern=r"\.parainstructions", entry_size_bytes=16),
-    TableRow(pattern=r"__mcount_loc|__patchable_function_entries", entry_size_bytes=8),
+        entry_size_bytes=alt.size_bytes,
+        owner_field=alt.site,
+        snippet_field=alt.replacement,
+        snippet_length_field=alt.replacement_length,
+        snippets=".altinstr_replacement",
+        feature_field=alt.feature,
+        bounds=("__alt_instructions", "__alt_instructions_end"),
+        rewritten="an alternative",
+        rewritten_lengths=(
+            alt.site_length,
+            *((alt.replacement_length + 1,) if has_padding else ()),
+        ),
+    )
+    yield SpecialSection(
+        pattern=r"\.alt_call_sites",
+        entry_size_bytes=facts.alt_call_entry_size_bytes,
+        bounds=("__alt_call_sites_start", "__alt_call_sites_end"),
+        rewritten="an alternative call",
+        rewritten_size_bytes=6,  # ALT_CALL_LEN
+    )
+
+
+def bug_frame_kinds(facts: Facts) -> int:
+    """Return the number of ``.bug_frames.N``: BUGFRAME_NR, which was 3 on Arm before 4.15."""
+    since = machine_of(facts.machine).four_bug_frames_since
+    return 4 if parse_release(facts.release)[:2] >= since else 3
+
+
+_LINUX = (
+    SpecialSection(pattern=r"__bug_table", entry_size_bytes=12, line_field=8),
+    SpecialSection(pattern=r"__ex_table", entry_size_bytes=12, snippet_field=4),
+    SpecialSection(pattern=r"__jump_table", entry_size_bytes=16),
+    SpecialSection(pattern=r"__mcount_loc|__patchable_function_entries", entry_size_bytes=8),
 )
-_LINUX_ARM64 = (
-    TableRow(pattern=r"__bug_table", entry_size_bytes=12, line=LineField.HALFWORD_8),
-    TableRow(
-        pattern=r"\.altinstructions",
-        entry_size_bytes=12,
-        snippet_field=4,
-        snippet_length_field=11,
+_LINUX_OWN = {
+    X86_64.number: (
+        SpecialSection(
+            pattern=r"\.altinstructions",
+            entry_size_bytes=14,
+            snippet_field=4,
+            snippet_length_field=13,
+        ),
+        SpecialSection(pattern=r"\.static_call_sites", entry_size_bytes=8),
+        SpecialSection(
+            pattern=r"\.(retpoline|return|call)_sites|\.ibt_endbr_seal|\.smp_locks|\.cfi_sites",
+            entry_size_bytes=4,
+        ),
+        SpecialSection(pattern=r"\.parainstructions", entry_size_bytes=16),
     ),
-    TableRow(pattern=r"__ex_table", entry_size_bytes=12, snippet_field=4),
-    TableRow(pattern=r"__jump_table", entry_size_bytes=16),
-    TableRow(pattern=r"__mcount_loc|__patchable_function_entries", entry_size_bytes=8),
+    ARM64.number: (
+        SpecialSection(
+            pattern=r"\.altinstructions",
+            entry_size_bytes=12,
+            snippet_field=4,
+            snippet_length_field=11,
+        ),
+    ),
+}
+
+_ONCE_FLAGS = frozenset(
+    {"__warned", "warned", "__already_done", "__print_once", "printed", "once_"}
 )
 
-_ONCE_FLAGS = frozenset({"__warned", "warned", "__already_done", "__print_once", "printed"})
+_COUNTERS = re.compile(r"__gcov\d+\..*")
 
 _FILE_NAME_DATA = frozenset({"_acpi_module_name"})  #: drivers/acpi: ``AE_INFO``
 
@@ -266,54 +313,34 @@ _XEN_PATCHING_PATH = frozenset(
         "reset_stack_and_jump", "modify_xen_mappings_lite",
     }
 )  # fmt: skip
+_LINUX_PATCHING_PATH = frozenset({"klp_ftrace_handler", "ftrace_ops_list_func"})
 
-_JUMPS = ((EM_X86_64, 5), (EM_AARCH64, 4))
-
-
-def _xen(release: str) -> Profile:
-    return Profile(
-        name=f"xen-{release}",
-        tables=tuple((EM_X86_64, row) for row in _XEN_X86)
-        + tuple((EM_AARCH64, row) for row in _XEN_ARM64),
-        classes=_XEN,
-        once_flags=_ONCE_FLAGS,
-        file_name_data=_FILE_NAME_DATA,
-        patching_path=_XEN_PATCHING_PATH,
-        jump_size_bytes=_JUMPS,
-    )
+PROFILE_NAMES = ("xen", "linux")
 
 
-_PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        *(_xen(f"4.{minor}") for minor in range(14, 23)),
-        Profile(
-            name="linux",
-            tables=tuple((EM_X86_64, row) for row in _LINUX_X86)
-            + tuple((EM_AARCH64, row) for row in _LINUX_ARM64),
-            classes=_LINUX,
-            once_flags=_ONCE_FLAGS,
-            file_name_data=_FILE_NAME_DATA,
-            patching_path=frozenset({"klp_ftrace_handler", "ftrace_ops_list_func"}),
-            jump_size_bytes=_JUMPS,
-        ),
-    )
-}
-
-
-def profile_names() -> tuple[str, ...]:
-    """Return the names that `profile_of` knows."""
-    return tuple(_PROFILES)
-
-
-def profile_of(name: str) -> Profile:
-    """Return a profile by its name.
+@lru_cache(maxsize=16)
+def profile_of(name: str, facts: Facts) -> Profile:
+    """Return ``xen`` or ``linux`` for a build; of Linux' facts only the machine is taken.
 
     Raises:
+        ConfigError: Payloads are not made for the machine.
         DiffError: No profile has that name.
     """
-    if name not in _PROFILES:
+    if name not in PROFILE_NAMES:
         raise DiffError(
-            f"profile {name}: it is not known; choose one of {', '.join(profile_names())}"
+            f"profile {name}: it is not known; choose one of {', '.join(PROFILE_NAMES)}"
         )
-    return _PROFILES[name]
+    machine = machine_of(facts.machine)
+    is_xen = name == "xen"
+    linux = _LINUX + _LINUX_OWN.get(machine.number, ())
+    return Profile(
+        name=name,
+        machine=machine,
+        tables=tuple(_xen_tables(facts)) if is_xen else linux,
+        classes=_XEN_CLASSES if is_xen else _LINUX_CLASSES,
+        once_flags=_ONCE_FLAGS,
+        counters=_COUNTERS,
+        file_name_data=_FILE_NAME_DATA,
+        patching_path=_XEN_PATCHING_PATH if is_xen else _LINUX_PATCHING_PATH,
+        jump_size_bytes=facts.jump_size_bytes if is_xen else machine.jump_size_bytes,
+    )

@@ -6,31 +6,17 @@ tests that every implementation must pass: `SignerContract`, `DifferContract`. I
 needs pytest, not SCons.
 """
 
-from xsplice_plugins.testing.contracts import DifferContract, SignerContract
-from xsplice_plugins.testing.fixtures import (
-    DistributionFactory,
-    ManagerFactory,
-    ProjectFactory,
-    fake_distribution,
-    scons_project,
-    xsplice_manager,
-)
-from xsplice_plugins.testing.projects import Outcome, SconsProject, body_of, write_files
-from xsplice_plugins.testing.samples import sample_objects, sample_payload
-
-__all__ = [
-    "DifferContract",
-    "DistributionFactory",
-    "ManagerFactory",
-    "Outcome",
-    "ProjectFactory",
-    "SconsProject",
-    "SignerContract",
-    "body_of",
-    "fake_distribution",
-    "sample_objects",
-    "sample_payload",
-    "scons_project",
-    "write_files",
-    "xsplice_manager",
-]
+from xsplice_plugins.testing.contracts import DifferContract as DifferContract
+from xsplice_plugins.testing.contracts import SignerContract as SignerContract
+from xsplice_plugins.testing.fixtures import DistributionFactory as DistributionFactory
+from xsplice_plugins.testing.fixtures import ManagerFactory as ManagerFactory
+from xsplice_plugins.testing.fixtures import ProjectFactory as ProjectFactory
+from xsplice_plugins.testing.fixtures import fake_distribution as fake_distribution
+from xsplice_plugins.testing.fixtures import scons_project as scons_project
+from xsplice_plugins.testing.fixtures import xsplice_manager as xsplice_manager
+from xsplice_plugins.testing.projects import Outcome as Outcome
+from xsplice_plugins.testing.projects import SconsProject as SconsProject
+from xsplice_plugins.testing.projects import body_of as body_of
+from xsplice_plugins.testing.projects import write_files as write_files
+from xsplice_plugins.testing.samples import sample_objects as sample_objects
+from xsplice_plugins.testing.samples import sample_payload as sample_payload

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -33,6 +34,10 @@ from xsplice_plugins.testing.samples import sample_objects, sample_payload
 
 if TYPE_CHECKING:
     import pluggy
+
+_Sign = Callable[..., SignedPayload]
+_Check = Callable[[bytes], SignatureCheck]
+_Diff = Callable[..., Delta]
 
 
 class _Contract:
@@ -59,6 +64,15 @@ class _Contract:
         startup(pm, config)
         return pm
 
+    @pytest.fixture
+    def ask(self, manager: pluggy.PluginManager, config: Config) -> Callable[..., Any]:
+        """Return a function that calls a hook on the plugin under test."""
+
+        def ask(hook_name: str, **arguments: object) -> Any:
+            return call(chosen(manager, hook_name, self.name), **arguments, config=config)
+
+        return ask
+
 
 class SignerContract(_Contract):
     """The tests of a signer."""
@@ -72,31 +86,48 @@ class SignerContract(_Contract):
         return None
 
     @pytest.fixture
-    def sign(self, manager: pluggy.PluginManager, config: Config) -> _Sign:
-        """Return a function that signs bytes, by default with the record that fits them."""
-        return _Sign(manager, config, self.name)
+    def data(self) -> bytes:
+        """Return a payload."""
+        return sample_payload()[0]
 
     @pytest.fixture
-    def check(
-        self, manager: pluggy.PluginManager, config: Config, certificate: Path | None
-    ) -> _Check:
+    def sign(self, ask: Callable[..., Any]) -> _Sign:
+        """Return a function that signs bytes, by default with the record that fits them."""
+
+        def sign(data: bytes, record: PayloadRecord | None = None) -> SignedPayload:
+            if record is None:
+                digest = hashlib.sha256(data).hexdigest()
+                _, sample = sample_payload()
+                record = dataclasses.replace(sample, digest=digest, size_bytes=len(data))
+            signed = ask("xsplice_sign_payload", data=data, record=record)
+            assert isinstance(signed, SignedPayload), "the chosen signer must answer"
+            return signed
+
+        return sign
+
+    @pytest.fixture
+    def check(self, ask: Callable[..., Any], certificate: Path | None) -> _Check:
         """Return a function that checks a file's bytes."""
-        return _Check(manager, config, self.name, certificate)
+
+        def check(data: bytes) -> SignatureCheck:
+            answer = ask("xsplice_check_signature", data=data, certificate=certificate)
+            assert isinstance(answer, SignatureCheck), "a signer must be able to check"
+            return answer
+
+        return check
 
     def test_a_signed_payload_passes_the_signers_own_check(
-        self, sign: _Sign, check: _Check
+        self, data: bytes, sign: _Sign, check: _Check
     ) -> None:
         """Round trip: what was signed is the front of the file, and the check finds its end."""
-        data, _ = sample_payload()
         signed = sign(data)
         assert signed.data.startswith(data), "the payload itself must not be changed"
         answer = check(signed.data)
         assert answer.state is self.state_good, answer.reason
         assert answer.payload_size_bytes == len(data)
 
-    def test_the_record_tells_what_was_signed(self, sign: _Sign) -> None:
+    def test_the_record_tells_what_was_signed(self, data: bytes, sign: _Sign) -> None:
         """The record names the signer and both digests, and survives its JSON file."""
-        data, _ = sample_payload()
         signed = sign(data)
         assert signed.record.signer == self.name
         assert signed.record.digest_payload == hashlib.sha256(data).hexdigest()
@@ -104,18 +135,16 @@ class SignerContract(_Contract):
         text = artefacts.to_json(signed.record)
         assert artefacts.from_json(text, SignatureRecord, "record") == signed.record
 
-    def test_signing_twice_gives_the_same_bytes_or_says_so(self, sign: _Sign) -> None:
+    def test_signing_twice_gives_the_same_bytes_or_says_so(self, data: bytes, sign: _Sign) -> None:
         """A signer whose bytes differ from run to run must declare it."""
-        data, _ = sample_payload()
         first, second = sign(data), sign(data)
         if first.record.is_deterministic:
             assert first.data == second.data
         assert first.record.is_deterministic == second.record.is_deterministic
 
     @pytest.mark.parametrize("case", ["empty", "text", "cut short", "followed by bytes"])
-    def test_foreign_input_is_refused(self, sign: _Sign, case: str) -> None:
+    def test_foreign_input_is_refused(self, data: bytes, sign: _Sign, case: str) -> None:
         """Only one complete payload is signed, nothing else."""
-        data, _ = sample_payload()
         foreign = {
             "empty": b"",
             "text": b"#!/bin/sh\nexit 0\n",
@@ -125,43 +154,39 @@ class SignerContract(_Contract):
         with pytest.raises(XspliceError):
             sign(foreign)
 
-    def test_a_signed_payload_is_not_signed_again(self, sign: _Sign) -> None:
+    def test_a_signed_payload_is_not_signed_again(self, data: bytes, sign: _Sign) -> None:
         """Two signatures on one file: the loader's side would see only one of them."""
-        data, _ = sample_payload()
         once = sign(data).data
         if once != data:
             with pytest.raises(XspliceError):
                 sign(once)
 
-    def test_the_payload_of_another_record_is_refused(self, sign: _Sign) -> None:
+    def test_the_payload_of_another_record_is_refused(self, data: bytes, sign: _Sign) -> None:
         """What is signed must be what the link stage speaks of."""
-        data, _ = sample_payload()
         _, other = sample_payload(name="other")
         with pytest.raises(XspliceError):
             sign(data, other)
 
-    def test_an_unsigned_payload_is_called_unsigned(self, check: _Check) -> None:
+    def test_an_unsigned_payload_is_called_unsigned(self, data: bytes, check: _Check) -> None:
         """A stripped signature must not pass for anything else."""
-        data, _ = sample_payload()
         assert check(data).state is SignatureState.UNSIGNED
 
-    def test_a_changed_payload_is_not_good(self, sign: _Sign, check: _Check) -> None:
+    def test_a_changed_payload_is_not_good(self, data: bytes, sign: _Sign, check: _Check) -> None:
         """One bit of code is enough."""
-        data, _ = sample_payload()
         signed = bytearray(sign(data).data)
         signed[data.index(b"\xb8\x01") + 1] ^= 2
         assert check(bytes(signed)).state is not SignatureState.GOOD
 
-    def test_a_file_cut_short_is_not_good(self, sign: _Sign, check: _Check) -> None:
+    def test_a_file_cut_short_is_not_good(self, data: bytes, sign: _Sign, check: _Check) -> None:
         """An upload that stopped early is found, wherever it stopped."""
-        data, _ = sample_payload()
         signed = sign(data).data
         for size in range(len(data) + 1, len(signed), max(1, (len(signed) - len(data)) // 64)):
             assert check(signed[:size]).state is SignatureState.BAD, f"cut at {size}"
 
-    def test_the_signature_of_another_payload_is_not_good(self, sign: _Sign, check: _Check) -> None:
+    def test_the_signature_of_another_payload_is_not_good(
+        self, data: bytes, sign: _Sign, check: _Check
+    ) -> None:
         """A signature must not be moved to another payload."""
-        data, _ = sample_payload()
         other, _ = sample_payload(name="other")
         moved = other + sign(data).data[len(data) :]
         assert check(moved).state is not SignatureState.GOOD
@@ -171,9 +196,16 @@ class DifferContract(_Contract):
     """The tests of a differ."""
 
     @pytest.fixture
-    def diff(self, manager: pluggy.PluginManager, config: Config) -> _Diff:
+    def diff(self, ask: Callable[..., Any]) -> _Diff:
         """Return a function that compares the objects of `sample_objects`."""
-        return _Diff(manager, config, self.name)
+
+        def diff(**sample: int) -> Delta:
+            pair, baseline, new = sample_objects(**sample)
+            delta = ask("xsplice_diff_objects", pair=pair, baseline=baseline, new=new)
+            assert isinstance(delta, Delta), "the differ must know plain x86-64 objects"
+            return delta
+
+        return diff
 
     def test_equal_objects_have_no_delta(self, diff: _Diff) -> None:
         """Nothing is replaced that has not changed."""
@@ -201,59 +233,13 @@ class DifferContract(_Contract):
         delta = diff()
         assert artefacts.from_json(artefacts.to_json(delta), Delta, "delta") == delta
 
-    def test_foreign_input_is_refused(self, manager: pluggy.PluginManager, config: Config) -> None:
+    def test_foreign_input_is_refused(self, ask: Callable[..., Any]) -> None:
         """Bytes that are no object are an error, not an empty delta."""
         pair, baseline, _ = sample_objects()
-        hook = chosen(manager, "xsplice_diff_objects", self.name)
         with pytest.raises(XspliceError):
-            call(hook, pair=pair, baseline=baseline, new=b"not an object", config=config)
+            ask("xsplice_diff_objects", pair=pair, baseline=baseline, new=b"not an object")
 
     def test_objects_of_two_machines_are_refused(self, diff: _Diff) -> None:
         """A pair must have been compiled the same way."""
         with pytest.raises(XspliceError):
             diff(machine_new=EM_AARCH64)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Sign:
-    manager: pluggy.PluginManager
-    config: Config
-    name: str
-
-    def __call__(self, data: bytes, record: PayloadRecord | None = None) -> SignedPayload:
-        if record is None:
-            _, sample = sample_payload()
-            digest = hashlib.sha256(data).hexdigest()
-            record = dataclasses.replace(sample, digest=digest, size_bytes=len(data))
-        hook = chosen(self.manager, "xsplice_sign_payload", self.name)
-        signed = call(hook, data=data, record=record, config=self.config)
-        assert isinstance(signed, SignedPayload), "the chosen signer must answer"
-        return signed
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Check:
-    manager: pluggy.PluginManager
-    config: Config
-    name: str
-    certificate: Path | None
-
-    def __call__(self, data: bytes) -> SignatureCheck:
-        hook = chosen(self.manager, "xsplice_check_signature", self.name)
-        answer = call(hook, data=data, certificate=self.certificate, config=self.config)
-        assert isinstance(answer, SignatureCheck), "a signer must be able to check"
-        return answer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Diff:
-    manager: pluggy.PluginManager
-    config: Config
-    name: str
-
-    def __call__(self, **sample: int) -> Delta:
-        pair, baseline, new = sample_objects(**sample)
-        hook = chosen(self.manager, "xsplice_diff_objects", self.name)
-        delta = call(hook, pair=pair, baseline=baseline, new=new, config=self.config)
-        assert isinstance(delta, Delta), "the differ must know plain x86-64 objects"
-        return delta

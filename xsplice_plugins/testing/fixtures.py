@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pluggy
 
 
-class ManagerFactory(Protocol):
+class ManagerFactory:
     """Build a fresh manager from plugins; installed ones take part only when asked for."""
 
     def __call__(
@@ -26,11 +27,34 @@ class ManagerFactory(Protocol):
         environ: Mapping[str, str] | None = None,
         entry_points: bool = False,
     ) -> pluggy.PluginManager:
-        """Return the manager."""
+        """Return the manager; nothing is to be unregistered."""
+        return build_plugin_manager(
+            plugins=plugins, environ=environ or {}, entry_points=entry_points
+        )
 
 
-class DistributionFactory(Protocol):
+@dataclass(frozen=True, slots=True)
+class ProjectFactory:
+    """Write a project from a dict of files."""
+
+    root: Path
+
+    def __call__(
+        self, files: Mapping[str, Body], *, python_path: tuple[Path, ...] = ()
+    ) -> SconsProject:
+        """Return the project, ready to run."""
+        self.root.mkdir()
+        write_files(self.root, files)
+        return SconsProject(root=self.root, python_path=python_path)
+
+
+@dataclass(frozen=True, slots=True)
+class DistributionFactory:
     """Pretend that a distribution with entry points in our group is installed."""
+
+    tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch
+    folders: list[Path] = field(default_factory=list)
 
     def __call__(
         self,
@@ -41,62 +65,7 @@ class DistributionFactory(Protocol):
         version: str = "1.0",
     ) -> Path:
         """Return the folder it was written to; the folder is importable."""
-
-
-class ProjectFactory(Protocol):
-    """Write a project from a dict of files."""
-
-    def __call__(
-        self, files: Mapping[str, Body], *, python_path: tuple[Path, ...] = ()
-    ) -> SconsProject:
-        """Return the project, ready to run."""
-
-
-@pytest.fixture
-def xsplice_manager() -> ManagerFactory:
-    """Return a factory of managers; each is fresh, so nothing is to be unregistered."""
-
-    def build(
-        *plugins: object,
-        environ: Mapping[str, str] | None = None,
-        entry_points: bool = False,
-    ) -> pluggy.PluginManager:
-        return build_plugin_manager(
-            plugins=plugins, environ=environ or {}, entry_points=entry_points
-        )
-
-    return build
-
-
-@pytest.fixture
-def scons_project(tmp_path: Path) -> ProjectFactory:
-    """Return a function that writes a project from a dict of files; see `SconsProject`."""
-
-    def build(files: Mapping[str, Body], *, python_path: tuple[Path, ...] = ()) -> SconsProject:
-        root = tmp_path / "project"
-        root.mkdir()
-        write_files(root, files)
-        return SconsProject(root=root, python_path=python_path)
-
-    return build
-
-
-@pytest.fixture
-def fake_distribution(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[DistributionFactory]:
-    """Return a function that fakes an installed distribution, gone again after the test."""
-    before = set(sys.modules)
-    folders: list[Path] = []
-
-    def install(
-        name: str,
-        entry_points: Mapping[str, str],
-        files: Mapping[str, Body] | None = None,
-        *,
-        version: str = "1.0",
-    ) -> Path:
-        folder = tmp_path / f"site-{len(folders)}"
+        folder = self.tmp_path / f"site-{len(self.folders)}"
         lines = "".join(f"{key} = {value}\n" for key, value in entry_points.items())
         info = f"{name.replace('-', '_')}-{version}.dist-info"
         write_files(
@@ -107,12 +76,32 @@ def fake_distribution(
                 f"{info}/entry_points.txt": f"[xsplice]\n{lines}",
             },
         )
-        folders.append(folder)
-        monkeypatch.syspath_prepend(folder)
+        self.folders.append(folder)
+        self.monkeypatch.syspath_prepend(folder)
         return folder
 
+
+@pytest.fixture
+def xsplice_manager() -> ManagerFactory:
+    """Return a factory of managers."""
+    return ManagerFactory()
+
+
+@pytest.fixture
+def scons_project(tmp_path: Path) -> ProjectFactory:
+    """Return a function that writes a project; see `SconsProject`."""
+    return ProjectFactory(tmp_path / "project")
+
+
+@pytest.fixture
+def fake_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DistributionFactory]:
+    """Return a function that fakes an installed distribution, gone again after the test."""
+    before = set(sys.modules)
+    install = DistributionFactory(tmp_path, monkeypatch)
     yield install
     for module_name in set(sys.modules) - before:
         file = getattr(sys.modules[module_name], "__file__", None)
-        if file and any(Path(file).is_relative_to(folder) for folder in folders):
+        if file and any(Path(file).is_relative_to(folder) for folder in install.folders):
             del sys.modules[module_name]

@@ -45,11 +45,6 @@ def sample_objects(
 ) -> tuple[ObjectPair, bytes, bytes]:
     """Return a pair of objects: ``int answer(void)`` returns one number, then another.
 
-    Args:
-        answer_before: What the baseline's function returns.
-        answer_after: What the new one returns.
-        machine_new: ``e_machine`` of the new object.
-
     Returns:
         The pair's record, the baseline object, the new object.
     """
@@ -68,6 +63,7 @@ def sample_objects(
         digest_baseline=hashlib.sha256(sides[0]).hexdigest(),
         digest_new=hashlib.sha256(sides[1]).hexdigest(),
         compiler="none",
+        layouts="in the sources",
     )
     return pair, sides[0], sides[1]
 

@@ -9,26 +9,25 @@ recorded result, and what the extra version reads afterwards.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from xsplice_plugins import artefacts
+from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.handmade.building import build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import pluggy
-
-    from xsplice_plugins.hypervisor import Image
+    from xsplice_plugins.hypervisor import BootedImage, Release
     from xsplice_plugins.kbuild.tree import XenTree
-    from xsplice_plugins.plugins.spec import Config
+    from xsplice_plugins.pipeline.run import Run
     from xsplice_plugins.realxen import Machine, Step
+    from xsplice_plugins.realxen.results import StepResult
+    from xsplice_plugins.verify.predict import Prediction
 
 _EXTRA_CHARACTERS_MAX = 15  #: the hypercall copies 16 bytes, the last of them NUL
-_PLACES = ("model", "qemu")
+PLACES = ("model", "qemu")  #: where scenarios can be played
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,26 +72,13 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Played:
     """How one scenario went in one place."""
 
     scenario: str
     what: str
     place: str  #: "model" or "qemu"
     differences: tuple[str, ...]  #: none: as the table says
-
-
-class _Answer(Protocol):
-    """What the model predicts and what a real hypervisor answers."""
-
-    @property
-    def error(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def rc(self) -> int: ...
-    @property
-    def extra(self) -> str: ...
 
 
 def read_table(path: Path) -> Table:
@@ -115,22 +101,16 @@ def read_table(path: Path) -> Table:
 
 
 def build_table(
-    plugins: pluggy.PluginManager,
-    tree: XenTree,
-    table: Table,
-    sources: Path,
-    out: Path,
-    config: Config,
+    run: Run, tree: XenTree, table: Table, sources: Path, out: Path
 ) -> dict[str, bytes]:
     """Build all payloads of a table, unsigned, and write them to a folder.
 
     Args:
-        plugins: The plugins of this run.
+        run: Settings and plugins.
         tree: A built tree; it is only read.
         table: The table.
         sources: Folder of its C files.
         out: Folder for ``NAME.livepatch`` and ``NAME.payload.json``.
-        config: Settings of the run.
 
     Raises:
         XspliceError: One of them cannot be built.
@@ -147,7 +127,9 @@ def build_table(
             row = pending.pop(name)
             below = out / f"{row.depends}.livepatch" if row.depends else None
             files = [sources / file for file in row.sources]
-            payload = build(plugins, tree, files, name, replace(config, depends=below))
+            payload = pipeline.build_handmade(
+                replace(run, config=replace(run.config, depends=below)), tree, files, name
+            )
             data = without_section(payload.data, row.without) if row.without else payload.data
             artefacts.write_file(out / f"{name}.livepatch", data)
             artefacts.save(out / f"{name}.payload.json", payload.record)
@@ -172,9 +154,39 @@ def without_section(data: bytes, name: str) -> bytes:
     return data[:place] + b"." + b"x" * (len(word) - 2) + b"\0" + data[place + len(word) :]
 
 
+def play(
+    table: Table, payloads: Mapping[str, bytes], tree: XenTree, places: Sequence[str]
+) -> tuple[Played, ...]:
+    """Play every scenario in each place.
+
+    Args:
+        table: The table.
+        payloads: Its payloads, built for this tree.
+        tree: The hypervisor.
+        places: Of ``PLACES``.
+
+    Raises:
+        XspliceError: The image cannot be used, or no machine can be prepared.
+    """
+    outcomes: tuple[Played, ...] = ()
+    if "model" in places:
+        from xsplice_plugins import hypervisor  # noqa: PLC0415  the model is only needed here
+
+        release = hypervisor.release(tree.release)
+        image = hypervisor.boot(tree.xen_syms.read_bytes(), release=release)
+        outcomes += play_in_model(table, payloads, image, release)
+    if "qemu" in places:
+        from xsplice_plugins.realxen import Machine  # noqa: PLC0415  costs what only players pay
+
+        line = ".".join(tree.release.split(".")[:2])
+        machine = Machine.prepare(tree.build_root / "xen", release=line)
+        outcomes += play_on_xen(table, payloads, machine)
+    return outcomes
+
+
 def play_in_model(
-    table: Table, payloads: Mapping[str, bytes], image: Image, release: str
-) -> tuple[Outcome, ...]:
+    table: Table, payloads: Mapping[str, bytes], image: BootedImage, release: Release
+) -> tuple[Played, ...]:
     """Play every scenario in the reference hypervisor core.
 
     Args:
@@ -183,13 +195,11 @@ def play_in_model(
         image: The hypervisor.
         release: Its release.
     """
-    from xsplice_plugins import hypervisor  # noqa: PLC0415  the model is only needed here
-    from xsplice_plugins.verify.predict import predict  # noqa: PLC0415
+    from xsplice_plugins.verify.predict import predict  # noqa: PLC0415  as in play
 
     outcomes = []
     for scenario in table.scenarios:
-        steps = _steps(scenario)
-        answers = predict(steps, payloads, image=image, release=hypervisor.release(release))
+        answers = predict(_steps(scenario), payloads, image=image, release=release)
         problems = [f"step {i}: {a.hazard}" for i, a in enumerate(answers) if a.hazard]
         outcomes.append(_outcome(scenario, "model", answers, problems))
     return tuple(outcomes)
@@ -197,7 +207,7 @@ def play_in_model(
 
 def play_on_xen(
     table: Table, payloads: Mapping[str, bytes], machine: Machine
-) -> tuple[Outcome, ...]:
+) -> tuple[Played, ...]:
     """Play every scenario on a real hypervisor, each on a machine of its own.
 
     Args:
@@ -235,8 +245,11 @@ def _steps(scenario: Scenario) -> tuple[Step, ...]:
 
 
 def _outcome(
-    scenario: Scenario, place: str, answers: Sequence[_Answer], problems: Sequence[str]
-) -> Outcome:
+    scenario: Scenario,
+    place: str,
+    answers: Sequence[Prediction | StepResult],
+    problems: Sequence[str],
+) -> Played:
     differences = list(problems)
     if not problems:
         before = answers[0].extra
@@ -253,6 +266,6 @@ def _outcome(
                 for what, wanted, found in pairs
                 if wanted != found
             ]
-    return Outcome(
+    return Played(
         scenario=scenario.id, what=scenario.what, place=place, differences=tuple(differences)
     )

@@ -6,79 +6,89 @@ the same state, and no field of the model can be forgotten. When nothing is load
 history is dropped (traces of hooks in Xen's data are dropped with it).
 """
 
-import base64
-import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal
 
-from xsplice_plugins.errors import ConfigError, MachineError
-from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
-from xsplice_plugins.hypervisor.core import Hypervisor
-from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import Answer, Hazard
-from xsplice_plugins.hypervisor.image.image import Image
+from xsplice_plugins import artefacts
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.hypervisor import (
+    OFF,
+    Answer,
+    BootedImage,
+    Hazard,
+    Hypervisor,
+    Release,
+    SignaturePolicy,
+)
+from xsplice_plugins.hypervisor.state.payload import name_bytes
 
-SCHEMA = 1
 #: A person at a command line stays far below; a damaged file must not keep the model busy.
 EVENTS_MAX = 10_000
 
 
-class Event(TypedDict):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
     """One request of the history."""
 
-    kind: str
+    kind: Literal["upload", "action"]
     name: str
-    data: str
-    command: int
-    flags: int
+    data: bytes = b""  #: of an upload
+    command: int = 0  #: of an action
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the file holds."""
+
+    schema: int = artefacts.SCHEMA
+    image: str  #: digest
+    release: str
+    cpu: str
+    stamp: int = 1  #: the list's version before the first event
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
-class Session:
+class ModelSession:
     """A hypervisor with the history that led to it."""
 
     hypervisor: Hypervisor
     events: list[Event] = field(default_factory=list)
     stamp_base: int = 1
 
-    def upload(self, name: str, data: bytes, *, flags: int = 0) -> Answer:
-        """Upload and remember it."""
-        text = base64.b64encode(data).decode("ascii")
-        event = Event(kind="upload", name=name, data=text, command=0, flags=flags)
-        return self._do(event)
-
-    def action(self, name: str, command: int, *, flags: int = 0) -> Answer:
-        """Ask for an action, remember it, and let the CPUs do the work at once."""
-        return self._do(Event(kind="action", name=name, data="", command=command, flags=flags))
-
-    def _do(self, event: Event) -> Answer:
-        self.events.append(event)
-        return self.replay(event)
-
-    def replay(self, event: Event) -> Answer:
-        """Perform one event of the history.
+    def do(self, event: Event) -> Answer:
+        """Perform a request, let the CPUs do its work at once, and remember it.
 
         Raises:
             Hazard: it crashed the host.
         """
+        self.events.append(event)
         hv = self.hypervisor
-        name = event["name"].encode("latin-1", "replace") + b"\0"
-        if event["kind"] == "upload":
-            return hv.upload(name, base64.b64decode(event["data"]), op_flags=event["flags"])
-        answer = hv.action(name, event["command"], timeout_ns=30_000_000, flags=event["flags"])
+        name = name_bytes(event.name) + b"\0"
+        if event.kind == "upload":
+            return hv.upload(name, event.data, op_flags=event.flags)
+        answer = hv.action(name, event.command, timeout_ns=30_000_000, flags=event.flags)
         hv.run_pending()
         return answer
 
-
-def _identity(image: Image, release: Release) -> dict[str, str]:
-    return {"image": image.digest, "release": release.name, "cpu": image.cpu.name}
+    def history(self) -> History:
+        """Give what has to be remembered."""
+        hv = self.hypervisor
+        is_idle = not hv.payloads and hv.hazard is None
+        return History(
+            image=hv.image.digest,
+            release=hv.release.name,
+            cpu=hv.image.cpu.name,
+            stamp=hv.stamp if is_idle else self.stamp_base,
+            events=() if is_idle else tuple(self.events),
+        )
 
 
 def load_session(
-    path: Path, image: Image, release: Release, *, signatures: SignaturePolicy = OFF
-) -> Session:
+    path: Path, image: BootedImage, release: Release, *, signatures: SignaturePolicy = OFF
+) -> ModelSession:
     """Read a model's file, or start a fresh model where there is none.
 
     Args:
@@ -91,70 +101,21 @@ def load_session(
         The session; after a hazard in its history the host in it is down.
 
     Raises:
-        ConfigError: the file is damaged or belongs to another image, release or CPU.
+        XspliceError: the file is damaged or belongs to another image, release or CPU.
     """
-    session = Session(hypervisor=Hypervisor(image, release, signatures=signatures))
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+    session = ModelSession(hypervisor=Hypervisor(image, release, signatures=signatures))
+    if not path.exists():
         return session
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); remove it") from error
-    try:
-        content = json.loads(text)
-        events: list[Event] = [_checked_event(event) for event in content["events"][:EVENTS_MAX]]
-        stamp = int(content["stamp"])
-        identity = {key: str(content[key]) for key in ("image", "release", "cpu")}
-        schema = content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a model's state ({error!r}); remove it") from error
-    if schema != SCHEMA or identity != _identity(image, release):
+    told, mine = artefacts.load(path, History), session.history()
+    if replace(told, stamp=mine.stamp, events=mine.events) != mine:
         raise ConfigError(
             f"{path}: belongs to another image, release, CPU or version; choose another file"
         )
-    session.stamp_base = session.hypervisor.stamp = stamp
-    for event in events:
-        session.events.append(event)
+    session.stamp_base = session.hypervisor.stamp = told.stamp
+    for event in told.events[:EVENTS_MAX]:
         try:
-            session.replay(event)
+            session.do(event)
         except Hazard:
             # The history ends where the host went down; the hypervisor remembers why.
             break
     return session
-
-
-def _checked_event(raw: dict[str, object]) -> Event:
-    kind, name, data = raw["kind"], raw["name"], raw["data"]
-    command, flags = raw["command"], raw["flags"]
-    if kind not in {"upload", "action"}:
-        raise ValueError(f"event {kind!r}")
-    if not isinstance(name, str) or not isinstance(data, str):
-        raise TypeError("event without a name")
-    if not isinstance(command, int) or not isinstance(flags, int):
-        raise TypeError("event without a command")
-    base64.b64decode(data, validate=True)
-    return Event(kind=str(kind), name=name, data=data, command=command, flags=flags)
-
-
-def save_session(path: Path, session: Session) -> None:
-    """Write a model's file, whole or not at all.
-
-    Raises:
-        MachineError: the file cannot be written.
-    """
-    hv = session.hypervisor
-    is_idle = not hv.payloads and hv.hazard is None
-    content = {
-        "schema": SCHEMA,
-        **_identity(hv.image, hv.release),
-        "stamp": hv.stamp if is_idle else session.stamp_base,
-        "events": [] if is_idle else session.events,
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, sort_keys=True, indent=1) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room") from error
-    finally:
-        temporary.unlink(missing_ok=True)

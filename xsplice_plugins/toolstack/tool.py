@@ -2,10 +2,11 @@
 """The toolstack in front of the model: the real tool's commands, words and exit codes.
 
 ``run`` is one call of the program. The model behind it lives in a file, so that a person can play a
-scenario command by command. Extensions over the real tool: ``check`` (what the upload checked, as
-the 2015 plan's command does), ``reboot`` (start over), and what is said when the host goes down.
+scenario command by command. Extensions over the real tool: ``check`` (what the upload checked; only
+docs/misc/livepatch.pandoc has it), ``reboot`` (start over), and what is said when the host goes
+down.
 
-Source: specification section 11.4; tools/misc/xen-livepatch.c.
+Source: tools/misc/xen-livepatch.c.
 """
 
 import errno as host_errno
@@ -15,22 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
-from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import (
-    EAGAIN,
-    EBUSY,
-    EINVAL,
-    ENOENT,
+from xsplice_plugins import artefacts
+from xsplice_plugins.hypervisor import (
+    OFF,
+    Answer,
+    BootedImage,
+    Command,
     Hazard,
+    Release,
+    SignaturePolicy,
+    State,
+    Status,
     errno_text,
 )
-from xsplice_plugins.hypervisor.image.image import Image
-from xsplice_plugins.hypervisor.state.payload import State
-from xsplice_plugins.hypervisor.state.requests import Command, Status
-from xsplice_plugins.toolstack.session import Session, load_session, save_session
+from xsplice_plugins.hypervisor.facts.verdicts import EAGAIN, EBUSY, EINVAL, ENOENT
+from xsplice_plugins.hypervisor.state.payload import NAME_BYTES_MAX, name_bytes
+from xsplice_plugins.toolstack.session import Event, ModelSession, load_session
 
-NAME_LENGTH_MAX = 128
 #: Result of a command whose failure is no errno; the real tool's -1.
 _FAILED = -1
 _HELP = """\
@@ -58,31 +60,21 @@ class ToolResult(NamedTuple):
     stderr: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Action:
-    """One row of the real tool's table; ``expected`` None means gone."""
+class _Action(NamedTuple):
+    """One row of the real tool's table."""
 
     command: Command
     verb: str
     allowed: State
-    expected: State | None
+    expected: State | None  #: ``None`` means gone
 
 
 _ACTIONS = {
-    "apply": _Action(
-        command=Command.APPLY, verb="Applying", allowed=State.CHECKED, expected=State.APPLIED
-    ),
-    "revert": _Action(
-        command=Command.REVERT, verb="Reverting", allowed=State.APPLIED, expected=State.CHECKED
-    ),
-    "unload": _Action(
-        command=Command.UNLOAD, verb="Unloading", allowed=State.CHECKED, expected=None
-    ),
+    "apply": _Action(Command.APPLY, "Applying", State.CHECKED, State.APPLIED),
+    "revert": _Action(Command.REVERT, "Reverting", State.APPLIED, State.CHECKED),
+    "unload": _Action(Command.UNLOAD, "Unloading", State.CHECKED, None),
     "replace": _Action(
-        command=Command.REPLACE,
-        verb="Replacing all live patches with",
-        allowed=State.CHECKED,
-        expected=State.APPLIED,
+        Command.REPLACE, "Replacing all live patches with", State.CHECKED, State.APPLIED
     ),
 }
 _COMMANDS = ("help", "list", "upload", "load", *_ACTIONS)
@@ -92,7 +84,7 @@ _COMMANDS = ("help", "list", "upload", "load", *_ACTIONS)
 class _Tool:
     """One call: the session and what is printed."""
 
-    session: Session
+    session: ModelSession
     force: int = 0
     out: list[str] = field(default_factory=list)
     err: list[str] = field(default_factory=list)
@@ -100,16 +92,24 @@ class _Tool:
     def say(self, text: str) -> None:
         self.out.append(text)
 
-    def complain(self, text: str) -> None:
+    def complain(self, text: str, result: int = _FAILED) -> int:
         self.err.append(text)
+        return result
 
-    def error(self, number: int) -> int:
-        self.complain(f"Error {number}: {errno_text(number)}\n")
-        return number
+    def error(self, number: int, why: str = "") -> int:
+        return self.complain(f"{why}Error {number}: {errno_text(number)}\n", number)
+
+    def refused(self, answer: Answer) -> int:
+        self.say("failed\n")
+        return self.error(abs(answer.code), f"({answer.step}: {answer.reason})\n")
+
+    def name_problem(self, name: str) -> int:
+        if len(name_bytes(name)) <= NAME_BYTES_MAX:
+            return 0
+        return self.complain(f"ID must be no more than {NAME_BYTES_MAX} characters.\n", EINVAL)
 
     def status(self, name: str) -> Status | None:
-        raw = name.encode("latin-1", "replace") + b"\0"
-        return self.session.hypervisor.get(raw)[1]
+        return self.session.hypervisor.get(name_bytes(name) + b"\0")[1]
 
     # -- commands -------------------------------------------------------------------------------
 
@@ -118,8 +118,7 @@ class _Tool:
         return 0
 
     def usage(self) -> int:
-        self.complain(_HELP)
-        return _FAILED
+        return self.complain(_HELP)
 
     def list(self, arguments: Sequence[str]) -> int:
         if arguments:
@@ -146,24 +145,19 @@ class _Tool:
         if len(arguments) != 2:
             return self.usage()
         name, path = arguments
-        if len(name) > NAME_LENGTH_MAX:
-            self.complain(f"ID must be no more than {NAME_LENGTH_MAX} characters.\n")
-            return EINVAL
+        if problem := self.name_problem(name):
+            return problem
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            self.complain(f"Could not open {path}.\n")
-            return self.error(error.errno or host_errno.EIO)
+            return self.error(error.errno or host_errno.EIO, f"Could not open {path}.\n")
         if not data:
             # The real tool maps the file, and an empty file cannot be mapped.
-            self.complain(f"Could not map {path}.\n")
-            return self.error(EINVAL)
+            return self.error(EINVAL, f"Could not map {path}.\n")
         self.say(f"Uploading {path}... ")
-        answer = self.session.upload(name, data, flags=self.force)
+        answer = self.session.do(Event(kind="upload", name=name, data=data, flags=self.force))
         if answer.code:
-            self.say("failed\n")
-            self.complain(f"({answer.step}: {answer.reason})\n")
-            return self.error(-answer.code)
+            return self.refused(answer)
         self.say("completed\n")
         return 0
 
@@ -173,8 +167,7 @@ class _Tool:
         payloads = self.session.hypervisor.payloads
         payload = next((p for p in payloads if p.name == arguments[0]), None)
         if payload is None:
-            self.complain(f"Failed to get status of {arguments[0]}.\n")
-            return self.error(ENOENT)
+            return self.error(ENOENT, f"Failed to get status of {arguments[0]}.\n")
         self.say(f"{payload.name}: {payload.state.name}\n")
         for step, text in payload.log:
             self.say(f"  {step}: {text}\n")
@@ -185,8 +178,7 @@ class _Tool:
             return self.usage()
         name = os.path.basename(arguments[0])  # noqa: PTH119  # basename(3): "a/" gives ""
         name = name.rpartition(".")[0] if "." in name else name
-        result = self.upload((name, arguments[0]))
-        if result:
+        if result := self.upload((name, arguments[0])):
             return result
         result = self.act("apply", (name, *arguments[1:]))
         if result:
@@ -198,36 +190,31 @@ class _Tool:
         if not arguments:
             return self.usage()
         name = arguments[0]
-        if len(name) > NAME_LENGTH_MAX:
-            self.complain(f"ID must be no more than {NAME_LENGTH_MAX} characters.\n")
-            return EINVAL
-        known = {"--nodeps"} if word == "apply" and self._has_flags() else set()
+        if problem := self.name_problem(name):
+            return problem
+        has_flags = word == "apply" and self.session.hypervisor.release.has_v2_sections
+        known = {"--nodeps"} if has_flags else set()
         for flag in arguments[1:]:
             if flag not in known:
-                self.complain(f"Unsupported flag: {flag}.\n")
-                return EINVAL
+                return self.complain(f"Unsupported flag: {flag}.\n", EINVAL)
         status = self.status(name)
         if status is None:
-            self.complain(f"Failed to get status of {name}.\n")
-            return self.error(ENOENT)
+            return self.error(ENOENT, f"Failed to get status of {name}.\n")
         if status.rc == -EAGAIN:
-            self.complain(f"Cannot execute {word}.\nOperation already in progress.\n")
-            return EAGAIN
+            text = f"Cannot execute {word}.\nOperation already in progress.\n"
+            return self.complain(text, EAGAIN)
         if status.state == action.expected:
             self.say("No action needed.\n")
             return 0
         if status.state != action.allowed:
             return self._wrong_state(name, status.state, action.allowed)
         self.say(f"{action.verb} {name}... ")
-        answer = self.session.action(name, action.command, flags=1 if arguments[1:] else 0)
+        answer = self.session.do(
+            Event(kind="action", name=name, command=action.command, flags=int(bool(arguments[1:])))
+        )
         if answer.code:
-            self.say("failed\n")
-            self.complain(f"({answer.step}: {answer.reason})\n")
-            return self.error(abs(answer.code))
+            return self.refused(answer)
         return self._outcome(name, action)
-
-    def _has_flags(self) -> bool:
-        return self.session.hypervisor.release.has_v2_sections
 
     def _outcome(self, name: str, action: _Action) -> int:
         """Look once after the waiting time, as the real tool does."""
@@ -238,8 +225,7 @@ class _Tool:
             return 0 if is_gone else self.error(ENOENT)
         if status.rc == -EAGAIN:
             self.say("failed\n")
-            self.complain("Operation didn't complete.\n")
-            return EAGAIN
+            return self.complain("Operation didn't complete.\n", EAGAIN)
         if status.rc < 0:
             self.say("failed\n")
             return self.error(-status.rc)
@@ -250,12 +236,11 @@ class _Tool:
         return self._wrong_state(name, status.state, action.expected or State.CHECKED)
 
     def _wrong_state(self, name: str, current: State, expected: State) -> int:
-        self.complain(
+        return self.complain(
             f"{name} is in the wrong state.\n"
             f"Current state: {current.name}\n"
             f"Expected state: {expected.name}\n"
         )
-        return _FAILED
 
 
 def _match(word: str, release: Release) -> str:
@@ -271,7 +256,7 @@ def _match(word: str, release: Release) -> str:
 def run(
     argv: Sequence[str],
     state_path: Path,
-    image: Image,
+    image: BootedImage,
     *,
     release: Release,
     signatures: SignaturePolicy = OFF,
@@ -289,12 +274,16 @@ def run(
         Exit code (0 done, 2 try again, 1 otherwise) and what is printed.
 
     Raises:
-        ConfigError: the state file is damaged or belongs to something else.
+        XspliceError: the state file is damaged, belongs to something else or cannot be written.
     """
     words = list(argv)
     is_forced = bool(words) and words[0] == "--force" and release.has_op_flags
     if is_forced:
         words.pop(0)
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError:
+        return ToolResult(1, "", "A name or path is not UTF-8, which the model keeps; rename it.\n")
     if not words:
         return ToolResult(0, _HELP, "")
     word = _match(words[0], release)
@@ -321,6 +310,6 @@ def run(
     except Hazard as hazard:
         tool.complain(f"\nThe host went down at {hazard.step}: {hazard.reason}\n")
         result = 1
-    save_session(state_path, session)
+    artefacts.save(state_path, session.history())
     exit_code = 2 if result in {EAGAIN, EBUSY} else int(result != 0)
     return ToolResult(exit_code, "".join(tool.out), "".join(tool.err))

@@ -11,25 +11,31 @@ import msgspec
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
     Finding,
     PayloadRecord,
     Severity,
     SignatureState,
     VerifyRequest,
+    plain,
+    read_file,
 )
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hypervisor import Probe, SignaturePolicy, SignatureVerdict
-from xsplice_plugins.hypervisor.act.signature import OFF
+from xsplice_plugins.hypervisor import (
+    OFF,
+    BuildFacts,
+    Probe,
+    Release,
+    SignaturePolicy,
+    SignatureVerdict,
+)
+from xsplice_plugins.plugins.spec import Config
 
-_SEVERITIES = {
-    "proved": Severity.INFO,
-    "refused": Severity.ERROR,
-    "hazard": Severity.HAZARD,
-}
+_SEVERITIES = {"proved": Severity.INFO, "refused": Severity.ERROR, "hazard": Severity.HAZARD}
 
 
 def verify_in_model(
-    data: bytes, record: PayloadRecord, request: VerifyRequest
+    data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
 ) -> tuple[Finding, ...]:
     """Play a payload's whole life in the model.
 
@@ -37,16 +43,21 @@ def verify_in_model(
         data: The whole signed file.
         record: What it holds.
         request: Image, release, signature, expectations and what lies beneath.
+        config: Settings of the run; its facts of the build count more than the release's name.
 
     Returns:
-        One finding: what the model came to, with its whole report as evidence.
+        What the model came to, with its whole report as evidence; and a second finding where the
+        release is newer than the last one that was read.
 
     Raises:
-        ConfigError: The image cannot be used, or ``expected.json`` is not one.
+        XspliceError: The image cannot be used, or ``expected.json`` is not one.
     """
-    release = hypervisor.release(request.release)
-    image = hypervisor.Image.from_elf(read(request.image_path), release=release)
-    stack = [(path.stem, read(path)) for path in request.beneath]
+    release = release_of(request.release, config)
+    image = hypervisor.boot(read_file(request.image_path), release=release)
+    stack = [
+        (plain(path.stem), read_file(path, limit_bytes=PAYLOAD_SIZE_MAX))
+        for path in request.beneath
+    ]
     probes = read_probes(request.expected) if request.expected else ()
     report = hypervisor.prove(
         [*stack, (record.name, data)],
@@ -65,7 +76,31 @@ def verify_in_model(
         step=report.step,
         evidence=msgspec.to_builtins(report),
     )
-    return (finding,)
+    if not release.note:
+        return (finding,)
+    return (
+        finding,
+        Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note),
+    )
+
+
+def release_of(name: str, config: Config) -> Release:
+    """Return what a release does, with what the headers of this build define.
+
+    Raises:
+        ConfigError: No release with live patching, or a build that the model does not know.
+    """
+    facts = config.facts
+    if facts is None:
+        return hypervisor.release(name)
+    built = BuildFacts(
+        feature_words=facts.feature_words,
+        record_version=facts.record_version,
+        record_bytes=facts.record_size_bytes,
+        alternative_bytes=facts.alternative.size_bytes,
+        bug_instruction=bytes.fromhex(facts.bug_instruction),
+    )
+    return hypervisor.release(name, built)
 
 
 def _policy(data: bytes, request: VerifyRequest) -> SignaturePolicy:
@@ -86,18 +121,6 @@ def _policy(data: bytes, request: VerifyRequest) -> SignaturePolicy:
     return SignaturePolicy(checker=judge)
 
 
-def read(path: Path) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 def read_probes(path: Path) -> tuple[Probe, ...]:
     """Return the questions of a hot-patch's ``expected.json``.
 
@@ -109,7 +132,7 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
         ConfigError: Not JSON, or not of this form.
     """
     try:
-        effects: list[dict[str, Any]] = json.loads(read(path))["effect"]
+        effects: list[dict[str, Any]] = json.loads(read_file(path))["effect"]
         return tuple(
             Probe(
                 function=effect["probe"],

@@ -19,18 +19,19 @@ class ModelVerifier:
 
     @hookimpl
     def xsplice_verify_payload(
-        self, data: bytes, record: PayloadRecord, request: VerifyRequest
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
     ) -> tuple[Finding, ...]:
         """Load, apply, observe, revert and unload the payload in the model."""
         from xsplice_plugins.verify.model import verify_in_model  # noqa: PLC0415
 
-        return verify_in_model(data, record, request)
+        return verify_in_model(data, record, request, config)
 
 
 class QemuVerifier:
     """Let the very hypervisor that the payload is for judge."""
 
     xsplice_name = "qemu"
+    xsplice_options = ("qemu-xen",)
 
     @hookimpl
     def xsplice_verify_payload(

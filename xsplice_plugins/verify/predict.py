@@ -7,19 +7,14 @@ from enum import StrEnum
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import VerifyError
-from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Image, Probe, Release
-from xsplice_plugins.hypervisor.proof.probes import ask
+from xsplice_plugins.hypervisor import BootedImage, Command, Hazard, Hypervisor, Probe, Release, ask
+from xsplice_plugins.hypervisor.state.payload import name_bytes
 from xsplice_plugins.realxen.results import Step, StepResult
 
 #: The hypervisor copies its extra version into 16 bytes, the last of them NUL.
 EXTRA_CHARACTERS_MAX = 15
 _TIMEOUT_NS = 300_000_000
-_COMMANDS = {
-    "unload": Command.UNLOAD,
-    "revert": Command.REVERT,
-    "apply": Command.APPLY,
-    "replace": Command.REPLACE,
-}
+_COMMANDS = {command.name.lower(): command for command in Command}
 #: The functions that dom0's question for the version reaches; the agent asks after every step.
 _PROBES = (
     Probe(function="xen_major_version"),
@@ -30,25 +25,15 @@ _PROBES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the model expects of one step, as the agent would tell it.
+    """What the model expects of one step, as the agent would tell it."""
 
-    Attributes:
-        error: Positive error number of the hypercall, 0 without one.
-        state: As listed; empty when the payload is not loaded.
-        rc: Result of the payload's last action.
-        version: For example ``4.17``.
-        extra: The extra version, as short as the hypervisor makes it.
-        hazard: Why the step has no defined outcome; empty where it has one.
-        reason: The gate that refused.
-    """
-
-    error: int = 0
-    state: str = ""
-    rc: int = 0
-    version: str = ""
-    extra: str = ""
-    hazard: str = ""
-    reason: str = ""
+    error: int = 0  #: Positive error number of the hypercall, 0 without one
+    state: str = ""  #: As listed; empty when the payload is not loaded
+    rc: int = 0  #: Result of the payload's last action
+    version: str = ""  #: For example ``4.17``
+    extra: str = ""  #: The extra version, as short as the hypervisor makes it
+    hazard: str = ""  #: Why the step has no defined outcome; empty where it has one
+    reason: str = ""  #: The gate that refused
 
 
 class Agreement(StrEnum):
@@ -62,7 +47,7 @@ class Agreement(StrEnum):
 
 
 def predict(
-    steps: Sequence[Step], payloads: Mapping[str, bytes], *, image: Image, release: Release
+    steps: Sequence[Step], payloads: Mapping[str, bytes], *, image: BootedImage, release: Release
 ) -> tuple[Prediction, ...]:
     """Run a job list in a fresh model.
 
@@ -86,7 +71,7 @@ def predict(
         except Hazard as hazard:
             found.append(Prediction(hazard=f"{hazard.step}: {hazard.reason}"))
             break
-        _, status = hv.get(step.name.encode() + b"\0")
+        _, status = hv.get(name_bytes(step.name) + b"\0")
         found.append(
             Prediction(
                 error=max(0, -answer.code),
@@ -101,7 +86,7 @@ def predict(
 
 
 def _perform(step: Step, payloads: Mapping[str, bytes], hv: Hypervisor) -> hypervisor.Answer:
-    name = step.name.encode() + b"\0"
+    name = name_bytes(step.name) + b"\0"
     if step.verb == "upload":
         return hv.upload(name, payloads[step.payload])
     if step.verb in _COMMANDS:

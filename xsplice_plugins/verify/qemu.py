@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import hypervisor
-from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest
+from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest, read_file
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import Probe
 from xsplice_plugins.realxen.cache import cache_folder
 from xsplice_plugins.realxen.machine import Machine
 from xsplice_plugins.realxen.results import RunResult, Step, StepResult
-from xsplice_plugins.verify.model import read, read_probes
+from xsplice_plugins.verify.model import read_probes, release_of
 from xsplice_plugins.verify.predict import (
     EXTRA_CHARACTERS_MAX,
     Agreement,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Told = Mapping[str, Sequence[str]]
 
 CHECK = "qemu"
+_OBSERVED = ("outcome", "error", "state", "rc", "version", "extra")
 _SYSFS = "/sys/hypervisor/"
 #: Names the image that boots, where it does not lie beside ``xen-syms``.
 OPTION_IMAGE = "qemu-xen"
@@ -81,10 +82,10 @@ def verify_on_qemu(
         MachineError: A package is missing; the message has the line that installs it.
         VerifyError: The machine under QEMU does not answer.
     """
-    release = hypervisor.release(request.release)
-    image = hypervisor.Image.from_elf(read(request.image_path), release=release)
+    release = release_of(request.release, config)
+    image = hypervisor.boot(read_file(request.image_path), release=release)
     xen = boot_image(request.image_path, dict(config.options), image.build_id)
-    life = life_of(record.name, data, [(path.stem, read(path)) for path in request.beneath])
+    life = life_of(record.name, data, [(path.stem, read_file(path)) for path in request.beneath])
     predicted = predict(life.steps, life.payloads, image=image, release=release)
     line = ".".join(request.release.split(".")[:2])
     machine = Machine.prepare(xen, release=line, cache=cache_folder(os.environ))
@@ -189,11 +190,7 @@ def boot_image(syms: Path, options: Mapping[str, str], build_id: bytes | None) -
 
 
 def _verdict(
-    name: str,
-    machine: Machine,
-    predicted: Sequence[Prediction],
-    raw: RunResult,
-    tool: RunResult,
+    name: str, machine: Machine, predicted: Sequence[Prediction], raw: RunResult, tool: RunResult
 ) -> Finding:
     crash = raw.crash or tool.crash
     broken = next((step for step in raw.steps if step.outcome != "done"), None)
@@ -231,14 +228,7 @@ def _row(number: int, real: StepResult, predicted: Sequence[Prediction]) -> dict
     row: dict[str, object] = {
         "verb": real.step.verb,
         "name": real.step.name,
-        "observed": {
-            "outcome": real.outcome,
-            "error": real.error,
-            "state": real.state,
-            "rc": real.rc,
-            "version": real.version,
-            "extra": real.extra,
-        },
+        "observed": {name: getattr(real, name) for name in _OBSERVED},
         "console": list(real.console),
     }
     if real.output:

@@ -1,40 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens when a node is built: load, call one stage of the library, write.
+"""What happens when a node is built: load, call one stage of the pipeline, write.
 
-Every action is a module-level function: SCons hashes what a closure holds, and would rebuild on
-every run. What it needs beyond its sources hangs on the target node as ``attributes.xsplice``;
-whatever of that can change the result is a ``Value`` dependency, made in ``builders``.
+Every action is a module-level function: a closure in an action's signature would rebuild its
+target on every run. What an action needs beyond its sources hangs on the target node as
+``attributes.xsplice``; whatever of that can change the result is a ``Value`` dependency, made in
+``builders``.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import SCons.Errors
-
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import (
-    CompileJob,
-    Delta,
-    ObjectPair,
-    PatchSet,
-    Payload,
-    PayloadRecord,
-    Verdict,
-)
-from xsplice_plugins.errors import VerifyError, XspliceError
+from xsplice_plugins.artefacts import Delta, ObjectPair, PatchSet, Payload, PayloadRecord
+from xsplice_plugins.errors import VerifyError
+
+from .settings import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from SCons.Environment import Environment
 
-    from xsplice_plugins.plugins.spec import Config
+    from xsplice_plugins.artefacts import CompileJob
+    from xsplice_plugins.kbuild.tree import XenTree
 
 Nodes = list[Any]
 
@@ -46,8 +37,7 @@ class Fix:
     name: str
     folder: Path  #: absolute build folder of the fix
     patch_set: PatchSet
-    config: Config
-    plugins: Any  #: the plugin manager
+    run: pipeline.Run
     is_verbose: bool
     route: str = ""  #: how the objects are compiled and why, for the summary
 
@@ -66,33 +56,10 @@ class Farm:
     """A private copy of the sources: symbolic links, the patched files real."""
 
     source_root: Path  #: the folder that compile commands run in
-    tree: capture.XenTree | None = None  #: a Xen tree knows what of it compiles need
+    tree: XenTree | None = None  #: a Xen tree knows what of it compiles need
     only: str = ""  #: the one folder to copy, relative to ``source_root``; patches apply there
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Both:
-    """The two sides of one object."""
-
-    job: CompileJob
-    pristine: Path
-    patched: Path
-    tree_object: Path | None  #: the tree's own object, for the drift check
-    store: Path | None = None  #: folder of preprocessed texts that outlive the fix
-    variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
-
-
-@contextmanager
-def translated(target: Nodes) -> Iterator[None]:
-    """Turn an error of the library into SCons' own, so that one clear message is printed."""
-    try:
-        yield
-    except XspliceError as error:
-        raise SCons.Errors.BuildError(
-            node=target[0], errstr=str(error), status=error.exit_status
-        ) from error
 
 
 def _path(node: Any) -> Path:
@@ -102,6 +69,10 @@ def _path(node: Any) -> Path:
 def _say(fix: Fix, *words: str | Path) -> None:
     if fix.is_verbose:
         sys.stdout.write(shlex.join(str(word) for word in words) + "\n")
+
+
+def _prefix(fix: Fix, object_path: str) -> Path:
+    return fix.folder / "objects" / (object_path + ".xsplice")
 
 
 def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -145,36 +116,19 @@ def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
 
 def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compare the two sides; keep them as ``.baseline`` and ``.new`` where they differ."""
-    fix, both = target[0].attributes.xsplice
+    fix, sides = target[0].attributes.xsplice
     with translated(target):
-        pair = capture.pair_objects(
-            both.job,
-            _path(source[0]),
-            _path(source[1]),
-            both.tree_object,
-            _prefix(fix, both.job.object_path),
-            refused=capture.source_refusals(
-                both.job,
-                pristine=both.pristine,
-                patched=both.patched,
-                env=dict(both.variables) or None,
-            ),
+        pair = pipeline.capture_pair(
+            sides, _path(source[0]), _path(source[1]), _prefix(fix, sides.job.object_path)
         )
         artefacts.save(_path(target[0]), pair)
 
 
 def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
     """Preprocess an object that only a header reaches; compile it if that can matter."""
-    fix, both = target[0].attributes.xsplice
+    fix, sides = target[0].attributes.xsplice
     with translated(target):
-        pair = capture.capture_reached(
-            both.job,
-            pristine=both.pristine,
-            patched=both.patched,
-            tree_object=both.tree_object,
-            store=both.store,
-            dest_prefix=_prefix(fix, both.job.object_path),
-        )
+        pair = pipeline.capture_reached(sides, _prefix(fix, sides.job.object_path))
         artefacts.save(_path(target[0]), pair)
 
 
@@ -182,38 +136,37 @@ def capture_made(target: Nodes, source: Nodes, env: Environment) -> None:
     """Build the patched tree with make in a private copy; keep the pairs that differ."""
     fix, tree, plan = target[0].attributes.xsplice
     with translated(target):
-        pairs = capture.make_route(
+        pairs = pipeline.capture_made(
             tree,
             plan,
             fix.patch_set,
-            fix.folder / "make",
-            fix.folder / "objects",
+            workdir=fix.folder / "make",
+            objects_dir=fix.folder / "objects",
             jobs=env.GetOption("num_jobs"),
         )
         artefacts.save(_path(target[0]), pairs)
 
 
-def _prefix(fix: Fix, object_path: str) -> Path:
-    return fix.folder / "objects" / (object_path + ".xsplice")
+def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Compile hand-written files and follow their declarations."""
+    fix, tree, files = target[0].attributes.xsplice
+    with translated(target):
+        made = pipeline.handmade_deltas(fix.run, tree, files)
+        for delta, data in zip(made.deltas, made.objects, strict=True):
+            place = _prefix(fix, delta.object_path).with_suffix(".xsplice.new")
+            artefacts.write_file(place, data)
+        artefacts.save(_path(target[0]), made.deltas)
 
 
 def _delta_of(fix: Fix, pair: ObjectPair) -> Delta:
     """Diff one pair; equal content gives an empty delta that keeps the pair's refusals."""
-    if not pair.is_changed:
-        return Delta(
-            object_path=pair.object_path,
-            source_path=pair.source_path,
-            profile=fix.config.profile,
-            machine=0,
-            digest_new=pair.digest_new,
-            refused=pair.refused,
-        )
-    folder = _prefix(fix, pair.object_path).parent
-    baseline, new = folder / pair.baseline, folder / pair.new
-    _say(fix, "xsplice", "diff", baseline, new, "--profile", fix.config.profile)
-    delta, findings = pipeline.diff_pair(
-        fix.plugins, fix.config, pair, baseline.read_bytes(), new.read_bytes()
-    )
+    sides = (b"", b"")
+    if pair.is_changed:
+        folder = _prefix(fix, pair.object_path).parent
+        baseline, new = folder / pair.baseline, folder / pair.new
+        _say(fix, "xsplice", "diff", baseline, new)
+        sides = (baseline.read_bytes(), new.read_bytes())
+    delta, findings = pipeline.diff_pair(fix.run, pair, *sides)
     for finding in findings:
         sys.stdout.write(f"{finding.subject}: {finding.text} ({finding.check})\n")
     return delta
@@ -244,16 +197,13 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     fix = target[0].attributes.xsplice
     with translated(target):
         image = _path(source[0])
-        all_deltas = _load_deltas(source[1:])
-        deltas = [delta for delta in all_deltas if not delta.is_empty or delta.line_only]
+        deltas = [d for d in _load_deltas(source[1:]) if not d.is_empty or d.line_only]
         objects = [
             new.read_bytes() if new.exists() else b""
             for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)
         ]
         _say(fix, "xsplice", "link", "--name", fix.name, "--image", image, *map(_path, source[1:]))
-        payload = pipeline.link_payload(
-            fix.plugins, fix.config, fix.name, deltas, objects, image.read_bytes()
-        )
+        payload = pipeline.link_payload(fix.run, fix.name, deltas, objects, image.read_bytes())
         artefacts.write_file(_path(target[0]), payload.data)
         artefacts.save(_path(target[1]), payload.record)
 
@@ -264,15 +214,12 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     with translated(target):
         from xsplice_plugins.report.summary import print_summary  # noqa: PLC0415  rich is slow
 
-        data, record = (
-            _path(source[0]).read_bytes(),
-            artefacts.load(_path(source[1]), PayloadRecord),
-        )
-        _say(fix, "xsplice", "sign", _path(source[0]), "--signer", fix.config.signer)
-        signed = pipeline.sign_payload(fix.plugins, fix.config, Payload(data=data, record=record))
+        data = _path(source[0]).read_bytes()
+        record = artefacts.load(_path(source[1]), PayloadRecord)
+        _say(fix, "xsplice", "sign", _path(source[0]), "--signer", fix.run.config.signer)
+        signed = pipeline.sign_payload(fix.run, Payload(data=data, record=record))
         artefacts.save(_path(target[1]), signed.record)
-        certificate = fix.config.certificate
-        pipeline.write_signed(fix.plugins, fix.config, signed, _path(target[0]), certificate)
+        pipeline.write_signed(fix.run, signed, _path(target[0]))
         print_summary(
             fix.patch_set,
             _load_deltas(source[2:]),
@@ -285,24 +232,26 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Prove the signed payload; any verdict but "proved" fails the build and keeps the report."""
-    fix, request = target[0].attributes.xsplice
+    fix = target[0].attributes.xsplice
     with translated(target):
-        from xsplice_plugins.report.verdict import (  # noqa: PLC0415  only where needed
-            conclude,
-            verdict_text,
-        )
+        from xsplice_plugins.report.verdict import verdict_text  # noqa: PLC0415  only where needed
 
         payload = _path(source[0])
         record = artefacts.load(_path(source[1]), PayloadRecord)
-        request = replace(request, payload_path=payload, image_path=_path(source[3]))
+        config = fix.run.config
+        failed = _path(target[0]).with_suffix(".failed.json")
+        failed.unlink(missing_ok=True)  # no earlier verdict lies beside this one
         _say(fix, "xsplice", "verify", payload, "--xen-syms", _path(source[3]))
-        data = payload.read_bytes()
-        findings = pipeline.verify_payload(fix.plugins, fix.config, data, record, request)
-        report = conclude(data, record, request.release, findings)
+        report = pipeline.verify_payload(
+            fix.run,
+            payload.read_bytes(),
+            record,
+            payload,
+            beneath=[config.depends] if config.depends else [],
+        )
         artefacts.save(_path(target[0]), report)
         sys.stdout.write(verdict_text(report))
-        if report.verdict is not Verdict.PROVED:
+        if not pipeline.is_proved(report):
             # The report stays for people under another name: a failed target must not look built.
-            failed = _path(target[0]).with_suffix(".failed.json")
             _path(target[0]).replace(failed)
             raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {failed}")

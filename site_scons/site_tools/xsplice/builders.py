@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Builder per stage, and the methods that wire a fix's nodes: no logic beyond wiring.
 
-An action's own code is hashed by SCons, what it calls is not (``SCons.Action``); so every node
-depends on the digest of the library folders it uses, on the digest of the settings that reach it,
-and on the fingerprint of the plugins.
+An action's own code is hashed by SCons, what it calls is not; so every node depends on the digest
+of the library folders it uses, on the digest of the settings that reach it, and on the
+fingerprint of the plugins.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,10 +18,10 @@ from SCons.Builder import Builder
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
-from xsplice_plugins.errors import MachineError
+from xsplice_plugins import artefacts, settings
 from xsplice_plugins.plugins import manager
 
-from . import actions, settings
+from . import actions
 from .actions import Farm, Fix
 
 if TYPE_CHECKING:
@@ -32,11 +30,10 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.pipeline import Run
     from xsplice_plugins.plugins.spec import Config
 
 Node = Any
-
-ROOM_BYTES_MIN = 16 << 20  #: two private copies' worth of links and a few objects
 
 _STAGES = {
     "XsplicePatch": (actions.write_patch, "PATCH"),
@@ -45,12 +42,19 @@ _STAGES = {
     "XsplicePair": (actions.pair_sides, "CAPTURE"),
     "XspliceReached": (actions.capture_reached, "CAPTURE"),
     "XspliceMade": (actions.capture_made, "MAKE"),
+    "XspliceHandmade": (actions.compile_handmade, "CC"),
     "XspliceDiff": (actions.diff_objects, "DIFF"),
     "XspliceDiffMade": (actions.diff_made, "DIFF"),
     "XspliceLink": (actions.link_payload, "LINK"),
     "XspliceSign": (actions.sign_payload, "SIGN"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
 }
+
+
+#: Rooms that decide how objects are compiled and compared.
+CAPTURING = ("capture", "csource", "kbuild", "patch")
+#: Rooms that every stage uses.
+_ALWAYS = ("artefacts", "elf", "pipeline", "target")
 
 
 class XspliceNodes(NamedTuple):
@@ -66,7 +70,7 @@ def add_builders(env: Environment) -> None:
         comstr = f"{name.upper()}COMSTR"
         env.SetDefault(**{comstr: f"  {word:<8}$TARGET"})
         keywords: dict[str, Any] = {}
-        if name == "XspliceObject":
+        if name in {"XspliceObject", "XspliceHandmade"}:
             keywords["source_scanner"] = SourceFileScanner
         env["BUILDERS"][name] = Builder(action=Action(function, f"${comstr}"), **keywords)
 
@@ -76,12 +80,20 @@ def sources_digest(*folders: str) -> str:
     """Return the digest of the library's sources in some folders (and its top level)."""
     root = Path(xsplice_plugins.__file__).parent
     files = sorted(root.glob("*.py"))
-    for folder in (*folders, "artefacts", "elf"):
+    for folder in (*folders, *_ALWAYS):
         files += sorted((root / folder).rglob("*.py"))
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _facts(config: Config) -> str:
+    """Return what of the tree's headers reaches a step, in words that explain a rebuild."""
+    if config.facts is None:
+        return "facts of the nearest known release"
+    text = artefacts.to_json(config.facts)
+    return f"facts of the tree {hashlib.sha256(text).hexdigest()[:16]}"
 
 
 class Wiring:
@@ -95,7 +107,7 @@ class Wiring:
     def _plugins(self, *hooks: str) -> str:
         """Return the identity of the plugins behind some hooks."""
         if hooks not in self._marks:
-            marks = [manager.manager_fingerprint(self.fix.plugins, hook)[:16] for hook in hooks]
+            marks = [manager.manager_fingerprint(self.fix.run.plugins, hook)[:16] for hook in hooks]
             self._marks[hooks] = f"plugins of {'+'.join(hooks)} {'+'.join(marks)}"
         return self._marks[hooks]
 
@@ -118,21 +130,23 @@ class Wiring:
         env.Depends(nodes, [env.Value(text) for text in (digest, *values)])
         return list(nodes)
 
-    def patch(self) -> Node:
+    def patch(self) -> None:
         """Wire the record of what the patch set touches."""
         fix = self.fix
-        return self.node(
+        record = self.node(
             "XsplicePatch",
             [f"{fix.name}.patch.json"],
             [],
             carries=fix,
             library=("patch",),
             values=[f"patch set {fix.patch_set.digest}"],
-        )[0]
+        )
+        for goal in ("xsplice", "xsplice-verify"):
+            self.env.Alias(goal, record)
 
     def diff(self, target: str, pairs: Node, *, is_made: bool = False) -> Node:
         """Wire the diff behind one pair's record, or behind the manifest of make's route."""
-        config = self.fix.config
+        config = self.fix.run.config
         return self.node(
             "XspliceDiffMade" if is_made else "XspliceDiff",
             [target],
@@ -140,7 +154,8 @@ class Wiring:
             carries=self.fix,
             library=("diff",),
             values=[
-                f"differ {config.differ} with profile {config.profile}, options {config.options}",
+                f"differ {config.differ} with profile {config.profile}, {config.options}",
+                _facts(config),
                 self._plugins("xsplice_diff_objects", "xsplice_check_delta"),
             ],
         )[0]
@@ -152,13 +167,13 @@ class Wiring:
             [stamp],
             [],
             carries=farm,
-            library=("capture", "patch"),
+            library=CAPTURING,
             values=[identity],
         )[0]
 
     def rest(self, deltas: list[Node], image: Node) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
-        fix, env, config = self.fix, self.env, self.fix.config
+        fix, env, config = self.fix, self.env, self.fix.run.config
         files = [env.File(str(p)) for p in (config.depends,) if p]
         linked = self.node(
             "XspliceLink",
@@ -168,6 +183,7 @@ class Wiring:
             library=("link",),
             values=[
                 f"linker {config.linker} for {config.release}, {config.options}",
+                _facts(config),
                 self._plugins("xsplice_link_payload"),
             ],
         )
@@ -185,19 +201,20 @@ class Wiring:
         )
         env.Depends(signed, [env.File(str(p)) for p in (config.key, config.certificate) if p])
         env.NoCache(signed)  # a signature is never replayed from a shared cache
-        request = settings.request_from(env, config)
         verified = self.node(
             "XspliceVerify",
             [f"{fix.name}.verify.json"],
             [signed[0], linked[1], signed[1], image],
-            carries=(fix, request),
-            library=("verify", "hypervisor", "sign", "report"),
+            carries=fix,
+            library=("verify", "hypervisor", "realxen", "sign", "report"),
             values=[
-                f"verify with {config.verifiers} as {request.release}, {request.releases_compared}",
+                f"verify on {config.verifiers} as {config.release}, {config.options}",
+                f"compared with {config.releases_compared}",
+                _facts(config),
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
             ],
         )
-        given = (config.certificate, request.expected, *request.beneath)
+        given = (config.certificate, config.key, config.expected, config.depends)
         env.Depends(verified, [env.File(str(p)) for p in given if p])
         env.NoCache(verified)
         env.Alias("xsplice", signed)
@@ -205,51 +222,23 @@ class Wiring:
         return XspliceNodes(payload=signed[0], report=verified[0])
 
 
-def _require_room(folder: Path) -> None:
-    """Refuse a nearly full disk before anything is written: SCons' own files break on one.
-
-    Raises:
-        MachineError: Less than `ROOM_BYTES_MIN` is free.
-    """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < ROOM_BYTES_MIN:
-        raise MachineError(
-            f"{folder}: only {free >> 10} KiB are free on its disk, {ROOM_BYTES_MIN >> 10} KiB are "
-            "needed; make room, or choose another folder with BUILD="
-        )
-
-
-def start(env: Environment, name: str, patch_set: PatchSet, config: Config, route: str) -> Wiring:
+def start(env: Environment, name: str, patch_set: PatchSet, run: Run, route: str) -> Wiring:
     """Begin the wiring of one fix.
 
     Args:
-        env: The environment; ``XSPLICE_BUILD`` names the build folder, default ``#build``.
+        env: The environment.
         name: Name of the fix and of its folder below the build folder.
         patch_set: What is applied.
-        config: Settings; the build folder is filled in here.
+        run: Settings and plugins.
         route: How the objects are compiled and why, for the summary.
-
-    Raises:
-        MachineError: The build folder's disk is full.
-        PluginError: A plugin cannot be loaded, or none of the chosen name is there.
     """
-    folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
-    _require_room(folder)
-    config = replace(config, build_dir=folder)
-    settings.show_trace()
-    plugins = manager.build_plugin_manager(
-        plugins=env["XSPLICE_PLUGINS"], environ=settings.environment()
-    )
-    manager.startup(plugins, config)
-    manager.require_chosen(plugins, config)  # an unknown name is an error before any compile
+    assert run.config.build_dir is not None, "SCons has a build folder"
     fix = Fix(
         name=name,
-        folder=folder / name,
+        folder=run.config.build_dir / name,
         patch_set=patch_set,
-        config=config,
-        plugins=plugins,
-        is_verbose=settings.is_on(env, "VERBOSE"),
+        run=run,
+        is_verbose=settings.is_on(env.get("VERBOSE", "")),
         route=route,
     )
     return Wiring(env, fix)

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import SCons.Tool
 from SCons.Action import CommandAction, CommandGeneratorAction
-from SCons.Errors import StopError
 from SCons.Subst import escape_list
 
+from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
-from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
-from xsplice_plugins.patch import read_patch_set
+from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError
+from xsplice_plugins.pipeline import Sides
+from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Both, Farm, Side
-from .builders import Wiring, XspliceNodes, start
+from .actions import Farm, Side
+from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,7 +40,7 @@ def xsplice(
     source_root: Node | None = None,
     file_symbols: Mapping[str, tuple[str, str]] | None = None,
     baselines: Mapping[str, Node] | None = None,
-    release: str = "4.17.5",
+    release: str = "",
 ) -> XspliceNodes:
     """Wire a fix for a hypervisor that this SCons project builds: ``env.Xsplice(...)``.
 
@@ -54,43 +55,35 @@ def xsplice(
             it, as the image spells it). Objects that are not listed keep the compiler's.
         baselines: The object with its STT_FILE renamed, by the path of the object in
             ``file_symbols``.
-        release: The Xen release whose payload format and rules apply.
+        release: The Xen release whose payload format and rules apply, where the image does not
+            tell its own; it must agree.
 
     Returns:
-        The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
-
-    Raises:
-        StopError: The patch cannot be used, or it touches nothing that is compiled.
-        NoFunctionalChangeError: The patch touches comments only.
+        The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold
+        them. What cannot be used ends SCons with the message and the documented status.
     """
     [image] = env.Flatten([image])
-    try:
-        root = source_root or env.Dir(".").srcnode()
-        root_path = Path(root.get_abspath())
-        files = settings.files(env, patch, "PATCH")
-        patch_set = read_patch_set(
-            files,
-            name=name or None,
+    root = source_root or env.Dir(".").srcnode()
+    root_path = Path(root.get_abspath())
+    with settings.stopping():
+        base = pipeline.Base(image=Path(image.get_abspath()), release=release)
+        run = settings.open_run(env, base)
+        patch_set = pipeline.read_fix(
+            settings.files(env, patch, "PATCH"),
+            name=name,
             source_root=root_path,
             hypervisor_dir=".",
-            is_line_neutral=settings.is_on(env, "LINE_NEUTRAL"),
+            is_line_neutral=is_on(env.get("LINE_NEUTRAL", "")),
         )
-        config = settings.config_from(env, release=release, image=Path(image.get_abspath()))
-        wiring = start(
-            env, patch_set.name, patch_set, config, "SCons' own commands (the objects are nodes)"
-        )
-    except XspliceError as error:
-        raise StopError(str(error)) from error
-    chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
-    reached = _reached(chosen, root_path, patch_set)
+        chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
+        reached = _reached(chosen, root_path, patch_set)
+        names, finished = file_symbols or {}, baselines or {}
+        jobs = [(node, _job(node, root_path, names.get(node.path))) for node in reached]
+    route = "SCons' own commands (the objects are nodes)"
+    wiring = start(env, patch_set.name, patch_set, run, route)
     stamp = _copy(wiring, root_path)
     wiring.patch()
-    names, finished = file_symbols or {}, baselines or {}
-    deltas = []
-    for node in reached:
-        job = _job(node, root_path, names.get(node.path))
-        baseline = finished.get(node.path, node)
-        deltas.append(_chain(wiring, job, node, baseline, stamp))
+    deltas = [_chain(wiring, job, node, finished.get(node.path, node), stamp) for node, job in jobs]
     return wiring.rest(deltas, image)
 
 
@@ -99,7 +92,7 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[N
 
     Raises:
         NoFunctionalChangeError: The patch touches comments only.
-        StopError: No object is made of it.
+        ConfigError: No object is made of it.
     """
     if all(file.kind is TouchKind.COMMENTS for file in patch_set.touched):
         raise NoFunctionalChangeError(
@@ -109,7 +102,7 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[N
     touched = {root / file.path for file in patch_set.touched}
     reached = [node for node in objects if _inputs(node) & touched]
     if not reached:
-        raise StopError(
+        raise ConfigError(
             f"{patch_set.name}: no object of this project is made of what the patch touches "
             f"({', '.join(file.path for file in patch_set.touched)}); "
             "check source_root and objects"
@@ -149,7 +142,7 @@ def _command(node: Node) -> str:
         if isinstance(action, CommandGeneratorAction):  # a lazy `$CCCOM` is one
             action = action._generate([node], node.sources, env, False, executor)  # noqa: SLF001, FBT003  SCons offers no public way
         if not isinstance(action, CommandAction):
-            raise StopError(
+            raise ConfigError(
                 f"{node}: it is made by a Python function, not by a command line; "
                 "leave it out of objects="
             )
@@ -181,7 +174,7 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: N
         [f"objects/{job.object_path}.xsplice"],
         node.sources,
         carries=(fix, Side(job=job, copy=fix.folder / "copy", variables=variables)),
-        library=("capture",),
+        library=CAPTURING,
         values=[f"command {job.command}", f"patch set {fix.patch_set.digest}"],
     )
     env.Requires(new, stamp)
@@ -191,7 +184,7 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: N
         [baseline, *new],
         carries=(
             fix,
-            Both(
+            Sides(
                 job=job,
                 pristine=Path(env.Dir("#").get_abspath()),
                 patched=fix.folder / "copy",
@@ -199,7 +192,7 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: N
                 variables=variables,
             ),
         ),
-        library=("capture",),
+        library=CAPTURING,
         values=[f"patch set {fix.patch_set.digest}"],
     )
     node.attributes.xsplice_object = new[0]

@@ -1,49 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From SCons variables to the values that the library takes."""
+"""From SCons' variables to a run of the library, and from its errors to SCons' own."""
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from SCons.Errors import StopError
+import SCons.Errors
 
-from xsplice_plugins.artefacts import VerifyRequest
-from xsplice_plugins.plugins.discovery import TRACE_VARIABLE
-from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins import pipeline, settings
+from xsplice_plugins.errors import ConfigError, XspliceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from SCons.Environment import Environment
+    from SCons.Variables import Variables
 
 
-def environment() -> Mapping[str, str]:
-    """Return the process' environment, which switches plugins on and off (docs/hooks.md)."""
-    return os.environ
+class StageError(SCons.Errors.BuildError):  # type: ignore[misc]  # SCons has no types
+    """A stage's error as SCons reports it, with an exit status of its own.
 
-
-def show_trace() -> None:
-    """Show what plugins are asked, where ``XSPLICE_TRACE_PLUGINS`` is set."""
-    if os.environ.get(TRACE_VARIABLE, "") not in {"", "0"}:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-
-def is_on(env: Environment, name: str) -> bool:
-    """Tell whether a switch is set: anything but nothing and 0."""
-    return str(env.get(name, "")) not in {"", "0"}
-
-
-def words(text: object) -> list[str]:
-    """Split a variable that holds several values, separated by commas or white space.
-
-    A value that itself holds white space is given as a Python list in an SConstruct.
+    SCons sets ``exitstatus`` of every failed action to 2 (SCons.Errors.convert_to_BuildError).
     """
-    if isinstance(text, str):
-        return text.replace(",", " ").split()
-    return [str(word) for word in text] if isinstance(text, (list, tuple)) else [str(text)]
+
+    @property
+    def exitstatus(self) -> int:
+        """Return the status that the library documents for this error."""
+        return int(self.status)
+
+    @exitstatus.setter
+    def exitstatus(self, value: int) -> None:
+        """Keep the status as it is."""
+
+
+@contextmanager
+def translated(target: list[Any]) -> Iterator[None]:
+    """Turn an error of the library into SCons' own, so that one clear message is printed."""
+    try:
+        yield
+    except XspliceError as error:
+        raise StageError(node=target[0], errstr=str(error), status=error.exit_status) from error
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """End SCons with an error's message and status while SConscripts are read."""
+    try:
+        yield
+    except XspliceError as error:
+        sys.stderr.write(f"\nxsplice: {error}\n")
+        raise SystemExit(error.exit_status) from error
+
+
+def add_variables(variables: Variables) -> None:
+    """Add what a user may set on the command line: ``scons xsplice XEN=... PATCH=...``.
+
+    Args:
+        variables: The project's ``Variables``; its help text then shows them too.
+    """
+    for setting in settings.SETTINGS:
+        if setting.is_variable:
+            variables.Add(setting.name, f"{setting.help} ({setting.takes})", setting.default)
+
+
+def build_folder(env: Environment) -> Path:
+    """Return the absolute folder for all that is built.
+
+    Raises:
+        MachineError: It cannot be used, or its disk is full.
+    """
+    folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
+    pipeline.require_room(folder)
+    return folder
 
 
 def files(env: Environment, value: object, name: str) -> list[Path]:
@@ -57,69 +89,25 @@ def files(env: Environment, value: object, name: str) -> list[Path]:
         name: How messages call the variable.
 
     Raises:
-        StopError: A file does not exist.
+        ConfigError: A file does not exist.
     """
     whole = isinstance(value, str) and Path(env.Entry(value).srcnode().get_abspath()).exists()
     found = []
-    for word in [value] if whole else words(value):
+    for word in [value] if whole else settings.split_words(value):
         path = Path(env.Entry(str(word)).srcnode().get_abspath())
         if not path.exists():
-            raise StopError(f"{name}={word}: no such file; give the path of an existing file")
+            raise ConfigError(f"{name}={word}: no such file; give the path of an existing file")
         found.append(path)
     return found
 
 
-def _path(env: Environment, name: str) -> Path | None:
-    value = env.get(name, "")
-    if not value:
-        return None
-    path = Path(env.File(str(value)).get_abspath())
-    if not path.is_file():
-        raise StopError(f"{name}={value}: no such file; give the path of an existing file")
-    return path
-
-
-def config_from(env: Environment, *, release: str, image: Path) -> Config:
-    """Return the settings of one fix.
-
-    Args:
-        env: The environment with the variables of ``add_variables``.
-        release: The hypervisor's release, where ``RELEASE`` does not say otherwise.
-        image: Absolute path of ``xen-syms``.
-
-    Raises:
-        StopError: A named file does not exist, or an option is not ``key=value``.
-    """
-    options = []
-    for word in words(env.get("OPTIONS", "")):
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise StopError(f"OPTIONS: `{word}` is not key=value; separate settings by spaces")
-        options.append((key, value))
-    release = str(env.get("RELEASE") or release)
-    return Config(
-        release=release,
-        profile="xen-" + ".".join(release.split(".")[:2]),
-        image=image,
-        differ=str(env.get("DIFFER", "semantic")),
-        linker=str(env.get("LINKER", "livepatch")),
-        signer=str(env.get("SIGNER", "cms")),
-        verifiers=tuple(words(env.get("ON", "model"))),
-        key=_path(env, "KEY"),
-        certificate=_path(env, "CERT"),
-        depends=_path(env, "DEPENDS"),
-        options=tuple(sorted(options)),
-    )
-
-
-def request_from(env: Environment, config: Config) -> VerifyRequest:
-    """Return what is asked of the verifiers; the paths of built files are filled in later."""
-    return VerifyRequest(
-        payload_path=Path(),
-        image_path=config.image or Path(),
-        release=config.release,
-        releases_compared=tuple(words(env.get("RELEASES", ""))),
-        certificate=config.certificate,
-        expected=_path(env, "EXPECT"),
-        beneath=(config.depends,) if config.depends else (),
+def open_run(env: Environment, base: pipeline.Base) -> pipeline.Run:
+    """Return the run of one fix (see `pipeline.open_run`)."""
+    return pipeline.open_run(
+        {row.name: env.get(row.name, "") for row in settings.SETTINGS if row.is_variable},
+        base,
+        environ=os.environ,
+        plugins=env["XSPLICE_PLUGINS"],
+        build_dir=build_folder(env),
+        resolve=lambda text: Path(env.File(text).get_abspath()),
     )

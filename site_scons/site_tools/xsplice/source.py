@@ -4,31 +4,21 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from SCons.Action import Action
-from SCons.Builder import Builder
-from SCons.Errors import StopError
-from SCons.Tool import SourceFileScanner
-
-from xsplice_plugins import artefacts, capture
 from xsplice_plugins.artefacts import PatchFile, PatchSet, TouchedFile, TouchKind
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.kbuild.tree import tree_digest
 
 from . import settings
-from .actions import translated
 from .builders import XspliceNodes, start
+from .xen_tree import tree_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from SCons.Environment import Environment
-
-Nodes = list[Any]
-
-_BUILDER = "XspliceHandmade"
 
 
 def xsplice_source(
@@ -43,49 +33,41 @@ def xsplice_source(
         xen: A built Xen tree; default: ``XEN``.
 
     Returns:
-        The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
-
-    Raises:
-        StopError: The tree or a file cannot be used; the message says why.
+        The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold
+        them. What cannot be used ends SCons with the message and the documented status.
     """
-    try:
+    with settings.stopping():
         return _wire(env, name, sources, str(xen or env.get("XEN", "")))
-    except XspliceError as error:
-        raise StopError(str(error)) from error
 
 
 def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNodes:
     from xsplice_plugins import handmade  # noqa: PLC0415  no other fix pays for the linker's import
 
     if not xen:
-        raise StopError("XEN is not set; give a built Xen tree: XEN=/src/xen")
-    if _BUILDER not in env["BUILDERS"]:
-        env.SetDefault(XSPLICEHANDMADECOMSTR="  CC      $TARGET")
-        env["BUILDERS"][_BUILDER] = Builder(
-            action=Action(compile_handmade, "$XSPLICEHANDMADECOMSTR"),
-            source_scanner=SourceFileScanner,
-        )
-    tree = capture.locate_tree(Path(env.Dir(xen).get_abspath()))
+        raise ConfigError("XEN is not set; give a built Xen tree: XEN=/src/xen")
+    base = tree_base(env, xen)
+    tree = base.tree
+    assert tree is not None, "the base of a tree has one"
     files = settings.files(env, sources, "sources")
     handmade.check_sources(files)
     patch_set = _as_patch_set(name, files)
-    config = settings.config_from(env, release=tree.release, image=tree.xen_syms)
-    wiring = start(env, name, patch_set, config, "the tree's flags (hand-written files)")
+    run = settings.open_run(env, base)
+    wiring = start(env, name, patch_set, run, "the tree's flags (hand-written files)")
     image = env.File(str(tree.xen_syms))
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(
-        _BUILDER,
+        "XspliceHandmade",
         ["handmade.diffs"],
         [env.File(str(path)) for path in files],
         carries=(wiring.fix, tree, tuple(files)),
-        library=("handmade", "link", "capture"),
+        library=("handmade", "link", "capture", "kbuild"),
         values=[
-            f"hand-written {patch_set.digest} for tree {capture.tree_digest(tree)}",
+            f"hand-written {patch_set.digest} for tree {tree_digest(tree)}",
             f"xsplice.h {hashlib.sha256(header.read_bytes()).hexdigest()[:16]}",
-            f"release {config.release}",
+            f"release {run.config.release}",
         ],
     )
-    env.Depends(made, [image, *(env.File(str(path)) for path in (config.depends,) if path)])
+    env.Depends(made, [image, *(env.File(str(path)) for path in (run.config.depends,) if path)])
     return wiring.rest(made, image)
 
 
@@ -100,18 +82,3 @@ def _as_patch_set(name: str, files: Sequence[Path]) -> PatchSet:
         ),
         touched=tuple(TouchedFile(path=path.name, kind=TouchKind.C) for path in files),
     )
-
-
-def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:  # noqa: ARG001  # SCons calls it so
-    """Compile hand-written files and follow their declarations."""
-    from xsplice_plugins import handmade  # noqa: PLC0415  as above
-
-    fix, tree, files = target[0].attributes.xsplice
-    with translated(target):
-        made = handmade.prepare(tree, files, fix.config)
-        for delta, data in zip(made.deltas, made.objects, strict=True):
-            place = fix.folder / "objects" / f"{delta.object_path}.xsplice.new"
-            artefacts.write_file(place, data)
-        for note in made.notes:
-            sys.stdout.write(f"note: {note}\n")
-        artefacts.save(Path(target[0].get_abspath()), made.deltas)

@@ -6,62 +6,53 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SCons.Errors import StopError
-
-from xsplice_plugins import artefacts, capture, patch
+from xsplice_plugins import capture, pipeline
 from xsplice_plugins.artefacts import Reach, Route
-from xsplice_plugins.errors import NoFunctionalChangeError, XspliceError
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.kbuild.tree import tree_digest
+from xsplice_plugins.pipeline import Sides
+from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Both, Farm, Side
-from .builders import Wiring, XspliceNodes, start
+from .actions import Farm, Side
+from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
+
+    from xsplice_plugins.artefacts import CapturePlan
+    from xsplice_plugins.kbuild.tree import XenTree
 
 
 def xen_fix(env: Environment) -> XspliceNodes:
     """Wire a fix for a built Xen tree: ``env.XspliceXen()``.
 
     ``XEN`` and ``PATCH`` say which tree and which patch; the other variables of ``add_variables``
-    apply.
+    apply. What cannot be used ends SCons with the message and the status that the library
+    documents.
 
     Returns:
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold them.
-
-    Raises:
-        StopError: The tree or the patch cannot be used; the message says why.
-        NoFunctionalChangeError: The patch touches nothing that is compiled.
     """
-    try:
+    with settings.stopping():
         return _wire(env)
-    except NoFunctionalChangeError:
-        raise
-    except XspliceError as error:
-        raise StopError(str(error)) from error
 
 
 def _wire(env: Environment) -> XspliceNodes:
-    tree = capture.locate_tree(Path(env.Dir(env["XEN"]).get_abspath()))
     if not env["PATCH"]:
-        raise StopError("PATCH is not set; give the fix: PATCH=fix.patch")
-    files = settings.files(env, env["PATCH"], "PATCH")
-    patch_set = patch.read_patch_set(
-        files,
-        name=env["NAME"] or None,
+        raise ConfigError("PATCH is not set; give the fix: PATCH=fix.patch")
+    base = tree_base(env, env["XEN"])
+    tree = base.tree
+    assert tree is not None, "the base of a tree has one"
+    run = settings.open_run(env, base)
+    patch_set = pipeline.read_fix(
+        settings.files(env, env["PATCH"], "PATCH"),
+        name=env["NAME"],
         source_root=tree.source_root,
-        is_line_neutral=settings.is_on(env, "LINE_NEUTRAL"),
+        is_line_neutral=is_on(env["LINE_NEUTRAL"]),
     )
-    store = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath()) / "preprocessed"
-    plan = capture.plan(tree, patch_set, store=store)
-    capture.forget_texts(store)
-    if plan.refused:
-        raise StopError(
-            "\n".join(f"{r.name}: {r.reason} [{r.code}]; {r.hint}" for r in plan.refused)
-        )
-    config = settings.config_from(env, release=tree.release, image=tree.xen_syms)
-    route = f"{plan.route} ({plan.reason})"
-    wiring = start(env, patch_set.name, patch_set, config, route)
+    plan = pipeline.plan_fix(tree, patch_set, store=settings.build_folder(env) / "preprocessed")
+    wiring = start(env, patch_set.name, patch_set, run, f"{plan.route} ({plan.reason})")
     wiring.patch()
     if plan.route is Route.MAKE:
         made = wiring.node(
@@ -69,8 +60,8 @@ def _wire(env: Environment) -> XspliceNodes:
             ["made.json"],
             [],
             carries=(wiring.fix, tree, plan),
-            library=("capture", "patch"),
-            values=[f"patch set {patch_set.digest}", f"tree {capture.tree_digest(tree)}"],
+            library=CAPTURING,
+            values=[f"patch set {patch_set.digest}", f"tree {tree_digest(tree)}"],
         )[0]
         deltas = [wiring.diff("made.diffs", made, is_made=True)]
     else:
@@ -78,10 +69,18 @@ def _wire(env: Environment) -> XspliceNodes:
     return wiring.rest(deltas, env.File(str(tree.xen_syms)))
 
 
-def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan) -> list[object]:
+def tree_base(env: Environment, xen: object) -> pipeline.Base:
+    """Describe the hypervisor of a built tree; the build folder must lie outside of it."""
+    folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
+    return pipeline.base_of_tree(
+        Path(env.Dir(xen).get_abspath()), cache=folder / "facts", build_dir=folder
+    )
+
+
+def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
     """Wire one chain per object that the patch reaches, from the tree's recorded commands."""
     fix, env = wiring.fix, wiring.env
-    pristine = fix.folder.parent / f"pristine-{capture.tree_digest(tree)}"
+    pristine = fix.folder.parent / f"pristine-{tree_digest(tree)}"
     patched = fix.folder / "copy"
     stamps = [
         wiring.copy(
@@ -99,7 +98,7 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
     deltas = []
     for job in plan.jobs:
         tree_object = tree.root / job.tree_object if job.tree_object else None
-        both = Both(
+        sides = Sides(
             job=job,
             pristine=pristine,
             patched=patched,
@@ -114,7 +113,7 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
                 [f"../{pristine.name}.objects/{job.object_path}"],
                 [],
                 carries=(fix, Side(job=job, copy=pristine)),
-                library=("capture",),
+                library=CAPTURING,
                 values=before,
             )
             new = wiring.node(
@@ -122,7 +121,7 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
                 [f"objects/{job.object_path}.xsplice"],
                 [],
                 carries=(fix, Side(job=job, copy=patched)),
-                library=("capture",),
+                library=CAPTURING,
                 values=after,
             )
             env.Requires([*baseline, *new], stamps)
@@ -132,8 +131,8 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
                 "XsplicePair",
                 [pair_target],
                 [*baseline, *new],
-                carries=(fix, both),
-                library=("capture",),
+                carries=(fix, sides),
+                library=CAPTURING,
                 values=after,
             )
         else:
@@ -141,8 +140,8 @@ def _recorded(wiring: Wiring, tree: capture.XenTree, plan: artefacts.CapturePlan
                 "XspliceReached",
                 [pair_target],
                 [],
-                carries=(fix, both),
-                library=("capture",),
+                carries=(fix, sides),
+                library=CAPTURING,
                 values=[*before, *after],
             )
             env.Requires(pair, stamps)

@@ -13,7 +13,10 @@ import pytest
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import Reach, Route
+from xsplice_plugins.capture.making import _copy, _pairs
 from xsplice_plugins.errors import CaptureError, MachineError, NoFunctionalChangeError
+from xsplice_plugins.kbuild.indexing import read_index
+from xsplice_plugins.kbuild.tree import locate_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +31,7 @@ def captured(
     tree: TinyTree, patch_set: PatchSet, work: Path, **options: str
 ) -> dict[str, ObjectPair]:
     """Run a whole capture and return the pairs by object."""
-    found = capture.locate_tree(tree.root)
+    found = locate_tree(tree.root)
     pristine, patched = work / "pristine", work / "patched copy"
     capture.copy_tree(found, pristine)
     capture.copy_tree(found, patched, patch_set)
@@ -41,6 +44,7 @@ def captured(
             pairs[job.object_path] = capture.compile_pair(
                 job, pristine=pristine, patched=patched, tree_object=tree_object,
                 dest_prefix=prefix,
+                layouts=capture.compare_layouts(job, pristine=pristine, patched=patched),
             )  # fmt: skip
         else:
             pairs[job.object_path] = capture.capture_reached(
@@ -195,7 +199,7 @@ def test_a_compiler_of_several_words_works(tmp_path: Path, program: str) -> None
 
 def plan_of(tree: TinyTree, fix: PatchSet) -> capture.CapturePlan:
     """Plan a fix."""
-    return capture.plan(capture.locate_tree(tree.root), fix)
+    return capture.plan(locate_tree(tree.root), fix)
 
 
 def test_assembler_and_boot_code_are_refused_by_name(built: TinyTree) -> None:
@@ -255,7 +259,7 @@ def test_what_changes_no_object_has_its_own_error(
 def test_copies_are_replaced_whole_and_leave_nothing_behind(
     built: TinyTree, tmp_path: Path, untouched: Callable[[], None]
 ) -> None:
-    tree = capture.locate_tree(built.root)
+    tree = locate_tree(built.root)
     fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
     for _ in range(2):
         capture.copy_tree(tree, tmp_path / "copy", fix)
@@ -275,7 +279,7 @@ def test_an_interrupt_leaves_no_half_copy(
     monkeypatch.setattr("xsplice_plugins.capture.copying._put", interrupted)
     fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
     with pytest.raises(KeyboardInterrupt):
-        capture.copy_tree(capture.locate_tree(built.root), tmp_path / "copy", fix)
+        capture.copy_tree(locate_tree(built.root), tmp_path / "copy", fix)
     assert not list(tmp_path.iterdir())
 
 
@@ -288,7 +292,7 @@ def test_a_full_disk_is_named(
     monkeypatch.setattr("xsplice_plugins.capture.copying._put", full)
     fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
     with pytest.raises(MachineError, match=r"copy: cannot be written \(No space left .* make room"):
-        capture.copy_tree(capture.locate_tree(built.root), tmp_path / "copy", fix)
+        capture.copy_tree(locate_tree(built.root), tmp_path / "copy", fix)
     assert not list(tmp_path.iterdir())
 
 
@@ -302,7 +306,7 @@ def test_an_include_that_leads_out_of_the_copy_is_refused(built: TinyTree, tmp_p
             ("xen/include/xen/lib.h", "a * 2", "a * 3"),
             ("xen/common/version.c", "#include <xen/lib.h>", '#include "drivers/sub/up.h"'),
         )
-        tree = capture.locate_tree(built.root)
+        tree = locate_tree(built.root)
         capture.copy_tree(tree, tmp_path / "copy", fix)
         jobs = {job.object_path: job for job in capture.plan(tree, fix).jobs}
         job: CompileJob = jobs["common/version.o"]
@@ -314,10 +318,61 @@ def test_an_include_that_leads_out_of_the_copy_is_refused(built: TinyTree, tmp_p
 
 def test_input_digests_name_what_changed(built: TinyTree) -> None:
     fix = built.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
-    tree = capture.locate_tree(built.root)
+    tree = locate_tree(built.root)
     (job,) = capture.plan(tree, fix).jobs
     digests = capture.InputDigests(tree, fix)
     before, after = (digests.texts(job, is_patched=side) for side in (False, True))
     assert [text.split()[0] for text in before] == ["command", "compiler", "other"]
     assert [text.split()[:2] for text in after][-1] == ["patched", "xen/common/version.c"]
     assert before[:2] == after[:2]
+
+
+def test_a_read_only_tree_is_enough(own_tree: TinyTree, tmp_path: Path) -> None:
+    fix = own_tree.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    folders = [own_tree.root, *(p for p in own_tree.root.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        tree = locate_tree(own_tree.root)
+        capture.copy_tree(tree, tmp_path / "work/copy", fix)
+        (job,) = capture.plan(tree, fix).jobs
+        capture.compile_object(job, tmp_path / "work/copy", tmp_path / "work/a.o")
+        assert (tmp_path / "work/a.o").is_file()
+        shutil.rmtree(tmp_path / "work/copy")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_a_tree_that_does_not_tell_what_is_linked_is_refused(
+    own_tree: TinyTree, tmp_path: Path
+) -> None:
+    for path in (own_tree.root / "xen").rglob("*.o"):
+        if path.name in {"prelink.o", "built_in.o"}:
+            path.unlink()
+            path.with_name(f".{path.name}.cmd").unlink()
+    index = read_index(locate_tree(own_tree.root))
+    with pytest.raises(CaptureError, match="nothing tells which objects the image is linked from"):
+        _pairs(index, index, tmp_path, None)
+
+
+def test_pipes_in_the_tree_are_neither_read_nor_copied(own_tree: TinyTree, tmp_path: Path) -> None:
+    for path in ("pipe", "xen/pipe.h", "xen/common/.version.o.d", "xen/common/.pipe.o.cmd"):
+        os.mkfifo(own_tree.root / path)
+    fix = own_tree.patch(("xen/common/version.c", "FILE_NAME", '"hello"'))
+    assert list(captured(own_tree, fix, tmp_path)) == ["common/version.o"]
+    _copy(locate_tree(own_tree.root), tmp_path / "copy")
+    assert (tmp_path / "copy/xen/common/version.c").is_file()
+    assert not (tmp_path / "copy/xen/pipe.h").exists()
+    assert not (tmp_path / "copy/pipe").exists()
+
+
+@pytest.mark.parametrize("name", ["жук", "é"])
+def test_a_header_may_have_any_name(name: str, own_tree: TinyTree, tmp_path: Path) -> None:
+    header = f"xen/include/xen/{name}.h"
+    (own_tree.root / header).write_text("#define ADD 1\n")
+    user = own_tree.root / "xen/common/user.c"
+    user.write_text(f"#include <xen/{name}.h>\n" + user.read_text().replace("(a)", "(a) + ADD"))
+    own_tree.build()
+    pairs = captured(own_tree, own_tree.patch((header, "ADD 1", "ADD 2")), tmp_path)
+    assert pairs["common/user.o"].is_changed

@@ -10,10 +10,12 @@ import pytest
 
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import CompileJob
+from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
 from xsplice_plugins.errors import CaptureError
 
 pytestmark = pytest.mark.toolchain
 
+LAYOUTS = LayoutCheck(how=IN_SOURCES)
 JOB = CompileJob(
     object_path="a.o", source_path="a.c", cwd="", command="gcc -c a.c -o a.o", output="a.o"
 )
@@ -42,7 +44,9 @@ def test_a_difference_in_relocations_alone_is_one(
 ) -> None:
     """A call of another function changes no byte of the code: only the relocation names it."""
     old_object, new_object = compiled(tmp_path, "old", BASE), compiled(tmp_path, "new", new)
-    pair = capture.pair_objects(JOB, old_object, new_object, None, tmp_path / "a.o.xsplice")
+    pair = capture.pair_objects(
+        JOB, old_object, new_object, None, tmp_path / "a.o.xsplice", layouts=LAYOUTS
+    )
     assert pair.is_changed == is_changed
     assert (tmp_path / "a.o.xsplice.new").exists() == is_changed
 
@@ -51,7 +55,7 @@ def test_an_addend_alone_is_a_difference(tmp_path: Path) -> None:
     """Bug frames keep the line number in the addend of a relocation."""
     text = 'asm(".pushsection .frames,\\"a\\"; .long x + %d - .; .popsection"); int x;'
     objects = [compiled(tmp_path, str(n), text % n) for n in (1, 2)]
-    pair = capture.pair_objects(JOB, *objects, None, tmp_path / "a.o.xsplice")
+    pair = capture.pair_objects(JOB, *objects, None, tmp_path / "a.o.xsplice", layouts=LAYOUTS)
     assert pair.is_changed
 
 
@@ -59,4 +63,4 @@ def test_drift_in_a_relocation_alone_stops_the_run(tmp_path: Path) -> None:
     mine = compiled(tmp_path, "mine", BASE)
     other = compiled(tmp_path, "tree", BASE.replace("one() +", "two() +"))
     with pytest.raises(CaptureError, match=r"a\.o"):
-        capture.pair_objects(JOB, mine, mine, other, tmp_path / "a.o.xsplice")
+        capture.pair_objects(JOB, mine, mine, other, tmp_path / "a.o.xsplice", layouts=LAYOUTS)

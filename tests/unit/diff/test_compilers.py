@@ -8,11 +8,16 @@ from typing import Protocol
 
 import pytest
 
-from tests.kit.differ_inputs import Compiler, assert_closed, compile_with, diff, every_compiler
+from tests.kit.differ_inputs import (
+    Compiler,
+    assert_closed,
+    compile_with,
+    diff,
+    every_compiler,
+    references_of,
+)
 from xsplice_plugins.artefacts import Delta
-from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_OBJECT
-from xsplice_plugins.target.references import target_of
 
 pytestmark = [pytest.mark.toolchain, every_compiler()]
 
@@ -295,10 +300,11 @@ def test_a_static_in_front_of_its_namesakes_is_the_fresh_one(build: Build) -> No
 
 def _targets(data: bytes) -> list[tuple[int, str]]:
     """Return the variables that ``f`` uses, in order: their sections and names."""
-    file = read_elf(data, "file.o")
+    places = references_of(data)
+    file = places.file
     text = file.section_by_name[".text.f"]
     rows = dict.fromkeys(
-        target_of(file, text, reloc).section_index for reloc in sorted(file.relocs(text))
+        places.target_of(text, reloc).section_index for reloc in sorted(file.relocs(text))
     )
     named = {s.shndx: s.name for s in file.symbols if s.type == STT_OBJECT}
     return [(index, named[index]) for index in rows if index is not None and index in named]

@@ -150,7 +150,7 @@ def test_a_registry_entry_would_never_be_seen(tmp_path: Path) -> None:
 def test_a_table_that_does_not_fit_the_profile_stops_the_run(tmp_path: Path) -> None:
     text = '.text\nf: ret\n.section .altinstructions, "a"\n.skip {}\n'
     before, after = (assemble(tmp_path, text.format(n)) for n in (14, 15))
-    with pytest.raises(DiffError, match=r"\.altinstructions.*15 bytes.*choose the profile"):
+    with pytest.raises(DiffError, match=r"\.altinstructions.*15 bytes.*give the release"):
         diff(before, after)
 
 
@@ -186,10 +186,14 @@ def test_a_new_kind_of_table_is_a_row(tmp_path: Path) -> None:
     .section %s, "a"
     .long 1b - .
     """
-    for name, is_known in ((".alt_call_sites", True), (".strange_sites", False)):
+    for name, release, is_known in (
+        (".alt_call_sites", "4.21.0", True),
+        (".alt_call_sites", "4.20.3", False),
+        (".strange_sites", "4.21.0", False),
+    ):
         before = assemble(tmp_path, text % name)
         after = assemble(tmp_path, text.replace(".long 1b - .", "") % name)
-        delta = diff(before, after)
+        delta = diff(before, after, release=release)
         assert [c.name for c in delta.changed] == (["f"] if is_known else [])
         assert [r.code for r in delta.refused] == ([] if is_known else ["UNEXPLAINED"])
 

@@ -9,8 +9,8 @@ import pytest
 from tests.kit.differ_inputs import compile_c, diff
 from xsplice_plugins.artefacts import Delta, from_json, to_json
 from xsplice_plugins.diff.refusals import REFUSALS
-from xsplice_plugins.report.diff_text import print_delta
 from xsplice_plugins.report.html import delta_page
+from xsplice_plugins.report.summary import print_delta
 
 pytestmark = pytest.mark.toolchain
 

@@ -52,5 +52,5 @@ def _seconds(before: bytes, after: bytes) -> float:
 
 def test_equal_objects_are_not_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = compile_c(tmp_path, _text(2, 1))
-    monkeypatch.setattr(differ, "Parts", None)
+    monkeypatch.setattr(differ, "ObjectParts", None)
     assert diff(data, data).is_empty

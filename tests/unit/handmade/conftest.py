@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from xsplice_plugins import cli
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FLAGS = "-fpic -fcf-protection=none -fno-asynchronous-unwind-tables"
@@ -62,6 +64,21 @@ class Bench:
         self.tree, self.folder, self.capsys = tree, folder, capsys
         self.sources = folder / "sources"
         self.sources.mkdir()
+
+    @contextmanager
+    def calling_itself(self, release: str) -> Iterator[None]:
+        """Let the tree's Makefile state another release for a while."""
+        makefile = self.tree.root / "xen" / "Makefile"
+        kept = makefile.read_text()
+        _, minor, point = release.split(".")
+        makefile.write_text(
+            f"export XEN_VERSION = 4\nexport XEN_SUBVERSION = {minor}\n"
+            f"export XEN_EXTRAVERSION ?= .{point}\n"
+        )
+        try:
+            yield
+        finally:
+            makefile.write_text(kept)
 
     def build(self, text: str, *words: str, out: str = "fix", name: str = "hotfix.c") -> Built:
         """Write a C file and build it; whatever is refused leaves nothing behind."""

@@ -52,8 +52,8 @@ REFUSED = {
         f'{VOID}XSPLICE_REPLACE_AT("pushing", 7, mine);',
         "`pushing+0x7` is 1 bytes long",
     ),
-    "data": (f'{VOID}XSPLICE_REPLACE("counter", mine);', "`counter` is no C function"),
-    "assembler": (f'{VOID}XSPLICE_REPLACE("entry", mine);', "`entry` is no C function"),
+    "data": (f'{VOID}XSPLICE_REPLACE("counter", mine);', "`counter` is no function with a size"),
+    "assembler": (f'{VOID}XSPLICE_REPLACE("entry", mine);', "`entry` is no function with a size"),
     "replacement-elsewhere": (
         'extern int user(int a);\nXSPLICE_REPLACE("livepatch", user);',
         "the replacement is no function of hotfix.o",
@@ -218,13 +218,21 @@ def test_the_refused_ones_neighbour_is_accepted(bench: Bench, case: str) -> None
     ids=["hook", "expectation", "metadata"],
 )
 def test_what_the_release_lacks_is_refused(bench: Bench, text: str, message: str) -> None:
-    built = bench.build(text, "--release", "4.13.0")
+    with bench.calling_itself("4.13.0"):
+        built = bench.build(text)
     assert built.status == 2
     assert message in built.err
 
 
+def test_a_release_that_the_tree_contradicts_is_refused(bench: Bench) -> None:
+    built = bench.build('XSPLICE_NOP_BODY("pushing");', "--release", "4.17.4")
+    assert built.status == 2
+    assert "RELEASE says Xen 4.17.4" in built.err
+
+
 def test_4_7_has_no_nops(bench: Bench) -> None:
-    built = bench.build('XSPLICE_NOP_BODY("pushing");', "--release", "4.7.0")
+    with bench.calling_itself("4.7.0"):
+        built = bench.build('XSPLICE_NOP_BODY("pushing");')
     assert "Xen 4.7.0 cannot turn `pushing` into NOPs" in built.err
 
 

@@ -21,7 +21,7 @@ from xsplice_plugins.elf.types import (
     STT_FUNC,
 )
 from xsplice_plugins.elf.writer import UNDEFINED, OutReloc, OutSection, OutSymbol, write_object
-from xsplice_plugins.errors import LinkError, RelocationError
+from xsplice_plugins.errors import ConfigError, LinkError, RelocationError
 
 ADDR_TEXT_VIRT = 0xA0000200000
 NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(range(20))
@@ -84,7 +84,7 @@ def part(*relocs: OutReloc, more: tuple[OutSection, ...] = ()) -> tuple[Delta, b
         Delta(
             object_path="a.o",
             source_path="a.c",
-            profile="xen-4.17",
+            profile="xen",
             machine=EM_AARCH64,
             digest_new=hashlib.sha256(data).hexdigest(),
             changed=(changed,),
@@ -164,7 +164,7 @@ def test_exception_tables_are_refused() -> None:
 
 def test_release_without_arm64_is_refused() -> None:
     link(image(), part(), release="4.8.0")
-    with pytest.raises(LinkError, match="no live patching on arm64"):
+    with pytest.raises(ConfigError, match="no live patching on arm64"):
         link(image(), part(), release="4.7.0")
 
 

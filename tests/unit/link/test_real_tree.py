@@ -16,8 +16,10 @@ import pytest
 from tests.kit.link_inputs import closure_delta, link
 from tests.unit.link.loading import LoadedPayload, load
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.types import STT_FUNC
-from xsplice_plugins.link.image import Image, read_image
+from xsplice_plugins.elf.types import EM_X86_64, STT_FUNC
+from xsplice_plugins.link.image import XenImage, read_image
+from xsplice_plugins.target.known import known_facts
+from xsplice_plugins.target.sections import profile_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +32,14 @@ ENDBR64 = bytes.fromhex("f30f1efa")
 
 
 @cache
-def image_of(tree: Path) -> tuple[bytes, Image]:
+def image_of(tree: Path) -> tuple[bytes, XenImage]:
     data = (tree / "xen" / "xen-syms").read_bytes()
-    return data, read_image(read_elf(data, "xen-syms"), alt_entry_size_bytes=14)
+    return data, read_image(
+        read_elf(data, "xen-syms"), profile_of("xen", known_facts("4.17.5", EM_X86_64))
+    )
 
 
-def replaceable(elf: ElfFile, image: Image) -> tuple[str, ...]:
+def replaceable(elf: ElfFile, image: XenImage) -> tuple[str, ...]:
     """Return the plain names of functions that a payload can replace."""
     result, places = [], set()
     for symbol in elf.symbols:
@@ -62,7 +66,7 @@ def relink(tree: Path, name: str) -> Payload:
     return link(data, (closure_delta(new, name, names), new), name=name)
 
 
-def same_meaning(image: Image, payload: Payload) -> int:
+def same_meaning(image: XenImage, payload: Payload) -> int:
     """Assert that loaded code means what the image means; return the number of fields seen."""
     loaded = load(payload.data, {n: s.addr_virt for n, s in image.symbols.items()})
     elf = read_elf(payload.data, "payload")
@@ -92,7 +96,7 @@ def displacement(code: bytes, at: int) -> int:
     return at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True)
 
 
-def same_content(image: Image, loaded: LoadedPayload, was: int, now: int) -> bool:
+def same_content(image: XenImage, loaded: LoadedPayload, was: int, now: int) -> bool:
     """Tell whether two places hold equal strings, constants, or jumps of `.fixup` code."""
     for name, section in loaded.sections.items():
         offset = now - section.addr_virt

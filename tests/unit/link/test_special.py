@@ -10,8 +10,11 @@ import pytest
 
 from tests.kit.link_inputs import Compiler, closure_delta, delta, link
 from tests.unit.link.loading import load
+from xsplice_plugins.artefacts import ASKED
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.errors import LinkError
+from xsplice_plugins.target.known import known_facts
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Payload
@@ -184,6 +187,34 @@ def test_alternatives_without_bytes_still_get_their_section(
     data = compiler.object("core.c", text)
     elf = read_elf(link(image, (closure_delta(data, "core.o", ("entry",)), data)).data, "payload")
     assert elf.section_by_name[".altinstr_replacement"].size_bytes
+
+
+@pytest.mark.parametrize(
+    ("words", "is_asked", "is_ok"), [(22, True, True), (21, True, False), (21, False, True)]
+)
+def test_a_cpu_feature_that_the_build_does_not_have_is_refused(
+    compiler: Compiler, image: bytes, words: int, is_asked: bool, is_ok: bool
+) -> None:
+    """Only the tree itself is believed: distributions raise the number within a release."""
+    known = known_facts("4.17.5", EM_X86_64)
+    origin = ASKED if is_asked else known.origin
+    facts = dataclasses.replace(known, origin=origin, feature_words=words)
+    data = compiler.object("core.c", TABLES.replace(".word 1", ".word 700 + 0x8000"))
+    part = (closure_delta(data, "core.o", ("entry",)), data)
+    if is_ok:
+        link(image, part, facts=facts)
+        return
+    with pytest.raises(LinkError, match="asks for CPU feature 700, and this Xen has 672"):
+        link(image, part, facts=facts)
+
+
+def test_a_release_that_is_not_known_is_said_with_the_payload(
+    compiler: Compiler, image: bytes
+) -> None:
+    data = compiler.object("core.c", IMAGE.replace("int counter = 7", "extern int counter"))
+    part = (closure_delta(data, "core.o", ("entry",)), data)
+    assert "for 4.23 is not known" in link(image, part, release="4.23").record.notes[0]
+    assert not [n for n in link(image, part, release="4.22").record.notes if "facts" in n]
 
 
 def test_bug_frame_that_cannot_reach_the_image_is_refused(compiler: Compiler) -> None:

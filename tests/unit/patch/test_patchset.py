@@ -227,3 +227,11 @@ def test_a_patch_that_is_undone_by_the_next_touches_nothing(tree: Path, tmp_path
     there = write(tmp_path, diff(VERSION_C, CHANGED_C, "xen/common/version.c"), "a.patch")
     back = write(tmp_path, diff(CHANGED_C, VERSION_C, "xen/common/version.c"), "b.patch")
     assert read_patch_set([there, back], source_root=tree).touched == ()
+
+
+def test_a_change_of_modes_alone_touches_nothing(tree: Path, tmp_path: Path) -> None:
+    name = "xen/common/version.c"
+    text = f"diff --git a/{name} b/{name}\nold mode 100644\nnew mode 100755\n"
+    patch_set = read_patch_set([write(tmp_path, text)], source_root=tree)
+    assert patch_set.touched == ()
+    assert patched_files(patch_set, tree) == {name: VERSION_C.encode()}

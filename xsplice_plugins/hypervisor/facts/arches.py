@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three architectures as data: what the loader and the patcher need to know of each.
 
-Source: livepatch specification sections 2.1, 3.1 and 10 (asm/livepatch.h, asm/insn.h).
+Source: asm/livepatch.h and asm/insn.h of each; arch/*/livepatch.c.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,17 @@ MASK32 = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
-    """One architecture.
+    """One architecture."""
 
-    Attributes:
-        name: ``x86_64``, ``arm64`` or ``arm32``.
-        machine: ELF ``e_machine``.
-        is_64bit: whether payloads are ELFCLASS64.
-        insn_size_bytes: length of the jump written over an old function.
-        range_bytes: reach of that jump; the load-time test is ``-range <= old - new < range``.
-        old_size_min_bytes: smallest replaceable function.
-        heap_virt: an address away from the image where the model puts what Xen's heap would hold.
-        has_ex_table: whether ``.ex_table`` is known.
-        has_alternative_calls: whether ``.alt_call_sites`` is known (Xen 4.21 and later).
-    """
-
-    name: str
-    machine: int
-    is_64bit: bool
-    insn_size_bytes: int
-    range_bytes: int
-    old_size_min_bytes: int
+    name: str  #: ``x86_64``, ``arm64`` or ``arm32``
+    machine: int  #: ELF ``e_machine``
+    is_64bit: bool  #: whether payloads are ELFCLASS64
+    insn_size_bytes: int  #: length of the jump over an old function, which has at least that
+    range_bytes: int  #: reach of that jump; the load-time test is ``-range <= old - new < range``
+    #: an address away from the image where the model puts what Xen's heap would hold
     heap_virt: int
-    has_ex_table: bool
-    has_alternative_calls: bool
+    has_ex_table: bool = False  #: whether ``.ex_table`` is known
+    has_alternative_calls: bool = False  #: whether ``.alt_call_sites`` is known (from 4.21)
 
     @property
     def pointer_bytes(self) -> int:
@@ -54,7 +42,6 @@ X86_64 = Arch(
     is_64bit=True,
     insn_size_bytes=5,
     range_bytes=1 << 31,
-    old_size_min_bytes=5,
     heap_virt=0xFFFF830000000000,
     has_ex_table=True,
     has_alternative_calls=True,
@@ -65,10 +52,7 @@ ARM64 = Arch(
     is_64bit=True,
     insn_size_bytes=4,
     range_bytes=128 << 20,
-    old_size_min_bytes=4,
     heap_virt=0x0000800000000000,
-    has_ex_table=False,
-    has_alternative_calls=False,
 )
 ARM32 = Arch(
     name="arm32",
@@ -76,10 +60,7 @@ ARM32 = Arch(
     is_64bit=False,
     insn_size_bytes=4,
     range_bytes=32 << 20,
-    old_size_min_bytes=4,
     heap_virt=0x80000000,
-    has_ex_table=False,
-    has_alternative_calls=False,
 )
 ARCHES = (X86_64, ARM64, ARM32)
 

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU profiles: the facts about a processor that decide what its memory looks like.
 
-Feature numbers are Xen's (word * 32 + bit), synthetic ones counted behind the ABI's 19 words as in
-4.17. Source: specification sections 7.2 and 10.1; arch/x86/include/asm/cpufeatures.h of 4.17.5.
+Feature numbers are Xen's (word * 32 + bit), synthetic ones counted behind the ABI's 19 words, as in
+each branch's newest release from 4.17 on. Source: asm/cpufeatures.h; ``init_ideal_nops`` in
+arch/x86/alternative.c.
 """
 
 from dataclasses import dataclass
 
 _SYNTHETIC = 19 * 32
-#: Words of feature bits that 4.17.5 has; a larger number in a payload is out of range.
-FEATURE_WORDS = 21
 
 ALWAYS = 2 * 32 + 29  # LM, which every x86-64 processor has
 SMEP_XEN = _SYNTHETIC + 10
 SMAP_XEN = _SYNTHETIC + 11
 MFENCE_RDTSC = _SYNTHETIC + 9
 SC_NO_LOCK_HARDEN = _SYNTHETIC + 12
-IND_THUNK_JMP = _SYNTHETIC + 14
-SC_NO_BRANCH_HARDEN = _SYNTHETIC + 15
 SC_RSB_HVM = _SYNTHETIC + 19
 XEN_SHSTK = _SYNTHETIC + 26
 XEN_IBT = _SYNTHETIC + 27
@@ -25,47 +22,25 @@ XSAVEOPT = 4 * 32 + 0
 BMI1 = 5 * 32 + 3
 CLFLUSHOPT = 5 * 32 + 23
 
-P6_NOPS = (
-    bytes.fromhex("90"),
-    bytes.fromhex("6690"),
-    bytes.fromhex("0f1f00"),
-    bytes.fromhex("0f1f4000"),
-    bytes.fromhex("0f1f440000"),
-    bytes.fromhex("660f1f440000"),
-    bytes.fromhex("0f1f8000000000"),
-    bytes.fromhex("0f1f840000000000"),
-    bytes.fromhex("660f1f840000000000"),
-)
-K8_NOPS = (
-    bytes.fromhex("90"),
-    bytes.fromhex("6690"),
-    bytes.fromhex("666690"),
-    bytes.fromhex("66666690"),
-    bytes.fromhex("6666906690"),
-    bytes.fromhex("666690666690"),
-    bytes.fromhex("66666690666690"),
-    bytes.fromhex("6666669066666690"),
-    bytes.fromhex("666690666690666690"),
-)
+P6_NOPS = tuple(map(bytes.fromhex, (
+    "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000",
+    "0f1f8000000000", "0f1f840000000000", "660f1f840000000000",
+)))  # fmt: skip
+K8_NOPS = tuple(map(bytes.fromhex, (
+    "90", "6690", "666690", "66666690", "6666906690", "666690666690",
+    "66666690666690", "6666669066666690", "666690666690666690",
+)))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuProfile:
-    """One kind of processor.
+    """One kind of processor."""
 
-    Attributes:
-        name: how a report calls it.
-        vendor: ``amd``, ``intel`` or ``other``.
-        family: CPUID family.
-        model: CPUID model.
-        features: the feature bits that are set.
-    """
-
-    name: str
-    vendor: str
-    family: int
-    model: int
-    features: frozenset[int]
+    name: str  #: how a report calls it
+    vendor: str  #: ``amd``, ``intel`` or ``other``
+    family: int  #: CPUID family
+    model: int  #: CPUID model
+    features: frozenset[int]  #: the feature bits that are set
 
     def has(self, feature: int) -> bool:
         """Whether the boot CPU has a feature."""
@@ -80,16 +55,7 @@ EPYC = CpuProfile(
     family=0x17,
     model=1,
     features=frozenset(
-        {
-            ALWAYS,
-            BMI1,
-            CLFLUSHOPT,
-            MFENCE_RDTSC,
-            SC_NO_LOCK_HARDEN,
-            SC_RSB_HVM,
-            SMEP_XEN,
-            XSAVEOPT,
-        }
+        {ALWAYS, BMI1, CLFLUSHOPT, MFENCE_RDTSC, SC_NO_LOCK_HARDEN, SC_RSB_HVM, SMEP_XEN, XSAVEOPT}
     ),
 )
 #: Tables of function pointers that every boot on a vendor's processors fills in from another table:

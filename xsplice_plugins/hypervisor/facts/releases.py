@@ -1,100 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 """Releases of Xen as data: one field per behaviour change, point-release backports included.
 
-Source: livepatch specification sections 1.3, 12 and 16.1, which were read from every RELEASE tag.
-A release is named ``MAJOR.MINOR.POINT``; ``4.17`` means its ``.0``. Point releases later than the
-last one known behave as the last known one.
+Read from the sources of every RELEASE tag; see docs/loader.md, "releases". Which releases exist
+stands in ``xsplice_plugins/releases.py``. One that is newer than the last branch listed there
+behaves as that one, and its ``note`` says so.
 """
 
 from dataclasses import dataclass
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.releases import Version, is_known, known_releases, parse_release, spelled
 
-Version = tuple[int, int, int]
+#: 32-bit words of CPU features, by the first release that has them; a branch starts at its ``.0``.
+#: Source: NCAPINTS in asm/cpufeature(s).h with FEATURESET_NR_ENTRIES of xen/tools/gen-cpuid.py.
+_FEATURE_WORDS: tuple[tuple[Version, int], ...] = (
+    ((4, 7, 0), 10), ((4, 7, 5), 11), ((4, 8, 0), 10), ((4, 8, 4), 11), ((4, 13, 0), 13),
+    ((4, 14, 5), 16), ((4, 14, 6), 20), ((4, 15, 0), 13), ((4, 15, 3), 16), ((4, 15, 5), 20),
+    ((4, 16, 0), 14), ((4, 16, 1), 16), ((4, 16, 4), 18), ((4, 16, 5), 20), ((4, 17, 0), 16),
+    ((4, 17, 1), 18), ((4, 17, 2), 20), ((4, 17, 6), 21), ((4, 18, 0), 20), ((4, 18, 6), 21),
+    ((4, 19, 0), 20), ((4, 19, 3), 21), ((4, 20, 0), 20), ((4, 20, 1), 21), ((4, 21, 1), 22),
+)  # fmt: skip
+#: Sizes of function record (with its version) and alternative that the model can decode.
+_RECORDS = {(1, 64), (1, 52), (2, 104), (2, 92)}
+_ALTERNATIVES_BYTES = {12, 14}
 
-#: Last point release of each stable branch that the specification's survey saw.
-LAST_POINT = {
-    7: 6, 8: 5, 9: 4, 10: 4, 11: 4, 12: 4, 13: 5, 14: 6,
-    15: 5, 16: 7, 17: 6, 18: 5, 19: 4, 20: 3, 21: 1, 22: 0,
-}  # fmt: skip
-NEVER: Version = (99, 0, 0)
 
-INTERFACE_VERSIONS = {
-    7: 0xD, 8: 0xE, 9: 0xF, 10: 0x10, 11: 0x11, 12: 0x12, 13: 0x12, 14: 0x13,
-    15: 0x13, 16: 0x14, 17: 0x15, 18: 0x15, 19: 0x15, 20: 0x15, 21: 0x16, 22: 0x16,
-}  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFacts:
+    """What the headers of one build define; a release's name alone does not always tell."""
+
+    feature_words: int  #: NCAPINTS; 0 where alternatives do not index a bitmap (Arm)
+    record_version: int  #: LIVEPATCH_PAYLOAD_VERSION
+    record_bytes: int  #: sizeof(struct livepatch_func)
+    alternative_bytes: int  #: sizeof(struct alt_instr)
+    bug_instruction: bytes  #: what BUG() puts into the code; empty where it has none of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What one release of Xen does with a live patch.
+    """What one release of Xen does with a live patch."""
 
-    Attributes:
-        name: ``4.17.5``.
-        version: the same as numbers.
-        interface_version: of the sysctl; a tool built for another one gets -EACCES.
-        payload_version: the byte in each function record, 1 or 2.
-        record_generation: ``G1``, ``G2a``, ``G2b`` or ``G2c``: where state is kept in a record.
-        has_hooks_basic: load/unload hooks, NOP records, distance check, .bss limit, re-apply rule.
-        is_reapply_without_rw_ok: a payload without writable sections may be applied again.
-        checks_alignment: section alignment is looked at.
-        is_empty_ex_table_ok: an empty ``.ex_table`` is accepted.
-        checks_symbol_zero: a relocation against symbol 0 is refused instead of a crash.
-        has_v2_sections: xen_depends, six more hooks, modinfo, expectations, NODEPS, flags.
-        skips_empty_sections: ALLOC sections of size zero get no address.
-        flags_ignored_symbols: relocations against symbols of ignored sections are refused.
-        endbr: 0 unaware, 1 knows ENDBR64, 2 knows ENDBR64 and its poison.
-        checks_waitqueues: an active waitqueue forbids the patch (x86).
-        is_idle_only: work is picked up by the idle loop only.
-        checks_alternative_bounds: alternatives must lie inside the payload.
-        returns_alternative_errors: bad alternatives give an errno; before, the host crashed.
-        checks_build_id_first: Xen's build-id is compared before anything is loaded.
-        passes_note_errno: note errors keep their own errno.
-        faults_on_readonly_funcs: applying a payload with read-only function records crashes.
-        keeps_fstate: state lives outside the function records.
-        registers_region_at_load: faults in a loaded, unapplied payload find their tables.
-        has_alt_call_sites: ``.alt_call_sites`` is known.
-        has_altcall_idiom: alternative calls are encoded as alternatives.
-        has_list_capacities: LIST takes buffer sizes and may answer -ENOBUFS.
-        has_op_flags: the operation's first pad word is a flags word (FORCE).
-        alt_entry_bytes: size of an alternative's record on x86.
-        hook_layout: which layout of ``struct payload`` hooks are compiled against.
-        remaps_text: text is made writable by mapping, not by clearing CR0.WP (x86).
-        remaps_rodata: so is read-only data.
-    """
-
-    name: str
-    version: Version
-    interface_version: int
-    payload_version: int
-    record_generation: str
+    name: str  #: ``4.17.5``, as it was asked for
+    version: Version  #: the release that was read and whose behaviour this is
+    payload_version: int  #: the byte in each function record, 1 or 2
+    #: load/unload hooks, NOP records, distance check, .bss limit, re-apply rule
     has_hooks_basic: bool
-    is_reapply_without_rw_ok: bool
-    checks_alignment: bool
-    is_empty_ex_table_ok: bool
-    checks_symbol_zero: bool
-    has_v2_sections: bool
-    skips_empty_sections: bool
-    flags_ignored_symbols: bool
-    endbr: int
-    checks_waitqueues: bool
-    is_idle_only: bool
-    checks_alternative_bounds: bool
-    returns_alternative_errors: bool
-    checks_build_id_first: bool
-    passes_note_errno: bool
-    faults_on_readonly_funcs: bool
-    keeps_fstate: bool
-    registers_region_at_load: bool
-    has_alt_call_sites: bool
-    has_altcall_idiom: bool
-    has_list_capacities: bool
-    has_op_flags: bool
-    alt_entry_bytes: int
-    hook_layout: str
-    remaps_text: bool
-    remaps_rodata: bool
+    is_reapply_without_rw_ok: bool  #: a payload without writable sections may be applied again
+    checks_alignment: bool  #: section alignment is looked at
+    is_empty_ex_table_ok: bool  #: an empty ``.ex_table`` is accepted
+    checks_symbol_zero: bool  #: a relocation against symbol 0 is refused instead of a crash
+    has_v2_sections: bool  #: xen_depends, six more hooks, modinfo, expectations, NODEPS, flags
+    skips_empty_sections: bool  #: ALLOC sections of size zero get no address
+    flags_ignored_symbols: bool  #: relocations against symbols of ignored sections are refused
+    endbr: int  #: 0 unaware, 1 knows ENDBR64, 2 knows ENDBR64 and its poison
+    checks_waitqueues: bool  #: an active waitqueue forbids the patch (x86)
+    is_idle_only: bool  #: work is picked up by the idle loop only
+    checks_alternative_bounds: bool  #: alternatives must lie inside the payload
+    returns_alternative_errors: bool  #: bad alternatives give an errno; before, the host crashed
+    checks_build_id_first: bool  #: Xen's build-id is compared before anything is loaded
+    passes_note_errno: bool  #: note errors keep their own errno
+    faults_on_readonly_funcs: bool  #: applying a payload with read-only function records crashes
+    keeps_fstate: bool  #: state lives outside the function records
+    registers_region_at_load: bool  #: faults in a loaded, unapplied payload find their tables
+    has_alt_call_sites: bool  #: ``.alt_call_sites`` is known
+    has_altcall_idiom: bool  #: alternative calls are encoded as alternatives
+    has_list_capacities: bool  #: LIST takes buffer sizes and may answer -ENOBUFS
+    has_op_flags: bool  #: the operation's first pad word is a flags word (FORCE)
+    alt_entry_bytes: int  #: size of an alternative's record on x86
+    feature_words: int  #: 32-bit words of CPU features that an alternative can name
+    bug_instruction: bytes  #: what a bug frame's trap looks like on x86
+    remaps_text: bool  #: text is made writable by mapping, not by clearing CR0.WP (x86)
+    remaps_rodata: bool  #: so is read-only data
+
+    @property
+    def note(self) -> str:
+        """Say that another release's behaviour was taken; empty for a release that was read."""
+        if self.name == spelled(self.version):
+            return ""
+        judged = ".".join(map(str, self.version[:2]))
+        return f"Xen {self.name} is newer than the last one read, judged as {judged}"
 
     def supports(self, arch: Arch) -> bool:
         """Whether live patching exists on an architecture in this release."""
@@ -128,66 +113,44 @@ def _since(version: Version, *, mainline: Version, backports: tuple[Version, ...
     return any(version[:2] == first[:2] and version >= first for first in backports)
 
 
-def _record_generation(version: Version, *, endbr: int, keeps_fstate: bool) -> str:
-    if version < (4, 14, 0):
-        return "G1"
-    if keeps_fstate:
-        return "G2c"
-    return "G2b" if endbr else "G2a"
+def _check_facts(facts: BuildFacts) -> None:
+    record = (facts.record_version, facts.record_bytes)
+    if record not in _RECORDS or facts.alternative_bytes not in _ALTERNATIVES_BYTES:
+        raise ConfigError(
+            f"function records of version {record[0]} with {record[1]} bytes, alternatives with "
+            f"{facts.alternative_bytes}: the model does not know them; judge on a real Xen"
+        )
 
 
-def _hook_layout(version: Version, *, keeps_fstate: bool) -> str:
-    if not keeps_fstate:
-        return "4.14"
-    # The member xen_dep left struct payload together with the later comparison of the build-id.
-    return "master" if _build_id_first(version) else "4.17.3"
-
-
-def _build_id_first(version: Version) -> bool:
-    return _since(version, mainline=(4, 20, 0), backports=((4, 18, 4), (4, 19, 1)))
-
-
-def _faults_on_readonly_funcs(version: Version) -> bool:
-    return (
-        (4, 16, 4) <= version < (4, 17, 0)
-        or (4, 17, 1) <= version <= (4, 17, 2)
-        or version == (4, 18, 0)
-    )
-
-
-def _parse(name: str) -> Version:
-    parts = name.split(".")
-    if len(parts) not in {2, 3} or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"{name}: not a release of Xen; write it as 4.17.5")
-    major, minor, point = (*(int(part) for part in parts), 0)[:3]
-    if major != 4 or minor not in LAST_POINT:
-        raise ConfigError(f"{name}: not a release the model knows; choose one from 4.7 to 4.22")
-    return (major, minor, point)
-
-
-def release(name: str) -> Release:
-    """Describe a release of Xen.
+def release(name: str, facts: BuildFacts | None = None) -> Release:
+    """Give what one release does.
 
     Args:
         name: ``4.17.5`` or ``4.17`` (its ``.0``).
+        facts: of the build that runs, where its headers were asked; else the release's own.
 
     Returns:
-        The release's behaviour.
+        The release's behaviour; the last known one's for a newer branch (see ``note``).
 
     Raises:
-        ConfigError: the name is not a release from 4.7 to 4.22.
+        ConfigError: the name is not a release with live patching, or the build has structures that
+            the model does not know.
     """
-    v = _parse(name)
+    asked = parse_release(name)
+    v = asked if is_known(asked) else known_releases()[-1]
+    if facts is not None:
+        _check_facts(facts)
+    words = max(row for row in _FEATURE_WORDS if row[0] <= v)[1]
+    bug = b"\xd6" if v >= (4, 22, 0) else b"\x0f\x0b"  # UDB, UD2: asm/bug.h
     aware = _since(v, mainline=(4, 17, 0), backports=((4, 14, 5), (4, 15, 3), (4, 16, 1)))
     endbr = (2 if v >= (4, 17, 0) else 1) if aware else 0
     keeps_fstate = _since(v, mainline=(4, 19, 0), backports=((4, 17, 3), (4, 18, 1)))
-    build_id_first = _build_id_first(v)
+    build_id_first = _since(v, mainline=(4, 20, 0), backports=((4, 18, 4), (4, 19, 1)))
+    remaps_text = _since(v, mainline=(4, 18, 0), backports=((4, 16, 4), (4, 17, 1)))
     return Release(
-        name=f"{v[0]}.{v[1]}.{v[2]}",
+        name=spelled(asked),
         version=v,
-        interface_version=INTERFACE_VERSIONS[v[1]],
-        payload_version=2 if v >= (4, 14, 0) else 1,
-        record_generation=_record_generation(v, endbr=endbr, keeps_fstate=keeps_fstate),
+        payload_version=facts.record_version if facts else (2 if v >= (4, 14, 0) else 1),
         has_hooks_basic=v >= (4, 8, 0),
         is_reapply_without_rw_ok=v >= (4, 10, 0),
         checks_alignment=v >= (4, 10, 0),
@@ -205,24 +168,16 @@ def release(name: str) -> Release:
         returns_alternative_errors=build_id_first,
         checks_build_id_first=build_id_first,
         passes_note_errno=build_id_first,
-        faults_on_readonly_funcs=_faults_on_readonly_funcs(v),
+        faults_on_readonly_funcs=remaps_text and not keeps_fstate,
         keeps_fstate=keeps_fstate,
         registers_region_at_load=_since(v, mainline=(4, 19, 0), backports=((4, 17, 4), (4, 18, 1))),
         has_alt_call_sites=v >= (4, 21, 0),
         has_altcall_idiom=(4, 13, 0) <= v < (4, 21, 0),
         has_list_capacities=v >= (4, 21, 0),
         has_op_flags=v >= (4, 19, 0),
-        alt_entry_bytes=14 if v >= (4, 11, 0) else 12,
-        hook_layout=_hook_layout(v, keeps_fstate=keeps_fstate),
+        alt_entry_bytes=facts.alternative_bytes if facts else (14 if v >= (4, 11, 0) else 12),
+        feature_words=(facts.feature_words if facts else 0) or words,
+        bug_instruction=(facts.bug_instruction if facts else b"") or bug,
         remaps_rodata=_since(v, mainline=(4, 19, 0), backports=((4, 17, 4), (4, 18, 2))),
-        remaps_text=_since(v, mainline=(4, 18, 0), backports=((4, 16, 4), (4, 17, 1))),
-    )
-
-
-def known_releases() -> tuple[Release, ...]:
-    """Every release from 4.7.0 to 4.22.0, point releases included, oldest first."""
-    return tuple(
-        release(f"4.{minor}.{point}")
-        for minor, last in sorted(LAST_POINT.items())
-        for point in range(last + 1)
+        remaps_text=remaps_text,
     )

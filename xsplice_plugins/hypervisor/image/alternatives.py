@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alternative instructions on x86: the same engine serves the image at boot and a payload at load.
 
-Source: specification section 7.2; xen/arch/x86/alternative.c.
+Source: ``_apply_alternatives`` of xen/arch/x86/alternative.c.
 """
 
 import struct
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from xsplice_plugins.hypervisor.facts.arches import MASK64
-from xsplice_plugins.hypervisor.facts.cpu import ALWAYS, FEATURE_WORDS, CpuProfile, ideal_nops
-from xsplice_plugins.hypervisor.facts.verdicts import ENOSPC, ERANGE, Hazard, Refusal
+from xsplice_plugins.hypervisor.facts.cpu import ALWAYS, CpuProfile, ideal_nops
+from xsplice_plugins.hypervisor.facts.verdicts import ENOSPC, ERANGE, Hazard, XenRefusal
 
 ENDBR64 = bytes.fromhex("f30f1efa")
 ENDBR64_POISON = bytes.fromhex("660f1f01")
@@ -32,25 +32,15 @@ class ByteSpace(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AltInstr:
-    """One alternative with its offsets turned into addresses.
+    """One alternative with its offsets turned into addresses."""
 
-    Attributes:
-        orig_virt: the instruction to replace.
-        repl_virt: the replacement's bytes.
-        feature: number of the feature bit.
-        is_inverted: replace where the feature is missing.
-        orig_bytes: length of the original.
-        repl_bytes: length of the replacement.
-        pad_bytes: padding behind the original, part of the site.
-    """
-
-    orig_virt: int
-    repl_virt: int
-    feature: int
-    is_inverted: bool
-    orig_bytes: int
-    repl_bytes: int
-    pad_bytes: int
+    orig_virt: int  #: the instruction to replace
+    repl_virt: int  #: the replacement's bytes
+    feature: int  #: number of the feature bit
+    is_inverted: bool  #: replace where the feature is missing
+    orig_bytes: int  #: length of the original
+    repl_bytes: int  #: length of the replacement
+    pad_bytes: int  #: padding behind the original, part of the site
 
 
 def parse_alternatives(
@@ -83,15 +73,15 @@ def parse_alternatives(
     return tuple(out)
 
 
-def _check(alt: AltInstr, *, returns_errors: bool, step: str) -> None:
+def _check(alt: AltInstr, *, feature_words: int, returns_errors: bool, step: str) -> None:
     total = alt.orig_bytes + alt.pad_bytes
     for is_bad, errno, reason in (
         (alt.repl_bytes > total, ENOSPC, f"{alt.repl_bytes} bytes replace {total}"),
         (total > _PATCH_BYTES_MAX, ENOSPC, f"site of {total} bytes, limit {_PATCH_BYTES_MAX}"),
-        (alt.feature >= FEATURE_WORDS * 32, ERANGE, f"feature {alt.feature} is unknown"),
+        (alt.feature >= feature_words * 32, ERANGE, f"feature {alt.feature} is unknown"),
     ):
         if is_bad and returns_errors:
-            raise Refusal(errno, step, f"alternative at {alt.orig_virt:#x}: {reason}")
+            raise XenRefusal(errno, step, f"alternative at {alt.orig_virt:#x}: {reason}")
         if is_bad:
             raise Hazard(step, f"BUG: alternative at {alt.orig_virt:#x}: {reason}")
 
@@ -140,6 +130,7 @@ def apply_alternatives(
     alternatives: tuple[AltInstr, ...],
     *,
     cpu: CpuProfile,
+    feature_words: int,
     has_ibt: bool,
     has_altcall_idiom: bool,
     has_ideal_nops: bool,
@@ -152,6 +143,7 @@ def apply_alternatives(
         space: memory that may be written.
         alternatives: the table.
         cpu: decides each feature test and the NOPs.
+        feature_words: 32-bit words of features; a higher number than they hold is bad.
         has_ibt: Xen was built with CONFIG_XEN_IBT (direct calls skip ENDBR64).
         has_altcall_idiom: indirect calls may become direct ones.
         has_ideal_nops: the assembler's padding already is what Xen would write.
@@ -162,14 +154,14 @@ def apply_alternatives(
         (address, bytes) of each site whose pointer was NULL: on a real host drivers decide.
 
     Raises:
-        Refusal: an entry is bad and the release returns errors for it.
+        XenRefusal: an entry is bad and the release returns errors for it.
         Hazard: an entry is bad and the release does not.
     """
     null_calls = []
     base_virt = -1
     is_touched = False
     for alt in alternatives:
-        _check(alt, returns_errors=returns_errors, step=step)
+        _check(alt, feature_words=feature_words, returns_errors=returns_errors, step=step)
         if base_virt != alt.orig_virt:
             # Entries for one site follow each other; only the first looks at its own NOPs.
             base_virt = alt.orig_virt

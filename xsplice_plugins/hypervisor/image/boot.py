@@ -6,7 +6,8 @@ and the loss of the init ranges. Not applied: anything drivers write into data a
 file can tell; alternative calls through pointers that are still NULL in the file are listed as
 ``null_calls``.
 
-Source: specification sections 4.1 and 7.2; real-Xen measurements of text after boot.
+Source: ``alternative_branches`` of xen/arch/x86/alternative.c, xen/arch/x86/xen.lds.S; text that
+was read out of a booted host (see docs/agreement.md).
 """
 
 import hashlib
@@ -14,48 +15,60 @@ import struct
 
 from xsplice_plugins.errors import ElfFormatError
 from xsplice_plugins.hypervisor.facts.arches import X86_64
-from xsplice_plugins.hypervisor.facts.cpu import BOOT_TABLES, XEN_IBT, CpuProfile, ideal_nops
+from xsplice_plugins.hypervisor.facts.cpu import (
+    BOOT_TABLES,
+    DEFAULT_CPU,
+    XEN_IBT,
+    CpuProfile,
+    ideal_nops,
+)
+from xsplice_plugins.hypervisor.facts.notes import parse_build_id
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import Verdict
+from xsplice_plugins.hypervisor.facts.verdicts import Stopped, XenRefusal
 from xsplice_plugins.hypervisor.image.alternatives import (
     ENDBR64,
     ENDBR64_POISON,
+    AltInstr,
     apply_alternatives,
     parse_alternatives,
 )
-from xsplice_plugins.hypervisor.image.image import Image, Region, Symbol, arena_of, index_symbols
-from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Memory, Perm, Segment
-from xsplice_plugins.hypervisor.image.syms_file import SymsFile
+from xsplice_plugins.hypervisor.image.image import BootedImage, Region, arena_of, index_symbols
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Memory, MemorySegment, Perm
+from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol, SymsFile, read_syms_file
 
 _PERMS = {"text": RX, "rodata": RO, "init": Perm.NONE, "data": RW}
 _STEP = "boot"
+#: Ends of the table of functions that only alternative calls reach. Source: xen.lds.S.
+_CLOBBERED = ("__initdata_cf_clobber_start", "__initdata_cf_clobber_end")
 
 
-def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Image:
-    """Take a hypervisor's file as it is in memory after boot.
+def boot(data: bytes, *, release: Release, cpu: CpuProfile = DEFAULT_CPU) -> BootedImage:
+    """Read ``xen-syms`` and take it as it is in memory after boot.
 
     Args:
-        syms: the file.
+        data: the whole file.
         release: decides how alternatives are encoded.
         cpu: decides which are applied.
 
-    Returns:
-        The image.
-
     Raises:
-        ElfFormatError: the file's own tables cannot be applied.
+        ElfFormatError: the file is not a linked hypervisor with symbols, or its own tables cannot
+            be applied.
     """
-    symbols = _symbols(syms)
-    table, ambiguous = index_symbols(symbols)
-    places = {name: symbol.addr_virt for name, symbol in table.items()}
+    syms = read_syms_file(data)
+    symbols = syms.symbols
+    names, ambiguous = index_symbols(symbols)
+    places = {name: symbol.addr_virt for name, symbol in names.items()}
     memory = _boot_memory(syms)
     _fill_tables(memory, symbols, cpu)
     try:
-        null_calls = _patch_text(memory, places, release=release, cpu=cpu, syms=syms)
-        ex_table = _ex_table(memory, places)
+        own = _own_alternatives(memory, places, release) if syms.arch == X86_64 else ()
+        words = _feature_words(symbols, own, release)
+        null_calls = _patch_text(memory, places, own, words, release=release, cpu=cpu)
+        start, table = _between(memory, places, "__start___ex_table", "__stop___ex_table", 8)
+        ex_table = dict(parse_ex_table(table, start))
         bug_frames = _bug_frames(memory, places, is_x86=syms.arch == X86_64)
         build_id = _build_id(memory, places)
-    except (Verdict, struct.error) as exc:
+    except (Stopped, struct.error) as exc:
         raise ElfFormatError(f"xen-syms: its own tables do not fit ({exc}); rebuild it") from exc
     regions = tuple(
         Region(name=s.name, addr_virt=s.addr_virt, data=bytes(s.data), perm=_PERMS[s.name])
@@ -64,10 +77,14 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
     text = next((region for region in regions if region.name == "text"), None)
     if text is None:
         raise ElfFormatError("xen-syms: no .text section; give the linked hypervisor")
-    return Image(
+    end_virt = regions[-1].addr_virt + len(regions[-1].data)
+    arena = arena_of(syms.arch, release.version, text_virt=text.addr_virt, end_virt=end_virt)
+    if any(r.addr_virt < arena[1] and arena[0] < r.addr_virt + len(r.data) for r in regions):
+        raise ElfFormatError("xen-syms: it lies where payloads belong; give its own release")
+    return BootedImage(
         arch=syms.arch,
         regions=regions,
-        symbols=table,
+        symbols=names,
         ambiguous=ambiguous,
         build_id=build_id,
         ex_table=ex_table,
@@ -78,35 +95,53 @@ def image_after_boot(syms: SymsFile, *, release: Release, cpu: CpuProfile) -> Im
             if region.name == "init"
         ),
         null_calls=null_calls,
+        feature_words=words,
         has_ideal_nops=_has_ideal_nops(memory, places, cpu),
         has_ibt=_has_ibt(places),
-        arena=arena_of(
-            syms.arch,
-            text_virt=text.addr_virt,
-            end_virt=regions[-1].addr_virt + len(regions[-1].data),
-        ),
+        arena=arena,
         cpu=cpu,
-        digest=hashlib.sha256(syms.data).hexdigest(),
+        digest=hashlib.sha256(data).hexdigest(),
     )
 
 
-def _symbols(syms: SymsFile) -> tuple[Symbol, ...]:
-    return tuple(
-        Symbol(
-            name=raw.name,
-            addr_virt=raw.addr_virt,
-            size_bytes=raw.size_bytes,
-            is_function=raw.is_function,
-        )
-        for raw in syms.symbols
-    )
+def _feature_words(
+    symbols: tuple[KnownSymbol, ...], own: tuple[AltInstr, ...], release: Release
+) -> int:
+    """Give NCAPINTS of this very build: distributions backport more than the release's name says.
+
+    Source: ``cleared_caps`` of xen/arch/x86/cpu/common.c, an array with one element a word. An
+    image without it has at least the words that its own alternatives name.
+    """
+    sizes = {symbol.size_bytes for symbol in symbols if symbol.name.endswith("#cleared_caps")}
+    if len(sizes) == 1:
+        return sizes.pop() // 4
+    named = max((alternative.feature // 32 + 1 for alternative in own), default=0)
+    return max(release.feature_words, named)
+
+
+def _between(
+    memory: Memory, places: dict[str, int], start: str, end: str, unit: int = 1
+) -> tuple[int, bytes]:
+    """Give where a table begins and its whole entries; nothing where a symbol is missing."""
+    if start not in places or end not in places:
+        return 0, b""
+    size = (places[end] - places[start]) // unit * unit
+    return places[start], memory.read(places[start], size, step=_STEP)
+
+
+def _own_alternatives(
+    memory: Memory, places: dict[str, int], release: Release
+) -> tuple[AltInstr, ...]:
+    unit = release.alt_entry_bytes
+    start, table = _between(memory, places, "__alt_instructions", "__alt_instructions_end", unit)
+    return parse_alternatives(table, start, entry_bytes=unit)
 
 
 def _boot_memory(syms: SymsFile) -> Memory:
     memory = Memory()
     for name, addr_virt, data in syms.regions:
         memory.map(
-            Segment(
+            MemorySegment(
                 addr_virt=addr_virt,
                 data=bytearray(data),
                 perm=RW | Perm.EXEC,
@@ -117,7 +152,7 @@ def _boot_memory(syms: SymsFile) -> Memory:
     return memory
 
 
-def _fill_tables(memory: Memory, symbols: tuple[Symbol, ...], cpu: CpuProfile) -> None:
+def _fill_tables(memory: Memory, symbols: tuple[KnownSymbol, ...], cpu: CpuProfile) -> None:
     """Copy the vendor's tables where drivers copy them at boot, so that calls become direct."""
     for wanted, source in BOOT_TABLES.get(cpu.vendor, ()):
         found = {}
@@ -133,9 +168,8 @@ def _fill_tables(memory: Memory, symbols: tuple[Symbol, ...], cpu: CpuProfile) -
 
 
 def _has_ibt(places: dict[str, int]) -> bool:
-    return places.get("__initdata_cf_clobber_start", 0) != places.get(
-        "__initdata_cf_clobber_end", 0
-    )
+    start, end = (places.get(name, 0) for name in _CLOBBERED)
+    return start != end
 
 
 def _has_ideal_nops(memory: Memory, places: dict[str, int], cpu: CpuProfile) -> bool:
@@ -147,18 +181,21 @@ def _has_ideal_nops(memory: Memory, places: dict[str, int], cpu: CpuProfile) -> 
 
 
 def _patch_text(
-    memory: Memory, places: dict[str, int], *, release: Release, cpu: CpuProfile, syms: SymsFile
+    memory: Memory,
+    places: dict[str, int],
+    own: tuple[AltInstr, ...],
+    feature_words: int,
+    *,
+    release: Release,
+    cpu: CpuProfile,
 ) -> tuple[tuple[int, int], ...]:
-    start, end = places.get("__alt_instructions"), places.get("__alt_instructions_end")
-    if syms.arch != X86_64 or start is None or end is None:
+    if not own:
         return ()
-    size = (end - start) // release.alt_entry_bytes * release.alt_entry_bytes
     null_calls = apply_alternatives(
         memory,
-        parse_alternatives(
-            memory.read(start, size, step=_STEP), start, entry_bytes=release.alt_entry_bytes
-        ),
+        own,
         cpu=cpu,
+        feature_words=feature_words,
         has_ibt=_has_ibt(places),
         has_altcall_idiom=release.has_altcall_idiom,
         has_ideal_nops=_has_ideal_nops(memory, places, cpu),
@@ -172,28 +209,32 @@ def _patch_text(
 
 def _seal_unused_targets(memory: Memory, places: dict[str, int]) -> None:
     """Poison ENDBR64 of functions that are only reached through alternative calls."""
-    start, end = places["__initdata_cf_clobber_start"], places["__initdata_cf_clobber_end"]
+    _, table = _between(memory, places, *_CLOBBERED, 8)
     text = (places.get("_stext", 0), places.get("_etext", 0))
-    for (target,) in struct.iter_unpack("<Q", memory.read(start, (end - start) & ~7, step=_STEP)):
+    for (target,) in struct.iter_unpack("<Q", table):
         if text[0] <= target < text[1] and memory.read(target, 4, step=_STEP) == ENDBR64:
             memory.write(target, ENDBR64_POISON, step=_STEP)
 
 
-def _ex_table(memory: Memory, places: dict[str, int]) -> dict[int, int]:
-    start, end = places.get("__start___ex_table"), places.get("__stop___ex_table")
-    if start is None or end is None:
-        return {}
-    rows = struct.iter_unpack("<ii", memory.read(start, (end - start) & ~7, step=_STEP))
-    return {
-        start + 8 * index + addr: start + 8 * index + 4 + cont
-        for index, (addr, cont) in enumerate(rows)
-    }
+def parse_ex_table(table: bytes, addr_virt: int) -> tuple[tuple[int, int], ...]:
+    """Decode an exception table: (faulting instruction, continuation).
+
+    Args:
+        table: whole entries of two offsets, each relative to its own field.
+        addr_virt: where it lies.
+    """
+    return tuple(
+        (addr_virt + 8 * index + addr, addr_virt + 8 * index + 4 + cont)
+        for index, (addr, cont) in enumerate(struct.iter_unpack("<ii", table))
+    )
 
 
 def _bug_frames(memory: Memory, places: dict[str, int], *, is_x86: bool) -> dict[int, int]:
+    """Read the image's own frames; each kind has a start of its own since 4.19 (xen.lds.h)."""
     frames: dict[int, int] = {}
     start = places.get("__start_bug_frames")
     for kind in range(4):
+        start = places.get(f"__start_bug_frames_{kind}", start)
         end = places.get(f"__stop_bug_frames_{kind}")
         if start is None or end is None:
             break
@@ -225,10 +266,9 @@ def parse_bug_frames(
 
 
 def _build_id(memory: Memory, places: dict[str, int]) -> bytes | None:
-    start, end = places.get("__note_gnu_build_id_start"), places.get("__note_gnu_build_id_end")
-    if start is None or end is None or end - start <= 12:
+    ends = ("__note_gnu_build_id_start", "__note_gnu_build_id_end")
+    _, note = _between(memory, places, *ends)
+    try:
+        return parse_build_id(note, step=_STEP, passes_errno=True)
+    except XenRefusal:
         return None
-    note = memory.read(start, end - start, step=_STEP)
-    name_size, size, kind = struct.unpack_from("<III", note)
-    skip = 12 + (name_size + 3 & ~3)
-    return note[skip : skip + size] if kind == 3 and size else None

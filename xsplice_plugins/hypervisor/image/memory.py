@@ -26,8 +26,8 @@ class Perm(enum.Flag):
 class Lift(enum.Enum):
     """How far write protection is lifted while code is patched.
 
-    Source: specification section 9.4: releases that clear CR0.WP can write anywhere; later ones map
-    the text of all regions writable, and since b083b1c393 their read-only data too.
+    Releases that clear CR0.WP can write anywhere; later ones map the text of all regions writable,
+    and since b083b1c393 their read-only data too. Source: arch/x86/livepatch.c.
     """
 
     NONE = "none"
@@ -41,7 +41,7 @@ RW = Perm.READ | Perm.WRITE
 RO = Perm.READ
 
 
-class Segment:
+class MemorySegment:
     """Whole pages with one permission.
 
     Attributes:
@@ -86,10 +86,10 @@ class Memory:
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._segments: dict[int, Segment] = {}
+        self._segments: dict[int, MemorySegment] = {}
         self.lift = Lift.NONE
 
-    def map(self, segment: Segment) -> None:
+    def map(self, segment: MemorySegment) -> None:
         """Add a segment; overlap is an error of the model, not of the payload."""
         index = bisect_right(self._starts, segment.addr_virt)
         if index:
@@ -100,16 +100,16 @@ class Memory:
         insort(self._starts, segment.addr_virt)
         self._segments[segment.addr_virt] = segment
 
-    def unmap(self, segment: Segment) -> None:
+    def unmap(self, segment: MemorySegment) -> None:
         """Remove a segment; later accesses fault."""
         self._starts.remove(segment.addr_virt)
         del self._segments[segment.addr_virt]
 
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[MemorySegment, ...]:
         """Every mapped segment in address order."""
         return tuple(self._segments[start] for start in self._starts)
 
-    def find(self, addr_virt: int) -> Segment | None:
+    def find(self, addr_virt: int) -> MemorySegment | None:
         """Give the segment that holds an address."""
         index = bisect_right(self._starts, addr_virt)
         if not index:
@@ -124,6 +124,14 @@ class Memory:
         if Perm.EXEC in perm:
             return self.lift is not Lift.NONE
         return self.lift is Lift.TEXT_AND_RODATA
+
+    def peek(self, addr_virt: int, size_bytes: int) -> bytes:
+        """Give the bytes at an address, fewer at the end of a segment, none outside of all."""
+        segment = self.find(addr_virt)
+        if segment is None:
+            return b""
+        offset = addr_virt - segment.addr_virt
+        return bytes(segment.data[offset : offset + size_bytes])
 
     def read(self, addr_virt: int, size_bytes: int, *, step: str = "memory") -> bytes:
         """Read bytes as the hypervisor itself would.
@@ -206,19 +214,11 @@ class Memory:
             total.update(segment.digest())
         return total.hexdigest()
 
-    def allocated(self) -> tuple[tuple[str, int, int], ...]:
-        """Every segment that does not belong to Xen's image: (owner, address, bytes)."""
-        return tuple(
-            (segment.owner, segment.addr_virt, len(segment.data))
-            for segment in self.segments()
-            if segment.owner != "xen"
-        )
-
 
 class Arena:
     """The address range payloads are placed in: one vmap region, first fit, a guard page each.
 
-    Source: specification section 3.6; xen/common/vmap.c.
+    Source: xen/common/vmap.c.
     """
 
     def __init__(self, *, start_virt: int, end_virt: int, size_bytes_max: int = 64 << 20) -> None:

@@ -30,37 +30,23 @@ _CLASSES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RawSymbol:
-    """A symbol under the name Xen's table gives it.
+class KnownSymbol:
+    """A name of the hypervisor's own table."""
 
-    Attributes:
-        name: decorated with its file where local.
-        addr_virt: its value.
-        size_bytes: its size.
-        is_function: STT_FUNC.
-    """
-
-    name: str
-    addr_virt: int
-    size_bytes: int
-    is_function: bool
+    name: str  #: ``name``, or ``file.c#name`` for a local
+    addr_virt: int  #: where it is
+    size_bytes: int  #: as the linker recorded it, 0 where unknown
+    is_function: bool  #: whether it names code (STT_FUNC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymsFile:
-    """The file's memory and names.
+    """The file's memory and names."""
 
-    Attributes:
-        data: the whole file.
-        arch: the architecture.
-        regions: (class, address, bytes) in address order, whole pages.
-        symbols: every symbol of Xen's own table.
-    """
-
-    data: bytes
     arch: Arch
+    #: (class, address, bytes) in address order, whole pages
     regions: tuple[tuple[str, int, bytes], ...]
-    symbols: tuple[RawSymbol, ...]
+    symbols: tuple[KnownSymbol, ...]  #: every symbol of Xen's own table
 
 
 def _class_of(name: str) -> str:
@@ -75,7 +61,7 @@ def _c_string(table: bytes, offset: int) -> str:
     return table[offset : stop if stop >= 0 else len(table)].decode("utf-8", "replace")
 
 
-def _decorated_symbols(symtab: bytes, strtab: bytes, *, is_64bit: bool) -> tuple[RawSymbol, ...]:
+def _decorated_symbols(symtab: bytes, strtab: bytes, *, is_64bit: bool) -> tuple[KnownSymbol, ...]:
     """Name symbols as xen/tools/symbols does: locals get ``file#`` in front."""
     out = []
     file_name = ""
@@ -97,7 +83,7 @@ def _decorated_symbols(symtab: bytes, strtab: bytes, *, is_64bit: bool) -> tuple
         if not info >> 4 and file_name:
             name = f"{file_name}#{name}"
         out.append(
-            RawSymbol(name=name, addr_virt=value, size_bytes=size, is_function=kind == _STT_FUNC)
+            KnownSymbol(name=name, addr_virt=value, size_bytes=size, is_function=kind == _STT_FUNC)
         )
     return tuple(out)
 
@@ -134,9 +120,6 @@ def read_syms_file(data: bytes) -> SymsFile:
     Args:
         data: the whole file.
 
-    Returns:
-        Its memory and names.
-
     Raises:
         ElfFormatError: it is not a linked ELF file of a known machine with a symbol table.
     """
@@ -154,29 +137,20 @@ def read_syms_file(data: bytes) -> SymsFile:
 
 
 def _read(data: bytes, arch: Arch) -> SymsFile:
-    if arch.is_64bit:
-        shoff, shnum, shstrndx = (
-            *struct.unpack_from("<Q", data, 0x28),
-            *struct.unpack_from("<HH", data, 0x3C),
-        )
-        layout, size = "<IIQQQQIIQQ", 64
-    else:
-        shoff, shnum, shstrndx = (
-            *struct.unpack_from("<I", data, 0x20),
-            *struct.unpack_from("<HH", data, 0x30),
-        )
-        layout, size = "<IIIIIIIIII", 40
-    rows = [struct.unpack_from(layout, data, shoff + size * index) for index in range(shnum)]
-    headers = [row[:7] for row in rows]
-    strings = data[headers[shstrndx][4] : headers[shstrndx][4] + headers[shstrndx][5]]
-    names = [_c_string(strings, row[0]) for row in rows]
-    symtab = next((header for header in headers if header[1] == _SHT_SYMTAB), None)
+    word = "Q" if arch.is_64bit else "I"
+    header = struct.unpack_from(f"<16sHHI3{word}I6H", data)
+    section = struct.Struct(f"<II4{word}II2{word}")
+    shoff, shnum, shstrndx = header[6], header[12], header[13]
+    headers = [section.unpack_from(data, shoff + section.size * index) for index in range(shnum)]
+
+    def content(row: tuple[int, ...]) -> bytes:
+        return data[row[4] : row[4] + row[5]]
+
+    strings = content(headers[shstrndx])
+    names = [_c_string(strings, row[0]) for row in headers]
+    symtab = next((row for row in headers if row[1] == _SHT_SYMTAB), None)
     if symtab is None:
         raise ElfFormatError("xen-syms: no symbol table; give the unstripped hypervisor")
-    linked = headers[symtab[6]]
-    symbols = _decorated_symbols(
-        data[symtab[4] : symtab[4] + symtab[5]],
-        data[linked[4] : linked[4] + linked[5]],
-        is_64bit=arch.is_64bit,
-    )
-    return SymsFile(data=data, arch=arch, regions=_regions(data, headers, names), symbols=symbols)
+    strtab = content(headers[symtab[6]])
+    symbols = _decorated_symbols(content(symtab), strtab, is_64bit=arch.is_64bit)
+    return SymsFile(arch=arch, regions=_regions(data, headers, names), symbols=symbols)

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The payload's ELF container, checked in Xen's order.
 
-Every row of specification sections 3.1 and 3.2 is one gate here, first match wins. This is not a
+Every check of Xen's is one gate here, first match wins. This is not a
 general ELF reader: what Xen does not look at is not looked at, and the order of the errors is the
-point. Source: xen/common/livepatch_elf.c.
+point. Source: ``livepatch_elf_load`` of xen/common/livepatch_elf.c.
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, Refusal
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, XenRefusal
 
 SHT_SYMTAB = 2
 SHT_STRTAB = 3
@@ -35,17 +36,10 @@ STEP_SYMTAB = "symbol-names"
 
 @dataclass(slots=True, kw_only=True)
 class PayloadSection:
-    """One section header; ``addr_load`` is filled in when it is placed.
+    """One section header; ``addr_load`` is filled in when it is placed."""
 
-    Attributes:
-        index: place in the section table.
-        name: the section's name.
-        data: its bytes in the file, empty for NOBITS.
-        addr_load: hypervisor virtual address, None while unplaced or ignored.
-    """
-
-    index: int
-    name: str
+    index: int  #: place in the section table
+    name: str  #: the section's name
     sh_name: int
     sh_type: int
     flags: int
@@ -56,8 +50,8 @@ class PayloadSection:
     info: int
     addralign: int
     entsize: int
-    data: bytes
-    addr_load: int | None = None
+    data: bytes  #: its bytes in the file, empty for NOBITS
+    addr_load: int | None = None  #: hypervisor virtual address, None while unplaced or ignored
 
     @property
     def is_alloc(self) -> bool:
@@ -77,70 +71,46 @@ class PayloadSection:
 
 @dataclass(slots=True, kw_only=True)
 class PayloadSymbol:
-    """One symbol; ``value`` becomes an address when it is resolved.
-
-    Attributes:
-        is_ignored: its section has no address, so nothing may refer to it.
-    """
+    """One symbol; ``value`` becomes an address when it is resolved."""
 
     name: str
     value: int
     size_bytes: int
     shndx: int
-    is_ignored: bool = False
+    is_ignored: bool = False  #: its section has no address, so nothing may refer to it
 
 
 @dataclass(slots=True, kw_only=True)
 class PayloadElf:
-    """A payload whose container passed.
-
-    Attributes:
-        sections: index 0 is a placeholder that Xen never looks at.
-        symbols: index 0 is a placeholder as well.
-        symtab_index: of the symbol table's section.
-    """
+    """A payload whose container passed."""
 
     arch: Arch
-    sections: list[PayloadSection]
-    symbols: list[PayloadSymbol]
-    symtab_index: int
+    sections: list[PayloadSection]  #: index 0 is a placeholder that Xen never looks at
+    symbols: list[PayloadSymbol]  #: index 0 is a placeholder as well
+    symtab_index: int  #: of the symbol table's section
 
     def find(self, name: str) -> PayloadSection | None:
         """Give the first section with a name; later ones of that name are never consulted."""
         return next((section for section in self.sections[1:] if section.name == name), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Header:
+class _Header(NamedTuple):
+    """The file's header, field by field."""
+
     ident: bytes
     e_type: int
     machine: int
     version: int
+    entry: int
+    phoff: int
     shoff: int
     flags: int
+    ehsize: int
+    phentsize: int
     phnum: int
     shentsize: int
     shnum: int
     shstrndx: int
-
-
-def _unpack_header(data: bytes, *, is_64bit: bool) -> _Header:
-    layout = "<16sHHIQQQIHHHHHH" if is_64bit else "<16sHHIIIIIHHHHHH"
-    (ident, e_type, machine, version, _, _, shoff, flags, _, _, phnum, entsize, num, strndx) = (
-        struct.unpack_from(layout, data)
-    )
-    return _Header(
-        ident=ident,
-        e_type=e_type,
-        machine=machine,
-        version=version,
-        shoff=shoff,
-        flags=flags,
-        phnum=phnum,
-        shentsize=entsize,
-        shnum=num,
-        shstrndx=strndx,
-    )
 
 
 def _is_foreign(header: _Header, arch: Arch) -> bool:
@@ -153,7 +123,7 @@ def _is_foreign(header: _Header, arch: Arch) -> bool:
 
 
 def _header_gates(header: _Header, arch: Arch, size: int) -> Iterator[tuple[bool, int, str]]:
-    """Yield (rejects, errno, reason) in the order of specification section 3.1."""
+    """Yield (rejects, errno, reason) in the order of ``livepatch_header_check``."""
     ident = header.ident
     yield ident[:4] != b"\x7fELF", EINVAL, "the magic is not ELF's"
     yield (
@@ -218,30 +188,30 @@ def _is_skipped_or_corrupt(section: PayloadSection) -> bool:
 
 
 def _check_section(section: PayloadSection, *, size: int, arch: Arch, release: Release) -> None:
-    """Gates 1 to 5 of specification section 3.2 for one section."""
+    """The gates of ``elf_resolve_sections`` for one section."""
     subject = f"section {section.index}"
     header_bytes = 64 if arch.is_64bit else 52
     if section.offset_file < header_bytes:
-        raise Refusal(EINVAL, STEP_SECTIONS, f"{subject} starts inside the ELF header")
+        raise XenRefusal(EINVAL, STEP_SECTIONS, f"{subject} starts inside the ELF header")
     if section.sh_type != SHT_NOBITS:
         end = section.offset_file + section.size_bytes
         if section.offset_file > size or (end & arch.mask) > size:
-            raise Refusal(EINVAL, STEP_SECTIONS, f"{subject} runs past the end of the file")
+            raise XenRefusal(EINVAL, STEP_SECTIONS, f"{subject} runs past the end of the file")
         if end > arch.mask and not _is_skipped_or_corrupt(section):
             raise Hazard(STEP_SECTIONS, f"{subject}: offset plus size wraps, Xen reads wild memory")
     align = section.addralign
     if release.checks_alignment:
         if align & (align - 1):
-            raise Refusal(EOPNOTSUPP, STEP_SECTIONS, f"{subject}: alignment {align}")
+            raise XenRefusal(EOPNOTSUPP, STEP_SECTIONS, f"{subject}: alignment {align}")
         if align and section.addr % align:
-            raise Refusal(EINVAL, STEP_SECTIONS, f"{subject}: address is not aligned")
+            raise XenRefusal(EINVAL, STEP_SECTIONS, f"{subject}: address is not aligned")
     if (
         release.has_hooks_basic
         and section.flags & (SHF_WRITE | SHF_ALLOC)
         and section.sh_type == SHT_NOBITS
         and section.size_bytes > PAYLOAD_BYTES_MAX
     ):
-        raise Refusal(EINVAL, STEP_SECTIONS, f"{subject}: {section.size_bytes} bytes of .bss")
+        raise XenRefusal(EINVAL, STEP_SECTIONS, f"{subject}: {section.size_bytes} bytes of .bss")
 
 
 def _check_sections(
@@ -253,20 +223,20 @@ def _check_sections(
         _check_section(section, size=size, arch=arch, release=release)
         if section.sh_type == SHT_SYMTAB:
             if symtab:
-                raise Refusal(EOPNOTSUPP, STEP_SECTIONS, "two symbol tables")
+                raise XenRefusal(EOPNOTSUPP, STEP_SECTIONS, "two symbol tables")
             symtab = section.index
             if section.link >= len(sections):
-                raise Refusal(EINVAL, STEP_SECTIONS, "the symbol table's strings are nowhere")
+                raise XenRefusal(EINVAL, STEP_SECTIONS, "the symbol table's strings are nowhere")
     if not symtab:
-        raise Refusal(EINVAL, STEP_SECTIONS, "no symbol table")
+        raise XenRefusal(EINVAL, STEP_SECTIONS, "no symbol table")
     table = sections[symtab]
     entry = 24 if arch.is_64bit else 16
     if not table.size_bytes or table.entsize < entry or table.size_bytes % table.entsize:
-        raise Refusal(EINVAL, STEP_SECTIONS, "the symbol table has a wrong entry size")
+        raise XenRefusal(EINVAL, STEP_SECTIONS, "the symbol table has a wrong entry size")
     if table.link == 0:
         raise Hazard(STEP_SECTIONS, "the symbol table links to section 0: NULL dereference")
     if not _is_string_table(sections[table.link]):
-        raise Refusal(EINVAL, STEP_SECTIONS, "the symbol table's strings are not a string table")
+        raise XenRefusal(EINVAL, STEP_SECTIONS, "the symbol table's strings are not a string table")
     return symtab
 
 
@@ -299,10 +269,10 @@ def _read_symbols(
             st_name, value, size, _, _, shndx = struct.unpack_from("<IIIBBH", table.data, offset)
         if st_name >= len(strings):
             number = offset // table.entsize
-            raise Refusal(EINVAL, STEP_SYMTAB, f"symbol {number}: its name is past the strings")
+            raise XenRefusal(EINVAL, STEP_SYMTAB, f"symbol {number}: its name is past the strings")
         name = _text_at(strings, st_name)
         if _is_denied(name, arch, release):
-            raise Refusal(EINVAL, STEP_SYMTAB, f"symbol {name} may not be in a payload")
+            raise XenRefusal(EINVAL, STEP_SYMTAB, f"symbol {name} may not be in a payload")
         symbols.append(PayloadSymbol(name=name, value=value, size_bytes=size, shndx=shndx))
     return symbols
 
@@ -319,23 +289,24 @@ def read_container(data: bytes, *, arch: Arch, release: Release) -> PayloadElf:
         Sections and symbols, nothing placed yet.
 
     Raises:
-        Refusal: a gate of specification sections 3.1 or 3.2 rejects.
+        XenRefusal: a gate rejects.
         Hazard: Xen would read outside the file.
     """
     if len(data) < (64 if arch.is_64bit else 52):
-        raise Refusal(EINVAL, STEP_HEADER, f"{len(data)} bytes are no ELF header")
-    header = _unpack_header(data, is_64bit=arch.is_64bit)
+        raise XenRefusal(EINVAL, STEP_HEADER, f"{len(data)} bytes are no ELF header")
+    layout = "<16sHHI3QI6H" if arch.is_64bit else "<16sHHI3II6H"
+    header = _Header._make(struct.unpack_from(layout, data))
     for is_rejected, errno, reason in _header_gates(header, arch, len(data)):
         if is_rejected:
-            raise Refusal(errno, STEP_HEADER, reason)
+            raise XenRefusal(errno, STEP_HEADER, reason)
     sections = _read_sections(data, header, arch)
     symtab = _check_sections(sections, size=len(data), arch=arch, release=release)
     names = sections[header.shstrndx]
     if not _is_string_table(names):
-        raise Refusal(EINVAL, STEP_NAMES, "the section names are not a string table")
+        raise XenRefusal(EINVAL, STEP_NAMES, "the section names are not a string table")
     for section in sections[1:]:
         if section.sh_name >= len(names.data):
-            raise Refusal(EINVAL, STEP_NAMES, f"section {section.index}: its name is nowhere")
+            raise XenRefusal(EINVAL, STEP_NAMES, f"section {section.index}: its name is nowhere")
         section.name = _text_at(names.data, section.sh_name)
     symbols = _read_symbols(sections, symtab, arch, release)
     return PayloadElf(arch=arch, sections=sections, symbols=symbols, symtab_index=symtab)

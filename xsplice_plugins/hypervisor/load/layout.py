@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Placing a payload's sections: text, then writable data, then read-only data.
 
-Source: specification sections 3.5 to 3.7; ``move_payload`` of xen/common/livepatch.c.
+Source: ``move_payload`` and ``secure_payload`` of xen/common/livepatch.c.
 """
 
 from collections.abc import Iterator
 
 from xsplice_plugins.hypervisor.facts.arches import MASK64, PAGE_SIZE, page_align
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import ENOMEM, EOPNOTSUPP, Hazard, Refusal
-from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, Arena, Memory, Perm, Segment
+from xsplice_plugins.hypervisor.facts.verdicts import ENOMEM, EOPNOTSUPP, Hazard, XenRefusal
+from xsplice_plugins.hypervisor.image.memory import RO, RW, RX, MemorySegment, Perm
 from xsplice_plugins.hypervisor.load.container import SHT_NOBITS, PayloadElf, PayloadSection
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 STEP = "layout"
 #: Fresh pages hold whatever was there; INT3 makes the use of an uninitialised gap visible.
@@ -28,7 +29,7 @@ def is_ignored(section: PayloadSection, release: Release) -> bool:
 
 def _part_of(section: PayloadSection) -> str:
     if section.is_exec and section.is_write:
-        raise Refusal(EOPNOTSUPP, STEP, f"{section.name}: writable and executable")
+        raise XenRefusal(EOPNOTSUPP, STEP, f"{section.name}: writable and executable")
     if section.is_exec:
         return "text"
     return "rw" if section.is_write else "ro"
@@ -65,9 +66,7 @@ def _is_safe_to_reapply(elf: PayloadElf, release: Release) -> bool:
     return writable == [".livepatch.funcs"]
 
 
-def place_sections(
-    elf: PayloadElf, payload: Payload, *, memory: Memory, arena: Arena, release: Release
-) -> None:
+def place_sections(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Allocate memory for a payload and copy its sections there.
 
     The pages stay writable until ``protect`` is called at the end of the upload. On any verdict the
@@ -76,22 +75,20 @@ def place_sections(
     Args:
         elf: the checked container; sections get their ``addr_load``.
         payload: gets addresses, sizes and segments.
-        memory: where the pages are mapped.
-        arena: where they are reserved.
-        release: decides what is ignored.
+        xen: its release decides what is ignored.
 
     Raises:
-        Refusal: a writable and executable section, or no memory.
+        XenRefusal: a writable and executable section, or no memory.
         Hazard: the layout overflows what was allocated.
     """
-    sizes, placed = _assign_offsets(elf, release)
+    sizes, placed = _assign_offsets(elf, xen.release)
     text, rw = page_align(sizes["text"]), page_align(sizes["rw"])
     total = page_align(text + rw + sizes["ro"])
     if not total:
         raise Hazard(STEP, "ASSERT: the payload has nothing to load")
-    base = arena.allocate(total)
+    base = xen.arena.allocate(total)
     if base is None:
-        raise Refusal(ENOMEM, STEP, f"no room for {total:#x} bytes")
+        raise XenRefusal(ENOMEM, STEP, f"no room for {total:#x} bytes")
     payload.base_virt, payload.pages = base, total // PAGE_SIZE
     starts = {"text": base, "rw": base + text, "ro": base + text + rw}
     payload.text_virt, payload.text_size_bytes = base, sizes["text"]
@@ -99,7 +96,7 @@ def place_sections(
     payload.ro_virt, payload.ro_size_bytes = starts["ro"], sizes["ro"]
     ends = {"text": starts["rw"], "rw": starts["ro"], "ro": base + total}
     payload.segments = tuple(
-        Segment(
+        MemorySegment(
             addr_virt=starts[part],
             data=bytearray(FILLER * (ends[part] - starts[part])),
             perm=RW,
@@ -110,13 +107,13 @@ def place_sections(
         if ends[part] > starts[part]
     )
     for segment in payload.segments:
-        memory.map(segment)
+        xen.memory.map(segment)
     for section, part, offset in placed:
         if offset > _OFFSET_MAX or starts[part] + offset + section.size_bytes > base + total:
             raise Hazard(STEP, f"{section.name}: copied behind the memory that was allocated")
         section.addr_load = starts[part] + offset
         is_bss = section.sh_type == SHT_NOBITS
-        memory.write(
+        xen.memory.write(
             section.addr_load, bytes(section.size_bytes) if is_bss else section.data, step=STEP
         )
     payload.gaps = tuple(_gaps(elf, payload))
@@ -125,10 +122,10 @@ def place_sections(
         for section in elf.sections
         if section.addr_load is not None
     )
-    payload.is_safe_to_reapply = _is_safe_to_reapply(elf, release)
+    payload.is_safe_to_reapply = _is_safe_to_reapply(elf, xen.release)
 
 
-def _gaps(elf: PayloadElf, payload: Payload) -> Iterator[tuple[Segment, int, int]]:
+def _gaps(elf: PayloadElf, payload: LoadedPayload) -> Iterator[tuple[MemorySegment, int, int]]:
     """Give the parts of a payload's pages that no section fills."""
     spans = sorted(
         (section.addr_load, section.addr_load + section.size_bytes)
@@ -145,13 +142,13 @@ def _gaps(elf: PayloadElf, payload: Payload) -> Iterator[tuple[Segment, int, int
             at = max(at, end)
 
 
-def protect(payload: Payload, *, release: Release) -> None:
+def protect(payload: LoadedPayload, xen: Xen) -> None:
     """Give the three parts their final permissions: RX, RW, RO.
 
     Raises:
         Hazard: Xen 4.7 asserts that there is text.
     """
-    if not release.has_hooks_basic and not payload.text_size_bytes:
+    if not xen.release.has_hooks_basic and not payload.text_size_bytes:
         raise Hazard("permissions", "ASSERT: Xen 4.7 expects a payload to have text")
     perms: dict[str, Perm] = {"text": RX, "rw": RW, "ro": RO}
     for segment in payload.segments:

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """From bytes to a loaded payload: ``load_payload_data``, step by step, in each release's order.
 
-Source: specification section 6.4. Read this module to see the whole upload; every step is one call.
+Source: xen/common/livepatch.c. Read this module to see the whole upload; every step is one call.
 """
-
-from collections.abc import Sequence
 
 from xsplice_plugins.hypervisor.facts.notes import parse_build_id
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, ENODATA, Hazard, Refusal
-from xsplice_plugins.hypervisor.image.image import Image
-from xsplice_plugins.hypervisor.image.memory import Arena, Memory
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, ENODATA, Hazard, Stopped, XenRefusal
+from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.load.container import SHT_NOBITS, PayloadElf, read_container
 from xsplice_plugins.hypervisor.load.layout import place_sections, protect
 from xsplice_plugins.hypervisor.load.prepare import FUNCS, STEP_XEN_DEPENDS, prepare_payload
 from xsplice_plugins.hypervisor.load.relocate import relocate
 from xsplice_plugins.hypervisor.load.symbols import add_symbols, resolve_symbols
-from xsplice_plugins.hypervisor.state.payload import HOOK_KINDS, Payload
+from xsplice_plugins.hypervisor.state.payload import HOOK_KINDS, LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 STEP_MANDATORY = "mandatory-sections"
 XEN_DEPENDS = ".livepatch.xen_depends"
@@ -26,74 +24,73 @@ PATCHING_SECTIONS = (
 )
 
 
-def load_payload(
-    data: bytes,
-    payload: Payload,
-    *,
-    image: Image,
-    loaded: Sequence[Payload],
-    memory: Memory,
-    arena: Arena,
-    release: Release,
-) -> None:
-    """Load a payload; on any verdict the caller frees ``payload.base_virt`` and its segments.
+def load_payload(name: str, data: bytes, xen: Xen) -> LoadedPayload:
+    """Load a payload; whatever stops it, nothing of it is left.
 
     Args:
+        name: what the payload will be called.
         data: the file.
-        payload: filled in.
-        image: the running hypervisor.
-        loaded: the other payloads, in upload order.
-        memory: the hypervisor's.
-        arena: where payload memory is reserved.
-        release: the running hypervisor's.
+        xen: the running hypervisor; its payloads are the others, in upload order.
+
+    Returns:
+        The payload, not yet among ``xen.payloads``.
 
     Raises:
-        Refusal: a gate rejects; real Xen returns this errno from this step.
+        XenRefusal: a gate rejects; real Xen returns this errno from this step.
         Hazard: real Xen's behaviour is undefined.
     """
-    log = payload.log
+    payload = LoadedPayload(name=name)
+    try:
+        _load(data, payload, xen)
+    except Stopped:
+        xen.free(payload)
+        raise
+    return payload
+
+
+def _load(data: bytes, payload: LoadedPayload, xen: Xen) -> None:
+    image, release = xen.image, xen.release
+
+    def passed(step: str, text: str) -> None:
+        payload.log.append((step, text))
+
     elf = read_container(data, arch=image.arch, release=release)
-    log.append(
-        (
-            "container",
-            f"{len(elf.sections)} sections, {len(elf.symbols)} symbols, {len(data)} bytes",
-        )
-    )
+    counts = f"{len(elf.sections)} sections, {len(elf.symbols)} symbols, {len(data)} bytes"
+    passed("container", counts)
     if release.checks_build_id_first:
         _compare_raw_xen_depends(elf, image)
-        log.append((STEP_XEN_DEPENDS, "made for this Xen"))
-    place_sections(elf, payload, memory=memory, arena=arena, release=release)
-    log.append(("layout", f"{payload.pages} pages at {payload.base_virt:#x}"))
-    resolve_symbols(elf, payload, image=image, loaded=loaded, release=release)
-    log.append(("symbols", f"{sum(not s.shndx for s in elf.symbols[1:])} found outside"))
-    count = relocate(elf, memory=memory, release=release)
-    log.append(("relocations", f"{count} performed"))
+        passed(STEP_XEN_DEPENDS, "made for this Xen")
+    place_sections(elf, payload, xen)
+    passed("layout", f"{payload.pages} pages at {payload.base_virt:#x}")
+    resolve_symbols(elf, payload, xen)
+    passed("symbols", f"{sum(not s.shndx for s in elf.symbols[1:])} found outside")
+    passed("relocations", f"{relocate(elf, xen)} performed")
     _check_mandatory(elf, release)
     if release.has_v2_sections:
         _check_patching_sections(elf)
-    log.append((STEP_MANDATORY, "present"))
-    prepare_payload(elf, payload, image=image, loaded=loaded, memory=memory, release=release)
-    log.append(("prepare", f"{len(payload.functions)} functions, {_hooks_in_words(payload)}"))
+    passed(STEP_MANDATORY, "present")
+    prepare_payload(elf, payload, xen)
+    passed("prepare", f"{len(payload.functions)} functions, {_hooks_in_words(payload)}")
     if release.has_v2_sections and not release.checks_build_id_first:
         _compare_with_xen(payload.xen_depends, image)
-        log.append((STEP_XEN_DEPENDS, "made for this Xen"))
-    add_symbols(elf, payload, image=image, loaded=loaded, release=release)
-    log.append(("symbol-table", f"{sum(s.is_new for s in payload.symbols)} new names"))
-    protect(payload, release=release)
-    log.append(("permissions", "text RX, data RW, read-only data RO"))
+        passed(STEP_XEN_DEPENDS, "made for this Xen")
+    add_symbols(elf, payload, xen)
+    passed("symbol-table", f"{sum(s.is_new for s in payload.symbols)} new names")
+    protect(payload, xen)
+    passed("permissions", "text RX, data RW, read-only data RO")
 
 
-def _hooks_in_words(payload: Payload) -> str:
+def _hooks_in_words(payload: LoadedPayload) -> str:
     kinds = [*payload.hooks]
     kinds.extend(["load"] * len(payload.load_hooks) + ["unload"] * len(payload.unload_hooks))
     return "hooks: " + ", ".join(kinds) if kinds else "no hooks"
 
 
-def _compare_raw_xen_depends(elf: PayloadElf, image: Image) -> None:
+def _compare_raw_xen_depends(elf: PayloadElf, image: BootedImage) -> None:
     """Compare Xen's build-id before anything is loaded, from the file itself."""
     section = elf.find(XEN_DEPENDS)
     if section is None or not section.size_bytes:
-        raise Refusal(EINVAL, STEP_XEN_DEPENDS, f"no {XEN_DEPENDS}")
+        raise XenRefusal(EINVAL, STEP_XEN_DEPENDS, f"no {XEN_DEPENDS}")
     if section.sh_type == SHT_NOBITS:
         raise Hazard(STEP_XEN_DEPENDS, "a section without bytes is read from the raw file")
     _compare_with_xen(
@@ -101,11 +98,11 @@ def _compare_raw_xen_depends(elf: PayloadElf, image: Image) -> None:
     )
 
 
-def _compare_with_xen(wanted: bytes, image: Image) -> None:
+def _compare_with_xen(wanted: bytes, image: BootedImage) -> None:
     if image.build_id is None:
-        raise Refusal(ENODATA, STEP_XEN_DEPENDS, "the running Xen has no build-id")
+        raise XenRefusal(ENODATA, STEP_XEN_DEPENDS, "the running Xen has no build-id")
     if wanted != image.build_id:
-        raise Refusal(
+        raise XenRefusal(
             EINVAL,
             STEP_XEN_DEPENDS,
             f"made for Xen {wanted.hex()}, this one is {image.build_id.hex()}",
@@ -121,15 +118,15 @@ def _check_mandatory(elf: PayloadElf, release: Release) -> None:
     for name in (*names, ".note.gnu.build-id"):
         section = elf.find(name)
         if section is None:
-            raise Refusal(EINVAL, STEP_MANDATORY, f"no {name}")
+            raise XenRefusal(EINVAL, STEP_MANDATORY, f"no {name}")
         if not section.size_bytes:
-            raise Refusal(EINVAL, STEP_MANDATORY, f"{name} is empty")
+            raise XenRefusal(EINVAL, STEP_MANDATORY, f"{name} is empty")
 
 
 def _check_patching_sections(elf: PayloadElf) -> None:
     found = [section for name in PATCHING_SECTIONS if (section := elf.find(name)) is not None]
     for section in found:
         if not section.size_bytes:
-            raise Refusal(EINVAL, STEP_MANDATORY, f"{section.name} is empty")
+            raise XenRefusal(EINVAL, STEP_MANDATORY, f"{section.name} is empty")
     if not found:
-        raise Refusal(EINVAL, STEP_MANDATORY, "nothing to patch: neither functions nor hooks")
+        raise XenRefusal(EINVAL, STEP_MANDATORY, "nothing to patch: neither functions nor hooks")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relocating a payload in its final place: the part that all architectures share.
 
-Source: specification section 5.1; ``livepatch_elf_perform_relocs``. The operations themselves are
-data in ``relocations_x86.py``, ``relocations_arm64.py`` and ``relocations_arm32.py``.
+Source: ``livepatch_elf_perform_relocs`` of xen/common/livepatch_elf.c. The operations themselves
+are data in ``relocations_x86.py``, ``relocations_arm64.py`` and ``relocations_arm32.py``.
 """
 
 import struct
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, ENOSYS, EOPNOTSUPP, Hazard, Refusal
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, ENOSYS, EOPNOTSUPP, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import Memory
 from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86
 from xsplice_plugins.hypervisor.load.container import SHT_REL, SHT_RELA, PayloadElf, PayloadSection
 from xsplice_plugins.hypervisor.load.relocation_entry import STEP, Relocation
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 _HANDLERS: dict[str, Callable[[Relocation, Memory], None]] = {
     X86_64.name: relocations_x86.relocate,
@@ -53,31 +54,30 @@ def _entries(
 def _symbol_value(index: int, subject: str, elf: PayloadElf, release: Release) -> int:
     if index == 0:
         if release.checks_symbol_zero:
-            raise Refusal(EOPNOTSUPP, STEP, f"{subject}: refers to symbol 0")
+            raise XenRefusal(EOPNOTSUPP, STEP, f"{subject}: refers to symbol 0")
         raise Hazard(STEP, f"{subject}: refers to symbol 0, NULL dereference")
     if index == len(elf.symbols) and not release.checks_symbol_zero:
         raise Hazard(STEP, f"{subject}: refers behind the last symbol, wild read")
     if index >= len(elf.symbols):
-        raise Refusal(EINVAL, STEP, f"{subject}: refers to symbol {index}, past the last")
+        raise XenRefusal(EINVAL, STEP, f"{subject}: refers to symbol {index}, past the last")
     symbol = elf.symbols[index]
     if symbol.is_ignored and release.flags_ignored_symbols:
-        raise Refusal(EINVAL, STEP, f"{subject}: {symbol.name} has no place in memory")
+        raise XenRefusal(EINVAL, STEP, f"{subject}: {symbol.name} has no place in memory")
     return symbol.value
 
 
-def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> int:
+def relocate(elf: PayloadElf, xen: Xen) -> int:
     """Perform every relocation of a placed payload, in section order.
 
     Args:
         elf: sections placed, symbols resolved.
-        memory: the fields are written there.
-        release: decides which checks exist.
+        xen: the fields are written in its memory; its release decides which checks exist.
 
     Returns:
         How many entries there were.
 
     Raises:
-        Refusal: unknown type, out of bounds, overflow.
+        XenRefusal: unknown type, out of bounds, overflow.
         Hazard: an old release reads or writes outside the payload.
     """
     entry_bytes = {SHT_RELA: 24, SHT_REL: 16} if elf.arch.is_64bit else {SHT_RELA: 12, SHT_REL: 8}
@@ -91,17 +91,17 @@ def relocate(elf: PayloadElf, *, memory: Memory, release: Release) -> int:
         if not base.is_alloc:
             continue
         if section.link != elf.symtab_index:
-            raise Refusal(EINVAL, STEP, f"{section.name}: not linked to the symbol table")
+            raise XenRefusal(EINVAL, STEP, f"{section.name}: not linked to the symbol table")
         if not section.size_bytes:
             continue
         entsize = section.entsize
         if entsize < entry_bytes[section.sh_type] or section.size_bytes % entsize:
-            raise Refusal(EINVAL, STEP, f"{section.name}: wrong entry size")
+            raise XenRefusal(EINVAL, STEP, f"{section.name}: wrong entry size")
         handler = _HANDLERS[elf.arch.name]
         if section.sh_type == SHT_REL and elf.arch.name in _REL_ERRNO:
             errno = _REL_ERRNO[elf.arch.name]
-            raise Refusal(errno, STEP, f"{section.name}: SHT_REL is not supported")
-        for entry in _entries(section, base, elf, release):
-            handler(entry, memory)
+            raise XenRefusal(errno, STEP, f"{section.name}: SHT_REL is not supported")
+        for entry in _entries(section, base, elf, xen.release):
+            handler(entry, xen.memory)
             count += 1
     return count

@@ -1,37 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """One relocation as the architectures see it: a value, and the bounds check they share.
 
-Source: specification section 5.
+Source: arch/*/livepatch.c, ``arch_livepatch_perform_rel`` and ``_rela``.
 """
 
 from dataclasses import dataclass
 
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, Refusal
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, XenRefusal
 
 STEP = "relocations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relocation:
-    """One entry, ready for an architecture.
+    """One entry, ready for an architecture."""
 
-    Attributes:
-        subject: section and offset, for messages.
-        kind: the type's number.
-        offset_bytes: from the start of the target section.
-        symbol_virt: S, the symbol's address.
-        addend: A, or None where it is in the field itself (REL).
-        target_virt: load address of the target section.
-        target_bytes: size of the target section.
-    """
-
-    subject: str
-    kind: int
-    offset_bytes: int
-    symbol_virt: int
-    addend: int | None
-    target_virt: int
-    target_bytes: int
+    subject: str  #: section and offset, for messages
+    kind: int  #: the type's number
+    offset_bytes: int  #: from the start of the target section
+    symbol_virt: int  #: S, the symbol's address
+    addend: int | None  #: A, or None where it is in the field itself (REL)
+    target_virt: int  #: load address of the target section
+    target_bytes: int  #: size of the target section
 
     @property
     def place_virt(self) -> int:
@@ -42,8 +32,8 @@ class Relocation:
         """Refuse a field that is not wholly inside the target section.
 
         Raises:
-            Refusal: -EINVAL.
+            XenRefusal: -EINVAL.
         """
         size = self.target_bytes
         if self.offset_bytes >= size or self.offset_bytes + width_bytes > size:
-            raise Refusal(EINVAL, STEP, f"{self.subject}: past the end of its section")
+            raise XenRefusal(EINVAL, STEP, f"{self.subject}: past the end of its section")

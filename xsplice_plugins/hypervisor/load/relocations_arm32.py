@@ -3,12 +3,12 @@
 
 No bounds are checked (a field outside its section is memory corruption), MOVW and MOVT ignore
 the addend, an old immediate is cleared only where there is an addend, and the lowest bit of a
-branch is dropped. Source: specification section 5.4; xen/arch/arm/arm32/livepatch.c. Numbers: "ELF
+branch is dropped. Source: xen/arch/arm/arm32/livepatch.c. Numbers: "ELF
 for the Arm Architecture", relocation codes.
 """
 
 from xsplice_plugins.hypervisor.facts.arches import MASK32
-from xsplice_plugins.hypervisor.facts.verdicts import EOPNOTSUPP, EOVERFLOW, Hazard, Refusal
+from xsplice_plugins.hypervisor.facts.verdicts import EOPNOTSUPP, EOVERFLOW, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import Memory
 from xsplice_plugins.hypervisor.load.relocation_entry import STEP, Relocation
 
@@ -46,12 +46,12 @@ def relocate(entry: Relocation, memory: Memory) -> None:
     """Perform one REL or RELA entry.
 
     Raises:
-        Refusal: -EOPNOTSUPP or -EOVERFLOW.
+        XenRefusal: -EOPNOTSUPP or -EOVERFLOW.
         Hazard: the field is outside its section.
     """
     kind = entry.kind
     if kind not in SUPPORTED:
-        raise Refusal(EOPNOTSUPP, STEP, f"{entry.subject}: type {kind} is not supported")
+        raise XenRefusal(EOPNOTSUPP, STEP, f"{entry.subject}: type {kind} is not supported")
     if kind == NONE:
         return
     if entry.offset_bytes + 4 > entry.target_bytes:
@@ -72,7 +72,7 @@ def relocate(entry: Relocation, memory: Memory) -> None:
     else:
         distance = _sign_extend((symbol + addend - place) & MASK32, 32)
         if not -_REACH <= distance < _REACH:
-            raise Refusal(EOVERFLOW, STEP, f"{entry.subject}: the branch does not reach")
+            raise XenRefusal(EOVERFLOW, STEP, f"{entry.subject}: the branch does not reach")
         if addend:
             word &= ~0xFFFFFF
         word |= distance >> 2 & 0xFFFFFE

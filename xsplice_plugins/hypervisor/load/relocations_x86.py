@@ -1,38 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """x86-64 relocations that the hypervisor's loader performs.
 
-Source: specification section 5.2; arch_livepatch_perform_rela of xen/arch/x86/livepatch.c. Numbers:
+Source: arch_livepatch_perform_rela of xen/arch/x86/livepatch.c. Numbers:
 x86-64 psABI, table 4.9.
 """
 
-from dataclasses import dataclass
-
 from xsplice_plugins.hypervisor.facts.arches import MASK64
-from xsplice_plugins.hypervisor.facts.verdicts import EOPNOTSUPP, EOVERFLOW, Refusal
+from xsplice_plugins.hypervisor.facts.verdicts import EOPNOTSUPP, EOVERFLOW, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import Memory
 from xsplice_plugins.hypervisor.load.relocation_entry import STEP, Relocation
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recipe:
-    """How one type is performed.
-
-    Attributes:
-        width_bytes: size of the field.
-        is_relative: subtract P.
-    """
-
-    name: str
-    width_bytes: int
-    is_relative: bool
-
-
+#: Name and width of the field in bytes; the 32-bit ones are relative to P.
 RECIPES = {
-    0: _Recipe(name="R_X86_64_NONE", width_bytes=0, is_relative=False),
-    1: _Recipe(name="R_X86_64_64", width_bytes=8, is_relative=False),
-    2: _Recipe(name="R_X86_64_PC32", width_bytes=4, is_relative=True),
+    0: ("R_X86_64_NONE", 0),
+    1: ("R_X86_64_64", 8),
+    2: ("R_X86_64_PC32", 4),
     # 3  R_X86_64_GOT32: there is no GOT in a payload
-    4: _Recipe(name="R_X86_64_PLT32", width_bytes=4, is_relative=True),
+    4: ("R_X86_64_PLT32", 4),
     # 5  R_X86_64_COPY, 6 R_X86_64_GLOB_DAT, 7 R_X86_64_JUMP_SLOT, 8 R_X86_64_RELATIVE: dynamic
     # 9  R_X86_64_GOTPCREL: no GOT
     # 10 R_X86_64_32, 11 R_X86_64_32S: addresses do not fit 32 bits
@@ -50,16 +34,17 @@ def relocate(entry: Relocation, memory: Memory) -> None:
     """Perform one RELA entry.
 
     Raises:
-        Refusal: -EOPNOTSUPP, -EINVAL for bounds, or -EOVERFLOW after the field was written.
+        XenRefusal: -EOPNOTSUPP, -EINVAL for bounds, or -EOVERFLOW after the field was written.
     """
     recipe = RECIPES.get(entry.kind)
     if recipe is None:
-        raise Refusal(EOPNOTSUPP, STEP, f"{entry.subject}: type {entry.kind} is not supported")
-    if not recipe.width_bytes:
+        raise XenRefusal(EOPNOTSUPP, STEP, f"{entry.subject}: type {entry.kind} is not supported")
+    name, width_bytes = recipe
+    if not width_bytes:
         return
-    entry.check_bounds(recipe.width_bytes)
+    entry.check_bounds(width_bytes)
     value = (entry.symbol_virt + (entry.addend or 0)) & MASK64
-    if not recipe.is_relative:
+    if width_bytes == 8:
         memory.write(entry.place_virt, value.to_bytes(8, "little"), step=STEP)
         return
     value = (value - entry.place_virt) & MASK64
@@ -67,4 +52,4 @@ def relocate(entry: Relocation, memory: Memory) -> None:
     memory.write(entry.place_virt, low.to_bytes(4, "little"), step=STEP)
     extended = low | (0xFFFFFFFF00000000 if low & 0x80000000 else 0)
     if extended != value:
-        raise Refusal(EOVERFLOW, STEP, f"{entry.subject}: {recipe.name} does not reach")
+        raise XenRefusal(EOVERFLOW, STEP, f"{entry.subject}: {name} does not reach")

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The special sections behind the function records: bug frames, alternatives, tables, metadata.
 
-They are handled in exactly this order at the end of ``prepare_payload``. Source: specification
-section 7.
+They are handled in exactly this order at the end of ``prepare_payload`` of xen/common/livepatch.c.
 """
 
 import struct
+from itertools import count
 
-from xsplice_plugins.hypervisor.facts.arches import MASK64, X86_64
-from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, Refusal
+from xsplice_plugins.hypervisor.facts.arches import MASK32, MASK64, X86_64
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.alternatives import (
     ENDBR64,
+    AltInstr,
     apply_alternatives,
     parse_alternatives,
 )
-from xsplice_plugins.hypervisor.image.boot import parse_bug_frames
-from xsplice_plugins.hypervisor.image.image import Image
-from xsplice_plugins.hypervisor.image.memory import Memory
+from xsplice_plugins.hypervisor.image.boot import parse_bug_frames, parse_ex_table
 from xsplice_plugins.hypervisor.load.container import PayloadElf, PayloadSection
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 STEP_BUG_FRAMES = "bug-frames"
 STEP_ALTERNATIVES = "alternatives"
@@ -33,90 +32,92 @@ def loaded_address(section: PayloadSection, step: str) -> int:
 
     Raises:
         Hazard: it was not (no SHF_ALLOC, or empty in a release that skips empty sections); Xen
-            follows a NULL pointer or one into freed memory.
+            follows a NULL pointer or one into freed xen.memory.
     """
     if section.addr_load is None:
         raise Hazard(step, f"{section.name} is not in memory: Xen follows a stale or NULL pointer")
     return section.addr_load
 
 
-def _check_multiple(section: PayloadSection, unit: int, step: str) -> None:
+def table_of(section: PayloadSection, unit: int, xen: Xen, step: str) -> tuple[int, bytes]:
+    """Give where a table lies and its bytes, nothing of an empty one.
+
+    Raises:
+        XenRefusal: its size is not a whole number of units (bytes).
+        Hazard: it is not in memory.
+    """
     if section.size_bytes % unit:
-        raise Refusal(EINVAL, step, f"{section.name}: {section.size_bytes} bytes, unit {unit}")
+        raise XenRefusal(EINVAL, step, f"{section.name}: {section.size_bytes} bytes, unit {unit}")
+    if not section.size_bytes:
+        return 0, b""
+    addr = loaded_address(section, step)
+    return addr, xen.memory.read(addr, section.size_bytes, step=step)
 
 
-def take_bug_frames(elf: PayloadElf, payload: Payload, *, memory: Memory, release: Release) -> None:
+def take_bug_frames(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Register ``.bug_frames.N``."""
     is_x86 = elf.arch == X86_64
-    for kind in range(release.bug_frame_kinds(elf.arch)):
+    for kind in range(xen.release.bug_frame_kinds(elf.arch)):
         section = elf.find(f".bug_frames.{kind}")
         if section is None:
             continue
-        _check_multiple(section, 8 if is_x86 else 16, STEP_BUG_FRAMES)
-        if not section.size_bytes:
-            continue
-        addr = loaded_address(section, STEP_BUG_FRAMES)
-        table = memory.read(addr, section.size_bytes, step=STEP_BUG_FRAMES)
+        addr, table = table_of(section, 8 if is_x86 else 16, xen, STEP_BUG_FRAMES)
         # Arm had no frames that run a function before 4.15; the other kinds came one earlier.
-        number = kind + 4 - release.bug_frame_kinds(elf.arch)
+        number = kind + 4 - xen.release.bug_frame_kinds(elf.arch)
         payload.bug_frames.update(parse_bug_frames(table, addr, number, is_x86=is_x86))
 
 
 def _check_bounds(
-    elf: PayloadElf, payload: Payload, table: bytes, addr: int, release: Release
+    elf: PayloadElf, payload: LoadedPayload, alternatives: tuple[AltInstr, ...]
 ) -> None:
     """Every original inside the payload's text, every replacement inside its section."""
     replacement = elf.find(".altinstr_replacement")
     if not payload.text_size_bytes:
-        raise Refusal(EINVAL, STEP_ALTERNATIVES, "alternatives without any text")
+        raise XenRefusal(EINVAL, STEP_ALTERNATIVES, "alternatives without any text")
     if replacement is None:
-        raise Refusal(EINVAL, STEP_ALTERNATIVES, "no .altinstr_replacement")
+        raise XenRefusal(EINVAL, STEP_ALTERNATIVES, "no .altinstr_replacement")
     # Its address is only compared: what was not placed (NULL) holds no replacement.
     start = replacement.addr_load or 0
     end = start + replacement.size_bytes
     text_end = payload.text_virt + payload.text_size_bytes
-    entry_bytes = release.alt_entry_bytes if elf.arch == X86_64 else 12
-    for alt in parse_alternatives(
-        table, addr, entry_bytes=entry_bytes, has_polarity=elf.arch == X86_64
-    ):
+    for alt in alternatives:
         # An empty original right behind the text passes; padding is not counted.
         if not payload.text_virt <= alt.orig_virt <= text_end - alt.orig_bytes:
-            raise Refusal(EINVAL, STEP_ALTERNATIVES, f"{alt.orig_virt:#x} is not in the text")
+            raise XenRefusal(EINVAL, STEP_ALTERNATIVES, f"{alt.orig_virt:#x} is not in the text")
         if not start <= alt.repl_virt <= end or alt.repl_virt + alt.repl_bytes > end:
-            raise Refusal(EINVAL, STEP_ALTERNATIVES, "a replacement is outside its section")
+            raise XenRefusal(EINVAL, STEP_ALTERNATIVES, "a replacement is outside its section")
 
 
-def apply_payload_alternatives(
-    elf: PayloadElf, payload: Payload, *, image: Image, memory: Memory, release: Release
-) -> None:
+def apply_payload_alternatives(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Apply ``.altinstructions`` to the payload's own code, which is still writable.
 
     Raises:
-        Refusal: wrong size, out of bounds, or bad lengths where the release returns errors.
+        XenRefusal: wrong size, out of bounds, or bad lengths where the release returns errors.
         Hazard: bad lengths or places where it does not.
     """
+    release, image = xen.release, xen.image
     section = elf.find(".altinstructions")
     if section is None:
         return
     if release.has_hooks_basic and not release.has_alternatives(elf.arch):
-        raise Refusal(EOPNOTSUPP, STEP_ALTERNATIVES, f"not supported on {elf.arch.name}")
+        raise XenRefusal(EOPNOTSUPP, STEP_ALTERNATIVES, f"not supported on {elf.arch.name}")
     entry_bytes = release.alt_entry_bytes if elf.arch == X86_64 else 12
-    _check_multiple(section, entry_bytes, STEP_ALTERNATIVES)
-    if not section.size_bytes:
+    addr, table = table_of(section, entry_bytes, xen, STEP_ALTERNATIVES)
+    if not table:
         return
-    addr = loaded_address(section, STEP_ALTERNATIVES)
-    table = memory.read(addr, section.size_bytes, step=STEP_ALTERNATIVES)
+    is_x86 = elf.arch == X86_64
+    alternatives = parse_alternatives(table, addr, entry_bytes=entry_bytes, has_polarity=is_x86)
     if release.checks_alternative_bounds:
-        _check_bounds(elf, payload, table, addr, release)
-    if elf.arch != X86_64:
-        for alt in parse_alternatives(table, addr, entry_bytes=12, has_polarity=False):
-            if alt.orig_bytes != alt.repl_bytes:
-                raise Hazard(STEP_ALTERNATIVES, "BUG: an alternative changes the length on Arm")
+        _check_bounds(elf, payload, alternatives)
+    if not is_x86:
+        if any(alt.orig_bytes != alt.repl_bytes for alt in alternatives):
+            raise Hazard(STEP_ALTERNATIVES, "BUG: an alternative changes the length on Arm")
         return
     apply_alternatives(
-        memory,
-        parse_alternatives(table, addr, entry_bytes=entry_bytes),
+        xen.memory,
+        alternatives,
         cpu=image.cpu,
+        feature_words=image.feature_words or release.feature_words,
         has_ibt=image.has_ibt,
         has_altcall_idiom=release.has_altcall_idiom,
         has_ideal_nops=image.has_ideal_nops,
@@ -125,22 +126,16 @@ def apply_payload_alternatives(
     )
 
 
-def apply_alt_call_sites(
-    elf: PayloadElf, payload: Payload, *, image: Image, memory: Memory, release: Release
-) -> None:
+def apply_alt_call_sites(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Turn the calls listed in ``.alt_call_sites`` (4.21 and later) into direct ones."""
     section = elf.find(".alt_call_sites")
-    if section is None or not release.has_alt_call_sites:
+    if section is None or not xen.release.has_alt_call_sites:
         return
     if not elf.arch.has_alternative_calls:
-        raise Refusal(EOPNOTSUPP, STEP_ALT_CALLS, f"not supported on {elf.arch.name}")
-    _check_multiple(section, 4, STEP_ALT_CALLS)
-    if not section.size_bytes:
-        return
-    if not payload.text_size_bytes:
-        raise Refusal(EINVAL, STEP_ALT_CALLS, "call sites without any text")
-    base = loaded_address(section, STEP_ALT_CALLS)
-    table = memory.read(base, section.size_bytes, step=STEP_ALT_CALLS)
+        raise XenRefusal(EOPNOTSUPP, STEP_ALT_CALLS, f"not supported on {elf.arch.name}")
+    if section.size_bytes and not payload.text_size_bytes:
+        raise XenRefusal(EINVAL, STEP_ALT_CALLS, "call sites without any text")
+    base, table = table_of(section, 4, xen, STEP_ALT_CALLS)
     sites = [
         (base + 4 * index + offset) & MASK64
         for index, (offset,) in enumerate(struct.iter_unpack("<i", table))
@@ -148,69 +143,54 @@ def apply_alt_call_sites(
     text_end = payload.text_virt + payload.text_size_bytes
     for site in sites:
         if not payload.text_virt <= site or site + 6 > text_end:
-            raise Refusal(EINVAL, STEP_ALT_CALLS, f"{site:#x} is not in the text")
-        if memory.read(site, 2, step=STEP_ALT_CALLS) != b"\xff\x15":
-            raise Refusal(EINVAL, STEP_ALT_CALLS, f"{site:#x} is not an indirect call")
+            raise XenRefusal(EINVAL, STEP_ALT_CALLS, f"{site:#x} is not in the text")
+        if xen.memory.read(site, 2, step=STEP_ALT_CALLS) != b"\xff\x15":
+            raise XenRefusal(EINVAL, STEP_ALT_CALLS, f"{site:#x} is not an indirect call")
     for site in sites:
-        memory.write(site, _direct_call_bytes(site, memory, image), step=STEP_ALT_CALLS)
+        xen.memory.write(site, _direct_call_bytes(site, xen), step=STEP_ALT_CALLS)
 
 
-def _direct_call_bytes(site: int, memory: Memory, image: Image) -> bytes:
-    disp = int.from_bytes(memory.read(site + 2, 4, step=STEP_ALT_CALLS), "little", signed=True)
-    slot = memory.read((site + 6 + disp) & MASK64, 8, step=STEP_ALT_CALLS)
+def _direct_call_bytes(site: int, xen: Xen) -> bytes:
+    disp = int.from_bytes(xen.memory.read(site + 2, 4, step=STEP_ALT_CALLS), "little", signed=True)
+    slot = xen.memory.read((site + 6 + disp) & MASK64, 8, step=STEP_ALT_CALLS)
     target = int.from_bytes(slot, "little")
     if not target:
         return b"\x0f\x0b" * 3
-    if image.has_ibt and memory.read(target, 4, step=STEP_ALT_CALLS) == ENDBR64:
+    if xen.image.has_ibt and xen.memory.read(target, 4, step=STEP_ALT_CALLS) == ENDBR64:
         target += 4
-    relative = (target - (site + 6)) & 0xFFFFFFFF
+    relative = (target - (site + 6)) & MASK32
     return b"\x2e\xe8" + relative.to_bytes(4, "little")
 
 
-def sort_exception_table(
-    elf: PayloadElf, payload: Payload, *, memory: Memory, release: Release
-) -> None:
+def sort_exception_table(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Sort ``.ex_table`` in place by address, keeping each entry's own-relative offsets right."""
     section = elf.find(".ex_table")
     if section is None:
         return
     if not elf.arch.has_ex_table:
-        if release.has_hooks_basic:
-            raise Refusal(EOPNOTSUPP, STEP_EX_TABLE, f"not supported on {elf.arch.name}")
+        if xen.release.has_hooks_basic:
+            raise XenRefusal(EOPNOTSUPP, STEP_EX_TABLE, f"not supported on {elf.arch.name}")
         return
-    if not section.size_bytes and not release.is_empty_ex_table_ok:
-        raise Refusal(EINVAL, STEP_EX_TABLE, "empty")
-    _check_multiple(section, 8, STEP_EX_TABLE)
-    if not section.size_bytes:
-        return
-    base = loaded_address(section, STEP_EX_TABLE)
-    rows = struct.iter_unpack("<ii", memory.read(base, section.size_bytes, step=STEP_EX_TABLE))
-    entries = [
-        (base + 8 * index + addr, base + 8 * index + 4 + cont)
-        for index, (addr, cont) in enumerate(rows)
-    ]
-    entries.sort(key=lambda entry: entry[0])
-    table = b"".join(
-        struct.pack(
-            "<II",
-            (addr - (base + 8 * index)) & 0xFFFFFFFF,
-            (cont - (base + 8 * index + 4)) & 0xFFFFFFFF,
-        )
-        for index, (addr, cont) in enumerate(entries)
+    if not section.size_bytes and not xen.release.is_empty_ex_table_ok:
+        raise XenRefusal(EINVAL, STEP_EX_TABLE, "empty")
+    base, table = table_of(section, 8, xen, STEP_EX_TABLE)
+    entries = sorted(parse_ex_table(table, base), key=lambda entry: entry[0])
+    ordered = b"".join(
+        struct.pack("<II", (addr - place) & MASK32, (cont - place - 4) & MASK32)
+        for place, (addr, cont) in zip(count(base, 8), entries, strict=False)
     )
-    memory.write(base, table, step=STEP_EX_TABLE)
+    xen.memory.write(base, ordered, step=STEP_EX_TABLE)
     payload.ex_table = dict(entries)
 
 
-def take_modinfo(elf: PayloadElf, payload: Payload, *, memory: Memory, release: Release) -> None:
+def take_modinfo(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Keep ``.modinfo``, which must end in NUL."""
     section = elf.find(".modinfo")
-    if section is None or not release.has_v2_sections:
+    if section is None or not xen.release.has_v2_sections:
         return
     if not section.size_bytes:
         raise Hazard(STEP_MODINFO, "an empty .modinfo makes Xen read 4 GiB behind it")
-    addr = loaded_address(section, STEP_MODINFO)
-    data = memory.read(addr, section.size_bytes, step=STEP_MODINFO)
+    _, data = table_of(section, 1, xen, STEP_MODINFO)
     if data[-1]:
-        raise Refusal(EINVAL, STEP_MODINFO, "the metadata does not end in NUL")
+        raise XenRefusal(EINVAL, STEP_MODINFO, "the metadata does not end in NUL")
     payload.metadata = data

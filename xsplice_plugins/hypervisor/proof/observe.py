@@ -2,13 +2,14 @@
 """What a proof looks at: patched bytes, functions with NOPs, and what only a booted host knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import ARM32
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
-from xsplice_plugins.hypervisor.image.image import Image
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.image.image import BootedImage
+from xsplice_plugins.hypervisor.run import execute
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 
 #: Shown of each function: more than any patch overwrites behind ENDBR64.
 SHOWN_BYTES = 16
@@ -16,14 +17,7 @@ SHOWN_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionProof:
-    """One replaced function; addresses and bytes are hexadecimal text.
-
-    Attributes:
-        patch_offset: bytes left alone at its start (ENDBR64).
-        bytes_before: the first bytes before the payload was applied.
-        bytes_during: with it applied.
-        bytes_after: with everything reverted.
-    """
+    """One replaced function; addresses and bytes are hexadecimal text."""
 
     payload: str
     name: str
@@ -31,26 +25,18 @@ class FunctionProof:
     new_virt: str
     old_size_bytes: int
     new_size_bytes: int
-    patch_offset: int
-    bytes_before: str
-    bytes_during: str
-    bytes_after: str
-
-    def reverted(self, data: str) -> "FunctionProof":
-        """Add what was there after the revert."""
-        return replace(self, bytes_after=data)
+    patch_offset: int  #: bytes left alone at its start (ENDBR64)
+    bytes_before: str  #: the first bytes before the payload was applied
+    bytes_during: str  #: with it applied
+    bytes_after: str  #: with everything reverted
 
 
 def bytes_at(addr_virt: int, hv: Hypervisor) -> str:
     """Give the first bytes at an address as hexadecimal text, fewer at the end of memory."""
-    segment = hv.memory.find(addr_virt)
-    if segment is None:
-        return ""
-    offset = addr_virt - segment.addr_virt
-    return segment.data[offset : offset + SHOWN_BYTES].hex()
+    return hv.memory.peek(addr_virt, SHOWN_BYTES).hex()
 
 
-def check_nop_records(stack: Sequence[Payload], hv: Hypervisor) -> None:
+def check_nop_records(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
     """Run every function that was overwritten with NOPs, with zeros as arguments.
 
     Acceptance says nothing about NOP records: a payload that leaves half an instruction behind is
@@ -65,8 +51,6 @@ def check_nop_records(stack: Sequence[Payload], hv: Hypervisor) -> None:
         for function in payload.functions:
             if function.new_virt or not function.saved:
                 continue
-            from xsplice_plugins.hypervisor.run import execute  # noqa: PLC0415  # starts the emulator
-
             try:
                 execute.call_function(hv, function.old_virt, (), step="nop-record", is_pure=True)
             except Hazard as hazard:
@@ -75,7 +59,7 @@ def check_nop_records(stack: Sequence[Payload], hv: Hypervisor) -> None:
                 ) from hazard
 
 
-def image_notes(functions: Sequence[FunctionProof], image: Image) -> tuple[str, ...]:
+def image_notes(functions: Sequence[FunctionProof], image: BootedImage) -> tuple[str, ...]:
     """Say which shown bytes a booted host decides: alternative calls through pointers set late."""
     notes: list[str] = []
     for function in functions:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
-from xsplice_plugins.hypervisor.image.memory import RW, Segment
+from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
+from xsplice_plugins.hypervisor.run import execute, rehearsal
 
 #: Where arguments that are strings are put in the heap.
 _SCRATCH_OFFSET = 0x400000
@@ -22,45 +23,30 @@ Value = int | str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One question and the answers that are expected.
+    """One question and the answers that are expected."""
 
-    Attributes:
-        function: its name, ``file.c#name`` for a local.
-        arguments: up to six; an integer as it is, a string as the address of the symbol it names
-            (``name`` or ``name+0x8``), ``text:...`` as a pointer to those characters.
-        kind: ``int`` (low 32 bits, signed), ``long``, ``string`` (at the returned pointer) or
-            ``bytes`` (``size_bytes`` at the returned pointer, in hexadecimal).
-        before: expected with nothing applied; None where any answer is fine.
-        during: expected with everything applied.
-        after: expected when everything was reverted.
-        size_bytes: for ``bytes``.
-    """
-
-    function: str
+    function: str  #: its name, ``file.c#name`` for a local
+    #: up to six; an integer as it is, a string as the address of the symbol it names (``name`` or
+    #: ``name+0x8``), ``text:...`` as a pointer to those characters
     arguments: tuple[int | str, ...] = ()
+    #: ``int`` (low 32 bits, signed), ``long``, ``string`` (at the returned pointer) or ``bytes``
+    #: (``size_bytes`` at the returned pointer, in hexadecimal)
     kind: str = "int"
-    before: Value = None
-    during: Value = None
-    after: Value = None
-    size_bytes: int = 8
+    before: Value = None  #: expected with nothing applied; None where any answer is fine
+    during: Value = None  #: expected with everything applied
+    after: Value = None  #: expected when everything was reverted
+    size_bytes: int = 8  #: for ``bytes``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What a probe answered at one time.
-
-    Attributes:
-        moment: ``before``, ``during`` or ``after``.
-        expected: None where any answer is fine.
-        found: the answer, None where the call crashed.
-        problem: empty, or why there is no answer.
-    """
+    """What a probe answered at one time."""
 
     function: str
-    moment: str
-    expected: Value
-    found: Value
-    problem: str = ""
+    moment: str  #: ``before``, ``during`` or ``after``
+    expected: Value  #: None where any answer is fine
+    found: Value  #: the answer, None where the call crashed
+    problem: str = ""  #: empty, or why there is no answer
 
     @property
     def is_good(self) -> bool:
@@ -69,12 +55,12 @@ class ProbeResult:
 
 
 def _call(probe: Probe, hv: Hypervisor) -> Value:
-    from xsplice_plugins.hypervisor.run import execute, rehearsal  # noqa: PLC0415  # emulator
-
+    if probe.kind not in KINDS:
+        raise Hazard("probe", f"kind {probe.kind} is unknown; use {', '.join(KINDS)}")
     addr = hv.image.lookup(probe.function)
     if addr is None:
         raise Hazard("probe", f"the image has no function {probe.function}")
-    scratch = Segment(
+    scratch = MemorySegment(
         addr_virt=hv.image.arch.heap_virt + _SCRATCH_OFFSET,
         data=bytearray(PAGE_SIZE),
         perm=RW,
@@ -115,10 +101,16 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
 
 
 def _address_of(name: str, hv: Hypervisor) -> int:
-    addr = hv.image.lookup_with_offset(name)
+    """Give the address of ``name`` or ``name+0x8``."""
+    symbol, plus, offset = name.rpartition("+0x")
+    addr = hv.image.lookup(symbol if plus else name)
+    try:
+        beyond = int(offset, 16) if plus else 0
+    except ValueError:
+        addr = None
     if addr is None:
         raise Hazard("probe", f"argument {name} names no symbol of the image")
-    return addr
+    return addr + beyond
 
 
 def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
@@ -143,20 +135,15 @@ def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
     Returns:
         The answer; a crash of the called function is a ``problem`` of the result.
     """
-    expected: Value = getattr(probe, moment)
-    if probe.kind not in KINDS:
-        problem = f"kind {probe.kind} is unknown; use {', '.join(KINDS)}"
-        return ProbeResult(
-            function=probe.function, moment=moment, expected=expected, found=None, problem=problem
-        )
+    found, problem = None, ""
     try:
         found = _call(probe, hv)
     except Hazard as hazard:
-        return ProbeResult(
-            function=probe.function,
-            moment=moment,
-            expected=expected,
-            found=None,
-            problem=hazard.reason,
-        )
-    return ProbeResult(function=probe.function, moment=moment, expected=expected, found=found)
+        problem = hazard.reason
+    return ProbeResult(
+        function=probe.function,
+        moment=moment,
+        expected=getattr(probe, moment),
+        found=found,
+        problem=problem,
+    )

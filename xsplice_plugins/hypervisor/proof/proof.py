@@ -8,13 +8,19 @@ same question, and where their answer differs the report says so.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from xsplice_plugins.hypervisor.act.signature import OFF, SignaturePolicy
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Refusal, errno_name
-from xsplice_plugins.hypervisor.image.image import Image
+from xsplice_plugins.hypervisor.facts.verdicts import (
+    ENOSYS,
+    Hazard,
+    Stopped,
+    XenRefusal,
+    errno_name,
+)
+from xsplice_plugins.hypervisor.image.image import BootedImage
+from xsplice_plugins.hypervisor.load.signature import OFF, SignaturePolicy
 from xsplice_plugins.hypervisor.proof.observe import (
     FunctionProof,
     bytes_at,
@@ -22,28 +28,22 @@ from xsplice_plugins.hypervisor.proof.observe import (
     image_notes,
 )
 from xsplice_plugins.hypervisor.proof.probes import Probe, ProbeResult, ask
-from xsplice_plugins.hypervisor.run.hooks import HookRunner, emulate_hook
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.run.hooks import emulate_hook
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
 from xsplice_plugins.hypervisor.state.requests import Command, Host
+from xsplice_plugins.hypervisor.state.xen import HookRunner
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One thing that was checked or done.
+    """One thing that was checked or done."""
 
-    Attributes:
-        payload: its name.
-        action: ``upload``, ``apply``, ``revert`` or ``unload``.
-        step: the gate.
-        text: what was found there.
-    """
-
-    payload: str
-    action: str
-    step: str
-    text: str
+    payload: str  #: its name
+    action: str  #: ``upload``, ``apply``, ``revert`` or ``unload``
+    step: str  #: the gate
+    text: str  #: what was found there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +59,12 @@ class PayloadProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryProof:
-    """SHA-256 of memory at one moment.
+    """SHA-256 of memory at one moment."""
 
-    Attributes:
-        moment: ``before``, ``applied``, ``reverted`` or ``unloaded``.
-        code: Xen's text and read-only data.
-        everything: all that is mapped; hooks may leave traces in data.
-        allocations: bytes allocated to payloads.
-    """
-
-    moment: str
-    code: str
-    everything: str
-    allocations: int
+    moment: str  #: ``before``, ``applied``, ``reverted`` or ``unloaded``
+    code: str  #: Xen's text and read-only data
+    everything: str  #: all that is mapped; hooks may leave traces in data
+    allocations: int  #: bytes allocated to payloads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +80,13 @@ class ReleaseAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofReport:
-    """Everything a verification in the model found.
-
-    Attributes:
-        verdict: ``proved``, ``refused`` or ``hazard``.
-        errno: positive where the hypervisor refused, else 0.
-        step: the gate that refused, or where the hazard is; empty where proved.
-    """
+    """Everything a verification in the model found."""
 
     schema: int = SCHEMA
-    verdict: str
-    errno: int = 0
+    verdict: str  #: ``proved``, ``refused`` or ``hazard``
+    errno: int = 0  #: positive where the hypervisor refused, else 0
     errno_name: str = ""
-    step: str = ""
+    step: str = ""  #: the gate that refused, or where the hazard is; empty where proved
     reason: str = ""
     release: str
     cpu: str
@@ -116,7 +103,7 @@ class ProofReport:
     differences: tuple[ReleaseAnswer, ...]
 
 
-class _Life:
+class _Course:
     """One life of the stack, with the notes taken on the way."""
 
     def __init__(self, hv: Hypervisor, probes: Sequence[Probe]) -> None:
@@ -154,11 +141,11 @@ class _Life:
             if result.problem:
                 raise Hazard("probe", f"{probe.function}: {result.problem}")
 
-    def upload(self, name: str, data: bytes) -> Payload:
-        answer = self.hv.upload(name.encode("latin-1") + b"\0", data)
+    def upload(self, name: str, data: bytes) -> LoadedPayload:
+        answer = self.hv.upload(name_bytes(name) + b"\0", data)
         if answer.code < 0:
             self.note(name, "upload", answer.step, answer.reason)
-            raise Refusal(-answer.code, answer.step, answer.reason)
+            raise XenRefusal(-answer.code, answer.step, answer.reason)
         payload = self.hv.payloads[-1]
         for step, text in payload.log:
             self.note(name, "upload", step, text)
@@ -173,13 +160,13 @@ class _Life:
         )
         return payload
 
-    def act(self, payload: Payload, command: Command) -> None:
+    def act(self, payload: LoadedPayload, command: Command) -> None:
         """Ask for an action, let the CPUs do it, and insist on success."""
         action = command.name.lower()
-        answer = self.hv.action(payload.name.encode("latin-1") + b"\0", command)
+        answer = self.hv.action(name_bytes(payload.name) + b"\0", command)
         if answer.code:
             self.note(payload.name, action, answer.step, answer.reason)
-            raise Refusal(abs(answer.code), answer.step, answer.reason)
+            raise XenRefusal(abs(answer.code), answer.step, answer.reason)
         meeting = self.hv.run_pending()
         if command == Command.UNLOAD:
             self.note(payload.name, action, "unload", "memory freed")
@@ -189,7 +176,7 @@ class _Life:
             text = reason or f"{action} ended with rc {payload.rc}"
             self.note(payload.name, action, answer.step, text)
             step = "rendezvous" if meeting is not None and not meeting.is_met else action
-            raise Refusal(abs(payload.rc), step, text)
+            raise XenRefusal(abs(payload.rc), step, text)
         text = f"done after {meeting.elapsed_ns if meeting else 0} ns, rc 0"
         self.note(payload.name, action, "rendezvous", text)
 
@@ -197,13 +184,13 @@ class _Life:
         """Live the whole life.
 
         Raises:
-            Refusal: the hypervisor refused something.
+            XenRefusal: the hypervisor refused something.
             Hazard: a step is undefined, or memory did not come back.
         """
         hv = self.hv
         self.measure("before")
         self.observe("before")
-        stack: list[Payload] = []
+        stack: list[LoadedPayload] = []
         for name, data in payloads:
             payload = self.upload(name, data)
             spots = [(f, bytes_at(f.old_virt, hv)) for f in payload.functions]
@@ -230,7 +217,7 @@ class _Life:
         for payload in reversed(stack):
             self.act(payload, Command.REVERT)
         self.functions = [
-            function.reverted(bytes_at(int(function.old_virt, 16), hv))
+            replace(function, bytes_after=bytes_at(int(function.old_virt, 16), hv))
             for function in self.functions
         ]
         self.measure("reverted")
@@ -248,7 +235,7 @@ class _Life:
         wrong = [result for result in self.probes if not result.is_good]
         if wrong:
             first = wrong[0]
-            raise Refusal(
+            raise XenRefusal(
                 0,
                 "probe",
                 f"{first.function} {first.moment}: {first.found!r} instead of {first.expected!r}",
@@ -256,22 +243,27 @@ class _Life:
 
 
 def _live(
-    payloads: Sequence[tuple[str, bytes]], hv: Hypervisor, probes: Sequence[Probe]
-) -> tuple[_Life, str, Refusal | Hazard | None]:
-    life = _Life(hv, probes)
-    if not hv.release.supports(hv.image.arch):
-        text = f"Xen {hv.release.name} has no live patching on {hv.image.arch.name}"
-        return life, "refused", Refusal(38, "release", text)
+    payloads: Sequence[tuple[str, bytes]], hv: Hypervisor, probes: Sequence[Probe] = ()
+) -> tuple[_Course, ReleaseAnswer]:
+    life = _Course(hv, probes)
+    verdict, problem = "proved", None
     try:
+        if not hv.release.supports(hv.image.arch):
+            text = f"Xen {hv.release.name} has no live patching on {hv.image.arch.name}"
+            raise XenRefusal(ENOSYS, "release", text)
         life.run(payloads)
-    except Refusal as refusal:
-        return life, "refused", refusal
-    except Hazard as hazard:
-        return life, "hazard", hazard
-    return life, "proved", None
+    except Stopped as stopped:
+        verdict, problem = "refused" if isinstance(stopped, XenRefusal) else "hazard", stopped
+    return life, ReleaseAnswer(
+        release=hv.release.name,
+        verdict=verdict,
+        errno=problem.errno if problem else 0,
+        step=problem.step if problem else "",
+        reason=problem.reason if problem else "",
+    )
 
 
-def _without_execution(_hv: object, payload: Payload, kind: str, _addr: int) -> int:
+def _without_execution(_hv: object, payload: LoadedPayload, kind: str, _addr: int) -> int:
     """Stand in for hooks where another release is asked: its layout would not fit the payload.
 
     A hook that replaces the action at least has to keep the flags, or the host panics.
@@ -282,35 +274,9 @@ def _without_execution(_hv: object, payload: Payload, kind: str, _addr: int) -> 
     return 0
 
 
-def compare_releases(
-    payloads: Sequence[tuple[str, bytes]], image: Image, releases: Sequence[Release]
-) -> tuple[ReleaseAnswer, ...]:
-    """Ask other releases the same question; hooks are taken to succeed.
-
-    Args:
-        payloads: the stack, bottom first.
-        image: the hypervisor the payloads were made for.
-        releases: whose answers are wanted.
-    """
-    answers = []
-    for other in releases:
-        hv = Hypervisor(image, other, hook_runner=_without_execution)
-        _, verdict, problem = _live(payloads, hv, ())
-        answers.append(
-            ReleaseAnswer(
-                release=other.name,
-                verdict=verdict,
-                errno=problem.errno if isinstance(problem, Refusal) else 0,
-                step=problem.step if problem else "",
-                reason=problem.reason if problem else "",
-            )
-        )
-    return tuple(answers)
-
-
 def prove(
     payloads: Sequence[tuple[str, bytes]],
-    image: Image,
+    image: BootedImage,
     release: Release,
     *,
     probes: Sequence[Probe] = (),
@@ -326,7 +292,7 @@ def prove(
         image: the hypervisor as after boot.
         release: whose behaviour counts.
         probes: questions asked before, during and after.
-        compared: other releases to ask.
+        compared: other releases to ask; hooks are taken to succeed there.
         signatures: whether uploads must be signed.
         host: the conditions around the hypervisor.
         hook_runner: how hooks are run; the emulator by default.
@@ -335,16 +301,18 @@ def prove(
         The report; refusals and hazards are verdicts in it, not exceptions.
     """
     hv = Hypervisor(image, release, host=host, signatures=signatures, hook_runner=hook_runner)
-    life, verdict, problem = _live(payloads, hv, probes)
-    errno = problem.errno if isinstance(problem, Refusal) else 0
-    others = [other for other in compared if other.name != release.name]
-    answers = compare_releases(payloads, image, others)
+    life, mine = _live(payloads, hv, probes)
+    others = [
+        _live(payloads, Hypervisor(image, other, hook_runner=_without_execution))[1]
+        for other in compared
+        if other.name != release.name
+    ]
     return ProofReport(
-        verdict=verdict,
-        errno=errno,
-        errno_name=errno_name(errno) if errno else "",
-        step=problem.step if problem else "",
-        reason=problem.reason if problem else "",
+        verdict=mine.verdict,
+        errno=mine.errno,
+        errno_name=errno_name(mine.errno) if mine.errno else "",
+        step=mine.step,
+        reason=mine.reason,
         release=release.name,
         cpu=image.cpu.name,
         image_sha256=image.digest,
@@ -358,6 +326,6 @@ def prove(
         rendezvous=tuple(line for meeting in hv.meetings for line in meeting.log),
         notes=image_notes(life.functions, image),
         differences=tuple(
-            answer for answer in answers if (answer.verdict, answer.errno) != (verdict, errno)
+            other for other in others if (other.verdict, other.errno) != (mine.verdict, mine.errno)
         ),
     )

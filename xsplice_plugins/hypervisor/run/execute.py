@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
-from xsplice_plugins.hypervisor.image.memory import Perm, Segment
+from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run import intercepts
-from xsplice_plugins.hypervisor.run.hooks import HookHost
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 if TYPE_CHECKING:
     import unicorn
 
-    from xsplice_plugins.hypervisor.image.image import Image
+    from xsplice_plugins.hypervisor.image.image import BootedImage
 
 #: A stack as Xen's: 32 KiB, aligned, with struct cpu_info at its top.
 _STACK_OFFSET = 0x200000
@@ -37,17 +37,12 @@ _BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Registers:
-    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack.
-
-    Attributes:
-        kept: what a function must give back as it was, by name.
-        lost: what any call may change, arguments and result among them.
-        flags: the register with the condition flags, and its value with all of them clear and set.
-    """
+    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
 
     arguments: tuple[int, ...]
-    kept: tuple[tuple[str, int], ...]
-    lost: tuple[int, ...]
+    kept: tuple[tuple[str, int], ...]  #: what a function must give back as it was, by name
+    lost: tuple[int, ...]  #: what any call may change, arguments and result among them
+    #: the register with the condition flags, and its value with all of them clear and set
     flags: tuple[int, int, int]
     result: int
     stack: int
@@ -57,15 +52,12 @@ class _Registers:
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """State of one call.
-
-    Attributes:
-        is_rehearsal: fill what nobody set with other values than in the call that counts.
-    """
+    """State of one call."""
 
     step: str
-    subject: Payload | None
-    argument: Segment | None
+    subject: LoadedPayload | None
+    argument: MemorySegment | None
+    #: fill what nobody set with other values than in the call that counts
     is_rehearsal: bool = False
     stop: Hazard | None = None
 
@@ -73,34 +65,34 @@ class _Run:
 class Engine:
     """Unicorn over the segments of one hypervisor."""
 
-    def __init__(self, hv: HookHost) -> None:
+    def __init__(self, xen: Xen) -> None:
         import unicorn  # noqa: PLC0415  # costs 0.07 s and is needed only where code is executed
 
-        arch = hv.image.arch
-        self._uc, self._regs = _machine(arch)
+        arch = xen.image.arch
+        self._uc, self._regs = _processor(arch)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._stack_virt = arch.heap_virt + _STACK_OFFSET
         self._return_virt = arch.heap_virt + _RETURN_OFFSET
         self._unicorn = unicorn
-        self._hv = hv
-        self._mapped: dict[int, tuple[Segment, int, object]] = {}
+        self._xen = xen
+        self._mapped: dict[int, tuple[MemorySegment, int, object]] = {}
         self._uc.mem_map(
             self._stack_virt, _STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
         )
         self._uc.mem_map(self._return_virt, 4096, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self._run = _Run(step="", subject=None, argument=None)
         self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
-        self._handlers = intercepts.handlers(hv.image)
+        self._handlers = intercepts.handlers(xen.image)
         for addr in self._handlers:
             self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_intercept, begin=addr, end=addr)
 
     # -- memory ---------------------------------------------------------------------------------
 
-    def _protection(self, segment: Segment) -> int:
+    def _protection(self, segment: MemorySegment) -> int:
         unicorn = self._unicorn
         perm = segment.perm
         protection = int(unicorn.UC_PROT_READ) if Perm.READ in perm else 0
-        if self._hv.memory.may_write(perm):
+        if self._xen.memory.may_write(perm):
             protection |= unicorn.UC_PROT_WRITE
         if Perm.EXEC in perm:
             protection |= unicorn.UC_PROT_EXEC
@@ -109,7 +101,7 @@ class Engine:
     def _synchronise(self) -> None:
         """Map what the model maps, with today's permissions, and forget translated code."""
         uc = self._uc
-        wanted = {segment.addr_virt: segment for segment in self._hv.memory.segments()}
+        wanted = {segment.addr_virt: segment for segment in self._xen.memory.segments()}
         for addr, (segment, _, _) in list(self._mapped.items()):
             if wanted.get(addr) is not segment:
                 uc.mem_unmap(addr, len(segment.data))
@@ -131,7 +123,7 @@ class Engine:
 
     def _on_block(self, uc: "unicorn.Uc", addr: int, size: int, _data: object) -> None:
         """Stop code that runs straight over the end of its function."""
-        end = function_end(self._hv, addr)
+        end = function_end(self._xen, addr)
         if end is not None and addr < end < addr + size:
             self._run.stop = Hazard(
                 self._run.step, f"execution runs off the end of a function at {end:#x}"
@@ -139,11 +131,11 @@ class Engine:
             uc.emu_stop()
 
     def _on_intercept(self, uc: "unicorn.Uc", addr: int, _size: int, _data: object) -> None:
-        segment = self._hv.memory.find(addr)
+        segment = self._xen.memory.find(addr)
         if segment is None or self._is_patched(addr, segment):
             return
         try:
-            result = self._handlers[addr](self._hv, self)
+            result = self._handlers[addr](self._xen, self._call())
         except Hazard as hazard:
             self._run.stop = Hazard(self._run.step, hazard.reason)
             uc.emu_stop()
@@ -168,15 +160,17 @@ class Engine:
         number, clear, every = self._regs.flags
         self._uc.reg_write(number, every if is_rehearsal else clear)
 
-    def _is_patched(self, addr: int, segment: Segment) -> bool:
+    def _is_patched(self, addr: int, segment: MemorySegment) -> bool:
         """Whether a payload replaced the intercepted function: then its code really runs."""
-        region = next(r for r in self._hv.image.regions if r.addr_virt == segment.addr_virt)
+        region = next(r for r in self._xen.image.regions if r.addr_virt == segment.addr_virt)
         offset = addr - segment.addr_virt
         return segment.data[offset : offset + 16] != region.data[offset : offset + 16]
 
-    # -- what intercepted functions see -----------------------------------------------------------
+    def _call(self) -> intercepts.Call:
+        run = self._run
+        return intercepts.Call(argument=self._argument, subject=run.subject, segment=run.argument)
 
-    def argument(self, index: int) -> int:
+    def _argument(self, index: int) -> int:
         """Give an integer argument: the first ones are in registers, the rest on the stack."""
         regs = self._regs
         if index < len(regs.arguments):
@@ -184,16 +178,6 @@ class Engine:
         skip = index - len(regs.arguments) + (0 if regs.link else 1)
         place = self._uc.reg_read(regs.stack) + 8 * skip
         return int.from_bytes(self._uc.mem_read(place, 8), "little")
-
-    @property
-    def subject(self) -> Payload | None:
-        """The payload whose hook runs."""
-        return self._run.subject
-
-    @property
-    def argument_segment(self) -> Segment | None:
-        """Where that hook's ``struct payload`` lies."""
-        return self._run.argument
 
     # -- calling --------------------------------------------------------------------------------
 
@@ -252,28 +236,31 @@ class Engine:
 
     def _after_fault(self, error: "unicorn.UcError", run: _Run) -> int:
         """Find where execution continues after a fault: the tables decide, as in Xen's handlers."""
-        hv = self._hv
+        xen = self._xen
         if run.stop is not None:
             raise run.stop
         rip = int(self._uc.reg_read(self._regs.pc))
-        where = describe_address(hv, rip)
+        where = describe_address(xen, rip)
         # A payload's tables are found once its region is registered: at load in newer releases, in
         # older ones only while it is applied, so that a WARN in its pre-apply hook is a crash.
-        registered = hv.payloads if hv.release.registers_region_at_load else hv.applied
-        tables: tuple[Image | Payload, ...] = (hv.image, *registered)
+        registered = xen.payloads if xen.release.registers_region_at_load else xen.applied
+        tables: tuple[BootedImage | LoadedPayload, ...] = (xen.image, *registered)
+        # On x86 Xen looks at the instruction before it looks for a frame (do_invalid_op).
+        trap = xen.release.bug_instruction if xen.image.arch == X86_64 else bytes(4)
+        is_bug = xen.image.arch != X86_64 or xen.memory.peek(rip, len(trap)) == trap
         for table in tables:
             if rip in table.ex_table:
                 return table.ex_table[rip]
-            kind = table.bug_frames.get(rip)
+            kind = table.bug_frames.get(rip) if is_bug else None
             if kind in {0, 1}:
-                hv.console.append(f"{_BUG_KINDS[kind]} at {where}")
-                return rip + (2 if hv.image.arch == X86_64 else 4)
+                xen.console.append(f"{_BUG_KINDS[kind]} at {where}")
+                return rip + len(trap)
             if kind is not None:
                 raise Hazard(run.step, f"{_BUG_KINDS[kind]} at {where}")
         raise Hazard(run.step, f"crash at {where}: {error}")
 
 
-def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
+def _processor(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
     """Make a processor of an architecture that the model executes.
 
     Source: System V ABI for x86_64, figure 3.4; procedure call standard for arm64, section 6.1.1.
@@ -281,76 +268,76 @@ def _machine(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
     import unicorn  # noqa: PLC0415  # as in Engine
 
     if arch == X86_64:
-        from unicorn import x86_const as x86  # noqa: PLC0415  # as in Engine
+        from unicorn import x86_const as numbers  # noqa: PLC0415  # as in Engine
 
-        arguments = tuple(
-            getattr(x86, f"UC_X86_REG_{name}") for name in ("RDI", "RSI", "RDX", "RCX", "R8", "R9")
-        )
-        scratch = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_R10, x86.UC_X86_REG_R11)
-        kept = ("rbx", "rbp", "r12", "r13", "r14", "r15")
-        return unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), _Registers(
-            arguments=arguments,
-            kept=tuple((name, getattr(x86, f"UC_X86_REG_{name.upper()}")) for name in kept),
-            lost=(*arguments, *scratch),
-            flags=(x86.UC_X86_REG_EFLAGS, 0x2, 0x8D7),
-            result=x86.UC_X86_REG_RAX,
-            stack=x86.UC_X86_REG_RSP,
-            pc=x86.UC_X86_REG_RIP,
-            link=0,
-        )
-    from unicorn import arm64_const as arm  # noqa: PLC0415  # as in Engine
+        kind, mode, prefix = unicorn.UC_ARCH_X86, unicorn.UC_MODE_64, "UC_X86_REG_"
+        arguments, scratch = "rdi rsi rdx rcx r8 r9", "rax r10 r11"
+        kept, flags = "rbx rbp r12 r13 r14 r15", ("eflags", 0x2, 0x8D7)
+        result, stack, pc, link = "rax", "rsp", "rip", ""
+    else:
+        from unicorn import arm64_const as numbers  # noqa: PLC0415  # as in Engine
 
-    names = [*(f"x{index}" for index in range(19, 29)), "x29"]
-    return unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM), _Registers(
-        arguments=tuple(arm.UC_ARM64_REG_X0 + index for index in range(8)),
-        kept=tuple((name, getattr(arm, f"UC_ARM64_REG_{name.upper()}")) for name in names),
-        lost=tuple(arm.UC_ARM64_REG_X0 + index for index in range(18)),
-        flags=(arm.UC_ARM64_REG_NZCV, 0, 0xF << 28),
-        result=arm.UC_ARM64_REG_X0,
-        stack=arm.UC_ARM64_REG_SP,
-        pc=arm.UC_ARM64_REG_PC,
-        link=arm.UC_ARM64_REG_LR,
+        kind, mode, prefix = unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, "UC_ARM64_REG_"
+        arguments, scratch, kept = (
+            " ".join(f"x{index}" for index in row)
+            for row in (range(8), range(8, 18), range(19, 30))
+        )
+        flags = ("nzcv", 0, 0xF << 28)
+        result, stack, pc, link = "x0", "sp", "pc", "lr"
+
+    def named(names: str) -> tuple[int, ...]:
+        return tuple(getattr(numbers, prefix + name.upper()) for name in names.split())
+
+    return unicorn.Uc(kind, mode), _Registers(
+        arguments=named(arguments),
+        kept=tuple(zip(kept.split(), named(kept), strict=True)),
+        lost=named(f"{arguments} {scratch}"),
+        flags=(named(flags[0])[0], flags[1], flags[2]),
+        result=named(result)[0],
+        stack=named(stack)[0],
+        pc=named(pc)[0],
+        link=sum(named(link)),
     )
 
 
-def function_end(hv: HookHost, addr: int) -> int | None:
+def function_end(xen: Xen, addr: int) -> int | None:
     """Give the end of the function around an address, None where nothing tells.
 
     In a payload, whose symbols can be wrong, it is the end of the section.
     """
-    symbol = hv.image.function_at(addr)
+    symbol = xen.image.function_at(addr)
     if symbol is not None:
         return symbol.addr_virt + symbol.size_bytes
-    for payload in hv.payloads:
+    for payload in xen.payloads:
         if payload.holds_text(addr):
             return min((end for end in payload.section_ends if end > addr), default=None)
     return None
 
 
-def describe_address(hv: HookHost, addr: int) -> str:
+def describe_address(xen: Xen, addr: int) -> str:
     """Name an address for a message."""
-    for payload in hv.payloads:
+    for payload in xen.payloads:
         name = name_in_payload(payload, addr)
         if name is not None:
             return name
-    return hv.image.name_of(addr) or f"{addr:#x}"
+    return xen.image.name_of(addr) or f"{addr:#x}"
 
 
 def call_function(
-    hv: HookHost,
+    xen: Xen,
     addr_virt: int,
     arguments: tuple[int, ...],
     *,
     step: str,
-    subject: Payload | None = None,
-    argument: Segment | None = None,
+    subject: LoadedPayload | None = None,
+    argument: MemorySegment | None = None,
     is_pure: bool = False,
     is_rehearsal: bool = False,
 ) -> int:
     """Call a function inside a hypervisor.
 
     Args:
-        hv: the hypervisor; its engine is made at the first call.
+        xen: the hypervisor; its engine is made at the first call.
         addr_virt: the first instruction.
         arguments: up to six integers.
         step: named in hazards.
@@ -366,12 +353,13 @@ def call_function(
     Raises:
         Hazard: it crashed, panicked, ran into the weeds or did not return.
     """
-    if hv.image.arch == ARM32:
+    if xen.image.arch == ARM32:
         raise Hazard(step, "the model executes x86_64 and arm64 code, not arm32's")
-    engine = hv.engine
+    engine = xen.engine
     if not isinstance(engine, Engine):
-        engine = hv.engine = Engine(hv)
-    before = _writable_bytes(hv) if is_pure else ()
+        engine = xen.engine = Engine(xen)
+    writable = (s for s in xen.memory.segments() if is_pure and Perm.WRITE in s.perm)
+    before = [(segment, bytes(segment.data)) for segment in writable]
     try:
         return engine.call(
             addr_virt,
@@ -379,16 +367,8 @@ def call_function(
             _Run(step=step, subject=subject, argument=argument, is_rehearsal=is_rehearsal),
         )
     finally:
-        for segment in hv.memory.segments():
-            if hv.memory.may_write(segment.perm):
+        for segment in xen.memory.segments():
+            if xen.memory.may_write(segment.perm):
                 segment.touch()
         for segment, data in before:
             segment.data[:] = data
-
-
-def _writable_bytes(hv: HookHost) -> tuple[tuple[Segment, bytes], ...]:
-    return tuple(
-        (segment, bytes(segment.data))
-        for segment in hv.memory.segments()
-        if Perm.WRITE in segment.perm
-    )

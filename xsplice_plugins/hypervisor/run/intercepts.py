@@ -2,19 +2,21 @@
 """Functions of the hypervisor that the model performs itself while code is executed.
 
 Their real code needs a booted host (a console, locks, page tables). A payload that replaces one of
-them is respected: the replacement runs. Source: specification sections 8.6 and 13.
+them is respected: the replacement runs. Source: xen/include/xen/livepatch_payload.h names what
+hooks may call.
 """
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 from xsplice_plugins.hypervisor.act import actions
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
-from xsplice_plugins.hypervisor.image.image import Image
-from xsplice_plugins.hypervisor.image.memory import Memory, Segment
-from xsplice_plugins.hypervisor.run.hooks import HookHost, decode_argument, encode_argument
-from xsplice_plugins.hypervisor.state.payload import Payload
+from xsplice_plugins.hypervisor.image.image import BootedImage
+from xsplice_plugins.hypervisor.image.memory import Memory, MemorySegment
+from xsplice_plugins.hypervisor.state.hook_argument import decode_argument, encode_argument
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 _STEP = "intercept"
 _CONVERSION = re.compile(
@@ -22,28 +24,22 @@ _CONVERSION = re.compile(
 )
 
 
-class CallFrame(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
     """What an intercepted function sees of its caller."""
 
-    @property
-    def subject(self) -> Payload | None:
-        """The payload whose hook runs."""
-
-    @property
-    def argument_segment(self) -> Segment | None:
-        """Where that hook's ``struct payload`` lies."""
-
-    def argument(self, index: int) -> int:
-        """Give an integer argument by the SysV convention."""
+    argument: Callable[[int], int]  #: gives an integer argument by its index
+    subject: LoadedPayload | None  #: the payload whose hook runs
+    segment: MemorySegment | None  #: where that hook's ``struct payload`` lies
 
 
 #: Gives the function's result, None where it has none: then its caller finds anything there.
-Handler = Callable[[HookHost, CallFrame], int | None]
+Handler = Callable[[Xen, Call], int | None]
 
 
-def _format(memory: Memory, frame: CallFrame, first: int) -> str:
+def _format(memory: Memory, call: Call, first: int) -> str:
     """Render a printk format far enough for a log line."""
-    template = memory.read_c_string(frame.argument(first), step=_STEP)
+    template = memory.read_c_string(call.argument(first), step=_STEP)
     index = first
 
     def render(match: re.Match[bytes]) -> bytes:
@@ -52,7 +48,7 @@ def _format(memory: Memory, frame: CallFrame, first: int) -> str:
         if kind == b"%":
             return b"%" + match[6]
         index += 1
-        value = frame.argument(index)
+        value = call.argument(index)
         tail = match[6] if kind != b"p" else b""
         if kind == b"s":
             return (memory.read_c_string(value, step=_STEP) if value else b"<NULL>") + tail
@@ -69,37 +65,37 @@ def _format(memory: Memory, frame: CallFrame, first: int) -> str:
     return _CONVERSION.sub(render, template).decode("latin-1")
 
 
-def _printk(hv: HookHost, frame: CallFrame) -> None:
-    text = _format(hv.memory, frame, 0)
+def _printk(xen: Xen, call: Call) -> None:
+    text = _format(xen.memory, call, 0)
     # A level prefix such as <7> is for the console's filter.
-    hv.console.append(re.sub(r"^<[0-9GWEID]>", "", text).rstrip("\n"))
+    xen.console.append(re.sub(r"^<[0-9GWEID]>", "", text).rstrip("\n"))
 
 
-def _panic(hv: HookHost, frame: CallFrame) -> None:
-    raise Hazard("panic", f"panic: {_format(hv.memory, frame, 0).strip()}")
+def _panic(xen: Xen, call: Call) -> None:
+    raise Hazard("panic", f"panic: {_format(xen.memory, call, 0).strip()}")
 
 
-def _subject(frame: CallFrame) -> tuple[Payload, Segment]:
-    payload, segment = frame.subject, frame.argument_segment
-    if payload is None or segment is None or frame.argument(0) != segment.addr_virt:
+def _subject(call: Call) -> tuple[LoadedPayload, MemorySegment]:
+    payload, segment = call.subject, call.segment
+    if payload is None or segment is None or call.argument(0) != segment.addr_virt:
         raise Hazard("hook", "a hook works on a payload that is not its own")
     return payload, segment
 
 
-def _revert_payload(hv: HookHost, frame: CallFrame) -> int:
+def _revert_payload(xen: Xen, call: Call) -> int:
     """Revert on behalf of a hook, which passes its own ``struct payload``."""
-    payload, segment = _subject(frame)
-    decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
-    result = actions.revert_default(payload, hv)  # type: ignore[arg-type]  # the hypervisor itself
-    segment.data[:] = encode_argument(payload, hv.image.arch, hv.release)
+    payload, segment = _subject(call)
+    decode_argument(segment.data, payload, xen)
+    result = actions.revert_default(payload, xen)
+    segment.data[:] = encode_argument(payload, xen)
     return result
 
 
-def _revert_payload_tail(hv: HookHost, frame: CallFrame) -> None:
-    payload, segment = _subject(frame)
-    decode_argument(segment.data, payload, memory=hv.memory, release=hv.release)
-    actions.finish_revert(payload, hv)  # type: ignore[arg-type]  # the hypervisor itself
-    segment.data[:] = encode_argument(payload, hv.image.arch, hv.release)
+def _revert_payload_tail(xen: Xen, call: Call) -> None:
+    payload, segment = _subject(call)
+    decode_argument(segment.data, payload, xen)
+    actions.finish_revert(payload, xen)
+    segment.data[:] = encode_argument(payload, xen)
 
 
 _BY_NAME: dict[str, Handler] = {
@@ -110,7 +106,7 @@ _BY_NAME: dict[str, Handler] = {
 }
 
 
-def handlers(image: Image) -> dict[int, Handler]:
+def handlers(image: BootedImage) -> dict[int, Handler]:
     """Give address to handler for the functions an image has."""
     return {
         image.symbols[name].addr_virt: handler

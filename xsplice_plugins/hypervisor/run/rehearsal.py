@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
-from xsplice_plugins.hypervisor.image.memory import Segment
+from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.load.layout import FILLER
-from xsplice_plugins.hypervisor.run.hooks import HookHost
-from xsplice_plugins.hypervisor.state.payload import Function, Payload
+from xsplice_plugins.hypervisor.state.payload import Function, LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
 
 RELIES = "it relies on a register, a stack slot or memory that nobody set"
 _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
@@ -25,28 +25,28 @@ _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
 class Snapshot:
     """Everything a hook can change."""
 
-    segments: tuple[tuple[Segment, bytes], ...]
+    segments: tuple[tuple[MemorySegment, bytes], ...]
     values: tuple[tuple[object, str, object], ...]
-    applied: tuple[Payload, ...]
+    applied: tuple[LoadedPayload, ...]
     console: tuple[str, ...]
 
 
-def take_snapshot(hv: HookHost, payload: Payload) -> Snapshot:
+def take_snapshot(xen: Xen, payload: LoadedPayload) -> Snapshot:
     """Remember everything that a hook of a payload can change."""
-    owners: tuple[Payload | Function, ...] = (payload, *payload.functions)
+    owners: tuple[LoadedPayload | Function, ...] = (payload, *payload.functions)
     return Snapshot(
-        segments=tuple((segment, bytes(segment.data)) for segment in hv.memory.segments()),
+        segments=tuple((segment, bytes(segment.data)) for segment in xen.memory.segments()),
         values=tuple(
             (owner, item.name, getattr(owner, item.name))
             for owner in owners
             for item in fields(owner)
         ),
-        applied=tuple(hv.applied),
-        console=tuple(hv.console),
+        applied=tuple(xen.applied),
+        console=tuple(xen.console),
     )
 
 
-def put_back(hv: HookHost, snapshot: Snapshot) -> None:
+def put_back(xen: Xen, snapshot: Snapshot) -> None:
     """Undo what happened since a snapshot."""
     for segment, data in snapshot.segments:
         if segment.data != data:
@@ -54,14 +54,14 @@ def put_back(hv: HookHost, snapshot: Snapshot) -> None:
             segment.touch()
     for owner, name, value in snapshot.values:
         setattr(owner, name, value)
-    hv.applied[:] = snapshot.applied
-    hv.console[:] = snapshot.console
+    xen.applied[:] = snapshot.applied
+    xen.console[:] = snapshot.console
 
 
 @contextmanager
-def other_leftovers(payloads: Sequence[Payload]) -> Iterator[None]:
+def other_leftovers(payloads: Sequence[LoadedPayload]) -> Iterator[None]:
     """Show other bytes in the gaps between the payloads' sections, where nothing was written."""
-    kept: list[tuple[Segment, int, bytes]] = []
+    kept: list[tuple[MemorySegment, int, bytes]] = []
     for payload in payloads:
         for segment, start, end in payload.gaps:
             before = bytes(segment.data[start:end])

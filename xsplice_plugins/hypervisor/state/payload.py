@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the hypervisor keeps about one loaded payload.
 
-Source: specification sections 2.2, 2.3, 8; ``struct payload`` of xen/livepatch_payload.h.
+Source: ``struct payload`` of xen/include/xen/livepatch_payload.h.
 """
 
 import enum
 from dataclasses import dataclass, field
 
-from xsplice_plugins.hypervisor.image.memory import Segment
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, XenRefusal
+from xsplice_plugins.hypervisor.image.memory import MemorySegment
 
 
 class State(enum.IntEnum):
@@ -18,11 +19,27 @@ class State(enum.IntEnum):
 
 
 HOOK_KINDS = ("preapply", "apply", "postapply", "prerevert", "revert", "postrevert")
+#: The kinds whose result Xen looks at.
+ANSWERING_KINDS = frozenset({"preapply", "apply", "prerevert", "revert"})
+#: Length of a name with its NUL. Source: XEN_LIVEPATCH_NAME_SIZE of xen/include/public/sysctl.h.
+NAME_BYTES_MAX = 128
 VETO_HOOKS = ("preapply", "postapply", "prerevert", "postrevert")
 
 
+def name_bytes(name: str) -> bytes:
+    """Give a payload's name as Xen keeps it: bytes, here without the final NUL.
+
+    Raises:
+        XenRefusal: the text is nothing that bytes can spell.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise XenRefusal(EINVAL, "name", f"{name!a} cannot be written as bytes") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
+class ExpectedBytes:
     """Bytes that must be at the old function when the payload is applied."""
 
     is_enabled: bool
@@ -33,71 +50,44 @@ class Expectation:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Function:
-    """One function record and its patching state.
+    """One function record and its patching state."""
 
-    Attributes:
-        record_virt: where the record itself lies in the payload.
-        name_virt: pointer to the name, 0 for none.
-        name: the name read through that pointer, empty where it cannot be read.
-        new_virt: the replacement; 0 means NOPs.
-        old_virt: the function that is replaced.
-        patch_offset: bytes skipped at ``old_virt`` (ENDBR64) when it was patched.
-        saved: the bytes that were overwritten.
-        is_applied: the flag hooks can see.
-        is_claimed: the file said so, nothing was patched.
-    """
-
-    record_virt: int
-    name_virt: int
-    name: str
-    new_virt: int
-    old_virt: int
+    record_virt: int  #: where the record itself lies in the payload
+    name_virt: int  #: pointer to the name, 0 for none
+    name: str  #: the name read through that pointer, empty where it cannot be read
+    new_virt: int  #: the replacement; 0 means NOPs
+    old_virt: int  #: the function that is replaced
     new_size_bytes: int
     old_size_bytes: int
-    expectation: Expectation | None
-    patch_offset: int = 0
-    saved: bytes = b""
-    is_applied: bool = False
-    is_claimed: bool = False
+    expectation: ExpectedBytes | None
+    patch_offset: int = 0  #: bytes skipped at ``old_virt`` (ENDBR64) when it was patched
+    saved: bytes = b""  #: the bytes that were overwritten
+    is_applied: bool = False  #: the flag hooks can see
+    is_claimed: bool = False  #: the file said so, nothing was patched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadName:
-    """A symbol that a loaded payload keeps.
-
-    Attributes:
-        is_new: it adds a name to the hypervisor, and does not override a function.
-    """
+    """A symbol that a loaded payload keeps."""
 
     name: str
     addr_virt: int
     size_bytes: int
-    is_new: bool
+    is_new: bool  #: it adds a name to the hypervisor, and does not override a function
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Payload:
-    """A payload from upload to unload.
-
-    Attributes:
-        text_virt: and the other ``*_virt``: where the three parts lie; sizes are unrounded.
-        gaps: (segment, start, end) offsets of what no section fills; Xen does not clear it.
-        section_ends: first address behind each section.
-        hooks: kind to function pointer, for the hooks of which there is one each.
-        ex_table: faulting instruction to continuation, sorted by address.
-        providers: the payloads whose new symbols this one refers to.
-        is_unlinked: it was taken from the stack, which leaves its list pointers poisoned.
-        rc: result of the last operation, -11 while one is outstanding.
-        log: (step, what was checked) for each gate the upload passed.
-    """
+class LoadedPayload:
+    """A payload from upload to unload."""
 
     name: str
-    segments: tuple[Segment, ...] = ()
-    gaps: tuple[tuple[Segment, int, int], ...] = ()
-    section_ends: tuple[int, ...] = ()
+    segments: tuple[MemorySegment, ...] = ()
+    #: (segment, start, end) offsets of what no section fills; Xen does not clear it
+    gaps: tuple[tuple[MemorySegment, int, int], ...] = ()
+    section_ends: tuple[int, ...] = ()  #: first address behind each section
     base_virt: int = 0
     pages: int = 0
-    text_virt: int = 0
+    text_virt: int = 0  #: where the parts lie, as ``rw_virt`` and ``ro_virt``; sizes unrounded
     text_size_bytes: int = 0
     rw_virt: int = 0
     rw_size_bytes: int = 0
@@ -109,19 +99,24 @@ class Payload:
     functions: list[Function] = field(default_factory=list)
     load_hooks: tuple[int, ...] = ()
     unload_hooks: tuple[int, ...] = ()
+    #: kind to function pointer, for the hooks of which there is one each
     hooks: dict[str, int] = field(default_factory=dict)
     build_id: bytes = b""
     depends: bytes = b""
     xen_depends: bytes = b""
     metadata: bytes = b""
     symbols: tuple[PayloadName, ...] = ()
-    providers: set["Payload"] = field(default_factory=set)
+    #: the payloads whose new symbols this one refers to
+    providers: set["LoadedPayload"] = field(default_factory=set)
+    #: faulting instruction to continuation, sorted by address
     ex_table: dict[int, int] = field(default_factory=dict)
     bug_frames: dict[int, int] = field(default_factory=dict)
     state: State = State.CHECKED
-    rc: int = 0
+    rc: int = 0  #: result of the last operation, -11 while one is outstanding
     is_reverted: bool = False
+    #: it was taken from the stack, which leaves its list pointers poisoned
     is_unlinked: bool = False
+    #: (step, what was checked) for each gate the upload passed
     log: list[tuple[str, str]] = field(default_factory=list)
 
     def holds_text(self, addr_virt: int) -> bool:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from acme_signing.client import token_of
+from acme_signing.client import OPTIONS, token_of
 from acme_signing.trailer import Trailer, pack, unpack
 from xsplice_plugins import Config, hookimpl
 from xsplice_plugins.artefacts import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 xsplice_api = (1, 0)  #: the hooks this plugin was written for
+xsplice_options = tuple(OPTIONS)  #: the keys of ``OPTIONS=`` that it reads; others are refused
 FUNCTIONS_MAX = 8  #: ACME's rule: people read every function that a payload replaces
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A project that only makes live patches: its variables, its build folder, its fix."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SCons.Script import ARGUMENTS, Help, SConsignFile, SetOption, Variables
+
+from xsplice_plugins import pipeline
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.kbuild.tree import locate_tree
+
+from . import settings
+from .source import xsplice_source
+from .xen_tree import xen_fix
+
+if TYPE_CHECKING:
+    from SCons.Environment import Environment
+
+    from .builders import XspliceNodes
+
+
+def xsplice_project(env: Environment) -> None:
+    """Read the command line's variables and open the build folder: ``env.XspliceProject()``.
+
+    Nothing is written before the build folder is known to lie outside of ``XEN``.
+    """
+    variables = Variables("xsplice.conf.py", ARGUMENTS)
+    settings.add_variables(variables)
+    variables.Update(env)
+    Help(variables.GenerateHelpText(env), append=True)
+    with settings.stopping():
+        if unknown := sorted(variables.UnknownVariables()):
+            raise ConfigError(
+                f"unknown variables: {', '.join(unknown)}; `scons -h` lists the known ones"
+            )
+        build = str(env["BUILD"])
+        env["XSPLICE_BUILD"] = build if Path(build).is_absolute() else f"#{build}"
+        folder = Path(env.Dir(env["XSPLICE_BUILD"]).get_abspath())
+        if env["XEN"]:
+            pipeline.check_outside(folder, locate_tree(Path(env.Dir(env["XEN"]).get_abspath())))
+        pipeline.require_room(folder)
+    SConsignFile(f"{folder}/.sconsign")
+    SetOption("num_jobs", os.cpu_count() or 1)
+    SetOption("max_drift", 60)
+
+
+def xsplice_fix(env: Environment) -> XspliceNodes:
+    """Wire what the variables ask for: ``env.XspliceFix()``."""
+    if env["HOTFIX"]:
+        with settings.stopping():
+            files = settings.files(env, env["HOTFIX"], "HOTFIX")
+        return xsplice_source(env, str(env["NAME"] or files[0].stem), [str(p) for p in files])
+    return xen_fix(env)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage by hand: ``xsplice diff``, ``link``, ``sign`` pass the gates that SCons passes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Built
+from tests.kit.build import ROOT, scons
+from xsplice_plugins import cli
+
+CORE = ROOT / "xen-patches" / "regression" / "core"
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
+
+
+def xsplice(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """Run one subcommand; return its status and what it said."""
+    status = cli.main([*map(str, words)])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return status, said.out + said.err
+
+
+@pytest.fixture
+def objects(built: Built, tmp_path: Path) -> tuple[Path, Path]:
+    """Return both objects of the demo's fix, without types and the record of their capture."""
+    found = built.folder / "objects" / "common"
+    places = tmp_path / "version.o", tmp_path / "version.o.xsplice.new"
+    shutil.copy(found / "version.o.xsplice.baseline", places[0])
+    shutil.copy(found / "version.o.xsplice.new", places[1])
+    for place in places:
+        subprocess.run(["strip", "-g", place], check=True)
+    return places
+
+
+def linked(
+    built: Built, objects: tuple[Path, Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """Diff and link two bare objects."""
+    delta, unsigned = folder / "version.o.xsplice.diff", folder / "fix.livepatch.unsigned"
+    status, said = xsplice(capsys, "diff", *objects, "--out", delta, "--release", "4.17.0")
+    assert (status, "not checked: " in said) == (0, True), said
+    words = "link", delta, "--name", "fix", "--image", built.image, "--out", unsigned
+    assert xsplice(capsys, *words)[0] == 0
+    return unsigned
+
+
+def test_layouts_that_nobody_compared_are_no_later_stages_to_lose(
+    built: Built,
+    objects: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unsigned, signed = linked(built, objects, tmp_path, capsys), tmp_path / "fix.livepatch"
+    record = json.loads((tmp_path / "fix.payload.json").read_text())
+    assert "layouts of structures were not compared" in record["unchecked"][0]
+    keys = "--key", built.key, "--cert", built.certificate
+    assert xsplice(capsys, "sign", unsigned, *keys, "--out", signed)[0] == 0
+    words = "verify", signed, "--xen-syms", built.image, "--cert", built.certificate
+    status, said = xsplice(capsys, *words)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED")
+    assert "layouts of structures were not compared" in said.splitlines()[1]
+
+
+def test_what_the_capture_refused_stays_refused(
+    tmp_path: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = scons("xsplice", tmp_path, PATCH=CORE / "refused-layout" / "fix.patch")
+    assert run.status == 4
+    found = sorted((tmp_path / "fix" / "objects").rglob("*.xsplice.pair.json"))
+    refused = [path for path in found if json.loads(path.read_text())["refused"]]
+    assert refused
+    delta = tmp_path / "x.diff"
+    status, said = xsplice(capsys, "diff", refused[0], "--out", delta)
+    assert (status, "[LAYOUT]" in said) == (4, True), said
+    words = "link", delta, "--name", "fix", "--image", built.image, "--out", tmp_path / "x"
+    status, said = xsplice(capsys, *words)
+    assert (status, "[LAYOUT]" in said) == (4, True), said
+    assert not (tmp_path / "x").exists()
+
+
+def test_captured_objects_are_known_by_their_names(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = built.folder / "objects" / "common"
+    pair = found / "version.o.xsplice.baseline", found / "version.o.xsplice.new"
+    status, said = xsplice(capsys, "diff", *pair)
+    assert (status, "not checked" in said, "xen_extra_version" in said) == (0, False, True), said
+    status, said = xsplice(capsys, "diff", found / "version.o.xsplice.pair.json", "--json")
+    assert (status, json.loads(said)["unchecked"]) == (0, [])
+
+
+def test_an_image_of_another_release_is_refused(
+    built: Built,
+    objects: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    delta = tmp_path / "version.o.xsplice.diff"
+    assert xsplice(capsys, "diff", *objects, "--out", delta)[0] == 0
+    words = "link", delta, "--name", "fix", "--image", built.image, "--out", tmp_path / "fix"
+    status, said = xsplice(capsys, *words, "--release", "4.20.3")
+    assert (status, "4.20.3" in said) == (2, True), said
+    assert not (tmp_path / "fix").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("diff", "/nowhere.o", "/nowhere.o"),
+        ("diff", "/nowhere.o"),
+        ("link", "/nowhere.diff", "--name", "x", "--image", "/nowhere", "--out", "/nowhere"),
+        ("sign", "/nowhere", "--out", "/nowhere"),
+        ("inspect", "/nowhere"),
+        ("explain", "NOTHING"),
+        ("patch", "/nowhere.patch", "--xen", "/nowhere", "--build", "build/nowhere"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_unreadable_input_ends_with_two(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert xsplice(capsys, *words)[0] == 2

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xsplice verify`` with right and wrong arguments."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Built
+from xsplice_plugins import cli
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
+
+
+def verify(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """Run the subcommand; return its status and what it said."""
+    try:
+        status = cli.main(["verify", *map(str, words)])
+    except SystemExit as ended:  # argparse
+        status = int(str(ended.code))
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return status, said.out + said.err
+
+
+@pytest.fixture
+def copied(built: Built, tmp_path: Path) -> Path:
+    """Return a copy of the signed payload with its record beside it."""
+    for path in (built.payload, built.folder / "extra-version.payload.json"):
+        shutil.copy(path, tmp_path / path.name)
+    return tmp_path / built.payload.name
+
+
+def test_signed_payload_with_its_certificate_is_proved(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = verify(
+        capsys, built.payload, "--xen-syms", built.image, "--cert", built.certificate
+    )
+    assert status == 0, said
+    assert said.startswith("PROVED: extra-version on Xen 4.17.0\n")
+
+
+def test_unsigned_payload_is_proved_where_none_is_wanted(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = built.unsigned, "--xen-syms", built.image
+    status, said = verify(capsys, *words, "--signer", "none")
+    assert (status, said.split(":")[0]) == (0, "PROVED")
+    status, said = verify(capsys, *words)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED")
+
+
+@pytest.mark.parametrize("signer", [(), ("--signer", "none")])
+def test_a_signature_that_nobody_checks_proves_nothing(
+    signer: tuple[str, ...], built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = verify(capsys, built.payload, "--xen-syms", built.image, *signer)
+    assert status == 5
+    lines = said.splitlines()
+    assert lines[0].startswith("UNPROVED: ")
+    assert lines[1].startswith("  not checked: signature: ")
+
+
+@pytest.mark.parametrize("where", ["payload", "signature", "cut"])
+@pytest.mark.parametrize("has_certificate", [True, False])
+def test_damage_is_never_proved(
+    where: str,
+    has_certificate: bool,
+    copied: Path,
+    built: Built,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = bytearray(copied.read_bytes())
+    if where == "cut":
+        data = data[:-7]
+    else:
+        data[0x200 if where == "payload" else len(data) - 200] ^= 0x55
+    copied.write_bytes(data)
+    given = ["--cert", built.certificate] if has_certificate else []
+    status, said = verify(capsys, copied, "--xen-syms", built.image, *given)
+    assert (status, said.startswith("PROVED")) == (5, False), said
+
+
+def test_a_payload_without_record_is_not_proved(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taking the record away must not take a finding away."""
+    copied.with_name("extra-version.payload.json").unlink()
+    status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
+    assert status == 5
+    assert "not checked: record: no record lies beside the payload" in said
+
+
+def test_the_record_of_another_payload_is_refused(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = copied.with_name("extra-version.payload.json")
+    content = json.loads(record.read_text())
+    content["digest"] = "0" * 64
+    record.write_text(json.dumps(content))
+    status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
+    assert (status, said.split(":")[0]) == (5, "REFUSED")
+    assert "speaks of another file" in said
+
+
+def test_what_was_not_checked_is_lost_by_no_record(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = copied.with_name("extra-version.payload.json")
+    content = json.loads(record.read_text())
+    content["unchecked"] = ["version.o: layouts of structures were not compared"]
+    record.write_text(json.dumps(content))
+    status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED")
+    assert "layouts of structures were not compared" in said.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--on", "qmeu"), "qmeu"),
+        (("--release", "4.20.3"), "4.20.3"),
+        (("--releases", "banana"), "banana"),
+        (("--signer", "nobody"), "nobody"),
+        (("--option", "pin=1"), "pin"),
+        (("--option", "novalue"), "key=value"),
+        (("--cert", "/nowhere.pem"), "/nowhere.pem"),
+        (("--expect", "/nowhere.json"), "/nowhere.json"),
+        (("--linker", "livepatch"), "--linker"),
+    ],
+)
+def test_wrong_use_ends_with_two_and_its_reason(
+    words: tuple[str, ...], message: str, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = verify(
+        capsys, built.payload, "--xen-syms", built.image, "--cert", built.certificate, *words
+    )
+    assert (status, message in said) == (2, True), said
+
+
+def test_unreadable_input_ends_with_two(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "image"
+    text.write_text("no ELF")
+    for payload, image in (
+        (built.payload, tmp_path / "none"),
+        (built.payload, text),
+        (built.payload, tmp_path),
+        (tmp_path / "none", built.image),
+    ):
+        status, said = verify(capsys, payload, "--xen-syms", image)
+        assert status == 2, said
+
+
+def test_machines_get_the_whole_report(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    status, said = verify(
+        capsys,
+        *(built.payload, "--xen-syms", built.image, "--cert", built.certificate),
+        *("--json", "--out", out),
+    )
+    assert status == 0
+    report = json.loads(said)
+    assert (report["verdict"], report["release"]) == ("proved", "4.17.0")
+    assert {finding["check"] for finding in report["findings"]} >= {"model", "signature"}
+    assert json.loads(out.read_text()) == report
+
+
+@pytest.mark.parametrize("which", ["payload", "beneath", "image"])
+def test_what_is_no_regular_file_is_refused_without_reading_it(
+    which: str, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``/dev/zero`` has no end: reading it whole would fill the memory."""
+    payload, image = built.unsigned, built.image
+    words = {
+        "payload": ["/dev/zero", "--xen-syms", image],
+        "beneath": ["/dev/zero", payload, "--xen-syms", image],
+        "image": [payload, "--xen-syms", "/dev/zero"],
+    }[which]
+    status, said = verify(capsys, *words)
+    assert status == 2
+    assert "/dev/zero: not a regular file; check the path" in said
+
+
+@pytest.mark.parametrize("name", ["исправление.livepatch", "fix\udcff.livepatch"])
+def test_a_payloads_file_may_have_any_name(
+    name: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hypervisor knows it by the name's bytes; no name is a reason for a traceback."""
+    file = tmp_path / name
+    shutil.copy(built.payload, file)
+    words = file, "--xen-syms", built.image, "--cert", built.certificate
+    status, said = verify(capsys, *words)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED"), "it has no record"
+    status, said = verify(capsys, *words, "--json")
+    assert json.loads(said)["verdict"] == "unproved"

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every face passes the same gates and ends with the same status: scons, xsplice and make.
+
+The tree is a tiny one of the right shape; `make xsplice` inside a real Xen tree is tried in
+tests/xen/test_xen_build_series.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kit.build import ROOT, Run, scons
+from tests.kit.tiny_tree import TinyTree
+
+pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
+
+HEADER = """
+struct pair { int first; int second; };
+static inline int twice(int a) { return a * 2; }
+#define FILE_NAME __FILE__
+"""
+USER = """
+#include <xen/lib.h>
+struct pair pair;
+unsigned int xen_major_version(void) { return 4; }
+unsigned int xen_minor_version(void) { return 17; }
+int first(struct pair *p) { return p->first * 3; }
+int user(struct pair *p) { return twice(p->second) + first(p); }
+"""
+FLAGS = "-fcf-protection=none -fno-asynchronous-unwind-tables "
+Face = Callable[..., Run]
+
+
+def run(command: list[object], **environ: str) -> Run:
+    """Run a face's program in this checkout."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        | {"PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
+        | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return Run(status=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def with_scons(goal: str, folder: Path, **settings: object) -> Run:
+    """Call ``scons xsplice``."""
+    return scons(goal, settings.pop("BUILD", folder), **settings)  # type: ignore[arg-type]  # a path
+
+
+def with_xsplice(goal: str, folder: Path, **settings: object) -> Run:
+    """Call ``xsplice patch``."""
+    fix = settings.pop("PATCH")
+    words: list[object] = [sys.executable, "-m", "xsplice_plugins", "patch", fix]
+    words += ["--build", settings.pop("BUILD", folder), "--out", folder / "out"]
+    words += ["--verify"] if goal == "xsplice-verify" else []
+    for name, value in settings.items():
+        option = "--option" if name == "OPTIONS" else f"--{name.lower().replace('_', '-')}"
+        words += [option] if value == "1" else [option, value]
+    return run(words)
+
+
+def with_make(goal: str, folder: Path, **settings: object) -> Run:
+    """Call ``make xsplice``; its own status is 2, and it prints the one of what it called."""
+    build = settings.pop("BUILD", folder)
+    given = [f"{name}={value}" for name, value in settings.items()]
+    ended = run(["make", goal, f"BUILD={build}", *given])
+    if not ended.status:
+        return ended
+    assert ended.status == 2, ended.text
+    shown = re.search(rf"make: \*\*\* \[Makefile:\d+: {goal}\] Error (\d+)", ended.err)
+    assert shown is not None, ended.text
+    return Run(status=int(shown[1]), out=ended.out, err=ended.err)
+
+
+FACES = {"scons": with_scons, "xsplice": with_xsplice, "make": with_make}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> TinyTree:
+    """Return a built tree with a structure that exists and functions that read it."""
+    tiny = TinyTree(tmp_path_factory.mktemp("faces") / "tree", flags=FLAGS)
+    (tiny.root / "xen/include/xen/lib.h").write_text(HEADER)
+    (tiny.root / "xen/common/user.c").write_text(USER)
+    tiny.build()
+    return tiny
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Face:
+    """Return one face after the other."""
+    return FACES[str(request.param)]
+
+
+def written(tree: TinyTree, folder: Path, path: str, old: str, new: str) -> Path:
+    """Write the patch that replaces one text."""
+    patch_set = tree.patch((path, old, new))
+    file = folder / "fix.patch"
+    file.write_text(patch_set.patches[0].text)
+    return file
+
+
+GOOD = "xen/common/user.c", "p->first * 3", "p->first * 5"
+LAYOUT = "xen/include/xen/lib.h", "int first;", "int first; int between;"
+OWN_LAYOUT = "xen/common/user.c", "struct pair pair;", "struct pair { int second; } pair;"
+BOOT = "xen/common/entry.S", "    ret", "    nop\n    ret"
+NOTHING = "xen/common/user.c", "* 3", "* /* thrice */ 3"
+
+
+def test_a_fix_is_done(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *GOOD))
+    assert ended.status == 0, ended.text
+    assert "fix: replaces" in ended.out
+    assert list(tmp_path.rglob("fix.livepatch"))
+
+
+def test_no_functional_change(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *NOTHING))
+    assert (ended.status, "no functional change" in ended.text) == (3, True), ended.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"), [(LAYOUT, "LAYOUT"), (BOOT, "ASSEMBLER")], ids=["layout", "assembler"]
+)
+def test_what_cannot_be_patched_is_refused(
+    face: Face, edit: tuple[str, str, str], code: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    ended = face("xsplice-verify", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *edit))
+    assert (ended.status, f"[{code}]" in ended.text) == (4, True), ended.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ON": "qmeu"}, "qmeu"),
+        ({"SIGNER": "nobody"}, "nobody"),
+        ({"DIFFER": "nobody"}, "nobody"),
+        ({"LINKER": "nobody"}, "nobody"),
+        ({"OPTIONS": "pin=1"}, "no plugin of this run reads pin"),
+        ({"OPTIONS": "pin"}, "key=value"),
+        ({"CERT": "/nowhere.pem"}, "/nowhere.pem"),
+        ({"DEPENDS": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_wrong_use(
+    face: Face, settings: dict[str, str], message: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    ended = face("xsplice-verify", tmp_path, XEN=tree.root, PATCH=patch, **settings)
+    assert (ended.status, message in ended.text) == (2, True), ended.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+@pytest.mark.parametrize("inside", ["", "xen", "xen/build", "new"])
+def test_a_build_folder_inside_the_tree_is_refused_and_nothing_is_written(
+    face: Face, inside: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    before = sorted(tree.root.rglob("*"))
+    build = tree.root / inside
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, BUILD=build)
+    assert (ended.status, "only read" in ended.text) == (2, True), ended.text
+    assert sorted(tree.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("face", ["scons", "make"], indirect=True)
+def test_a_release_that_contradicts_is_refused(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    """`xsplice patch` has no such option: the tree tells."""
+    patch = written(tree, tmp_path, *GOOD)
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, RELEASE="4.20.3")
+    assert (ended.status, "4.20.3" in ended.text) == (2, True), ended.text
+
+
+def test_what_is_not_proved(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    """The fix does not do what is expected of it."""
+    patch, expected = written(tree, tmp_path, *GOOD), tmp_path / "expected.json"
+    expected.write_text(
+        '{"effect": [{"probe": "xen_minor_version", "args": [], "type": "int", '
+        '"before": 17, "during": 18, "after": 17}]}'
+    )
+    ended = face("xsplice-verify", tmp_path, XEN=tree.root, PATCH=patch, EXPECT=expected)
+    assert (ended.status, "expected 18" in ended.text) == (5, True), ended.text
+    assert not list(tmp_path.rglob("fix.verify.json"))
+    assert list(tmp_path.rglob("fix.verify.failed.json"))
+
+
+def test_what_the_machine_lacks(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    for build in ("/proc/x", "/dev/null/x"):
+        ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, BUILD=build)
+        assert (ended.status, build in ended.text) == (6, True), ended.text
+
+
+def test_one_payload_whatever_the_face(tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    made = []
+    for name, function in FACES.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        ended = function("xsplice", folder, XEN=tree.root, PATCH=patch, SIGNER="none")
+        assert ended.status == 0, ended.text
+        made.append(min(folder.rglob("fix.livepatch")).read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+def test_patch_leaves_its_files_where_they_are_wanted(tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    out = tmp_path / "out"
+    ended = with_xsplice("xsplice-verify", tmp_path, XEN=tree.root, PATCH=patch)
+    assert ended.status == 0, ended.text
+    names = {path.name for path in out.iterdir()}
+    ends = ("livepatch", "patch.json", "payload.json", "signature.json", "verify.json")
+    assert names == {f"fix.{end}" for end in ends}
+    ended = with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch)
+    assert ended.status == 0, ended.text
+    assert not (out / "fix.verify.json").exists(), "a report of an earlier run lies there"

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layouts in debug information: each way in which one changes, and what is no change."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins.diff.layouts import has_types, layout_difference, layouts_of
+from xsplice_plugins.elf.reader import ElfFile, read_elf
+
+pytestmark = pytest.mark.toolchain
+
+#: What is declared before and after, and what is said of it; "" for no change.
+CHANGES = {
+    "anonymous-typedef": (
+        "typedef struct { int a; int b; } T; T x;",
+        "typedef struct { int a; int r; int b; } T; T x;",
+        "`typedef T` got a new field `r` at byte 4",
+    ),
+    "bit-field-moved": (
+        "struct s { unsigned a:3; unsigned b:5; } x;",
+        "struct s { unsigned c:3; unsigned a:3; unsigned b:5; } x;",
+        "`struct s` got a new field `c` at byte 0",
+    ),
+    "bit-field-wider": (
+        "struct s { unsigned a:3; unsigned b:5; } x;",
+        "struct s { unsigned a:4; unsigned b:5; } x;",
+        "field `a` of `struct s` had 3 bits and would have 4",
+    ),
+    "narrower-in-place": (
+        "struct s { int a; char b; } x;",
+        "struct s { short a; char b __attribute__((aligned(4))); } x;",
+        "field `a` of `struct s` had 32 bits and would have 16",
+    ),
+    "array-longer": (
+        "struct s { char a[4]; int b; } x;",
+        "struct s { char a[3]; int b; } x;",
+        "field `a` of `struct s` had 32 bits and would have 24",
+    ),
+    "inside-a-nameless-union": (
+        "struct s { int a; union { int u; long v; }; } x;",
+        "struct s { int a; union { int u; struct { char c; char u2; }; long v; }; } x;",
+        "got a new field",
+    ),
+    "packed": (
+        "struct s { char a; int b; } x;",
+        "#pragma pack(1)\nstruct s { char a; int b; } x;",
+        "field `b` of `struct s` moved from byte 4 to byte 1",
+    ),
+    "lost": ("struct s { int a, b; } x;", "struct s { int a; } x;", "lost its field `b`"),
+    "aligned": (
+        "struct s { int a; } x;",
+        "struct s { int a; } __attribute__((aligned(16))) x;",
+        "had 4 bytes and would have 16",
+    ),
+    "pointee": ("struct s { int *a; } x;", "struct s { char *a; } x;", ""),
+    "comment": ("struct s { int a; } x;", "struct s { /* why */ int a; } x;", ""),
+    "other-name-of-a-type": (
+        "struct s { int a; } x;",
+        "typedef int number; struct s { number a; } x;",
+        "",
+    ),
+}
+
+
+def compiled(folder: Path, text: str, *flags: str) -> ElfFile:
+    path = folder / "x.o"
+    subprocess.run(["gcc", "-xc", "-c", *flags, "-", "-o", path], input=text, text=True, check=True)
+    return read_elf(path.read_bytes(), "x.o")
+
+
+@pytest.mark.parametrize("flag", ["-gdwarf-4", "-gdwarf-5", "-gstrict-dwarf"])
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_change_is_seen_and_named(case: str, flag: str, tmp_path: Path) -> None:
+    before, after, said = CHANGES[case]
+    flags = (flag, "-gdwarf-4") if flag == "-gstrict-dwarf" else (flag,)
+    old, new = (layouts_of(compiled(tmp_path, text, *flags)) for text in (before, after))
+    assert old.keys() & new.keys(), "nothing was compared"
+    texts = [layout_difference(name, old[name], new[name]) for name in old.keys() & new.keys()]
+    assert [text for text in texts if text] == ([text for text in texts if said in text and text])
+    assert any(texts) == bool(said)
+
+
+def test_without_debug_information_there_are_none(tmp_path: Path) -> None:
+    bare = compiled(tmp_path, "struct s { int a; } x;")
+    assert (has_types(bare), layouts_of(bare)) == (False, {})
+    assert has_types(compiled(tmp_path, "struct s { int a; } x;", "-g"))

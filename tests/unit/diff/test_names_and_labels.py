@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that only look like sections, labels that only look like functions, flags that stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.differ_inputs import diff_c, summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.toolchain
+
+#: Xen's UNLIKELY_START of xen/arch/x86/include/asm/asm_defns.h, as the first user of an object.
+FIRST = r'asm volatile ("test %0, %0\n\tjz 1f\n\t.subsection 1\n\"a/file.o.unlikely\":\n"'
+NEXT = r'asm volatile ("test %0, %0\n\tjz 1f\n\t.subsection 1\n"'
+REST = r'"1: inc %0\n\tjmp 2f\n\t.subsection 0\n2:" : "+r" (a)); '
+
+
+@pytest.mark.parametrize("name", ["init", "exit", "startup", "noinstr"])
+def test_a_function_called_like_a_section_is_ordinary_code(tmp_path: Path, name: str) -> None:
+    text = f"int {name}(int a) {{ return get(a) + 1; }}"
+    assert summary(diff_c(tmp_path, text, text.replace("1", "2"))) == ([name], [], [], [])
+
+
+@pytest.mark.parametrize("name", ["param", "init", "schedulers", "ro_after_init", "percpu"])
+def test_a_variable_called_like_a_section_is_an_ordinary_one(tmp_path: Path, name: str) -> None:
+    text = "static int q = 3; int f(int a) { return get(a) + q++; }"
+    after = text.replace("int f", f"static int {name} = 5; int f").replace("q++", f"q++ + {name}++")
+    assert summary(diff_c(tmp_path, text, after)) == (["f"], [f"file.c#{name}"], [], [])
+
+
+def test_a_section_of_that_name_is_still_a_registry(tmp_path: Path) -> None:
+    text = "int f(int a) { return get(a); }"
+    entry = 'used __attribute__((section(".data.param"))) static int mine = 5; '
+    assert [r.code for r in diff_c(tmp_path, text, entry + text).refused] == ["REGISTRY"]
+
+
+def test_a_label_of_the_new_code_alone_is_no_second_entry(tmp_path: Path) -> None:
+    text = "int f(int a) { return get(a) + 1; }"
+    after = text.replace("return", 'asm volatile ("here: nop"); return')
+    assert summary(diff_c(tmp_path, text, after)) == (["f"], [], [], [])
+    codes = [r.code for r in diff_c(tmp_path, after, text).refused]
+    assert codes == ["ASM_LABEL"]  # old code may enter there
+
+
+def test_the_tail_behind_the_label_of_unlikely_code_belongs_to_its_function(
+    tmp_path: Path,
+) -> None:
+    text = f"int f(int a) {{ {FIRST} {REST} return get(a) + 1; }}"
+    more = f"int g(int a) {{ {NEXT} {REST} return get(a) ^ 5; }}"
+    delta = diff_c(tmp_path, text + more, (text + more).replace("+ 1", "+ 2"))
+    assert summary(delta) == (["f"], [], [], [])
+    moved = f"int g(int a) {{ {FIRST} {REST} return get(a) ^ 5; }}" + text.replace(FIRST, NEXT)
+    assert summary(diff_c(tmp_path, text + more, moved)) == ([], [], [], [])
+
+
+ONCE = """int f(int a) {
+    if (a > 1) { static char once_; if (!once_) { once_ = 1; note("one", a); } }
+    if (a > 2) { static char once_; if (!once_) { once_ = 1; note("one", a); } }
+    if (a > 3) { static char once_; if (!once_) { once_ = 1; note("one", a); } }
+    return get(a) + 1;
+}"""
+
+
+@pytest.mark.parametrize("name", ["once_", "warned"])
+def test_flags_that_print_once_are_kept(tmp_path: Path, name: str) -> None:
+    before = ONCE.replace("once_", name)
+    after = before.replace("{\n    if", "{\n    if (!a) return 0;\n    if", 1)
+    delta = diff_c(tmp_path, before, after)
+    assert summary(delta) == (["f"], [], [], [])
+    assert len(delta.references) == 3
+
+
+def test_other_statics_of_one_name_are_not_taken_for_flags(tmp_path: Path) -> None:
+    before = ONCE.replace("once_", "state")
+    after = before.replace("{\n    if", "{\n    if (!a) return 0;\n    if", 1)
+    delta = diff_c(tmp_path, before, after)
+    assert [r.code for r in delta.refused] == ["AMBIGUOUS"]
+
+
+CHECKED = """int arr[100];
+int f(int i) { arr[i] = 1; return arr[i + 1] + get(i); }
+int g(int a, int b) { return a + b * 2; }
+int h(int s) { return 1 << s; }
+"""
+
+
+def test_what_a_sanitizer_says_of_a_function_is_new_with_it(tmp_path: Path) -> None:
+    after = "\n\n" + CHECKED.replace("* 2", "* 3")
+    delta = diff_c(tmp_path, CHECKED, after, "-fsanitize=undefined")
+    assert [c.name for c in delta.changed] == ["g"]
+    assert delta.refused == ()
+    assert delta.new
+    assert all(item.section.startswith(".data") for item in delta.new)
+
+
+COVERED = """int f(int i) { if (i > 3) return get(i); return put(i, 2); }
+int g(int a, int b) { if (a) return get(a); return a + b * 2; }
+"""
+
+
+@pytest.mark.parametrize("more", ["b * 3", "(b > 5 ? get(b) : put(b, a))"])
+def test_a_counted_function_counts_on_or_gets_new_counters(tmp_path: Path, more: str) -> None:
+    flags = ("-fprofile-arcs", "-ftest-coverage")
+    delta = diff_c(tmp_path, COVERED, COVERED.replace("b * 2", more), *flags)
+    assert [c.name for c in delta.changed] == ["g"]
+    assert delta.refused == ()
+    counters = [n.symbol for n in delta.new] + [r.target for r in delta.references]
+    assert [name.rpartition("#")[2] for name in counters] == ["__gcov0.g"]
+    assert bool(delta.new) == (more != "b * 3")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding a tree's parts, and refusing what cannot be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xsplice_plugins.elf.types import EM_X86_64
+from xsplice_plugins.errors import CaptureError, ConfigError
+from xsplice_plugins.kbuild.indexing import read_index
+from xsplice_plugins.kbuild.tree import locate_tree
+
+if TYPE_CHECKING:
+    from tests.kit.tiny_tree import TinyTree
+
+pytestmark = pytest.mark.toolchain
+
+
+def test_the_top_folder_and_the_hypervisors_folder_are_the_same_tree(built: TinyTree) -> None:
+    tree = locate_tree(built.root)
+    assert locate_tree(built.root / "xen") == tree
+    assert (tree.release, tree.arch, tree.build_dir) == ("4.17.5", "x86", "xen")
+    assert tree.machine == EM_X86_64
+    assert tree.xen_syms == built.root / "xen/xen-syms"
+    assert len(tree.build_id) == 40
+    assert not tree.is_out_of_source
+
+
+def test_what_is_no_tree_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        locate_tree(tmp_path / "none")
+    with pytest.raises(ConfigError, match="not a Xen tree"):
+        locate_tree(tmp_path)
+
+
+def test_a_tree_that_is_not_built_is_refused(own_tree: TinyTree) -> None:
+    (own_tree.root / "xen/xen-syms").unlink()
+    with pytest.raises(CaptureError, match=r"not built \(no xen-syms\); build it first: make"):
+        locate_tree(own_tree.root)
+    (own_tree.root / "xen/.config").unlink()
+    with pytest.raises(CaptureError, match=r"not built \(no .config\)"):
+        locate_tree(own_tree.root)
+
+
+def test_a_tree_without_live_patching_is_refused(own_tree: TinyTree) -> None:
+    (own_tree.root / "xen/.config").write_text("CONFIG_X86=y\n# CONFIG_LIVEPATCH is not set\n")
+    with pytest.raises(CaptureError, match="without CONFIG_LIVEPATCH"):
+        locate_tree(own_tree.root)
+
+
+def test_an_image_of_another_build_is_refused(own_tree: TinyTree) -> None:
+    shipped = own_tree.root / "xen/xen"
+    data = shipped.read_bytes()
+    shipped.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CaptureError, match="is not that of xen beside it"):
+        locate_tree(own_tree.root)
+    shipped.write_bytes(data)
+    locate_tree(own_tree.root)
+    os.utime(own_tree.root / "xen/prelink.o", (2**32, 2**32))
+    with pytest.raises(CaptureError, match="older than the objects"):
+        locate_tree(own_tree.root)
+
+
+def test_an_image_that_is_no_image_is_refused(own_tree: TinyTree) -> None:
+    (own_tree.root / "xen/xen-syms").write_bytes(b"\x7fELF")
+    with pytest.raises(CaptureError, match="not a readable ELF image"):
+        locate_tree(own_tree.root)
+
+
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+def test_absolute_links_and_unrecorded_archives_still_tell_what_is_linked(
+    place: str, own_tree: TinyTree
+) -> None:
+    """Xen 4.14: prelink.o is recorded with absolute paths, built_in.o not at all.
+
+    Such a tree once seemed to link nothing, so every patch was "no functional change".
+    """
+    xen = own_tree.root / "xen"
+    (xen / "common" / ".built_in.o.cmd").unlink()
+    (xen / "common" / "compat").mkdir()  # `obj-y += compat/domain.o`
+    shutil.copy(xen / "common" / "user.o", xen / "common" / "compat" / "domain.o")
+    start = xen if place == "here" else Path("/elsewhere/xen")
+    (xen / ".prelink.o.cmd").write_text(
+        f"cmd_prelink.o := ld -r -o prelink.o {start}/common/built_in.o\n"
+    )
+    linked = read_index(locate_tree(own_tree.root)).linked
+    assert {"common/version.o", "common/setup.init.o", "common/entry.o"} <= linked
+    assert "common/compat/domain.o" in linked
+    assert "xen-syms" not in linked
+
+
+@pytest.mark.parametrize(
+    ("minor", "extra", "release"),
+    [
+        ("17", ".5", "4.17.5"),
+        ("23", "-unstable$(XEN_VENDORVERSION)", "4.23.0"),
+        ("22", "", "4.22.0"),
+    ],
+)
+def test_the_release_is_read_from_the_makefile(
+    minor: str, extra: str, release: str, own_tree: TinyTree
+) -> None:
+    (own_tree.root / "xen/Makefile").write_text(
+        f"export XEN_VERSION = 4\nexport XEN_SUBVERSION = {minor}\n"
+        f"export XEN_EXTRAVERSION ?= {extra}\n-include xen-version\n"
+    )
+    assert locate_tree(own_tree.root).release == release
+    (own_tree.root / "xen/xen-version").write_text("XEN_EXTRAVERSION = .9-mine\n")
+    assert locate_tree(own_tree.root).release == f"4.{minor}.9"
+
+
+def test_an_image_that_says_another_release_is_refused(own_tree: TinyTree) -> None:
+    (own_tree.root / "xen/common/version.c").write_text(
+        "unsigned int xen_major_version(void)\n{\n    return 4;\n}\n"
+        "unsigned int xen_minor_version(void)\n{\n    return 17;\n}\n"
+        'const char *xen_extra_version(void)\n{\n    return ".5-here";\n}\n'
+    )
+    own_tree.build()
+    assert locate_tree(own_tree.root).release == "4.17.5"
+    makefile = own_tree.root / "xen/Makefile"
+    makefile.write_text(makefile.read_text().replace(".5", ".6"))
+    with pytest.raises(CaptureError, match=r"xen-syms: says it is Xen 4\.17\.5, and .*4\.17\.6"):
+        locate_tree(own_tree.root)

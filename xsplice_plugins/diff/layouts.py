@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where structures keep their members, as debug information tells.
+
+Objects that exist when a payload is applied have the old layout, and code that is not replaced
+reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.debuginfo import (
+    AT_BIT_OFFSET,
+    AT_BIT_SIZE,
+    AT_BYTE_SIZE,
+    AT_COUNT,
+    AT_MEMBER_LOCATION,
+    AT_NAME,
+    AT_OLD_BIT_OFFSET,
+    AT_TYPE,
+    AT_UPPER_BOUND,
+    NESTING_MAX,
+    RECORDS,
+    TAG_ARRAY,
+    TAG_CONST,
+    TAG_MEMBER,
+    TAG_POINTER,
+    TAG_SUBRANGE,
+    TAG_TYPEDEF,
+    TAG_VOLATILE,
+    DebugEntry,
+    debug_info,
+    number_of,
+    type_name,
+    within_function,
+)
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
+
+
+IN_DEBUG_INFORMATION = "in the debug information"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructLayout:
+    """Size and members of a structure: (name, offset in bits, size in bits).
+
+    A member of a nameless structure or union is one of its own, after its owner's name.
+    """
+
+    size_bytes: int
+    members: tuple[tuple[str, int, int], ...]
+
+
+def has_types(file: ElfFile) -> bool:
+    """Tell whether an object has debug information to compare layouts by."""
+    return ".debug_info" in file.section_by_name
+
+
+def layouts_of(file: ElfFile) -> dict[str, StructLayout]:
+    """Return the layouts that an object's debug information tells, by the structure's name.
+
+    Raises:
+        DiffError: It uses a form that is not known, or is damaged.
+    """
+    info = debug_info(file)
+    return _Layouts(info.entries, info.place_of).by_name()
+
+
+def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
+    """Say how a structure's layout changed, naming the first field concerned; "" if it did not."""
+    if old == new:
+        return ""
+    before = {member: places for member, *places in old.members}
+    after = {member for member, *_ in new.members}
+    for member, bits, size_bits in new.members:
+        if member not in before:
+            return f"`{name}` got a new field `{member}` at byte {bits // 8}"
+        was, size_was = before[member]
+        if was != bits:
+            unit, per = ("byte", 8) if was % 8 == bits % 8 == 0 else ("bit", 1)
+            return (
+                f"field `{member}` of `{name}` moved from {unit} {was // per} to {unit} "
+                f"{bits // per}"
+            )
+        if size_was != size_bits:
+            return f"field `{member}` of `{name}` had {size_was} bits and would have {size_bits}"
+    for member, *_ in old.members:
+        if member not in after:
+            return f"`{name}` lost its field `{member}`"
+    if old.size_bytes != new.size_bytes:
+        return f"`{name}` had {old.size_bytes} bytes and would have {new.size_bytes}"
+    return f"the fields of `{name}` changed their order"
+
+
+class _Layouts:
+    """The structures of one object, with the sizes of their members."""
+
+    def __init__(self, entries: list[DebugEntry], place_of: dict[int, int]) -> None:
+        self.entries, self.place_of = entries, place_of
+        self.children: dict[int, list[DebugEntry]] = {}
+        for entry in entries:
+            if entry.tag in (TAG_MEMBER, TAG_SUBRANGE):
+                self.children.setdefault(entry.parent, []).append(entry)
+
+    def by_name(self) -> dict[str, StructLayout]:
+        """Return every layout that outlives a function, by tag or by ``typedef``."""
+        result = {}
+        for number, entry in enumerate(self.entries):
+            if AT_NAME not in entry.values or within_function(self.entries, entry):
+                continue
+            is_typedef = entry.tag == TAG_TYPEDEF
+            place = self._type_of(entry) if is_typedef else number
+            record = self.entries[place]
+            if place < 0 or record.tag not in RECORDS or AT_BYTE_SIZE not in record.values:
+                continue
+            if is_typedef and AT_NAME in record.values:
+                continue  # it goes by its tag
+            name = f"typedef {entry.values[AT_NAME]}" if is_typedef else type_name(entry)
+            size = number_of(record.values[AT_BYTE_SIZE])
+            result[name] = StructLayout(size_bytes=size, members=self._members(place))
+        return result
+
+    def _type_of(self, entry: DebugEntry) -> int:
+        """Return the number of an entry's type, -1 for ``void``."""
+        return self.place_of.get(number_of(entry.values.get(AT_TYPE, -1)), -1)
+
+    def _members(
+        self, number: int, prefix: str = "", start_bits: int = 0, depth: int = 0
+    ) -> tuple[tuple[str, int, int], ...]:
+        found: list[tuple[str, int, int]] = []
+        for entry in self.children.get(number, []):
+            size_bits, bits = self._place(entry)
+            name = prefix + str(entry.values.get(AT_NAME, "(unnamed)"))
+            kind = self._bare(self._type_of(entry))
+            found.append((name, start_bits + bits, size_bits))
+            inner = self.entries[kind]
+            if kind >= 0 and inner.tag in RECORDS and AT_NAME not in inner.values:
+                assert depth < NESTING_MAX, "structures nest as deep as C allows"
+                found += self._members(kind, f"{name}.", start_bits + bits, depth + 1)
+        return tuple(found)
+
+    def _place(self, entry: DebugEntry) -> tuple[int, int]:
+        """Return a member's size and its offset, in bits."""
+        values = entry.values
+        size_bits = number_of(values.get(AT_BIT_SIZE, 0))
+        bits = 8 * number_of(values.get(AT_MEMBER_LOCATION, 0))
+        bits += number_of(values.get(AT_BIT_OFFSET, 0))
+        whole = 8 * self._size_bytes(self._type_of(entry))
+        if AT_OLD_BIT_OFFSET in values:  # DWARF 4 counts from the storage unit's other end
+            storage = 8 * number_of(values.get(AT_BYTE_SIZE, 0)) or whole
+            bits += storage - number_of(values[AT_OLD_BIT_OFFSET]) - size_bits
+        return size_bits or whole, bits
+
+    def _bare(self, number: int) -> int:
+        """Return a type without its other names and qualifiers."""
+        for _ in range(NESTING_MAX):
+            if number < 0 or self.entries[number].tag not in (
+                TAG_TYPEDEF,
+                TAG_CONST,
+                TAG_VOLATILE,
+            ):
+                break
+            number = self._type_of(self.entries[number])
+        return number
+
+    def _size_bytes(self, number: int) -> int:
+        """Return a type's size; 0 for an array without one."""
+        number, count = self._bare(number), 1
+        for _ in range(NESTING_MAX):
+            if number < 0 or self.entries[number].tag != TAG_ARRAY:
+                break
+            for entry in self.children.get(number, []):
+                last = number_of(entry.values.get(AT_UPPER_BOUND, -1))
+                count *= number_of(entry.values.get(AT_COUNT, last + 1))
+            number = self._bare(self._type_of(self.entries[number]))
+        if number < 0:
+            return 0
+        entry = self.entries[number]
+        default = 8 if entry.tag == TAG_POINTER else 0
+        return count * number_of(entry.values.get(AT_BYTE_SIZE, default))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which release of Xen an image says it is."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, ET_REL
+from xsplice_plugins.errors import ElfError
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
+
+_CODE_BYTES = 32
+_TEXT_BYTES = 64
+#: A landing pad and a frame, which some compilers and configurations put in front.
+_X86_FRONT = rb"(?:\xf3\x0f\x1e\xfa)?(?:\x55\x48\x89\xe5)?"
+_X86_NUMBER = re.compile(_X86_FRONT + rb"\xb8(.{4})", re.DOTALL)  # mov $imm32,%eax
+_X86_TEXT = re.compile(_X86_FRONT + rb"\x48\x8d\x05(.{4})", re.DOTALL)  # lea disp32(%rip),%rax
+
+
+def release_of_image(elf: ElfFile) -> str | None:
+    """Return the release that a hypervisor's image reports to its guests.
+
+    For example ``4.17.5``; a development tree (``4.23-unstable``) is its ``.0``. ``None`` if the
+    image has no such functions, or they are not the few instructions that are known, or whoever
+    built it put another text in the place of the point release.
+
+    Source: ``xen_major_version``, ``xen_minor_version`` and ``xen_extra_version`` of
+    xen/common/version.c.
+    """
+    if elf.type == ET_REL or elf.machine not in {EM_X86_64, EM_AARCH64}:
+        return None
+    try:
+        functions = {symbol.name: symbol.value for symbol in elf.symbols if symbol.name in _NAMES}
+        if len(functions) != len(_NAMES):
+            return None
+        is_x86 = elf.machine == EM_X86_64
+        number, text = (_x86_number, _x86_text) if is_x86 else (_arm64_number, _arm64_text)
+        major, minor = (number(elf, functions[name]) for name in _NAMES[:2])
+        place = text(elf, functions[_NAMES[2]])
+        extra = b"" if place is None else _at(elf, place, _TEXT_BYTES)
+    except ElfError:
+        return None
+    point = re.match(rb"\.(\d{1,3})(?=\D)", extra)
+    if major is None or minor is None or not (point or extra.startswith(b"-unstable")):
+        return None
+    return f"{major}.{minor}.{int(point[1]) if point else 0}"
+
+
+_NAMES = ("xen_major_version", "xen_minor_version", "xen_extra_version")
+
+
+def _at(elf: ElfFile, addr_virt: int, size_bytes: int) -> bytes:
+    """Return what the file holds at an address, cut where a section ends."""
+    for section in elf.sections:
+        offset = addr_virt - section.addr_virt
+        if section.is_alloc and 0 <= offset < len(section.data):
+            return section.data[offset : offset + size_bytes]
+    return b""
+
+
+def _x86_number(elf: ElfFile, addr_virt: int) -> int | None:
+    found = _X86_NUMBER.match(_at(elf, addr_virt, _CODE_BYTES))
+    return int.from_bytes(found[1], "little") if found else None
+
+
+def _x86_text(elf: ElfFile, addr_virt: int) -> int | None:
+    found = _X86_TEXT.match(_at(elf, addr_virt, _CODE_BYTES))
+    return (
+        addr_virt + found.end() + int.from_bytes(found[1], "little", signed=True) if found else None
+    )
+
+
+def _arm64_words(elf: ElfFile, addr_virt: int) -> tuple[int, int]:
+    code = _at(elf, addr_virt, 8).ljust(8, b"\0")
+    return int.from_bytes(code[:4], "little"), int.from_bytes(code[4:], "little")
+
+
+def _arm64_number(elf: ElfFile, addr_virt: int) -> int | None:
+    first, _ = _arm64_words(elf, addr_virt)
+    return first >> 5 & 0xFFFF if first & 0xFFE0001F == 0x52800000 else None  # mov w0, #imm16
+
+
+def _arm64_text(elf: ElfFile, addr_virt: int) -> int | None:
+    first, second = _arm64_words(elf, addr_virt)
+    # adrp x0, page; add x0, x0, #imm12
+    if first & 0x9F00001F != 0x90000000 or second & 0xFFC003FF != 0x91000000:
+        return None
+    pages = (first >> 5 & 0x7FFFF) << 2 | first >> 29 & 3
+    pages -= pages >> 20 << 21
+    return (addr_virt & ~0xFFF) + (pages << 12) + (second >> 10 & 0xFFF)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way through, from patch or hand-written source to the verdict, with every gate.
+
+`run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
+captures it; `payload` diffs, links and signs; `judge` verifies and concludes. SCons' nodes, the
+command line and make in Xen's tree call these functions and nothing behind them.
+"""
+
+from xsplice_plugins.pipeline.judge import conclude, is_proved, verify_payload
+from xsplice_plugins.pipeline.payload import (
+    diff_pair,
+    link_payload,
+    refusal_text,
+    sign_payload,
+    write_signed,
+)
+from xsplice_plugins.pipeline.run import (
+    Base,
+    Run,
+    base_of_image,
+    base_of_tree,
+    check_outside,
+    open_run,
+    require_room,
+)
+from xsplice_plugins.pipeline.source import (
+    Sides,
+    bare_pair,
+    build_handmade,
+    capture_made,
+    capture_pair,
+    capture_reached,
+    handmade_deltas,
+    plan_fix,
+    read_fix,
+)
+
+__all__ = [
+    "Base",
+    "Run",
+    "Sides",
+    "bare_pair",
+    "base_of_image",
+    "base_of_tree",
+    "build_handmade",
+    "capture_made",
+    "capture_pair",
+    "capture_reached",
+    "check_outside",
+    "conclude",
+    "diff_pair",
+    "handmade_deltas",
+    "is_proved",
+    "link_payload",
+    "open_run",
+    "plan_fix",
+    "read_fix",
+    "refusal_text",
+    "require_room",
+    "sign_payload",
+    "verify_payload",
+    "write_signed",
+]

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a signed payload to the verdict: what is asked, of whom, and what decides."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import (
+    Finding,
+    Report,
+    Severity,
+    SignatureState,
+    Verdict,
+    VerifyRequest,
+    read_file,
+)
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.pipeline.payload import check_signature
+from xsplice_plugins.pipeline.run import settled
+from xsplice_plugins.plugins.manager import call, chosen
+from xsplice_plugins.settings import check_release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
+    from xsplice_plugins.pipeline.run import Run
+
+MODEL = "model"  #: the verifier that is always asked
+#: From the worst on; what is not listed decides nothing.
+_DECIDING = {
+    Severity.HAZARD: Verdict.HAZARD,
+    Severity.ERROR: Verdict.REFUSED,
+    Severity.UNCHECKED: Verdict.UNPROVED,
+}
+
+
+def verify_payload(
+    run: Run, data: bytes, record: PayloadRecord, path: Path, *, beneath: Sequence[Path] = ()
+) -> Report:
+    """Ask the signer and every chosen verifier about a signed payload, and conclude.
+
+    Args:
+        run: Settings and plugins; ``config.image`` is the hypervisor.
+        data: The whole signed file.
+        record: What it holds.
+        path: Where the file lies.
+        beneath: Payloads that are applied before it, bottom first.
+
+    Raises:
+        ConfigError: Image, record and settings contradict each other.
+        ElfFormatError: The image cannot be read.
+        PluginError: A verifier failed.
+    """
+    image_path = run.config.image
+    if image_path is None:
+        raise ConfigError(f"{path}: no image to judge it on; give xen-syms")
+    image = read_file(image_path)
+    run = settled(run, image)
+    config = run.config
+    _check_record(run, record, image)
+    check = check_signature(run, data)
+    is_wanted = config.signer != "none"
+    request = VerifyRequest(
+        payload_path=path,
+        image_path=image_path,
+        release=config.release,
+        releases_compared=config.releases_compared,
+        certificate=config.certificate,
+        signature=check if is_wanted and _is_checkable(run, check) else None,
+        expected=config.expected,
+        beneath=tuple(beneath),
+    )
+    findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
+    hook = chosen(run.plugins, "xsplice_verify_payload", *config.verifiers)
+    answers = call(hook, data=data, record=record, request=request, config=config)
+    findings += [finding for answer in reversed(answers) for finding in answer]
+    return conclude(data, record, config.release, findings)
+
+
+def conclude(
+    data: bytes, record: PayloadRecord, release: str, findings: Sequence[Finding]
+) -> Report:
+    """Return the report: the worst finding decides, and no finding can soften another.
+
+    A payload is proved only if the model was asked, nothing was found against it, and nothing
+    stayed unchecked.
+
+    Args:
+        data: The file that was judged.
+        record: What it holds; what its makers could not check counts.
+        release: The hypervisor's release.
+        findings: Of all verifiers.
+    """
+    found = [
+        *findings,
+        *(
+            Finding(check="record", severity=Severity.UNCHECKED, subject=record.name, text=text)
+            for text in record.unchecked
+        ),
+    ]
+    if not any(finding.check == MODEL for finding in found):
+        text = "the reference hypervisor core was not asked"
+        found.append(
+            Finding(check=MODEL, severity=Severity.UNCHECKED, subject=record.name, text=text)
+        )
+    order = list(_DECIDING)
+    worst = min(
+        (finding for finding in found if finding.severity in _DECIDING),
+        key=lambda finding: order.index(finding.severity),
+        default=None,
+    )
+    return Report(
+        name=record.name,
+        verdict=_DECIDING[worst.severity] if worst else Verdict.PROVED,
+        errno=worst.errno if worst else 0,
+        step=worst.step if worst else "",
+        reason=worst.text if worst else "",
+        digest=hashlib.sha256(data).hexdigest(),
+        release=release,
+        findings=tuple(found),
+    )
+
+
+def is_proved(report: Report) -> bool:
+    """Tell whether a report's verdict is "proved"; anything else fails a run."""
+    return report.verdict is Verdict.PROVED
+
+
+def _check_record(run: Run, record: PayloadRecord, image: bytes) -> None:
+    """Refuse a record that speaks of another release or machine than the image's."""
+    check_release(record.release, run.config.release, "the payload's record", "the hypervisor")
+    machine = read_elf(image, "xen-syms").machine
+    if record.machine not in {0, machine}:
+        raise ConfigError(
+            f"{record.name}: made for ELF machine {record.machine}, and the image is for "
+            f"{machine}; give the image of the hypervisor it was made for"
+        )
+
+
+def _record_findings(data: bytes, record: PayloadRecord) -> list[Finding]:
+    """Find that the record beside a payload is that of another file."""
+    payload = data[: record.size_bytes]
+    if hashlib.sha256(payload).hexdigest() == record.digest:
+        return []
+    return [
+        Finding(
+            check="record",
+            severity=Severity.ERROR,
+            subject=record.name,
+            text="the record beside the payload speaks of another file; build it again, or take "
+            "the record away",
+        )
+    ]
+
+
+def _is_checkable(run: Run, check: SignatureCheck) -> bool:
+    """Tell whether there was anything to check against."""
+    has_trust = run.config.certificate is not None or run.config.build_dir is not None
+    return has_trust or check.state not in {SignatureState.UNSIGNED, SignatureState.UNKNOWN_KEY}
+
+
+def _signature_finding(run: Run, name: str, check: SignatureCheck) -> Finding:
+    """Say what the signature came to; a signature that nobody checked proves nothing."""
+    severity, text = Severity.INFO, f"{check.state}: {check.reason}"
+    is_unsigned = check.state is SignatureState.UNSIGNED
+    if run.config.signer == "none":
+        if not is_unsigned:
+            severity = Severity.UNCHECKED
+            text = "there is one, and it was not checked; give its certificate and signer"
+    elif not _is_checkable(run, check):
+        severity = Severity.UNCHECKED
+        text = (
+            "the file carries none; ask for SIGNER=none if none is wanted"
+            if is_unsigned
+            else "not checked; give the certificate that it must fit"
+        )
+    elif check.state is not SignatureState.GOOD:
+        severity = Severity.ERROR
+    is_bad = severity is Severity.ERROR
+    return Finding(
+        check="signature",
+        severity=severity,
+        subject=name,
+        text=text,
+        errno=errno.EPERM if is_bad else 0,
+        step="signature" if is_bad else "",
+    )

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a captured pair to a signed payload: call the plugin that does the job, check its answer.
+
+Files are read and written by the callers and by `write_signed`, which is the last write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.artefacts import (
+    Delta,
+    Finding,
+    ObjectPair,
+    Payload,
+    Refusal,
+    Severity,
+    SignatureState,
+    SignedPayload,
+)
+from xsplice_plugins.errors import (
+    NoFunctionalChangeError,
+    PluginError,
+    RefusedError,
+    SignError,
+)
+from xsplice_plugins.pipeline.run import settled
+from xsplice_plugins.plugins.manager import call, chosen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import SignatureCheck
+    from xsplice_plugins.pipeline.run import Run
+
+
+def diff_pair(
+    run: Run, pair: ObjectPair, baseline: bytes, new: bytes
+) -> tuple[Delta, tuple[Finding, ...]]:
+    """Say what changed in meaning in one captured pair.
+
+    What the capture already refused stays refused, and what nobody could check is written into
+    the delta, whichever differ was chosen.
+
+    Args:
+        run: Settings and plugins; ``config.differ`` names the differ.
+        pair: The pair's record.
+        baseline: The object before the patch; not looked at where the pair is equal.
+        new: The object after it.
+
+    Returns:
+        The delta, and what collecting checks had to say about it.
+
+    Raises:
+        DiffError: The objects cannot be compared.
+        PluginError: No such differ, it answered nothing, or a plugin failed.
+        RefusedError: A check of a plugin found an error.
+    """
+    if not pair.is_changed:
+        return Delta(
+            object_path=pair.object_path,
+            source_path=pair.source_path,
+            profile=run.config.profile,
+            machine=0,
+            digest_new=pair.digest_new,
+            refused=pair.refused,
+        ), ()
+    hook = chosen(run.plugins, "xsplice_diff_objects", run.config.differ)
+    delta = call(hook, pair=pair, baseline=baseline, new=new, config=run.config)
+    if delta is None:
+        raise PluginError(
+            f"{pair.object_path}: the differ {run.config.differ} does not know such objects; "
+            "choose another one with DIFFER="
+        )
+    assert isinstance(delta, Delta)
+    known = set(delta.refused)
+    delta = replace(
+        delta,
+        refused=delta.refused + tuple(r for r in pair.refused if r not in known),
+        unchecked=delta.unchecked + _unchecked(pair, delta),
+    )
+    answers = call(run.plugins.hook.xsplice_check_delta, delta=delta, config=run.config)
+    findings = tuple(finding for answer in answers for finding in answer)
+    errors = [f for f in findings if f.severity in {Severity.ERROR, Severity.HAZARD}]
+    if errors:
+        raise RefusedError("\n".join(f"{f.subject}: {f.text} (check {f.check})" for f in errors))
+    return delta, findings
+
+
+def _unchecked(pair: ObjectPair, delta: Delta) -> tuple[str, ...]:
+    """Say what of a pair nobody compared: layouts, without sources and without DWARF."""
+    if pair.layouts or delta.layouts:
+        return ()
+    why = "there are neither sources nor debug information of both sides"
+    return (f"{pair.object_path}: layouts of structures were not compared ({why})",)
+
+
+def refusal_text(deltas: Sequence[Delta]) -> str:
+    """Return one line for each refused change, or an empty text.
+
+    A header's change is refused in every object that it reaches: it is said once.
+    """
+    objects: dict[Refusal, list[str]] = {}
+    for delta in deltas:
+        for refusal in delta.refused:
+            objects.setdefault(replace(refusal, skeleton=""), []).append(delta.object_path)
+    lines = []
+    for refusal, paths in objects.items():
+        more = f" and {len(set(paths)) - 1} more" if len(set(paths)) > 1 else ""
+        where = f" ({refusal.line})" if refusal.line else ""
+        lines.append(refusal_line(f"{paths[0]}{more}: {refusal.name}{where}", refusal))
+    return "\n".join(lines)
+
+
+def refusal_line(subject: str, refusal: Refusal) -> str:
+    """Return one refusal as messages spell it."""
+    return f"{subject}: {refusal.reason} [{refusal.code}]; {refusal.hint}"
+
+
+def link_payload(
+    run: Run,
+    name: str,
+    deltas: Sequence[Delta],
+    objects: Sequence[bytes],
+    image: bytes,
+) -> Payload:
+    """Make one payload from all deltas of a fix.
+
+    Args:
+        run: Settings and plugins; ``config.linker`` names the linker.
+        name: Name of the fix; part of the payload's ``.modinfo``.
+        deltas: What changed, one per captured pair.
+        objects: The new object of each delta, in the same order.
+        image: The whole ``xen-syms`` file.
+
+    Returns:
+        The unsigned payload with its record.
+
+    Raises:
+        RefusedError: Some change cannot be live patched; the message names each.
+        NoFunctionalChangeError: Nothing is left to replace.
+        LinkError: The pieces do not make a payload for this image.
+    """
+    run = settled(run, image)
+    refused = refusal_text(deltas)
+    if refused:
+        raise RefusedError(refused)
+    for delta, data in zip(deltas, objects, strict=True):
+        if hashlib.sha256(data).hexdigest() != delta.digest_new:
+            raise RefusedError(
+                f"{delta.object_path}: the object is not the one its delta speaks of; "
+                "run the diff again"
+            )
+    kept = [
+        (delta, data)
+        for delta, data in zip(deltas, objects, strict=True)
+        if delta.changed or delta.new or delta.nopped
+    ]
+    if not kept:
+        raise NoFunctionalChangeError(no_change_text(deltas))
+    kept.sort(key=lambda item: item[0].object_path)
+    hook = chosen(run.plugins, "xsplice_link_payload", run.config.linker)
+    payload = call(
+        hook,
+        name=name,
+        deltas=tuple(delta for delta, _ in kept),
+        objects=tuple(data for _, data in kept),
+        image=image,
+        config=run.config,
+    )
+    if payload is None:
+        raise PluginError(
+            f"{name}: the linker {run.config.linker} made no payload; choose another one"
+        )
+    assert isinstance(payload, Payload)
+    record = payload.record
+    return replace(
+        payload,
+        record=replace(
+            record,
+            notes=record.notes + tuple(note for delta in deltas for note in delta.notes),
+            unchecked=record.unchecked
+            + tuple(word for delta in deltas for word in delta.unchecked),
+        ),
+    )
+
+
+def no_change_text(deltas: Sequence[Delta]) -> str:
+    """Say that nothing is to be replaced, and what was seen instead."""
+    lines = sum(len(delta.line_only) for delta in deltas)
+    seen = f"{lines} functions differ in line numbers only" if lines else "the objects are equal"
+    return f"no functional change: {seen}; nothing needs a live patch"
+
+
+def sign_payload(run: Run, payload: Payload) -> SignedPayload:
+    """Sign a payload with the signer chosen by name.
+
+    Args:
+        run: Settings and plugins; ``config.signer`` names the signer.
+        payload: The unsigned payload.
+
+    Returns:
+        The file to be shipped.
+
+    Raises:
+        SignError: The key does not fit, the payload is signed already, or the signer changed it.
+    """
+    hook = chosen(run.plugins, "xsplice_sign_payload", run.config.signer)
+    signed = call(hook, data=payload.data, record=payload.record, config=run.config)
+    if signed is None:
+        raise PluginError(f"{payload.record.name}: the signer {run.config.signer} gave no answer")
+    assert isinstance(signed, SignedPayload)
+    if not signed.data.startswith(payload.data):
+        raise SignError(
+            f"{payload.record.name}: the signer {run.config.signer} changed the payload itself; "
+            "a signature may only be appended"
+        )
+    return signed
+
+
+def check_signature(run: Run, data: bytes) -> SignatureCheck:
+    """Check a written file's signature with the signer chosen by name.
+
+    Args:
+        run: Settings and plugins; ``config.signer`` names the signer.
+        data: The whole file.
+
+    Returns:
+        What the check came to.
+
+    Raises:
+        PluginError: The signer cannot check its own signatures.
+    """
+    hook = chosen(run.plugins, "xsplice_check_signature", run.config.signer)
+    check = call(hook, data=data, certificate=run.config.certificate, config=run.config)
+    if check is None:
+        raise PluginError(
+            f"the signer {run.config.signer} cannot check its signatures; "
+            "it must implement xsplice_check_signature"
+        )
+    assert isinstance(check, artefacts.SignatureCheck)
+    return check
+
+
+def write_signed(run: Run, signed: SignedPayload, path: Path) -> None:
+    """Write the signed payload as the last write, read it back and check it.
+
+    Args:
+        run: Settings and plugins.
+        signed: The file's content and record.
+        path: Where it goes; written under a temporary name first.
+
+    Raises:
+        SignError: What was written does not pass its own signer's check; the file is removed.
+    """
+    artefacts.write_file(path, signed.data)
+    written = path.read_bytes()
+    check = check_signature(run, written)
+    is_none = run.config.signer == "none" and check.state is SignatureState.UNSIGNED
+    if written != signed.data or not (is_none or check.state is SignatureState.GOOD):
+        path.unlink()
+        raise SignError(
+            f"{path}: the file read back does not pass the check ({check.reason}); it was removed"
+        )

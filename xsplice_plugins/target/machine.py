@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine is to live patching: one value a machine, made by one file a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from re import Pattern
+from typing import NamedTuple
+
+from xsplice_plugins.artefacts import Facts
+from xsplice_plugins.releases import Version
+
+#: Known places of instructions: offset -> length in bytes, 0 where only the start is known.
+Marks = Mapping[int, int]
+
+
+class Flow(Enum):
+    """Where the processor goes after an instruction."""
+
+    NEXT = "to the next one"
+    CALL = "calls a known place"
+    INDIRECT_CALL = "calls what a register or memory holds"
+    BRANCH = "to a known place, or to the next one"
+    JUMP = "to a known place"
+    LEAVE = "elsewhere: a return, a trap, a jump to what a register holds"
+    UNKNOWN = "nobody knows: no instruction"
+
+
+DIRECT = frozenset({Flow.CALL, Flow.BRANCH, Flow.JUMP})  #: flows whose target is known
+CALLS = frozenset({Flow.CALL, Flow.INDIRECT_CALL})
+
+
+class Instruction(NamedTuple):
+    """One instruction; all places count from where its code counts."""
+
+    start: int
+    end: int
+    flow: Flow
+    target: int | None  #: of a direct branch, or of an operand relative to the instruction
+    field: int  #: where the displacement that leads to the target starts
+    #: what it does: its bytes, or what is left of them without displacement or `immediate`
+    operation: Hashable
+    immediate: int | None  #: a plain constant that it moves
+    stack_bytes: int | None  #: what it adds to the stack pointer; ``None``: not known
+
+    @property
+    def falls_through(self) -> bool:
+        """Tell whether the next instruction may run after it."""
+        return self.flow not in (Flow.JUMP, Flow.LEAVE, Flow.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetMachine:
+    """What the processor, and Xen's loader on it, ask of those who write payloads.
+
+    ``decode(code, base, marks)`` takes code apart; places count from ``base``, marks from the
+    code's start. ``text`` gives (place, assembler text) of each instruction instead.
+    """
+
+    number: int  #: e_machine
+    name: str
+    first_release: tuple[int, int]  #: with live patching
+    #: Facts of the machine's own headers in a release, put into those that all machines share
+    adapt: Callable[[Facts, Version], Facts]
+    four_bug_frames_since: tuple[int, int]  #: release with BUGFRAME_NR 4; before it was 3
+    relocation_sizes: Mapping[int, int]  #: bytes that a type changes, of those Xen's loader applies
+    none_types: frozenset[int]  #: types that change nothing and are not written
+    absolute_type: int  #: 64-bit address
+    same_types: Mapping[int, int]  #: types that mean what another one means
+    #: types that count from their field where the processor counts from the instruction's end
+    end_relative_types: frozenset[int]
+    #: (code, field, type): whether the instruction surely ends with that field of four bytes
+    ends_with_field: Callable[[bytes, int, int], bool]
+    jump_size_bytes: int
+    jump_range_bytes: int
+    endbr: bytes  #: landing pad that the jump must leave in place; b"" if there is none
+    instruction_size_bytes: int  #: 0 where it differs
+    code_filler: bytes  #: between functions
+    padding: Pattern[bytes]  #: bytes between functions that mean nothing
+    opcode_window: tuple[int, int]  #: bytes around a relocated field that tell what uses it
+    has_anchors: bool  #: compilers address several variables from one
+    indirect_branches: frozenset[bytes]  #: bytes before the field of a call through memory
+    decode: Callable[[bytes, int, Marks], tuple[Instruction, ...]]
+    text: Callable[[bytes, int, Marks], list[tuple[int, str]]]
+
+
+def cuts(size_bytes: int, marks: Marks) -> Iterable[tuple[int, int, bool]]:
+    """Cut code at marks: (start, end, whether it is one instruction of known length)."""
+    at = 0
+    for mark in sorted(marks):
+        if at < mark < size_bytes:
+            yield at, mark, False
+            at = mark
+        if mark == at and marks[mark]:
+            at = min(mark + marks[mark], size_bytes)
+            yield mark, at, True
+    if at < size_bytes:
+        yield at, size_bytes, False
