@@ -7,7 +7,11 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 # Variables of `scons xsplice`, passed on when given: make xsplice XEN=/src/xen PATCH=fix.patch
 NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE BUILD
-SETTINGS = $(foreach name,$(NAMES),$(if $($(name)),'$(name)=$($(name))'))
+# What else is said on the command line goes to scons as well, which refuses what it does not know.
+OWN := PYTHON VENV SCONSFLAGS AGREEMENT XEN_TREE
+ODD := $(foreach name,$(filter-out $(NAMES) $(OWN),$(.VARIABLES)),\
+         $(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+SETTINGS = $(foreach name,$(NAMES) $(ODD),$(if $($(name)),'$(name)=$($(name))'))
 SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
 XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)
 

@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words behind the program's name; ``None`` for those of the process.
 
     Returns:
-        A status of ``errors.STATUSES``; 130 after an interrupt.
+        A status of ``errors.STATUSES``; 130 after an interrupt, 141 when nobody reads; the real
+        tool's commands on a model end with the real tool's 0 or 1.
     """
     from xsplice_plugins.commands import COMMANDS  # noqa: PLC0415  --version is quick
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, add_arguments, run in COMMANDS:
-        sub = parsers.add_parser(name, help=about, description=about)
+        sub = parsers.add_parser(name, help=about, description=about, allow_abbrev=False)
         sub.add_argument("--json", action="store_true", help="print JSON for machines")
         add_arguments(sub)
         sub.set_defaults(run=run)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 141
     except KeyboardInterrupt:
         print(f"xsplice {arguments.command}: interrupted", file=sys.stderr)  # noqa: T201
         return 130

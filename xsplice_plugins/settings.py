@@ -102,7 +102,7 @@ SETTINGS = (
         name="RELEASE",
         help="the hypervisor's release, where neither tree, image nor record tells it",
         field="release",
-        commands=("build", "diff", "link", "verify", "model"),
+        commands=("patch", "build", "diff", "link", "verify", "model"),
     ),
     Setting(
         name="RELEASES",
@@ -153,7 +153,7 @@ SETTINGS = (
         help="settings of vendors' plugins",
         takes=Takes.PAIRS,
         field="options",
-        commands=("patch", "build", "diff", "link", "sign", "verify"),
+        commands=("patch", "build", "play", "diff", "link", "sign", "verify"),
         option="--option",
     ),
     Setting(
@@ -172,11 +172,23 @@ SETTINGS = (
     ),
     Setting(
         name="BUILD",
-        help="folder for all that is built; never inside XEN",
+        help="folder for all that is built, never inside XEN; of `xsplice patch` one in the cache",
         default="build",
         takes=Takes.FOLDER,
+        commands=("patch",),
     ),
 )
+
+#: What the environment says, on every face.
+ENVIRONMENT = {
+    "XSPLICE_PLUGINS": "more plugins: modules, or name=/path/file.py, separated by commas",
+    "XSPLICE_DISABLE_PLUGINS": "plugins to leave out; * for all that are installed",
+    "XSPLICE_TRACE_PLUGINS": "1: log every call of a plugin",
+    "XSPLICE_KEY_PASSPHRASE": "opens an encrypted KEY",
+    "XSPLICE_CACHE": "folder for Xen trees, packages and saved machines; default: ~/.cache/xsplice",
+}
+#: A file beside the SConstruct with variables, as Python: ``SIGNER = "acme"``.
+SETTINGS_FILE = "xsplice.conf.py"
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -194,12 +206,13 @@ def add_options(parser: ArgumentParser, command: str, *, required: Iterable[str]
         words: dict[str, Any] = {"dest": setting.name, "help": setting.help}
         if setting.takes is Takes.SWITCH:
             words |= {"action": "store_const", "const": "1", "default": setting.default}
-        elif setting.takes is Takes.PAIRS:
-            words |= {"action": "append", "default": [], "metavar": "KEY=VALUE"}
+        elif setting.takes in {Takes.PAIRS, Takes.WORDS}:
+            is_pair = setting.takes is Takes.PAIRS
+            words |= {"action": "append", "metavar": "KEY=VALUE" if is_pair else "WORDS"}
         else:
             default = None if setting.name in required else setting.default
             words |= {"default": default, "required": setting.name in required}
-            words["metavar"] = "WORDS" if setting.takes is Takes.WORDS else setting.takes.name
+            words["metavar"] = setting.takes.name
         parser.add_argument(setting.flag, **words)
 
 
@@ -246,6 +259,8 @@ def make_config(
             raise ConfigError(f"{name}: there is no such setting; known are {known}")
         if setting.field and raw not in (None, "", [], ()):
             fields[setting.field] = _value(setting, raw, resolve)
+    for name in fields.get("releases_compared", ()):
+        parse_release(name)
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
     return Config(
@@ -255,6 +270,24 @@ def make_config(
         build_dir=build_dir,
         **fields,
     )
+
+
+def options_of(config: Config, *names: str) -> list[str]:
+    """Return the options of the command line for what was set otherwise than by default.
+
+    Args:
+        config: Settings of a run.
+        names: Of the settings that are wanted.
+    """
+    usual = Config()
+    words: list[str] = []
+    for row in SETTINGS:
+        if row.name not in names or getattr(config, row.field) == getattr(usual, row.field):
+            continue
+        value = getattr(config, row.field)
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [row.flag, "=".join(one) if isinstance(one, tuple) else str(one)]
+    return words
 
 
 def check_release(said: str, known: str, who: str, whose: str) -> None:
@@ -287,7 +320,7 @@ def _value(setting: Setting, raw: object, resolve: Callable[[str], Path]) -> obj
             )
         return path
     if setting.takes is Takes.WORDS:
-        return split_words(raw)
+        return tuple(word for part in split_words(raw) for word in split_words(part))
     if setting.takes is Takes.PAIRS:
         return tuple(sorted(_pair(word) for word in split_words(raw)))
     return str(raw)

@@ -46,7 +46,7 @@ def linked(
     delta, unsigned = folder / "version.o.xsplice.diff", folder / "fix.livepatch.unsigned"
     status, said = xsplice(capsys, "diff", *objects, "--out", delta, "--release", "4.17.0")
     assert (status, "not checked: " in said) == (0, True), said
-    words = "link", delta, "--name", "fix", "--image", built.image, "--out", unsigned
+    words = "link", delta, "--name", "fix", "--xen-syms", built.image, "--out", unsigned
     assert xsplice(capsys, *words)[0] == 0
     return unsigned
 
@@ -79,7 +79,7 @@ def test_what_the_capture_refused_stays_refused(
     delta = tmp_path / "x.diff"
     status, said = xsplice(capsys, "diff", refused[0], "--out", delta)
     assert (status, "[LAYOUT]" in said) == (4, True), said
-    words = "link", delta, "--name", "fix", "--image", built.image, "--out", tmp_path / "x"
+    words = "link", delta, "--name", "fix", "--xen-syms", built.image, "--out", tmp_path / "x"
     status, said = xsplice(capsys, *words)
     assert (status, "[LAYOUT]" in said) == (4, True), said
     assert not (tmp_path / "x").exists()
@@ -104,7 +104,7 @@ def test_an_image_of_another_release_is_refused(
 ) -> None:
     delta = tmp_path / "version.o.xsplice.diff"
     assert xsplice(capsys, "diff", *objects, "--out", delta)[0] == 0
-    words = "link", delta, "--name", "fix", "--image", built.image, "--out", tmp_path / "fix"
+    words = "link", delta, "--name", "fix", "--xen-syms", built.image, "--out", tmp_path / "fix"
     status, said = xsplice(capsys, *words, "--release", "4.20.3")
     assert (status, "4.20.3" in said) == (2, True), said
     assert not (tmp_path / "fix").exists()
@@ -115,7 +115,7 @@ def test_an_image_of_another_release_is_refused(
     [
         ("diff", "/nowhere.o", "/nowhere.o"),
         ("diff", "/nowhere.o"),
-        ("link", "/nowhere.diff", "--name", "x", "--image", "/nowhere", "--out", "/nowhere"),
+        ("link", "/nowhere.diff", "--name", "x", "--xen-syms", "/nowhere", "--out", "/nowhere"),
         ("sign", "/nowhere", "--out", "/nowhere"),
         ("inspect", "/nowhere"),
         ("explain", "NOTHING"),
@@ -127,3 +127,24 @@ def test_unreadable_input_ends_with_two(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert xsplice(capsys, *words)[0] == 2
+
+
+def test_a_record_of_other_objects_is_not_believed(
+    built: Built,
+    objects: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = built.folder / "objects" / "common"
+    record = json.loads((found / "version.o.xsplice.pair.json").read_text())
+    record |= {"baseline": objects[0].name, "new": objects[1].name}
+    forged = tmp_path / "version.o.xsplice.pair.json"
+    forged.write_text(json.dumps(record))
+    status, said = xsplice(capsys, "diff", forged)
+    assert (status, "speaks of other objects" in said) == (2, True), said
+
+
+def test_equal_objects_are_no_functional_change(
+    objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert xsplice(capsys, "diff", objects[0], objects[0])[0] == 3

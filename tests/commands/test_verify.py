@@ -201,3 +201,40 @@ def test_a_payloads_file_may_have_any_name(
     assert (status, said.split(":")[0]) == (5, "UNPROVED"), "it has no record"
     status, said = verify(capsys, *words, "--json")
     assert json.loads(said)["verdict"] == "unproved"
+
+
+def test_what_lies_beneath_is_judged_as_well(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged signature or an unchecked layout beneath is not hidden by what lies on top."""
+    below = tmp_path / "below.livepatch"
+    record = (built.folder / "extra-version.payload.json").read_text()
+    words = built.payload, "--xen-syms", built.image, "--cert", built.certificate
+    data = bytearray(built.payload.read_bytes())
+    data[-200] ^= 0x55
+    below.write_bytes(data)
+    (tmp_path / "below.payload.json").write_text(record)
+    status, said = verify(capsys, below, *words)
+    assert (status, "signature" in said.splitlines()[1]) == (5, True), said
+    below.write_bytes(built.payload.read_bytes())
+    content = json.loads(record) | {"unchecked": ["nobody compared layouts"]}
+    (tmp_path / "below.payload.json").write_text(json.dumps(content))
+    status, said = verify(capsys, below, *words)
+    assert (status, "nobody compared layouts" in said) == (5, True), said
+
+
+def test_expectations_are_held_against_what_the_payload_holds(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = tmp_path / "expected.json"
+    words = built.payload, "--xen-syms", built.image, "--cert", built.certificate
+    good = {"verdict": "accepted", "replaced": ["xen_extra_version"], "new": [], "effect": []}
+    for change, status in (
+        ({}, 0),
+        ({"replaced": ["xen_minor_version"]}, 5),
+        ({"new": ["helper"]}, 5),
+        ({"verdict": "refused"}, 5),
+        ({"hooks": [".livepatch.hooks.load"]}, 5),
+    ):
+        expected.write_text(json.dumps(good | change))
+        assert verify(capsys, *words, "--expect", expected)[0] == status, change

@@ -100,10 +100,17 @@ def test_a_parameter_that_pluggy_never_passes_is_refused(
 
 
 @pytest.mark.parametrize(
-    "hook", ["xsplice_check_delta", "xsplice_check_signature", "xsplice_verify_payload"]
+    "hook",
+    [
+        "xsplice_diff_objects",
+        "xsplice_check_delta",
+        "xsplice_link_payload",
+        "xsplice_check_signature",
+        "xsplice_verify_payload",
+    ],
 )
 def test_a_wrapper_around_a_check_is_refused(hook: str, xsplice_manager: ManagerFactory) -> None:
-    """A verifier can add findings, not remove them."""
+    """A plugin can add findings and refusals, not remove them."""
 
     def wrap() -> Iterator[None]:
         yield

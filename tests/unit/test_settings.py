@@ -20,6 +20,7 @@ from xsplice_plugins.settings import (
     check_release,
     is_on,
     make_config,
+    options_of,
     split_words,
 )
 
@@ -55,13 +56,29 @@ def test_one_constructor_of_the_configuration() -> None:
     ]
     assert found == ["xsplice_plugins/settings.py"]
     text = (ROOT / "xsplice_plugins" / "settings.py").read_text()
-    assert text.count("Config(") == 1
+    assert len(re.findall(r"\bConfig\([^)]", text)) == 1
 
 
 def test_defaults_are_those_of_the_configuration() -> None:
     assert make_config({}, release="4.17.5") == Config(release="4.17.5")
     stated = {row.name: row.default for row in SETTINGS if row.field and row.default}
     assert make_config(stated, release="4.17.5") == Config(release="4.17.5")
+
+
+def test_settings_become_the_options_that_repeat_them() -> None:
+    given = {"ON": "model,qemu", "OPTIONS": "a=1", "SIGNER": "none"}
+    config = make_config(given, release="4.17.5")
+    words = options_of(config, "SIGNER", "ON", "OPTIONS", "CERT")
+    assert words == ["--signer", "none", "--on", "model", "--on", "qemu", "--option", "a=1"]
+    assert options_of(config, "LINKER") == []
+
+
+def test_words_may_be_given_in_several_options() -> None:
+    """The last one must not take the place of the others: a verifier would not be asked."""
+    parser = ArgumentParser()
+    add_options(parser, "verify")
+    found = parser.parse_args(["--on", "one", "--on", "two,three"])
+    assert make_config({"ON": found.ON}, release="4.17.5").verifiers == ("one", "two", "three")
 
 
 def test_options_of_a_subcommand_become_settings() -> None:

@@ -16,6 +16,7 @@ from xsplice_plugins.commands.words import (
     tree_base,
 )
 from xsplice_plugins.errors import ConfigError, VerifyError
+from xsplice_plugins.patch import clean_name
 from xsplice_plugins.settings import add_options
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def _build(arguments: Namespace) -> int:
     base = tree_base(arguments)
     assert base.tree is not None, "the base of a tree has one"
     folder = arguments.out.resolve().parent
-    pipeline.check_outside(folder, base.tree)
+    pipeline.check_outside(folder, base.tree, "--out")
     run = open_run(arguments, base, build_dir=folder)
-    payload = pipeline.build_handmade(run, base.tree, arguments.sources, arguments.NAME)
+    payload = pipeline.build_handmade(run, base.tree, arguments.sources, clean_name(arguments.NAME))
     signed = pipeline.sign_payload(run, payload)
     artefacts.save(record_path(arguments.out), payload.record)
     artefacts.save(signature_path(arguments.out), signed.record)
@@ -63,15 +64,15 @@ def _play(arguments: Namespace) -> int:
     base = tree_base(arguments)
     tree = base.tree
     assert tree is not None, "the base of a tree has one"
+    out = arguments.out.resolve()
+    pipeline.check_outside(out, tree, "--out")
     run = open_run(arguments, base)
     if unknown := sorted(set(run.config.verifiers) - set(scenarios.PLACES)):
         raise ConfigError(
             f"--on {','.join(unknown)}: scenarios are played on {' and '.join(scenarios.PLACES)}"
         )
     table = scenarios.read_table(arguments.table)
-    payloads = scenarios.build_table(
-        run, tree, table, arguments.table.parent, arguments.out.resolve()
-    )
+    payloads = scenarios.build_table(run, tree, table, arguments.table.parent, out)
     outcomes = scenarios.play(table, payloads, tree, run.config.verifiers)
     if arguments.json:
         show(artefacts.to_json(outcomes))

@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import artefacts, settings
+from xsplice_plugins import artefacts, pipeline, settings
 from xsplice_plugins.commands.words import Row, facts_cache, show
-from xsplice_plugins.errors import ConfigError, VerifyError
+from xsplice_plugins.errors import ConfigError, MachineError, VerifyError
+from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import clean_name, derived_name
 from xsplice_plugins.settings import SETTINGS, add_options
 
@@ -39,19 +40,22 @@ _MADE = {0, VerifyError.exit_status}
 
 def _add_patch(parser: ArgumentParser) -> None:
     parser.add_argument("fix", type=Path, nargs="+", help="diffs, a quilt series, or C files")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for what was made")
+    parser.add_argument("--out", type=Path, help="folder for what was made; default: this one")
     parser.add_argument("--verify", action="store_true", help="prove it as well")
-    parser.add_argument("--build", type=Path, help="folder for all that is built; default: a cache")
     parser.add_argument("--jobs", "-j", type=int, help="how many compiles at a time")
     add_options(parser, "patch", required=["XEN"])
+    parser.set_defaults(BUILD="")  # one in the cache
 
 
 def _patch(arguments: Namespace) -> int:
     xen = Path(arguments.XEN).absolute()
-    folder = arguments.build or _folder_of(xen)
+    if not arguments.verify and (arguments.ON or arguments.RELEASES or arguments.EXPECT):
+        raise ConfigError("--on, --releases and --expect are about the proof; add --verify")
+    out = _open_out(arguments.out, xen)
+    folder = Path(arguments.BUILD).absolute() if arguments.BUILD else _folder_of(xen)
     kind = "HOTFIX" if arguments.fix[0].suffix == ".c" else "PATCH"
     arguments.NAME = clean_name(arguments.NAME) if arguments.NAME else derived_name(arguments.fix)
-    words = [*_settings(arguments), f"BUILD={folder.absolute()}", f"XEN={xen}"]
+    words = [*_settings(arguments), f"BUILD={folder}", f"XEN={xen}"]
     words.append(f"{kind}={_listed(arguments.fix)}")
     target = "xsplice-verify" if arguments.verify else "xsplice"
     jobs = [f"-j{arguments.jobs}"] if arguments.jobs else []
@@ -62,7 +66,7 @@ def _patch(arguments: Namespace) -> int:
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
-    made = _collected(folder, arguments) if done.returncode in _MADE else []
+    made = _collected(folder, out, arguments, is_made=done.returncode in _MADE)
     if arguments.json:
         show(artefacts.to_json({"status": done.returncode, "files": [str(path) for path in made]}))
     return done.returncode
@@ -73,11 +77,11 @@ def _settings(arguments: Namespace) -> list[str]:
     words = []
     for row in SETTINGS:
         value = getattr(arguments, row.name, "")
-        if row.name == "XEN" or not value:
+        if row.name in {"XEN", "BUILD"} or not value:
             continue
         if row.takes is settings.Takes.FILE:
             value = Path(value).absolute()
-        elif row.takes is settings.Takes.PAIRS:
+        elif row.takes in {settings.Takes.PAIRS, settings.Takes.WORDS}:
             value = " ".join(value)
         words.append(f"{row.name}={value}")
     return words
@@ -112,14 +116,34 @@ def _folder_of(xen: Path) -> Path:
     return facts_cache().with_name("patch") / name
 
 
-def _collected(folder: Path, arguments: Namespace) -> list[Path]:
-    """Copy what was made to where the user wants it; no report of an earlier run stays there."""
+def _open_out(named: Path | None, xen: Path) -> Path:
+    """Return the folder for what is made; by default never one inside the tree.
+
+    Raises:
+        ConfigError: It is no folder, or none was named inside the tree.
+        MachineError: It cannot be written.
+    """
+    out = (named or Path()).absolute()
+    if named is None:
+        pipeline.check_outside(out, locate_tree(xen), "--out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is no folder; give one for what is made")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"--out {out}: cannot be made ({error.strerror})") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise MachineError(f"--out {out}: cannot be written; choose another folder")
+    return out
+
+
+def _collected(folder: Path, out: Path, arguments: Namespace, *, is_made: bool) -> list[Path]:
+    """Copy what was made to where the user wants it; nothing of an earlier run stays there."""
     made = []
     name = arguments.NAME
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for end in _ENDS:
-        there, here = folder / name / f"{name}{end}", arguments.out / f"{name}{end}"
-        if there.is_file() and (arguments.verify or ".verify" not in end):
+        there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
+        if is_made and there.is_file() and (arguments.verify or ".verify" not in end):
             shutil.copyfile(there, here)
             made.append(here)
         else:

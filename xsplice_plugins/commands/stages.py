@@ -15,7 +15,8 @@ from xsplice_plugins.commands.words import (
     show,
     signature_path,
 )
-from xsplice_plugins.errors import ConfigError, RefusedError
+from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError, RefusedError
+from xsplice_plugins.patch import clean_name
 from xsplice_plugins.settings import add_options
 
 if TYPE_CHECKING:
@@ -69,19 +70,22 @@ def _diff(arguments: Namespace) -> int:
         from xsplice_plugins.report.summary import print_delta  # noqa: PLC0415  rich is slow
 
         print_delta(delta, findings)
-    return RefusedError.exit_status if delta.refused else 0
+    if delta.refused:
+        return RefusedError.exit_status
+    is_same = not (delta.changed or delta.new or delta.nopped)
+    return NoFunctionalChangeError.exit_status if is_same else 0
 
 
 def _add_link(parser: ArgumentParser) -> None:
     parser.add_argument("deltas", type=Path, nargs="+", help="FILE.diff; FILE.new beside each")
-    parser.add_argument("--image", "--xen-syms", type=Path, required=True, help="xen-syms")
+    parser.add_argument("--xen-syms", type=Path, required=True, help="the image with its symbols")
     parser.add_argument("--out", type=Path, required=True, help="the unsigned payload")
     add_options(parser, "link", required=["NAME"])
 
 
 def _link(arguments: Namespace) -> int:
-    image = read_file(arguments.image)
-    run = open_run(arguments, pipeline.base_of_image(arguments.image, image))
+    image = read_file(arguments.xen_syms)
+    run = open_run(arguments, pipeline.base_of_image(arguments.xen_syms, image))
     loaded = [(path, artefacts.load(path, tuple[Delta, ...])) for path in arguments.deltas]
     pairs = [
         (delta, read_file(path.with_name(Path(delta.object_path).name + ".xsplice.new")))
@@ -93,7 +97,11 @@ def _link(arguments: Namespace) -> int:
     if refused:
         raise RefusedError(pipeline.refusal_text(refused))
     payload = pipeline.link_payload(
-        run, arguments.NAME, [delta for delta, _ in pairs], [data for _, data in pairs], image
+        run,
+        clean_name(arguments.NAME),
+        [delta for delta, _ in pairs],
+        [data for _, data in pairs],
+        image,
     )
     artefacts.write_file(arguments.out, payload.data)
     artefacts.save(record_path(arguments.out), payload.record)

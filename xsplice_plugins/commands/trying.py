@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommand that tries payloads on a real Xen: ``xsplice try --xen F PAYLOAD...``.
+"""The subcommand that tries payloads on a real Xen: ``xsplice try --boot F PAYLOAD...``.
 
 For each payload: upload, apply, revert, unload, with the extra version read in between; all in
 one boot. A payload that crashes the machine ends that boot; the rest run on a fresh one.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.commands.words import Row, show
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen.machine import AgentKind, Machine
 from xsplice_plugins.realxen.results import RunResult, Step, StepResult
 from xsplice_plugins.realxen.session import signals_as_interrupt
@@ -62,8 +62,8 @@ def row(result: StepResult) -> str:
 
 
 def _add_try(parser: ArgumentParser) -> None:
-    parser.add_argument("--xen", type=Path, required=True, help="the image that boots: xen/xen")
-    parser.add_argument("--release", default="4.17", help="whose xen-livepatch to use")
+    parser.add_argument("--boot", type=Path, required=True, help="the image that boots: xen/xen")
+    parser.add_argument("--tool-release", default="4.17", help="whose xen-livepatch to use")
     parser.add_argument("--console-log", type=Path, help="where to keep what the console said")
     parser.add_argument(
         "--agent", choices=("tool", "hypercall"), default="tool", help="who speaks to Xen in dom0"
@@ -82,12 +82,12 @@ def _try_all(arguments: Namespace) -> int:
     payloads = {}
     for path in arguments.payloads:
         if path.stem in payloads:
-            raise VerifyError(f"{path}: two payloads are called {path.stem}; rename one")
+            raise ConfigError(f"{path}: two payloads are called {path.stem}; rename one")
         payloads[path.stem] = read_file(path)
-    read_file(arguments.xen)
+    read_file(arguments.boot)
     machine = Machine.prepare(
-        arguments.xen,
-        release=arguments.release,
+        arguments.boot,
+        release=arguments.tool_release,
         mirror=arguments.mirror,
         say=lambda text: print(text, file=sys.stderr),  # noqa: T201  # this is a command
     )

@@ -117,7 +117,9 @@ def _parts(named: Path) -> tuple[Path, Path]:
         raise ConfigError(f"{named}: no such folder; set XEN to a built Xen tree")
     for folder in (named / "xen", named):
         if _is_hypervisor_source(folder):
-            return folder, folder
+            # A link to xen/ has its tree, and the other folders of it, elsewhere.
+            place = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+            return place, place
     # An out-of-source build folder: 4.17 leaves a link and a Makefile that includes the source's.
     link = named / "source"
     if link.is_symlink() and _is_hypervisor_source(link):

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from pathlib import Path
+import json
 from typing import TYPE_CHECKING
 
+from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
     Finding,
+    PayloadRecord,
     Report,
     Severity,
     SignatureState,
@@ -26,10 +29,12 @@ from xsplice_plugins.settings import check_release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
+    from xsplice_plugins.artefacts import SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
+_BROUGHT = {"function", "data", "bss"}
 MODEL = "model"  #: the verifier that is always asked
 #: From the worst on; what is not listed decides nothing.
 _DECIDING = {
@@ -76,6 +81,10 @@ def verify_payload(
         beneath=tuple(beneath),
     )
     findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
+    for below in beneath:
+        findings += _findings_beneath(run, below)
+    if config.expected is not None:
+        findings += _expectations(config.expected, record)
     hook = chosen(run.plugins, "xsplice_verify_payload", *config.verifiers)
     answers = call(hook, data=data, record=record, request=request, config=config)
     findings += [finding for answer in reversed(answers) for finding in answer]
@@ -155,6 +164,55 @@ def _record_findings(data: bytes, record: PayloadRecord) -> list[Finding]:
             text="the record beside the payload speaks of another file; build it again, or take "
             "the record away",
         )
+    ]
+
+
+def _findings_beneath(run: Run, path: Path) -> list[Finding]:
+    """Judge a payload beneath by its signature and its record, as the one on top is."""
+    data = read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
+    found = [_signature_finding(run, path.stem, check_signature(run, data))]
+    beside = path.with_suffix(".payload.json")
+    if beside.is_file():
+        record = artefacts.load(beside, PayloadRecord)
+        check_release(record.release, run.config.release, str(beside), "the hypervisor")
+        found += _record_findings(data, record)
+        found += [
+            Finding(check="record", severity=Severity.UNCHECKED, subject=record.name, text=text)
+            for text in record.unchecked
+        ]
+    # What is as it should be beneath needs no line.
+    return [finding for finding in found if finding.severity is not Severity.INFO]
+
+
+def _expectations(path: Path, record: PayloadRecord) -> list[Finding]:
+    """Compare what a payload holds with a regression hot-patch's ``expected.json``."""
+    try:
+        expected = json.loads(read_file(path))
+        wanted = {
+            "verdict": expected.get("verdict", "accepted"),
+            "replaced": sorted(expected.get("replaced", ())),
+            "new": sorted(expected.get("new", ())),
+            "hooks": sorted(expected.get("hooks", ())),
+        }
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: not an expected.json ({error!r}); see xen-patches/README.md"
+        ) from error
+    found = {
+        "verdict": "accepted",
+        "replaced": sorted(function.name for function in record.functions),
+        "new": sorted(item.name for item in record.new if item.kind in _BROUGHT),
+        "hooks": sorted(record.hooks),
+    }
+    return [
+        Finding(
+            check="expected",
+            severity=Severity.ERROR,
+            subject=record.name,
+            text=f"{key}: expected {wanted[key]}, found {found[key]}",
+        )
+        for key in wanted
+        if (key in expected or key == "verdict") and wanted[key] != found[key]
     ]
 
 

@@ -22,6 +22,7 @@ from xsplice_plugins.artefacts import (
     SignedPayload,
 )
 from xsplice_plugins.errors import (
+    ConfigError,
     NoFunctionalChangeError,
     PluginError,
     RefusedError,
@@ -56,6 +57,7 @@ def diff_pair(
         The delta, and what collecting checks had to say about it.
 
     Raises:
+        ConfigError: The objects are not those of the record.
         DiffError: The objects cannot be compared.
         PluginError: No such differ, it answered nothing, or a plugin failed.
         RefusedError: A check of a plugin found an error.
@@ -69,6 +71,12 @@ def diff_pair(
             digest_new=pair.digest_new,
             refused=pair.refused,
         ), ()
+    for side, digest in ((baseline, pair.digest_baseline), (new, pair.digest_new)):
+        if hashlib.sha256(side).hexdigest() != digest:
+            raise ConfigError(
+                f"{pair.object_path}: the record of its capture speaks of other objects; "
+                "capture again, or give the objects away from the record"
+            )
     hook = chosen(run.plugins, "xsplice_diff_objects", run.config.differ)
     delta = call(hook, pair=pair, baseline=baseline, new=new, config=run.config)
     if delta is None:

@@ -72,17 +72,22 @@ def base_of_tree(xen: Path, *, cache: Path, build_dir: Path | None = None) -> Ba
     )
 
 
-def check_outside(folder: Path, tree: XenTree) -> None:
-    """Refuse a build folder inside the tree, which is only read.
+def check_outside(folder: Path, tree: XenTree, name: str = "BUILD") -> None:
+    """Refuse to write inside the tree, which is only read.
+
+    Args:
+        folder: Where a run would write.
+        tree: The tree.
+        name: What names that folder.
 
     Raises:
         ConfigError: It lies there.
     """
     place = folder.resolve()
-    for root in {tree.root.resolve(), tree.source_root.resolve(), tree.build_root.resolve()}:
+    for root in {tree.source_root.resolve(), tree.build_root.resolve()}:
         if place == root or root in place.parents:
             raise ConfigError(
-                f"BUILD={folder}: lies inside the tree {root}, which is only read; choose a "
+                f"{name}={folder}: lies inside the tree {root}, which is only read; choose a "
                 "folder outside of it"
             )
 

@@ -191,13 +191,23 @@ class Hook:
 HOOKS = {
     "xsplice_startup": Hook(kind="historic", role="listener"),
     "xsplice_diff_objects": Hook(
-        kind="chosen", role="differ", setting="differ", variable="DIFFER=", answer="Delta"
+        kind="chosen",
+        role="differ",
+        setting="differ",
+        variable="DIFFER=",
+        answer="Delta",
+        is_check=True,  # its refusals are what a run is trusted for
     ),
     "xsplice_check_delta": Hook(
         kind="collecting", role="check of deltas", answer="Finding", is_check=True
     ),
     "xsplice_link_payload": Hook(
-        kind="chosen", role="linker", setting="linker", variable="LINKER=", answer="Payload"
+        kind="chosen",
+        role="linker",
+        setting="linker",
+        variable="LINKER=",
+        answer="Payload",
+        is_check=True,
     ),
     "xsplice_sign_payload": Hook(
         kind="chosen", role="signer", setting="signer", variable="SIGNER=", answer="SignedPayload"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xsplice_plugins.errors import STATUSES
-from xsplice_plugins.settings import SETTINGS
+from xsplice_plugins.settings import ENVIRONMENT, SETTINGS, SETTINGS_FILE
 
 _HEAD = """# Reference
 
@@ -30,6 +30,7 @@ def reference_value(commands: Sequence[tuple[Any, ...]]) -> dict[str, object]:
             }
             for row in SETTINGS
         ],
+        "environment": dict(ENVIRONMENT),
         "commands": [{"name": name, "about": about} for name, about, *_ in commands],
         "statuses": [{"status": status, "means": means} for status, means in STATUSES.items()],
     }
@@ -58,6 +59,12 @@ def reference_page(commands: Sequence[tuple[Any, ...]]) -> str:
             "",
             *_table(("variable", "option", "takes", "default", "meaning", "subcommands"), settings),
             "",
+            f"`{SETTINGS_FILE}` beside the SConstruct holds variables too, as Python.",
+            "",
+            "## Environment",
+            "",
+            *_table(("variable", "meaning"), [(f"`{n}`", text) for n, text in ENVIRONMENT.items()]),
+            "",
             "## Subcommands of `xsplice`",
             "",
             "Each has `--help` and `--json`.",
@@ -70,7 +77,9 @@ def reference_page(commands: Sequence[tuple[Any, ...]]) -> str:
             "## Exit statuses",
             "",
             "The same through `scons`, `xsplice` and what `make` calls. `make` itself ends with 2",
-            "whenever a recipe fails, and prints the status in its last line: `Error 4`.",
+            "whenever a recipe fails, and prints the status in a line of its own: `Error 4`. An",
+            "interrupt ends `xsplice` with 130, an output that nobody reads with 141; `load` to",
+            "`list` end with 0 or 1, as the real tool does.",
             "",
             *_table(("status", "meaning"), [(str(n), text) for n, text in STATUSES.items()]),
             "",

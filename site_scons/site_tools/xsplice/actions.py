@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import Delta, ObjectPair, PatchSet, Payload, PayloadRecord
-from xsplice_plugins.errors import VerifyError
+from xsplice_plugins.errors import VerifyError, XspliceError
+from xsplice_plugins.settings import options_of
 
 from .settings import translated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import CompileJob
     from xsplice_plugins.kbuild.tree import XenTree
 
 Nodes = list[Any]
+
+#: What a person may ship or believe.
+_MADE = (".livepatch", ".signature.json", ".verify.json", ".verify.failed.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,31 @@ class Farm:
     patch_set: PatchSet | None  #: ``None`` for the pristine side
 
 
+@contextmanager
+def forgetting(folder: Path, name: str) -> Iterator[None]:
+    """Take away what an earlier run made of a fix that is refused now: nobody shall ship it."""
+    try:
+        yield
+    except XspliceError as error:
+        if error.exit_status != VerifyError.exit_status:
+            for end in _MADE:
+                (folder / f"{name}{end}").unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def staged(target: Nodes) -> Iterator[None]:
+    """Run one stage of a fix: an error is SCons' own, and leaves nothing of an earlier run."""
+    carried = target[0].attributes.xsplice
+    fix = carried[0] if isinstance(carried, tuple) else carried
+    with translated(target):
+        if isinstance(fix, Fix):
+            with forgetting(fix.folder, fix.name):
+                yield
+        else:
+            yield
+
+
 def _path(node: Any) -> Path:
     return Path(node.get_abspath())
 
@@ -77,14 +109,14 @@ def _prefix(fix: Fix, object_path: str) -> Path:
 
 def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
     """Write what the patch set touches."""
-    with translated(target):
+    with staged(target):
         artefacts.save(_path(target[0]), target[0].attributes.xsplice.patch_set)
 
 
 def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
     """Lay out a private copy; the target is a stamp that names its digest."""
     farm = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         if farm.tree is not None:
             capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
         else:
@@ -102,7 +134,7 @@ def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
 def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compile one object in its private copy."""
     fix, side = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         _say(
             fix,
             "sh",
@@ -117,7 +149,7 @@ def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
 def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compare the two sides; keep them as ``.baseline`` and ``.new`` where they differ."""
     fix, sides = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         pair = pipeline.capture_pair(
             sides, _path(source[0]), _path(source[1]), _prefix(fix, sides.job.object_path)
         )
@@ -127,7 +159,7 @@ def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
 def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
     """Preprocess an object that only a header reaches; compile it if that can matter."""
     fix, sides = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         pair = pipeline.capture_reached(sides, _prefix(fix, sides.job.object_path))
         artefacts.save(_path(target[0]), pair)
 
@@ -135,7 +167,7 @@ def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
 def capture_made(target: Nodes, source: Nodes, env: Environment) -> None:
     """Build the patched tree with make in a private copy; keep the pairs that differ."""
     fix, tree, plan = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         pairs = pipeline.capture_made(
             tree,
             plan,
@@ -150,7 +182,7 @@ def capture_made(target: Nodes, source: Nodes, env: Environment) -> None:
 def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compile hand-written files and follow their declarations."""
     fix, tree, files = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         made = pipeline.handmade_deltas(fix.run, tree, files)
         for delta, data in zip(made.deltas, made.objects, strict=True):
             place = _prefix(fix, delta.object_path).with_suffix(".xsplice.new")
@@ -175,7 +207,7 @@ def _delta_of(fix: Fix, pair: ObjectPair) -> Delta:
 def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
     """Say what changed in meaning in one pair."""
     fix = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         pair = artefacts.load(_path(source[0]), ObjectPair)
         artefacts.save(_path(target[0]), (_delta_of(fix, pair),))
 
@@ -183,7 +215,7 @@ def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
 def diff_made(target: Nodes, source: Nodes, env: Environment) -> None:
     """Say what changed in meaning in every pair that make's route gave."""
     fix = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         pairs = artefacts.load(_path(source[0]), tuple[ObjectPair, ...])
         artefacts.save(_path(target[0]), tuple(_delta_of(fix, pair) for pair in pairs))
 
@@ -195,14 +227,22 @@ def _load_deltas(nodes: Nodes) -> list[Delta]:
 def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Make one payload of all deltas. Sources: the image, then the deltas."""
     fix = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         image = _path(source[0])
         deltas = [d for d in _load_deltas(source[1:]) if not d.is_empty or d.line_only]
         objects = [
             new.read_bytes() if new.exists() else b""
             for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)
         ]
-        _say(fix, "xsplice", "link", "--name", fix.name, "--image", image, *map(_path, source[1:]))
+        words = ["--name", fix.name, "--xen-syms", image, "--out", _path(target[0])]
+        _say(
+            fix,
+            "xsplice",
+            "link",
+            *words,
+            *options_of(fix.run.config, "DEPENDS"),
+            *map(_path, source[1:]),
+        )
         payload = pipeline.link_payload(fix.run, fix.name, deltas, objects, image.read_bytes())
         artefacts.write_file(_path(target[0]), payload.data)
         artefacts.save(_path(target[1]), payload.record)
@@ -211,12 +251,19 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Sign the payload as the last write and say what was made."""
     fix = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         from xsplice_plugins.report.summary import print_summary  # noqa: PLC0415  rich is slow
 
         data = _path(source[0]).read_bytes()
         record = artefacts.load(_path(source[1]), PayloadRecord)
-        _say(fix, "xsplice", "sign", _path(source[0]), "--signer", fix.run.config.signer)
+        words = [_path(source[0]), "--out", _path(target[0])]
+        _say(
+            fix,
+            "xsplice",
+            "sign",
+            *words,
+            *options_of(fix.run.config, "SIGNER", "KEY", "CERT", "OPTIONS"),
+        )
         signed = pipeline.sign_payload(fix.run, Payload(data=data, record=record))
         artefacts.save(_path(target[1]), signed.record)
         pipeline.write_signed(fix.run, signed, _path(target[0]))
@@ -233,7 +280,7 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Prove the signed payload; any verdict but "proved" fails the build and keeps the report."""
     fix = target[0].attributes.xsplice
-    with translated(target):
+    with staged(target):
         from xsplice_plugins.report.verdict import verdict_text  # noqa: PLC0415  only where needed
 
         payload = _path(source[0])
@@ -241,13 +288,16 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         config = fix.run.config
         failed = _path(target[0]).with_suffix(".failed.json")
         failed.unlink(missing_ok=True)  # no earlier verdict lies beside this one
-        _say(fix, "xsplice", "verify", payload, "--xen-syms", _path(source[3]))
+        beneath = [config.depends] if config.depends else []
+        words = [*map(str, beneath), str(payload), "--xen-syms", str(_path(source[3]))]
+        names = ("SIGNER", "CERT", "ON", "EXPECT", "RELEASES", "OPTIONS")
+        _say(fix, "xsplice", "verify", *words, *options_of(fix.run.config, *names))
         report = pipeline.verify_payload(
             fix.run,
             payload.read_bytes(),
             record,
             payload,
-            beneath=[config.depends] if config.depends else [],
+            beneath=beneath,
         )
         artefacts.save(_path(target[0]), report)
         sys.stdout.write(verdict_text(report))

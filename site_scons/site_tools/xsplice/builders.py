@@ -18,7 +18,8 @@ from SCons.Builder import Builder
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
-from xsplice_plugins import artefacts, settings
+from xsplice_plugins import artefacts, pipeline, settings
+from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
 from . import actions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline import Run
     from xsplice_plugins.plugins.spec import Config
 
@@ -222,7 +224,14 @@ class Wiring:
         return XspliceNodes(payload=signed[0], report=verified[0])
 
 
-def start(env: Environment, name: str, patch_set: PatchSet, run: Run, route: str) -> Wiring:
+def start(
+    env: Environment,
+    name: str,
+    patch_set: PatchSet,
+    run: Run,
+    route: str,
+    tree: XenTree | None = None,
+) -> Wiring:
     """Begin the wiring of one fix.
 
     Args:
@@ -231,11 +240,20 @@ def start(env: Environment, name: str, patch_set: PatchSet, run: Run, route: str
         patch_set: What is applied.
         run: Settings and plugins.
         route: How the objects are compiled and why, for the summary.
+        tree: The tree that nothing may be written into.
+
+    Raises:
+        ConfigError: The fix's folder lies inside the tree.
+        PatchError: Nothing is left of the name.
     """
     assert run.config.build_dir is not None, "SCons has a build folder"
+    name = clean_name(name)
+    folder = run.config.build_dir / name
+    if tree is not None:
+        pipeline.check_outside(folder, tree, "the fix's folder BUILD/NAME")
     fix = Fix(
         name=name,
-        folder=run.config.build_dir / name,
+        folder=folder,
         patch_set=patch_set,
         run=run,
         is_verbose=settings.is_on(env.get("VERBOSE", "")),

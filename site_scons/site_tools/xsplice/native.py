@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PatchSet
 
 Node = Any
+
+_HIDDEN_FOLDER = re.compile(r"(?<!\S)-(?:I|include|imacros|iquote|isystem|idirafter)")
+_MACRO_INCLUDE = re.compile(r"^\s*#\s*include(?:_next)?\s+[A-Za-z_]", re.MULTILINE)
 
 
 def xsplice(
@@ -100,7 +104,7 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[N
             "nothing to build"
         )
     touched = {root / file.path for file in patch_set.touched}
-    reached = [node for node in objects if _inputs(node) & touched]
+    reached = [node for node in objects if _inputs(node) & touched or _reads_more(node)]
     if not reached:
         raise ConfigError(
             f"{patch_set.name}: no object of this project is made of what the patch touches "
@@ -131,6 +135,28 @@ def _inputs(node: Node) -> set[Path]:
         ):
             found.add(Path(header.srcnode().get_abspath()))
     return found
+
+
+def _reads_more(node: Node) -> bool:
+    """Tell whether an object may read headers that SCons' scanner does not see.
+
+    It sees CPPPATH only: not folders or files that the flags or the environment name, and no
+    ``#include`` of a macro. Such an object is compiled, whatever the patch touches.
+    """
+    env = node.get_build_env()
+    if any(env["ENV"].get(name) for name in ("CPATH", "C_INCLUDE_PATH")):
+        return True
+    if _HIDDEN_FOLDER.search(_command(node).replace(_seen_folders(env), "")):
+        return True
+    return any(
+        path.is_file() and _MACRO_INCLUDE.search(path.read_text("latin-1"))
+        for path in _inputs(node)
+    )
+
+
+def _seen_folders(env: Environment) -> str:
+    """Return the words of a command line that CPPPATH stands for."""
+    return str(env.subst("$_CPPINCFLAGS"))
 
 
 def _command(node: Node) -> str:

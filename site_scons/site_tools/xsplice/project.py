@@ -12,6 +12,7 @@ from SCons.Script import ARGUMENTS, Help, SConsignFile, SetOption, Variables
 from xsplice_plugins import pipeline
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.settings import SETTINGS_FILE, is_on
 
 from . import settings
 from .source import xsplice_source
@@ -28,7 +29,7 @@ def xsplice_project(env: Environment) -> None:
 
     Nothing is written before the build folder is known to lie outside of ``XEN``.
     """
-    variables = Variables("xsplice.conf.py", ARGUMENTS)
+    variables = Variables(SETTINGS_FILE, ARGUMENTS)
     settings.add_variables(variables)
     variables.Update(env)
     Help(variables.GenerateHelpText(env), append=True)
@@ -38,10 +39,11 @@ def xsplice_project(env: Environment) -> None:
                 f"unknown variables: {', '.join(unknown)}; `scons -h` lists the known ones"
             )
         build = str(env["BUILD"])
+        settings.absolute(env, build, "BUILD")
         env["XSPLICE_BUILD"] = build if Path(build).is_absolute() else f"#{build}"
         folder = Path(env.Dir(env["XSPLICE_BUILD"]).get_abspath())
         if env["XEN"]:
-            pipeline.check_outside(folder, locate_tree(Path(env.Dir(env["XEN"]).get_abspath())))
+            pipeline.check_outside(folder, locate_tree(settings.absolute(env, env["XEN"], "XEN")))
         pipeline.require_room(folder)
     SConsignFile(f"{folder}/.sconsign")
     SetOption("num_jobs", os.cpu_count() or 1)
@@ -51,6 +53,12 @@ def xsplice_project(env: Environment) -> None:
 def xsplice_fix(env: Environment) -> XspliceNodes:
     """Wire what the variables ask for: ``env.XspliceFix()``."""
     if env["HOTFIX"]:
+        with settings.stopping():
+            if env["PATCH"] or is_on(env["LINE_NEUTRAL"]):
+                raise ConfigError(
+                    "HOTFIX with PATCH or LINE_NEUTRAL: a run makes one payload, of a patch or of "
+                    "hand-written files; give one of them"
+                )
         with settings.stopping():
             files = settings.files(env, env["HOTFIX"], "HOTFIX")
         return xsplice_source(env, str(env["NAME"] or files[0].stem), [str(p) for p in files])

@@ -67,13 +67,32 @@ def add_variables(variables: Variables) -> None:
             variables.Add(setting.name, f"{setting.help} ({setting.takes})", setting.default)
 
 
+def absolute(env: Environment, named: object, name: str) -> Path:
+    """Return the absolute path that a variable or an argument names.
+
+    Args:
+        env: The environment; relative paths are taken from the SConscript's folder.
+        named: A text or a node.
+        name: How messages call the variable.
+
+    Raises:
+        ConfigError: A ``$``, which SCons would read as a variable's name.
+    """
+    if isinstance(named, str) and "$" in named:
+        raise ConfigError(f"{name}={named}: SCons reads $ as a variable; rename that folder")
+    return Path(env.Entry(named).srcnode().get_abspath())
+
+
 def build_folder(env: Environment) -> Path:
     """Return the absolute folder for all that is built.
 
     Raises:
+        ConfigError: Its name cannot be used.
         MachineError: It cannot be used, or its disk is full.
     """
-    folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
+    named = env.get("XSPLICE_BUILD", "#build")
+    absolute(env, named, "BUILD")
+    folder = Path(env.Dir(named).get_abspath())
     pipeline.require_room(folder)
     return folder
 
@@ -91,10 +110,10 @@ def files(env: Environment, value: object, name: str) -> list[Path]:
     Raises:
         ConfigError: A file does not exist.
     """
-    whole = isinstance(value, str) and Path(env.Entry(value).srcnode().get_abspath()).exists()
+    whole = isinstance(value, str) and absolute(env, value, name).exists()
     found = []
     for word in [value] if whole else settings.split_words(value):
-        path = Path(env.Entry(str(word)).srcnode().get_abspath())
+        path = absolute(env, str(word), name)
         if not path.exists():
             raise ConfigError(f"{name}={word}: no such file; give the path of an existing file")
         found.append(path)
@@ -109,5 +128,5 @@ def open_run(env: Environment, base: pipeline.Base) -> pipeline.Run:
         environ=os.environ,
         plugins=env["XSPLICE_PLUGINS"],
         build_dir=build_folder(env),
-        resolve=lambda text: Path(env.File(text).get_abspath()),
+        resolve=lambda text: absolute(env, text, "file"),
     )

@@ -52,7 +52,7 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
     handmade.check_sources(files)
     patch_set = _as_patch_set(name, files)
     run = settings.open_run(env, base)
-    wiring = start(env, name, patch_set, run, "the tree's flags (hand-written files)")
+    wiring = start(env, name, patch_set, run, "the tree's flags (hand-written files)", tree)
     image = env.File(str(tree.xen_syms))
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(

@@ -14,7 +14,7 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Farm, Side
+from .actions import Farm, Side, forgetting
 from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
@@ -39,20 +39,22 @@ def xen_fix(env: Environment) -> XspliceNodes:
 
 
 def _wire(env: Environment) -> XspliceNodes:
-    if not env["PATCH"]:
+    if not env.get("PATCH"):
         raise ConfigError("PATCH is not set; give the fix: PATCH=fix.patch")
-    base = tree_base(env, env["XEN"])
+    base = tree_base(env, env.get("XEN", ""))
     tree = base.tree
     assert tree is not None, "the base of a tree has one"
     run = settings.open_run(env, base)
     patch_set = pipeline.read_fix(
         settings.files(env, env["PATCH"], "PATCH"),
-        name=env["NAME"],
+        name=str(env.get("NAME", "")),
         source_root=tree.source_root,
-        is_line_neutral=is_on(env["LINE_NEUTRAL"]),
+        is_line_neutral=is_on(env.get("LINE_NEUTRAL")),
     )
-    plan = pipeline.plan_fix(tree, patch_set, store=settings.build_folder(env) / "preprocessed")
-    wiring = start(env, patch_set.name, patch_set, run, f"{plan.route} ({plan.reason})")
+    build = settings.build_folder(env)
+    with forgetting(build / patch_set.name, patch_set.name):
+        plan = pipeline.plan_fix(tree, patch_set, store=build / "preprocessed")
+    wiring = start(env, patch_set.name, patch_set, run, f"{plan.route} ({plan.reason})", tree)
     wiring.patch()
     if plan.route is Route.MAKE:
         made = wiring.node(
@@ -70,10 +72,16 @@ def _wire(env: Environment) -> XspliceNodes:
 
 
 def tree_base(env: Environment, xen: object) -> pipeline.Base:
-    """Describe the hypervisor of a built tree; the build folder must lie outside of it."""
+    """Describe the hypervisor of a built tree; the build folder must lie outside of it.
+
+    Raises:
+        ConfigError: No tree is named, or it is none.
+    """
+    if not xen:
+        raise ConfigError("XEN is not set; give a built Xen tree: XEN=/src/xen")
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
     return pipeline.base_of_tree(
-        Path(env.Dir(xen).get_abspath()), cache=folder / "facts", build_dir=folder
+        settings.absolute(env, xen, "XEN"), cache=folder / "facts", build_dir=folder
     )
 
 
