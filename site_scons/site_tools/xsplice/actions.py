@@ -256,7 +256,7 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 
         data = _path(source[0]).read_bytes()
         record = artefacts.load(_path(source[1]), PayloadRecord)
-        words = [_path(source[0]), "--out", _path(target[0])]
+        words = [str(_path(source[0])), "--out", str(_path(target[0]))]
         _say(
             fix,
             "xsplice",
