@@ -14,6 +14,7 @@ from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.pipeline import check_outside
 
 if TYPE_CHECKING:
     from tests.kit.tiny_tree import TinyTree
@@ -126,3 +127,14 @@ def test_an_image_that_says_another_release_is_refused(own_tree: TinyTree) -> No
     makefile.write_text(makefile.read_text().replace(".5", ".6"))
     with pytest.raises(CaptureError, match=r"xen-syms: says it is Xen 4\.17\.5, and .*4\.17\.6"):
         locate_tree(own_tree.root)
+
+
+def test_a_link_to_the_hypervisors_folder_is_followed(built: TinyTree, tmp_path: Path) -> None:
+    """Its tree, into which nothing may be written, lies where the link leads."""
+    (tmp_path / "alias").mkdir()
+    (tmp_path / "alias" / "xen").symlink_to(built.root / "xen")
+    tree = locate_tree(tmp_path / "alias")
+    assert tree.source_root == built.root
+    with pytest.raises(ConfigError, match="only read"):
+        check_outside(built.root / "docs" / "build", tree)
+    check_outside(built.root.parent / "build", tree)
