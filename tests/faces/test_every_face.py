@@ -7,6 +7,7 @@ tests/xen/test_xen_build_series.py.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -286,3 +287,28 @@ def test_patch_says_where_it_cannot_write(tree: TinyTree, tmp_path: Path) -> Non
         [str(word) for word in words], cwd=tree.root, capture_output=True, text=True, check=False
     )
     assert (inside.returncode, "only read" in inside.stderr) == (2, True), inside.stderr
+
+
+def test_a_build_folder_that_outlives_a_change_of_the_tree_gives_what_a_fresh_one_gives(
+    face: Face, tmp_path: Path
+) -> None:
+    """The copy of a patched file follows the tree: else it would put the old text back."""
+    tiny = TinyTree(tmp_path / "tree", flags=FLAGS)
+    (tiny.root / "xen/include/xen/lib.h").write_text(HEADER)
+    user = "int other(int a) { return a * 7; }\n" + 8 * "\n" + USER
+    (tiny.root / "xen/common/user.c").write_text(user)
+    tiny.build()
+    patch = written(tiny, tmp_path, *GOOD)
+    ended = face("xsplice", tmp_path / "old", XEN=tiny.root, PATCH=patch, SIGNER="none")
+    assert ended.status == 0, ended.text
+    (tiny.root / "xen/common/user.c").write_text(user.replace("* 7", "* 9"))
+    tiny.build()
+    made = []
+    for name in ("old", "fresh"):
+        ended = face("xsplice", tmp_path / name, XEN=tiny.root, PATCH=patch, SIGNER="none")
+        assert ended.status == 0, ended.text
+        found = [p for p in (tmp_path / name).rglob("fix.payload.json") if "out" not in p.parts]
+        record = json.loads(found[0].read_text())
+        made.append((record["digest"], sorted(f["name"] for f in record["functions"])))
+    assert made[0] == made[1]
+    assert made[0][1] == ["first", "user"]

@@ -3,7 +3,7 @@
 
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
-from xsplice_plugins.capture.digests import InputDigests
+from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
 from xsplice_plugins.capture.pairing import pair_objects
@@ -25,6 +25,8 @@ __all__ = [
     "forget_texts",
     "make_route",
     "pair_objects",
+    "patched_content",
     "plan",
     "prepare_copy",
+    "tree_state",
 ]

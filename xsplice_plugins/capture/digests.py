@@ -9,11 +9,42 @@ import shutil
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.kbuild.commands import words
+from xsplice_plugins.kbuild.tree import tree_digest
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xsplice_plugins.artefacts import CompileJob, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
+
+
+def patched_content(patch_set: PatchSet, base: Path) -> str:
+    """Return the digest of what a patch makes of the files that it touches, as they are today.
+
+    A private copy holds that content: where a touched file changes otherwise, the copy must follow.
+
+    Args:
+        patch_set: The patch.
+        base: The folder that it applies to.
+    """
+    digest = hashlib.sha256()
+    for path, content in sorted(patched_files(patch_set, base).items()):
+        digest.update(f"{path}\0{_digest(content)}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def tree_state(tree: XenTree) -> str:
+    """Return the digest of which files a tree holds, how large they are and when they changed."""
+    digest = hashlib.sha256(tree_digest(tree).encode())
+    for folder in sorted({str(tree.hypervisor_source), str(tree.build_root)}):
+        for place, folders, names in os.walk(folder):
+            folders.sort()
+            for name in sorted(names):
+                stat = os.lstat(os.path.join(place, name))  # noqa: PTH118  thousands of files
+                text = f"{place}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
+                digest.update(text.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 class InputDigests:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import write_file
 from xsplice_plugins.capture.copying import full_disk_named, prepare_copy
+from xsplice_plugins.capture.digests import tree_state
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.commands import run
 from xsplice_plugins.kbuild.indexing import Index, canonical_in
 from xsplice_plugins.kbuild.records import Record, parse_record
-from xsplice_plugins.kbuild.tree import tree_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def changed_outputs(
     """
     kept = None
     if store is not None:
-        key = f"{tree_digest(index.tree)}\0{patch_set.digest}".encode()
+        key = f"{tree_state(index.tree)}\0{patch_set.digest}".encode()
         kept = store / f"rules-{hashlib.sha256(key).hexdigest()[:32]}"
         if kept.is_file():
             return tuple(kept.read_text().split())

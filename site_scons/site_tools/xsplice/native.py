@@ -11,7 +11,7 @@ import SCons.Tool
 from SCons.Action import CommandAction, CommandGeneratorAction
 from SCons.Subst import escape_list
 
-from xsplice_plugins import pipeline
+from xsplice_plugins import capture, pipeline
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
 from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError
 from xsplice_plugins.pipeline import Sides
@@ -120,7 +120,8 @@ def _copy(wiring: Wiring, root: Path) -> Node:
     only = root.relative_to(top).as_posix()
     only = "" if only == "." else only
     farm = Farm(source_root=top, only=only, copy=fix.folder / "copy", patch_set=fix.patch_set)
-    return wiring.copy(farm, "copy.stamp", f"{only} with patch set {fix.patch_set.digest}")
+    content = capture.patched_content(fix.patch_set, root)
+    return wiring.copy(farm, "copy.stamp", f"{only} with patched content {content}")
 
 
 def _inputs(node: Node) -> set[Path]:

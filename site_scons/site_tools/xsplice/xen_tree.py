@@ -63,7 +63,7 @@ def _wire(env: Environment) -> XspliceNodes:
             [],
             carries=(wiring.fix, tree, plan),
             library=CAPTURING,
-            values=[f"patch set {patch_set.digest}", f"tree {tree_digest(tree)}"],
+            values=[f"patch set {patch_set.digest}", f"tree {capture.tree_state(tree)}"],
         )[0]
         deltas = [wiring.diff("made.diffs", made, is_made=True)]
     else:
@@ -94,12 +94,13 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
         wiring.copy(
             Farm(source_root=tree.root, tree=tree, copy=pristine, patch_set=None),
             f"../{pristine.name}.stamp",
-            f"tree {tree.root}",
+            f"tree {tree.root} {tree_digest(tree)}",
         ),
         wiring.copy(
             Farm(source_root=tree.root, tree=tree, copy=patched, patch_set=fix.patch_set),
             "copy.stamp",
-            f"tree {tree.root} with patch set {fix.patch_set.digest}",
+            f"tree {tree.root} {tree_digest(tree)} with patched content "
+            f"{capture.patched_content(fix.patch_set, tree.source_root)}",
         ),
     ]
     inputs = capture.InputDigests(tree, fix.patch_set)
