@@ -42,7 +42,9 @@ ALLOWED = {
     "verify": FOUNDATION | {"hypervisor", "realxen"},
     "report": FOUNDATION | {"settings", "target"},
     "settings": FOUNDATION,
-    "pipeline": FOUNDATION | {"settings", "patch", "capture", "kbuild", "handmade"},
+    "check": {"errors", "elf", "artefacts"},  # shares nothing with what it judges
+    "pipeline": FOUNDATION
+    | {"settings", "patch", "capture", "kbuild", "handmade", "check", "target"},
     "handmade": FOUNDATION | {"capture", "kbuild", "link", "target"},
     "toolstack": FOUNDATION | {"hypervisor", "realxen", "pipeline", "kbuild", "verify"},
     "testing": FOUNDATION,

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what the objects hold what the image holds? Each claim with its negation."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.check.building import OTHER, SIZES, UNIT, World, compiled, linked, run
+from xsplice_plugins.artefacts import from_json, to_json
+from xsplice_plugins.check.base import match_objects
+from xsplice_plugins.check.memory import read_image
+from xsplice_plugins.check.results import ImageMatch, ObjectMatch
+from xsplice_plugins.check.tables import layouts
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import ElfFormatError, RelocationError
+from xsplice_plugins.target.known import known_facts
+
+pytestmark = pytest.mark.toolchain
+
+
+def matched(known: World, unit: bytes, other: bytes | None = None) -> ImageMatch:
+    rows = [("unit.o", unit), ("other.o", other or known.other)]
+    return match_objects(known.image, rows, SIZES)
+
+
+def flipped(data: bytes, section: str, offset: int = 0) -> bytes:
+    row = read_elf(data, "object").section_by_name[section]
+    out = bytearray(data)
+    out[row.offset_file + offset] ^= 1
+    return bytes(out)
+
+
+def wrong_names(found: ImageMatch) -> set[str]:
+    return {mismatch.name for row in found.objects for mismatch in row.differs}
+
+
+def test_all_of_the_linked_objects_is_found(known: World) -> None:
+    found = matched(known, known.unit)
+    assert found.held, found
+    unit, other = found.objects
+    assert {"text", "unit.c#helper", "unit.c#counter", "unit.c#table", "traps"} <= set(unit.matched)
+    assert {"elsewhere", "shared"} <= set(other.matched)
+    assert not unit.absent
+    assert not unit.ambiguous
+
+
+def test_a_changed_byte_is_found_by_name(known: World) -> None:
+    cases = [
+        (".text.work", "work"), (".data.counter", "unit.c#counter"),
+        (".rodata.table", "unit.c#table"), (".altinstr_replacement", ".altinstr_replacement"),
+    ]  # fmt: skip
+    for section, name in cases:
+        found = matched(known, flipped(known.unit, section))
+        assert not found.held
+        assert name in wrong_names(found), section
+
+
+def test_the_first_difference_is_shown(known: World) -> None:
+    (row,) = matched(known, flipped(known.unit, ".text.look", 1)).objects[0].differs
+    assert (row.name, row.offset) == ("look", 1)
+    assert row.want != row.have
+    assert "look+0x1: other bytes" in str(row)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ('"the old text"', '"the odd text"', "text"),
+        ("+ limit", "+ shared", "work"),
+        ("return table[i & 3]", "return table[(i & 3) + 1]", "look"),
+        ("counter += x; spare_counter -= x", "spare_counter += x; counter -= x", "unit.c#helper"),
+    ],
+)
+def test_a_field_that_leads_elsewhere_is_found(
+    old: str, new: str, name: str, known: World, tmp_path: Path
+) -> None:
+    found = matched(known, compiled(tmp_path, "unit.c", UNIT.replace(old, new)))
+    assert name in wrong_names(found)
+
+
+def test_a_dropped_entry_of_a_table_is_found(known: World, tmp_path: Path) -> None:
+    found = matched(known, compiled(tmp_path, "unit.c", UNIT.replace("BUG(7)", "BUG(8)")))
+    assert not found.held
+    assert any(".bug_frames.2" in row.absent for row in found.objects)
+
+
+def test_another_image_is_refused_with_counts(known: World, tmp_path: Path) -> None:
+    other = compiled(tmp_path, "unit.c", UNIT.replace("x) + limit", "x) * limit + 99"))
+    image = read_image(linked(tmp_path, known.other, other), "image", SIZES)
+    found = match_objects(image, [("unit.o", known.unit)], SIZES)
+    assert not found.held
+    assert wrong_names(found) == {"work"}
+
+
+def test_statics_of_one_name_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    """A file that is compiled twice: the image has two of each name."""
+    text = "static int state = {0};\nLOCAL int step(int x) {{ return state += x * {0}; }}\n"
+    text += "int go{0}(int x) {{ return step(x); }}\n"
+    first, second = (compiled(tmp_path, "twin.c", text.format(n)) for n in (3, 5))
+    image = read_image(linked(tmp_path, first, second), "image", SIZES)
+    found = match_objects(image, [("b.o", second), ("a.o", first)], SIZES)
+    assert found.held, found
+    assert all("twin.c#step" in row.matched for row in found.objects)
+    doubled = match_objects(image, [("a.o", first), ("b.o", first)], SIZES)
+    assert not doubled.held  # two objects cannot lie at one place
+
+
+def test_a_member_of_an_archive_that_was_not_taken_is_no_difference(
+    known: World, tmp_path: Path
+) -> None:
+    spare = compiled(tmp_path, "lib.c", "int elsewhere(int x) { return x - 1; }\n")
+    rows = [("unit.o", known.unit), ("other.o", known.other), ("lib.o", spare)]
+    found = match_objects(known.image, rows, SIZES)
+    assert found.held
+    assert not found.objects[2].is_linked
+    alone = match_objects(known.image, rows[2:], SIZES)
+    assert not alone.held
+
+
+def test_nothing_found_is_not_a_match(known: World) -> None:
+    assert not match_objects(known.image, [], SIZES).held
+
+
+def test_an_object_is_no_image_and_garbage_is_no_object(known: World) -> None:
+    with pytest.raises(ElfFormatError, match="give xen-syms"):
+        read_image(known.unit, "unit.o", SIZES)
+    with pytest.raises(ElfFormatError, match="not an ELF file"):
+        matched(known, b"garbage")
+
+
+def test_an_unknown_relocation_is_refused(known: World) -> None:
+    elf = read_elf(known.unit, "unit.o")
+    rela = elf.rela_by_target[elf.section_by_name[".text.work"].index]
+    out = bytearray(known.unit)
+    out[rela.offset_file + 8] = 23
+    with pytest.raises(RelocationError, match="relocation type 23"):
+        matched(known, bytes(out))
+
+
+def test_results_travel_as_json(known: World) -> None:
+    found = matched(known, known.unit)
+    assert from_json(to_json(found), ImageMatch, "match") == found
+    assert replace(found.objects[0], matched=()) != found.objects[0]
+    assert isinstance(found.objects[0], ObjectMatch)
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="no arm64 compiler")
+def test_arm64_objects_are_matched(tmp_path: Path) -> None:
+    sizes = layouts(known_facts("4.17.5", 183))
+    text = OTHER + (
+        'static long counter = 3; static const char *names[] = {"one", "two"};\n'
+        "__attribute__((noinline)) static long step(long x) { return counter += x; }\n"
+        "long call(long x) { return step(x) + elsewhere((int)x); }\n"
+        'const char *name(int n) { return n > 2 ? "many" : names[n & 1]; }\n'
+    )
+
+    def made(source: str) -> bytes:
+        (tmp_path / "arm.c").write_text(source)
+        run("aarch64-linux-gnu-gcc", "-O2", "-fno-pic", "-ffunction-sections", "-fdata-sections",
+            "-fno-asynchronous-unwind-tables", "-c", "arm.c", cwd=tmp_path)  # fmt: skip
+        return (tmp_path / "arm.o").read_bytes()
+
+    right = made(text)
+    (tmp_path / "image.lds").write_text(
+        "SECTIONS { . = 0x200000; .text : { *(.text .text.*) }"
+        ".rodata : { *(.rodata .rodata.*) } .data : { *(.data .data.*) } "
+        ".bss : { *(.bss .bss.*) } }"
+    )
+    run("aarch64-linux-gnu-ld", "-T", "image.lds", "-o", "image", "arm.o", cwd=tmp_path)
+    image = read_image((tmp_path / "image").read_bytes(), "image", sizes)
+    found = match_objects(image, [("arm.o", right)], sizes)
+    assert found.held, found
+    assert {"call", "name", "arm.c#counter", "arm.c#names"} <= set(found.objects[0].matched)
+    for old, new in (("many", "none"), ("x * 5", "x * 6"), ("+= x", "-= x")):
+        assert not match_objects(image, [("arm.o", made(text.replace(old, new)))], sizes).held

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a payload turn the image into what a full rebuild would run? Each claim and its negation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.check.building import UNIT, World, checked, compiled, payload, size_of
+from xsplice_plugins.artefacts import from_json, to_json
+from xsplice_plugins.check.results import CheckReport
+
+pytestmark = pytest.mark.toolchain
+
+#: How a payload names what the image has.
+KNOWN = r"""
+extern int counter asm("unit.c_counter"), spare_counter asm("unit.c_spare_counter");
+extern int calls_0 asm("unit.c_calls.0"), calls_1 asm("unit.c_calls.1");
+extern int limit, shared;
+extern const int table[4] asm("unit.c_table");
+extern int helper(int) asm("unit.c_helper");
+int elsewhere(int);
+"""
+HELPER = (
+    '__attribute__((noipa)) int fixed(int x) asm("unit.c_helper");\n'
+    "__attribute__((noipa)) int fixed(int x) {body}\n"
+)
+FIXED_TEXT = 'const char *text(void) { return "the new text"; }\n'
+FIXED_WORK = "int work(int x) { return helper(x) - limit; }\n"
+
+
+def changed(known: World, tmp_path: Path, *edits: tuple[str, str]) -> bytes:
+    source = UNIT
+    for old, new in edits:
+        assert old in source
+        source = source.replace(old, new)
+    return compiled(tmp_path, "unit.c", source)
+
+
+def texts(found: CheckReport) -> str:
+    return "\n".join(": ".join(row) for row in found.differences)
+
+
+TEXT = ("the old text", "the new text")
+WORK = ("helper(x) + limit", "helper(x) - limit")
+
+
+def test_a_complete_payload_holds(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT, WORK)
+    data = payload(known, new, KNOWN + FIXED_TEXT + FIXED_WORK, ("text", "work"))
+    found = checked(known, new, data)
+    assert found.held, found
+    assert (found.replaced, found.unchanged) == (2, 5)
+    assert found.unchecked == ()
+    assert from_json(to_json(found), CheckReport, "check") == found
+
+
+def test_a_function_without_a_record_is_missed_by_name(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT, WORK)
+    data = payload(known, new, KNOWN + FIXED_TEXT + FIXED_WORK, ("text",))
+    found = checked(known, new, data)
+    assert not found.held
+    assert [subject for subject, _ in found.differences] == ["work"]
+    assert "it is not replaced, and the image differs" in texts(found)
+
+
+def test_a_record_too_many_is_found(known: World, tmp_path: Path) -> None:
+    """It may be right by luck, but no object of the fix asked for it."""
+    new = changed(known, tmp_path, TEXT)
+    source = KNOWN + FIXED_TEXT + "int more(int x) { return x * 6; }\n"
+    rows = '{"more", (void *)more, 0, 4, 4, 2}'
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    more = f"struct livepatch_func second[] {place} = {{{rows}}};"
+    found = checked(known, new, payload(known, new, source, ("text",), more))
+    assert "more: the payload replaces it, and no new object has it there" in texts(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ('const char *text(void) { return "the odd text"; }\n', "another text"),
+        ("const char *text(void) { return (const char *)0; }\n", "text: "),
+        ("", ""),
+    ],
+)
+def test_another_replacement_is_found(source: str, text: str, known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT)
+    data = payload(known, new, KNOWN + (source or FIXED_TEXT), ("text",))
+    found = checked(known, new, data)
+    assert found.held == (not source)
+    assert text in texts(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("{ counter += x + 1; spare_counter -= x; return counter; }", ""),
+        ("{ spare_counter += x + 1; counter -= x; return spare_counter; }", "another place"),
+        ("{ mine += x + 1; spare_counter -= x; return mine; }", "would start again"),
+    ],
+)
+def test_variables_are_the_images_own(body: str, text: str, known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, ("counter += x; spare", "counter += x + 1; spare"))
+    source = KNOWN.replace("extern int helper(int)", "int unused(int)")
+    source = source.replace(' asm("unit.c_helper")', "") + "static int mine = 5;\n"
+    source += HELPER.replace("{body}", body).replace("fixed", "helper")
+    sizes = f"{size_of(new, 'helper')}, {size_of(known.unit, 'helper')}"
+    rows = f'{{"unit.c#helper", (void *)helper, 0, {sizes}, 2}}'
+    record = f'struct livepatch_func r[] __attribute__((section(".livepatch.funcs"))) = {{{rows}}};'
+    data = payload(known, new, source, (), record)
+    found = checked(known, new, data)
+    assert found.held == (not text), found
+    assert text in texts(found)
+
+
+def test_a_static_of_a_function_keeps_its_state_under_another_number(
+    known: World, tmp_path: Path
+) -> None:
+    """Both are called ``calls``; the functions that use them tell which is which."""
+    new = changed(known, tmp_path, ("return ++calls +", "return ++calls * 3 +"))
+    body = "int count(void) { return ++%s * 3 + elsewhere(%s); }\n"
+    held = {}
+    for name in ("calls_0", "calls_1"):
+        data = payload(known, new, KNOWN + body % (name, name), ("count",))
+        held[name] = checked(known, new, data).held
+    assert sorted(held.values()) == [False, True]
+
+
+def test_new_functions_and_data_are_compared_by_content(known: World, tmp_path: Path) -> None:
+    more = "static int fresh = 9; LOCAL int added(int x) { return fresh += x; }\n"
+    edit = (
+        "int work(int x) { return helper(x) + limit",
+        more + "int work(int x) { return added(x)",
+    )
+    new = changed(known, tmp_path, edit)
+    work = "int work(int x) { return added(x); }\n"
+    for text, holds in (
+        (more, True),
+        (more.replace("fresh = 9", "fresh = 8"), False),
+        (more.replace("+= x", "-= x"), False),
+        (more.replace("static int fresh = 9;", 'extern int fresh asm("unit.c_counter");'), False),
+    ):
+        found = checked(known, new, payload(known, new, KNOWN + text + work, ("work",)))
+        assert found.held == holds, found
+
+
+def test_a_new_variable_is_there_once(known: World, tmp_path: Path) -> None:
+    """Two functions share it; with a copy for each its state is split."""
+    new = changed(
+        known,
+        tmp_path,
+        ("static int counter", "static int fresh = 9;\nstatic int counter"),
+        ("{ return helper(x) + limit; }", "{ return helper(x) + (fresh += x); }"),
+        ("return table[i & 3]", "return table[i & 3] + (fresh += i)"),
+    )
+    code = (
+        "int work(int x) { return helper(x) + (fresh += x); }\n"
+        "int look(int i) { return table[i & 3] + (%s += i); }\n"
+    )
+    for text, wrong in (
+        ("static int fresh = 9;\n" + code % "fresh", ""),
+        ("static int fresh = 9, second = 9;\n" + code % "second", "its state is split"),
+    ):
+        found = checked(known, new, payload(known, new, KNOWN + text, ("work", "look")))
+        assert found.held == (not wrong), found
+        assert wrong in texts(found)
+
+
+def test_entries_of_special_sections_come_along(known: World, tmp_path: Path) -> None:
+    """Bug frames with their lines, alternatives with their code, exception table entries."""
+    edit = ("GUARDED(&shared); return shared;", "GUARDED(&shared); return shared + 2;")
+    new = changed(known, tmp_path, edit)
+    right = (
+        'int traps(int x) { if (x) BUG(7); ALTERNATIVE("stac"); GUARDED(&shared); '
+        "return shared + 2; }\n"
+    )
+    for old, other, text in (
+        ("", "", ""),
+        ("BUG(7)", "BUG(8)", "another place or line"),
+        ("BUG(7)", 'asm volatile("ud2")', ".bug_frames.2 has 0 entries for it, not 1"),
+        ('ALTERNATIVE("stac")', 'asm volatile("nop;nop;nop")', ".altinstructions has 0 entries"),
+        ('ALTERNATIVE("stac")', 'ALTERNATIVE("clac")', "its replacement"),
+        ("GUARDED(&shared)", 'asm volatile("movl (%0), %%eax" :: "r"(&shared) : "eax", "memory")',
+         ".ex_table has 0 entries"),
+    ):  # fmt: skip
+        source = KNOWN + right.replace(old, other) if old else KNOWN + right
+        found = checked(known, new, payload(known, new, source, ("traps",)))
+        assert found.held == (not text), (other, found)
+        assert text in texts(found), other
+
+
+def test_an_entry_too_many_is_found(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT)
+    extra = "void stray(void) { BUG(3); }\n"
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT + extra, ("text",)))
+    assert ".bug_frames.2: its entry at 0x0 speaks of nothing that was compared" in texts(found)
+
+
+def test_changed_entries_of_a_function_that_stays_are_found(known: World, tmp_path: Path) -> None:
+    """The code is the same, only a line moved: with the neutral object it is no change."""
+    new = changed(known, tmp_path, TEXT, ("BUG(7)", "BUG(8)"))
+    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
+    found = checked(known, new, data)
+    assert [subject for subject, _ in found.differences] == ["traps"]
+    assert checked(known, new, data, neutral=changed(known, tmp_path, TEXT)).held
+
+
+def test_changed_read_only_data_of_a_function_that_stays_is_found(
+    known: World, tmp_path: Path
+) -> None:
+    new = changed(known, tmp_path, TEXT, ("{1, 2, 3, 4}", "{1, 2, 3, 9}"))
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert [subject for subject, _ in found.differences] == ["look"]
+    look = "static const int copied[4] = {1, 2, 3, 9};\nint look(int i) { return copied[i & 3]; }\n"
+    both = payload(known, new, KNOWN + FIXED_TEXT + look, ("text", "look"))
+    assert checked(known, new, both).held
+
+
+def test_a_copy_of_a_table_that_did_not_change_is_found(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, ("table[i & 3]", "table[i & 1]"))
+    look = "int look(int i) { return table[i & 1]; }\n"
+    assert checked(known, new, payload(known, new, KNOWN + look, ("look",))).held
+    copied = "static const int copied[4] = {1, 2, 3, 4};\n" + look.replace("table", "copied")
+    found = checked(known, new, payload(known, new, KNOWN + copied, ("look",)))
+    assert "another place than unit.c#table of the image" in texts(found)
+
+
+def test_a_changed_first_value_is_found(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT, ("int limit = 3", "int limit = 4"))
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert "limit: its first value is not the image's" in texts(found)
+
+
+def test_a_variable_that_only_a_linker_script_gathers_is_found(
+    known: World, tmp_path: Path
+) -> None:
+    row = 'static int row __attribute__((used, section(".data.schedulers"))) = 1;\nint limit = 3;'
+    new = changed(known, tmp_path, TEXT, ("int limit = 3;", row))
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert "unit.c#row: it is new and nothing refers to it" in texts(found)
+
+
+def test_boot_only_code_is_named_as_unchecked(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT, ("start(void) { return 1", "start(void) { return 2"))
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert found.held
+    assert found.unchecked == ("start: changed, and it is used at boot only",)
+
+
+def test_a_baseline_that_is_not_the_images_is_found(known: World, tmp_path: Path) -> None:
+    new = changed(known, tmp_path, TEXT)
+    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
+    drifted = replace(known, unit=changed(known, tmp_path, ("x) + limit", "x) * limit")))
+    assert "before the patch it is not the image's" in texts(checked(drifted, new, data))
+
+
+def test_hooks_are_compared(known: World, tmp_path: Path) -> None:
+    hook = (
+        "void hook(void) { limit = %d; }\n"
+        'void (*at_load)(void) __attribute__((used, section(".livepatch.hooks.load"))) = hook;\n'
+    )
+    new = compiled(tmp_path, "unit.c", UNIT.replace(*TEXT) + hook % 8)
+    for number, holds in ((8, True), (9, False)):
+        data = payload(known, new, KNOWN + FIXED_TEXT + hook % number, ("text",))
+        assert checked(known, new, data).held == holds
+    assert not checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",))).held
+    plain = changed(known, tmp_path, TEXT)
+    extra = payload(known, plain, KNOWN + FIXED_TEXT + hook % 8, ("text",))
+    assert "another number of hooks" in texts(checked(known, plain, extra))

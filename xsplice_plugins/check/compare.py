@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what a new object says what the patched hypervisor holds at an address?
+
+Two things are the same if their bytes are equal outside relocated fields, each field leads to the
+same thing, and the same entries of special sections speak of them. What is under comparison counts
+as equal meanwhile: two circles are the same if nobody ever finds a difference.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from xsplice_plugins.check.base import joined
+from xsplice_plugins.check.fields import ALL, Aim
+from xsplice_plugins.check.homes import Homes, Key, behind, meant, stem_of
+from xsplice_plugins.check.memory import Image, Loaded, Spot, is_payload
+from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
+from xsplice_plugins.check.records import Record
+from xsplice_plugins.check.tables import SNIPPETS, layout_of
+from xsplice_plugins.elf.types import SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHN_UNDEF, STB_WEAK
+
+_COLD = ".cold"  #: in the name of a part that the compiler split off a function
+_PER_CPU = ".percpu"
+
+Own = tuple[Key, int]  #: a function under comparison, and its address
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """A new object, or its line-neutral twin."""
+
+    obj: ObjectFile
+    homes: Homes
+
+
+def names_of(obj: ObjectFile, unit: Unit) -> list[str]:
+    """Return all decorated names of a unit."""
+    return [s.decorated for s in obj.named.get(unit.section, ()) if s.value == unit.start]
+
+
+def title(obj: ObjectFile, unit: Unit) -> str:
+    """Return how messages call a unit."""
+    return unit.name or obj.elf.sections[unit.section].name
+
+
+def own_size(obj: ObjectFile, unit: Unit) -> Unit:
+    """Leave out the padding up to the next unit, where the symbol tells."""
+    if unit.symbol is None or not unit.symbol.size_bytes:
+        return unit
+    if obj.elf.sections[unit.section].is_exec and len(obj.units(unit.section)) == 1:
+        return unit  # code may go on behind the symbol's end, in a subsection
+    return unit._replace(end=min(unit.end, unit.start + unit.symbol.size_bytes))
+
+
+def is_root(obj: ObjectFile, unit: Unit) -> bool:
+    """Tell whether a unit of code is a function that is compared for its own sake."""
+    return bool(unit.name) and _COLD not in unit.name and not obj.is_boot_only(unit.section)
+
+
+class Comparison:
+    """A payload under comparison. Its methods return the first difference in words, or ``""``."""
+
+    def __init__(self, image: Image, payload: Loaded, records: list[Record]) -> None:
+        self.image = image
+        self.payload = payload
+        self.records = {(record.name, record.old): record for record in records}
+        #: What was assumed equal, or proved, in order; with the address of what is new.
+        self.seen: dict[object, int] = {}
+        tables = {row.name for row in payload.elf.sections if layout_of(image.sizes, row.name)}
+        self.tables = {
+            name: payload.spots(name, layout_of(image.sizes, name)) for name in sorted(tables)
+        }
+        frames = {f".bug_frames.{number}" for number in range(8)}
+        self.image_tables = [
+            name for name in sorted(frames | set(image.sizes)) if image.span(name)[1]
+        ]
+        #: What the new objects define for each other: name -> where.
+        self.definers: dict[str, tuple[Side, Unit]] = {}
+
+    def attempt(self, side: Side, unit: Unit, addr: int) -> str:
+        """Compare a unit with an address, and forget what was assumed if it fails."""
+        mark = len(self.seen)
+        text = self._same(side, unit, addr, None)
+        self._forget(mark if text else len(self.seen))
+        return text
+
+    def record_of(self, side: Side, unit: Unit) -> Record | None:
+        """Return the record that replaces a function."""
+        home = side.homes.of(unit)
+        found = (self.records.get((name, home)) for name in names_of(side.obj, unit))
+        return next((record for record in found if record), None)
+
+    def note(self, text: str) -> None:
+        """Keep what could not be compared."""
+        self.seen["note", text] = 0
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """Return what could not be compared, in order."""
+        for key in self.seen:
+            if isinstance(key, tuple) and key[0] == "note":
+                yield str(key[1])
+
+    def overlaps(self) -> Iterator[str]:
+        """Say which new variables share bytes of the payload."""
+        rows = sorted(
+            (addr, addr + key[3], str(key[4]))
+            for key, addr in self.seen.items()
+            if isinstance(key, tuple) and key[0] == "new"
+        )
+        for (_, end, one), (start, _, other) in pairwise(rows):
+            if start < end:
+                yield f"{one} and {other} share bytes of the payload"
+
+    def _forget(self, mark: int) -> None:
+        while len(self.seen) > mark:
+            self.seen.popitem()
+
+    def _read(self, addr: int, size: int) -> bytes | None:
+        return self._memory(addr).read(addr, size)
+
+    def _memory(self, addr: int) -> Image | Loaded:
+        return self.payload if is_payload(addr) else self.image
+
+    def _same(self, side: Side, unit: Unit, addr: int, own: Own | None) -> str:
+        """Compare a unit of a new object with what lies at an address."""
+        obj, section = side.obj, side.obj.elf.sections[unit.section]
+        is_code = section.is_exec and section.name not in SNIPPETS
+        if is_code:
+            own = ((unit.section, unit.start), addr)
+        key = ("unit", id(obj), unit.section, unit.start, unit.end, addr, own)
+        if key in self.seen:
+            return ""
+        self.seen[key] = 0
+        size, where = unit.end - unit.start, "the payload" if is_payload(addr) else "the image"
+        have = self._read(addr, size)
+        if have is None:
+            return f"{where} ends before its {size} bytes do"
+        at = obj.first_difference(unit.section, unit.start, unit.end, have)
+        if at is not None:
+            want = obj.content(unit.section, unit.start + at, unit.end)[:8]
+            return f"+{at:#x}: {where} has {have[at : at + 8].hex()}, not {want.hex()}"
+        if is_payload(addr):
+            flags = section.flags & ~(SHF_WRITE if obj.is_constant(unit.section) else 0)
+            text = self._fit(flags, section.align_bytes, unit, addr, is_code=is_code)
+            if text:
+                return text
+        return self._fields(side, unit, addr, own) or (
+            self._entries(side, unit, addr) if is_code else ""
+        )
+
+    def _fit(self, flags: int, align: int, unit: Unit, addr: int, *, is_code: bool) -> str:
+        """Compare what kind of memory the payload gives to a unit."""
+        area = self.payload.area(addr)
+        lost = flags & ~area.flags
+        if lost & SHF_EXECINSTR:
+            return f"the payload has it in {area.name}, which cannot run"
+        if lost & SHF_WRITE:
+            return f"the payload has it in {area.name}, which cannot be written"
+        needed = min(align, unit.start & -unit.start) if unit.start else align
+        if not is_code and needed > 1 and (addr % needed or area.align_bytes < needed):
+            return f"the payload has it at a place that is no multiple of {needed}"
+        return ""
+
+    def _fields(self, side: Side, unit: Unit, addr: int, own: Own | None) -> str:
+        """Compare where the relocated fields of a unit lead."""
+        refs = side.obj.refs_in(unit.section, unit.start, unit.end)
+        if is_payload(addr):
+            count = self.payload.relocated(addr, unit.end - unit.start)
+            if count != len(refs):
+                return f"the payload relocates {count} fields in it, not {len(refs)}"
+        pairs = []
+        for ref in refs:
+            aim = self._memory(addr).aim(addr + ref.at - unit.start, ref)
+            if aim is None:
+                return f"+{ref.at - unit.start:#x}: no such relocation, or to no certain name"
+            pairs.append((ref, aim))
+        for ref, aim in joined(pairs):
+            text = self._leads(side, unit, ref, aim, own)
+            if text:
+                return f"+{ref.at - unit.start:#x}: {text}"
+        return ""
+
+    def _leads(self, side: Side, unit: Unit, ref: Ref, aim: Aim, own: Own | None) -> str:
+        """Compare where one field leads with what its relocation names."""
+        obj, symbol = side.obj, ref.symbol
+        if symbol.shndx == SHN_ABS:
+            fits = aim.fits(symbol.value + ref.addend)
+            return "" if fits else f"it is not the number {symbol.name}"
+        if symbol.shndx == SHN_UNDEF:
+            return self._outside(ref, aim)
+        if aim.known != ALL:
+            self.note(f"{title(obj, unit)}: a field tells only a part of where it leads")
+            return ""
+        if obj.is_merged(symbol.shndx):
+            more, want = obj.piece(ref, unit.section)
+            if self._read(aim.value + more, len(want)) == want:
+                return ""
+            return f"it leads to another text, constant or line than {want[:40]!r}"
+        base = aim.value - ref.addend - symbol.value  # where the symbol's section would begin
+        if obj.elf.sections[symbol.shndx].name in SNIPPETS:
+            target = obj.unit_at(symbol.shndx, symbol.value + ref.addend)
+            return self._same(side, target, base + target.start, own)
+        text, mark = "", len(self.seen)
+        for target in meant(obj, ref, unit.section):
+            at = symbol.value + ref.addend + behind(obj, ref, unit.section)[0]
+            is_entry = at == target.start
+            found = self._thing(side, target, base + target.start, own, is_entry=is_entry)
+            if not found:
+                return ""
+            self._forget(mark)
+            text = text or found
+        return text
+
+    def _outside(self, ref: Ref, aim: Aim) -> str:
+        """Compare a field with a name that another object defines."""
+        name = ref.symbol.name
+        if name in self.definers and aim.known == ALL:
+            side, target = self.definers[name]
+            offset = side.obj.globals[name].value - target.start
+            addr = aim.value - ref.addend - offset
+            return self._thing(side, target, addr, None, is_entry=not offset)
+        home = self.image.only(name)
+        address = home.value if home else 0 if ref.symbol.bind == STB_WEAK else None
+        if address is None:
+            return f"the image has no {name}, or several"
+        return "" if aim.fits(address + ref.addend) else f"it leads to another place than {name}"
+
+    def _thing(self, side: Side, unit: Unit, addr: int, own: Own | None, *, is_entry: bool) -> str:
+        """Compare a function or datum that a field leads to with what it should be."""
+        obj, home, name = side.obj, side.homes.of(unit), title(side.obj, unit)
+        elsewhere = f"it leads to another place than {name}"
+        if obj.elf.sections[unit.section].is_exec:
+            if own is not None and own[0] == (unit.section, unit.start):
+                return "" if addr == own[1] or (is_entry and addr == home) else elsewhere
+            record = self.record_of(side, unit)
+            if record is not None:
+                return "" if addr == (home if is_entry else record.new) else elsewhere
+            is_known = not is_payload(addr) and home is not None
+            if is_known and (addr != home or is_root(obj, unit)):
+                return "" if addr == home else elsewhere
+            if is_known and own is not None and is_payload(own[1]) and _COLD in unit.name:
+                return f"its part {name} is the image's, not the payload's"
+            return self._reached(side, unit, addr)
+        if obj.is_boot_only(unit.section):
+            return "" if addr == home else elsewhere
+        if obj.is_constant(unit.section):
+            return self._constant(side, unit, addr, home)
+        if home is not None:
+            if addr != home and is_payload(addr):
+                return f"state of {name} would start again: the payload brings a copy"
+            return "" if addr == home else elsewhere
+        if not is_payload(addr):
+            if addr not in side.homes.spare.get(stem_of(unit.name), ()):
+                return f"{name} is new, and it leads to what the image has"
+            self.note(f"{name}: several variables of the image may be meant")
+            return ""
+        if _PER_CPU in obj.elf.sections[unit.section].name:
+            return f"{name} is a new per-CPU variable, which no payload can bring"
+        size = own_size(obj, unit).end - unit.start
+        key = ("new", id(obj), (unit.section, unit.start), size, name)
+        if self.seen.setdefault(key, addr) != addr:
+            return f"the payload brings {name} twice, so its state is split"
+        return self._reached(side, unit, addr)
+
+    def _constant(self, side: Side, unit: Unit, addr: int, home: int | None) -> str:
+        """Compare read-only data: the image's own where it is still right, else equal content."""
+        if home is not None and addr != home and not stem_of(unit.name):
+            mark = len(self.seen)
+            is_right = not self._reached(side, unit, home)
+            self._forget(mark)
+            if is_right:
+                return f"it leads to another place than {title(side.obj, unit)} of the image"
+        return self._reached(side, unit, addr)
+
+    def _reached(self, side: Side, unit: Unit, addr: int) -> str:
+        """Compare the content of what a field leads to."""
+        text = self._same(side, own_size(side.obj, unit), addr, None)
+        return f"{title(side.obj, unit)}: {text}" if text else ""
+
+    def _entries(self, side: Side, unit: Unit, addr: int) -> str:
+        """Compare the entries of special sections that speak of a unit."""
+        wanted: dict[str, list[Entry]] = {}
+        for entry in side.obj.entries.get((unit.section, unit.start), ()):
+            wanted.setdefault(entry.table, []).append(entry)
+        known = self.tables if is_payload(addr) else self.image_tables
+        for table in sorted({*wanted, *known}):
+            spots = self._spots(table, addr)
+            first = bisect_left(spots, Spot(addr, 0))
+            there = spots[first : bisect_left(spots, Spot(addr + unit.end - unit.start, 0))]
+            want = sorted(wanted.get(table, ()), key=lambda e: (e.owner_offset, e.section, e.start))
+            if len(there) != len(want):
+                return f"{table} has {len(there)} entries for it, not {len(want)}"
+            for entry, spot in zip(want, there, strict=True):
+                text = self._entry(side, unit, addr, entry, spot.start)
+                if text:
+                    return f"its entry in {table} for +{entry.owner_offset:#x}: {text}"
+        return ""
+
+    def _spots(self, table: str, addr: int) -> list[Spot]:
+        return self.tables.get(table, []) if is_payload(addr) else self.image.spots(table)
+
+    def _entry(self, side: Side, unit: Unit, addr: int, entry: Entry, place: int) -> str:
+        """Compare one entry of a special section."""
+        self.seen["entry", place] = 0
+        obj, size = side.obj, entry.layout.size_bytes
+        piece = Unit(entry.section, entry.start, entry.start + size, entry.table, None)
+        have = self._read(place, size)
+        if (
+            have is None
+            or obj.first_difference(piece.section, piece.start, piece.end, have) is not None
+        ):
+            return "other bytes"
+        refs = obj.refs_in(piece.section, piece.start, piece.end)
+        if is_payload(place) and self.payload.relocated(place, size) != len(refs):
+            return "more or fewer relocations"
+        own = ((unit.section, unit.start), addr)
+        for ref in refs:
+            aim = self._memory(place).aim(place + ref.at - entry.start, ref)
+            if aim is None:
+                return "no such relocation, or to no certain name"
+            if ref.at == entry.start:
+                fits = aim.value - ref.addend - ref.symbol.value == addr - unit.start
+                text = "" if fits else "it speaks of another place or line"
+            elif entry.layout.snippet_length_at is not None:
+                text = self._snippet(side, ref, aim, own, have[entry.layout.snippet_length_at])
+            else:
+                text = self._leads(side, piece, ref, aim, own)
+            if text:
+                return text
+        return ""
+
+    def _snippet(self, side: Side, ref: Ref, aim: Aim, own: Own, size: int) -> str:
+        """Compare the out-of-line code of an alternative."""
+        offset = ref.symbol.value + ref.addend
+        target = Unit(ref.symbol.shndx, offset, offset + size, "", None)
+        text = self._same(side, target, aim.value, own) if size else ""
+        return f"its replacement: {text}" if text else ""

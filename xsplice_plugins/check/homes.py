@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the image keeps the functions and variables that a new object names.
+
+A name tells, and the baseline's place in the image, which settles names that several objects
+share. What the compiler numbers (``count.3`` of a static in a function) may get another number in
+the new object: there the functions that use it tell, and the order among those that the same
+functions use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from xsplice_plugins.check.base import Placed
+from xsplice_plugins.check.memory import Image
+from xsplice_plugins.check.objects import ObjectFile, Ref, Unit
+from xsplice_plugins.elf.types import STT_SECTION
+
+_NUMBERED = re.compile(r"(.+?)\.(\d+)$")
+
+Key = tuple[int, int]  #: section and start of a unit
+
+
+def behind(obj: ObjectFile, ref: Ref, section: int) -> tuple[int, ...]:
+    """Return what may have to be added to a relocation's addend to get the place it means."""
+    return ref.kind.behind if obj.elf.sections[section].is_exec else (0,)
+
+
+def meant(obj: ObjectFile, ref: Ref, section: int) -> list[Unit]:
+    """Return the units that a relocation may mean, the likeliest first.
+
+    In code a distance counts from the end of the instruction, which is not decoded here; so a
+    reference by section may mean one of up to four neighbours.
+
+    Args:
+        obj: The object.
+        ref: The relocation; its symbol is defined in the object, not in a merged section.
+        section: The section that holds the relocation.
+    """
+    symbol = ref.symbol
+    if symbol.type != STT_SECTION:
+        return [obj.unit_at(symbol.shndx, symbol.value)]
+    offsets = [symbol.value + ref.addend + more for more in behind(obj, ref, section)]
+    size = obj.elf.sections[symbol.shndx].size_bytes
+    units = {offset: obj.unit_at(symbol.shndx, offset) for offset in offsets}
+    ranked = sorted(
+        units, key=lambda at: (units[at].start != at, not 0 <= at < size, offsets.index(at))
+    )
+    return list(dict.fromkeys(units[offset] for offset in ranked))
+
+
+@dataclass(kw_only=True, eq=False)
+class Homes:
+    """The image's places for one new object. Build it with `find_homes`."""
+
+    image: Image
+    by_unit: dict[Key, int] = field(default_factory=dict)
+    #: places of numbered variables that no rule gave to one of the new object: by stem
+    spare: dict[str, set[int]] = field(default_factory=dict)
+
+    def of(self, unit: Unit) -> int | None:
+        """Return where the image has what a unit is named after; ``None`` if it has not."""
+        return self.by_unit.get((unit.section, unit.start))
+
+
+def stem_of(name: str) -> str:
+    """Return a name without the compiler's number."""
+    match = _NUMBERED.match(name)
+    return match[1] if match else ""
+
+
+def _named_units(obj: ObjectFile) -> Iterator[Unit]:
+    for row in obj.loaded:
+        if not obj.is_merged(row.index):
+            yield from (unit for unit in obj.units(row.index) if unit.name)
+
+
+def users(obj: ObjectFile) -> dict[Key, set[str]]:
+    """Map each unit to the names, without numbers, of the units that refer to it."""
+    result: dict[Key, set[str]] = {}
+    for row in obj.loaded:
+        for ref in obj.refs(row.index):
+            if 0 < ref.symbol.shndx < len(obj.elf.sections) and not obj.is_merged(ref.symbol.shndx):
+                unit = meant(obj, ref, row.index)[0]
+                user = obj.unit_at(row.index, ref.at).name or row.name
+                result.setdefault((unit.section, unit.start), set()).add(stem_of(user) or user)
+    return result
+
+
+def _is_numbered(obj: ObjectFile, unit: Unit) -> bool:
+    is_data = not obj.elf.sections[unit.section].is_exec
+    return bool(is_data and unit.symbol and unit.symbol.is_local and stem_of(unit.name))
+
+
+def find_homes(image: Image, new: ObjectFile, placed: Placed | None, number: int) -> Homes:
+    """Find the image's places for a new object.
+
+    Args:
+        image: The image.
+        new: The object compiled from the patched source.
+        placed: The baseline objects in the image; ``None`` for a new source file.
+        number: Which of them is this object's.
+    """
+    found = Homes(image=image)
+    numbered = [unit for unit in _named_units(new) if placed and _is_numbered(new, unit)]
+    old: dict[str, int] = {}
+    old_numbered: list[tuple[Unit, int]] = []
+    if placed is not None:
+        bases, baseline = placed.bases[number], placed.objects[number]
+        for unit in _named_units(baseline):
+            if unit.section in bases:
+                for symbol in baseline.named[unit.section]:
+                    if symbol.value == unit.start:
+                        old[symbol.decorated] = bases[unit.section] + unit.start
+                if _is_numbered(baseline, unit):
+                    old_numbered.append((unit, bases[unit.section] + unit.start))
+    for unit in _named_units(new):
+        if unit in numbered:
+            continue
+        home = old.get(unit.name)
+        if home is None and (known := image.only(unit.name)):
+            home = known.value
+        if home is not None:
+            found.by_unit[unit.section, unit.start] = home
+    if placed is not None:
+        _pair_numbered(found, new, numbered, placed.objects[number], old_numbered)
+    return found
+
+
+def _pair_numbered(
+    found: Homes,
+    new: ObjectFile,
+    news: list[Unit],
+    baseline: ObjectFile,
+    olds: list[tuple[Unit, int]],
+) -> None:
+    """Pair numbered variables: by who uses them, then by what is left; in order either way."""
+    new_users, old_users = users(new), users(baseline)
+
+    def by_use(table: dict[Key, set[str]], unit: Unit) -> object:
+        return stem_of(unit.name), frozenset(table.get((unit.section, unit.start), ()))
+
+    def by_stem(_: dict[Key, set[str]], unit: Unit) -> object:
+        return stem_of(unit.name)
+
+    rules: tuple[Callable[[dict[Key, set[str]], Unit], object], ...] = (by_use, by_stem)
+    for rule in rules:
+        groups: dict[object, tuple[list[Unit], list[tuple[Unit, int]]]] = {}
+        for unit in sorted(news, key=_order):
+            groups.setdefault(rule(new_users, unit), ([], []))[0].append(unit)
+        for row in sorted(olds, key=lambda row: _order(row[0])):
+            groups.setdefault(rule(old_users, row[0]), ([], []))[1].append(row)
+        for fresh, stale in groups.values():
+            if len(fresh) == len(stale):
+                for unit, (_, home) in zip(fresh, stale, strict=True):
+                    found.by_unit[unit.section, unit.start] = home
+                news = [unit for unit in news if unit not in fresh]
+                olds = [row for row in olds if row not in stale]
+    for unit, home in olds:
+        found.spare.setdefault(stem_of(unit.name), set()).add(home)
+
+
+def _order(unit: Unit) -> tuple[str, int]:
+    match = _NUMBERED.match(unit.name)
+    assert match
+    return match[1], int(match[2])

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the check found, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One place where two things that should be equal differ."""
+
+    name: str  #: function, datum or section, decorated
+    offset: int  #: bytes from the start of the named thing
+    want: str  #: hex of the bytes that should be there; "" where a reference differs
+    have: str  #: hex of the bytes that are there
+    text: str  #: in words
+
+    def __str__(self) -> str:
+        bytes_seen = f" (want {self.want}, have {self.have})" if self.want else ""
+        return f"{self.name}+{self.offset:#x}: {self.text}{bytes_seen}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectMatch:
+    """How one object compares with an image. Names are decorated."""
+
+    object_path: str
+    matched: tuple[str, ...]  #: functions and data found, equal to the last bit
+    differs: tuple[Mismatch, ...]  #: found, and not equal
+    absent: tuple[str, ...]  #: sections or names that could not be found in the image
+    ambiguous: tuple[str, ...]  #: found in several places that are equally good
+
+    @property
+    def is_linked(self) -> bool:
+        """Tell whether the image holds anything of it; of an archive, not every member."""
+        return bool(self.matched or self.differs)
+
+    @property
+    def held(self) -> bool:
+        """Tell whether nothing of the object differs from the image or is missing in it."""
+        return not self.differs and not (self.matched and self.absent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMatch:
+    """How a tree's objects compare with an image."""
+
+    objects: tuple[ObjectMatch, ...]
+    overlaps: tuple[str, ...]  #: two sections that claim the same bytes of the image
+
+    @property
+    def held(self) -> bool:
+        """Tell whether every object is what the image holds."""
+        return (
+            not self.overlaps
+            and all(row.held for row in self.objects)
+            and any(row.matched for row in self.objects)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """Whether a payload turns the image into what a full rebuild would run."""
+
+    held: bool
+    replaced: int  #: functions that the payload brings, each equal to the new object's
+    unchanged: int  #: functions of the new objects that the image already holds
+    differences: tuple[tuple[str, str], ...]  #: subject, what differs
+    unchecked: tuple[str, ...]  #: what could not be compared
