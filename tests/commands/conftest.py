@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         check=True,
         capture_output=True,
     )
-    scons("xsplice", folder / "build", KEY=key, CERT=certificate).assert_success()
+    scons("xsplice-verify", folder / "build", KEY=key, CERT=certificate).assert_success()
     images = sorted((folder / "build" / "core").rglob("xen-syms"))
     return Built(
         folder=folder / "build" / "extra-version",

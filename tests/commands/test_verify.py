@@ -29,8 +29,9 @@ def verify(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str
 @pytest.fixture
 def copied(built: Built, tmp_path: Path) -> Path:
     """Return a copy of the signed payload with its record beside it."""
-    for path in (built.payload, built.folder / "extra-version.payload.json"):
-        shutil.copy(path, tmp_path / path.name)
+    for end in ("livepatch", "payload.json", "checks.json"):
+        name = f"extra-version.{end}"
+        shutil.copy(built.folder / name, tmp_path / name)
     return tmp_path / built.payload.name
 
 
@@ -93,6 +94,23 @@ def test_a_payload_without_record_is_not_proved(
     status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
     assert status == 5
     assert "not checked: record: no record lies beside the payload" in said
+
+
+def test_a_payload_that_nobody_held_against_a_rebuild_is_not_proved(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading and reverting well says nothing about what the new code does."""
+    words = copied, "--xen-syms", built.image, "--cert", built.certificate
+    assert verify(capsys, *words)[0] == 0
+    checks = copied.with_name("extra-version.checks.json")
+    content = json.loads(checks.read_text())
+    checks.write_text(json.dumps(content | {"digest": "0" * 64}))
+    status, said = verify(capsys, *words)
+    assert (status, "is another file" in said.splitlines()[1]) == (5, True), said
+    checks.unlink()
+    status, said = verify(capsys, *words)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED")
+    assert "not compared with the objects of a rebuild" in said.splitlines()[1]
 
 
 def test_the_record_of_another_payload_is_refused(

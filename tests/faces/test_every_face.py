@@ -222,8 +222,8 @@ def test_patch_leaves_its_files_where_they_are_wanted(tree: TinyTree, tmp_path: 
     ended = with_xsplice("xsplice-verify", tmp_path, XEN=tree.root, PATCH=patch)
     assert ended.status == 0, ended.text
     names = {path.name for path in out.iterdir()}
-    ends = ("livepatch", "patch.json", "payload.json", "signature.json", "verify.json")
-    assert names == {f"fix.{end}" for end in ends}
+    ends = ("livepatch", "patch.json", "payload.json", "signature.json")
+    assert names == {f"fix.{end}" for end in (*ends, "checks.json", "verify.json")}
     ended = with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch)
     assert ended.status == 0, ended.text
     assert not (out / "fix.verify.json").exists(), "a report of an earlier run lies there"

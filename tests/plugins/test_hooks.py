@@ -261,7 +261,7 @@ def test_xsplice_verify_payload_collects_from_those_named_in_order_of_registrati
     image.write_bytes(IMAGE)
     config = Config(signer="acme", verifiers=("two", "one"), release=record.release, image=image)
     report = pipeline.verify_payload(
-        Run(config=config, plugins=pm), data, record, tmp_path / "fix.livepatch"
+        Run(config=config, plugins=pm), data, record, tmp_path / "fix.livepatch", checks=None
     )
     ours = [f.text for f in report.findings if f.check == "acme.policy"]
     assert report.verdict is Verdict.UNPROVED, "the model was not asked"

@@ -45,6 +45,16 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """How a payload compares with the objects of a rebuild. Target: ``.checks.json``."""
+
+    schema: int = SCHEMA
+    name: str
+    digest: str  #: sha256 of the unsigned payload that was compared
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The outcome of all verifiers. Target: ``.verify.json``."""
 

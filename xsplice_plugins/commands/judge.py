@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline
-from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, PayloadRecord, read_file
-from xsplice_plugins.commands.words import Row, open_run, record_path, show
+from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, Checks, PayloadRecord, read_file
+from xsplice_plugins.commands.words import Row, checks_path, open_run, record_path, show
 from xsplice_plugins.errors import VerifyError
 from xsplice_plugins.settings import add_options
 
@@ -36,7 +36,11 @@ def _verify(arguments: Namespace) -> int:
     )
     run = open_run(arguments, base)
     record = record or foreign_record(data, path.name, run.config.release)
-    report = pipeline.verify_payload(run, data, record, path, beneath=arguments.payloads[:-1])
+    compared = checks_path(path)
+    checks = artefacts.load(compared, Checks) if compared.exists() else None
+    report = pipeline.verify_payload(
+        run, data, record, path, checks=checks, beneath=arguments.payloads[:-1]
+    )
     if arguments.out:
         artefacts.save(arguments.out, report)
     show(artefacts.to_json(report) if arguments.json else verdict_text(report))

@@ -30,10 +30,12 @@ _ENDS = (
     ".livepatch",
     ".patch.json",
     ".payload.json",
+    ".checks.json",
     ".signature.json",
     ".verify.json",
     ".verify.failed.json",
 )
+_PROOF = {".checks.json", ".verify.json", ".verify.failed.json"}
 #: Statuses of a run that made a payload.
 _MADE = {0, VerifyError.exit_status}
 
@@ -143,7 +145,7 @@ def _collected(folder: Path, out: Path, arguments: Namespace, *, is_made: bool) 
     name = arguments.NAME
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
-        if is_made and there.is_file() and (arguments.verify or ".verify" not in end):
+        if is_made and there.is_file() and (arguments.verify or end not in _PROOF):
             shutil.copyfile(there, here)
             made.append(here)
         else:

@@ -71,6 +71,11 @@ def record_path(payload: Path) -> Path:
     return payload.with_name(f"{stem}.payload.json")
 
 
+def checks_path(payload: Path) -> Path:
+    """Return where lies how a payload compares with a rebuild."""
+    return record_path(payload).with_suffix("").with_suffix(".checks.json")
+
+
 def signature_path(payload: Path) -> Path:
     """Return where the record of a payload's signature lies."""
     return record_path(payload).with_suffix("").with_suffix(".signature.json")

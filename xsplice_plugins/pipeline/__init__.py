@@ -6,6 +6,8 @@ captures it; `payload` diffs, links and signs; `judge` verifies and concludes. S
 command line and make in Xen's tree call these functions and nothing behind them.
 """
 
+from xsplice_plugins.check.complete import NewObject
+from xsplice_plugins.pipeline.checking import check_rebuild
 from xsplice_plugins.pipeline.judge import conclude, is_proved, verify_payload
 from xsplice_plugins.pipeline.payload import (
     diff_pair,
@@ -37,6 +39,7 @@ from xsplice_plugins.pipeline.source import (
 
 __all__ = [
     "Base",
+    "NewObject",
     "Run",
     "Sides",
     "bare_pair",
@@ -47,6 +50,7 @@ __all__ = [
     "capture_pair",
     "capture_reached",
     "check_outside",
+    "check_rebuild",
     "conclude",
     "diff_pair",
     "handmade_deltas",

@@ -22,6 +22,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.pipeline.checking import REBUILD, findings_of
 from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import SignatureCheck
+    from xsplice_plugins.artefacts import Checks, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
 _BROUGHT = {"function", "data", "bss"}
@@ -45,7 +46,13 @@ _DECIDING = {
 
 
 def verify_payload(
-    run: Run, data: bytes, record: PayloadRecord, path: Path, *, beneath: Sequence[Path] = ()
+    run: Run,
+    data: bytes,
+    record: PayloadRecord,
+    path: Path,
+    *,
+    checks: Checks | None,
+    beneath: Sequence[Path] = (),
 ) -> Report:
     """Ask the signer and every chosen verifier about a signed payload, and conclude.
 
@@ -54,6 +61,7 @@ def verify_payload(
         data: The whole signed file.
         record: What it holds.
         path: Where the file lies.
+        checks: How it compares with a rebuild; ``None`` if nobody compared it.
         beneath: Payloads that are applied before it, bottom first.
 
     Raises:
@@ -81,6 +89,14 @@ def verify_payload(
         beneath=tuple(beneath),
     )
     findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
+    findings += findings_of(
+        checks, record.name, hashlib.sha256(data[: record.size_bytes]).hexdigest()
+    )
+    if beneath:
+        text = "not compared on top of other payloads, whose functions a rebuild has otherwise"
+        findings.append(
+            Finding(check=REBUILD, severity=Severity.UNCHECKED, subject=record.name, text=text)
+        )
     for below in beneath:
         findings += _findings_beneath(run, below)
     if config.expected is not None:

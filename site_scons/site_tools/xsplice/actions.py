@@ -12,12 +12,12 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Delta, ObjectPair, PatchSet, Payload, PayloadRecord
+from xsplice_plugins.artefacts import Checks, Delta, ObjectPair, PatchSet, Payload, PayloadRecord
 from xsplice_plugins.errors import VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Nodes = list[Any]
 
 #: What a person may ship or believe.
-_MADE = (".livepatch", ".signature.json", ".verify.json", ".verify.failed.json")
+_MADE = (".livepatch", ".checks.json", ".signature.json", ".verify.json", ".verify.failed.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,15 @@ class Farm:
     only: str = ""  #: the one folder to copy, relative to ``source_root``; patches apply there
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuild:
+    """What a payload is held against, beside the objects of both sides."""
+
+    is_possible: bool = True  #: hand-written files have no rebuild
+    farm: Farm | None = None  #: the patched sources with line numbers held still
+    sides: dict[str, Side] = field(default_factory=dict)  #: by object path: compiled there
 
 
 @contextmanager
@@ -113,20 +122,21 @@ def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
         artefacts.save(_path(target[0]), target[0].attributes.xsplice.patch_set)
 
 
+def lay_out(farm: Farm) -> None:
+    """Lay out a private copy of the sources."""
+    if farm.tree is not None:
+        capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
+    else:
+        capture.prepare_copy(
+            farm.source_root, farm.copy, farm.patch_set, only=(farm.only,), patch_root=farm.only
+        )
+
+
 def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
     """Lay out a private copy; the target is a stamp that names its digest."""
     farm = target[0].attributes.xsplice
     with staged(target):
-        if farm.tree is not None:
-            capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
-        else:
-            capture.prepare_copy(
-                farm.source_root,
-                farm.copy,
-                farm.patch_set,
-                only=(farm.only,),
-                patch_root=farm.only,
-            )
+        lay_out(farm)
         digest = farm.patch_set.digest if farm.patch_set else "pristine"
         artefacts.write_file(_path(target[0]), f"{digest}\n".encode())
 
@@ -277,6 +287,42 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         )
 
 
+def _still(rebuild: Rebuild, delta: Delta, folder: Path) -> bytes | None:
+    """Compile an object with its line numbers held still, if only lines differ in some function."""
+    side = rebuild.sides.get(delta.object_path)
+    if side is None or rebuild.farm is None or not delta.line_only:
+        return None
+    place = folder / "still.objects" / delta.object_path
+    capture.compile_object(side.job, side.copy, place, env=dict(side.variables) or None)
+    return place.read_bytes()
+
+
+def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Hold the payload against the objects. Sources: payload, image, then the deltas."""
+    fix, rebuild = target[0].attributes.xsplice
+    with staged(target):
+        deltas = [d for d in _load_deltas(source[2:]) if d.machine and rebuild.is_possible]
+        if rebuild.farm is not None and any(delta.line_only for delta in deltas):
+            lay_out(rebuild.farm)
+        objects = []
+        for delta in deltas:
+            new, baseline = (
+                _prefix(fix, delta.object_path).with_suffix(f".xsplice.{end}")
+                for end in ("new", "baseline")
+            )
+            objects.append(
+                pipeline.NewObject(
+                    path=delta.object_path,
+                    new=new.read_bytes(),
+                    baseline=baseline.read_bytes() if baseline.exists() else None,
+                    neutral=_still(rebuild, delta, fix.folder),
+                )
+            )
+        payload, image = (_path(node).read_bytes() for node in source[:2])
+        checks = pipeline.check_rebuild(fix.run, fix.name, payload, image, deltas, objects)
+        artefacts.save(_path(target[0]), checks)
+
+
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Prove the signed payload; any verdict but "proved" fails the build and keeps the report."""
     fix = target[0].attributes.xsplice
@@ -285,6 +331,7 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 
         payload = _path(source[0])
         record = artefacts.load(_path(source[1]), PayloadRecord)
+        checks = artefacts.load(_path(source[4]), Checks)
         config = fix.run.config
         failed = _path(target[0]).with_suffix(".failed.json")
         failed.unlink(missing_ok=True)  # no earlier verdict lies beside this one
@@ -297,6 +344,7 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             payload.read_bytes(),
             record,
             payload,
+            checks=checks,
             beneath=beneath,
         )
         artefacts.save(_path(target[0]), report)

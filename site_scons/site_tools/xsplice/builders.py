@@ -23,7 +23,7 @@ from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
 from . import actions
-from .actions import Farm, Fix
+from .actions import Farm, Fix, Rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +49,7 @@ _STAGES = {
     "XspliceDiffMade": (actions.diff_made, "DIFF"),
     "XspliceLink": (actions.link_payload, "LINK"),
     "XspliceSign": (actions.sign_payload, "SIGN"),
+    "XspliceCheck": (actions.check_rebuild, "CHECK"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
 }
 
@@ -173,7 +174,7 @@ class Wiring:
             values=[identity],
         )[0]
 
-    def rest(self, deltas: list[Node], image: Node) -> XspliceNodes:
+    def rest(self, deltas: list[Node], image: Node, rebuild: Rebuild) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
         fix, env, config = self.fix, self.env, self.fix.run.config
         files = [env.File(str(p)) for p in (config.depends,) if p]
@@ -203,10 +204,18 @@ class Wiring:
         )
         env.Depends(signed, [env.File(str(p)) for p in (config.key, config.certificate) if p])
         env.NoCache(signed)  # a signature is never replayed from a shared cache
+        checked = self.node(
+            "XspliceCheck",
+            [f"{fix.name}.checks.json"],
+            [linked[0], image, *deltas],
+            carries=(fix, rebuild),
+            library=("check", *CAPTURING),
+            values=[f"check for {config.release}", _facts(config)],
+        )
         verified = self.node(
             "XspliceVerify",
             [f"{fix.name}.verify.json"],
-            [signed[0], linked[1], signed[1], image],
+            [signed[0], linked[1], signed[1], image, checked[0]],
             carries=fix,
             library=("verify", "hypervisor", "realxen", "sign", "report"),
             values=[

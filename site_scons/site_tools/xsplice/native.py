@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Farm, Side
+from .actions import Farm, Rebuild, Side
 from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
@@ -88,7 +89,13 @@ def xsplice(
     stamp = _copy(wiring, root_path)
     wiring.patch()
     deltas = [_chain(wiring, job, node, finished.get(node.path, node), stamp) for node, job in jobs]
-    return wiring.rest(deltas, image)
+    still = replace(patch_set, is_line_neutral=True)
+    farm = _farm(wiring, root_path, "still", still)
+    sides = {
+        job.object_path: Side(job=job, copy=farm.copy, variables=_variables(node))
+        for node, job in jobs
+    }
+    return wiring.rest(deltas, image, Rebuild(farm=farm, sides=sides))
 
 
 def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[Node]:
@@ -116,12 +123,24 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[N
 
 def _copy(wiring: Wiring, root: Path) -> Node:
     """Wire the patched copy of the source folder, seen from where SCons runs its commands."""
-    fix, top = wiring.fix, Path(wiring.env.Dir("#").get_abspath())
-    only = root.relative_to(top).as_posix()
-    only = "" if only == "." else only
-    farm = Farm(source_root=top, only=only, copy=fix.folder / "copy", patch_set=fix.patch_set)
+    fix = wiring.fix
+    farm = _farm(wiring, root, "copy", fix.patch_set)
     content = capture.patched_content(fix.patch_set, root)
-    return wiring.copy(farm, "copy.stamp", f"{only} with patched content {content}")
+    return wiring.copy(farm, "copy.stamp", f"{farm.only} with patched content {content}")
+
+
+def _farm(wiring: Wiring, root: Path, name: str, patch_set: PatchSet) -> Farm:
+    """Say what a private copy of the project holds."""
+    top = Path(wiring.env.Dir("#").get_abspath())
+    only = root.relative_to(top).as_posix()
+    copy = wiring.fix.folder / name
+    only = "" if only == "." else only
+    return Farm(source_root=top, only=only, copy=copy, patch_set=patch_set)
+
+
+def _variables(node: Node) -> tuple[tuple[str, str], ...]:
+    """Return the environment that an object's command runs in."""
+    return tuple(sorted((key, str(value)) for key, value in node.get_build_env()["ENV"].items()))
 
 
 def _inputs(node: Node) -> set[Path]:
@@ -195,7 +214,7 @@ def _job(node: Node, root: Path, rename: tuple[str, str] | None) -> CompileJob:
 def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: Node) -> Node:
     """Wire one object: compile in the copy, pair with the project's own object, diff."""
     env, fix = wiring.env, wiring.fix
-    variables = tuple(sorted((k, str(v)) for k, v in node.get_build_env()["ENV"].items()))
+    variables = _variables(node)
     new = wiring.node(
         "XspliceObject",
         [f"objects/{job.object_path}.xsplice"],

@@ -12,6 +12,7 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 
 from . import settings
+from .actions import Rebuild
 from .builders import XspliceNodes, start
 from .xen_tree import tree_base
 
@@ -68,7 +69,7 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
         ],
     )
     env.Depends(made, [image, *(env.File(str(path)) for path in (run.config.depends,) if path)])
-    return wiring.rest(made, image)
+    return wiring.rest(made, image, Rebuild(is_possible=False))
 
 
 def _as_patch_set(name: str, files: Sequence[Path]) -> PatchSet:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Farm, Side, forgetting
+from .actions import Farm, Rebuild, Side, forgetting
 from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
@@ -68,7 +69,19 @@ def _wire(env: Environment) -> XspliceNodes:
         deltas = [wiring.diff("made.diffs", made, is_made=True)]
     else:
         deltas = _recorded(wiring, tree, plan)
-    return wiring.rest(deltas, env.File(str(tree.xen_syms)))
+    return wiring.rest(deltas, env.File(str(tree.xen_syms)), _rebuild(wiring, tree, plan))
+
+
+def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
+    """Say where objects are compiled once more with their line numbers held still."""
+    still = replace(wiring.fix.patch_set, is_line_neutral=True)
+    if plan.route is Route.MAKE:
+        return Rebuild()
+    copy = wiring.fix.folder / "still"
+    return Rebuild(
+        farm=Farm(source_root=tree.root, tree=tree, copy=copy, patch_set=still),
+        sides={job.object_path: Side(job=job, copy=copy) for job in plan.jobs},
+    )
 
 
 def tree_base(env: Environment, xen: object) -> pipeline.Base:

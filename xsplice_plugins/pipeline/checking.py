@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the payload do what a full rebuild would do? Asked of bytes, not of the differ."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import Checks, Finding, Severity
+from xsplice_plugins.pipeline.run import settled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xsplice_plugins.artefacts import Delta
+    from xsplice_plugins.check.complete import NewObject
+    from xsplice_plugins.pipeline.run import Run
+
+REBUILD = "rebuild"  #: the check's name in findings
+_SHOWN_MAX = 8
+
+
+def check_rebuild(
+    run: Run,
+    name: str,
+    payload: bytes,
+    image: bytes,
+    deltas: Sequence[Delta],
+    objects: Sequence[NewObject],
+) -> Checks:
+    """Hold a payload against the objects of a rebuild and against the image.
+
+    Args:
+        run: Settings and plugins.
+        name: Name of the fix.
+        payload: The unsigned payload.
+        image: The whole ``xen-syms`` file.
+        deltas: What the differ found; used only where an object comes without a side whose line
+            numbers were held still.
+        objects: Both sides of every object that differs; none for hand-written files.
+
+    Returns:
+        What was found, for this payload alone.
+
+    Raises:
+        ElfFormatError: A file is not what it should be.
+        RelocationError: A relocation is of an unknown type.
+    """
+    run = settled(run, image)
+    digest = hashlib.sha256(payload).hexdigest()
+    if not objects:
+        text = "does not apply: hand-written, there is no rebuild to hold it against"
+        return Checks(name=name, digest=digest, findings=(_finding(Severity.INFO, name, text),))
+    if run.config.depends:
+        text = "not compared: the payload builds on another, and the image is what is compared"
+        return Checks(
+            name=name, digest=digest, findings=(_finding(Severity.UNCHECKED, name, text),)
+        )
+    return Checks(
+        name=name,
+        digest=digest,
+        findings=tuple(_compare(run, name, payload, image, deltas, objects)),
+    )
+
+
+def findings_of(checks: Checks | None, name: str, digest: str) -> tuple[Finding, ...]:
+    """Return what a check has to say about a payload; a check that was not made proves nothing.
+
+    Args:
+        checks: What lies beside the payload; ``None`` if nothing does.
+        name: Name of the payload.
+        digest: sha256 of the unsigned payload that is judged.
+    """
+    if checks is None:
+        text = (
+            "not compared with the objects of a rebuild, which lie in the folder of its build; "
+            "judge it there with `scons xsplice-verify`, or `xsplice patch --verify`"
+        )
+    elif checks.digest != digest:
+        text = "what was compared with a rebuild is another file; build it again"
+    else:
+        return checks.findings
+    return (_finding(Severity.UNCHECKED, name, text),)
+
+
+def _finding(severity: Severity, subject: str, text: str) -> Finding:
+    return Finding(check=REBUILD, severity=severity, subject=subject, text=text)
+
+
+def _compare(
+    run: Run,
+    name: str,
+    payload: bytes,
+    image: bytes,
+    deltas: Sequence[Delta],
+    objects: Sequence[NewObject],
+) -> list[Finding]:
+    from xsplice_plugins.check.complete import check_payload  # noqa: PLC0415  only where needed
+    from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
+    from xsplice_plugins.check.tables import layouts  # noqa: PLC0415
+    from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415
+    from xsplice_plugins.target.known import facts_of  # noqa: PLC0415
+
+    config = run.config
+    facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
+    found = check_payload(read_image(image, "xen-syms", layouts(facts)), payload, objects, facts)
+    still = {row.path for row in objects if row.neutral is not None}
+    lines = {
+        item.name for delta in deltas for item in delta.line_only if delta.object_path not in still
+    }
+    differences = [(s, text) for s, text in found.differences if s not in lines]
+    held = sorted({s for s, _ in found.differences if s in lines})
+    text = (
+        f"{found.replaced} replaced and {found.unchanged} untouched functions of "
+        f"{len(objects)} objects are what a rebuild has"
+    )
+    if differences:
+        text = f"{len(differences)} differences from a rebuild; first: {differences[0][1]}"
+    findings = [
+        _finding(Severity.ERROR, subject, f"not what a rebuild has: {text}")
+        for subject, text in differences[:_SHOWN_MAX]
+    ] or [_finding(Severity.INFO, name, text)]
+    if held:
+        text = f"{len(held)} functions differ from the image in line numbers only: {_some(held)}"
+        findings.append(_finding(Severity.INFO, name, text))
+    return findings + [_finding(Severity.UNCHECKED, name, text) for text in found.unchecked]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_MAX
+    return ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
