@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff import streams
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Entry, Key, Part, PartKind
+from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -227,4 +228,4 @@ def _may_copy(canon: Canon, number: int) -> bool:
     is_constant = part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
     is_counter = canon.new.profile.counters.fullmatch(part.name) is not None
     is_alike = old.section_class is part.section_class and part.is_local
-    return is_alike and (is_constant or is_counter)
+    return is_alike and (is_counter or (is_constant and not kept_by(canon, number)))

@@ -10,6 +10,7 @@ from xsplice_plugins.artefacts import Refusal
 from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.layouts import layout_difference, layouts_of
 from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
+from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
@@ -195,6 +196,8 @@ def _data(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
                 if how.startswith("points")
                 else f"the initial value of `{old.name}` changed; it is in memory already"
             )
+            keeper = kept_by(canon, number) if new.section_class is SectionClass.READ_ONLY else ""
+            text += f", and {keeper}" if keeper else ""
             yield refusal("DATA_VALUE", name, text, skeleton=data_hook(old.name, old.is_local))
 
 

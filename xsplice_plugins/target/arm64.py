@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.types import EM_AARCH64, R_AARCH64_ABS64
+from xsplice_plugins.target.arm64_effects import REGISTERS
 from xsplice_plugins.target.machine import Flow, Instruction, Marks, TargetMachine
 
 if TYPE_CHECKING:
@@ -129,4 +130,5 @@ ARM64 = TargetMachine(
     indirect_branches=frozenset(),
     decode=decode,
     text=text,
+    registers=REGISTERS,
 )

@@ -51,6 +51,44 @@ class Instruction(NamedTuple):
         return self.flow not in (Flow.JUMP, Flow.LEAVE, Flow.UNKNOWN)
 
 
+PUSHED = "pushed"  #: the stack slot of what is pushed, an argument of the next call
+STACK = "stack"  #: how the names of other stack slots start; alone: a slot that is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What one instruction does with registers and memory; places count from where its code counts.
+
+    Registers go by their full width. ``values`` are read as numbers, ``through`` address memory.
+    """
+
+    start: int
+    end: int
+    flow: Flow
+    target: int | None = None  #: of a direct branch
+    values: frozenset[str] = frozenset()
+    through: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
+    loads: bool = False  #: it reads memory
+    stores: bool = False  #: it writes memory
+    slot: str = ""  #: the stack slot that it reads, writes or computes the address of
+    takes: bool = False  #: it computes the address of its memory operand
+    compares: bool = False
+    returns: bool = False
+    jumps: bool = False  #: to what a register or memory holds
+    displacement_at: int = -1  #: where the displacement of its memory operand starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registers:
+    """Which registers a machine has for calls, and what instructions do with them."""
+
+    effects: Callable[[bytes, int, Marks], tuple[Effect, ...]]
+    arguments: tuple[str, ...]
+    scratch: frozenset[str]  #: do not survive a call
+    result: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetMachine:
     """What the processor, and Xen's loader on it, ask of those who write payloads.
@@ -84,6 +122,7 @@ class TargetMachine:
     indirect_branches: frozenset[bytes]  #: bytes before the field of a call through memory
     decode: Callable[[bytes, int, Marks], tuple[Instruction, ...]]
     text: Callable[[bytes, int, Marks], list[tuple[int, str]]]
+    registers: Registers
 
 
 def cuts(size_bytes: int, marks: Marks) -> Iterable[tuple[int, int, bool]]:

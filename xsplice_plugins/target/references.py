@@ -21,7 +21,7 @@ from xsplice_plugins.errors import RelocationError
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
-    from xsplice_plugins.target.machine import Instruction, Marks
+    from xsplice_plugins.target.machine import Effect, Instruction, Marks
     from xsplice_plugins.target.sections import Profile, SpecialSection
 
 
@@ -70,6 +70,10 @@ class References:
     def text(self, section: int, start: int, end: int) -> list[tuple[int, str]]:
         """Return place and assembler text of each instruction of a range of a section."""
         return self.profile.machine.text(*self._code(section, start, end))
+
+    def effects(self, section: int, start: int, end: int) -> tuple[Effect, ...]:
+        """Return what the instructions of a range do with registers and memory."""
+        return self.profile.machine.registers.effects(*self._code(section, start, end))
 
     def _code(self, section: int, start: int, end: int) -> tuple[bytes, int, Marks]:
         known = self._known_places().get(section, {})

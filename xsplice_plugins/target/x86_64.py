@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins.elf.types import EM_X86_64, R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32
 from xsplice_plugins.target.machine import Flow, Instruction, Marks, TargetMachine, cuts
+from xsplice_plugins.target.x86_64_effects import REGISTERS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -195,4 +196,5 @@ X86_64 = TargetMachine(
     indirect_branches=frozenset({b"\xff\x15", b"\xff\x25"}),  # call and jmp *disp32(%rip)
     decode=decode,
     text=text,
+    registers=REGISTERS,
 )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a constant table is only read through, so that a new copy of it reaches every user.
+
+Where the old table's address was stored, passed or compared, objects that exist hold it: they keep
+the old content, whatever the payload brings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.parts import NEW, OLD, PartKind
+from xsplice_plugins.target.addresses import RETURNED, AddressFlow
+from xsplice_plugins.target.sections import SectionClass
+
+if TYPE_CHECKING:
+    from xsplice_plugins.diff.canon import Canon
+    from xsplice_plugins.diff.normalise import ObjectParts
+
+#: The compiler's own tables, which it only reads, and names of functions: text for people.
+_HARMLESS = re.compile(r"CSWTCH\.\d+|switch\.table\..*|__(func|FUNCTION|PRETTY_FUNCTION)__.*")
+_CONSTANT = (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
+
+
+def kept_by(canon: Canon, number: int) -> str:
+    """Say who keeps the address of a datum that both objects have.
+
+    Args:
+        canon: Both objects under their pairing.
+        number: The datum in the new object.
+
+    Returns:
+        A sentence without its subject; "" if everybody only reads through the address.
+    """
+    if _HARMLESS.fullmatch(canon.new.all[number].name):
+        return ""
+    return _kept(canon.old, canon.pairing.old_of[number], OLD) or _kept(canon.new, number, NEW)
+
+
+def _kept(parts: ObjectParts, number: int, is_new: bool) -> str:
+    flow = AddressFlow(parts.references, lambda _place: False)
+    when = "would be" if is_new else "is"
+    seen: set[int] = set()
+    todo = [number]
+    while todo:
+        number = todo.pop()
+        fields = []
+        for part in list(parts.all):
+            places = [e.offset + part.offset for e in parts.edges(part) if e.part == number]
+            section = parts.file.sections[part.section]
+            if not places or not section.is_alloc or part.section_class is SectionClass.IGNORED:
+                continue
+            if section.is_exec:
+                fields += [(part.section, place) for place in places]
+            elif part.kind is PartKind.ENTRY:
+                continue
+            elif part.section_class in _CONSTANT and part.is_local:
+                todo += [part.number] if part.number not in seen else []
+            else:
+                return f"`{part.name or part.section_name}` points to it"
+        kept = flow.follow(fields)
+        if seen:  # it points to the table: who loads from it has the table's address
+            kept |= flow.follow(fields, is_pointer=True)
+        seen.add(number)
+        if kept:
+            first = min(kept, key=lambda row: (row.verb == RETURNED, row))
+            return f"its address {when} {first.verb.removeprefix('is ')} `{first.name}`"
+    return ""

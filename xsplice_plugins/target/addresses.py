@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an address goes that code takes: read through, or kept by somebody.
+
+The way of the address is followed through registers, through named stack slots and into functions
+of the same object. An address is *kept* where it is stored, passed to code that is not followed,
+returned or compared with another: from there it may be found again at any later time. What is not
+understood counts as kept.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from xsplice_plugins.elf.types import Reloc, Section
+    from xsplice_plugins.target.references import References, Target
+
+#: Functions of Xen that read what they are given and keep no pointer to it.
+#: Source: xen/include/xen/{lib,string,console,gdbstub,perfc,warning}.h and their definitions.
+_READERS = frozenset(
+    """printk vprintk panic printk_ratelimit guest_printk debugtrace_printk __bug bug_fn_t
+    snprintf scnprintf vsnprintf vscnprintf strcmp strncmp strcasecmp strncasecmp strlen strnlen
+    memcmp strlcpy strlcat strspn strpbrk simple_strtoul simple_strtoull simple_strtol
+    simple_strtoll bitmap_scnprintf copy_to_user copy_from_user __copy_to_user_ll
+    __copy_from_user_ll copy_to_guest_pv copy_from_guest_pv copy_to_user_hvm copy_from_user_hvm
+    copy_to_guest_ll copy_from_guest_ll unsafe_copy_to_guest_ll unsafe_copy_from_guest_ll
+    copy_to_guest_phys_flush_dcache gdprintk dprintk console_puts safe_strcpy xmem_pool_free
+    _spin_lock _spin_lock_irq _spin_lock_irqsave _spin_unlock _spin_unlock_irq
+    _spin_unlock_irqrestore _spin_trylock _spin_is_locked _spin_lock_cb _spin_lock_recursive
+    _spin_unlock_recursive _spin_trylock_recursive _read_lock _read_unlock _write_lock
+    _write_unlock queue_read_lock_slowpath queue_write_lock_slowpath
+    find_first_bit find_next_bit find_first_zero_bit find_next_zero_bit __find_first_bit
+    __find_next_bit __find_first_zero_bit __find_next_zero_bit __bitmap_and __bitmap_or
+    __bitmap_andnot __bitmap_empty __bitmap_full __bitmap_equal __bitmap_weight""".split()
+)
+#: Those that return one of the pointers they are given.
+_PASSING = frozenset("memcpy memmove memset strchr strrchr strstr memchr memchr_inv strsep".split())
+_RETURN_THUNK = "__x86_return_thunk"
+_THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
+
+Place = tuple[int, int]  #: section, offset
+UNKNOWN = "goes where nobody can follow it in"
+COMPARED, RETURNED = "is compared in", "is returned by"
+
+
+class Kept(NamedTuple):
+    """What keeps an address."""
+
+    verb: str  #: "is passed to", "is stored in", "is returned by", ...
+    name: str  #: the callee, the variable, the function; "" if it is not known
+    function: str  #: in which it happens
+
+
+class AddressFlow:
+    """The code of one object, as far as addresses travel in it."""
+
+    def __init__(self, references: References, is_own: Callable[[Place], bool]) -> None:
+        """Follow addresses through what ``references`` describes.
+
+        ``is_own`` tells of a place of the object whether storing there keeps nothing.
+        """
+        self._references = references
+        self._file = references.file
+        self._registers = references.profile.machine.registers
+        self._is_own = is_own
+        self._blocks: dict[Place, dict[int, Effect]] = {}
+        self._targets: dict[int, dict[int, Target]] = {}
+        self._jumps: dict[Place, list[Place]] | None = None
+        #: places of own data that an own address was stored in
+        self.filled: set[Place] = set()
+
+    def seeds(self) -> Iterator[tuple[Section, Reloc, Target]]:
+        """Return the relocations of the object's code, with what they refer to."""
+        for section in self._file.sections:
+            if section.is_exec and section.is_alloc:
+                for reloc in self._file.relocs(section):
+                    yield section, reloc, self.targets(section)[reloc.offset]
+
+    def targets(self, section: Section) -> dict[int, Target]:
+        """Return what the relocations of a section refer to, by their offsets."""
+        if section.index not in self._targets:
+            self._targets[section.index] = {
+                reloc.offset: self._references.target_of(section, reloc)
+                for reloc in self._file.relocs(section)
+            }
+        return self._targets[section.index]
+
+    def function_at(self, place: Place) -> str:
+        """Return the name of the function around a place; "" if none has one."""
+        names = [
+            s.name
+            for s in self._file.symbols
+            if s.shndx == place[0] and s.value <= place[1] < s.value + max(s.size_bytes, 1)
+        ]
+        return next((name for name in names if name), "")
+
+    def follow(self, fields: Iterable[Place], *, is_pointer: bool = False) -> set[Kept]:
+        """Return what keeps the address of one thing.
+
+        Args:
+            fields: The relocated fields of code that refer to the thing.
+            is_pointer: What is asked for are the pointers that the thing holds: they come from
+                loading there.
+        """
+        starts: dict[Place, frozenset[str]] = {}
+        kept: set[Kept] = set()
+        for field in fields:
+            effect = self._around(*field)
+            function = self.function_at(field)
+            if effect is None:
+                kept.add(Kept(UNKNOWN, function, function))
+            elif effect.target is not None:
+                continue  # a call or a jump
+            elif field[1] == effect.displacement_at and not effect.takes:
+                if is_pointer and effect.loads and effect.flow is Flow.NEXT:
+                    starts[field[0], effect.start] = effect.writes
+            elif field[1] != effect.displacement_at and effect.stores:
+                kept.add(self._stored((field[0], effect.start), effect, function))
+            else:
+                starts[field[0], effect.start] = effect.writes
+        return kept | self._walk(starts, is_pointer=is_pointer)
+
+    def after_calls(self, places: Iterable[Place]) -> set[Kept]:
+        """Return what keeps the value that the calls return whose fields are given."""
+        starts: dict[Place, frozenset[str]] = {}
+        for place in places:
+            effect = self._around(*place)
+            if effect is not None and effect.flow is Flow.CALL:
+                starts[place[0], effect.start] = frozenset({self._registers.result})
+        return self._walk(starts, is_pointer=False)
+
+    # ------------------------------------------------------------- the way
+
+    def _walk(self, starts: dict[Place, frozenset[str]], *, is_pointer: bool) -> set[Kept]:
+        kept: set[Kept] = set()
+        known: dict[Place, frozenset[str]] = {}
+        todo: list[tuple[Place, frozenset[str]]] = [
+            ((at[0], effect.end), held)
+            for at, held in starts.items()
+            if (effect := self._at(at)) is not None
+        ]
+        while todo:
+            place, held = todo.pop()
+            if not held or held <= known.get(place, frozenset()):
+                continue
+            held = known[place] = held | known.get(place, frozenset())
+            effect = self._at(place)
+            if effect is None:
+                kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
+                continue
+            after = self._pass(place, effect, held, is_pointer, kept) | starts.get(
+                place, frozenset()
+            )
+            todo += self._next(place, effect, after, kept)
+        return kept
+
+    def _pass(
+        self, place: Place, effect: Effect, held: frozenset[str], is_pointer: bool, kept: set[Kept]
+    ) -> frozenset[str]:
+        """Return what holds the address after an instruction that is no branch."""
+        values = effect.values & held
+        after = held - effect.writes
+        if effect.flow not in (Flow.NEXT, Flow.BRANCH):
+            return held
+        if effect.compares:
+            if values and (effect.values - held or (effect.loads and effect.slot not in held)):
+                kept.add(Kept(COMPARED, self.function_at(place), self.function_at(place)))
+            return held
+        if effect.takes and effect.slot:
+            return after | effect.writes if _slots(held) else after
+        if values and effect.stores:
+            if effect.slot:
+                return after | {effect.slot}
+            row = self._stored(place, effect, self.function_at(place))
+            if not (effect.through & held and not is_pointer) and row.verb:
+                kept.add(row)
+            return after | (effect.writes & held)
+        if effect.loads and not values:
+            is_given = effect.slot in held or (effect.slot == STACK and _slots(held))
+            is_given = is_given or (is_pointer and effect.through & held)
+            return after | effect.writes if is_given else after
+        return after | effect.writes if values else after
+
+    def _stored(self, place: Place, effect: Effect, function: str) -> Kept:
+        """Return where an instruction stores; without a verb if that is the object's own."""
+        target = self.targets(self._file.sections[place[0]]).get(effect.displacement_at)
+        if target is None:
+            return Kept("is stored through a pointer in", function, function)
+        if target.section_index is None:
+            return Kept("is stored in", target.symbol.name, function)
+        there = (target.section_index, target.offset)
+        if self._is_own(there):
+            self.filled.add(there)
+            return Kept("", "", function)
+        name = self.function_at(there) or self._file.sections[there[0]].name
+        return Kept("is stored in", name, function)
+
+    def _next(
+        self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]
+    ) -> list[tuple[Place, frozenset[str]]]:
+        section = place[0]
+        following = (section, effect.end)
+        if effect.flow is Flow.NEXT:
+            return [(following, held)]
+        if effect.returns:
+            return self._return(place, held, kept)
+        name, there = self._branch(place, effect)
+        if effect.flow is Flow.BRANCH:
+            rows = [(following, held)]
+            if there is None:
+                self._call(place, name, held, kept)
+                return rows
+            return [*rows, (there, held)]
+        if effect.flow is Flow.JUMP:
+            if there is not None:
+                return [(there, held)]
+            if name == _RETURN_THUNK:
+                return self._return(place, held, kept)
+            thunk = _THUNK.fullmatch(name)
+            targets = self._jump_targets(place) if thunk else []
+            if targets:
+                return [(target, held) for target in targets]
+            self._call(place, name, held, kept)
+            return []
+        if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
+            return self._called(following, place, name, there, held, kept)
+        if effect.jumps:
+            targets = self._jump_targets(place)
+            if not targets:
+                self._call(place, "", held, kept)
+            return [(target, held) for target in targets]
+        if effect.flow is Flow.UNKNOWN:
+            kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
+        return []
+
+    def _return(self, place: Place, held: frozenset[str], kept: set[Kept]) -> list[tuple[Place, frozenset[str]]]:
+        if self._registers.result in held:
+            function = self.function_at(place)
+            kept.add(Kept(RETURNED, function, function))
+        return []
+
+    def _called(
+        self,
+        following: Place,
+        place: Place,
+        name: str,
+        there: Place | None,
+        held: frozenset[str],
+        kept: set[Kept],
+    ) -> list[tuple[Place, frozenset[str]]]:
+        registers = self._registers
+        passed = held & {*registers.arguments, PUSHED}
+        rest = held - registers.scratch - {PUSHED}
+        if there is not None:
+            return [(there, passed - {PUSHED}), (following, rest)]
+        self._call(place, name, held, kept)
+        if name in _PASSING and passed:
+            rest |= {registers.result}
+        return [(following, rest)]
+
+    def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> None:
+        registers = self._registers
+        if name in _READERS or name in _PASSING:
+            return
+        if held & {*registers.arguments, PUSHED}:
+            thunk = not name or _THUNK.fullmatch(name)
+            callee = "a function pointer" if thunk else name
+            kept.add(Kept("is passed to", callee, self.function_at(place)))
+
+    def _branch(self, place: Place, effect: Effect) -> tuple[str, Place | None]:
+        """Return (name, None) of what a branch leads to outside the object, or ("", place)."""
+        targets = self.targets(self._file.sections[place[0]])
+        if effect.target is None:
+            return "", None
+        for at in range(effect.start, effect.end):
+            target = targets.get(at)
+            if target is not None:
+                if target.section_index is None:
+                    return target.symbol.name, None
+                return "", (target.section_index, target.offset)
+        return "", (place[0], effect.target)
+
+    def _jump_targets(self, place: Place) -> list[Place]:
+        """Return the places of a function that tables of the object lead to."""
+        if self._jumps is None:
+            self._jumps = {}
+            for section in self._file.sections:
+                is_table = self._references.profile.table(section.name) is not None
+                if section.is_alloc and not section.is_exec and not is_table:
+                    for target in self.targets(section).values():
+                        index = target.section_index
+                        if index is not None and self._file.sections[index].is_exec:
+                            start = self._bounds(index, target.offset)[0]
+                            if start != target.offset:
+                                rows = self._jumps.setdefault((index, start), [])
+                                rows.append((index, target.offset))
+        return self._jumps.get((place[0], self._bounds(*place)[0]), [])
+
+    # ---------------------------------------------------------------- code
+
+    def _bounds(self, section: int, offset: int) -> Place:
+        starts = self._file.symbol_starts.get(section, [])
+        i = bisect_right(starts, offset)
+        end = starts[i] if i < len(starts) else self._file.sections[section].size_bytes
+        return (starts[i - 1] if i else 0), end
+
+    def _block(self, section: int, offset: int) -> dict[int, Effect]:
+        start, end = self._bounds(section, offset)
+        if (section, start) not in self._blocks:
+            rows = self._references.effects(section, start, end)
+            self._blocks[section, start] = {row.start: row for row in rows}
+        return self._blocks[section, start]
+
+    def _at(self, place: Place) -> Effect | None:
+        if not 0 <= place[1] < self._file.sections[place[0]].size_bytes:
+            return None
+        return self._block(*place).get(place[1])
+
+    def _around(self, section: int, offset: int) -> Effect | None:
+        rows = self._block(section, offset).values()
+        return next((row for row in rows if row.start <= offset < row.end), None)
+
+
+def _slots(held: frozenset[str]) -> bool:
+    """Tell whether a place on the stack holds the address."""
+    return any(name.startswith(STACK) for name in held)
