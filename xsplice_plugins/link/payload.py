@@ -14,6 +14,7 @@ from xsplice_plugins.elf.writer import OutSection, write_object
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
+from xsplice_plugins.link.escapes import escapes
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
 from xsplice_plugins.link.names import read_names
@@ -100,6 +101,7 @@ def link_payload(
         hooks=hooks,
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
+        unchecked=escapes(data, names.image, abi),
     )
     return Payload(data=data, record=record)
 

@@ -13,6 +13,7 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _RETURN_THUNK = "__x86_return_thunk"
 _THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 
 Place = tuple[int, int]  #: section, offset
+_Todo = list[tuple[Place, frozenset[str]]]  #: instructions, and what holds the address before
+_STEPS_MAX = 5000  #: instructions on one address's way
 UNKNOWN = "goes where nobody can follow it in"
 COMPARED, RETURNED = "is compared in", "is returned by"
 
@@ -60,20 +63,32 @@ class Kept(NamedTuple):
 class AddressFlow:
     """The code of one object, as far as addresses travel in it."""
 
-    def __init__(self, references: References, is_own: Callable[[Place], bool]) -> None:
+    def __init__(
+        self,
+        references: References,
+        is_own: Callable[[Place], bool] = lambda _place: False,
+        outside: AddressFlow | None = None,
+    ) -> None:
         """Follow addresses through what ``references`` describes.
 
-        ``is_own`` tells of a place of the object whether storing there keeps nothing.
+        ``is_own`` tells of a place of the object whether storing there keeps nothing; ``outside``
+        follows into what the object refers to by name.
         """
+        self._outside = outside
         self._references = references
         self._file = references.file
         self._registers = references.profile.machine.registers
         self._is_own = is_own
         self._blocks: dict[Place, dict[int, Effect]] = {}
         self._targets: dict[int, dict[int, Target]] = {}
-        self._jumps: dict[Place, list[Place]] | None = None
-        #: places of own data that an own address was stored in
-        self.filled: set[Place] = set()
+        self._names: dict[Place, str] = {}
+        self._starts: dict[str, Place] = {}
+        for symbol in self._file.symbols:
+            if symbol.type == STT_FUNC and symbol.shndx:
+                self._names.setdefault((symbol.shndx, symbol.value), symbol.name)
+                self._starts.setdefault(symbol.decorated, (symbol.shndx, symbol.value))
+        self._answers: dict[tuple[str, frozenset[str]], tuple[bool, bool]] = {}
+        self._filled: set[Place] = set()  #: places of own data that the address was stored in
 
     def seeds(self) -> Iterator[tuple[Section, Reloc, Target]]:
         """Return the relocations of the object's code, with what they refer to."""
@@ -99,6 +114,16 @@ class AddressFlow:
             if s.shndx == place[0] and s.value <= place[1] < s.value + max(s.size_bytes, 1)
         ]
         return next((name for name in names if name), "")
+
+    def is_branch(self, field: Place) -> bool:
+        """Tell whether a relocated field is the target of a call or jump."""
+        effect = self._around(*field)
+        return effect is not None and effect.target is not None
+
+    def take_filled(self) -> set[Place]:
+        """Return, and forget, the own places that what was followed was stored in."""
+        filled, self._filled = self._filled, set()
+        return filled
 
     def follow(self, fields: Iterable[Place], *, is_pointer: bool = False) -> set[Kept]:
         """Return what keeps the address of one thing.
@@ -135,17 +160,34 @@ class AddressFlow:
                 starts[place[0], effect.start] = frozenset({self._registers.result})
         return self._walk(starts, is_pointer=False)
 
+    def answer(self, name: str, passed: frozenset[str]) -> tuple[bool, bool]:
+        """Tell whether a function keeps what it is passed, and whether it returns it."""
+        key = (name, passed)
+        if key not in self._answers:
+            self._answers[key] = (True, False)  # what a recursion sees
+            start = self._starts.get(name)
+            if start is not None and PUSHED not in passed:
+                kept = self._walk({}, is_pointer=False, todo=[(start, passed)])
+                rest = {row for row in kept if row.verb not in (RETURNED, COMPARED)}
+                others = {row.name for row in kept - rest if row.verb == RETURNED} - {name}
+                self._answers[key] = (bool(rest or others), kept != rest)
+        return self._answers[key]
+
     # ------------------------------------------------------------- the way
 
-    def _walk(self, starts: dict[Place, frozenset[str]], *, is_pointer: bool) -> set[Kept]:
+    def _walk(
+        self, starts: dict[Place, frozenset[str]], *, is_pointer: bool, todo: _Todo | None = None
+    ) -> set[Kept]:
         kept: set[Kept] = set()
         known: dict[Place, frozenset[str]] = {}
-        todo: list[tuple[Place, frozenset[str]]] = [
+        todo = todo or [
             ((at[0], effect.end), held)
             for at, held in starts.items()
             if (effect := self._at(at)) is not None
         ]
         while todo:
+            if len(known) > _STEPS_MAX:
+                return kept | {Kept(UNKNOWN, *[self.function_at(todo[0][0])] * 2)}
             place, held = todo.pop()
             if not held or held <= known.get(place, frozenset()):
                 continue
@@ -196,14 +238,14 @@ class AddressFlow:
             return Kept("is stored in", target.symbol.name, function)
         there = (target.section_index, target.offset)
         if self._is_own(there):
-            self.filled.add(there)
+            self._filled.add(there)
             return Kept("", "", function)
         name = self.function_at(there) or self._file.sections[there[0]].name
         return Kept("is stored in", name, function)
 
     def _next(
         self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]
-    ) -> list[tuple[Place, frozenset[str]]]:
+    ) -> _Todo:
         section = place[0]
         following = (section, effect.end)
         if effect.flow is Flow.NEXT:
@@ -222,24 +264,19 @@ class AddressFlow:
                 return [(there, held)]
             if name == _RETURN_THUNK:
                 return self._return(place, held, kept)
-            thunk = _THUNK.fullmatch(name)
-            targets = self._jump_targets(place) if thunk else []
-            if targets:
-                return [(target, held) for target in targets]
+            if _THUNK.fullmatch(name):
+                return self._anywhere(place, held, kept)
             self._call(place, name, held, kept)
             return []
         if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             return self._called(following, place, name, there, held, kept)
         if effect.jumps:
-            targets = self._jump_targets(place)
-            if not targets:
-                self._call(place, "", held, kept)
-            return [(target, held) for target in targets]
+            return self._anywhere(place, held, kept)
         if effect.flow is Flow.UNKNOWN:
             kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
         return []
 
-    def _return(self, place: Place, held: frozenset[str], kept: set[Kept]) -> list[tuple[Place, frozenset[str]]]:
+    def _return(self, place: Place, held: frozenset[str], kept: set[Kept]) -> _Todo:
         if self._registers.result in held:
             function = self.function_at(place)
             kept.add(Kept(RETURNED, function, function))
@@ -253,25 +290,32 @@ class AddressFlow:
         there: Place | None,
         held: frozenset[str],
         kept: set[Kept],
-    ) -> list[tuple[Place, frozenset[str]]]:
+    ) -> _Todo:
         registers = self._registers
         passed = held & {*registers.arguments, PUSHED}
         rest = held - registers.scratch - {PUSHED}
-        if there is not None:
+        if there is not None and self._names.get(there) not in _READERS | _PASSING:
             return [(there, passed - {PUSHED}), (following, rest)]
-        self._call(place, name, held, kept)
-        if name in _PASSING and passed:
+        name = name if there is None else self._names[there]
+        if self._call(place, name, held, kept):
             rest |= {registers.result}
         return [(following, rest)]
 
-    def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> None:
-        registers = self._registers
-        if name in _READERS or name in _PASSING:
-            return
-        if held & {*registers.arguments, PUSHED}:
-            thunk = not name or _THUNK.fullmatch(name)
-            callee = "a function pointer" if thunk else name
-            kept.add(Kept("is passed to", callee, self.function_at(place)))
+    def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> bool:
+        """Note a call out of the object; tell whether it returns what it is passed."""
+        passed = held & {*self._registers.arguments, PUSHED}
+        if not passed or name in _READERS:
+            return False
+        if name in _PASSING:
+            return True
+        if self._outside is not None:
+            is_kept, is_returned = self._outside.answer(name, passed)
+            if not is_kept:
+                return is_returned
+        is_pointer = not name or _THUNK.fullmatch(name)
+        callee = "a function pointer" if is_pointer else name
+        kept.add(Kept("is passed to", callee, self.function_at(place)))
+        return False
 
     def _branch(self, place: Place, effect: Effect) -> tuple[str, Place | None]:
         """Return (name, None) of what a branch leads to outside the object, or ("", place)."""
@@ -282,25 +326,15 @@ class AddressFlow:
             target = targets.get(at)
             if target is not None:
                 if target.section_index is None:
-                    return target.symbol.name, None
+                    name = target.symbol.name  # a payload's own, if it replaces that function
+                    return name, self._starts.get(name)
                 return "", (target.section_index, target.offset)
         return "", (place[0], effect.target)
 
-    def _jump_targets(self, place: Place) -> list[Place]:
-        """Return the places of a function that tables of the object lead to."""
-        if self._jumps is None:
-            self._jumps = {}
-            for section in self._file.sections:
-                is_table = self._references.profile.table(section.name) is not None
-                if section.is_alloc and not section.is_exec and not is_table:
-                    for target in self.targets(section).values():
-                        index = target.section_index
-                        if index is not None and self._file.sections[index].is_exec:
-                            start = self._bounds(index, target.offset)[0]
-                            if start != target.offset:
-                                rows = self._jumps.setdefault((index, start), [])
-                                rows.append((index, target.offset))
-        return self._jumps.get((place[0], self._bounds(*place)[0]), [])
+    def _anywhere(self, place: Place, held: frozenset[str], kept: set[Kept]) -> _Todo:
+        """Go on behind a jump to what a register holds: in this function, or in another."""
+        self._call(place, "", held, kept)
+        return [((place[0], start), held) for start in self._block(*place)]
 
     # ---------------------------------------------------------------- code
 

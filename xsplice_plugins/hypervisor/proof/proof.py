@@ -21,6 +21,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import (
 )
 from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.load.signature import OFF, SignaturePolicy
+from xsplice_plugins.hypervisor.proof.dangling import check_pointers
 from xsplice_plugins.hypervisor.proof.observe import (
     FunctionProof,
     bytes_at,
@@ -226,6 +227,7 @@ class _Course:
             self.act(payload, Command.UNLOAD)
         self.measure("unloaded")
         self._compare()
+        check_pointers(stack, hv)
 
     def _compare(self) -> None:
         if len({proof.code for proof in self.memory if proof.moment != "applied"}) != 1:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pointers into payloads that memory still holds once they were unloaded."""
+
+from collections.abc import Iterator, Sequence
+
+from xsplice_plugins.hypervisor.core import Hypervisor
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard
+from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+
+_LOW_BYTES = 2  #: of a pointer that differ within 64 KiB; the upper ones are searched for
+
+
+def check_pointers(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
+    """Search all writable memory for pointers into payloads that were unloaded.
+
+    Args:
+        stack: The payloads, all unloaded.
+        hv: The hypervisor after that.
+
+    Raises:
+        Hazard: There is one; the text names where it lies and what it pointed to.
+    """
+    for payload in stack:
+        for part in payload.segments:
+            for segment in hv.memory.segments():
+                if Perm.WRITE in segment.perm:
+                    for place, value in _pointers(segment, part.addr_virt, part.end_virt):
+                        where = hv.image.name_of(place) or f"{place:#x}"
+                        raise Hazard(
+                            "unload",
+                            f"{where} still points to {_name(payload, part, value)} of "
+                            f"{payload.name}, which was unloaded; take it back in a hook",
+                        )
+
+
+def _pointers(segment: MemorySegment, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Give (address, value) of each aligned pointer of a segment to [start, end)."""
+    low = 8 * _LOW_BYTES
+    for high in range(start >> low, ((end - 1) >> low) + 1):
+        needle = high.to_bytes(8 - _LOW_BYTES, "little")
+        at = segment.data.find(needle)
+        while at >= 0:
+            place = at - _LOW_BYTES
+            if place >= 0 and place % 8 == 0:
+                value = int.from_bytes(segment.data[place : place + 8], "little")
+                if start <= value < end:
+                    yield segment.addr_virt + place, value
+            at = segment.data.find(needle, at + 1)
+
+
+def _name(payload: LoadedPayload, part: MemorySegment, value: int) -> str:
+    """Call a place of a payload by the symbol around it, else by the part it lies in."""
+    for symbol in payload.symbols:
+        if symbol.addr_virt <= value < symbol.addr_virt + max(symbol.size_bytes, 1):
+            return symbol.name
+    return f"its {part.name}+{value - part.addr_virt:#x}"

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of the payload's own code and data that its code hands out: timers, handlers, lists.
+
+What only the payload defines is gone once it is unloaded. Whoever still holds its address then
+uses freed memory. Such a hand-over is said, unless a hook of the payload takes it back.
+"""
+
+from __future__ import annotations
+
+import re
+from copy import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
+from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
+from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept, Place
+from xsplice_plugins.target.references import References
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
+    from xsplice_plugins.link.image import XenImage
+    from xsplice_plugins.target.abi import Abi
+
+#: What takes back what was handed to a function of the image.
+#: Source: xen/include/xen/{timer,tasklet,irq,notifier,rcupdate}.h, xen/arch/x86/include/asm/irq.h.
+_TAKERS = {
+    "init_timer": {"kill_timer"},
+    "set_timer": {"kill_timer", "stop_timer"},
+    "migrate_timer": {"kill_timer"},
+    "tasklet_init": {"tasklet_kill"},
+    "softirq_tasklet_init": {"tasklet_kill"},
+    "tasklet_schedule": {"tasklet_kill"},
+    "tasklet_schedule_on_cpu": {"tasklet_kill"},
+    "request_irq": {"release_irq"},
+    "setup_irq": {"release_irq"},
+    "call_rcu": {"rcu_barrier"},
+    "register_virtual_region": {"unregister_virtual_region"},
+}
+_GOING = tuple(f"{HOOK_PREFIX}{kind}" for kind in ("unload", "prerevert", "revert", "postrevert"))
+_TEXT_MAX = 40  #: characters of a text that a message shows
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+
+
+class Thing(NamedTuple):
+    """Something that only the payload defines."""
+
+    place: Place  #: of its first byte
+    name: str  #: "" for what has none
+    text: str  #: its content, where it is a text
+
+    @property
+    def title(self) -> str:
+        """Return how messages call it."""
+        if self.name:
+            return f"new `{self.name.rpartition('#')[2]}`"
+        shown = self.text[:_TEXT_MAX] + ("..." if len(self.text) > _TEXT_MAX else "")
+        return f"the text {shown!r}" if self.text else "new data without a name"
+
+
+def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
+    """Say which addresses of its own a payload hands out and does not take back.
+
+    Args:
+        data: The written, unsigned payload.
+        image: The hypervisor, whose functions are followed when they are called.
+        abi: The format and machine that it is for.
+
+    Returns:
+        Sentences for people, sorted; empty if nothing can dangle once it is unloaded.
+    """
+    return _Payload(read_elf(data, "payload"), image, abi).sentences()
+
+
+def _code_of(image: XenImage) -> ElfFile:
+    """Return the image as an object: its symbols count from the start of their sections."""
+    code = copy(image.elf)
+    starts = {s.index: s.addr_virt for s in image.elf.sections if s.is_exec}
+    code.__dict__["symbols"] = tuple(
+        s._replace(value=s.value - starts[s.shndx]) for s in image.elf.symbols if s.shndx in starts
+    )
+    code.__dict__["rela_by_target"] = {}
+    return code
+
+
+class _Payload:
+    def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
+        self.elf = elf
+        self.abi = abi
+        outside = AddressFlow(References(_code_of(image), abi.profile))
+        self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
+        self.symbols = sorted(
+            (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),
+            key=lambda s: (s.shndx, s.value),
+        )
+        self.fields: dict[Thing, set[Place]] = {}  #: code that refers to it
+        self.calls: dict[Place, set[Place]] = {}  #: function -> fields of calls to it
+        self.held: dict[Thing, set[Thing]] = {}  #: data -> what its pointers lead to
+        self._read()
+
+    def _is_data(self, place: Place) -> bool:
+        section = self.elf.sections[place[0]]
+        return section.is_alloc and section.is_write
+
+    def _is_content(self, index: int) -> bool:
+        section = self.elf.sections[index]
+        is_special = section.name.startswith((HOOK_PREFIX, FUNCS_SECTION))
+        is_table = self.abi.profile.table(section.name) is not None
+        return section.is_alloc and not is_special and not is_table
+
+    def _read(self) -> None:
+        for section, reloc, target in self.flow.seeds():
+            if target.section_index is None or not self._is_content(target.section_index):
+                continue
+            place = (target.section_index, target.offset)
+            field = (section.index, reloc.offset)
+            if self.flow.is_branch(field):
+                self.calls.setdefault(place, set()).add(field)
+            else:
+                self.fields.setdefault(self._thing(place), set()).add(field)
+        for section in self.elf.sections:
+            if section.is_exec or not self._is_content(section.index):
+                continue
+            for offset, target in self.flow.targets(section).items():
+                index = target.section_index
+                if index is not None and self._is_content(index):
+                    owner = self._thing((section.index, offset))
+                    thing = self._thing((index, target.offset))
+                    is_label = self.elf.sections[index].is_exec and thing.place[1] != target.offset
+                    if is_label:  # it is a table of jumps
+                        self.fields.pop(owner, None)
+                    elif owner != thing:
+                        self.held.setdefault(owner, set()).add(thing)
+
+    def _thing(self, place: Place) -> Thing:
+        index, offset = place
+        for symbol in self.symbols:
+            end = symbol.value + max(symbol.size_bytes, 1)
+            if symbol.shndx == index and symbol.value <= offset <= end and (
+                offset < end or symbol.type == STT_OBJECT
+            ):
+                return Thing((index, symbol.value), symbol.name, "")
+        section = self.elf.sections[index]
+        content = section.data
+        if section.is_write or section.is_exec or not 0 <= offset < len(content):
+            return Thing((index, offset), "", "")
+        start = content.rfind(b"\0", 0, offset) + 1
+        raw = content[start : content.find(b"\0", offset)]
+        text = raw.decode("latin-1")
+        is_text = all(c.isprintable() or c in "\n\t\r\x01" for c in text)
+        return Thing((index, start if is_text else offset), "", text if is_text else "")
+
+    # -------------------------------------------------------------- verdict
+
+    def sentences(self) -> tuple[str, ...]:
+        found: dict[Thing, set[Kept]] = {}
+        for thing, fields in self.fields.items():
+            found[thing] = self.flow.follow(fields)
+            for place in self.flow.take_filled():
+                self.held.setdefault(self._thing(place), set()).add(thing)
+        for owner, things in self.held.items():
+            kept = self.flow.follow(self.fields.get(owner, ()), is_pointer=True)
+            for thing in things:
+                found.setdefault(thing, set()).update(kept)
+        result = set()
+        for thing, kept in found.items():
+            rows = self._with_callers(kept)
+            result |= {self._sentence(thing, row) for row in rows if self._dangles(thing, row)}
+        return tuple(sorted(result))
+
+    def _with_callers(self, kept: set[Kept]) -> set[Kept]:
+        """Follow what functions of the payload return to their callers within it."""
+        result, todo, seen = set(kept), list(kept), set()
+        while todo:
+            row = todo.pop()
+            if row.verb != RETURNED or row.name in seen:
+                continue
+            seen.add(row.name)
+            start = next(((s.shndx, s.value) for s in self.symbols if s.name == row.name), None)
+            more = self.flow.after_calls(self.calls.get(start, ())) if start else set()
+            todo += more - result
+            result |= more
+        return result
+
+    def _dangles(self, thing: Thing, row: Kept) -> bool:
+        if row.verb == COMPARED:
+            return False
+        is_text = bool(thing.text) or thing.name.startswith("__func__")
+        if row.verb == RETURNED:
+            # Functions that return text, as those of xen/common/version.c, return it to readers.
+            return not is_text and row.name in self._replaced()
+        if is_text and row.verb.startswith("is stored through"):
+            # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
+            if _IDENTIFIER.fullmatch(thing.text) and not thing.name:
+                return False
+        return not self._is_taken_back(thing, row)
+
+    def _replaced(self) -> set[str]:
+        """Return the names of the functions that stand for ones of the image."""
+        funcs = self.elf.section_by_name.get(FUNCS_SECTION)
+        size = self.abi.facts.record_size_bytes
+        return {
+            self.flow.function_at((target.section_index, target.offset))
+            for offset, target in (self.flow.targets(funcs) if funcs is not None else {}).items()
+            if offset % size == NEW_ADDR_OFFSET and target.section_index is not None
+        }
+
+    def _is_taken_back(self, thing: Thing, row: Kept) -> bool:
+        """Tell whether a hook that runs on the way out undoes a hand-over."""
+        names, places = self._reached_by_hooks()
+        if row.verb.startswith("is passed"):
+            if any(row.name in takers for takers in _TAKERS.values()):
+                return True
+            return bool(_TAKERS.get(row.name, set()) & names)
+        if row.verb == "is stored in":
+            return row.name in names
+        return thing.place in places and row.verb.startswith("is stored")
+
+    def _reached_by_hooks(self) -> tuple[set[str], set[Place]]:
+        """Return image names and own places that the hooks on the way out refer to."""
+        names: set[str] = set()
+        places: set[Place] = set()
+        todo = [
+            (target.section_index, target.offset)
+            for section in self.elf.sections
+            if section.name in _GOING
+            for target in self.flow.targets(section).values()
+            if target.section_index is not None
+        ]
+        while todo:
+            place = todo.pop()
+            if place in places:
+                continue
+            places.add(place)
+            symbol = next((s for s in self.symbols if (s.shndx, s.value) == place), None)
+            if symbol is None or symbol.type != STT_FUNC:
+                continue
+            code = self.elf.sections[place[0]]
+            for offset, target in self.flow.targets(code).items():
+                if symbol.value <= offset < symbol.value + symbol.size_bytes:
+                    if target.section_index is None:
+                        names.add(target.symbol.name)
+                    else:
+                        todo.append(self._thing((target.section_index, target.offset)).place)
+        return names, places
+
+    def _sentence(self, thing: Thing, row: Kept) -> str:
+        name = row.name.rpartition("#")[2]
+        where = row.function.rpartition("#")[2]
+        name = name if " " in name else f"`{name}`"
+        place = "" if row.function == row.name or not where else f" in `{where}`"
+        return (
+            f"address of {thing.title} {row.verb} {name}{place}: after unload it would dangle, "
+            "unless a hook takes it back"
+        )
