@@ -29,6 +29,7 @@ from xsplice_plugins.diff.parts import (
     masked,
     source_name,
 )
+from xsplice_plugins.diff.renamed import pair_renamed_data, pair_renamed_functions
 from xsplice_plugins.diff.statics import pair_statics
 from xsplice_plugins.target.sections import SectionClass
 
@@ -47,7 +48,9 @@ def correlate(old: ObjectParts, new: ObjectParts) -> Pairing:
     _pair_pieces(old, new, pairing)
     _pair_constant_data(old, new, pairing)
     _pair_init_data(old, new, pairing)
+    pair_renamed_functions(old, new, pairing)
     pair_statics(old, new, pairing)
+    pair_renamed_data(old, new, pairing)
     return pairing
 
 

@@ -15,7 +15,8 @@ from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.diff.normalise import ObjectParts
-from xsplice_plugins.diff.parts import PartKind
+from xsplice_plugins.diff.parts import PartKind, source_name
+from xsplice_plugins.diff.renamed import lost_state
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.diff.compare import Comparison
     from xsplice_plugins.plugins.spec import Config
 
+_NAMED = (SectionClass.TEXT, SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
 _UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
 
 
@@ -93,6 +95,8 @@ def diff_objects(
         refused=tuple(found[key] for key in sorted(found)),
         extents=close.extents(canon, closure),
         references=close.references(canon, closure),
+        notes=_same_elsewhere(canon, comparison),
+        unchecked=lost_state(canon, closure.taken),
     )
     return _without_source(delta, source_path or _file_name(new_file, old_file), is_init=is_init)
 
@@ -150,6 +154,27 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
             reason = "it is gone from the object; the running copy stays in memory, unused"
             result.append(RemovedItem(name=part.decorated, reason=reason))
     return tuple(sorted(result, key=lambda r: r.name))
+
+
+def _same_elsewhere(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
+    """Say what got another name or section and is the same otherwise."""
+    rows = []
+    for a, b in canon.pairing.new_of.items():
+        old, new = canon.old.all[a], canon.new.all[b]
+        if b in comparison.changed or b in comparison.data_changed or b in comparison.kept:
+            continue
+        sections = [
+            parts.file.base_name(parts.file.sections[part.section])
+            for parts, part in ((canon.old, old), (canon.new, new))
+        ]
+        if source_name(old.name) != source_name(new.name) and old.section_class in _NAMED:
+            rows.append(f"`{new.name}` is `{old.name}` under another name")
+        elif sections[0] != sections[1] and old.section_class in _NAMED:
+            rows.append(
+                f"`{old.name}` moved from {sections[0]} to {sections[1]}, its content is the same; "
+                "the running one stays where it is"
+            )
+    return tuple(sorted(rows))
 
 
 def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:

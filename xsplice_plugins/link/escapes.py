@@ -136,8 +136,10 @@ class _Payload:
         index, offset = place
         for symbol in self.symbols:
             end = symbol.value + max(symbol.size_bytes, 1)
-            if symbol.shndx == index and symbol.value <= offset <= end and (
-                offset < end or symbol.type == STT_OBJECT
+            if (
+                symbol.shndx == index
+                and symbol.value <= offset <= end
+                and (offset < end or symbol.type == STT_OBJECT)
             ):
                 return Thing((index, symbol.value), symbol.name, "")
         section = self.elf.sections[index]
@@ -189,10 +191,10 @@ class _Payload:
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
             return not is_text and row.name in self._replaced()
-        if is_text and row.verb.startswith("is stored through"):
-            # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
-            if _IDENTIFIER.fullmatch(thing.text) and not thing.name:
-                return False
+        # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
+        is_lock_note = row.verb.startswith("is stored through") and not thing.name
+        if is_lock_note and _IDENTIFIER.fullmatch(thing.text):
+            return False
         return not self._is_taken_back(thing, row)
 
     def _replaced(self) -> set[str]:

@@ -17,6 +17,7 @@ from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.escapes import escapes
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
+from xsplice_plugins.link.moved import settle_moved
 from xsplice_plugins.link.names import read_names
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
 from xsplice_plugins.link.relocs import link_relocs, section_key
@@ -62,7 +63,8 @@ def link_payload(
     names = read_names(image, config)
     abi, beneath, xen_id = names.abi, names.beneath, names.image.build_id
     _check_name(name, abi.facts.name_size_bytes - 1)
-    placement = place_extents(read_sources(deltas, objects, abi), abi)
+    sources = tuple(settle_moved(row, names) for row in read_sources(deltas, objects, abi))
+    placement = place_extents(sources, abi)
     check_tables({key: bytes(draft.data) for key, draft in placement.drafts.items()}, abi)
     check_branches(placement, abi)
     bodies = find_bodies(placement)

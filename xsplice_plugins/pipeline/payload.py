@@ -200,7 +200,9 @@ def link_payload(
 def no_change_text(deltas: Sequence[Delta]) -> str:
     """Say that nothing is to be replaced, and what was seen instead."""
     lines = sum(len(delta.line_only) for delta in deltas)
-    seen = f"{lines} functions differ in line numbers only" if lines else "the objects are equal"
+    notes = [note for delta in deltas for note in delta.notes]
+    seen = "; ".join(notes[:3]) or "the objects are equal"
+    seen = f"{lines} functions differ in line numbers only" if lines else seen
     return f"no functional change: {seen}; nothing needs a live patch"
 
 

@@ -23,25 +23,17 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.references import References, Target
 
 #: Functions of Xen that read what they are given and keep no pointer to it.
-#: Source: xen/include/xen/{lib,string,console,gdbstub,perfc,warning}.h and their definitions.
-_READERS = frozenset(
-    """printk vprintk panic printk_ratelimit guest_printk debugtrace_printk __bug bug_fn_t
-    snprintf scnprintf vsnprintf vscnprintf strcmp strncmp strcasecmp strncasecmp strlen strnlen
-    memcmp strlcpy strlcat strspn strpbrk simple_strtoul simple_strtoull simple_strtol
-    simple_strtoll bitmap_scnprintf copy_to_user copy_from_user __copy_to_user_ll
-    __copy_from_user_ll copy_to_guest_pv copy_from_guest_pv copy_to_user_hvm copy_from_user_hvm
-    copy_to_guest_ll copy_from_guest_ll unsafe_copy_to_guest_ll unsafe_copy_from_guest_ll
-    copy_to_guest_phys_flush_dcache gdprintk dprintk console_puts safe_strcpy xmem_pool_free
-    _spin_lock _spin_lock_irq _spin_lock_irqsave _spin_unlock _spin_unlock_irq
-    _spin_unlock_irqrestore _spin_trylock _spin_is_locked _spin_lock_cb _spin_lock_recursive
-    _spin_unlock_recursive _spin_trylock_recursive _read_lock _read_unlock _write_lock
-    _write_unlock queue_read_lock_slowpath queue_write_lock_slowpath
-    find_first_bit find_next_bit find_first_zero_bit find_next_zero_bit __find_first_bit
-    __find_next_bit __find_first_zero_bit __find_next_zero_bit __bitmap_and __bitmap_or
-    __bitmap_andnot __bitmap_empty __bitmap_full __bitmap_equal __bitmap_weight""".split()
+#: Source: xen/include/xen/{lib,string,spinlock,bitmap}.h, xen/include/asm/{uaccess,guest_access}.h
+#: and their definitions.
+_READER = re.compile(
+    r"v?printk|panic|guest_printk|debugtrace_printk|v?sn?c?n?printf|str(n?case)?n?cmp|strn?len"
+    r"|memcmp|strl(cpy|cat)|str(spn|pbrk)|simple_strtou?ll?|bitmap_scn(list)?printf"
+    r"|(__|unsafe_)?copy_(to|from)_(user|guest)(_pv|_hvm|_ll)?"
+    r"|_(spin|read|write)_(un|try)?lock(_irq|_irqsave|_irqrestore|_cb|_recursive)?"
+    r"|_spin_is_locked|(__)?find_(first|next)_(zero_)?bit|__bitmap_\w+"
 )
 #: Those that return one of the pointers they are given.
-_PASSING = frozenset("memcpy memmove memset strchr strrchr strstr memchr memchr_inv strsep".split())
+_PASSING = re.compile(r"mem(cpy|move|set|chr|chr_inv)|str(r?chr|str|sep)")
 _RETURN_THUNK = "__x86_return_thunk"
 _THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 
@@ -225,7 +217,7 @@ class AddressFlow:
             return after | (effect.writes & held)
         if effect.loads and not values:
             is_given = effect.slot in held or (effect.slot == STACK and _slots(held))
-            is_given = is_given or (is_pointer and effect.through & held)
+            is_given = is_given or (is_pointer and not effect.through.isdisjoint(held))
             return after | effect.writes if is_given else after
         return after | effect.writes if values else after
 
@@ -243,9 +235,7 @@ class AddressFlow:
         name = self.function_at(there) or self._file.sections[there[0]].name
         return Kept("is stored in", name, function)
 
-    def _next(
-        self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]
-    ) -> _Todo:
+    def _next(self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]) -> _Todo:
         section = place[0]
         following = (section, effect.end)
         if effect.flow is Flow.NEXT:
@@ -294,9 +284,10 @@ class AddressFlow:
         registers = self._registers
         passed = held & {*registers.arguments, PUSHED}
         rest = held - registers.scratch - {PUSHED}
-        if there is not None and self._names.get(there) not in _READERS | _PASSING:
-            return [(there, passed - {PUSHED}), (following, rest)]
-        name = name if there is None else self._names[there]
+        if there is not None:
+            name = self._names.get(there, "")
+            if not (_READER.fullmatch(name) or _PASSING.fullmatch(name)):
+                return [(there, passed - {PUSHED}), (following, rest)]
         if self._call(place, name, held, kept):
             rest |= {registers.result}
         return [(following, rest)]
@@ -304,9 +295,9 @@ class AddressFlow:
     def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> bool:
         """Note a call out of the object; tell whether it returns what it is passed."""
         passed = held & {*self._registers.arguments, PUSHED}
-        if not passed or name in _READERS:
+        if not passed or _READER.fullmatch(name):
             return False
-        if name in _PASSING:
+        if _PASSING.fullmatch(name):
             return True
         if self._outside is not None:
             is_kept, is_returned = self._outside.answer(name, passed)

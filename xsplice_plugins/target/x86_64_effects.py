@@ -53,7 +53,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
     factory, decoder = iced_x86.InstructionInfoFactory(), iced_x86.Decoder(64, code, ip=base)
 
     def full(register: int) -> str:
-        return names[iced_x86.RegisterExt.full_register(register)]
+        return str(names[iced_x86.RegisterExt.full_register(register)])
 
     for row in decoder:
         info, places = factory.info(row), decoder.get_constant_offsets(row)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pair what got another name: the code that uses it tells that it is the same.
+
+A static variable that was renamed, or moved out of a function, keeps its state: new code must use
+the image's variable. A renamed static function is the old one, and so are its static variables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.pairing import loose_key, named
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, Part, PartKind
+from xsplice_plugins.target.sections import SectionClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xsplice_plugins.diff.canon import Canon
+    from xsplice_plugins.diff.normalise import ObjectParts
+    from xsplice_plugins.diff.pairing import Pairing
+
+_STATE = (SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
+
+
+def pair_renamed_functions(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
+    """Pair static functions of equal code, each the only one left on its side."""
+
+    def left(parts: ObjectParts, taken: dict[int, int], is_new: bool) -> dict[Key, list[Part]]:
+        groups: dict[Key, list[Part]] = {}
+        for part in named(parts, PartKind.FUNCTION):
+            is_owner = parts.owner.get(part.number) == part.number
+            if part.number not in taken and part.is_local and is_owner:
+                key = (part.section_class, parts.content(part), *_uses(parts, part, taken, is_new))
+                groups.setdefault(key, []).append(part)
+        return groups
+
+    news = left(new, pairing.old_of, NEW)
+    for key, olds in left(old, pairing.new_of, OLD).items():
+        twins = news.get(key, [])
+        if len(olds) == len(twins) == 1:
+            pairing.pair(olds[0].number, twins[0].number)
+
+
+def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
+    """Pair variables that are alike and that the same code uses at the same places."""
+    olds, news = _unpaired(old, pairing.new_of), _unpaired(new, pairing.old_of)
+    if not olds or not news:
+        return
+    votes: Counter[tuple[int, int]] = Counter()
+    total_old, total_new = _use_counts(old, olds), _use_counts(new, news)
+    for function in [p for p in named(old, PartKind.FUNCTION) if p.number in pairing.new_of]:
+        twin = new.all[pairing.new_of[function.number]]
+        before = _references(old, function, olds, pairing.new_of, OLD)
+        after = _references(new, twin, news, pairing.old_of, NEW)
+        matcher = SequenceMatcher(a=[k for k, _ in before], b=[k for k, _ in after], autojunk=False)
+        for block in matcher.get_matching_blocks():
+            for i in range(block.size):
+                pair = (before[block.a + i][1], after[block.b + i][1])
+                if EXTERNAL not in pair:
+                    votes[pair] += 1
+    for (a, b), count in votes.items():
+        is_only = sum(a == x or b == y for x, y in votes) == 1
+        if is_only and count == total_old[a] == total_new[b] and _are_alike(old, new, a, b):
+            pairing.pair(a, b)
+
+
+def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
+    """Say which variables' state may start again: a new one stands where an old one was used.
+
+    Args:
+        canon: Both objects under their pairing.
+        taken: Numbers of the parts of the new object that the payload brings.
+
+    Returns:
+        Sentences for people, sorted.
+    """
+    old, new, pairing = canon.old, canon.new, canon.pairing
+    known = new.profile.once_flags
+    unpaired = _unpaired(old, pairing.new_of)
+    both = {a: b for a, b in pairing.new_of.items() if _has_state(old.all[a])}
+    before, after = _use_counts(old, set(both)), _use_counts(new, set(both.values()))
+    idle = {a for a, b in both.items() if before[a] and not after[b]}
+    result = set()
+    for number in set(taken) & _unpaired(new, pairing.old_of):
+        part = new.all[number]
+        if _plain(part) in known or new.profile.counters.fullmatch(part.name):
+            continue
+        for a in unpaired | idle:
+            row = old.all[a]
+            if row.size_bytes == part.size_bytes and _plain(row) not in known:
+                result.add(
+                    f"state of `{row.name}` would start again: new `{part.name}` of the same size "
+                    "is used where it is no longer"
+                )
+    return tuple(sorted(result))
+
+
+def _plain(part: Part) -> str:
+    return next((w for w in reversed(part.name.split(".")) if not w.isdigit()), part.name)
+
+
+def _unpaired(parts: ObjectParts, taken: dict[int, int]) -> set[int]:
+    return {p.number for p in parts.all if p.number not in taken and _has_state(p)}
+
+
+def _has_state(part: Part) -> bool:
+    return part.kind is PartKind.DATA and part.section_class in _STATE and part.symbol is not None
+
+
+def _use_counts(parts: ObjectParts, group: set[int]) -> Counter[int]:
+    """Count the relocations that lead to each member of a group."""
+    return Counter(
+        edge.part
+        for part in list(parts.all)
+        if part.section_class is not SectionClass.IGNORED
+        for edge in parts.edges(part)
+        if edge.part in group
+    )
+
+
+def _are_alike(old: ObjectParts, new: ObjectParts, a: int, b: int) -> bool:
+    first, second = old.all[a], new.all[b]
+    sections = (old.file.sections[first.section], new.file.sections[second.section])
+    return (
+        (first.section_class, first.size_bytes) == (second.section_class, second.size_bytes)
+        and sections[0].align_bytes == sections[1].align_bytes
+        and first.is_local
+        and second.is_local
+        and old.content(first) == new.content(second)
+        and not old.edges(first)
+        and not new.edges(second)
+    )
+
+
+def _uses(parts: ObjectParts, part: Part, taken: dict[int, int], is_new: bool) -> Key:
+    """Return a function's relocations; what has no twin yet counts by its kind alone."""
+    return tuple((e.offset, e.type, *_key(parts, e, taken, is_new)) for e in parts.edges(part))
+
+
+def _key(parts: ObjectParts, edge: Edge, taken: dict[int, int], is_new: bool) -> Key:
+    """Return what a relocation refers to: a pair by its new number, the rest without a name."""
+    if edge.part in taken:
+        return ("pair", edge.part if is_new else taken[edge.part], edge.at)
+    if edge.part == EXTERNAL or not parts.all[edge.part].name:
+        return loose_key(parts, edge)
+    part = parts.all[edge.part]
+    return ("unpaired", part.kind, part.section_class, edge.at)
+
+
+def _references(
+    parts: ObjectParts, part: Part, group: set[int], taken: dict[int, int], is_new: bool
+) -> list[tuple[Key, int]]:
+    """Return a function's relocations in order, each with the member of a group it refers to."""
+    content, (first, end) = parts.content(part), parts.profile.machine.opcode_window
+    result = []
+    for edge in parts.edges(part):
+        opcode = content[max(0, edge.offset + first) : edge.offset + end]
+        member = edge.part if edge.part in group else EXTERNAL
+        result.append(((opcode, *_key(parts, edge, taken, is_new)), member))
+    return result
