@@ -15,7 +15,7 @@ from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.diff.normalise import ObjectParts
-from xsplice_plugins.diff.parts import PartKind, source_name
+from xsplice_plugins.diff.parts import PartKind, masked
 from xsplice_plugins.diff.renamed import lost_state
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
@@ -167,7 +167,7 @@ def _same_elsewhere(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
             parts.file.base_name(parts.file.sections[part.section])
             for parts, part in ((canon.old, old), (canon.new, new))
         ]
-        if source_name(old.name) != source_name(new.name) and old.section_class in _NAMED:
+        if masked(old.name) != masked(new.name) and old.section_class in _NAMED:
             rows.append(f"`{new.name}` is `{old.name}` under another name")
         elif sections[0] != sections[1] and old.section_class in _NAMED:
             rows.append(

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.references import References, Target
 
 #: Functions of Xen that read what they are given and keep no pointer to it.
-#: Source: xen/include/xen/{lib,string,spinlock,bitmap}.h, xen/include/asm/{uaccess,guest_access}.h
-#: and their definitions.
+#: Source: xen/include/xen/{lib,string,spinlock,bitmap,kexec}.h, xen/include/asm/{uaccess,
+#: guest_access,hvm/emulate}.h and their definitions.
 _READER = re.compile(
     r"v?printk|panic|guest_printk|debugtrace_printk|v?sn?c?n?printf|str(n?case)?n?cmp|strn?len"
     r"|memcmp|strl(cpy|cat)|str(spn|pbrk)|simple_strtou?ll?|bitmap_scn(list)?printf"
     r"|(__|unsafe_)?copy_(to|from)_(user|guest)(_pv|_hvm|_ll)?"
     r"|_(spin|read|write)_(un|try)?lock(_irq|_irqsave|_irqrestore|_cb|_recursive)?"
-    r"|_spin_is_locked|(__)?find_(first|next)_(zero_)?bit|__bitmap_\w+"
+    r"|hvm_dump_emulation_state|vmcoreinfo_append_str|_spin_is_locked|(__)?find_(first|next)_(zero_)?bit|__bitmap_\w+"
 )
 #: Those that return one of the pointers they are given.
 _PASSING = re.compile(r"mem(cpy|move|set|chr|chr_inv)|str(r?chr|str|sep)")

@@ -57,8 +57,12 @@ def _effect(row: Any, capstone: Any) -> Effect:
     through = {full(r) for r in ((memory.base, memory.index) if memory else ()) if r}
     read, written = ({full(r) for r in registers} for registers in row.regs_access())
     named = [o for o in operands if o.type == capstone.arm64.ARM64_OP_REG]
-    values = {full(o.reg) for o in named if o.access & capstone.CS_AC_READ} & read
     stem = row.mnemonic
+    values = {full(o.reg) for o in named if o.access & capstone.CS_AC_READ} & read
+    if stem in _COMPARING:  # the decoder takes the first operand for a result
+        values, written = {full(o.reg) for o in named}, set()
+    if row.writeback:  # what it was and a few bytes more
+        written -= through
     flow = _BRANCHES.get(stem, Flow.LEAVE if stem in _ENDING else Flow.NEXT)
     flow = Flow.BRANCH if stem.startswith(_TESTING) else flow
     is_direct = flow in (Flow.JUMP, Flow.CALL, Flow.BRANCH)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A variable or function under another name is the old one, or it is said that state is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.differ_inputs import diff_c, summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.toolchain
+
+CLOCK = """
+static long seconds; static int nanos; static int count;
+int read_clock(int x) { return seconds + nanos + x; }
+int set_clock(long s, int n) { seconds = s; nanos = n; return get(1); }
+int tick(int x) { return count += put(x, 2); }
+"""
+
+
+def _renamed(text: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[("seconds", "secs")], [("nanos", "ns"), ("count", "number")]],
+    ids=["one", "two of one size"],
+)
+def test_a_renamed_static_is_the_old_one(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    delta = diff_c(tmp_path, CLOCK, _renamed(CLOCK, *pairs))
+    assert [n.kind for n in delta.new if n.kind != "function"] == []
+    assert delta.refused == ()
+    assert delta.unchecked == ()
+    assert delta.changed == ()
+
+
+def test_new_code_uses_the_image_s_variable_by_its_old_name(tmp_path: Path) -> None:
+    after = _renamed(CLOCK, ("seconds", "secs"), ("get(1)", "get(2)"))
+    delta = diff_c(tmp_path, CLOCK, after)
+    assert summary(delta)[0] == ["set_clock"]
+    assert "file.c#seconds" in {r.target for r in delta.references}
+    assert [n for n in delta.new if n.kind == "bss"] == []
+
+
+def test_a_renamed_static_with_other_uses_is_not_taken_for_proved(tmp_path: Path) -> None:
+    after = _renamed(CLOCK, ("seconds", "secs"), ("put(x, 2)", "put(x, 2) + secs"))
+    delta = diff_c(tmp_path, CLOCK, after)
+    assert len(delta.unchecked) == 1
+    assert "state of `seconds` would start again" in delta.unchecked[0]
+
+
+def test_a_static_of_a_function_moves_to_the_file(tmp_path: Path) -> None:
+    before = "int f(int a) { static int mine; return mine += get(a); }"
+    after = "static int mine; int f(int a) { return mine += get(a); }"
+    delta = diff_c(tmp_path, before, after)
+    assert delta.is_empty
+    assert delta.notes == ("`mine` is `mine.0` under another name",)
+
+
+def test_a_renamed_static_function_keeps_its_static(tmp_path: Path) -> None:
+    before = """
+    static noinline int helper(int a) { static int mine; return mine += get(a); }
+    int f(int a) { return helper(a) + 1; }"""
+    assert diff_c(tmp_path, before, before.replace("helper", "other")).is_empty
+
+
+def test_lost_state_is_said(tmp_path: Path) -> None:
+    before = """
+    int f(int a) { static int mine; return mine += get(a); }
+    int g(int a) { return get(a) * 3; }"""
+    after = """
+    int f(int a) { return get(a); }
+    int g(int a) { static int other; return (other += get(a)) * 3; }"""
+    delta = diff_c(tmp_path, before, after)
+    assert delta.refused == ()
+    assert len(delta.unchecked) == 1
+    assert "state of `mine.0` would start again" in delta.unchecked[0]
+
+
+def test_a_variable_of_another_type_is_simply_new(tmp_path: Path) -> None:
+    after = _renamed(CLOCK, ("static int count", "static char number"), ("count", "number"))
+    delta = diff_c(tmp_path, CLOCK, after)
+    assert [n.symbol for n in delta.new] == ["number"]
+    assert delta.unchecked == ()
+
+
+def test_a_new_variable_beside_the_old_ones_is_simply_new(tmp_path: Path) -> None:
+    after = CLOCK.replace("int tick", "static int extra; int tick").replace("put(x", "put(extra++")
+    delta = diff_c(tmp_path, CLOCK, after)
+    assert [n.symbol for n in delta.new] == ["extra"]
+    assert delta.unchecked == ()
