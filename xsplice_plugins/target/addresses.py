@@ -39,7 +39,8 @@ _THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 
 Place = tuple[int, int]  #: section, offset
 _Todo = list[tuple[Place, frozenset[str]]]  #: instructions, and what holds the address before
-_STEPS_MAX = 5000  #: instructions on one address's way
+_STEPS_MAX = 5000  #: instructions of one function
+_DEPTH_MAX = 40  #: functions that call each other
 UNKNOWN = "goes where nobody can follow it in"
 COMPARED, RETURNED = "is compared in", "is returned by"
 
@@ -79,7 +80,9 @@ class AddressFlow:
             if symbol.type == STT_FUNC and symbol.shndx:
                 self._names.setdefault((symbol.shndx, symbol.value), symbol.name)
                 self._starts.setdefault(symbol.decorated, (symbol.shndx, symbol.value))
-        self._answers: dict[tuple[str, frozenset[str]], tuple[bool, bool]] = {}
+        self._summaries: dict[tuple[Place, frozenset[str], bool], tuple[frozenset[Kept], bool]] = {}
+        self._depth = 0
+        self._is_pointer = False  #: what is followed are pointers that come from loading
         self._filled: set[Place] = set()  #: places of own data that the address was stored in
 
     def seeds(self) -> Iterator[tuple[Section, Reloc, Target]]:
@@ -125,6 +128,7 @@ class AddressFlow:
             is_pointer: What is asked for are the pointers that the thing holds: they come from
                 loading there.
         """
+        self._is_pointer = is_pointer
         starts: dict[Place, frozenset[str]] = {}
         kept: set[Kept] = set()
         for field in fields:
@@ -135,41 +139,51 @@ class AddressFlow:
             elif effect.target is not None:
                 continue  # a call or a jump
             elif field[1] == effect.displacement_at and not effect.takes:
-                if is_pointer and effect.loads and effect.flow is Flow.NEXT:
+                if is_pointer and effect.loads and effect.wide and effect.flow is Flow.NEXT:
                     starts[field[0], effect.start] = effect.writes
             elif field[1] != effect.displacement_at and effect.stores:
                 kept.add(self._stored((field[0], effect.start), effect, function))
             else:
                 starts[field[0], effect.start] = effect.writes
-        return kept | self._walk(starts, is_pointer=is_pointer)
+        return kept | self._walk(starts)
 
     def after_calls(self, places: Iterable[Place]) -> set[Kept]:
         """Return what keeps the value that the calls return whose fields are given."""
+        self._is_pointer = False
         starts: dict[Place, frozenset[str]] = {}
         for place in places:
             effect = self._around(*place)
             if effect is not None and effect.flow is Flow.CALL:
                 starts[place[0], effect.start] = frozenset({self._registers.result})
-        return self._walk(starts, is_pointer=False)
+        return self._walk(starts)
 
-    def answer(self, name: str, passed: frozenset[str]) -> tuple[bool, bool]:
+    def answer(self, name: str, passed: frozenset[str], *, is_pointer: bool) -> tuple[bool, bool]:
         """Tell whether a function keeps what it is passed, and whether it returns it."""
-        key = (name, passed)
-        if key not in self._answers:
-            self._answers[key] = (True, False)  # what a recursion sees
-            start = self._starts.get(name)
-            if start is not None and PUSHED not in passed:
-                kept = self._walk({}, is_pointer=False, todo=[(start, passed)])
-                rest = {row for row in kept if row.verb not in (RETURNED, COMPARED)}
-                others = {row.name for row in kept - rest if row.verb == RETURNED} - {name}
-                self._answers[key] = (bool(rest or others), kept != rest)
-        return self._answers[key]
+        self._is_pointer = is_pointer
+        start = self._starts.get(name)
+        if start is None or PUSHED in passed:
+            return True, False
+        kept, is_returned = self._summary(start, passed)
+        return any(row.verb != COMPARED for row in kept), is_returned
+
+    def _summary(self, start: Place, passed: frozenset[str]) -> tuple[frozenset[Kept], bool]:
+        """Return what a function keeps of what it is passed, and whether it returns it."""
+        key = (start, passed, self._is_pointer)
+        if key not in self._summaries:
+            name = self.function_at(start)
+            self._summaries[key] = (frozenset(), True)  # what a recursion sees
+            if self._depth >= _DEPTH_MAX:
+                return frozenset({Kept(UNKNOWN, name, name)}), False
+            self._depth += 1
+            rows = self._walk({}, [(start, passed)])
+            self._depth -= 1
+            kept = frozenset(row for row in rows if row.verb != RETURNED)
+            self._summaries[key] = (kept, len(kept) != len(rows))
+        return self._summaries[key]
 
     # ------------------------------------------------------------- the way
 
-    def _walk(
-        self, starts: dict[Place, frozenset[str]], *, is_pointer: bool, todo: _Todo | None = None
-    ) -> set[Kept]:
+    def _walk(self, starts: dict[Place, frozenset[str]], todo: _Todo | None = None) -> set[Kept]:
         kept: set[Kept] = set()
         known: dict[Place, frozenset[str]] = {}
         todo = todo or [
@@ -188,14 +202,12 @@ class AddressFlow:
             if effect is None:
                 kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
                 continue
-            after = self._pass(place, effect, held, is_pointer, kept) | starts.get(
-                place, frozenset()
-            )
+            after = self._pass(place, effect, held, kept) | starts.get(place, frozenset())
             todo += self._next(place, effect, after, kept)
         return kept
 
     def _pass(
-        self, place: Place, effect: Effect, held: frozenset[str], is_pointer: bool, kept: set[Kept]
+        self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]
     ) -> frozenset[str]:
         """Return what holds the address after an instruction that is no branch."""
         values = effect.values & held
@@ -212,14 +224,16 @@ class AddressFlow:
             if effect.slot:
                 return after | {effect.slot}
             row = self._stored(place, effect, self.function_at(place))
-            if not (effect.through & held and not is_pointer) and row.verb:
+            if not (effect.through & held and not self._is_pointer) and row.verb:
                 kept.add(row)
             return after | (effect.writes & held)
         if effect.loads and not values:
             is_given = effect.slot in held or (effect.slot == STACK and _slots(held))
-            is_given = is_given or (is_pointer and not effect.through.isdisjoint(held))
+            is_through = self._is_pointer and effect.wide and not effect.through.isdisjoint(held)
+            is_given = is_given or is_through
             return after | effect.writes if is_given else after
-        return after | effect.writes if values else after
+        is_distance = effect.subtracts and len(values) > 1
+        return after | effect.writes if values and not is_distance else after
 
     def _stored(self, place: Place, effect: Effect, function: str) -> Kept:
         """Return where an instruction stores; without a verb if that is the object's own."""
@@ -287,7 +301,9 @@ class AddressFlow:
         if there is not None:
             name = self._names.get(there, "")
             if not (_READER.fullmatch(name) or _PASSING.fullmatch(name)):
-                return [(there, passed - {PUSHED}), (following, rest)]
+                rows, is_returned = self._summary(there, passed - {PUSHED})
+                kept |= rows
+                return [(following, rest | {registers.result} if is_returned else rest)]
         if self._call(place, name, held, kept):
             rest |= {registers.result}
         return [(following, rest)]
@@ -300,7 +316,7 @@ class AddressFlow:
         if _PASSING.fullmatch(name):
             return True
         if self._outside is not None:
-            is_kept, is_returned = self._outside.answer(name, passed)
+            is_kept, is_returned = self._outside.answer(name, passed, is_pointer=self._is_pointer)
             if not is_kept:
                 return is_returned
         is_pointer = not name or _THUNK.fullmatch(name)

@@ -80,6 +80,8 @@ def _effect(row: Any, capstone: Any) -> Effect:
         writes=frozenset(written),
         loads=memory is not None and stem.startswith(("ld", "cas", "swp")),
         stores=memory is not None and stem.startswith(("st", "cas", "swp")),
+        wide=any(row.reg_name(o.reg).startswith("x") for o in named),
+        subtracts=stem == "sub" and len(named) == len(operands),
         slot=STACK if is_sum else slot,
         takes=stem in ("adr", "adrp") or is_sum,
         compares=stem in _COMPARING,

@@ -71,6 +71,8 @@ class Effect:
     writes: frozenset[str] = frozenset()
     loads: bool = False  #: it reads memory
     stores: bool = False  #: it writes memory
+    wide: bool = True  #: what it loads may hold an address
+    subtracts: bool = False
     slot: str = ""  #: the stack slot that it reads, writes or computes the address of
     takes: bool = False  #: it computes the address of its memory operand
     compares: bool = False

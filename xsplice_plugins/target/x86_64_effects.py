@@ -14,6 +14,7 @@ from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow, Marks, R
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_POINTER_BYTES = 8
 _ARGUMENTS = ("RDI", "RSI", "RDX", "RCX", "R8", "R9")
 _SCRATCH = frozenset({*_ARGUMENTS, "RAX", "R10", "R11"})
 
@@ -68,6 +69,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
         }
         is_lea = row.mnemonic == mnemonics.LEA
         values = reads & named | (reads if is_lea else reads - through)
+        values |= {name for name, how in used if how == access.COND_WRITE}  # cmov may keep it
         flow = Flow.UNKNOWN if row.is_invalid else flows.get(row.flow_control, Flow.LEAVE)
         is_branch = row.op_count and row.op0_kind in near
         yield Effect(
@@ -80,6 +82,8 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             writes=frozenset(name for name, how in used if how in writing),
             loads=any(m.access in reading for m in memory),
             stores=any(m.access in writing for m in memory),
+            wide=iced_x86.MemorySizeExt.size(row.memory_size) >= _POINTER_BYTES,
+            subtracts=row.mnemonic == mnemonics.SUB,
             slot=_slot(row, full),
             takes=is_lea,
             compares=row.mnemonic in (mnemonics.CMP, mnemonics.TEST),

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which addresses of its own a payload hands out, and which of them matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
+
+pytestmark = pytest.mark.toolchain
+
+HEAD = f"""{HIDDEN}
+struct timer {{ void (*run)(void *); struct timer *next; int state; }};
+extern void init_timer(struct timer *, void (*)(void *)), kill_timer(struct timer *);
+extern int reads(const char *), deep(const char *), keeps(const char *);
+extern int printk(const char *, ...);
+extern const char *last; extern struct timer *first; extern int number;
+const char *extra(void);
+"""
+IMAGE = f"""{HEAD}
+const char *last; struct timer *first; int number;
+void __attribute__((noinline)) init_timer(struct timer *t, void (*run)(void *))
+{{ t->run = run; t->next = first; first = t; }}
+void __attribute__((noinline)) kill_timer(struct timer *t) {{ if ( first == t ) first = t->next; }}
+int __attribute__((noinline)) reads(const char *s) {{ int n = 0; while ( *s++ ) n++; return n; }}
+int __attribute__((noinline)) deep(const char *s) {{ return reads(s + 1) + number; }}
+int __attribute__((noinline)) keeps(const char *s) {{ last = s; return reads(s); }}
+int __attribute__((noinline)) printk(const char *s, ...) {{ last = s; return 0; }}
+const char *extra(void) {{ return "-old"; }}
+int entry(int x) {{ return x * 3 + number; }}
+"""
+HARMLESS = {
+    "a text for printk": 'int entry(int x) { return printk("hello %d", x); }',
+    "a text that is read": 'int entry(int x) { return reads("hello") + x; }',
+    "a text that a callee reads": 'int entry(int x) { return deep("hello") + x; }',
+    "a text that is returned": 'const char *extra(void) { return "-new"; }',
+    "own data, used": "static int own; int entry(int x) { return own += x; }",
+    "own data in own data": """
+    static struct timer one, two; int entry(int x) { one.next = &two; return one.state + x; }""",
+    "a table of texts": """
+    static const char *const names[] = { "one", "two", "three" };
+    int entry(int x) { return reads(names[x & 1]); }""",
+    "an old function": "int entry(int x) { return reads((const char *)reads) + x; }",
+}
+HELD = {
+    "a callback": (
+        """static struct timer t; static void __attribute__((noinline)) tick(void *p)
+        { number++; } int entry(int x) { init_timer(&t, tick); return x; }""",
+        ("new `tick` is passed to `init_timer` in `entry`", "new `t` is passed to `init_timer`"),
+    ),
+    "a text": (
+        'int entry(int x) { return keeps("hello") + x; }',
+        ("the text 'hello' is passed to `keeps` in `entry`",),
+    ),
+    "a text in a variable": (
+        'int entry(int x) { last = "hello"; return x; }',
+        ("the text 'hello' is stored in `last` in `entry`",),
+    ),
+    "through a pointer": (
+        "static int own; int entry(int x) { *(int **)(long)x = &own; return x; }",
+        ("new `own` is stored through a pointer in `entry`",),
+    ),
+    "from a table": (
+        """static const char *const names[] = { "one", "two", "three" };
+        int entry(int x) { return keeps(names[x & 1]); }""",
+        ("the text 'one' is passed to `keeps` in `entry`",),
+    ),
+    "returned data": (
+        "static const char own[64] = { 1, 2, 3 }; const char *extra(void) { return own; }",
+        ("is returned by `extra`",),
+    ),
+    "by way of a callee": (
+        """static const char *__attribute__((noinline)) name(int x) { return x ? "a" : "bc"; }
+        int entry(int x) { return keeps(name(x)); }""",
+        ("the text 'bc' is passed to `keeps` in `entry`",),
+    ),
+}
+HOOK = """
+static void leave(void) { %s }
+static void *__attribute__((used, section(".livepatch.hooks.unload"))) hook = leave;
+"""
+
+
+@pytest.fixture(scope="module")
+def image(compiler: Compiler) -> bytes:
+    return compiler.image(version_c=IMAGE)
+
+
+def _unchecked(compiler: Compiler, image: bytes, text: str) -> tuple[str, ...]:
+    new = compiler.object("version.c", f"{HEAD}{text}")
+    changed = ("extra",) if "*extra(" in text else ("entry",)
+    own = [n for n in ("own", "one", "two", "t", "tick", "name", "names", "leave") if _has(text, n)]
+    delta = closure_delta(new, "version.o", changed, new=tuple(own))
+    return link(image, (delta, new)).record.unchecked
+
+
+def _has(text: str, name: str) -> bool:
+    words = text.replace("*", " ").replace("(", " ").replace(";", " ").replace("[", " ")
+    return any(name == word.rstrip(",") for word in words.split())
+
+
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+def test_what_nobody_keeps_is_not_spoken_of(compiler: Compiler, image: bytes, text: str) -> None:
+    assert _unchecked(compiler, image, text) == ()
+
+
+@pytest.mark.parametrize(("text", "found"), HELD.values(), ids=HELD)
+def test_what_somebody_keeps_is_named(
+    compiler: Compiler, image: bytes, text: str, found: tuple[str, ...]
+) -> None:
+    rows = _unchecked(compiler, image, text)
+    for part in found:
+        assert any(part in row for row in rows), rows
+    assert all("after unload it would dangle" in row for row in rows)
+
+
+def test_a_timer_that_a_hook_kills_is_taken_back(compiler: Compiler, image: bytes) -> None:
+    text, _ = HELD["a callback"]
+    assert _unchecked(compiler, image, text + HOOK % "kill_timer(&t);") == ()
+
+
+def test_a_hook_that_kills_no_timer_takes_none_back(compiler: Compiler, image: bytes) -> None:
+    text, _ = HELD["a callback"]
+    assert len(_unchecked(compiler, image, text + HOOK % "number = 0;")) == 2
+
+
+def test_a_variable_that_a_hook_sets_back_holds_nothing(compiler: Compiler, image: bytes) -> None:
+    text, _ = HELD["a text in a variable"]
+    assert _unchecked(compiler, image, text + HOOK % "last = 0;") == ()

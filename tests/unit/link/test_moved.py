@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Globals that a fix moved to another object, and objects that the image lacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
+from xsplice_plugins.errors import LinkError
+
+pytestmark = pytest.mark.toolchain
+
+IMAGE = f"""{HIDDEN}
+int state = 7; int zero;
+int __attribute__((noinline)) moved(int x) {{ return x + state + zero; }}
+int entry(int x) {{ return moved(x) * 3; }}
+"""
+USER = f"{HIDDEN}extern int moved(int);"
+
+
+@pytest.fixture(scope="module")
+def image(compiler: Compiler) -> bytes:
+    return compiler.image(version_c=IMAGE)
+
+
+def test_a_function_that_moved_here_is_replaced(compiler: Compiler, image: bytes) -> None:
+    new = compiler.object("other.c", f"{USER} int moved(int x) {{ return x - 1; }}")
+    record = link(image, (closure_delta(new, "other.o", (), new=("moved",)), new)).record
+    assert [f.name for f in record.functions] == ["moved"]
+    assert record.new == ()
+
+
+@pytest.mark.parametrize("definition", ["int state = 7;", "int zero;"])
+def test_a_variable_that_moved_here_is_the_image_s(
+    compiler: Compiler, image: bytes, definition: str
+) -> None:
+    name = definition.split()[1].rstrip(";")
+    text = f"{HIDDEN}{definition} int entry(int x) {{ return {name} += x; }}"
+    new = compiler.object("other.c", text)
+    payload = link(image, (closure_delta(new, "other.o", ("entry",), new=(name,)), new))
+    assert name in payload.record.references
+    assert payload.record.new == ()
+
+
+@pytest.mark.parametrize("definition", ["int state = 8;", "long state = 7;"])
+def test_a_variable_with_another_first_value_or_size_is_refused(
+    compiler: Compiler, image: bytes, definition: str
+) -> None:
+    text = f"{HIDDEN}{definition} int entry(int x) {{ return state += x; }}"
+    new = compiler.object("other.c", text)
+    with pytest.raises(LinkError, match="would add `state`"):
+        link(image, (closure_delta(new, "other.o", ("entry",), new=("state",)), new))
+
+
+def test_an_object_that_the_image_lacks_is_named(compiler: Compiler, image: bytes) -> None:
+    new = compiler.object("strspn.c", f"{HIDDEN} int strspn_(int x) {{ return x; }}")
+    with pytest.raises(LinkError, match=r"strspn\.o: xen-syms was linked without it \(`strspn_`"):
+        link(image, (closure_delta(new, "strspn.o", ("strspn_",)), new))
