@@ -62,6 +62,7 @@ def test_names_with_offsets_are_an_extension_for_people(hv: Hypervisor) -> None:
     counter = IMAGE.lookup("counter")
     assert counter is not None
     hv.memory.write(counter, bytes(range(8)))
+    hv.told.update(range(counter, counter + 8))
     for argument, found in (("counter", 0x03020100), ("counter+0x4", 0x07060504)):
         hv.memory.segments()[0].data[0x300:0x303] = b"\x8b\x07\xc3"  # mov eax, [rdi]; ret
         assert ask(Probe(function="answer", arguments=(argument,)), hv, "before").found == found

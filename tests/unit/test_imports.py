@@ -230,7 +230,7 @@ def test_no_import_is_relative_in_the_library() -> None:
     assert [found.place for found in IMPORTS if found.target.startswith(".")] == []
 
 
-def test_the_hypervisor_needs_only_the_standard_library_and_in_one_module_the_emulator() -> None:
+def test_the_hypervisor_needs_the_standard_library_and_to_run_code_emulator_and_decoder() -> None:
     foreign = {
         (found.file.name, found.target.split(".")[0])
         for found in IMPORTS
@@ -238,8 +238,11 @@ def test_the_hypervisor_needs_only_the_standard_library_and_in_one_module_the_em
         and found.part is None
         and found.target.split(".")[0] not in sys.stdlib_module_names
     }
-    assert {package for _, package in foreign} <= {"unicorn"}
-    assert len(foreign) <= 1
+    assert foreign == {
+        ("execute.py", "unicorn"),
+        ("processor.py", "unicorn"),
+        ("processor.py", "iced_x86"),
+    }
 
 
 def test_only_the_tool_imports_scons() -> None:

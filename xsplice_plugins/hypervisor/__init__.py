@@ -14,6 +14,7 @@ from xsplice_plugins.hypervisor.facts.releases import BuildFacts, Release, relea
 from xsplice_plugins.hypervisor.facts.verdicts import (
     Answer,
     Hazard,
+    Unknown,
     XenRefusal,
     errno_name,
     errno_text,
@@ -50,6 +51,7 @@ __all__ = [
     "Release",
     "SignaturePolicy",
     "SignatureVerdict",
+    "Unknown",
     "State",
     "Status",
     "Xen",

@@ -23,6 +23,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import (
     EOPNOTSUPP,
     Answer,
     Hazard,
+    Unknown,
     XenRefusal,
 )
 from xsplice_plugins.hypervisor.image.image import BootedImage
@@ -371,7 +372,9 @@ class Hypervisor(Xen):
     def guard(self, request: Callable[[], _Result]) -> _Result:
         """Run a request; remember a hazard, after which there is no host left to ask."""
         if self.hazard is not None:
-            raise Hazard(self.hazard.step, f"the host is down since: {self.hazard.reason}")
+            since = "unknown" if isinstance(self.hazard, Unknown) else "down"
+            reason = f"the host is {since} since: {self.hazard.reason}"
+            raise type(self.hazard)(self.hazard.step, reason)
         try:
             return request()
         except Hazard as hazard:

@@ -200,7 +200,11 @@ def play_in_model(
     outcomes = []
     for scenario in table.scenarios:
         answers = predict(_steps(scenario), payloads, image=image, release=release)
-        problems = [f"step {i}: {a.hazard}" for i, a in enumerate(answers) if a.hazard]
+        problems = [
+            f"step {i}: {a.hazard or a.unknown}"
+            for i, a in enumerate(answers)
+            if a.hazard or a.unknown
+        ]
         outcomes.append(_outcome(scenario, "model", answers, problems))
     return tuple(outcomes)
 

@@ -307,6 +307,9 @@ def run(
             raise session.hypervisor.hazard
         rest = words[1:]
         result = commands[word](rest) if word in commands else tool.act(word, rest)
+    except Unknown as unknown:
+        tool.complain(f"\nThe model cannot tell, at {unknown.step}: {unknown.reason}\n")
+        result = 1
     except Hazard as hazard:
         tool.complain(f"\nThe host went down at {hazard.step}: {hazard.reason}\n")
         result = 1

@@ -31,7 +31,12 @@ from xsplice_plugins.hypervisor import (
 )
 from xsplice_plugins.plugins.spec import Config
 
-_SEVERITIES = {"proved": Severity.INFO, "refused": Severity.ERROR, "hazard": Severity.HAZARD}
+_SEVERITIES = {
+    "proved": Severity.INFO,
+    "refused": Severity.ERROR,
+    "hazard": Severity.HAZARD,
+    "unknown": Severity.UNCHECKED,
+}
 
 
 def verify_in_model(
@@ -67,11 +72,14 @@ def verify_in_model(
         compared=[hypervisor.release(name) for name in request.releases_compared],
         signatures=_policy(data, request),
     )
+    text = report.reason or f"loads, applies and reverts on Xen {report.release}"
+    if report.verdict == "unknown":
+        text = f"cannot be told at {report.step}: {text}"
     finding = Finding(
         check="model",
         severity=_SEVERITIES[report.verdict],
         subject=record.name,
-        text=report.reason or f"loads, applies and reverts on Xen {report.release}",
+        text=text,
         errno=report.errno,
         step=report.step,
         evidence=msgspec.to_builtins(report),

@@ -7,7 +7,16 @@ from enum import StrEnum
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import VerifyError
-from xsplice_plugins.hypervisor import BootedImage, Command, Hazard, Hypervisor, Probe, Release, ask
+from xsplice_plugins.hypervisor import (
+    BootedImage,
+    Command,
+    Hazard,
+    Hypervisor,
+    Probe,
+    Release,
+    Unknown,
+    ask,
+)
 from xsplice_plugins.hypervisor.state.payload import name_bytes
 from xsplice_plugins.realxen.results import Step, StepResult
 
@@ -33,6 +42,7 @@ class Prediction:
     version: str = ""  #: For example ``4.17``
     extra: str = ""  #: The extra version, as short as the hypervisor makes it
     hazard: str = ""  #: Why the step has no defined outcome; empty where it has one
+    unknown: str = ""  #: What only a running host can answer; empty where the model can
     reason: str = ""  #: The gate that refused
 
 
@@ -43,6 +53,7 @@ class Agreement(StrEnum):
     DISAGREE = "disagree"
     CRASH_PREDICTED = "crash predicted"
     CRASH_UNPREDICTED = "crash unpredicted"
+    UNKNOWN = "unknown"  #: the model had no answer
     HAZARD_SURVIVED = "hazard survived"  #: undefined, and this time nothing was seen of it
 
 
@@ -58,7 +69,7 @@ def predict(
         release: Its release.
 
     Returns:
-        One prediction per step, up to and including the first hazard.
+        One prediction per step, up to and including the first hazard or unknown.
     """
     hv = Hypervisor(image, release)
     version, extra = _ask(hv)
@@ -68,6 +79,9 @@ def predict(
             answer = _perform(step, payloads, hv)
             # Asking starts the emulator; with nothing applied the answer is the first one.
             now = _ask(hv) if hv.applied else (version, extra)
+        except Unknown as unknown:
+            found.append(Prediction(unknown=f"{unknown.step}: {unknown.reason}"))
+            break
         except Hazard as hazard:
             found.append(Prediction(hazard=f"{hazard.step}: {hazard.reason}"))
             break
@@ -128,6 +142,8 @@ def compare(
     """
     for number, (ours, real) in enumerate(zip(predicted, observed, strict=False)):
         where = f"step {number} ({real.step.verb} {real.step.name})"
+        if ours.unknown:
+            return Agreement.UNKNOWN, f"{where}: {ours.unknown}"
         if ours.hazard:
             # What a broken host answers afterwards means nothing.
             if any(later.outcome != "done" for later in observed):

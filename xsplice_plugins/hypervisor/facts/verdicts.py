@@ -2,8 +2,9 @@
 """What the model can answer: a result, Xen's errno, or a hazard.
 
 A ``XenRefusal`` is what real Xen returns (an errno, at a named step). A ``Hazard`` is what real Xen
-does *not* return from: a crash, a panic, memory corruption, or behaviour nobody defined. They are
-never mixed; the model invents no errno for undefined behaviour.
+does *not* return from: a crash, a panic, memory corruption, or behaviour nobody defined. What only
+a running host can answer is ``Unknown``. They are never mixed; the model invents no errno for
+undefined behaviour, and no crash for what it cannot see.
 
 Source: xen/include/public/errno.h for the numbers (they are Linux' numbers on every host).
 """
@@ -90,6 +91,14 @@ class XenRefusal(Stopped):
 
 class Hazard(Stopped):
     """Real Xen crashes, panics, hangs or corrupts memory at this step."""
+
+
+class Unknown(Hazard):
+    """The model cannot tell what real Xen does at this step: neither accepted nor a hazard.
+
+    It stops the model as a hazard does, because nothing that would follow is known. The reason is
+    ``depends on NAME`` (memory that boot has written) or ``needs ...`` (what only a host has).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ class BootedImage:
     )
 
     def __post_init__(self) -> None:
-        ordered = sorted(self.symbols.values(), key=lambda symbol: symbol.addr_virt)
+        ordered = sorted(self.symbols.values(), key=lambda s: (s.addr_virt, s.size_bytes))
         addresses = tuple(symbol.addr_virt for symbol in ordered)
         object.__setattr__(self, "_by_address", (addresses, tuple(ordered)))
 

@@ -54,7 +54,7 @@ def check_nop_records(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
             try:
                 execute.call_function(hv, function.old_virt, (), step="nop-record", is_pure=True)
             except Hazard as hazard:
-                raise Hazard(
+                raise type(hazard)(
                     "nop-record", f"{function.name} was overwritten with NOPs: {hazard.reason}"
                 ) from hazard
 

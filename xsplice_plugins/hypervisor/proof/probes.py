@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run import execute, rehearsal
 
@@ -83,19 +83,17 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
         used += len(raw)
     hv.memory.map(scratch)
     try:
-
-        def answer(*, is_rehearsal: bool) -> Value:
-            result = execute.call_function(
-                hv, addr, tuple(arguments), step="probe", is_pure=True, is_rehearsal=is_rehearsal
-            )
-            return _decode(probe, result, hv)
-
-        with rehearsal.other_leftovers(hv.payloads):
-            rehearsed = answer(is_rehearsal=True)
-        found = answer(is_rehearsal=False)
-        if rehearsed != found:
-            raise Hazard("probe", rehearsal.RELIES)
-        return found
+        result = rehearsal.run_tried(
+            hv,
+            None,
+            run=lambda how, sight: execute.call_function(
+                hv, addr, tuple(arguments), step="probe", is_pure=True, how=how, sight=sight
+            ),
+            value=lambda result: _decode(probe, result, hv),
+            step="probe",
+            is_pure=True,
+        )
+        return _decode(probe, result, hv)
     finally:
         hv.memory.unmap(scratch)
 
@@ -119,6 +117,10 @@ def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
         return low - (1 << 32) if low >> 31 else low
     if probe.kind == "long":
         return result - (1 << 64) if result >> 63 else result
+    watch = execute.engine_of(hv).watch
+    place = next((a for a in range(result, result + probe.size_bytes) if watch.is_unknown(a)), None)
+    if place is not None:
+        raise Unknown("probe", f"depends on {watch.datum(place)}, which only a running host knows")
     if probe.kind == "string":
         return hv.memory.read_c_string(result, step="probe").decode("latin-1")
     return hv.memory.read(result, probe.size_bytes, step="probe").hex()
@@ -134,10 +136,15 @@ def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
 
     Returns:
         The answer; a crash of the called function is a ``problem`` of the result.
+
+    Raises:
+        Unknown: only a running host can answer.
     """
     found, problem = None, ""
     try:
         found = _call(probe, hv)
+    except Unknown:
+        raise
     except Hazard as hazard:
         problem = hazard.reason
     return ProbeResult(

@@ -16,6 +16,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import (
     ENOSYS,
     Hazard,
     Stopped,
+    Unknown,
     XenRefusal,
     errno_name,
 )
@@ -84,7 +85,7 @@ class ProofReport:
     """Everything a verification in the model found."""
 
     schema: int = SCHEMA
-    verdict: str  #: ``proved``, ``refused`` or ``hazard``
+    verdict: str  #: ``proved``, ``refused``, ``hazard`` or ``unknown``
     errno: int = 0  #: positive where the hypervisor refused, else 0
     errno_name: str = ""
     step: str = ""  #: the gate that refused, or where the hazard is; empty where proved
@@ -244,6 +245,9 @@ class _Course:
             )
 
 
+_VERDICTS = {XenRefusal: "refused", Hazard: "hazard", Unknown: "unknown"}
+
+
 def _live(
     payloads: Sequence[tuple[str, bytes]], hv: Hypervisor, probes: Sequence[Probe] = ()
 ) -> tuple[_Course, ReleaseAnswer]:
@@ -255,7 +259,7 @@ def _live(
             raise XenRefusal(ENOSYS, "release", text)
         life.run(payloads)
     except Stopped as stopped:
-        verdict, problem = "refused" if isinstance(stopped, XenRefusal) else "hazard", stopped
+        verdict, problem = _VERDICTS[type(stopped)], stopped
     return life, ReleaseAnswer(
         release=hv.release.name,
         verdict=verdict,

@@ -7,14 +7,18 @@ mode: without that, addresses above 2^47 are cut.
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard
-from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
+from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64, X86_64
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
+from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment, Perm
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run import intercepts
+from xsplice_plugins.hypervisor.run.helpers import RUN_IT, Call
+from xsplice_plugins.hypervisor.run.processor import Block, processor, read_block
+from xsplice_plugins.hypervisor.run.trials import How, Sight
+from xsplice_plugins.hypervisor.run.watch import Watch
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -35,21 +39,6 @@ _JUNK = 0xA5C3_5A3C_A5C3_0000
 _BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Registers:
-    """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
-
-    arguments: tuple[int, ...]
-    kept: tuple[tuple[str, int], ...]  #: what a function must give back as it was, by name
-    lost: tuple[int, ...]  #: what any call may change, arguments and result among them
-    #: the register with the condition flags, and its value with all of them clear and set
-    flags: tuple[int, int, int]
-    result: int
-    stack: int
-    pc: int
-    link: int
-
-
 @dataclass(slots=True, kw_only=True)
 class _Run:
     """State of one call."""
@@ -57,8 +46,9 @@ class _Run:
     step: str
     subject: LoadedPayload | None
     argument: MemorySegment | None
-    #: fill what nobody set with other values than in the call that counts
-    is_rehearsal: bool = False
+    how: How
+    sight: Sight = field(default_factory=Sight)
+    fault_virt: int | None = None
     stop: Hazard | None = None
 
 
@@ -69,19 +59,28 @@ class Engine:
         import unicorn  # noqa: PLC0415  # costs 0.07 s and is needed only where code is executed
 
         arch = xen.image.arch
-        self._uc, self._regs = _processor(arch)
+        self._uc, self._regs = processor(arch)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
-        self._stack_virt = arch.heap_virt + _STACK_OFFSET
+        self._stack = MemorySegment(
+            addr_virt=arch.heap_virt + _STACK_OFFSET,
+            data=bytearray(_STACK_BYTES),
+            perm=RW,
+            name="stack",
+            owner="(stack)",
+        )
         self._return_virt = arch.heap_virt + _RETURN_OFFSET
         self._unicorn = unicorn
         self._xen = xen
         self._mapped: dict[int, tuple[MemorySegment, int, object]] = {}
-        self._uc.mem_map(
-            self._stack_virt, _STACK_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
-        )
         self._uc.mem_map(self._return_virt, 4096, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
-        self._run = _Run(step="", subject=None, argument=None)
+        self._run = _Run(step="", subject=None, argument=None, how=How())
+        self._blocks: dict[int, Block] = {}
         self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_fault)
+        self.watch = Watch(xen, self._stack, info_bytes=_CPU_INFO_BYTES)
+        for first, last in self.watch.ranges:
+            for kind in (unicorn.UC_HOOK_MEM_READ, unicorn.UC_HOOK_MEM_WRITE):
+                self._uc.hook_add(kind, self._on_access, begin=first, end=last - 1)
         self._handlers = intercepts.handlers(xen.image)
         for addr in self._handlers:
             self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_intercept, begin=addr, end=addr)
@@ -101,7 +100,7 @@ class Engine:
     def _synchronise(self) -> None:
         """Map what the model maps, with today's permissions, and forget translated code."""
         uc = self._uc
-        wanted = {segment.addr_virt: segment for segment in self._xen.memory.segments()}
+        wanted = {s.addr_virt: s for s in (*self._xen.memory.segments(), self._stack)}
         for addr, (segment, _, _) in list(self._mapped.items()):
             if wanted.get(addr) is not segment:
                 uc.mem_unmap(addr, len(segment.data))
@@ -110,24 +109,54 @@ class Engine:
             protection = self._protection(segment)
             known = self._mapped.get(addr)
             if known is None:
-                buffer = (ctypes.c_char * len(segment.data)).from_buffer(segment.data)
-                pointer = ctypes.cast(buffer, ctypes.c_void_p)
-                uc.mem_map_ptr(addr, len(segment.data), protection, pointer)
-                self._mapped[addr] = (segment, protection, buffer)
+                self.map(segment)
             elif known[1] != protection:
                 uc.mem_protect(addr, len(segment.data), protection)
                 self._mapped[addr] = (segment, protection, known[2])
+        self._blocks.clear()
         uc.ctl_flush_tb()
+
+    def map(self, segment: MemorySegment) -> None:
+        """Let the processor see a segment's own bytes."""
+        protection = self._protection(segment)
+        buffer = (ctypes.c_char * len(segment.data)).from_buffer(segment.data)
+        pointer = ctypes.cast(buffer, ctypes.c_void_p)
+        self._uc.mem_map_ptr(segment.addr_virt, len(segment.data), protection, pointer)
+        self._mapped[segment.addr_virt] = (segment, protection, buffer)
 
     # -- callbacks ------------------------------------------------------------------------------
 
+    def _on_access(
+        self, _uc: object, access: int, addr: int, size: int, _value: int, _data: object
+    ) -> None:
+        if access == self._unicorn.UC_MEM_WRITE:
+            self.watch.note_write(addr, size)
+        else:
+            self.watch.note_read(addr, size)
+
+    def _on_fault(
+        self, _uc: object, _access: int, addr: int, _size: int, _value: int, _data: object
+    ) -> bool:
+        self._run.fault_virt = addr & MASK64
+        return False
+
     def _on_block(self, uc: "unicorn.Uc", addr: int, size: int, _data: object) -> None:
-        """Stop code that runs straight over the end of its function."""
+        """Stop code that runs over the end of its function, or needs what the model has not."""
+        run, sight = self._run, self._run.sight
         end = function_end(self._xen, addr)
         if end is not None and addr < end < addr + size:
-            self._run.stop = Hazard(
-                self._run.step, f"execution runs off the end of a function at {end:#x}"
-            )
+            run.stop = Hazard(run.step, f"execution runs off the end of a function at {end:#x}")
+            uc.emu_stop()
+            return
+        sight.path = hash((sight.path, addr))
+        block = self._blocks.get(addr)
+        if block is None:
+            code = self._xen.memory.peek(addr, size)
+            block = self._blocks[addr] = read_block(code, addr, self._xen.image.arch)
+        sight.constants.update(block.constants)
+        if block.needs and addr not in self._handlers:
+            where = describe_address(self._xen, addr)
+            run.stop = Unknown(run.step, f"needs a real processor: {block.needs} at {where}")
             uc.emu_stop()
 
     def _on_intercept(self, uc: "unicorn.Uc", addr: int, _size: int, _data: object) -> None:
@@ -137,8 +166,10 @@ class Engine:
         try:
             result = self._handlers[addr](self._xen, self._call())
         except Hazard as hazard:
-            self._run.stop = Hazard(self._run.step, hazard.reason)
+            self._run.stop = type(hazard)(self._run.step, hazard.reason)
             uc.emu_stop()
+            return
+        if result == RUN_IT:
             return
         regs = self._regs
         if regs.link:
@@ -154,7 +185,7 @@ class Engine:
 
     def _spoil(self) -> None:
         """Put into registers what no code may rely on."""
-        is_rehearsal = self._run.is_rehearsal
+        is_rehearsal = self._run.how.is_rehearsal
         for number in self._regs.lost:
             self._uc.reg_write(number, _JUNK | number if is_rehearsal else 0)
         number, clear, every = self._regs.flags
@@ -162,13 +193,24 @@ class Engine:
 
     def _is_patched(self, addr: int, segment: MemorySegment) -> bool:
         """Whether a payload replaced the intercepted function: then its code really runs."""
-        region = next(r for r in self._xen.image.regions if r.addr_virt == segment.addr_virt)
+        region = next(
+            (r for r in self._xen.image.regions if r.addr_virt == segment.addr_virt), None
+        )
+        if region is None:
+            return True
         offset = addr - segment.addr_virt
         return segment.data[offset : offset + 16] != region.data[offset : offset + 16]
 
-    def _call(self) -> intercepts.Call:
+    def _call(self) -> Call:
         run = self._run
-        return intercepts.Call(argument=self._argument, subject=run.subject, segment=run.argument)
+        return Call(
+            argument=self._argument,
+            subject=run.subject,
+            segment=run.argument,
+            how=run.how,
+            watch=self.watch,
+            map=self.map,
+        )
 
     def _argument(self, index: int) -> int:
         """Give an integer argument: the first ones are in registers, the rest on the stack."""
@@ -190,10 +232,11 @@ class Engine:
         uc, regs = self._uc, self._regs
         self._synchronise()
         self._run = run
+        self.watch.begin(run.how, run.sight)
         below = _STACK_BYTES - _CPU_INFO_BYTES
-        junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.is_rehearsal else bytes(below)
-        uc.mem_write(self._stack_virt, junk + bytes(_CPU_INFO_BYTES))
-        top = self._stack_virt + _STACK_BYTES - _CPU_INFO_BYTES
+        junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.how.is_rehearsal else bytes(below)
+        self._stack.data[:] = junk + bytes(_CPU_INFO_BYTES)
+        top = self._stack.end_virt - _CPU_INFO_BYTES
         if regs.link:
             uc.reg_write(regs.link, self._return_virt)
         else:
@@ -205,7 +248,7 @@ class Engine:
             uc.reg_write(number, argument)
         for _, number in regs.kept:
             # The other way round, so that neither zero nor anything else passes for "as it was".
-            uc.reg_write(number, 0 if run.is_rehearsal else _JUNK | number)
+            uc.reg_write(number, 0 if run.how.is_rehearsal else _JUNK | number)
         place = addr
         for _ in range(_FAULTS_MAX):
             try:
@@ -227,7 +270,7 @@ class Engine:
         lost = [
             name
             for name, number in self._regs.kept
-            if uc.reg_read(number) != (0 if run.is_rehearsal else _JUNK | number)
+            if uc.reg_read(number) != (0 if run.how.is_rehearsal else _JUNK | number)
         ]
         if uc.reg_read(self._regs.stack) != stack_virt:
             lost.append("the stack pointer")
@@ -257,47 +300,14 @@ class Engine:
                 return rip + len(trap)
             if kind is not None:
                 raise Hazard(run.step, f"{_BUG_KINDS[kind]} at {where}")
-        raise Hazard(run.step, f"crash at {where}: {error}")
-
-
-def _processor(arch: Arch) -> "tuple[unicorn.Uc, _Registers]":
-    """Make a processor of an architecture that the model executes.
-
-    Source: System V ABI for x86_64, figure 3.4; procedure call standard for arm64, section 6.1.1.
-    """
-    import unicorn  # noqa: PLC0415  # as in Engine
-
-    if arch == X86_64:
-        from unicorn import x86_const as numbers  # noqa: PLC0415  # as in Engine
-
-        kind, mode, prefix = unicorn.UC_ARCH_X86, unicorn.UC_MODE_64, "UC_X86_REG_"
-        arguments, scratch = "rdi rsi rdx rcx r8 r9", "rax r10 r11"
-        kept, flags = "rbx rbp r12 r13 r14 r15", ("eflags", 0x2, 0x8D7)
-        result, stack, pc, link = "rax", "rsp", "rip", ""
-    else:
-        from unicorn import arm64_const as numbers  # noqa: PLC0415  # as in Engine
-
-        kind, mode, prefix = unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, "UC_ARM64_REG_"
-        arguments, scratch, kept = (
-            " ".join(f"x{index}" for index in row)
-            for row in (range(8), range(8, 18), range(19, 30))
-        )
-        flags = ("nzcv", 0, 0xF << 28)
-        result, stack, pc, link = "x0", "sp", "pc", "lr"
-
-    def named(names: str) -> tuple[int, ...]:
-        return tuple(getattr(numbers, prefix + name.upper()) for name in names.split())
-
-    return unicorn.Uc(kind, mode), _Registers(
-        arguments=named(arguments),
-        kept=tuple(zip(kept.split(), named(kept), strict=True)),
-        lost=named(f"{arguments} {scratch}"),
-        flags=(named(flags[0])[0], flags[1], flags[2]),
-        result=named(result)[0],
-        stack=named(stack)[0],
-        pc=named(pc)[0],
-        link=sum(named(link)),
-    )
+        addr = run.fault_virt
+        if addr is None:
+            raise Hazard(run.step, f"crash at {where}: {error}")
+        if self.watch.may_be_mapped(addr):
+            raise Unknown(
+                run.step, f"needs memory at {addr:#x} that only a running host has, used by {where}"
+            )
+        raise Hazard(run.step, f"crash at {where}: {error} {addr:#x}")
 
 
 def function_end(xen: Xen, addr: int) -> int | None:
@@ -323,6 +333,14 @@ def describe_address(xen: Xen, addr: int) -> str:
     return xen.image.name_of(addr) or f"{addr:#x}"
 
 
+def engine_of(xen: Xen) -> Engine:
+    """Give what executes code in a hypervisor; it is made at the first call."""
+    if not isinstance(xen.engine, Engine):
+        xen.engine = Engine(xen)
+    assert isinstance(xen.engine, Engine), "nothing else executes code"
+    return xen.engine
+
+
 def call_function(
     xen: Xen,
     addr_virt: int,
@@ -332,7 +350,8 @@ def call_function(
     subject: LoadedPayload | None = None,
     argument: MemorySegment | None = None,
     is_pure: bool = False,
-    is_rehearsal: bool = False,
+    how: How | None = None,
+    sight: Sight | None = None,
 ) -> int:
     """Call a function inside a hypervisor.
 
@@ -344,29 +363,35 @@ def call_function(
         subject: the payload whose hook this is.
         argument: the hook's ``struct payload``.
         is_pure: put back what the call wrote, so that asking changes nothing.
-        is_rehearsal: fill registers and stack that nobody set with other values than usual; what
-            then comes out differently was never defined.
+        how: with which contents of what nobody knows; the file's if left out.
+        sight: gets what the call looked at.
 
     Returns:
         The first result register.
 
     Raises:
         Hazard: it crashed, panicked, ran into the weeds or did not return.
+        Unknown: it needs what only a running host has.
     """
     if xen.image.arch == ARM32:
         raise Hazard(step, "the model executes x86_64 and arm64 code, not arm32's")
-    engine = xen.engine
-    if not isinstance(engine, Engine):
-        engine = xen.engine = Engine(xen)
+    engine = engine_of(xen)
     writable = (s for s in xen.memory.segments() if is_pure and Perm.WRITE in s.perm)
     before = [(segment, bytes(segment.data)) for segment in writable]
     try:
         return engine.call(
             addr_virt,
             arguments,
-            _Run(step=step, subject=subject, argument=argument, is_rehearsal=is_rehearsal),
+            _Run(
+                step=step,
+                subject=subject,
+                argument=argument,
+                how=how or How(),
+                sight=sight if sight is not None else Sight(),
+            ),
         )
     finally:
+        engine.watch.put_back()
         for segment in xen.memory.segments():
             if xen.memory.may_write(segment.perm):
                 segment.touch()

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hooks: running a payload's own code, twice, in the model's memory."""
 
-from contextlib import nullcontext
-
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run import execute, rehearsal
+from xsplice_plugins.hypervisor.run.trials import How, Sight
 from xsplice_plugins.hypervisor.state.hook_argument import (
     argument_virt,
     decode_argument,
@@ -15,14 +13,14 @@ from xsplice_plugins.hypervisor.state.payload import ANSWERING_KINDS, LoadedPayl
 from xsplice_plugins.hypervisor.state.xen import Xen
 
 
-def _outcome(payload: LoadedPayload, kind: str, result: int) -> tuple[object, ...]:
+def _value(payload: LoadedPayload, kind: str, result: int) -> tuple[object, ...]:
     """Give what of a hook's run decides how Xen goes on."""
     return (
         result if kind in ANSWERING_KINDS else 0,
         payload.rc,
         payload.state,
         payload.is_reverted,
-        tuple(function.is_applied for function in payload.functions),
+        tuple((function.is_applied, function.saved) for function in payload.functions),
     )
 
 
@@ -31,7 +29,8 @@ def emulate_hook(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) ->
 
     It runs twice, the first time as a rehearsal (see ``rehearsal.py``) that is undone. A hook whose
     outcome differs between the two relies on a value that nobody set, for example on what
-    ``printk`` leaves in the result register.
+    ``printk`` leaves in the result register. Where it reads what boot has written, it is tried with
+    other contents too (see ``trials.py``).
 
     Args:
         xen: the hypervisor.
@@ -45,35 +44,23 @@ def emulate_hook(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) ->
     Raises:
         Hazard: the hook crashed, panicked, hit a BUG, did not return, spoilt its caller's
             registers or relies on a value that nobody set.
+        Unknown: what it does depends on a running host.
     """
-    before = rehearsal.take_snapshot(xen, payload)
-    outcomes: list[tuple[object, ...] | None] = []
-    result, problem = 0, ""
-    for is_rehearsal in (True, False):
-        leftovers = rehearsal.other_leftovers(xen.payloads) if is_rehearsal else nullcontext()
-        try:
-            with leftovers:
-                result = _run_once(xen, payload, kind, addr_virt, is_rehearsal=is_rehearsal)
-            outcomes.append(_outcome(payload, kind, result))
-        except Hazard as hazard:
-            if outcomes == [None]:
-                raise
-            outcomes.append(None)
-            problem = f": {hazard.reason}"
-        finally:
-            if is_rehearsal:
-                rehearsal.put_back(xen, before)
-    if outcomes[0] != outcomes[1]:
-        raise Hazard(f"{kind}-hook", f"{rehearsal.RELIES}{problem}")
-    return result
+    return rehearsal.run_tried(
+        xen,
+        payload,
+        run=lambda how, sight: _run_once(xen, payload, kind, addr_virt, how=how, sight=sight),
+        value=lambda result: _value(payload, kind, result),
+        step=f"{kind}-hook",
+    )
 
 
 def _run_once(
-    xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int, *, is_rehearsal: bool
+    xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int, *, how: How, sight: Sight
 ) -> int:
     step = f"{kind}-hook"
     if kind in {"load", "unload"}:
-        return execute.call_function(xen, addr_virt, (), step=step, is_rehearsal=is_rehearsal)
+        return execute.call_function(xen, addr_virt, (), step=step, how=how, sight=sight)
     segment = MemorySegment(
         addr_virt=argument_virt(xen.image.arch),
         data=encode_argument(payload, xen),
@@ -90,7 +77,8 @@ def _run_once(
             step=step,
             subject=payload,
             argument=segment,
-            is_rehearsal=is_rehearsal,
+            how=how,
+            sight=sight,
         )
         decode_argument(segment.data, payload, xen)
     finally:

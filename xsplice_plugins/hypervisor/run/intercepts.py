@@ -7,13 +7,12 @@ hooks may call.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from xsplice_plugins.hypervisor.act import actions
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.image import BootedImage
-from xsplice_plugins.hypervisor.image.memory import Memory, MemorySegment
+from xsplice_plugins.hypervisor.image.memory import MemorySegment
+from xsplice_plugins.hypervisor.run.helpers import HELPERS, Call, Handler
 from xsplice_plugins.hypervisor.state.hook_argument import decode_argument, encode_argument
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -24,22 +23,9 @@ _CONVERSION = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What an intercepted function sees of its caller."""
-
-    argument: Callable[[int], int]  #: gives an integer argument by its index
-    subject: LoadedPayload | None  #: the payload whose hook runs
-    segment: MemorySegment | None  #: where that hook's ``struct payload`` lies
-
-
-#: Gives the function's result, None where it has none: then its caller finds anything there.
-Handler = Callable[[Xen, Call], int | None]
-
-
-def _format(memory: Memory, call: Call, first: int) -> str:
+def _format(call: Call, first: int) -> str:
     """Render a printk format far enough for a log line."""
-    template = memory.read_c_string(call.argument(first), step=_STEP)
+    template = call.watch.text_at(call.argument(first), step=_STEP)
     index = first
 
     def render(match: re.Match[bytes]) -> bytes:
@@ -51,7 +37,7 @@ def _format(memory: Memory, call: Call, first: int) -> str:
         value = call.argument(index)
         tail = match[6] if kind != b"p" else b""
         if kind == b"s":
-            return (memory.read_c_string(value, step=_STEP) if value else b"<NULL>") + tail
+            return (call.watch.text_at(value, step=_STEP) if value else b"<NULL>") + tail
         if kind in b"di":
             bits = 64 if match[4] in {b"l", b"ll", b"z", b"t"} else 32
             value &= (1 << bits) - 1
@@ -66,13 +52,13 @@ def _format(memory: Memory, call: Call, first: int) -> str:
 
 
 def _printk(xen: Xen, call: Call) -> None:
-    text = _format(xen.memory, call, 0)
+    text = _format(call, 0)
     # A level prefix such as <7> is for the console's filter.
     xen.console.append(re.sub(r"^<[0-9GWEID]>", "", text).rstrip("\n"))
 
 
-def _panic(xen: Xen, call: Call) -> None:
-    raise Hazard("panic", f"panic: {_format(xen.memory, call, 0).strip()}")
+def _panic(_xen: Xen, call: Call) -> None:
+    raise Hazard("panic", f"panic: {_format(call, 0).strip()}")
 
 
 def _subject(call: Call) -> tuple[LoadedPayload, MemorySegment]:
@@ -99,6 +85,7 @@ def _revert_payload_tail(xen: Xen, call: Call) -> None:
 
 
 _BY_NAME: dict[str, Handler] = {
+    **HELPERS,
     "panic": _panic,
     "printk": _printk,
     "revert_payload": _revert_payload,

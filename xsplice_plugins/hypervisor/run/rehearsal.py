@@ -8,12 +8,15 @@ its register. A first run, the rehearsal, has other values in all these places t
 counts; where the two come out differently, the outcome on a real host is anybody's guess.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.load.layout import FILLER
+from xsplice_plugins.hypervisor.run.execute import engine_of
+from xsplice_plugins.hypervisor.run.trials import How, Outcome, Sight, settle
 from xsplice_plugins.hypervisor.state.payload import Function, LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -31,9 +34,11 @@ class Snapshot:
     console: tuple[str, ...]
 
 
-def take_snapshot(xen: Xen, payload: LoadedPayload) -> Snapshot:
-    """Remember everything that a hook of a payload can change."""
-    owners: tuple[LoadedPayload | Function, ...] = (payload, *payload.functions)
+def _take_snapshot(xen: Xen, payload: LoadedPayload | None) -> Snapshot:
+    """Remember everything that code can change, with a hook's payload."""
+    owners: tuple[LoadedPayload | Function, ...] = ()
+    if payload is not None:
+        owners = (payload, *payload.functions)
     return Snapshot(
         segments=tuple((segment, bytes(segment.data)) for segment in xen.memory.segments()),
         values=tuple(
@@ -46,8 +51,12 @@ def take_snapshot(xen: Xen, payload: LoadedPayload) -> Snapshot:
     )
 
 
-def put_back(xen: Xen, snapshot: Snapshot) -> None:
+def _put_back(xen: Xen, snapshot: Snapshot) -> None:
     """Undo what happened since a snapshot."""
+    kept = {id(segment) for segment, _ in snapshot.segments}
+    for segment in xen.memory.segments():
+        if id(segment) not in kept:  # what the code allocated
+            xen.memory.unmap(segment)
     for segment, data in snapshot.segments:
         if segment.data != data:
             segment.data[:] = data
@@ -59,7 +68,7 @@ def put_back(xen: Xen, snapshot: Snapshot) -> None:
 
 
 @contextmanager
-def other_leftovers(payloads: Sequence[LoadedPayload]) -> Iterator[None]:
+def _other_leftovers(payloads: Sequence[LoadedPayload]) -> Iterator[None]:
     """Show other bytes in the gaps between the payloads' sections, where nothing was written."""
     kept: list[tuple[MemorySegment, int, bytes]] = []
     for payload in payloads:
@@ -72,3 +81,84 @@ def other_leftovers(payloads: Sequence[LoadedPayload]) -> Iterator[None]:
     finally:
         for segment, start, before in reversed(kept):
             segment.data[start : start + len(before)] = before
+
+
+def run_tried(
+    xen: Xen,
+    payload: LoadedPayload | None,
+    *,
+    run: Callable[[How, Sight], int],
+    value: Callable[[int], object],
+    step: str,
+    is_pure: bool = False,
+) -> int:
+    """Run code: rehearsed, as it counts, and with other contents of what it read and nobody knows.
+
+    Args:
+        xen: the hypervisor; has afterwards what the run that counts left there.
+        payload: whose hook it is, if it is one.
+        run: runs the code once.
+        value: gives what matters of a run's result, read right after it.
+        step: named in answers.
+        is_pure: undo the run that counts as well.
+
+    Returns:
+        The result of the run that counts.
+
+    Raises:
+        Hazard: the code does not return, or relies on what nobody set.
+        Unknown: its outcome depends on a running host.
+    """
+    before = _take_snapshot(xen, payload)
+    results: list[int] = []
+    traces: list[dict[int, int]] = []
+
+    def attempt(how: How, *, is_kept: bool = False) -> Outcome:
+        sight, said, stop = Sight(), None, None
+        with _other_leftovers(xen.payloads) if how.is_rehearsal else nullcontext():
+            try:
+                results[:] = [run(how, sight)]
+                said = value(results[0])
+            except Hazard as hazard:
+                stop = hazard
+            console = tuple(xen.console[len(before.console) :])
+            if not how.is_rehearsal:
+                traces.append(_bytes_at(xen, sight.written))
+            if not is_kept:
+                _put_back(xen, before)
+        return Outcome(value=said, console=console, stop=stop, sight=sight)
+
+    first = attempt(How(is_rehearsal=True))
+    base = attempt(How(), is_kept=not is_pure)
+    if first.value != base.value or (first.stop is None) != (base.stop is None):
+        stop = first.stop or base.stop
+        raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
+    if base.stop is None and not base.sight.unknown and not base.sight.is_timed:
+        if not is_pure:
+            _note_writes(xen, traces, "")
+        return results[0]
+    datum = engine_of(xen).watch.datum
+    if not isinstance(base.stop, Unknown):
+        _put_back(xen, before)
+        settle(base, attempt, datum, step=step)
+    if base.stop is not None:
+        raise base.stop
+    attempt(How(), is_kept=not is_pure)
+    if not is_pure:
+        _note_writes(xen, traces, datum(next(iter(base.sight.unknown), 0)))
+    return results[0]
+
+
+def _bytes_at(xen: Xen, addresses: Iterable[int]) -> dict[int, int]:
+    return {addr: xen.memory.peek(addr, 1)[0] for addr in addresses if xen.memory.find(addr)}
+
+
+def _note_writes(xen: Xen, traces: Sequence[Mapping[int, int]], source: str) -> None:
+    """Tell bytes that were written alike in every run from those that came from unknown memory."""
+    for addr, byte in traces[-1].items():
+        if all(trace.get(addr) == byte for trace in traces):
+            xen.told.add(addr)
+            xen.unsure.pop(addr, None)
+        else:
+            xen.told.discard(addr)
+            xen.unsure[addr] = source

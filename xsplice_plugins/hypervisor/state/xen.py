@@ -31,6 +31,11 @@ class Xen:
     #: what executes code, made at the first call
     engine: object | None = field(init=False, default=None)
 
+    #: bytes of the image that hooks wrote, the same whatever boot has written
+    told: set[int] = field(init=False, default_factory=set)
+    #: bytes elsewhere that hooks filled with what boot has written, and the datum it came from
+    unsure: dict[int, str] = field(init=False, default_factory=dict)
+
     def __post_init__(self) -> None:
         self.memory = self.image.new_memory()
         self.arena = Arena(start_virt=self.image.arena[0], end_virt=self.image.arena[1])
@@ -41,5 +46,7 @@ class Xen:
         for segment in payload.segments:
             if id(segment) in mapped:
                 self.memory.unmap(segment)
+            for addr in [a for a in self.unsure if segment.addr_virt <= a < segment.end_virt]:
+                del self.unsure[addr]
         if payload.base_virt:
             self.arena.free(payload.base_virt)

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Who asked? */
+#include <xen/lib.h>
+#include <xen/errno.h>
+#include <xen/livepatch.h>
+#include <xen/sched.h>
+#include <xsplice.h>
+
+static int check(struct payload *payload)
+{
+    return current->domain == hardware_domain ? 0 : -EPERM;
+}
+XSPLICE_PREAPPLY_HOOK(check);

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ordinary hooks call and a booted host provides: memory, time, timers, locks.
+
+Source: xen/common/xmalloc_tlsf.c, xen/common/timer.c, xen/common/spinlock.c,
+xen/include/xen/timer.h for the members of ``struct timer``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, page_align
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
+from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
+from xsplice_plugins.hypervisor.run.trials import How
+from xsplice_plugins.hypervisor.run.watch import HEAP_OFFSET, Watch
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload
+from xsplice_plugins.hypervisor.state.xen import Xen
+
+_STEP = "intercept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What an intercepted function sees of its caller."""
+
+    argument: Callable[[int], int]  #: gives an integer argument by its index
+    subject: LoadedPayload | None  #: the payload whose hook runs
+    segment: MemorySegment | None  #: where that hook's ``struct payload`` lies
+    how: How  #: how this run goes
+    watch: Watch  #: what is known of memory
+    map: Callable[[MemorySegment], None]  #: lets the processor see new memory
+
+
+#: Gives the function's result, None where it has none: then its caller finds anything there.
+#: ``RUN_IT`` lets the function's own code run.
+Handler = Callable[[Xen, Call], int | None]
+RUN_IT = -1 << 64
+
+HEAP_OWNER = "(heap)"
+_FREED = "(freed)"
+_HEAP_BYTES_MAX = 16 << 20
+_UNSET = 0xA5
+#: Where the model keeps the addresses of all timers, as Xen's lists would.
+_TIMERS_OFFSET = 0x500000
+_TIMERS = "(timers)"
+_TIMER_INACTIVE, _TIMER_KILLED, _TIMER_IN_HEAP = 1, 2, 3
+_FUNCTION, _STATUS, _TIMER_BYTES = 24, 42, 48
+#: Nanoseconds since boot: minutes, days or years, since only a booted host takes payloads.
+_TIMES_NS = (1_000_000_000_000, 300_000_000_000_000, 90_000_000_000_000_000)
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def _new(xen: Xen, call: Call, size_bytes: int, *, is_zeroed: bool) -> int:
+    """Allocate: the object ends where its pages end, so that what lies behind it is not mapped."""
+    if not 0 < size_bytes <= _HEAP_BYTES_MAX:
+        raise Unknown(_STEP, f"needs {size_bytes} bytes of Xen's heap")
+    start = xen.image.arch.heap_virt + HEAP_OFFSET
+    ends = [s.end_virt for s in xen.memory.segments() if s.owner in {HEAP_OWNER, _FREED}]
+    pages = page_align(size_bytes)
+    byte = 0 if is_zeroed or not call.how.is_rehearsal else _UNSET
+    segment = MemorySegment(
+        addr_virt=max([start, *ends]) + PAGE_SIZE,
+        data=bytearray([byte]) * pages,
+        perm=RW,
+        name=f"{size_bytes} bytes",
+        owner=HEAP_OWNER,
+    )
+    xen.memory.map(segment)
+    call.map(segment)
+    return segment.addr_virt + (pages - size_bytes & ~15)
+
+
+def _allocate(index: int, *, is_zeroed: bool) -> Handler:
+    return lambda xen, call: _new(xen, call, call.argument(index), is_zeroed=is_zeroed)
+
+
+def _allocate_pages(xen: Xen, call: Call) -> int:
+    return _new(xen, call, PAGE_SIZE << min(call.argument(0) & 0xFFFFFFFF, 32), is_zeroed=False)
+
+
+def _allocate_string(xen: Xen, call: Call) -> int:
+    text = call.watch.text_at(call.argument(0), step=_STEP) + b"\0"
+    place = _new(xen, call, len(text), is_zeroed=True)
+    xen.memory.write(place, text, step=_STEP)
+    return place
+
+
+def _reallocate(xen: Xen, call: Call) -> int:
+    old = call.argument(0)
+    place = _new(xen, call, call.argument(1), is_zeroed=False)
+    segment = _allocation(xen, old) if old else None
+    if segment is not None:
+        kept = xen.memory.peek(old, call.argument(1))
+        xen.memory.write(place, kept, step=_STEP)
+        segment.owner = _FREED
+    return place
+
+
+def _allocation(xen: Xen, addr_virt: int) -> MemorySegment:
+    segment = xen.memory.find(addr_virt)
+    if segment is not None and segment.owner == HEAP_OWNER:
+        return segment
+    if segment is None and addr_virt >= xen.image.arch.heap_virt:
+        raise Unknown(_STEP, f"needs memory at {addr_virt:#x} that only a running host has")
+    was = "twice" if segment is not None and segment.owner == _FREED else "that nobody allocated"
+    raise Hazard(_STEP, f"memory at {addr_virt:#x} is freed {was}")
+
+
+def _free(xen: Xen, call: Call) -> None:
+    if call.argument(0):
+        _allocation(xen, call.argument(0)).owner = _FREED
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def _now(_xen: Xen, call: Call) -> int:
+    call.watch.sight.is_timed = True
+    return _TIMES_NS[call.how.number]
+
+
+def _nothing(_xen: Xen, _call: Call) -> None:
+    """Stand for what changes nothing that anybody sees."""
+
+
+def _timers(xen: Xen) -> MemorySegment:
+    addr = xen.image.arch.heap_virt + _TIMERS_OFFSET
+    segment = xen.memory.find(addr)
+    if segment is None:
+        segment = MemorySegment(
+            addr_virt=addr, data=bytearray(PAGE_SIZE), perm=RW, name="timers", owner=_TIMERS
+        )
+        xen.memory.map(segment)
+    return segment
+
+
+def _entry(segment: MemorySegment, addr_virt: int) -> int | None:
+    """Give the offset of a timer's entry; of a free one for address 0."""
+    wanted = addr_virt.to_bytes(8, "little")
+    offsets = range(0, len(segment.data), 8)
+    return next((o for o in offsets if segment.data[o : o + 8] == wanted), None)
+
+
+def _init_timer(xen: Xen, call: Call) -> None:
+    timer, segment = call.argument(0), _timers(xen)
+    body = bytearray(_TIMER_BYTES)
+    for index in (1, 2):
+        place = _FUNCTION + 8 * (index - 1)
+        body[place : place + 8] = call.argument(index).to_bytes(8, "little")
+    body[_STATUS] = _TIMER_INACTIVE
+    xen.memory.write(timer, bytes(body), step=_STEP)
+    call.watch.note_write(timer, _TIMER_BYTES)
+    free = _entry(segment, 0)
+    if _entry(segment, timer) is None and free is not None:
+        segment.data[free : free + 8] = timer.to_bytes(8, "little")
+
+
+def _set_status(xen: Xen, call: Call, status: int) -> int:
+    """Change a timer that this hypervisor knows; a foreign one is left to its own code."""
+    timer = call.argument(0)
+    if _entry(_timers(xen), timer) is None:
+        return RUN_IT
+    xen.memory.write(timer + _STATUS, bytes([status]), step=_STEP)
+    call.watch.note_write(timer + _STATUS, 1)
+    return 0
+
+
+def _kill_timer(xen: Xen, call: Call) -> int:
+    done = _set_status(xen, call, _TIMER_KILLED)
+    segment = _timers(xen)
+    place = _entry(segment, call.argument(0))
+    if place is not None:
+        segment.data[place : place + 8] = bytes(8)
+    return done
+
+
+# -- locks ----------------------------------------------------------------------------------------
+
+
+def _lock(result: int | None) -> Handler:
+    """Take a lock of Xen's own, which is free at such a moment; others run their own code."""
+
+    def take(_xen: Xen, call: Call) -> int | None:
+        lock, held = call.argument(0), call.watch.sight.held
+        if not call.watch.is_unknown(lock):
+            return RUN_IT
+        if lock in held:
+            raise Hazard(_STEP, f"the lock {call.watch.datum(lock)} is taken twice: no CPU goes on")
+        held.add(lock)
+        return result
+
+    return take
+
+
+def _unlock(_xen: Xen, call: Call) -> int | None:
+    if not call.watch.is_unknown(call.argument(0)):
+        return RUN_IT
+    call.watch.sight.held.discard(call.argument(0))
+    return None
+
+
+HELPERS: dict[str, Handler] = {
+    "_xmalloc": _allocate(0, is_zeroed=False),
+    "_xzalloc": _allocate(0, is_zeroed=True),
+    "_xrealloc": _reallocate,
+    "_xvmalloc": _allocate(0, is_zeroed=False),
+    "_xvzalloc": _allocate(0, is_zeroed=True),
+    "vmalloc": _allocate(0, is_zeroed=False),
+    "vzalloc": _allocate(0, is_zeroed=True),
+    "alloc_xenheap_pages": _allocate_pages,
+    "xstrdup": _allocate_string,
+    **dict.fromkeys(("xfree", "xvfree", "vfree", "free_xenheap_pages"), _free),
+    "get_s_time": _now,
+    "udelay": _nothing,
+    "init_timer": _init_timer,
+    "set_timer": lambda xen, call: _set_status(xen, call, _TIMER_IN_HEAP),
+    "stop_timer": lambda xen, call: _set_status(xen, call, _TIMER_INACTIVE),
+    "kill_timer": _kill_timer,
+    **dict.fromkeys(("_spin_lock", "_spin_lock_irq"), _lock(None)),
+    "_spin_lock_irqsave": _lock(0x202),
+    "_spin_trylock": _lock(1),
+    **dict.fromkeys(("_spin_unlock", "_spin_unlock_irq", "_spin_unlock_irqrestore"), _unlock),
+}

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which memory nobody knows without a running host, and who reads it."""
+
+from xsplice_plugins.hypervisor.facts.arches import X86_64
+from xsplice_plugins.hypervisor.image.image import BootedImage
+from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
+from xsplice_plugins.hypervisor.run.trials import How, Sight, symbol_of
+from xsplice_plugins.hypervisor.state.xen import Xen
+
+#: Distances from the end of a stack of x86 to members of ``struct cpu_info``; they are the same in
+#: every release from 4.16 on. Source: xen/arch/x86/include/asm/current.h.
+_CPU_INFO = {"smp_processor_id()": (64, 60), "current": (56, 48)}
+_PER_CPU_OFFSET = (48, 40)
+#: All CPUs run with the first CPU's offset, 0. Source: percpu_init_areas of xen/arch/x86/percpu.c.
+_FIRST_OFFSET = "__per_cpu_offset"
+_OTHER_INFO = "the CPU's struct cpu_info"
+#: Where in the model's heap hooks find what they allocate, and how much there is.
+HEAP_OFFSET = 0x1000000
+_HEAP_BYTES = 256 << 20
+#: How far a string is taken to reach, for what is not known of it.
+_STRING_BYTES = 16
+#: Where a null pointer leads.
+_NULL_BYTES = 0x10000
+
+
+def _unknown_ranges(image: BootedImage) -> tuple[tuple[int, int], ...]:
+    """Give the image's memory that boot writes, [start, end): data and what is sealed after it."""
+    ranges = [
+        (region.addr_virt, region.addr_virt + len(region.data))
+        for region in image.regions
+        if Perm.WRITE in region.perm
+    ]
+    ends = [image.symbols.get(f"__ro_after_init_{end}") for end in ("start", "end")]
+    if ends[0] is not None and ends[1] is not None:
+        ranges.append((ends[0].addr_virt, ends[1].addr_virt))
+    return tuple(ranges)
+
+
+def _known_at_boot(image: BootedImage) -> set[int]:
+    """Give the bytes in those ranges that are the same on every host."""
+    first = image.symbols.get(_FIRST_OFFSET)
+    return set(range(first.addr_virt, first.addr_virt + 8)) if first is not None else set()
+
+
+class Watch:
+    """The accesses of one run to what boot or a hook may have written."""
+
+    def __init__(self, xen: Xen, stack: MemorySegment, *, info_bytes: int) -> None:
+        self._xen = xen
+        self._stack = stack
+        self._info_virt = stack.end_virt - info_bytes
+        self._unknown = (*_unknown_ranges(xen.image), (self._info_virt, stack.end_virt))
+        #: what to be told of, [start, end)
+        heap_virt = xen.image.arch.heap_virt + HEAP_OFFSET
+        self.ranges = (*self._unknown, xen.image.arena, (heap_virt, heap_virt + _HEAP_BYTES))
+        self._known = _known_at_boot(xen.image)
+        if xen.image.arch == X86_64:
+            start, end = _PER_CPU_OFFSET
+            self._known.update(range(stack.end_virt - start, stack.end_virt - end))
+        self.begin(How(), Sight())
+
+    def begin(self, how: How, sight: Sight) -> None:
+        """Start another run."""
+        self.how, self.sight = how, sight
+        self._replaced: dict[int, int] = {}
+
+    def is_unknown(self, addr: int) -> bool:
+        """Whether nobody knows a byte: boot may have written it, or a hook copied such a value."""
+        if addr in self._xen.unsure:
+            return True
+        if addr in self._known or addr in self._xen.told:
+            return False
+        return any(start <= addr < end for start, end in self._unknown)
+
+    def note_write(self, addr: int, size: int) -> None:
+        """Take what is written there as known for the rest of the run."""
+        self.sight.written.update(range(addr, addr + size))
+
+    def note_read(self, addr: int, size: int) -> None:
+        """Note what of a read nobody knows, and fill it as this run wants it."""
+        sight, how = self.sight, self.how
+        fresh = [
+            place
+            for place in range(addr, addr + size)
+            if place not in sight.unknown and place not in sight.written and self.is_unknown(place)
+        ]
+        if not fresh:
+            return
+        sight.unknown.update(dict.fromkeys(fresh))
+        if how.filling is None:
+            return
+        new = how.filling(addr, size)
+        for place in fresh:
+            segment = self._segment_at(place)
+            if segment is None or (how.only and symbol_of(self.datum(place)) not in how.only):
+                continue
+            offset = place - segment.addr_virt
+            self._replaced[place] = segment.data[offset]
+            segment.data[offset] = new[place - addr]
+
+    def put_back(self) -> None:
+        """Put the file's bytes back where a filling stood and the code wrote nothing."""
+        for addr, byte in self._replaced.items():
+            segment = self._segment_at(addr)
+            if segment is not None and addr not in self.sight.written:
+                segment.data[addr - segment.addr_virt] = byte
+        self._replaced = {}
+
+    def _segment_at(self, addr: int) -> MemorySegment | None:
+        stack = self._stack
+        is_stack = stack.addr_virt <= addr < stack.end_virt
+        return stack if is_stack else self._xen.memory.find(addr)
+
+    def text_at(self, addr: int, *, step: str) -> bytes:
+        """Read a string as the running code would, on its stack too.
+
+        Raises:
+            Hazard: it runs into unmapped memory.
+        """
+        if self._segment_at(addr) is self._stack:
+            return bytes(self._stack.data[addr - self._stack.addr_virt :]).partition(b"\0")[0]
+        self.note_read(addr, _STRING_BYTES)
+        return self._xen.memory.read_c_string(addr, step=step)
+
+    def datum(self, addr: int) -> str:
+        """Name what lies at an address: a symbol, ``current``, or what made a byte unsure."""
+        if addr in self._xen.unsure:
+            return self._xen.unsure[addr]
+        if self._info_virt <= addr < self._stack.end_virt:
+            below = self._stack.end_virt - addr
+            members = _CPU_INFO if self._xen.image.arch == X86_64 else {}
+            names = (name for name, (start, end) in members.items() if end < below <= start)
+            return next(names, _OTHER_INFO)
+        name, _, place = (self._xen.image.name_of(addr) or f"{addr:#x}+0x0/").rpartition("+")
+        offset = place.partition("/")[0]
+        return name if offset == "0x0" else f"{name}+{offset}"
+
+    def may_be_mapped(self, addr: int) -> bool:
+        """Whether a running host may have something where the model maps nothing.
+
+        That is what lies among Xen's addresses, but not in the image and not where payloads lie.
+        """
+        image, stack = self._xen.image, self._stack
+        last = image.regions[-1]
+        if self._segment_at(addr) is not None or abs(addr - stack.addr_virt) < 2 * len(stack.data):
+            return False
+        own = ((image.regions[0].addr_virt, last.addr_virt + len(last.data)), image.arena)
+        if any(start <= addr < end for start, end in own):
+            return False
+        if image.arch == X86_64:
+            return addr >> 47 == (1 << 17) - 1
+        return _NULL_BYTES <= addr < 1 << 48
