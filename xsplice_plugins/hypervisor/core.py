@@ -258,6 +258,7 @@ class Hypervisor(Xen):
         if answer is not None:
             return answer
         payload.rc = -EAGAIN
+        payload.why = ""
         return self._schedule(Command(command), payload, timeout_ns)
 
     def _require(self, name: str) -> LoadedPayload:

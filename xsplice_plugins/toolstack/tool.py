@@ -27,6 +27,7 @@ from xsplice_plugins.hypervisor import (
     SignaturePolicy,
     State,
     Status,
+    Unknown,
     errno_text,
 )
 from xsplice_plugins.hypervisor.facts.verdicts import EAGAIN, EBUSY, EINVAL, ENOENT
@@ -228,7 +229,7 @@ class _Tool:
             return self.complain("Operation didn't complete.\n", EAGAIN)
         if status.rc < 0:
             self.say("failed\n")
-            return self.error(-status.rc)
+            return self.error(-status.rc, f"({status.why})\n" if status.why else "")
         if status.rc == 0 and status.state == action.expected:
             self.say("completed\n")
             return 0

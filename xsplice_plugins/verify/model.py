@@ -30,6 +30,7 @@ from xsplice_plugins.hypervisor import (
     SignatureVerdict,
 )
 from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins.verify.effects import effect_findings
 
 _SEVERITIES = {
     "proved": Severity.INFO,
@@ -51,8 +52,8 @@ def verify_in_model(
         config: Settings of the run; its facts of the build count more than the release's name.
 
     Returns:
-        What the model came to, with its whole report as evidence; and a second finding where the
-        release is newer than the last one that was read.
+        What the model came to, with its whole report as evidence; a finding where the release is
+        newer than the last one that was read; and remarks on what the payload reaches.
 
     Raises:
         XspliceError: The image cannot be used, or ``expected.json`` is not one.
@@ -84,12 +85,14 @@ def verify_in_model(
         step=report.step,
         evidence=msgspec.to_builtins(report),
     )
-    if not release.note:
-        return (finding,)
-    return (
-        finding,
-        Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note),
-    )
+    findings = [finding]
+    if release.note:
+        findings.append(
+            Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note)
+        )
+    if report.verdict in {"proved", "unknown"}:
+        findings += effect_findings(data, record, image)
+    return tuple(findings)
 
 
 def release_of(name: str, config: Config) -> Release:

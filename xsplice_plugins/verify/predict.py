@@ -86,6 +86,7 @@ def predict(
             found.append(Prediction(hazard=f"{hazard.step}: {hazard.reason}"))
             break
         _, status = hv.get(name_bytes(step.name) + b"\0")
+        why = status.why if status is not None else ""
         found.append(
             Prediction(
                 error=max(0, -answer.code),
@@ -93,7 +94,7 @@ def predict(
                 rc=status.rc if status is not None else 0,
                 version=now[0],
                 extra=now[1],
-                reason=f"{answer.step}: {answer.reason}" if answer.code < 0 else "",
+                reason=f"{answer.step}: {answer.reason}" if answer.code < 0 else why,
             )
         )
     return tuple(found)

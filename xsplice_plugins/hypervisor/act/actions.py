@@ -28,6 +28,10 @@ from xsplice_plugins.hypervisor.state.payload import ANSWERING_KINDS, Function, 
 from xsplice_plugins.hypervisor.state.rendezvous import Cpu
 from xsplice_plugins.hypervisor.state.xen import Xen
 
+#: What Xen prints. Source: livepatch_do_action of xen/common/livepatch.c, since 4.14.
+_INSECURE = (
+    "SYSTEM MIGHT BE INSECURE: Replace action has been aborted after reverting ALL payloads!"
+)
 STEP_EXPECTATIONS = "expectations"
 STEP_CONSISTENCY = "consistency"
 
@@ -104,18 +108,33 @@ def perform(command: str, payload: LoadedPayload, xen: Xen) -> int:
         return _apply(payload, xen)
     if command == "REVERT":
         return _revert(payload, xen)
+    return _replace(payload, xen)
+
+
+def _replace(payload: LoadedPayload, xen: Xen) -> int:
+    """Revert everything from the top and apply one payload; what was reverted stays so."""
+    reverted: list[str] = []
+
+    def aborted(rc: int, reason: str) -> int:
+        done = f"{', '.join(reverted)} reverted, " if reverted else ""
+        left = "the host is unpatched" if not xen.applied else "the others stay applied"
+        payload.why = f"{reason}; {done}{payload.name} not applied: {left}"
+        xen.console.append(f"{payload.name}: {payload.why}")
+        return rc
+
     for other in reversed(list(xen.applied)):
         other.rc = _revert(other, xen)
         if other.rc:
-            xen.console.append(f"{payload.name}: {other.name} could not be reverted")
-            return -EINVAL
+            return aborted(-EINVAL, f"{other.name} could not be reverted")
+        reverted.append(other.name)
     if xen.release.has_v2_sections:
         try:
             check_expectations(payload, xen)
         except XenRefusal as refusal:
-            xen.console.append(f"{payload.name}: {refusal.reason}; nothing is applied any more")
-            return refusal.code
-    return _apply(payload, xen)
+            xen.console.append(f"{payload.name}: {_INSECURE}")
+            return aborted(refusal.code, refusal.reason)
+    rc = _apply(payload, xen)
+    return aborted(rc, f"applying ended with {rc}") if rc else 0
 
 
 def _is_consistent(payload: LoadedPayload, *, is_applied: bool) -> bool:

@@ -175,7 +175,7 @@ class _Course:
             return
         if payload.rc:
             reason = meeting.reason if meeting is not None and meeting.reason else answer.reason
-            text = reason or f"{action} ended with rc {payload.rc}"
+            text = payload.why or reason or f"{action} ended with rc {payload.rc}"
             self.note(payload.name, action, answer.step, text)
             step = "rendezvous" if meeting is not None and not meeting.is_met else action
             raise XenRefusal(abs(payload.rc), step, text)

@@ -113,6 +113,7 @@ class LoadedPayload:
     bug_frames: dict[int, int] = field(default_factory=dict)
     state: State = State.CHECKED
     rc: int = 0  #: result of the last operation, -11 while one is outstanding
+    why: str = ""  #: what led to an ``rc`` below zero, where more than one thing happened
     is_reverted: bool = False
     #: it was taken from the stack, which leaves its list pointers poisoned
     is_unlinked: bool = False

@@ -28,6 +28,7 @@ class Status:
     state: State
     rc: int
     metadata: bytes = b""
+    why: str = ""  #: the model's words for an ``rc`` below zero; real Xen prints them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +65,10 @@ class Work:
 
 def status_of(payload: LoadedPayload) -> Status:
     """Give what GET and LIST tell of a payload."""
-    return Status(name=payload.name, state=payload.state, rc=payload.rc, metadata=payload.metadata)
+    return Status(
+        name=payload.name,
+        state=payload.state,
+        rc=payload.rc,
+        metadata=payload.metadata,
+        why=payload.why,
+    )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who calls whom in an image, read off its bytes.
+
+A displacement of 32 bits behind a call or jump that lands exactly on a function's first byte is a
+call. Compiled code has no other use for such bytes often enough to matter: remarks are made of it,
+no verdict. Addresses of functions that lie in data, or are computed by code, are kept apart.
+"""
+
+import re
+import struct
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from xsplice_plugins.hypervisor import BootedImage
+from xsplice_plugins.hypervisor.image.memory import Perm
+
+#: call and jmp, the conditional jumps, and lea of an address near by; each with 32 bits.
+_BRANCH = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=(....))", re.DOTALL)
+_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(....))", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallGraph:
+    """The calls of one image, by decorated name."""
+
+    callers: Mapping[str, frozenset[str]]  #: function to those that call it
+    takers: Mapping[str, frozenset[str]]  #: function to the code and tables that hold its address
+    boot_only: frozenset[str]  #: code and tables of memory that is freed after boot
+
+    def path_to(
+        self, name: str, is_root: Callable[[str], bool], *, is_wall: Callable[[str], bool]
+    ) -> tuple[str, ...]:
+        """Give a shortest chain of calls from a root to a function, empty where there is none.
+
+        Args:
+            name: the function.
+            is_root: where chains may begin.
+            is_wall: what no chain leads through.
+        """
+        ways: dict[str, tuple[str, ...]] = {name: (name,)}
+        queue = deque(ways)
+        while queue:
+            at = queue.popleft()
+            if is_root(at):
+                return ways[at]
+            if is_wall(at):
+                continue
+            for caller in sorted(self.callers.get(at, frozenset()) - ways.keys()):
+                ways[caller] = (caller, *ways[at])
+                queue.append(caller)
+        return ()
+
+    def origins(self, name: str, is_root: Callable[[str], bool]) -> Mapping[str, tuple[str, ...]]:
+        """Give where every chain of calls to a function begins, with one chain for each.
+
+        A chain begins at a root, at a table or code that holds a function's address, and at a
+        function that nobody calls.
+        """
+        ways: dict[str, tuple[str, ...]] = {name: (name,)}
+        found: dict[str, tuple[str, ...]] = {}
+        queue = deque(ways)
+        while queue:
+            at = queue.popleft()
+            callers = self.callers.get(at, frozenset())
+            takers = self.takers.get(at, frozenset())
+            if is_root(at) or at in self.boot_only or not (callers or takers):
+                found.setdefault(at, ways[at])
+                continue
+            for taker in sorted(takers):
+                found.setdefault(taker, (taker, *ways[at]))
+            for caller in sorted(callers - ways.keys()):
+                ways[caller] = (caller, *ways[at])
+                queue.append(caller)
+        return found
+
+
+def _owner(name: str) -> str:
+    """Give the function that a compiler's piece of it belongs to."""
+    return name.removesuffix(".cold")
+
+
+class _Names:
+    """Symbols by address."""
+
+    def __init__(self, image: BootedImage) -> None:
+        ordered = sorted(image.symbols.values(), key=lambda s: (s.addr_virt, s.size_bytes))
+        self.functions = {s.addr_virt: _owner(s.name) for s in ordered if s.is_function}
+        self._addresses = [s.addr_virt for s in ordered]
+        self._names = [_owner(s.name) for s in ordered]
+
+    def around(self, addr_virt: int) -> str:
+        """Give the name of what lies at an address."""
+        index = bisect_right(self._addresses, addr_virt)
+        return self._names[index - 1] if index else f"{addr_virt:#x}"
+
+
+def read_calls(image: BootedImage) -> CallGraph:
+    """Read an image's calls.
+
+    Args:
+        image: Of x86_64; of other machines the answer is empty.
+    """
+    names = _Names(image)
+    callers: dict[str, set[str]] = {}
+    takers: dict[str, set[str]] = {}
+    boot_only: set[str] = set()
+    for region in image.regions if image.arch.name == "x86_64" else ():
+        is_code = region.name in {"text", "init"}
+        if is_code:
+            for pattern, into in ((_BRANCH, callers), (_LEA, takers)):
+                _collect(pattern, region.data, region.addr_virt, names, into)
+        words = struct.iter_unpack("<Q", region.data) if region.name != "text" else ()
+        for index, (word,) in enumerate(words):
+            if word in names.functions:
+                place = names.around(region.addr_virt + 8 * index)
+                takers.setdefault(names.functions[word], set()).add(place)
+        if region.perm is Perm.NONE:
+            end = region.addr_virt + len(region.data)
+            boot_only.update(
+                _owner(s.name)
+                for s in image.symbols.values()
+                if region.addr_virt <= s.addr_virt < end
+            )
+    return CallGraph(
+        callers={name: frozenset(found - {name}) for name, found in callers.items()},
+        takers={name: frozenset(found - {name}) for name, found in takers.items()},
+        boot_only=frozenset(boot_only),
+    )
+
+
+def _collect(
+    pattern: "re.Pattern[bytes]",
+    data: bytes,
+    addr_virt: int,
+    names: _Names,
+    into: dict[str, set[str]],
+) -> None:
+    """Note for each function whose first byte a displacement names, in whose code it is."""
+    functions = names.functions
+    for match in pattern.finditer(data):
+        end = addr_virt + match.end() + 4
+        target = functions.get(end + int.from_bytes(match[1], "little", signed=True))
+        if target is not None:
+            into.setdefault(target, set()).add(names.around(end - 5))
+
+
+def chain_text(chain: Sequence[str]) -> str:
+    """Write a chain of calls for people."""
+    return " -> ".join(f"`{name.rpartition('#')[2]}`" for name in chain)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remarks on what a payload reaches: when its functions run, and what keeps the old value.
+
+Nothing here changes a verdict. A payload can load, apply and revert as it should and yet not do
+what its author expects; each remark shows the chain of calls or the instruction that it is about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.hypervisor import BootedImage
+from xsplice_plugins.verify.callgraph import CallGraph, chain_text, read_calls
+
+CHECK = "effect"
+#: Where a CPU that comes up begins, or one that wakes from sleep.
+#: Source: xen/arch/x86/smpboot.c, xen/arch/x86/cpu/common.c, xen/arch/x86/acpi/power.c.
+_CPU_ROOTS = frozenset({"start_secondary", "recheck_cpu_features", "enter_state_helper"})
+#: Tables of functions that are called for a CPU: its vendor's, and notifiers of hotplug.
+_CPU_TABLES = ("cpu_dev", "cpu_nfb")
+#: What the processor enters whatever it is doing, so also while others wait for a live patch.
+#: Source: xen/arch/x86/traps.c, xen/arch/x86/cpu/mcheck/mce.c.
+_NMI_ROOTS = frozenset({"do_nmi", "do_machine_check"})
+#: Where a host that dies goes on.
+_CRASH_ROOTS = frozenset({"kexec_crash", "machine_kexec", "nmi_shootdown_cpus"})
+#: A host that comes here does not return from the interrupt.
+_DEAD_ENDS = frozenset(
+    {"panic", "fatal_trap", "show_execution_state", "machine_restart", "machine_halt"}
+)
+_ANYWHERE = "anywhere"
+_Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
+
+
+def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> tuple[Finding, ...]:
+    """Give the remarks on one payload.
+
+    Args:
+        data: The payload, signed or not.
+        record: What it holds.
+        image: What it is for.
+
+    Returns:
+        Warnings; where the payload cannot be read, what was not looked at.
+    """
+    graph = read_calls(image)
+    texts: list[tuple[str, str]] = []
+    for function in record.functions:
+        name = function.name
+        texts += [(name, text) for text in _when(name, graph)]
+        if "inlined into" in function.reason:
+            texts.append((name, f"{_short(name)} itself may be unchanged: {function.reason}"))
+    severity = Severity.WARNING
+    try:
+        texts += _kept_values(data, record, image)
+    except XspliceError as error:
+        texts, severity = [(record.name, f"not looked at: {error}")], Severity.UNCHECKED
+    return tuple(
+        Finding(check=CHECK, severity=severity, subject=name, text=text) for name, text in texts
+    )
+
+
+def _short(name: str) -> str:
+    return f"`{name.rpartition('#')[2]}`"
+
+
+def _when(name: str, graph: CallGraph) -> Iterator[str]:
+    """Say when a function runs, where that is not at any time."""
+    chains = graph.origins(name, lambda at: at in _CPU_ROOTS)
+    kinds: dict[str, tuple[str, ...]] = {}
+    for origin, chain in chains.items():
+        kinds.setdefault(_kind(origin, chain, graph), chain)
+    if _ANYWHERE not in kinds and "cpu" in kinds:
+        when = "comes or goes" if kinds["cpu"][0].endswith("_nfb") else "comes up"
+        yield (
+            f"{_short(name)} runs only when a CPU {when} ({chain_text(kinds['cpu'])}): CPUs that "
+            "run stay as they are, unless a hook does the same on each of them"
+        )
+    elif _ANYWHERE not in kinds and "boot" in kinds:
+        yield (
+            f"{_short(name)} runs only while the host boots ({chain_text(kinds['boot'])}): nothing "
+            "changes before the next boot"
+        )
+    for roots, words in (
+        (_NMI_ROOTS, "is reached from an NMI or a machine check, which other CPUs may take while"),
+        (_CRASH_ROOTS, "is part of the way into a crash kernel, which may begin while"),
+    ):
+        chain = graph.path_to(name, roots.__contains__, is_wall=_DEAD_ENDS.__contains__)
+        if chain:
+            yield f"{_short(name)} {words} its first bytes are written ({chain_text(chain)})"
+
+
+def _kind(origin: str, chain: Sequence[str], graph: CallGraph) -> str:
+    """Say when a chain of calls begins."""
+    plain = origin.rpartition("#")[2]
+    if origin in _CPU_ROOTS or plain.endswith(_CPU_TABLES):
+        return "cpu"
+    is_called = len(chain) == 1 or origin in graph.callers.get(chain[1], ())
+    # An address that boot code only stores may be called at any time.
+    if origin in graph.boot_only and (is_called or "initcall" in plain):
+        return "boot"
+    return _ANYWHERE
+
+
+def _kept_values(
+    data: bytes, record: PayloadRecord, image: BootedImage
+) -> Iterator[tuple[str, str]]:
+    """Find constants that a function stores into objects and stores differently now."""
+    if image.arch.name != "x86_64":
+        return
+    elf = read_elf(data, record.name)
+    starts = {symbol.decorated: symbol for symbol in elf.symbols if symbol.shndx}
+    for function in record.functions:
+        symbol = starts.get(function.name)
+        section = elf.section_by_name.get(function.section_new)
+        if symbol is None or section is None or symbol.shndx != section.index:
+            continue
+        code = section.data[symbol.value : symbol.value + function.size_new_bytes]
+        relocated = frozenset(r.offset - symbol.value for r in elf.relocs(section))
+        before = Counter(_stores(_old_code(function, image), frozenset()))
+        after = Counter(_stores(code, relocated))
+        gone, come = before - after, after - before
+        kept: dict[tuple[int, int], list[str]] = {}
+        for offset, size, value in sorted(gone):
+            for new in sorted(v for at, wide, v in come if (at, wide) == (offset, size))[:1]:
+                kept.setdefault((value, new), []).append(f"{offset:#x}")
+        for (value, new), offsets in kept.items():
+            text = (
+                f"{_short(function.name)} stores {new:#x} where it stored {value:#x} (into objects "
+                f"at offset {', '.join(offsets)}): those that exist keep the old value"
+            )
+            yield function.name, text
+
+
+def _old_code(function: ReplacedFunction, image: BootedImage) -> bytes:
+    for region in image.regions:
+        start = function.addr_old_virt - region.addr_virt
+        if 0 <= start < len(region.data):
+            return region.data[start : start + function.size_old_bytes]
+    return b""
+
+
+def _stores(code: bytes, relocated: frozenset[int]) -> Iterator[_Store]:
+    """Give the constants that code stores through pointers, not on its stack."""
+    import iced_x86 as iced  # noqa: PLC0415  # costs what only verifying pays
+
+    stack = {iced.Register.RSP, iced.Register.RIP, iced.Register.NONE}
+    immediate = range(iced.OpKind.IMMEDIATE8, iced.OpKind.IMMEDIATE32TO64 + 1)
+    for insn in iced.Decoder(64, code, ip=0):
+        if (
+            insn.mnemonic == iced.Mnemonic.MOV
+            and insn.op0_kind == iced.OpKind.MEMORY
+            and insn.op1_kind in immediate
+            and insn.memory_base not in stack
+            and relocated.isdisjoint(range(insn.ip, insn.next_ip))
+        ):
+            size = iced.MemorySizeExt.size(insn.memory_size)
+            yield insn.memory_displacement, size, insn.immediate(1) & (1 << 8 * size) - 1
