@@ -7,18 +7,17 @@ mode: without that, addresses above 2^47 are cut.
 """
 
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64, X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment, Perm
-from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run import intercepts
 from xsplice_plugins.hypervisor.run.helpers import RUN_IT, Call
 from xsplice_plugins.hypervisor.run.processor import Block, processor, read_block
 from xsplice_plugins.hypervisor.run.trials import How, Sight
-from xsplice_plugins.hypervisor.run.watch import Watch
+from xsplice_plugins.hypervisor.run.watch import Watch, describe_address, function_end
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -74,7 +73,7 @@ class Engine:
         self._mapped: dict[int, tuple[MemorySegment, int, object]] = {}
         self._uc.mem_map(self._return_virt, 4096, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self._run = _Run(step="", subject=None, argument=None, how=How())
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[tuple[int, int], Block] = {}
         self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_fault)
         self.watch = Watch(xen, self._stack, info_bytes=_CPU_INFO_BYTES)
@@ -143,21 +142,33 @@ class Engine:
     def _on_block(self, uc: "unicorn.Uc", addr: int, size: int, _data: object) -> None:
         """Stop code that runs over the end of its function, or needs what the model has not."""
         run, sight = self._run, self._run.sight
-        end = function_end(self._xen, addr)
-        if end is not None and addr < end < addr + size:
-            run.stop = Hazard(run.step, f"execution runs off the end of a function at {end:#x}")
-            uc.emu_stop()
-            return
-        sight.path = hash((sight.path, addr))
-        block = self._blocks.get(addr)
+        block = self._blocks.get((addr, size))
         if block is None:
-            code = self._xen.memory.peek(addr, size)
-            block = self._blocks[addr] = read_block(code, addr, self._xen.image.arch)
-        sight.constants.update(block.constants)
-        if block.needs and addr not in self._handlers:
-            where = describe_address(self._xen, addr)
-            run.stop = Unknown(run.step, f"needs a real processor: {block.needs} at {where}")
+            block = self._blocks[addr, size] = self._read_block(addr, size)
+            sight.constants.update(block.constants)
+        sight.path = hash((sight.path, addr))
+        sight.blocks += 1
+        if block.problem:
+            kind = Hazard if block.is_hazard else Unknown
+            run.stop = kind(run.step, block.problem)
             uc.emu_stop()
+        elif run.how.blocks_max and sight.blocks > run.how.blocks_max:
+            run.stop = Unknown(run.step, "it takes another way")
+            uc.emu_stop()
+
+    def _read_block(self, addr: int, size: int) -> Block:
+        """Look at a block for the first time in a call."""
+        xen = self._xen
+        end = function_end(xen, addr)
+        if end is not None and addr < end < addr + size:
+            return Block(
+                problem=f"execution runs off the end of a function at {end:#x}", is_hazard=True
+            )
+        block = read_block(xen.memory.peek(addr, size), addr, xen.image.arch)
+        if not block.problem or addr in self._handlers:
+            return replace(block, problem="")
+        where = describe_address(xen, addr)
+        return replace(block, problem=f"needs a real processor: {block.problem} at {where}")
 
     def _on_intercept(self, uc: "unicorn.Uc", addr: int, _size: int, _data: object) -> None:
         segment = self._xen.memory.find(addr)
@@ -308,29 +319,6 @@ class Engine:
                 run.step, f"needs memory at {addr:#x} that only a running host has, used by {where}"
             )
         raise Hazard(run.step, f"crash at {where}: {error} {addr:#x}")
-
-
-def function_end(xen: Xen, addr: int) -> int | None:
-    """Give the end of the function around an address, None where nothing tells.
-
-    In a payload, whose symbols can be wrong, it is the end of the section.
-    """
-    symbol = xen.image.function_at(addr)
-    if symbol is not None:
-        return symbol.addr_virt + symbol.size_bytes
-    for payload in xen.payloads:
-        if payload.holds_text(addr):
-            return min((end for end in payload.section_ends if end > addr), default=None)
-    return None
-
-
-def describe_address(xen: Xen, addr: int) -> str:
-    """Name an address for a message."""
-    for payload in xen.payloads:
-        name = name_in_payload(payload, addr)
-        if name is not None:
-            return name
-    return xen.image.name_of(addr) or f"{addr:#x}"
 
 
 def engine_of(xen: Xen) -> Engine:

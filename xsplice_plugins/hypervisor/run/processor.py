@@ -69,8 +69,9 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
 class Block:
     """What a straight run of instructions needs and names."""
 
-    needs: str  #: the first instruction that needs a real processor, empty where none does
-    constants: frozenset[int]  #: immediate values and addresses that it computes with
+    problem: str  #: why it is not executed: what needs a real processor; empty where nothing does
+    is_hazard: bool = False  #: a real Xen would not get along with it either
+    constants: frozenset[int] = frozenset()  #: immediate values and addresses it computes with
 
 
 #: Answers come from this very machine, or from a device.
@@ -111,7 +112,7 @@ def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
                 constants.add(insn.immediate(index))
     mask = (1 << 64) - 1
     signed = (c - (1 << 64) if c >> 63 else c for c in (c & mask for c in constants))
-    return Block(needs=needs, constants=frozenset(map(abs, signed)))
+    return Block(problem=needs, constants=frozenset(map(abs, signed)))
 
 
 def _read_arm64_block(code: bytes) -> Block:
@@ -126,4 +127,4 @@ def _read_arm64_block(code: bytes) -> Block:
             constants.add((word >> 10 & 0xFFF) << 12 * (word >> 22 & 1))
         elif word & 0x7F800000 == 0x52800000:  # mov
             constants.add((word >> 5 & 0xFFFF) << 16 * (word >> 21 & 3))
-    return Block(needs=needs, constants=frozenset(constants))
+    return Block(problem=needs, constants=frozenset(constants))

@@ -30,6 +30,7 @@ class How:
     filling: Filling | None = None
     only: frozenset[str] = frozenset()  #: fill these data alone; all where empty
     number: int = 0  #: of the filling, for what is no memory: the time
+    blocks_max: int = 0  #: stop after more blocks; 0 for no such limit
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Sight:
     written: set[int] = field(default_factory=set)  #: bytes of such memory that it wrote
     constants: set[int] = field(default_factory=set)  #: of the instructions that were executed
     path: int = 0  #: a hash over the blocks, in order
+    blocks: int = 0  #: how many were executed
     is_timed: bool = False  #: it asked for the time
     held: set[int] = field(default_factory=set)  #: locks of unknown memory that it holds
 
@@ -95,7 +97,10 @@ def settle(
     Raises:
         Unknown: it depends on memory that boot has written, or on the time.
     """
-    if base.sight.is_timed and any(attempt(How(number=n)).differs(base) for n in (1, 2)):
+    limit = base.sight.blocks + 1
+    if base.sight.is_timed and any(
+        attempt(How(number=n, blocks_max=limit)).differs(base) for n in (1, 2)
+    ):
         raise Unknown(step, "depends on the time since boot")
     if not base.sight.unknown:
         return
@@ -106,7 +111,7 @@ def settle(
     if len(base.sight.constants) > CONSTANTS_MAX:
         raise Unknown(step, f"depends on {_listed(data)}: too many values to try")
     for filling in _fillings(base.sight):
-        if attempt(How(filling=filling)).differs(base):
+        if attempt(How(filling=filling, blocks_max=limit)).differs(base):
             raise Unknown(step, f"depends on {_culprit(data, base, attempt, filling)}")
 
 
@@ -115,7 +120,8 @@ def _culprit(
 ) -> str:
     """Name the first datum that makes the difference alone, or the first few that were read."""
     for symbol, datum in islice(data.items(), _CULPRITS_MAX):
-        if attempt(How(filling=filling, only=frozenset({symbol}))).differs(base):
+        how = How(filling=filling, only=frozenset({symbol}), blocks_max=base.sight.blocks + 1)
+        if attempt(how).differs(base):
             return f"{datum}, which only a running host knows"
     return _listed(data)
 

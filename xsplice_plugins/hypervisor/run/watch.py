@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which memory nobody knows without a running host, and who reads it."""
+"""Addresses: what they are called, and which memory nobody knows without a running host."""
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64
 from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
+from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run.trials import How, Sight, symbol_of
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -150,3 +151,26 @@ class Watch:
         if image.arch == X86_64:
             return addr >> 47 == (1 << 17) - 1
         return _NULL_BYTES <= addr < 1 << 48
+
+
+def function_end(xen: Xen, addr: int) -> int | None:
+    """Give the end of the function around an address, None where nothing tells.
+
+    In a payload, whose symbols can be wrong, it is the end of the section.
+    """
+    symbol = xen.image.function_at(addr)
+    if symbol is not None:
+        return symbol.addr_virt + symbol.size_bytes
+    for payload in xen.payloads:
+        if payload.holds_text(addr):
+            return min((end for end in payload.section_ends if end > addr), default=None)
+    return None
+
+
+def describe_address(xen: Xen, addr: int) -> str:
+    """Name an address for a message."""
+    for payload in xen.payloads:
+        name = name_in_payload(payload, addr)
+        if name is not None:
+            return name
+    return xen.image.name_of(addr) or f"{addr:#x}"
