@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remarks on what a payload reaches: when its functions run, and what keeps the old value."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.tiny_xen import PAGE, tiny_xen
+from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.hypervisor import BootedImage, KnownSymbol, Region
+from xsplice_plugins.hypervisor.facts.arches import ARM64
+from xsplice_plugins.hypervisor.image.memory import RO, RX, Perm
+from xsplice_plugins.verify.callgraph import read_calls
+from xsplice_plugins.verify.effects import effect_findings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = 0xFFFF82D040200000
+INIT = TEXT + 0x100000
+TABLES = TEXT + 0x200000
+STRIDE = 64
+RET = b"\xc3"
+#: Function to those that it calls.
+CALLS = {
+    "start_secondary": ("identify_cpu",),
+    "identify_cpu": ("set_up_cpu",),
+    "set_up_cpu": (),
+    "init_vendor": ("tune_vendor",),
+    "tune_vendor": (),
+    "cpu_callback": (),
+    "do_nmi": ("count_nmi", "fatal_trap"),
+    "count_nmi": (),
+    "fatal_trap": ("show_registers",),
+    "show_registers": (),
+    "kexec_crash": ("save_note",),
+    "save_note": (),
+    "do_domctl": ("shared", "set_domain"),
+    "set_domain": (),
+    "shared": (),
+    "file.c#first_cpu": (),
+    "late": (),
+    "taken": (),
+    "start_secondary_too": ("shared",),
+}
+INIT_CALLS = {"start_xen": ("identify_cpu", "late", "file.c#first_cpu")}
+#: Table to what it points at.
+POINTERS = {
+    "amd_cpu_dev": "init_vendor",
+    "tick.c#cpu_nfb": "cpu_callback",
+    "hypercalls": "do_domctl",
+}
+
+
+def image() -> BootedImage:
+    """Lay the functions out, 64 bytes each, and let them call each other."""
+    places = {name: TEXT + STRIDE * n for n, name in enumerate(CALLS)}
+    places |= {name: INIT + STRIDE * n for n, name in enumerate(INIT_CALLS)}
+    tables = {name: TABLES + 8 * n for n, name in enumerate(POINTERS)}
+    text, init = bytearray(b"\xcc" * PAGE), bytearray(b"\xcc" * PAGE)
+    for calls, area, start in ((CALLS, text, TEXT), (INIT_CALLS, init, INIT)):
+        for name, callees in calls.items():
+            code = b""
+            for callee in callees:
+                end = places[name] + len(code) + 5
+                code += b"\xe8" + (places[callee] - end).to_bytes(4, "little", signed=True)
+            if name == "start_xen":  # lea rdi, [taken]
+                end = places[name] + len(code) + 7
+                code += b"\x48\x8d\x3d" + (places["taken"] - end).to_bytes(4, "little", signed=True)
+            at = places[name] - start
+            area[at : at + len(code) + 1] = code + RET
+    data = b"".join(places[target].to_bytes(8, "little") for target in POINTERS.values())
+    symbols = [
+        *(
+            KnownSymbol(name=n, addr_virt=a, size_bytes=STRIDE, is_function=True)
+            for n, a in places.items()
+        ),
+        *(
+            KnownSymbol(name=n, addr_virt=a, size_bytes=8, is_function=False)
+            for n, a in tables.items()
+        ),
+    ]
+    return dataclasses.replace(
+        tiny_xen(),
+        regions=(
+            Region(name="text", addr_virt=TEXT, data=bytes(text), perm=RX),
+            Region(name="init", addr_virt=INIT, data=bytes(init), perm=Perm.NONE),
+            Region(name="rodata", addr_virt=TABLES, data=data.ljust(PAGE, b"\0"), perm=RO),
+        ),
+        symbols={symbol.name: symbol for symbol in symbols},
+    )
+
+
+IMAGE = image()
+
+
+def record(
+    name: str, *, reason: str = "its instructions changed", size: int = STRIDE
+) -> PayloadRecord:
+    function = ReplacedFunction(
+        name=name,
+        addr_old_virt=IMAGE.symbols[name].addr_virt,
+        size_old_bytes=size,
+        size_new_bytes=size,
+        section_new=".text",
+        expect="",
+        expect_note="",
+        reason=reason,
+        object_path="common/file.o",
+    )
+    return PayloadRecord(
+        name="fix",
+        release="4.17.5",
+        machine=62,
+        build_id="",
+        depends="",
+        xen_depends="",
+        digest="",
+        size_bytes=0,
+        functions=(function,),
+        new=(),
+        hooks=(),
+        references=(),
+    )
+
+
+@pytest.fixture(scope="session")
+def other_object(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Compile an object that holds none of the functions."""
+    return compiled(tmp_path_factory.mktemp("other"), "int unrelated;")
+
+
+def compiled(folder: Path, text: str) -> bytes:
+    source = folder / "input.c"
+    source.write_text(text)
+    out = folder / "input.o"
+    subprocess.run(["gcc", "-O2", "-c", str(source), "-o", str(out)], check=True)
+    return out.read_bytes()
+
+
+CPU = "runs only when a CPU comes up"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("identify_cpu", f"`identify_cpu` {CPU} (`start_secondary` -> `identify_cpu`)"),
+        ("set_up_cpu", f"{CPU} (`start_secondary` -> `identify_cpu` -> `set_up_cpu`)"),
+        ("init_vendor", f"{CPU} (`amd_cpu_dev` -> `init_vendor`)"),
+        ("tune_vendor", f"{CPU} (`amd_cpu_dev` -> `init_vendor` -> `tune_vendor`)"),
+        ("cpu_callback", "only when a CPU comes or goes (`cpu_nfb` -> `cpu_callback`)"),
+        ("late", "`late` runs only while the host boots (`start_xen` -> `late`)"),
+        ("file.c#first_cpu", "`first_cpu` runs only while the host boots"),
+        ("do_nmi", "`do_nmi` is reached from an NMI or a machine check"),
+        ("count_nmi", "(`do_nmi` -> `count_nmi`)"),
+        ("save_note", "the way into a crash kernel"),
+    ],
+)
+def test_when_a_function_runs_is_said_with_the_chain(
+    name: str, words: str, other_object: bytes
+) -> None:
+    (finding,) = effect_findings(other_object, record(name), IMAGE)
+    assert words in finding.text
+    assert (finding.check, finding.severity, finding.subject) == ("effect", Severity.WARNING, name)
+
+
+@pytest.mark.parametrize("name", ["shared", "set_domain", "do_domctl", "show_registers", "taken"])
+def test_functions_that_run_at_any_time_get_no_remark(name: str, other_object: bytes) -> None:
+    """One of them is reached from an NMI only where the host dies; one is stored by boot code."""
+    assert effect_findings(other_object, record(name), IMAGE) == ()
+
+
+def test_other_machines_get_no_remark(other_object: bytes) -> None:
+    other = dataclasses.replace(IMAGE, arch=ARM64)
+    assert read_calls(other).callers == {}
+    assert effect_findings(other_object, record("identify_cpu"), other) == ()
+
+
+def test_a_changed_callee_is_named(other_object: bytes) -> None:
+    reason = "`helper` was inlined into `shared`"
+    (finding,) = effect_findings(other_object, record("shared", reason=reason), IMAGE)
+    assert finding.text == f"`shared` itself may be unchanged: {reason}"
+
+
+SOURCE = """
+struct timer {{ long pad[4]; unsigned char source; int other; }};
+void shared(struct timer *t) {{ t->source = {source}; t->other = {other}; {more} }}
+"""
+
+
+def stores(tmp_path: Path, before: str, after: str) -> tuple[Finding, ...]:
+    """Give the remarks for one version of the function replaced by another."""
+    old = read_elf(compiled(tmp_path, before), "old").section_by_name[".text"].data
+    new = compiled(tmp_path, after)
+    text = bytearray(IMAGE.regions[0].data)
+    start = IMAGE.symbols["shared"].addr_virt - TEXT
+    text[start : start + len(old)] = old
+    changed = dataclasses.replace(IMAGE.regions[0], data=bytes(text))
+    patched = dataclasses.replace(IMAGE, regions=(changed, *IMAGE.regions[1:]))
+    return effect_findings(new, record("shared", size=len(old)), patched)
+
+
+def test_a_constant_that_lives_on_in_objects_is_said(tmp_path: Path) -> None:
+    before = SOURCE.format(source=1, other=7, more="")
+    (finding,) = stores(tmp_path, before, SOURCE.format(source=4, other=7, more=""))
+    assert finding.text == (
+        "`shared` stores 0x4 where it stored 0x1 (into objects at offset 0x20): those that exist "
+        "keep the old value"
+    )
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        SOURCE.format(source=1, other=7, more=""),
+        SOURCE.format(source=1, other=7, more="t->pad[0] = 3;"),  # a new store, no changed one
+        "struct timer; void shared(struct timer *t) { }",
+    ],
+)
+def test_what_stores_the_same_or_nothing_gets_no_remark(tmp_path: Path, after: str) -> None:
+    assert stores(tmp_path, SOURCE.format(source=1, other=7, more=""), after) == ()
+
+
+def test_a_payload_that_cannot_be_read_is_said() -> None:
+    (finding,) = effect_findings(b"no ELF file", record("shared"), IMAGE)
+    assert finding.severity is Severity.UNCHECKED
+    assert finding.text.startswith("not looked at: fix: ")
