@@ -319,3 +319,19 @@ def test_constants_of_a_block_are_collected() -> None:
     block = read_block(code_of("83f805 8d50fe 48c7c1ffffffff"), 0x1000, X86_64)
     assert {5, 2, 1} <= block.constants
     assert 0x2A in read_block(bytes.fromhex("1fa80071"), 0x1000, ARM64).constants  # cmp w0, #42
+
+
+def test_an_answer_that_somebody_wrote_down_is_checked_on_the_image_as_built() -> None:
+    image = host_xen()
+    text = bytearray(image.regions[0].data)
+    text[0x300:0x303] = b"\x8b\x07\xc3"  # mov eax, [rdi]; ret
+    changed = dataclasses.replace(image.regions[0], data=bytes(text))
+    reading = dataclasses.replace(image, regions=(changed, *image.regions[1:]))
+    for value, verdict in ((0, "proved"), (1, "refused")):
+        question = Probe(function="answer", arguments=("counter",), before=value, after=value)
+        report = prove([("a", minimal().build())], reading, release("4.17.5"), probes=[question])
+        assert report.verdict == verdict
+        assert report.notes[0] == (
+            "answer() before: depends on counter, which only a running host knows; "
+            "asked as the file has it"
+        )

@@ -54,7 +54,7 @@ class ProbeResult:
         return not self.problem and self.expected in {None, self.found}
 
 
-def _call(probe: Probe, hv: Hypervisor) -> Value:
+def _call(probe: Probe, hv: Hypervisor, *, is_as_filed: bool) -> Value:
     if probe.kind not in KINDS:
         raise Hazard("probe", f"kind {probe.kind} is unknown; use {', '.join(KINDS)}")
     addr = hv.image.lookup(probe.function)
@@ -83,17 +83,22 @@ def _call(probe: Probe, hv: Hypervisor) -> Value:
         used += len(raw)
     hv.memory.map(scratch)
     try:
+
+        def decode(result: int) -> Value:
+            return _decode(probe, result, hv, is_as_filed=is_as_filed)
+
         result = rehearsal.run_tried(
             hv,
             None,
             run=lambda how, sight: execute.call_function(
                 hv, addr, tuple(arguments), step="probe", is_pure=True, how=how, sight=sight
             ),
-            value=lambda result: _decode(probe, result, hv),
+            value=decode,
             step="probe",
             is_pure=True,
+            is_as_filed=is_as_filed,
         )
-        return _decode(probe, result, hv)
+        return decode(result)
     finally:
         hv.memory.unmap(scratch)
 
@@ -111,7 +116,7 @@ def _address_of(name: str, hv: Hypervisor) -> int:
     return addr + beyond
 
 
-def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
+def _decode(probe: Probe, result: int, hv: Hypervisor, *, is_as_filed: bool) -> Value:
     if probe.kind == "int":
         low = result & 0xFFFFFFFF
         return low - (1 << 32) if low >> 31 else low
@@ -119,20 +124,21 @@ def _decode(probe: Probe, result: int, hv: Hypervisor) -> Value:
         return result - (1 << 64) if result >> 63 else result
     watch = execute.engine_of(hv).watch
     place = next((a for a in range(result, result + probe.size_bytes) if watch.is_unknown(a)), None)
-    if place is not None:
+    if place is not None and not is_as_filed:
         raise Unknown("probe", f"depends on {watch.datum(place)}, which only a running host knows")
     if probe.kind == "string":
         return hv.memory.read_c_string(result, step="probe").decode("latin-1")
     return hv.memory.read(result, probe.size_bytes, step="probe").hex()
 
 
-def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
+def ask(probe: Probe, hv: Hypervisor, moment: str, *, is_as_filed: bool = False) -> ProbeResult:
     """Ask one probe.
 
     Args:
         probe: the question; a kind that is unknown is a problem, not a guess.
         hv: the hypervisor as it is now.
         moment: ``before``, ``during`` or ``after``; decides the expected answer.
+        is_as_filed: take what boot may have written to be as in the file.
 
     Returns:
         The answer; a crash of the called function is a ``problem`` of the result.
@@ -142,7 +148,7 @@ def ask(probe: Probe, hv: Hypervisor, moment: str) -> ProbeResult:
     """
     found, problem = None, ""
     try:
-        found = _call(probe, hv)
+        found = _call(probe, hv, is_as_filed=is_as_filed)
     except Unknown:
         raise
     except Hazard as hazard:

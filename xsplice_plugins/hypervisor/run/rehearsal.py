@@ -91,6 +91,7 @@ def run_tried(
     value: Callable[[int], object],
     step: str,
     is_pure: bool = False,
+    is_as_filed: bool = False,
 ) -> int:
     """Run code: rehearsed, as it counts, and with other contents of what it read and nobody knows.
 
@@ -101,6 +102,7 @@ def run_tried(
         value: gives what matters of a run's result, read right after it.
         step: named in answers.
         is_pure: undo the run that counts as well.
+        is_as_filed: take what boot may have written to be as in the file.
 
     Returns:
         The result of the run that counts.
@@ -133,12 +135,13 @@ def run_tried(
     if first.value != base.value or (first.stop is None) != (base.stop is None):
         stop = first.stop or base.stop
         raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
-    if base.stop is None and not base.sight.unknown and not base.sight.is_timed:
+    is_known = is_as_filed or not (base.sight.unknown or base.sight.is_timed)
+    if base.stop is None and is_known:
         if not is_pure:
             _note_writes(xen, traces, "")
         return results[0]
     datum = engine_of(xen).watch.datum
-    if not isinstance(base.stop, Unknown):
+    if not is_as_filed and not isinstance(base.stop, Unknown):
         _put_back(xen, before)
         settle(base, attempt, datum, step=step)
     if base.stop is not None:
