@@ -220,7 +220,8 @@ def test_zeroed_memory_is_zero_and_locks_of_xen_are_free() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nanoseconds", "is_known"), [(10**9, True), (86_400 * 10**9, False), (10**18, True)]
+    ("nanoseconds", "is_known"),
+    [(10**9, True), (60 * 10**9, False), (86_400 * 10**9, False), (10**18, True)],
 )
 def test_time_is_that_of_a_host_that_has_been_up(nanoseconds: int, *, is_known: bool) -> None:
     compare = "48b9" + nanoseconds.to_bytes(8, "little").hex() + "4839c8 7703 90 90 90"
@@ -335,3 +336,14 @@ def test_an_answer_that_somebody_wrote_down_is_checked_on_the_image_as_built() -
             "answer() before: depends on counter, which only a running host knows; "
             "asked as the file has it"
         )
+
+
+def test_members_of_the_hooks_argument_that_the_model_has_not_are_unknown() -> None:
+    for offset, is_known in ((40, True), (16, False)):  # the size of its text, a list
+        code = code_of(f"488b47{offset:02x} 4885c0 7401 90") + ZERO
+        hv = with_preapply(code)
+        if is_known:
+            assert do(hv, "a", Command.APPLY) == 0
+        else:
+            with pytest.raises(Unknown, match="depends on struct payload"):
+                ask(hv, "a", Command.APPLY)

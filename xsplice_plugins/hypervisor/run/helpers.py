@@ -45,8 +45,6 @@ _TIMERS_OFFSET = 0x500000
 _TIMERS = "(timers)"
 _TIMER_INACTIVE, _TIMER_KILLED, _TIMER_IN_HEAP = 1, 2, 3
 _FUNCTION, _STATUS, _TIMER_BYTES = 24, 42, 48
-#: Nanoseconds since boot: minutes, days or years, since only a booted host takes payloads.
-_TIMES_NS = (1_000_000_000_000, 300_000_000_000_000, 90_000_000_000_000_000)
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -118,7 +116,7 @@ def _free(xen: Xen, call: Call) -> None:
 
 def _now(_xen: Xen, call: Call) -> int:
     call.watch.sight.is_timed = True
-    return _TIMES_NS[call.how.number]
+    return call.how.time_ns
 
 
 def _nothing(_xen: Xen, _call: Call) -> None:

@@ -8,6 +8,7 @@ from xsplice_plugins.hypervisor.state.hook_argument import (
     argument_virt,
     decode_argument,
     encode_argument,
+    unknown_members,
 )
 from xsplice_plugins.hypervisor.state.payload import ANSWERING_KINDS, LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -69,6 +70,8 @@ def _run_once(
         owner="(hook argument)",
     )
     xen.memory.map(segment)
+    unknown = dict.fromkeys(unknown_members(payload, xen), "struct payload")
+    xen.unsure.update(unknown)
     try:
         result = execute.call_function(
             xen,
@@ -83,5 +86,7 @@ def _run_once(
         decode_argument(segment.data, payload, xen)
     finally:
         xen.memory.unmap(segment)
+        for addr in unknown:
+            del xen.unsure[addr]
     result &= 0xFFFFFFFF
     return result - (1 << 32) if result >> 31 else result

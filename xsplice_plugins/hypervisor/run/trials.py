@@ -15,8 +15,10 @@ from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 
 #: Gives the bytes that a read of so many bytes at an address finds; None for those of the file.
 Filling = Callable[[int, int], bytes]
-#: More constants than this are not tried: the answer is then taken to depend on what was read.
-CONSTANTS_MAX = 256
+#: More blocks than this are not executed: the answer is then taken to depend on what was read.
+_BLOCKS_MAX = 2_000_000
+#: How long hosts have been up that take a payload: some seconds, minutes, days, years.
+UPTIMES_NS = (2_000_000_000, 100_000_000_000, 100_000_000_000_000, 90_000_000_000_000_000)
 _CULPRITS_MAX = 24
 _NAMED_MAX = 3
 
@@ -29,7 +31,7 @@ class How:
     is_rehearsal: bool = False
     filling: Filling | None = None
     only: frozenset[str] = frozenset()  #: fill these data alone; all where empty
-    number: int = 0  #: of the filling, for what is no memory: the time
+    time_ns: int = UPTIMES_NS[0]  #: since boot
     blocks_max: int = 0  #: stop after more blocks; 0 for no such limit
 
 
@@ -83,6 +85,14 @@ def _fillings(sight: Sight) -> Iterator[Filling]:
         yield number(lambda _, constant=constant: -constant)  # type: ignore[misc]
 
 
+def _times(sight: Sight) -> Iterator[int]:
+    """Give other times since boot, those around the constants of the code among them."""
+    yield from UPTIMES_NS[1:]
+    for constant in sorted(sight.constants):
+        if UPTIMES_NS[0] < constant < UPTIMES_NS[-1]:
+            yield from (constant - 1, constant + 1)
+
+
 def settle(
     base: Outcome, attempt: Callable[[How], Outcome], name: Callable[[int], str], *, step: str
 ) -> None:
@@ -98,17 +108,16 @@ def settle(
         Unknown: it depends on memory that boot has written, or on the time.
     """
     limit = base.sight.blocks + 1
-    if base.sight.is_timed and any(
-        attempt(How(number=n, blocks_max=limit)).differs(base) for n in (1, 2)
-    ):
-        raise Unknown(step, "depends on the time since boot")
+    for time_ns in _times(base.sight) if base.sight.is_timed else ():
+        if attempt(How(time_ns=time_ns, blocks_max=limit)).differs(base):
+            raise Unknown(step, "depends on the time since boot")
     if not base.sight.unknown:
         return
     data: dict[str, str] = {}
     for addr in base.sight.unknown:
         datum = name(addr)
         data.setdefault(symbol_of(datum), datum)
-    if len(base.sight.constants) > CONSTANTS_MAX:
+    if base.sight.blocks * len(base.sight.constants) > _BLOCKS_MAX:
         raise Unknown(step, f"depends on {_listed(data)}: too many values to try")
     for filling in _fillings(base.sight):
         if attempt(How(filling=filling, blocks_max=limit)).differs(base):

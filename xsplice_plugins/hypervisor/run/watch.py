@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses: what they are called, and which memory nobody knows without a running host."""
 
-from xsplice_plugins.hypervisor.facts.arches import X86_64
+from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64
 from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run.trials import How, Sight, symbol_of
+from xsplice_plugins.hypervisor.state.hook_argument import argument_virt
 from xsplice_plugins.hypervisor.state.xen import Xen
 
 #: Distances from the end of a stack of x86 to members of ``struct cpu_info``; they are the same in
@@ -53,7 +54,13 @@ class Watch:
         self._unknown = (*_unknown_ranges(xen.image), (self._info_virt, stack.end_virt))
         #: what to be told of, [start, end)
         heap_virt = xen.image.arch.heap_virt + HEAP_OFFSET
-        self.ranges = (*self._unknown, xen.image.arena, (heap_virt, heap_virt + _HEAP_BYTES))
+        hook_virt = argument_virt(xen.image.arch)
+        self.ranges = (
+            *self._unknown,
+            xen.image.arena,
+            (hook_virt, hook_virt + PAGE_SIZE),
+            (heap_virt, heap_virt + _HEAP_BYTES),
+        )
         self._known = _known_at_boot(xen.image)
         if xen.image.arch == X86_64:
             start, end = _PER_CPU_OFFSET
@@ -127,6 +134,8 @@ class Watch:
         """Name what lies at an address: a symbol, ``current``, or what made a byte unsure."""
         if addr in self._xen.unsure:
             return self._xen.unsure[addr]
+        if argument_virt(self._xen.image.arch) <= addr < self._stack.addr_virt:
+            return "struct payload"
         if self._info_virt <= addr < self._stack.end_virt:
             below = self._stack.end_virt - addr
             members = _CPU_INFO if self._xen.image.arch == X86_64 else {}

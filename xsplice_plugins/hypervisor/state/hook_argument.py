@@ -53,7 +53,7 @@ def argument_virt(arch: Arch) -> int:
     return arch.heap_virt + _ARGUMENT_OFFSET
 
 
-def encode_argument(payload: LoadedPayload, xen: Xen) -> bytearray:
+def encode_argument(payload: LoadedPayload, xen: Xen, *, filler: int = 0) -> bytearray:
     """Lay ``struct payload`` out, followed by the per-function state.
 
     Behind the virtual region, members are written on x86 only, where the offsets were measured;
@@ -62,6 +62,7 @@ def encode_argument(payload: LoadedPayload, xen: Xen) -> bytearray:
     Args:
         payload: the one whose hook runs.
         xen: its release decides the layout.
+        filler: stands where the model has no member.
 
     Returns:
         Bytes for ``argument_virt``, whole pages.
@@ -69,7 +70,7 @@ def encode_argument(payload: LoadedPayload, xen: Xen) -> bytearray:
     arch = xen.image.arch
     offsets = _Offsets.of(xen.release)
     size = _FSTATE_OFFSET + _FSTATE_BYTES * len(payload.functions)
-    out = bytearray(-(-size // PAGE_SIZE) * PAGE_SIZE)
+    out = bytearray([filler]) * (-(-size // PAGE_SIZE) * PAGE_SIZE)
     for offset, value, width in (
         (0, int(payload.state), 4),
         (4, payload.rc, 4),
@@ -110,8 +111,15 @@ def _put_late_members(out: bytearray, payload: LoadedPayload, offsets: _Offsets)
         _put(out, offset, value, 4)
     for index, kind in enumerate(HOOK_KINDS):
         _put(out, offsets.hooks + 8 * index, payload.hooks.get(kind, 0), 8)
-    name = name_bytes(payload.name)
+    name = name_bytes(payload.name).ljust(NAME_BYTES_MAX, b"\0")
     out[counts + 8 : counts + 8 + len(name)] = name
+
+
+def unknown_members(payload: LoadedPayload, xen: Xen) -> tuple[int, ...]:
+    """Give the addresses in that structure of what only a running Xen has there: its lists."""
+    first, other = (encode_argument(payload, xen, filler=byte) for byte in (0, 0xFF))
+    start = argument_virt(xen.image.arch)
+    return tuple(start + at for at in range(_FSTATE_OFFSET) if first[at] != other[at])
 
 
 def decode_argument(raw: bytes | bytearray, payload: LoadedPayload, xen: Xen) -> None:
