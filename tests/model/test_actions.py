@@ -79,6 +79,32 @@ def test_replace_looks_at_expectations_after_everything_was_reverted() -> None:
     assert do(hv, "c", Command.REPLACE) == 0
     assert state(hv, "c") == ("CHECKED", EINVAL)
     assert state(hv, "a") == ("CHECKED", 0)
+    status = hv.get(b"c\0")[1]
+    assert status is not None
+    assert status.why.startswith("xen_extra_version: expected dead, memory has ")
+    assert status.why.endswith("; a reverted, c not applied: the host is unpatched")
+    assert "SYSTEM MIGHT BE INSECURE: Replace action has been aborted" in "".join(hv.console)
+
+
+def test_a_replace_that_stops_in_the_middle_says_what_is_left() -> None:
+    b = with_hook(minimal(build_id=B_ID, depends=A_ID), "revert", returning(-5))
+    hv = fresh(("a", minimal()), ("b", b), ("c", minimal(build_id=C_ID)))
+    do(hv, "a", Command.APPLY)
+    do(hv, "b", Command.APPLY)
+    do(hv, "c", Command.REPLACE)
+    status = hv.get(b"c\0")[1]
+    assert status is not None
+    assert status.why == "b could not be reverted; c not applied: the others stay applied"
+
+
+def test_a_replace_that_succeeds_has_nothing_to_say() -> None:
+    hv = fresh(("a", minimal()), ("c", minimal(build_id=C_ID)))
+    do(hv, "a", Command.APPLY)
+    do(hv, "c", Command.REPLACE)
+    status = hv.get(b"c\0")[1]
+    assert status is not None
+    assert (status.state.name, status.why) == ("APPLIED", "")
+    assert "INSECURE" not in "".join(hv.console)
 
 
 def test_prerevert_vetoes() -> None:

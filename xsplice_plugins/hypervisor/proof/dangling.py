@@ -26,7 +26,7 @@ def check_pointers(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
             for segment in hv.memory.segments():
                 if Perm.WRITE in segment.perm:
                     for place, value in _pointers(segment, part.addr_virt, part.end_virt):
-                        where = hv.image.name_of(place) or f"{place:#x}"
+                        where = hv.image.name_of(place) or segment.name
                         raise Hazard(
                             "unload",
                             f"{where} still points to {_name(payload, part, value)} of "

@@ -39,7 +39,7 @@ RUN_IT = -1 << 64
 HEAP_OWNER = "(heap)"
 _FREED = "(freed)"
 _HEAP_BYTES_MAX = 16 << 20
-_UNSET = 0xA5
+_UNSET, _POISON = 0xA5, 0xDD
 #: Where the model keeps the addresses of all timers, as Xen's lists would.
 _TIMERS_OFFSET = 0x500000
 _TIMERS = "(timers)"
@@ -92,7 +92,7 @@ def _reallocate(xen: Xen, call: Call) -> int:
     if segment is not None:
         kept = xen.memory.peek(old, call.argument(1))
         xen.memory.write(place, kept, step=_STEP)
-        segment.owner = _FREED
+        _give_back(segment)
     return place
 
 
@@ -108,7 +108,13 @@ def _allocation(xen: Xen, addr_virt: int) -> MemorySegment:
 
 def _free(xen: Xen, call: Call) -> None:
     if call.argument(0):
-        _allocation(xen, call.argument(0)).owner = _FREED
+        _give_back(_allocation(xen, call.argument(0)))
+
+
+def _give_back(segment: MemorySegment) -> None:
+    """Keep freed memory mapped, with contents that nobody gets along with."""
+    segment.owner = _FREED
+    segment.data[:] = bytes([_POISON]) * len(segment.data)
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -128,7 +134,11 @@ def _timers(xen: Xen) -> MemorySegment:
     segment = xen.memory.find(addr)
     if segment is None:
         segment = MemorySegment(
-            addr_virt=addr, data=bytearray(PAGE_SIZE), perm=RW, name="timers", owner=_TIMERS
+            addr_virt=addr,
+            data=bytearray(PAGE_SIZE),
+            perm=RW,
+            name="Xen's list of timers",
+            owner=_TIMERS,
         )
         xen.memory.map(segment)
     return segment
