@@ -106,7 +106,7 @@ def read_calls(image: BootedImage) -> CallGraph:
     callers: dict[str, set[str]] = {}
     takers: dict[str, set[str]] = {}
     boot_only: set[str] = set()
-    for region in image.regions if image.arch.name == "x86_64" else ():
+    for region in image.regions if image.arch.is_call_graph_read else ():
         is_code = region.name in {"text", "init"}
         if is_code:
             for pattern, into in ((_BRANCH, callers), (_LEA, takers)):

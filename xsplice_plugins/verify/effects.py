@@ -109,7 +109,7 @@ def _kept_values(
     data: bytes, record: PayloadRecord, image: BootedImage
 ) -> Iterator[tuple[str, str]]:
     """Find constants that a function stores into objects and stores differently now."""
-    if image.arch.name != "x86_64":
+    if not image.arch.is_call_graph_read:
         return
     elf = read_elf(data, record.name)
     starts = {symbol.decorated: symbol for symbol in elf.symbols if symbol.shndx}

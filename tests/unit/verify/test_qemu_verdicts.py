@@ -60,6 +60,14 @@ def test_a_crash_is_predicted_or_not() -> None:
     assert compare([hazard], [REAL])[0] is Agreement.HAZARD_SURVIVED
 
 
+@pytest.mark.parametrize("outcome", ["done", "crashed"])
+def test_what_the_model_cannot_tell_is_no_disagreement(outcome: str) -> None:
+    unknown = Prediction(unknown="apply-hook: depends on domain_list")
+    agreement, text = compare([unknown], [replace(REAL, outcome=outcome)])
+    assert agreement is Agreement.UNKNOWN
+    assert text.endswith("depends on domain_list")
+
+
 def test_a_crash_later_than_its_cause_was_predicted_too() -> None:
     hazard = Prediction(hazard="apply: half an instruction is left")
     later = StepResult(step=Step(verb="revert", name="x"), outcome="crashed")

@@ -24,6 +24,7 @@ class Arch:
     heap_virt: int
     has_ex_table: bool = False  #: whether ``.ex_table`` is known
     has_alternative_calls: bool = False  #: whether ``.alt_call_sites`` is known (from 4.21)
+    is_call_graph_read: bool = False  #: whether calls are read off the image's bytes, for remarks
 
     @property
     def pointer_bytes(self) -> int:
@@ -45,6 +46,7 @@ X86_64 = Arch(
     heap_virt=0xFFFF830000000000,
     has_ex_table=True,
     has_alternative_calls=True,
+    is_call_graph_read=True,
 )
 ARM64 = Arch(
     name="arm64",
