@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import SignatureCheck
+    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
 
@@ -192,8 +192,20 @@ def link_payload(
             record,
             notes=record.notes + tuple(note for delta in deltas for note in delta.notes),
             unchecked=record.unchecked
-            + tuple(word for delta in deltas for word in delta.unchecked),
+            + tuple(word for delta in deltas for word in delta.unchecked)
+            + _moved_state(deltas, record),
         ),
+    )
+
+
+def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[str, ...]:
+    """Say which variables went from one object to another and would start again there."""
+    gone = {row.name.rpartition("#")[2]: d.object_path for d in deltas for row in d.removed}
+    return tuple(
+        f"state of `{item.symbol}` would start again: it was in {gone[item.symbol]}, and the "
+        "payload brings a new one"
+        for item in record.new
+        if item.kind in {"data", "bss"} and item.symbol in gone
     )
 
 

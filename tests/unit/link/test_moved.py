@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import RemovedItem
 from xsplice_plugins.errors import LinkError
+from xsplice_plugins.pipeline.run import Run
+from xsplice_plugins.plugins.manager import build_plugin_manager
+from xsplice_plugins.plugins.spec import Config
 
 pytestmark = pytest.mark.toolchain
 
@@ -56,3 +63,26 @@ def test_an_object_that_the_image_lacks_is_named(compiler: Compiler, image: byte
     new = compiler.object("strspn.c", f"{HIDDEN} int strspn_(int x) {{ return x; }}")
     with pytest.raises(LinkError, match=r"strspn\.o: xen-syms was linked without it \(`strspn_`"):
         link(image, (closure_delta(new, "strspn.o", ("strspn_",)), new))
+
+
+@pytest.mark.parametrize(
+    ("gone", "is_said"), [("version.c#seen", True), ("version.c#other", False)]
+)
+def test_a_static_that_went_to_another_object_starts_again_and_that_is_said(
+    compiler: Compiler, image: bytes, gone: str, is_said: bool
+) -> None:
+    text = f"{HIDDEN}static int seen; int entry(int x) {{ return seen += x; }}"
+    new = compiler.object("other.c", text)
+    delta = closure_delta(new, "other.o", ("entry",), new=("seen",))
+    left = replace(
+        delta,
+        object_path="version.o",
+        changed=(),
+        new=(),
+        extents=(),
+        removed=(RemovedItem(name=gone, reason="it is gone"),),
+    )
+    run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
+    record = pipeline.link_payload(run, "fix", [left, delta], [new, new], image).record
+    said = ("state of `seen` would start again: it was in version.o",)
+    assert tuple(text.partition(",")[0] for text in record.unchecked) == (said if is_said else ())
