@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from xsplice_plugins.artefacts import MovedLines, ShiftedObject
+from xsplice_plugins.csource.neutral import moved_lines
+from xsplice_plugins.csource.neutral import shifted as shifted_text
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.plugins.spec import Config
@@ -19,6 +22,7 @@ from xsplice_plugins.target.references import References
 from xsplice_plugins.target.sections import profile_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Delta, Extent, Facts, Reference
@@ -149,6 +153,8 @@ def diff(
     profile: str = "xen",
     release: str = "4.17.5",
     facts: Facts | None = None,
+    moved: Sequence[MovedLines] = (),
+    shifted: Callable[[], ShiftedObject | None] | None = None,
 ) -> Delta:
     """Compare two objects, as those of Xen 4.17.5 unless something else is said."""
     return diff_objects(
@@ -158,12 +164,35 @@ def diff(
         source_path=source_path,
         config=Config(profile=profile, release=release, facts=facts),
         is_init=is_init,
+        moved=moved,
+        shifted=shifted,
     )
 
 
 def diff_c(folder: Path, before: str, after: str, *flags: str) -> Delta:
     """Compile two versions of a C file and compare the objects."""
     return diff(compile_c(folder, before, *flags), compile_c(folder, after, *flags))
+
+
+def diff_sources(
+    folder: Path, before: str, after: str, *flags: str, distance: int = 1009
+) -> tuple[Delta, int]:
+    """Compare as the capture does, which has the sources: also say how often lines were shifted."""
+    made: list[ShiftedObject] = []
+
+    def once_more() -> ShiftedObject:
+        data = compile_c(folder, shifted_text(after, distance), *flags)
+        made.append(ShiftedObject(data=data, distance=distance))
+        return made[-1]
+
+    runs = moved_lines(before, after)
+    delta = diff(
+        compile_c(folder, before, *flags),
+        compile_c(folder, after, *flags),
+        moved=[MovedLines(old=a, new=b, count=count) for a, b, count in runs],
+        shifted=once_more,
+    )
+    return delta, len(made)
 
 
 def summary(delta: Delta) -> tuple[list[str], list[str], list[str], list[tuple[str, str]]]:

@@ -58,6 +58,23 @@ class CapturePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MovedLines:
+    """A run of source lines that a patch left as they are, at other numbers."""
+
+    old: int  #: number of the first before the patch
+    new: int  #: and after it
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftedObject:
+    """The new object once more, from sources with every line further down; never in a file."""
+
+    data: bytes
+    distance: int  #: lines by which the patched sources are shifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectPair:
     """One object before and after. Target: ``<object>.xsplice.pair.json``.
 
@@ -77,3 +94,4 @@ class ObjectPair:
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
     layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
+    moved: tuple[MovedLines, ...] = ()  #: in any patched file; none where no sources are known

@@ -98,6 +98,7 @@ class LineOnly:
 
     name: str
     reason: str
+    shown_by: str = ""  #: by what the numbers are shown to be lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

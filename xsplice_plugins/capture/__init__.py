@@ -13,6 +13,7 @@ from xsplice_plugins.capture.reaching import (
     compile_pair,
     forget_texts,
 )
+from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
 
 __all__ = [
     "InputDigests",
@@ -21,8 +22,10 @@ __all__ = [
     "compare_layouts",
     "compile_object",
     "compile_pair",
+    "compile_shifted",
     "copy_tree",
     "forget_texts",
+    "lines_moved",
     "make_route",
     "pair_objects",
     "patched_content",

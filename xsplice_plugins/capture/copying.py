@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ORIGIN = ".xsplice-origin"  #: file in a copy's root that names the folder it was made from
 MERGED = ".merged"  #: added to a copy's name: the copy whose headers hold both versions
 
+SHIFTED = ".shifted"  #: added likewise: the copy in which every patched file's lines are shifted
+
 # What a build leaves behind and no compiler reads. Compiled files would be picked up by nothing,
 # but there are more than a thousand of them.
 _LEFT_OUT = (".o", ".a", ".cmd", ".d", ".livepatch", ".tmp", ".gcno", ".pyc")
@@ -67,7 +69,8 @@ def prepare_copy(
     """Lay out a private copy of a source tree, patched or as it is.
 
     An earlier copy at the same place is replaced. If headers are patched, a second copy beside it
-    (its name with ``.merged``) holds both versions of what changed, for `capture_reached`.
+    (its name with ``.merged``) holds both versions of what changed, for `capture_reached`. A
+    shifted copy beside it belonged to the earlier one and goes too.
 
     Args:
         source_root: The folder to copy; it is only read.
@@ -85,6 +88,7 @@ def prepare_copy(
         MachineError: The copy cannot be written (disk full, no permission).
     """
     source_root = Path(os.path.abspath(source_root))
+    shutil.rmtree(dest.with_name(dest.name + SHIFTED), ignore_errors=True)
     changed: dict[str, bytes | None] = {}
     merged: dict[str, bytes] = {}
     if patch_set is not None:

@@ -14,7 +14,7 @@ from xsplice_plugins.errors import CaptureError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CompileJob
+    from xsplice_plugins.artefacts import CompileJob, MovedLines
     from xsplice_plugins.capture.layouts import LayoutCheck
 
 _STT_SECTION = 3
@@ -29,6 +29,7 @@ def pair_objects(
     dest_prefix: Path,
     *,
     layouts: LayoutCheck,
+    moved: tuple[MovedLines, ...] = (),
 ) -> ObjectPair:
     """Compare two objects; keep both where their content differs.
 
@@ -39,6 +40,7 @@ def pair_objects(
         tree_object: The tree's own object for the drift check; ``None`` to leave it out.
         dest_prefix: ``.baseline`` and ``.new`` are added to it.
         layouts: What came of comparing both sides' layouts.
+        moved: Lines that the patch moved and left as they are.
 
     Returns:
         The pair's record.
@@ -72,6 +74,7 @@ def pair_objects(
         note="" if is_changed else "compiled, content equal",
         layouts=layouts.how,
         refused=layouts.refused,
+        moved=moved if is_changed else (),
     )
 
 

@@ -14,6 +14,7 @@ from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import MERGED
 from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
 from xsplice_plugins.capture.pairing import pair_objects
+from xsplice_plugins.capture.shifting import lines_moved
 from xsplice_plugins.csource.meaning import TextVerdict, judge_merged, judge_texts
 from xsplice_plugins.csource.merging import OPTIONS
 
@@ -102,7 +103,10 @@ def compile_pair(
     try:
         compile_object(job, pristine, sides[0], env=env)
         compile_object(job, patched, sides[1], env=env)
-        return pair_objects(job, sides[0], sides[1], tree_object, dest_prefix, layouts=layouts)
+        moved = lines_moved(pristine, patched)
+        return pair_objects(
+            job, sides[0], sides[1], tree_object, dest_prefix, layouts=layouts, moved=moved
+        )
     finally:
         for side in sides:
             side.unlink(missing_ok=True)

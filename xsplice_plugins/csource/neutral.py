@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep the line numbers of what a patch does not change.
+"""Line numbers: keep those of what a patch does not change, see which moved, move them all.
 
 A patch that adds a line shifts ``__LINE__`` in everything below it. A ``#line`` directive in front
 of the first unchanged declaration behind each change gives it its old number back, so that the
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from functools import lru_cache
+from itertools import count
 
 from xsplice_plugins.csource.declarations import chunks
 
+_DIRECTIVE = re.compile(r"^([ \t]*#[ \t]*(?:line[ \t]+)?)(\d+)", re.MULTILINE)
 _LEAD = re.compile(r"(?:\s+|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
 
 
@@ -60,3 +63,42 @@ def _placed(text: str) -> list[tuple[str, str, int]]:
         lead = chunk.text[:end]
         placed.append((lead, chunk.text[end:], chunk.line + lead.count("\n")))
     return placed
+
+
+def shifted(text: str, lines: int) -> str:
+    """Return a source in which every line has a number greater by ``lines``, and nothing else.
+
+    ``#line`` directives are shifted too.
+    """
+    moved = _DIRECTIVE.sub(lambda found: f"{found[1]}{int(found[2]) + lines}", text)
+    return "\n" * lines + moved
+
+
+@lru_cache(maxsize=64)
+def moved_lines(old: str, new: str) -> tuple[tuple[int, int, int], ...]:
+    """Return the runs of equal lines whose numbers differ: (old first, new first, how many)."""
+    rows = old.split("\n"), new.split("\n")
+    numbers = _numbers(rows[0]), _numbers(rows[1])
+    runs: list[tuple[int, int, int]] = []
+    matcher = SequenceMatcher(None, *rows, autojunk=False)
+    for block in matcher.get_matching_blocks():
+        for k in range(block.size):
+            before, after = numbers[0][block.a + k], numbers[1][block.b + k]
+            first, other, size = runs[-1] if runs else (0, 0, 0)
+            if size and (before, after) == (first + size, other + size):
+                runs[-1] = (first, other, size + 1)
+            elif before != after:
+                runs.append((before, after, 1))
+    return tuple(runs)
+
+
+def _numbers(rows: list[str]) -> list[int]:
+    """Return the number that the compiler gives each line."""
+    result: list[int] = []
+    counter = count(1)
+    for row in rows:
+        result.append(next(counter))
+        found = _DIRECTIVE.match(row)
+        if found:
+            counter = count(int(found[2]))
+    return result

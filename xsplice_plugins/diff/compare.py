@@ -4,12 +4,13 @@
 Two parts mean the same when their bytes are equal and every relocation refers to the same thing:
 a paired part at the same distance, a string of the same text, a constant of the same value.
 Functions whose bytes differ are compared once more as instruction streams (`streams`), where
-jumps count by their target and line numbers are told apart.
+jumps count by their target. A number in the code is a line number only if it is shown to move
+with the lines: see `_settle_lines`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff import streams
@@ -18,30 +19,42 @@ from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xsplice_plugins.artefacts import MovedLines
     from xsplice_plugins.diff.canon import Canon
 
+    Second = Callable[[], tuple[Canon, int] | None]
+
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
-_LINES_APART_MAX = 2000  #: how far a proved line may be from one it speaks for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionChange:
-    """Evidence that a function's meaning changed, or only source lines: (before, after)."""
+    """Evidence that a function's meaning changed, or only source lines."""
 
     old: int
     new: int
     stream: streams.StreamDifference | None = None  #: None: only table entries differ
     entry: str = ""  #: the table whose entries differ
     data: int = EXTERNAL  #: the changed read-only datum it reads, in the new object
-    proved: tuple[tuple[int, int], ...] = ()  #: lines that moved
-    open: tuple[tuple[int, int], ...] = ()  #: numbers that may be lines or something else
+    frames: tuple[tuple[int, int], ...] = ()  #: lines in its table entries: (before, after)
+    distance: int = 0  #: numbers in its code are lines: they moved by that in the shifted object
 
     @property
     def lines_text(self) -> str:
         """Return which lines moved, for people."""
-        moves = [(a, b) for a, b in sorted({*self.proved, *self.open}) if a != b]
+        numbers = self.stream.numbers if self.stream is not None else ()
+        moves = sorted({*self.frames, *((number.old, number.new) for number in numbers)})
         more = f" and {len(moves) - 1} more" if len(moves) > 1 else ""
         return f"line {moves[0][0]} became {moves[0][1]}{more}"
+
+    @property
+    def shown_by(self) -> str:
+        """Return by what the numbers are shown to be lines, for people."""
+        frame = "the place in a table entry that holds the line" if self.frames else ""
+        moved = f"compiled with every line {self.distance} further down, each number moves by that"
+        return "; ".join(text for text in (frame, moved if self.distance else "") if text)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,8 +68,17 @@ class Comparison:
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
 
 
-def compare(canon: Canon) -> Comparison:
-    """Return the functions and data that differ among all pairs."""
+def compare(
+    canon: Canon, moved: Sequence[MovedLines] = (), second: Second = lambda: None
+) -> Comparison:
+    """Return the functions and data that differ among all pairs.
+
+    Args:
+        canon: Both objects, and which parts of them belong together.
+        moved: Lines that the patch moved and left as they are.
+        second: Compares the new object with the shifted one, and says by how many lines its
+            sources are shifted; asked only if numbers in code may be lines.
+    """
     result = Comparison()
     for old_number, new_number in sorted(canon.pairing.new_of.items()):
         part = canon.old.all[old_number]
@@ -68,25 +90,50 @@ def compare(canon: Canon) -> Comparison:
             if _is_init(part) and not _is_init(canon.new.all[new_number]):
                 result.kept.add(new_number)
             _compare_function(canon, old_number, new_number, result)
-    _settle_lines(result)
+    _settle_lines(moved, second, result)
     _spread(canon, result)
     return result
 
 
-def _settle_lines(result: Comparison) -> None:
-    """Decide on numbers that may be lines: they must move like the proved lines around them."""
-    known = sorted({move for row in result.lines.values() for move in row.proved})
-    for number, row in list(result.lines.items()):
-        if all(_moves_alike(old, new, known) for old, new in row.open):
-            continue
-        result.changed[number] = result.lines.pop(number)
+def _settle_lines(moved: Sequence[MovedLines], second: Second, result: Comparison) -> None:
+    """Decide on numbers in code: lines are what the patch moved and what moves with the lines.
+
+    In the shifted object nothing but line numbers can differ, for nothing else differs in its
+    sources. A number that moves there by their distance is a line therefore, and no constant can
+    move by accident. That it is the same line before and after the patch is told by the sources.
+    """
+    rows = {number: row for number, row in result.lines.items() if row.stream is not None}
+    candidates = {
+        number
+        for number, row in rows.items()
+        if row.stream and all(_is_moved(move.old, move.new, moved) for move in row.stream.numbers)
+    }
+    shift = second() if candidates else None
+    for number, row in rows.items():
+        if number in candidates and shift is not None and _moves_along(shift, number, row):
+            result.lines[number] = replace(row, distance=shift[1])
+        else:
+            result.changed[number] = result.lines.pop(number)
 
 
-def _moves_alike(old: int, new: int, known: list[tuple[int, int]]) -> bool:
-    if not known:
+def _is_moved(old: int, new: int, moved: Sequence[MovedLines]) -> bool:
+    return any(r.old <= old < r.old + r.count and new - old == r.new - r.old for r in moved)
+
+
+def _moves_along(shift: tuple[Canon, int], number: int, row: FunctionChange) -> bool:
+    """Tell whether all that differs in the shifted function are numbers that moved alike."""
+    canon, distance = shift
+    twin = canon.pairing.new_of.get(number)
+    found = Comparison()
+    if twin is not None:
+        _compare_function(canon, number, twin, found)
+    again = found.lines.get(-1 if twin is None else twin)
+    if again is None or again.stream is None or row.stream is None:
         return False
-    nearest = min(known, key=lambda move: abs(move[0] - old))
-    return abs(nearest[0] - old) <= _LINES_APART_MAX and nearest[1] - nearest[0] == new - old
+    moves = (*again.frames, *((move.old, move.new) for move in again.stream.numbers))
+    places = {move.at for move in again.stream.numbers}
+    is_seen = all(move.at in places for move in row.stream.numbers)
+    return is_seen and all(after - before == distance for before, after in moves)
 
 
 def _is_init(part: Part) -> bool:
@@ -115,7 +162,7 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
     stream, places_old, places_new = None, None, None
     if not is_plain:
         stream = streams.difference(canon, old, new)
-        if stream is not None and not stream.lines:
+        if stream is not None and not stream.numbers:
             result.changed[new] = FunctionChange(old=old, new=new, stream=stream)
             return
         places_old, places_new = streams.places(canon.old, old), streams.places(canon.new, new)
@@ -125,18 +172,10 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
         table = _first_differing_table(entries_old, entries_new)
         result.changed[new] = FunctionChange(old=old, new=new, entry=table)
         return
-    moves = {(a, b) for (_, _, a), (_, _, b) in zip(entries_old, entries_new, strict=True) if a}
-    numbers = stream.lines if stream is not None else ()
-    proved = moves | {(m.old, m.new) for m in numbers if m.is_proved}
-    opened = {(m.old, m.new) for m in numbers if not m.is_proved} - proved
-    if opened or any(a != b for a, b in proved):
-        result.lines[new] = FunctionChange(
-            old=old,
-            new=new,
-            proved=tuple(sorted(proved)),
-            open=tuple(sorted(opened)),
-            stream=stream,
-        )
+    pairs = zip(entries_old, entries_new, strict=True)
+    frames = tuple(sorted({(a, b) for (_, _, a), (_, _, b) in pairs if a != b}))
+    if frames or stream is not None:
+        result.lines[new] = FunctionChange(old=old, new=new, frames=frames, stream=stream)
 
 
 def _entry_keys(

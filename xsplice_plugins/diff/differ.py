@@ -25,7 +25,9 @@ from xsplice_plugins.target.known import facts_of
 from xsplice_plugins.target.sections import SectionClass, profile_of
 
 if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import ChangedFunction, Refusal
+    from collections.abc import Callable, Sequence
+
+    from xsplice_plugins.artefacts import ChangedFunction, MovedLines, Refusal, ShiftedObject
     from xsplice_plugins.diff.compare import Comparison
     from xsplice_plugins.plugins.spec import Config
 
@@ -42,6 +44,8 @@ def diff_objects(
     config: Config,
     is_init: bool = False,
     refused: tuple[Refusal, ...] = (),
+    moved: Sequence[MovedLines] = (),
+    shifted: Callable[[], ShiftedObject | None] | None = None,
 ) -> Delta:
     """Say what changed in meaning between two versions of one object.
 
@@ -53,6 +57,9 @@ def diff_objects(
         config: ``profile``, and ``facts`` or ``release``, are used.
         is_init: Whether the tree renames all its sections to ``.init.*``.
         refused: What the source already shows; kept.
+        moved: Lines of the sources that the patch moved and left as they are.
+        shifted: Compiles the new side once more with all lines shifted; asked only if numbers
+            in code may be lines. ``None``: such numbers count as changes.
 
     Returns:
         The delta. Every difference is listed in it, or refused.
@@ -78,7 +85,16 @@ def diff_objects(
         return empty
     before, after = ObjectParts(old_file, profile), ObjectParts(new_file, profile)
     canon = Canon(before, after, correlate(before, after))
-    comparison = compare(canon)
+
+    def second() -> tuple[Canon, int] | None:
+        made = shifted() if shifted is not None else None
+        if made is None:
+            return None
+        fresh = ObjectParts(new_file, profile)  # asking for parts adds some: leave `after` alone
+        other = ObjectParts(read_elf(made.data, f"{object_path} (lines shifted)"), profile)
+        return Canon(fresh, other, correlate(fresh, other)), made.distance
+
+    comparison = compare(canon, moved, second)
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
     for row in (
@@ -179,7 +195,11 @@ def _same_elsewhere(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
 
 def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
     rows = [
-        LineOnly(name=canon.old.all[change.old].decorated, reason=change.lines_text)
+        LineOnly(
+            name=canon.old.all[change.old].decorated,
+            reason=change.lines_text,
+            shown_by=change.shown_by,
+        )
         for change in comparison.lines.values()
     ]
     return tuple(sorted(rows, key=lambda r: r.name))

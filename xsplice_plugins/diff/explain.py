@@ -81,7 +81,7 @@ def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:
         return _edge_cause(canon, before, after)
     if before.immediate is not None and after.immediate is not None:
         values = f"{before.immediate:#x} became {after.immediate:#x}"
-        if before.size_bytes == after.size_bytes:
+        if before.size_bytes == after.size_bytes and before.operation == after.operation:
             return Cause.CONSTANT, f"a constant changed: {values}"
     return Cause.SOURCE, "its instructions changed"
 

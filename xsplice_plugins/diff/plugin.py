@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.plugins.spec import hookimpl
 
 if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import Delta, ObjectPair
+    from collections.abc import Callable
+
+    from xsplice_plugins.artefacts import Delta, ObjectPair, ShiftedObject
     from xsplice_plugins.plugins.spec import Config
 
 
@@ -19,7 +21,12 @@ class SemanticDiffer:
 
     @hookimpl
     def xsplice_diff_objects(
-        self, pair: ObjectPair, baseline: bytes, new: bytes, config: Config
+        self,
+        pair: ObjectPair,
+        baseline: bytes,
+        new: bytes,
+        config: Config,
+        shifted: Callable[[], ShiftedObject | None] | None,
     ) -> Delta | None:
         """Say what changed in meaning between two versions of one object."""
         from xsplice_plugins.diff.differ import diff_objects  # noqa: PLC0415
@@ -32,4 +39,6 @@ class SemanticDiffer:
             config=config,
             is_init=pair.is_init,
             refused=pair.refused,
+            moved=pair.moved,
+            shifted=shifted,
         )

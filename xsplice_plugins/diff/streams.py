@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, PartKind
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key
 from xsplice_plugins.target.machine import CALLS, DIRECT, Flow
 
 if TYPE_CHECKING:
@@ -19,17 +19,13 @@ if TYPE_CHECKING:
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.normalise import ObjectParts
 
-_LINE_MAX = 65535
-_CALL_WINDOW = 24  #: instructions between a line number's load and the call that takes it
-_SOURCE_SUFFIXES = (b".c\0", b".h\0", b".S\0")
 
+class NumberMove(NamedTuple):
+    """A plain constant in an instruction that is equal but for it."""
 
-class LineMove(NamedTuple):
-    """An immediate that may be a source line number."""
-
+    at: int  #: ordinal of the instruction
     old: int
     new: int
-    is_proved: bool  #: it goes to a call together with the file's name
 
 
 class StreamStep(NamedTuple):
@@ -42,21 +38,18 @@ class StreamStep(NamedTuple):
     code: Hashable  #: what a jump or an operand without relocation does, bytes of anything else
     operation: Hashable  #: `code` without `immediate`
     edges: tuple[Edge, ...]
-    immediate: int | None  #: a plain constant that it moves
+    immediate: int | None  #: its plain constant, where no relocation changes it
     is_call: bool
     is_goto: bool  #: an unconditional jump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDifference:
-    """Where two streams part.
-
-    ``lines`` is not empty if every difference may be a source line number.
-    """
+    """Where two streams part; ``numbers`` is not empty if they differ in nothing but those."""
 
     before: StreamStep | None
     after: StreamStep | None
-    lines: tuple[LineMove, ...] = ()
+    numbers: tuple[NumberMove, ...] = ()
 
 
 def steps(parts: ObjectParts, function: int) -> list[StreamStep]:
@@ -88,7 +81,8 @@ def _steps(parts: ObjectParts, number: int) -> Iterator[StreamStep]:
             next_edge += 1
         own = tuple(e._replace(offset=e.offset - at) for e in edges[first:next_edge])
         code: Hashable = data[at : row.end - part.offset]
-        immediate, jump = None if own else row.immediate, None
+        is_plain = all(row.target is not None and e.offset == row.field - row.start for e in own)
+        immediate, jump = row.immediate if is_plain else None, None
         if row.flow in DIRECT and row.target is not None:
             if not own:
                 jump = parts.find(part.section, row.target)
@@ -98,7 +92,7 @@ def _steps(parts: ObjectParts, number: int) -> Iterator[StreamStep]:
                 code, own = row.operation, ()
         elif row.target is not None and not own:
             place = parts.find(part.section, row.target)
-            code, own = row.operation, (Edge(0, 0, *place, ""),)
+            code, own = (row.operation, immediate), (Edge(0, 0, *place, ""),)
         yield StreamStep(
             number,
             at,
@@ -127,10 +121,18 @@ def difference(canon: Canon, old: int, new: int) -> StreamDifference | None:
     if keys_old == keys_new:
         return None
     if len(before) == len(after):
-        lines = _line_moves(canon, before, after, keys_old, keys_new)
-        if lines:
-            i = next(i for i, (a, b) in enumerate(zip(keys_old, keys_new, strict=True)) if a != b)
-            return StreamDifference(before=before[i], after=after[i], lines=lines)
+        places = [i for i, key in enumerate(keys_old) if key != keys_new[i]]
+        numbers = tuple(
+            NumberMove(i, a.immediate, b.immediate)
+            for i, a, b in ((i, before[i], after[i]) for i in places)
+            if a.immediate is not None and b.immediate is not None
+            if a.size_bytes == b.size_bytes
+            if _key(canon, OLD, a._replace(code=a.operation), places_old)
+            == _key(canon, NEW, b._replace(code=b.operation), places_new)
+        )
+        if len(numbers) == len(places):
+            i = places[0]
+            return StreamDifference(before=before[i], after=after[i], numbers=numbers)
     return _first_difference(before, after, keys_old, keys_new)
 
 
@@ -173,70 +175,3 @@ def _first_difference(
                 after=after[shorter] if shorter < len(after) else None,
             )
     raise AssertionError("streams that differ have a first difference")
-
-
-def _line_moves(
-    canon: Canon,
-    before: list[StreamStep],
-    after: list[StreamStep],
-    keys_old: list[Key],
-    keys_new: list[Key],
-) -> tuple[LineMove, ...]:
-    """Return all differences as line numbers, or nothing if one cannot be one.
-
-    Asked for: a 32-bit ``mov`` of plausible numbers, equal but for them, in a function that
-    names its source file. Proved is a number that goes to a call together with that name.
-    """
-    parts = canon.new
-    if not any(_is_file_name(parts, edge) for step in after for edge in step.edges):
-        return ()
-    ordinals = _places(after)
-    moves = []
-    for i, (a, b) in enumerate(zip(before, after, strict=True)):
-        if keys_old[i] == keys_new[i]:
-            continue
-        if a.immediate is None or b.immediate is None or not _differ_in_number(a, b):
-            return ()
-        is_proved = _passes_file_name(parts, after, ordinals, i)
-        moves.append(LineMove(a.immediate, b.immediate, is_proved))
-    return tuple(moves)
-
-
-def _differ_in_number(a: StreamStep, b: StreamStep) -> bool:
-    """Tell whether two instructions are one ``mov`` of two plausible line numbers."""
-    if a.immediate is None or b.immediate is None or a.size_bytes != b.size_bytes:
-        return False
-    if not (0 < a.immediate <= _LINE_MAX and 0 < b.immediate <= _LINE_MAX):
-        return False
-    return a.operation == b.operation
-
-
-def _passes_file_name(
-    parts: ObjectParts, stream: list[StreamStep], ordinals: dict[tuple[int, int], int], i: int
-) -> bool:
-    """Tell whether a source file's name is loaded on the way to the next call, or just before."""
-    start = i
-    while start > 0 and not stream[start - 1].is_call and i - start < _CALL_WINDOW:
-        start -= 1
-    way = list(range(start, i))
-    at = i
-    while at < len(stream) and len(way) < 2 * _CALL_WINDOW:
-        way.append(at)
-        step = stream[at]
-        if step.is_call:
-            break
-        # Equal tails of several calls are shared: the line is loaded, then a jump leads there.
-        at = ordinals.get(step.jump, at + 1) if step.is_goto and step.jump else at + 1
-    return any(_is_file_name(parts, edge) for at in way for edge in stream[at].edges)
-
-
-def _is_file_name(parts: ObjectParts, edge: Edge) -> bool:
-    if edge.part == EXTERNAL:
-        return False
-    part = parts.all[edge.part]
-    if part.name in parts.profile.file_name_data:
-        return True
-    if part.kind is not PartKind.STRING:
-        return False
-    text = parts.content(part)
-    return text.endswith(_SOURCE_SUFFIXES) and b" " not in text

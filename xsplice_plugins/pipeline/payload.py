@@ -32,15 +32,19 @@ from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
+    from xsplice_plugins.artefacts import PayloadRecord, ShiftedObject, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
 
 def diff_pair(
-    run: Run, pair: ObjectPair, baseline: bytes, new: bytes
+    run: Run,
+    pair: ObjectPair,
+    baseline: bytes,
+    new: bytes,
+    shifted: Callable[[], ShiftedObject | None] | None = None,
 ) -> tuple[Delta, tuple[Finding, ...]]:
     """Say what changed in meaning in one captured pair.
 
@@ -52,6 +56,8 @@ def diff_pair(
         pair: The pair's record.
         baseline: The object before the patch; not looked at where the pair is equal.
         new: The object after it.
+        shifted: Compiles the new side once more with all source lines shifted; ``None`` where
+            the sources are not at hand.
 
     Returns:
         The delta, and what collecting checks had to say about it.
@@ -78,7 +84,7 @@ def diff_pair(
                 "capture again, or give the objects away from the record"
             )
     hook = chosen(run.plugins, "xsplice_diff_objects", run.config.differ)
-    delta = call(hook, pair=pair, baseline=baseline, new=new, config=run.config)
+    delta = call(hook, pair=pair, baseline=baseline, new=new, config=run.config, shifted=shifted)
     if delta is None:
         raise PluginError(
             f"{pair.object_path}: the differ {run.config.differ} does not know such objects; "

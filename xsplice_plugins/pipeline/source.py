@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CapturePlan, PatchSet, Payload
+    from xsplice_plugins.artefacts import CapturePlan, PatchSet, Payload, ShiftedObject
     from xsplice_plugins.handmade import Handmade
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline.run import Run
@@ -104,7 +104,21 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         layouts=capture.compare_layouts(
             sides.job, pristine=sides.pristine, patched=sides.patched, env=sides.environment
         ),
+        moved=capture.lines_moved(sides.pristine, sides.patched),
     )
+
+
+def compile_shifted(sides: Sides, out: Path) -> ShiftedObject | None:
+    """Compile an object's new side once more, with all lines of the patched files shifted.
+
+    Args:
+        sides: The object and its sources.
+        out: Scratch file; it is gone afterwards.
+
+    Raises:
+        MachineError: The copy cannot be written, or there is no compiler.
+    """
+    return capture.compile_shifted(sides.job, sides.patched, out, env=sides.environment)
 
 
 def capture_reached(sides: Sides, dest_prefix: Path) -> ObjectPair:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xsplice_plugins.artefacts import (
         Delta,
         Facts,
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
         ObjectPair,
         Payload,
         PayloadRecord,
+        ShiftedObject,
         SignatureCheck,
         SignedPayload,
         VerifyRequest,
     )
 
 NAME = "xsplice"  #: project name, marker name and entry-point group
-HOOK_API = (1, 0)  #: (major, minor); a plugin states what it needs as ``xsplice_api``
+HOOK_API = (1, 1)  #: (major, minor); a plugin states what it needs as ``xsplice_api``
 
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
@@ -73,7 +76,11 @@ def xsplice_startup(config: Config) -> None:
 
 @hookspec(firstresult=True)
 def xsplice_diff_objects(
-    pair: ObjectPair, baseline: bytes, new: bytes, config: Config
+    pair: ObjectPair,
+    baseline: bytes,
+    new: bytes,
+    config: Config,
+    shifted: Callable[[], ShiftedObject | None] | None,
 ) -> Delta | None:
     """Say what changed in meaning between two versions of one object.
 
@@ -84,6 +91,9 @@ def xsplice_diff_objects(
         baseline: The object before the patch.
         new: The object after it.
         config: Settings of the run.
+        shifted: Compiles the new side once more with all source lines shifted, which shows what
+            is a line number; its answer is ``None`` if that fails. ``None`` where the sources are
+            not at hand.
 
     Returns:
         The delta; ``None`` if this differ does not know such objects.

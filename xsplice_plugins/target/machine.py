@@ -42,7 +42,7 @@ class Instruction(NamedTuple):
     field: int  #: where the displacement that leads to the target starts
     #: what it does: its bytes, or what is left of them without displacement or `immediate`
     operation: Hashable
-    immediate: int | None  #: a plain constant that it moves
+    immediate: int | None  #: its plain constant of at most 32 bits, as the bits of its field
     stack_bytes: int | None  #: what it adds to the stack pointer; ``None``: not known
 
     @property

@@ -97,6 +97,10 @@ def _decode_run(code: bytes, base: int) -> Iterator[Instruction]:
 
     kinds, flows, registers = iced_x86.OpKind, iced_x86.FlowControl, iced_x86.Register
     near = (kinds.NEAR_BRANCH64, kinds.NEAR_BRANCH32, kinds.NEAR_BRANCH16)
+    numbers = (
+        *(kinds.IMMEDIATE8, kinds.IMMEDIATE8TO16, kinds.IMMEDIATE8TO32, kinds.IMMEDIATE8TO64),
+        *(kinds.IMMEDIATE16, kinds.IMMEDIATE32, kinds.IMMEDIATE32TO64),
+    )
     comparing = (iced_x86.Mnemonic.CMP, iced_x86.Mnemonic.TEST)
     flow_of = {
         flows.NEXT: Flow.NEXT,
@@ -116,16 +120,19 @@ def _decode_run(code: bytes, base: int) -> Iterator[Instruction]:
             target = _near(row.near_branch_target, base)
             field = start + decoder.get_constant_offsets(row).immediate_offset
             operation = row.mnemonic
-        elif row.is_ip_rel_memory_operand:
-            target = _near(row.ip_rel_memory_address, base)
-            at = decoder.get_constant_offsets(row).displacement_offset
-            field, operation = start + at, rest[:at] + rest[at + 4 :]
-        elif (
-            row.mnemonic == iced_x86.Mnemonic.MOV
-            and row.op_count == 2
-            and row.op1_kind in (kinds.IMMEDIATE32, kinds.IMMEDIATE32TO64)
-        ):
-            immediate, operation = row.immediate(1) & 0xFFFFFFFF, rest[:-4]
+        else:
+            has_number = row.op_count and row.op_kind(row.op_count - 1) in numbers
+            if has_number or row.is_ip_rel_memory_operand:
+                constants = decoder.get_constant_offsets(row)
+            if has_number:
+                at, size = constants.immediate_offset, constants.immediate_size
+                immediate = int.from_bytes(rest[at : at + size], "little")
+                rest = rest[:at] + rest[at + size :]
+            if row.is_ip_rel_memory_operand:
+                target = _near(row.ip_rel_memory_address, base)
+                at = constants.displacement_offset
+                field, rest = start + at, rest[:at] + rest[at + 4 :]
+            operation = rest
         yield Instruction(
             row.ip,
             row.ip + row.len,

@@ -201,7 +201,7 @@ class DifferContract(_Contract):
 
         def diff(**sample: int) -> Delta:
             pair, baseline, new = sample_objects(**sample)
-            delta = ask("xsplice_diff_objects", pair=pair, baseline=baseline, new=new)
+            delta = ask("xsplice_diff_objects", pair=pair, baseline=baseline, new=new, shifted=None)
             assert isinstance(delta, Delta), "the differ must know plain x86-64 objects"
             return delta
 
@@ -237,7 +237,9 @@ class DifferContract(_Contract):
         """Bytes that are no object are an error, not an empty delta."""
         pair, baseline, _ = sample_objects()
         with pytest.raises(XspliceError):
-            ask("xsplice_diff_objects", pair=pair, baseline=baseline, new=b"not an object")
+            ask(
+                "xsplice_diff_objects", pair=pair, baseline=baseline, new=b"no object", shifted=None
+            )
 
     def test_objects_of_two_machines_are_refused(self, diff: _Diff) -> None:
         """A pair must have been compiled the same way."""

@@ -13,6 +13,7 @@ import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,26 +201,29 @@ def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:
         artefacts.save(_path(target[0]), made.deltas)
 
 
-def _delta_of(fix: Fix, pair: ObjectPair) -> Delta:
+def _delta_of(fix: Fix, pair: ObjectPair, sources: pipeline.Sides | None = None) -> Delta:
     """Diff one pair; equal content gives an empty delta that keeps the pair's refusals."""
     sides = (b"", b"")
+    prefix = _prefix(fix, pair.object_path)
     if pair.is_changed:
-        folder = _prefix(fix, pair.object_path).parent
-        baseline, new = folder / pair.baseline, folder / pair.new
+        baseline, new = prefix.with_name(pair.baseline), prefix.with_name(pair.new)
         _say(fix, "xsplice", "diff", baseline, new)
         sides = (baseline.read_bytes(), new.read_bytes())
-    delta, findings = pipeline.diff_pair(fix.run, pair, *sides)
+    shifted = None
+    if sources is not None:
+        shifted = partial(pipeline.compile_shifted, sources, prefix.with_suffix(".shifted"))
+    delta, findings = pipeline.diff_pair(fix.run, pair, *sides, shifted)
     for finding in findings:
         sys.stdout.write(f"{finding.subject}: {finding.text} ({finding.check})\n")
     return delta
 
 
 def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
-    """Say what changed in meaning in one pair."""
-    fix = target[0].attributes.xsplice
+    """Say what changed in meaning in one pair; its sources tell line numbers from others."""
+    fix, sides = target[0].attributes.xsplice
     with staged(target):
         pair = artefacts.load(_path(source[0]), ObjectPair)
-        artefacts.save(_path(target[0]), (_delta_of(fix, pair),))
+        artefacts.save(_path(target[0]), (_delta_of(fix, pair, sides),))
 
 
 def diff_made(target: Nodes, source: Nodes, env: Environment) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.artefacts import PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
-    from xsplice_plugins.pipeline import Run
+    from xsplice_plugins.pipeline import Run, Sides
     from xsplice_plugins.plugins.spec import Config
 
 Node = Any
@@ -147,16 +147,26 @@ class Wiring:
         for goal in ("xsplice", "xsplice-verify"):
             self.env.Alias(goal, record)
 
-    def diff(self, target: str, pairs: Node, *, is_made: bool = False) -> Node:
-        """Wire the diff behind one pair's record, or behind the manifest of make's route."""
+    def diff(
+        self, target: str, pairs: Node, sides: Sides | None = None, inputs: Iterable[str] = ()
+    ) -> Node:
+        """Wire the diff behind one pair's record, or behind the manifest of make's route.
+
+        Args:
+            target: The deltas' file.
+            pairs: The record.
+            sides: What the one pair was compiled from, to compile it with shifted lines.
+            inputs: Texts that stand for the content of those sources.
+        """
         config = self.fix.run.config
         return self.node(
-            "XspliceDiffMade" if is_made else "XspliceDiff",
+            "XspliceDiffMade" if sides is None else "XspliceDiff",
             [target],
             [pairs],
-            carries=self.fix,
-            library=("diff",),
+            carries=self.fix if sides is None else (self.fix, sides),
+            library=("diff", *CAPTURING),
             values=[
+                *inputs,
                 f"differ {config.differ} with profile {config.profile}, {config.options}",
                 _facts(config),
                 self._plugins("xsplice_diff_objects", "xsplice_check_delta"),

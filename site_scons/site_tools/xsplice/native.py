@@ -224,22 +224,21 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: N
         values=[f"command {job.command}", f"patch set {fix.patch_set.digest}"],
     )
     env.Requires(new, stamp)
+    sides = Sides(
+        job=job,
+        pristine=Path(env.Dir("#").get_abspath()),
+        patched=fix.folder / "copy",
+        tree_object=None,
+        variables=variables,
+    )
     pair = wiring.node(
         "XsplicePair",
         [f"objects/{job.object_path}.xsplice.pair.json"],
         [baseline, *new],
-        carries=(
-            fix,
-            Sides(
-                job=job,
-                pristine=Path(env.Dir("#").get_abspath()),
-                patched=fix.folder / "copy",
-                tree_object=None,
-                variables=variables,
-            ),
-        ),
+        carries=(fix, sides),
         library=CAPTURING,
         values=[f"patch set {fix.patch_set.digest}"],
     )
     node.attributes.xsplice_object = new[0]
-    return wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0])
+    inputs = [f"patch set {fix.patch_set.digest}"]
+    return wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0], sides, inputs)

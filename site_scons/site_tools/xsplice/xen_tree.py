@@ -66,7 +66,7 @@ def _wire(env: Environment) -> XspliceNodes:
             library=CAPTURING,
             values=[f"patch set {patch_set.digest}", f"tree {capture.tree_state(tree)}"],
         )[0]
-        deltas = [wiring.diff("made.diffs", made, is_made=True)]
+        deltas = [wiring.diff("made.diffs", made)]
     else:
         deltas = _recorded(wiring, tree, plan)
     return wiring.rest(deltas, env.File(str(tree.xen_syms)), _rebuild(wiring, tree, plan))
@@ -167,5 +167,5 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
                 values=[*before, *after],
             )
             env.Requires(pair, stamps)
-        deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0]))
+        deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0], sides, after))
     return deltas

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What shows that a number is a source line: it moves when nothing but the lines do.
+
+The new side is compiled once more from a third private copy, in which every patched file begins
+with more empty lines. The differ asks for it only if something hangs on the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import MovedLines, ShiftedObject
+from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.capture.copying import SHIFTED, full_disk_named, origin_of
+from xsplice_plugins.csource.neutral import moved_lines, shifted
+from xsplice_plugins.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xsplice_plugins.artefacts import CompileJob
+
+log = logging.getLogger(__name__)
+
+_DISTANCES = (1009, 251, 61, 13)
+#: BUG_LINE_LO_WIDTH + BUG_LINE_HI_WIDTH bits: xen/arch/x86/include/asm/bug.h
+_LINE_MAX = (1 << 14) - 1
+
+
+def lines_moved(pristine: Path, patched: Path) -> tuple[MovedLines, ...]:
+    """Return the lines that a patch moved and left as they are, of all files it touches.
+
+    Args:
+        pristine: Root of the pristine copy (or the tree itself).
+        patched: Root of the patched copy.
+    """
+    runs: set[tuple[int, int, int]] = set()
+    for path in sorted(origin_of(patched).patched):
+        old, new = pristine / path, patched / path
+        if old.is_file() and new.is_file():
+            runs |= set(moved_lines(old.read_text("latin-1"), new.read_text("latin-1")))
+    return tuple(MovedLines(old=a, new=b, count=size) for a, b, size in sorted(runs))
+
+
+def compile_shifted(
+    job: CompileJob, patched: Path, out: Path, *, env: Mapping[str, str] | None = None
+) -> ShiftedObject | None:
+    """Compile an object's new side with all lines of the patched files further down.
+
+    Args:
+        job: How the object is compiled.
+        patched: Root of the patched copy; the shifted one is made beside it when it is missing.
+        out: Scratch file for the object; it is gone afterwards.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        The object; ``None`` if it does not compile that way, and nothing is shown.
+
+    Raises:
+        MachineError: The copy cannot be written, or there is no compiler.
+    """
+    copy = patched.with_name(patched.name + SHIFTED)
+    try:
+        compile_object(job, copy_root=_shifted_copy(patched, copy), out=out, env=env)
+        return ShiftedObject(data=out.read_bytes(), distance=_distance(patched))
+    except CaptureError as error:
+        log.debug("%s: not compiled with shifted lines: %s", job.object_path, error)
+        return None
+    finally:
+        out.unlink(missing_ok=True)
+
+
+def _distance(patched: Path) -> int:
+    """Return by how many lines to shift: as few as it takes to keep within a bug frame's field."""
+    files = [patched / path for path in origin_of(patched).patched]
+    longest = max((f.read_bytes().count(b"\n") for f in files if f.is_file()), default=0)
+    return next((d for d in _DISTANCES if longest + d <= _LINE_MAX), _DISTANCES[0])
+
+
+def _shifted_copy(patched: Path, copy: Path) -> Path:
+    """Lay out the shifted copy once; whoever comes second takes the first one's."""
+    if copy.is_dir():
+        return copy
+    distance = _distance(patched)
+    with full_disk_named(copy):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
+        try:
+            made = temporary / "copy"
+            shutil.copytree(patched, made, symlinks=True)
+            for link in _links_into(made, str(patched)):
+                text = str(copy) + os.readlink(link)[len(str(patched)) :]  # noqa: PTH115
+                link.unlink()
+                link.symlink_to(text)
+            for path in origin_of(patched).patched:
+                if (made / path).is_file():
+                    text = (patched / path).read_text("latin-1")
+                    (made / path).write_text(shifted(text, distance), "latin-1")
+            try:
+                made.rename(copy)
+            except OSError:
+                if not copy.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return copy
+
+
+def _links_into(made: Path, root: str) -> list[Path]:
+    """Return the links whose text leads into the copy that this one was made from."""
+    return [
+        Path(folder, name)
+        for folder, folders, files in os.walk(made)
+        for name in (*folders, *files)
+        if os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118
+        and os.readlink(os.path.join(folder, name)).startswith(root + "/")  # noqa: PTH115, PTH118
+    ]
