@@ -47,20 +47,20 @@ def plan(
         NoFunctionalChangeError: Nothing that is part of the image is touched.
         CaptureError: The records cannot be used.
     """
-    touched = [
-        file
-        for file in patch_set.touched
-        if file.kind not in {TouchKind.OUTSIDE, TouchKind.COMMENTS}
-    ]
-    if not touched:
+    inside = [file for file in patch_set.touched if file.kind is not TouchKind.OUTSIDE]
+    touched = [file for file in inside if file.kind is not TouchKind.COMMENTS]
+    if not inside:
         raise NoFunctionalChangeError(_nothing(patch_set))
     index = read_index(tree)
     prefix = f"{tree.patch_root}/" if tree.patch_root else ""
-    wanted = {prefix + file.path: file for file in touched}
+    wanted = {prefix + file.path: file for file in inside}
     jobs, refused, seen, generated = _reached(index, wanted)
-    why_make = _why_make(index, touched, route)
+    why_make = _why_make(index, touched, route) if touched else ""
     why_make = why_make or _why_generated(index, patch_set, generated, store)
+    if not touched and not why_make:
+        raise NoFunctionalChangeError(_nothing(patch_set))
     unseen = [file for path, file in sorted(wanted.items()) if path not in seen]
+    unseen = [file for file in unseen if file.kind is not TouchKind.COMMENTS]
     why_make = why_make or _why_unseen(index, unseen)
     if why_make:
         # Refused files stay refused: make would build them, and no payload can carry them.
@@ -154,6 +154,9 @@ def _reached(
 ) -> tuple[list[CompileJob], list[Refusal], set[str], dict[str, str]]:
     """Go through the records that may name a touched file.
 
+    A changed comment is an input only of what is generated: a script may read comments, as Xen's
+    tools/gen-cpuid.py does.
+
     Returns:
         Objects, refused files, touched files that were found, and generated files with the
         touched file that they are made from.
@@ -185,6 +188,9 @@ def _reached(
         seen |= set(inputs) & wanted.keys()
         if kind == "generated":
             generated[record.target] = hits[0].path
+            continue
+        hits = [hit for hit in hits if hit.kind is not TouchKind.COMMENTS]
+        if not hits:
             continue
         is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
         if is_direct and (kind == "boot" or record.source.endswith((".S", ".s"))):

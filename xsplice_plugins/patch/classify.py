@@ -63,12 +63,17 @@ def classify(
     if old == new:
         return None
     kind = _kind(path, hypervisor_dir)
+    suffix = PurePosixPath(path).suffix
+    # C files that something is generated from are preprocessed or compiled first; headers are
+    # read by scripts (xen/tools/gen-cpuid.py), to which a comment is what they like.
+    is_read = kind is TouchKind.GENERATED_INPUT and suffix not in {".c", ".S"}
     is_code = kind not in {TouchKind.OUTSIDE, TouchKind.BUILD, TouchKind.OTHER}
     if (
         is_code
+        and not is_read
         and old is not None
         and new is not None
-        and PurePosixPath(path).suffix in {".c", ".h", ".S"}
+        and suffix in {".c", ".h", ".S"}
         and without_comments(old) == without_comments(new)
     ):
         kind = TouchKind.COMMENTS

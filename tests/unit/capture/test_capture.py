@@ -256,6 +256,46 @@ def test_what_changes_no_object_has_its_own_error(
     assert caught.value.exit_status == 3
 
 
+@pytest.fixture
+def generating(own_tree: TinyTree) -> TinyTree:
+    """Return a tree in which a script makes a header of another header's first comment."""
+    folder = own_tree.root / "xen"
+    (folder / "include/public").mkdir()
+    (folder / "include/public/feature.h").write_text("/*A words*/\nint feature;\n")
+    (folder / "gen.sh").write_text("sed -n 's,^/\\*\\(.\\).*,#define GEN \"\\1\",p' $1\n")
+    command = "sh gen.sh include/public/feature.h > include/xen/gen.h"
+    subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+    (folder / "include/xen/.gen.h.cmd").write_text(f"cmd_include/xen/gen.h := {command}\n")
+    (folder / "common/user.c").write_text(
+        "#include <xen/gen.h>\nconst char *user(void)\n{\n    return GEN;\n}\n"
+    )
+    own_tree.build()
+    return own_tree
+
+
+def test_a_comment_that_a_generator_reads_is_an_input(generating: TinyTree) -> None:
+    edit = ("xen/include/public/feature.h", "/*A", "/*B")
+    other = ("xen/common/version.c", "FILE_NAME", '"hello"')
+    for edits in ((edit,), (edit, other)):
+        plan = plan_of(generating, generating.patch(*edits))
+        assert plan.route is Route.MAKE
+        assert plan.reason == (
+            "include/xen/gen.h is generated from xen/include/public/feature.h and its content "
+            "changes"
+        )
+
+
+def test_a_comment_that_a_generator_passes_over_is_none(generating: TinyTree) -> None:
+    header = "xen/include/public/feature.h"
+    for edit in ((header, "A words", "A few"), (header, "int feature;", "int feature; /* 1 */")):
+        with pytest.raises(NoFunctionalChangeError, match="comments only"):
+            plan_of(generating, generating.patch(edit))
+        other = ("xen/common/version.c", "FILE_NAME", '"hello"')
+        plan = plan_of(generating, generating.patch(edit, other))
+        assert plan.route is Route.RECORDED
+        assert [job.object_path for job in plan.jobs] == ["common/version.o"]
+
+
 def test_copies_are_replaced_whole_and_leave_nothing_behind(
     built: TinyTree, tmp_path: Path, untouched: Callable[[], None]
 ) -> None:

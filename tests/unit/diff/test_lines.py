@@ -28,7 +28,7 @@ LINES = {
     "stack": "int f(int a) { return eight(a, a, a, a, a, a, a, __LINE__) + 1; }",
     "returned": "int f(int a) { return get(a) ? __LINE__ : -__LINE__ * 0; }",
     "stored to an object": "int f(int a) { here->line = __LINE__; return get(a); }",
-    "stored to a variable": "static int at; int f(int a) { at = __LINE__; return put(a, at) + at; }",
+    "stored to a variable": "static int at; int f(int a) { at = __LINE__; return put(a, 1) + at; }",
     "stored to a global": "int f(int a) { line_now = __LINE__; return get(a); }",
     "half a word": "extern short low; int f(int a) { low = __LINE__; return get(a); }",
     "beside __func__": "int f(int a) { return tell(__func__, 0, __LINE__); }",

@@ -24,6 +24,7 @@ const char *xen_extra_version(void)
     return XEN_EXTRAVERSION;
 }
 """
+CPU_FEATURES = "xen/include/public/arch-x86/cpufeatureset.h"
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def tree(tmp_path: Path) -> Path:
         "xen/common/Kconfig": "config A\n",
         "xen/include/xlat.lst": "? a\n",
         "xen/arch/x86/x86_64/asm-offsets.c": "int a;\n",
+        CPU_FEATURES: "int a;\n",
         "xen/test/livepatch/a.c": "int a;\n",
         "docs/a.txt": "a\n",
         "Config.mk": "A=1\n",
@@ -109,6 +111,8 @@ def test_prose_and_index_lines_do_not_change_the_digest(tree: Path, tmp_path: Pa
         ("Config.mk", "A=2\n", TouchKind.BUILD),
         ("xen/include/xlat.lst", "! a\n", TouchKind.GENERATED_INPUT),
         ("xen/arch/x86/x86_64/asm-offsets.c", "int b;\n", TouchKind.GENERATED_INPUT),
+        ("xen/arch/x86/x86_64/asm-offsets.c", "int a; /* b */\n", TouchKind.COMMENTS),
+        (CPU_FEATURES, "/*A*/ int a;\n", TouchKind.GENERATED_INPUT),
         ("xen/test/livepatch/a.c", "int b;\n", TouchKind.OUTSIDE),
         ("docs/a.txt", "b\n", TouchKind.OUTSIDE),
     ],
