@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xsplice_plugins.artefacts import MovedLines, ShiftedObject
+from xsplice_plugins.artefacts import SHIFT_LINES, MovedLines
 from xsplice_plugins.csource.neutral import moved_lines
 from xsplice_plugins.csource.neutral import shifted as shifted_text
 from xsplice_plugins.diff.differ import diff_objects
@@ -154,7 +154,7 @@ def diff(
     release: str = "4.17.5",
     facts: Facts | None = None,
     moved: Sequence[MovedLines] = (),
-    shifted: Callable[[], ShiftedObject | None] | None = None,
+    shifted: Callable[[], bytes | None] | None = None,
 ) -> Delta:
     """Compare two objects, as those of Xen 4.17.5 unless something else is said."""
     return diff_objects(
@@ -174,15 +174,12 @@ def diff_c(folder: Path, before: str, after: str, *flags: str) -> Delta:
     return diff(compile_c(folder, before, *flags), compile_c(folder, after, *flags))
 
 
-def diff_sources(
-    folder: Path, before: str, after: str, *flags: str, distance: int = 1009
-) -> tuple[Delta, int]:
+def diff_sources(folder: Path, before: str, after: str, *flags: str) -> tuple[Delta, int]:
     """Compare as the capture does, which has the sources: also say how often lines were shifted."""
-    made: list[ShiftedObject] = []
+    made: list[bytes] = []
 
-    def once_more() -> ShiftedObject:
-        data = compile_c(folder, shifted_text(after, distance), *flags)
-        made.append(ShiftedObject(data=data, distance=distance))
+    def once_more() -> bytes:
+        made.append(compile_c(folder, shifted_text(after, SHIFT_LINES), *flags))
         return made[-1]
 
     runs = moved_lines(before, after)

@@ -7,13 +7,13 @@ artefact are relative to a root that its field names, never absolute: the same i
 same bytes in every folder.
 """
 
+from xsplice_plugins.artefacts.capture import SHIFT_LINES as SHIFT_LINES
 from xsplice_plugins.artefacts.capture import CapturePlan as CapturePlan
 from xsplice_plugins.artefacts.capture import CompileJob as CompileJob
 from xsplice_plugins.artefacts.capture import MovedLines as MovedLines
 from xsplice_plugins.artefacts.capture import ObjectPair as ObjectPair
 from xsplice_plugins.artefacts.capture import Reach as Reach
 from xsplice_plugins.artefacts.capture import Route as Route
-from xsplice_plugins.artefacts.capture import ShiftedObject as ShiftedObject
 from xsplice_plugins.artefacts.diff import Cause as Cause
 from xsplice_plugins.artefacts.diff import ChangedFunction as ChangedFunction
 from xsplice_plugins.artefacts.diff import Delta as Delta

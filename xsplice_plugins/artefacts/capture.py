@@ -8,6 +8,10 @@ from enum import StrEnum
 
 from xsplice_plugins.artefacts.diff import Refusal
 
+#: Lines by which the sources of a shifted object are further down. Any distance shows the same,
+#: for nothing but line numbers differs; a bug frame must have room for it (14 bits).
+SHIFT_LINES = 1009
+
 
 class Route(StrEnum):
     """How the objects are compiled again."""
@@ -64,14 +68,6 @@ class MovedLines:
     old: int  #: number of the first before the patch
     new: int  #: and after it
     count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShiftedObject:
-    """The new object once more, from sources with every line further down; never in a file."""
-
-    data: bytes
-    distance: int  #: lines by which the patched sources are shifted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

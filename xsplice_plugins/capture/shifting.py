@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import MovedLines, ShiftedObject
+from xsplice_plugins.artefacts import SHIFT_LINES, MovedLines
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.copying import SHIFTED, full_disk_named, origin_of
 from xsplice_plugins.csource.neutral import moved_lines, shifted
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob
 
 log = logging.getLogger(__name__)
-
-_DISTANCES = (1009, 251, 61, 13)
-#: BUG_LINE_LO_WIDTH + BUG_LINE_HI_WIDTH bits: xen/arch/x86/include/asm/bug.h
-_LINE_MAX = (1 << 14) - 1
 
 
 def lines_moved(pristine: Path, patched: Path) -> tuple[MovedLines, ...]:
@@ -49,44 +45,34 @@ def lines_moved(pristine: Path, patched: Path) -> tuple[MovedLines, ...]:
 
 def compile_shifted(
     job: CompileJob, patched: Path, out: Path, *, env: Mapping[str, str] | None = None
-) -> ShiftedObject | None:
+) -> bytes | None:
     """Compile an object's new side with all lines of the patched files further down.
 
     Args:
         job: How the object is compiled.
         patched: Root of the patched copy; the shifted one is made beside it when it is missing.
-        out: Scratch file for the object; it is gone afterwards.
+        out: The object to write.
         env: The compiler's environment; this process's own if ``None``.
 
     Returns:
-        The object; ``None`` if it does not compile that way, and nothing is shown.
+        Its bytes; ``None`` if it does not compile that way, and nothing is shown.
 
     Raises:
         MachineError: The copy cannot be written, or there is no compiler.
     """
     copy = patched.with_name(patched.name + SHIFTED)
     try:
-        compile_object(job, copy_root=_shifted_copy(patched, copy), out=out, env=env)
-        return ShiftedObject(data=out.read_bytes(), distance=_distance(patched))
+        compile_object(job, _shifted_copy(patched, copy), out, env=env)
     except CaptureError as error:
         log.debug("%s: not compiled with shifted lines: %s", job.object_path, error)
         return None
-    finally:
-        out.unlink(missing_ok=True)
-
-
-def _distance(patched: Path) -> int:
-    """Return by how many lines to shift: as few as it takes to keep within a bug frame's field."""
-    files = [patched / path for path in origin_of(patched).patched]
-    longest = max((f.read_bytes().count(b"\n") for f in files if f.is_file()), default=0)
-    return next((d for d in _DISTANCES if longest + d <= _LINE_MAX), _DISTANCES[0])
+    return out.read_bytes()
 
 
 def _shifted_copy(patched: Path, copy: Path) -> Path:
     """Lay out the shifted copy once; whoever comes second takes the first one's."""
     if copy.is_dir():
         return copy
-    distance = _distance(patched)
     with full_disk_named(copy):
         temporary = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
         try:
@@ -99,7 +85,7 @@ def _shifted_copy(patched: Path, copy: Path) -> Path:
             for path in origin_of(patched).patched:
                 if (made / path).is_file():
                     text = (patched / path).read_text("latin-1")
-                    (made / path).write_text(shifted(text, distance), "latin-1")
+                    (made / path).write_text(shifted(text, SHIFT_LINES), "latin-1")
             try:
                 made.rename(copy)
             except OSError:

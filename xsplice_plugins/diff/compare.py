@@ -10,9 +10,10 @@ with the lines: see `_settle_lines`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import SHIFT_LINES
 from xsplice_plugins.diff import streams
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Entry, Key, Part, PartKind
 from xsplice_plugins.diff.readers import kept_by
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import MovedLines
     from xsplice_plugins.diff.canon import Canon
 
-    Second = Callable[[], tuple[Canon, int] | None]
+    Second = Callable[[], Canon | None]
 
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 
@@ -39,7 +40,6 @@ class FunctionChange:
     entry: str = ""  #: the table whose entries differ
     data: int = EXTERNAL  #: the changed read-only datum it reads, in the new object
     frames: tuple[tuple[int, int], ...] = ()  #: lines in its table entries: (before, after)
-    distance: int = 0  #: numbers in its code are lines: they moved by that in the shifted object
 
     @property
     def lines_text(self) -> str:
@@ -53,8 +53,8 @@ class FunctionChange:
     def shown_by(self) -> str:
         """Return by what the numbers are shown to be lines, for people."""
         frame = "the place in a table entry that holds the line" if self.frames else ""
-        moved = f"compiled with every line {self.distance} further down, each number moves by that"
-        return "; ".join(text for text in (frame, moved if self.distance else "") if text)
+        moved = f"compiled with every line {SHIFT_LINES} further down, each number moves by that"
+        return "; ".join(text for text in (frame, moved if self.stream else "") if text)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +76,7 @@ def compare(
     Args:
         canon: Both objects, and which parts of them belong together.
         moved: Lines that the patch moved and left as they are.
-        second: Compares the new object with the shifted one, and says by how many lines its
-            sources are shifted; asked only if numbers in code may be lines.
+        second: The new object with the shifted one; asked only if numbers in code may be lines.
     """
     result = Comparison()
     for old_number, new_number in sorted(canon.pairing.new_of.items()):
@@ -110,9 +109,7 @@ def _settle_lines(moved: Sequence[MovedLines], second: Second, result: Compariso
     }
     shift = second() if candidates else None
     for number, row in rows.items():
-        if number in candidates and shift is not None and _moves_along(shift, number, row):
-            result.lines[number] = replace(row, distance=shift[1])
-        else:
+        if number not in candidates or shift is None or not _moves_along(shift, number, row):
             result.changed[number] = result.lines.pop(number)
 
 
@@ -120,9 +117,8 @@ def _is_moved(old: int, new: int, moved: Sequence[MovedLines]) -> bool:
     return any(r.old <= old < r.old + r.count and new - old == r.new - r.old for r in moved)
 
 
-def _moves_along(shift: tuple[Canon, int], number: int, row: FunctionChange) -> bool:
+def _moves_along(canon: Canon, number: int, row: FunctionChange) -> bool:
     """Tell whether all that differs in the shifted function are numbers that moved alike."""
-    canon, distance = shift
     twin = canon.pairing.new_of.get(number)
     found = Comparison()
     if twin is not None:
@@ -133,7 +129,7 @@ def _moves_along(shift: tuple[Canon, int], number: int, row: FunctionChange) -> 
     moves = (*again.frames, *((move.old, move.new) for move in again.stream.numbers))
     places = {move.at for move in again.stream.numbers}
     is_seen = all(move.at in places for move in row.stream.numbers)
-    return is_seen and all(after - before == distance for before, after in moves)
+    return is_seen and all(after - before == SHIFT_LINES for before, after in moves)
 
 
 def _is_init(part: Part) -> bool:

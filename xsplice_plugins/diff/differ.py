@@ -27,7 +27,7 @@ from xsplice_plugins.target.sections import SectionClass, profile_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from xsplice_plugins.artefacts import ChangedFunction, MovedLines, Refusal, ShiftedObject
+    from xsplice_plugins.artefacts import ChangedFunction, MovedLines, Refusal
     from xsplice_plugins.diff.compare import Comparison
     from xsplice_plugins.plugins.spec import Config
 
@@ -45,7 +45,7 @@ def diff_objects(
     is_init: bool = False,
     refused: tuple[Refusal, ...] = (),
     moved: Sequence[MovedLines] = (),
-    shifted: Callable[[], ShiftedObject | None] | None = None,
+    shifted: Callable[[], bytes | None] | None = None,
 ) -> Delta:
     """Say what changed in meaning between two versions of one object.
 
@@ -86,13 +86,13 @@ def diff_objects(
     before, after = ObjectParts(old_file, profile), ObjectParts(new_file, profile)
     canon = Canon(before, after, correlate(before, after))
 
-    def second() -> tuple[Canon, int] | None:
+    def second() -> Canon | None:
         made = shifted() if shifted is not None else None
         if made is None:
             return None
         fresh = ObjectParts(new_file, profile)  # asking for parts adds some: leave `after` alone
-        other = ObjectParts(read_elf(made.data, f"{object_path} (lines shifted)"), profile)
-        return Canon(fresh, other, correlate(fresh, other)), made.distance
+        other = ObjectParts(read_elf(made, f"{object_path} (lines shifted)"), profile)
+        return Canon(fresh, other, correlate(fresh, other))
 
     comparison = compare(canon, moved, second)
     closure = close.close(canon, comparison)

@@ -10,7 +10,7 @@ from xsplice_plugins.plugins.spec import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xsplice_plugins.artefacts import Delta, ObjectPair, ShiftedObject
+    from xsplice_plugins.artefacts import Delta, ObjectPair
     from xsplice_plugins.plugins.spec import Config
 
 
@@ -26,7 +26,7 @@ class SemanticDiffer:
         baseline: bytes,
         new: bytes,
         config: Config,
-        shifted: Callable[[], ShiftedObject | None] | None,
+        shifted: Callable[[], bytes | None] | None,
     ) -> Delta | None:
         """Say what changed in meaning between two versions of one object."""
         from xsplice_plugins.diff.differ import diff_objects  # noqa: PLC0415

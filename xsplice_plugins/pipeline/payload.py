@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import PayloadRecord, ShiftedObject, SignatureCheck
+    from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
 
@@ -44,7 +44,7 @@ def diff_pair(
     pair: ObjectPair,
     baseline: bytes,
     new: bytes,
-    shifted: Callable[[], ShiftedObject | None] | None = None,
+    shifted: Callable[[], bytes | None] | None = None,
 ) -> tuple[Delta, tuple[Finding, ...]]:
     """Say what changed in meaning in one captured pair.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CapturePlan, PatchSet, Payload, ShiftedObject
+    from xsplice_plugins.artefacts import CapturePlan, PatchSet, Payload
     from xsplice_plugins.handmade import Handmade
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline.run import Run
@@ -108,12 +108,12 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
     )
 
 
-def compile_shifted(sides: Sides, out: Path) -> ShiftedObject | None:
+def compile_shifted(sides: Sides, out: Path) -> bytes | None:
     """Compile an object's new side once more, with all lines of the patched files shifted.
 
     Args:
         sides: The object and its sources.
-        out: Scratch file; it is gone afterwards.
+        out: The object to write; `xsplice diff` finds it beside the pair's record.
 
     Raises:
         MachineError: The copy cannot be written, or there is no compiler.

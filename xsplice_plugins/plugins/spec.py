@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         ObjectPair,
         Payload,
         PayloadRecord,
-        ShiftedObject,
         SignatureCheck,
         SignedPayload,
         VerifyRequest,
@@ -80,7 +79,7 @@ def xsplice_diff_objects(
     baseline: bytes,
     new: bytes,
     config: Config,
-    shifted: Callable[[], ShiftedObject | None] | None,
+    shifted: Callable[[], bytes | None] | None,
 ) -> Delta | None:
     """Say what changed in meaning between two versions of one object.
 
@@ -91,9 +90,9 @@ def xsplice_diff_objects(
         baseline: The object before the patch.
         new: The object after it.
         config: Settings of the run.
-        shifted: Compiles the new side once more with all source lines shifted, which shows what
-            is a line number; its answer is ``None`` if that fails. ``None`` where the sources are
-            not at hand.
+        shifted: Compiles the new side once more with all lines `artefacts.SHIFT_LINES` further
+            down, which shows what is a line number; it answers ``None`` if that fails. ``None``
+            where the sources are not at hand.
 
     Returns:
         The delta; ``None`` if this differ does not know such objects.

@@ -209,9 +209,9 @@ def _delta_of(fix: Fix, pair: ObjectPair, sources: pipeline.Sides | None = None)
         baseline, new = prefix.with_name(pair.baseline), prefix.with_name(pair.new)
         _say(fix, "xsplice", "diff", baseline, new)
         sides = (baseline.read_bytes(), new.read_bytes())
-    shifted = None
-    if sources is not None:
-        shifted = partial(pipeline.compile_shifted, sources, prefix.with_suffix(".shifted"))
+    again = prefix.with_suffix(".xsplice.shifted")
+    again.unlink(missing_ok=True)  # an earlier patch's would show nothing
+    shifted = None if sources is None else partial(pipeline.compile_shifted, sources, again)
     delta, findings = pipeline.diff_pair(fix.run, pair, *sides, shifted)
     for finding in findings:
         sys.stdout.write(f"{finding.subject}: {finding.text} ({finding.check})\n")
