@@ -34,6 +34,7 @@ unsigned int xen_major_version(void) { return 4; }
 unsigned int xen_minor_version(void) { return 17; }
 int first(struct pair *p) { return p->first * 3; }
 int user(struct pair *p) { return twice(p->second) + first(p); }
+int where(void) { return __LINE__; }
 """
 FLAGS = "-fcf-protection=none -fno-asynchronous-unwind-tables "
 Face = Callable[..., Run]
@@ -115,6 +116,7 @@ def written(tree: TinyTree, folder: Path, path: str, old: str, new: str) -> Path
 GOOD = "xen/common/user.c", "p->first * 3", "p->first * 5"
 LAYOUT = "xen/include/xen/lib.h", "int first;", "int first; int between;"
 BOOT = "xen/common/entry.S", "    ret", "    nop\n    ret"
+MOVED = "xen/common/user.c", "struct pair pair;", "struct more;\n\nstruct pair pair;"
 NOTHING = "xen/common/user.c", "* 3", "* /* thrice */ 3"
 
 
@@ -129,6 +131,26 @@ def test_no_functional_change(face: Face, tree: TinyTree, tmp_path: Path) -> Non
     ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *NOTHING))
     assert (ended.status, "no functional change" in ended.text) == (3, True), ended.text
     assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+def test_a_line_number_in_code_is_shown_by_a_third_compile(
+    face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    """Where no number could be a line there is none; `xsplice diff` repeats the answer."""
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *MOVED))
+    assert (ended.status, "1 functions differ in line numbers only" in ended.text) == (3, True)
+    (shifted,) = tmp_path.rglob("*.xsplice.shifted")
+    made = shifted.with_suffix(".diff")
+    out = tmp_path / "again"
+    record = shifted.with_suffix(".pair.json")
+    run([sys.executable, "-m", "xsplice_plugins", "diff", record, "--out", out])
+    assert out.read_bytes() == made.read_bytes()
+    assert b"1009 further down" in made.read_bytes()
+    shifted.unlink()
+    run([sys.executable, "-m", "xsplice_plugins", "diff", record, "--out", out])
+    assert b'"line_only": []' in out.read_bytes(), "nothing shows it any more"
+    face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *GOOD))
+    assert not list(tmp_path.rglob("*.shifted"))
 
 
 @pytest.mark.parametrize(
