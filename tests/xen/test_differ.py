@@ -11,10 +11,13 @@ import pytest
 from tests.xen.differ_campaign import campaign
 from tests.xen.differ_mutations import CLASSES
 from tests.xen.differ_pairs import EditedTree
+from xsplice_plugins.artefacts import SHIFT_LINES, MovedLines
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.plugins.spec import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from xsplice_plugins.artefacts import Delta
 
 pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
@@ -25,13 +28,21 @@ LINKED = ("built_in.o", "prelink.o")  #: many objects in one: never compared
 NO_TEST = ("test", "tools", "arch/x86/boot")
 
 
-def compare(source: str, baseline: bytes, new: bytes) -> Delta:
+def compare(
+    source: str,
+    baseline: bytes,
+    new: bytes,
+    moved: Sequence[MovedLines] = (),
+    shifted: Callable[[], bytes] | None = None,
+) -> Delta:
     return diff_objects(
         baseline,
         new,
         object_path=str(Path(source).with_suffix(".o")),
         source_path=source,
         config=Config(),
+        moved=moved,
+        shifted=shifted,
     )
 
 
@@ -66,11 +77,18 @@ def test_a_second_compile_elsewhere_and_moved_lines_change_nothing(edited: Edite
         before = (edited.tree / source).with_suffix(".o").read_bytes()
         again = edited.compile(source, {})
         assert is_quiet(compare(source, before, again + b"\0")), source
-        shifted = compare(
-            source, before, edited.compile(source, {source: "\n" * 7 + edited.text(source)})
+        text = edited.text(source)
+        delta = compare(
+            source,
+            before,
+            edited.compile(source, {source: "\n" * 7 + text}),
+            [MovedLines(old=1, new=8, count=text.count("\n"))],
+            lambda source=source, text=text: edited.compile(
+                source, {source: "\n" * (7 + SHIFT_LINES) + text}
+            ),
         )
-        assert is_quiet(shifted), (source, shifted)
-        moved += len(shifted.line_only)
+        assert is_quiet(delta), (source, delta)
+        moved += len(delta.line_only)
     assert moved > 0
 
 
