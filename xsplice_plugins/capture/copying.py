@@ -216,10 +216,11 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room" if error.errno == errno.ENOSPC else "choose another folder"
-        raise MachineError(
-            f"{path}: cannot be written ({error.strerror}); {advice} and run again"
-        ) from error
+        # `shutil.copytree` collects (from, to, reason) of all files instead.
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        is_full = os.strerror(errno.ENOSPC) in str(why)
+        advice = "make room" if is_full else "choose another folder"
+        raise MachineError(f"{path}: cannot be written ({why}); {advice} and run again") from error
 
 
 def _put(copy: Path, path: str, content: bytes | None) -> None:

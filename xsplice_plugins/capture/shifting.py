@@ -39,7 +39,7 @@ def lines_moved(pristine: Path, patched: Path) -> tuple[MovedLines, ...]:
     for path in sorted(origin_of(patched).patched):
         old, new = pristine / path, patched / path
         if old.is_file() and new.is_file():
-            runs |= set(moved_lines(old.read_text("latin-1"), new.read_text("latin-1")))
+            runs |= set(moved_lines(*(p.read_bytes().decode("latin-1") for p in (old, new))))
     return tuple(MovedLines(old=a, new=b, count=size) for a, b, size in sorted(runs))
 
 
@@ -60,6 +60,7 @@ def compile_shifted(
     Raises:
         MachineError: The copy cannot be written, or there is no compiler.
     """
+    patched = patched.resolve()  # as links that lead into it name it
     copy = patched.with_name(patched.name + SHIFTED)
     try:
         compile_object(job, _shifted_copy(patched, copy), out, env=env)
@@ -84,8 +85,8 @@ def _shifted_copy(patched: Path, copy: Path) -> Path:
                 link.symlink_to(text)
             for path in origin_of(patched).patched:
                 if (made / path).is_file():
-                    text = (patched / path).read_text("latin-1")
-                    (made / path).write_text(shifted(text, SHIFT_LINES), "latin-1")
+                    text = (patched / path).read_bytes().decode("latin-1")
+                    (made / path).write_bytes(shifted(text, SHIFT_LINES).encode("latin-1"))
             try:
                 made.rename(copy)
             except OSError:

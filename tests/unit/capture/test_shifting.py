@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from xsplice_plugins import capture
 from xsplice_plugins.artefacts import SHIFT_LINES, MovedLines
 from xsplice_plugins.csource.neutral import line_neutral, moved_lines, shifted
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import MachineError
 from xsplice_plugins.kbuild.tree import locate_tree
 
 if TYPE_CHECKING:
@@ -100,6 +102,19 @@ def test_a_link_of_the_copy_to_itself_leads_into_the_shifted_one(
     capture.compile_shifted(job, patched, tmp_path / "out.o")
     link = tmp_path / "patched.shifted/xen/common/again.c"
     assert link.readlink() == tmp_path / "patched.shifted" / SOURCE
+
+
+def test_a_full_disk_is_named(
+    tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    job, _, patched = copies(tree, tree.patch((SOURCE, "return", "return 5 +")), tmp_path)
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(MachineError, match=r"shifted: cannot be written \(.*No space.*make room"):
+        capture.compile_shifted(job, patched, tmp_path / "out.o")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_every_line_has_a_number_greater_by_the_distance() -> None:
