@@ -101,7 +101,6 @@ class Profile:
     classes: tuple[ClassRow, ...]
     once_flags: frozenset[str]  #: "print once" statics: a fresh copy does no harm
     counters: Pattern[str]  #: instrumentation's counters: a fresh set does no harm
-    file_name_data: frozenset[str]  #: variables that stand in for ``__FILE__``
     patching_path: frozenset[str]  #: functions that run while code is being replaced
     jump_size_bytes: int  #: of the jump that replaces a function's first bytes
 
@@ -299,7 +298,6 @@ _ONCE_FLAGS = frozenset(
 
 _COUNTERS = re.compile(r"__gcov\d+\..*")
 
-_FILE_NAME_DATA = frozenset({"_acpi_module_name"})  #: drivers/acpi: ``AE_INFO``
 
 #: Runs between quiescing the CPUs and letting them go, or on the way there.
 _XEN_PATCHING_PATH = frozenset(
@@ -340,7 +338,6 @@ def profile_of(name: str, facts: Facts) -> Profile:
         classes=_XEN_CLASSES if is_xen else _LINUX_CLASSES,
         once_flags=_ONCE_FLAGS,
         counters=_COUNTERS,
-        file_name_data=_FILE_NAME_DATA,
         patching_path=_XEN_PATCHING_PATH if is_xen else _LINUX_PATCHING_PATH,
         jump_size_bytes=facts.jump_size_bytes if is_xen else machine.jump_size_bytes,
     )
