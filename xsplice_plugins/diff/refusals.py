@@ -37,7 +37,8 @@ own
 
 DATA_VALUE: the initial value of existing data was changed
 The variable is in memory already, with whatever value it has by now. A live patch replaces code;
-it does not write to data on its own.
+it does not write to data on its own. A constant table counts too if its address was stored, passed
+or compared: objects that exist keep the old one. A table that is only read through is copied.
 => write the new value in a load hook, under the lock that guards the variable; if code only needs
 the new constant, let the changed function use a new variable
 
