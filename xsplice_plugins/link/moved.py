@@ -68,8 +68,8 @@ def _check_linked(source: Source, names: Names) -> None:
     known = names.image.symbols.keys() | (names.beneath.symbols if names.beneath else {})
     if asked and not (own | asked) & known:
         raise LinkError(
-            f"{source.elf.name}: {names.image.name} was linked without it (`{min(asked)}` and all "
-            "its neighbours are missing): nothing runs this code; leave it out of the fix"
+            f"{source.elf.name}: {names.unknown(min(asked))}; no other function of this object is "
+            "there: the image was linked without it, nothing runs this code; leave it out"
         )
 
 

@@ -61,7 +61,7 @@ def test_a_variable_with_another_first_value_or_size_is_refused(
 
 def test_an_object_that_the_image_lacks_is_named(compiler: Compiler, image: bytes) -> None:
     new = compiler.object("strspn.c", f"{HIDDEN} int strspn_(int x) {{ return x; }}")
-    with pytest.raises(LinkError, match=r"strspn\.o: xen-syms was linked without it \(`strspn_`"):
+    with pytest.raises(LinkError, match=r"strspn\.o: .* `strspn_`; .* was linked without it"):
         link(image, (closure_delta(new, "strspn.o", ("strspn_",)), new))
 
 
