@@ -173,8 +173,8 @@ def show(outcome: Outcome) -> None:
     for number, real in enumerate(outcome.observed):
         ours = outcome.predicted[number] if number < len(outcome.predicted) else None
         said = "-" if ours is None else f"{ours.error} {ours.state} {ours.rc} {ours.extra!r}"
-        if ours is not None and (ours.hazard or ours.reason):
-            said += f" [{ours.hazard or ours.reason}]"
+        if ours is not None and (ours.hazard or ours.unknown or ours.reason):
+            said += f" [{ours.hazard or ours.unknown or ours.reason}]"
         seen = f"{real.outcome} {real.error} {real.state} {real.rc} {real.extra!r}"
         print(f"  {real.step.verb:8}{real.step.name}\n    model {said}\n    real  {seen}")  # noqa: T201
         for line in real.console:
@@ -288,8 +288,8 @@ def main(argv: Sequence[str]) -> int:
         began = time.monotonic()
         judged = [(case, predicted_of(case, image, release)) for case in cases]
         modelled = time.monotonic()
-        calm = [pair for pair in judged if not any(step.hazard for step in pair[1])]
-        risky = [pair for pair in judged if any(step.hazard for step in pair[1])]
+        calm = [pair for pair in judged if not any(step.hazard or step.unknown for step in pair[1])]
+        risky = [pair for pair in judged if any(step.hazard or step.unknown for step in pair[1])]
         outcomes = list(judge(machine, calm, batch=BATCH))
         batched = time.monotonic()
         outcomes += judge(machine, risky[: args.hazards_max], batch=1)
