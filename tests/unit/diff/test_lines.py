@@ -99,7 +99,8 @@ CHANGES = {
     ("old", "new", "count"), [pytest.param(*v, id=k) for k, v in CHANGES.items()]
 )
 def test_what_is_no_line_is_a_change(tmp_path: Path, old: str, new: str, count: int) -> None:
-    text = "int f(int a) { return EXPRESSION; }\n" + "\n" * 50
+    text = "int f(int a) { return EXPRESSION; }\n"
+    text += "".join(f"extern int other{n};\n" for n in range(50))
     before = HEAD + FAR + text.replace("EXPRESSION", old)
     after = HEAD + "\n" * 7 + FAR + text.replace("EXPRESSION", new)
     delta, asked = diff_sources(tmp_path, before, after)
