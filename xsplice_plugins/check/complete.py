@@ -34,6 +34,8 @@ class NewObject:
     baseline: bytes | None = field(default=None, repr=False)  #: ``None`` for a new source file
     #: As new, but compiled with the old line numbers for what the patch leaves alone.
     neutral: bytes | None = field(default=None, repr=False)
+    #: Compiled otherwise than the image: each function in a section of its own.
+    is_apart: bool = False
 
 
 class _Report:

@@ -7,7 +7,7 @@ command line and make in Xen's tree call these functions and nothing behind them
 """
 
 from xsplice_plugins.check.complete import NewObject
-from xsplice_plugins.pipeline.checking import check_rebuild
+from xsplice_plugins.pipeline.checking import apart, check_rebuild, shares_sections
 from xsplice_plugins.pipeline.judge import conclude, is_proved, verify_payload
 from xsplice_plugins.pipeline.payload import (
     diff_pair,
@@ -43,6 +43,7 @@ __all__ = [
     "NewObject",
     "Run",
     "Sides",
+    "apart",
     "bare_pair",
     "base_of_image",
     "base_of_tree",
@@ -63,6 +64,7 @@ __all__ = [
     "read_fix",
     "refusal_text",
     "require_room",
+    "shares_sections",
     "sign_payload",
     "verify_payload",
     "write_signed",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,8 @@ class Rebuild:
 
     is_possible: bool = True  #: hand-written files have no rebuild
     farm: Farm | None = None  #: the patched sources with line numbers held still
-    sides: dict[str, Side] = field(default_factory=dict)  #: by object path: compiled there
+    pristine: Path = Path()  #: root of the sources before the patch
+    sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
 
 
 @contextmanager
@@ -292,14 +293,44 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         )
 
 
-def _still(rebuild: Rebuild, delta: Delta, folder: Path) -> bytes | None:
-    """Compile an object with its line numbers held still, if only lines differ in some function."""
-    side = rebuild.sides.get(delta.object_path)
-    if side is None or rebuild.farm is None or not delta.line_only:
-        return None
-    place = folder / "still.objects" / delta.object_path
-    capture.compile_object(side.job, side.copy, place, env=dict(side.variables) or None)
+def _once_more(fix: Fix, side: Side, copy: Path, end: str, *, is_apart: bool) -> bytes:
+    """Compile an object for the check alone, every function in a section of its own if asked."""
+    job = pipeline.apart(side.job) if is_apart else side.job
+    place = fix.folder / "check" / f"{side.job.object_path}.{end}"
+    capture.compile_object(job, copy, place, env=dict(side.variables) or None)
     return place.read_bytes()
+
+
+def _new_object(fix: Fix, rebuild: Rebuild, delta: Delta) -> pipeline.NewObject:
+    """Return both sides of an object, and what had to be compiled once more for the check.
+
+    Where functions share a section, the assembler fills in the distances between them: they are
+    compared apart. Where only lines moved, they are held still.
+    """
+    new, baseline = (
+        _prefix(fix, delta.object_path).with_suffix(f".xsplice.{end}")
+        for end in ("new", "baseline")
+    )
+    row = pipeline.NewObject(
+        path=delta.object_path,
+        new=new.read_bytes(),
+        baseline=baseline.read_bytes() if baseline.exists() else None,
+    )
+    side = rebuild.sides.get(delta.object_path)
+    if side is None or rebuild.farm is None:
+        return row
+    is_apart = pipeline.shares_sections(row)
+    if is_apart:
+        row = replace(
+            row,
+            new=_once_more(fix, side, side.copy, "new", is_apart=True),
+            baseline=_once_more(fix, side, rebuild.pristine, "baseline", is_apart=True),
+            is_apart=True,
+        )
+    if delta.line_only:
+        still = _once_more(fix, side, rebuild.farm.copy, "still", is_apart=is_apart)
+        row = replace(row, neutral=still)
+    return row
 
 
 def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -309,20 +340,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         deltas = [d for d in _load_deltas(source[2:]) if d.machine and rebuild.is_possible]
         if rebuild.farm is not None and any(delta.line_only for delta in deltas):
             lay_out(rebuild.farm)
-        objects = []
-        for delta in deltas:
-            new, baseline = (
-                _prefix(fix, delta.object_path).with_suffix(f".xsplice.{end}")
-                for end in ("new", "baseline")
-            )
-            objects.append(
-                pipeline.NewObject(
-                    path=delta.object_path,
-                    new=new.read_bytes(),
-                    baseline=baseline.read_bytes() if baseline.exists() else None,
-                    neutral=_still(rebuild, delta, fix.folder),
-                )
-            )
+        objects = [_new_object(fix, rebuild, delta) for delta in deltas]
         payload, image = (_path(node).read_bytes() for node in source[:2])
         checks = pipeline.check_rebuild(fix.run, fix.name, payload, image, deltas, objects)
         artefacts.save(_path(target[0]), checks)

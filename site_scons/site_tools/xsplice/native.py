@@ -92,10 +92,10 @@ def xsplice(
     still = replace(patch_set, is_line_neutral=True)
     farm = _farm(wiring, root_path, "still", still)
     sides = {
-        job.object_path: Side(job=job, copy=farm.copy, variables=_variables(node))
+        job.object_path: Side(job=job, copy=wiring.fix.folder / "copy", variables=_variables(node))
         for node, job in jobs
     }
-    return wiring.rest(deltas, image, Rebuild(farm=farm, sides=sides))
+    return wiring.rest(deltas, image, Rebuild(farm=farm, pristine=farm.source_root, sides=sides))
 
 
 def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[Node]:

@@ -73,15 +73,21 @@ def _wire(env: Environment) -> XspliceNodes:
 
 
 def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
-    """Say where objects are compiled once more with their line numbers held still."""
+    """Say where objects can be compiled once more for the check."""
     still = replace(wiring.fix.patch_set, is_line_neutral=True)
     if plan.route is Route.MAKE:
         return Rebuild()
-    copy = wiring.fix.folder / "still"
+    folder = wiring.fix.folder
     return Rebuild(
-        farm=Farm(source_root=tree.root, tree=tree, copy=copy, patch_set=still),
-        sides={job.object_path: Side(job=job, copy=copy) for job in plan.jobs},
+        farm=Farm(source_root=tree.root, tree=tree, copy=folder / "still", patch_set=still),
+        pristine=_pristine(wiring, tree),
+        sides={job.object_path: Side(job=job, copy=folder / "copy") for job in plan.jobs},
     )
+
+
+def _pristine(wiring: Wiring, tree: XenTree) -> Path:
+    """Return the folder of the copy that all fixes of a tree share."""
+    return wiring.fix.folder.parent / f"pristine-{tree_digest(tree)}"
 
 
 def tree_base(env: Environment, xen: object) -> pipeline.Base:
@@ -101,7 +107,7 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
 def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
     """Wire one chain per object that the patch reaches, from the tree's recorded commands."""
     fix, env = wiring.fix, wiring.env
-    pristine = fix.folder.parent / f"pristine-{tree_digest(tree)}"
+    pristine = _pristine(wiring, tree)
     patched = fix.folder / "copy"
     stamps = [
         wiring.copy(
