@@ -8,6 +8,7 @@ the reference page. A new setting is a new row.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +31,7 @@ class Takes(StrEnum):
     TEXT = "a text"
     WORDS = "words, separated by commas or blanks"
     FILE = "a file that exists"
+    FILES = "files that exist, separated by commas or blanks"
     FOLDER = "a folder"
     PAIRS = "key=value, separated by blanks"
     SWITCH = "1 or 0"
@@ -93,10 +95,17 @@ SETTINGS = (
     ),
     Setting(
         name="DEPENDS",
-        help="an earlier payload that this one stacks on",
-        takes=Takes.FILE,
+        help="the payloads that this one stacks on, bottom first",
+        takes=Takes.FILES,
         field="depends",
         commands=("patch", "build", "link"),
+    ),
+    Setting(
+        name="SUPERSEDES",
+        help="the payloads that this one takes the place of by `replace`, bottom first",
+        takes=Takes.FILES,
+        field="supersedes",
+        commands=("patch", "build", "link", "verify"),
     ),
     Setting(
         name="RELEASE",
@@ -206,9 +215,9 @@ def add_options(parser: ArgumentParser, command: str, *, required: Iterable[str]
         words: dict[str, Any] = {"dest": setting.name, "help": setting.help}
         if setting.takes is Takes.SWITCH:
             words |= {"action": "store_const", "const": "1", "default": setting.default}
-        elif setting.takes in {Takes.PAIRS, Takes.WORDS}:
+        elif setting.takes in {Takes.PAIRS, Takes.WORDS, Takes.FILES}:
             is_pair = setting.takes is Takes.PAIRS
-            words |= {"action": "append", "metavar": "KEY=VALUE" if is_pair else "WORDS"}
+            words |= {"action": "append", "metavar": "KEY=VALUE" if is_pair else setting.takes.name}
         else:
             default = None if setting.name in required else setting.default
             words |= {"default": default, "required": setting.name in required}
@@ -221,6 +230,17 @@ def split_words(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(value.replace(",", " ").split())
     return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+
+
+def split_files(value: object, resolve: Callable[[str], Path]) -> tuple[str, ...]:
+    """Return the paths of a value; one that names a file as it stands may hold blanks."""
+    words = value if isinstance(value, list | tuple) else [value]
+    return tuple(
+        path
+        for word in map(str, words)
+        # Unlike a Path, it says no to what is too long to be one.
+        for path in ([word] if os.path.isfile(resolve(word)) else split_words(word))  # noqa: PTH113
+    )
 
 
 def is_on(value: object) -> bool:
@@ -263,6 +283,11 @@ def make_config(
         parse_release(name)
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
+    if fields.get("depends") and fields.get("supersedes"):
+        raise ConfigError(
+            "DEPENDS and SUPERSEDES: `replace` takes all other payloads away, so what it applies "
+            "stacks on none; give one of the two"
+        )
     return Config(
         release=release or said,
         image=image,
@@ -313,17 +338,21 @@ def check_release(said: str, known: str, who: str, whose: str) -> None:
 
 def _value(setting: Setting, raw: object, resolve: Callable[[str], Path]) -> object:
     if setting.takes is Takes.FILE:
-        path = resolve(str(raw))
-        if not path.is_file():
-            raise ConfigError(
-                f"{setting.name}={raw}: no such file; give the path of an existing file"
-            )
-        return path
+        return _file(setting, str(raw), resolve)
+    if setting.takes is Takes.FILES:
+        return tuple(_file(setting, word, resolve) for word in split_files(raw, resolve))
     if setting.takes is Takes.WORDS:
         return tuple(word for part in split_words(raw) for word in split_words(part))
     if setting.takes is Takes.PAIRS:
         return tuple(sorted(_pair(word) for word in split_words(raw)))
     return str(raw)
+
+
+def _file(setting: Setting, word: str, resolve: Callable[[str], Path]) -> Path:
+    path = resolve(word)
+    if not path.is_file():
+        raise ConfigError(f"{setting.name}={word}: no such file; give the path of an existing file")
+    return path
 
 
 def _pair(word: str) -> tuple[str, str]:

@@ -184,16 +184,24 @@ def link(
     name: str = "fix",
     release: str = "4.17.5",
     facts: Facts | None = None,
-    beneath: bytes | None = None,
+    beneath: bytes | tuple[bytes, ...] = (),
+    superseded: tuple[bytes, ...] = (),
 ) -> Payload:
-    """Link parts (delta, object) against an image."""
+    """Link parts (delta, object) against an image, beside payloads that are loaded."""
     deltas, objects = tuple(part[0] for part in parts), tuple(part[1] for part in parts)
     config = Config(release=release, facts=facts)
     with tempfile.TemporaryDirectory() as folder:
-        if beneath is not None:
-            path = Path(folder) / "earlier.livepatch"
-            path.write_bytes(beneath)
-            config = replace(config, depends=path)
+
+        def written(word: str, payloads: tuple[bytes, ...]) -> tuple[Path, ...]:
+            paths = [Path(folder) / f"{word}{n or ''}.livepatch" for n in range(len(payloads))]
+            for path, data in zip(paths, payloads, strict=True):
+                path.write_bytes(data)
+            return tuple(paths)
+
+        stack = (beneath,) if isinstance(beneath, bytes) else beneath
+        config = replace(
+            config, depends=written("earlier", stack), supersedes=written("old", superseded)
+        )
         return link_payload(name, deltas, objects, image, config)
 
 

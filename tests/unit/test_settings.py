@@ -152,3 +152,16 @@ def test_words_and_switches() -> None:
         False,
     ]
     assert {row.takes for row in SETTINGS} == set(Takes)
+
+
+def test_a_setting_of_files_takes_several_and_names_the_missing_one(tmp_path: Path) -> None:
+    one, two, blank = (tmp_path / name for name in ("a.livepatch", "b.livepatch", "c d.livepatch"))
+    for path in (one, two, blank):
+        path.write_bytes(b"")
+    for given in (f"{one} {two}", f"{one},{two}", [str(one), str(two)]):
+        assert make_config({"DEPENDS": given}, release="4.17.5").depends == (one, two)
+    assert make_config({"DEPENDS": str(blank)}, release="4.17.5").depends == (blank,)
+    with pytest.raises(ConfigError, match=r"DEPENDS=/nowhere: no such file"):
+        make_config({"DEPENDS": f"{one} /nowhere"}, release="4.17.5")
+    with pytest.raises(ConfigError, match="give one of the two"):
+        make_config({"DEPENDS": str(one), "SUPERSEDES": str(two)}, release="4.17.5")

@@ -42,6 +42,8 @@ from xsplice_plugins.artefacts.files import write_file as write_file
 from xsplice_plugins.artefacts.link import Payload as Payload
 from xsplice_plugins.artefacts.link import PayloadRecord as PayloadRecord
 from xsplice_plugins.artefacts.link import ReplacedFunction as ReplacedFunction
+from xsplice_plugins.artefacts.link import record_path as record_path
+from xsplice_plugins.artefacts.patch import PatchDigest as PatchDigest
 from xsplice_plugins.artefacts.patch import PatchFile as PatchFile
 from xsplice_plugins.artefacts.patch import PatchSet as PatchSet
 from xsplice_plugins.artefacts.patch import TouchedFile as TouchedFile

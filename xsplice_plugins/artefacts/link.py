@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xsplice_plugins.artefacts.diff import NewItem
 from xsplice_plugins.artefacts.files import SCHEMA
+from xsplice_plugins.artefacts.patch import PatchDigest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class PayloadRecord:
     new: tuple[NewItem, ...]
     hooks: tuple[str, ...]  #: names of the hook sections it carries
     references: tuple[str, ...]  #: names the hypervisor must resolve
+    patches: tuple[PatchDigest, ...] = ()  #: what it was made of, in order; none: not known
     notes: tuple[str, ...] = ()  #: things a person should know
     unchecked: tuple[str, ...] = ()  #: what no check could see; such a payload is never proved
 
@@ -51,3 +54,9 @@ class Payload:
 
     data: bytes = field(repr=False)
     record: PayloadRecord
+
+
+def record_path(payload: Path) -> Path:
+    """Return where the record of a payload lies: ``fix.payload.json`` beside ``fix.livepatch``."""
+    stem = payload.name.removesuffix(".unsigned").removesuffix(".livepatch")
+    return payload.with_name(f"{stem}.payload.json")

@@ -38,6 +38,16 @@ class PatchFile:
 
     name: str
     text: str
+    files: tuple[str, ...] = ()  #: what it changes, relative to the source root; none: it is C
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchDigest:
+    """Which patch, or hand-written source, a payload was made of."""
+
+    name: str  #: of its file; does not count
+    sha256: str  #: of the text, as `PatchFile` has it
+    files: tuple[str, ...]  #: as in `PatchFile`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +59,18 @@ class PatchSet:
     patches: tuple[PatchFile, ...]
     touched: tuple[TouchedFile, ...]
     is_line_neutral: bool = False  #: unchanged declarations keep their line numbers (``#line``)
+
+    @property
+    def digests(self) -> tuple[PatchDigest, ...]:
+        """Return what the record of a payload keeps of each patch."""
+        return tuple(
+            PatchDigest(
+                name=patch.name,
+                sha256=hashlib.sha256(patch.text.encode("utf-8", "surrogateescape")).hexdigest(),
+                files=patch.files,
+            )
+            for patch in self.patches
+        )
 
     @property
     def digest(self) -> str:

@@ -52,6 +52,8 @@ class Checks:
     name: str
     digest: str  #: sha256 of the unsigned payload that was compared
     findings: tuple[Finding, ...]
+    is_possible: bool = True  #: hand-written files have no rebuild
+    beneath: tuple[str, ...] = ()  #: sha256 of each payload's file that it builds on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +83,4 @@ class VerifyRequest:
     signature: SignatureCheck | None = None  #: what its signer says; ``None``: not enforced
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     beneath: tuple[Path, ...] = ()  #: payloads applied before, bottom first
+    supersedes: tuple[Path, ...] = ()  #: payloads whose place it takes by `replace`, bottom first

@@ -6,7 +6,7 @@ from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
-from xsplice_plugins.capture.pairing import pair_objects
+from xsplice_plugins.capture.pairing import check_drift, pair_objects
 from xsplice_plugins.capture.planning import plan
 from xsplice_plugins.capture.reaching import (
     capture_reached,
@@ -19,6 +19,7 @@ __all__ = [
     "InputDigests",
     "LayoutCheck",
     "capture_reached",
+    "check_drift",
     "compare_layouts",
     "compile_object",
     "compile_pair",

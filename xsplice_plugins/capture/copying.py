@@ -65,6 +65,7 @@ def prepare_copy(
     only: Sequence[str] = ("",),
     real: Iterable[str] | None = None,
     patch_root: str = "",
+    is_merged: bool = True,
 ) -> None:
     """Lay out a private copy of a source tree, patched or as it is.
 
@@ -81,6 +82,7 @@ def prepare_copy(
             that are neither these nor on the way to a patched file are links as a whole;
             if ``None``, every folder is real and every file a link.
         patch_root: Where the patch set applies, relative to ``source_root``.
+        is_merged: Whether to make that second copy; not where the other side is patched too.
 
     Raises:
         PatchError: The patch does not apply.
@@ -96,7 +98,8 @@ def prepare_copy(
         prefix = f"{patch_root}/" if patch_root else ""
         files = patched_files(patch_set, base)
         changed = {prefix + path: content for path, content in files.items()}
-        merged = {prefix + path: text for path, text in merged_files(base, files).items()}
+        if is_merged:
+            merged = {prefix + path: text for path, text in merged_files(base, files).items()}
     shape = _Shape(
         only=tuple(only),
         real=None if real is None else _with_parents([*real, *map(os.path.dirname, changed)]),
@@ -109,7 +112,9 @@ def prepare_copy(
         shutil.rmtree(beside)
 
 
-def copy_tree(tree: XenTree, dest: Path, patch_set: PatchSet | None = None) -> None:
+def copy_tree(
+    tree: XenTree, dest: Path, patch_set: PatchSet | None = None, *, is_merged: bool = True
+) -> None:
     """Lay out a private copy of a built Xen tree: its sources and its build folder.
 
     Only the folders that matter to the patch are real, about a hundred links in place of two
@@ -119,6 +124,7 @@ def copy_tree(tree: XenTree, dest: Path, patch_set: PatchSet | None = None) -> N
         tree: The tree.
         dest: The copy's root; a job's paths are relative to it.
         patch_set: What to apply; ``None`` for the pristine side.
+        is_merged: As in `prepare_copy`.
 
     Raises:
         PatchError: The patch does not apply.
@@ -133,6 +139,7 @@ def copy_tree(tree: XenTree, dest: Path, patch_set: PatchSet | None = None) -> N
         only=sorted({tree.source_dir, tree.build_dir}),
         real=folders_that_lead_to(read_index(tree), touched) if touched else (),
         patch_root=tree.patch_root,
+        is_merged=is_merged,
     )
 
 

@@ -69,6 +69,7 @@ def make_route(
     workdir: Path,
     objects_dir: Path,
     *,
+    lower: PatchSet | None = None,
     jobs: int = 1,
     env: Mapping[str, str] | None = None,
 ) -> tuple[ObjectPair, ...]:
@@ -80,6 +81,7 @@ def make_route(
         patch_set: What to apply.
         workdir: Folder for the copy; it is removed afterwards, also after an error.
         objects_dir: ``<object>.xsplice.baseline`` and ``.new`` of changed objects go below it.
+        lower: Patches that the baseline holds too; it is built with them first.
         jobs: For ``make -j``.
         env: The environment of make; this process's own if ``None``.
 
@@ -97,29 +99,40 @@ def make_route(
             f"{tree.build_root}: {plan.reason}, so make must run, and an O= build outside the "
             "source folder records absolute paths; build the tree in its source folder"
         )
-    index = read_index(tree)
-    copy = workdir / "tree"
+    before = read_index(tree)
     try:
         with full_disk_named(workdir):
             shutil.rmtree(workdir, ignore_errors=True)
-            _copy(tree, copy)
-            for path, content in sorted(patched_files(patch_set, tree.source_root).items()):
-                _put(copy / path, content)
-            _pin_changeset(tree, copy)
-        if any(PurePosixPath(file.path).name.startswith("Kconfig") for file in patch_set.touched):
-            # A new setting takes its default; asking for it would need a terminal.
-            _make(tree, index, copy, jobs, env, target="olddefconfig")
-        _make(tree, index, copy, jobs, env)
-        built = replace(
-            tree,
-            root=copy,
-            source_root=copy,
-            hypervisor_source=copy / tree.hypervisor_source.name,
-            build_root=copy / tree.build_root.relative_to(tree.source_root),
-        )
-        return _pairs(index, read_index(built), objects_dir, env)
+        after = _built(before, patch_set, workdir / "tree", jobs, env)
+        if lower is not None:
+            before = _built(before, lower, workdir / "lower", jobs, env)
+        return _pairs(before, after, objects_dir, env)
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _built(
+    index: Index, patch_set: PatchSet, copy: Path, jobs: int, env: Mapping[str, str] | None
+) -> Index:
+    """Build a patched copy of the tree and read its records."""
+    tree = index.tree
+    with full_disk_named(copy.parent):
+        _copy(tree, copy)
+        for path, content in sorted(patched_files(patch_set, tree.source_root).items()):
+            _put(copy / path, content)
+        _pin_changeset(tree, copy)
+    if any(PurePosixPath(file.path).name.startswith("Kconfig") for file in patch_set.touched):
+        # A new setting takes its default; asking for it would need a terminal.
+        _make(tree, index, copy, jobs, env, target="olddefconfig")
+    _make(tree, index, copy, jobs, env)
+    built = replace(
+        tree,
+        root=copy,
+        source_root=copy,
+        hypervisor_source=copy / tree.hypervisor_source.name,
+        build_root=copy / tree.build_root.relative_to(tree.source_root),
+    )
+    return read_index(built)
 
 
 def _copy(tree: XenTree, copy: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline
+from xsplice_plugins.artefacts import record_path
 from xsplice_plugins.commands.words import (
     Row,
     open_run,
-    record_path,
     show,
     signature_path,
     tree_base,

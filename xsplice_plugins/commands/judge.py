@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline
-from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, Checks, PayloadRecord, read_file
-from xsplice_plugins.commands.words import Row, checks_path, open_run, record_path, show
+from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
+    Checks,
+    PayloadRecord,
+    read_file,
+    record_path,
+)
+from xsplice_plugins.commands.words import Row, checks_path, open_run, show
 from xsplice_plugins.errors import VerifyError
 from xsplice_plugins.settings import add_options
 

@@ -83,6 +83,8 @@ def _settings(arguments: Namespace) -> list[str]:
             continue
         if row.takes is settings.Takes.FILE:
             value = Path(value).absolute()
+        elif row.takes is settings.Takes.FILES:
+            value = _listed([Path(word) for word in settings.split_files(value, Path)])
         elif row.takes in {settings.Takes.PAIRS, settings.Takes.WORDS}:
             value = " ".join(value)
         words.append(f"{row.name}={value}")

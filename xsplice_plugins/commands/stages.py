@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline
-from xsplice_plugins.artefacts import Delta, ObjectPair, Payload, PayloadRecord, read_file
-from xsplice_plugins.commands.words import (
-    Row,
-    open_run,
+from xsplice_plugins.artefacts import (
+    Delta,
+    ObjectPair,
+    PatchSet,
+    Payload,
+    PayloadRecord,
+    read_file,
     record_path,
-    show,
-    signature_path,
 )
+from xsplice_plugins.commands.words import Row, open_run, show, signature_path
 from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError, RefusedError
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.settings import add_options
@@ -83,6 +85,7 @@ def _add_link(parser: ArgumentParser) -> None:
     parser.add_argument("deltas", type=Path, nargs="+", help="FILE.diff; FILE.new beside each")
     parser.add_argument("--xen-syms", type=Path, required=True, help="the image with its symbols")
     parser.add_argument("--out", type=Path, required=True, help="the unsigned payload")
+    parser.add_argument("--patches", type=Path, help="FIX.patch.json: what the objects are made of")
     add_options(parser, "link", required=["NAME"])
 
 
@@ -99,12 +102,14 @@ def _link(arguments: Namespace) -> int:
     refused = [delta for _, deltas in loaded for delta in deltas if delta.refused]
     if refused:
         raise RefusedError(pipeline.refusal_text(refused))
+    made_of = artefacts.load(arguments.patches, PatchSet).digests if arguments.patches else ()
     payload = pipeline.link_payload(
         run,
         clean_name(arguments.NAME),
         [delta for delta, _ in pairs],
         [data for _, data in pairs],
         image,
+        pipeline.Stack(patches=made_of),
     )
     artefacts.write_file(arguments.out, payload.data)
     artefacts.save(record_path(arguments.out), payload.record)

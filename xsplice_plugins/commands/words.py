@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline, settings
-from xsplice_plugins.artefacts import plain
+from xsplice_plugins.artefacts import plain, record_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,12 +63,6 @@ def facts_cache() -> Path:
     """Return the folder where the command line keeps what trees answered."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "xsplice" / "facts"
-
-
-def record_path(payload: Path) -> Path:
-    """Return where the record of a payload lies: ``fix.payload.json`` beside ``fix.livepatch``."""
-    stem = payload.name.removesuffix(".unsigned").removesuffix(".livepatch")
-    return payload.with_name(f"{stem}.payload.json")
 
 
 def checks_path(payload: Path) -> Path:

@@ -77,7 +77,7 @@ def _place_notes(deltas: Sequence[Delta], names: Names) -> tuple[str, ...]:
                 "build-id and other addresses"
             )
         symbol = names.image.symbols.get(record.name)
-        if not record.expect or symbol is None or names.beneath is not None:
+        if not record.expect or symbol is None or names.beneath:
             continue
         start = symbol.addr_virt + (place.offset if place is not None and place.symbol else 0)
         if names.image.read(start, len(record.expect) // 2).hex() != record.expect:

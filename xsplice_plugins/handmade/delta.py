@@ -270,8 +270,7 @@ def resolve(names: Names, name: str, subject: str) -> str:
     Raises:
         LinkError: Unknown (near misses are suggested), or several could be meant (they are listed).
     """
-    beneath = names.beneath
-    if name in names.image.symbols or (beneath is not None and name in beneath.symbols):
+    if names.is_taken(name):
         return name
     plain = name.rpartition("#")[2]
     is_scoped = "#" in name

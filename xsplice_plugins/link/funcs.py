@@ -318,16 +318,14 @@ def _promised(old: OldFunction, names: Names) -> Expected:
 
     Up to 31 bytes; cut before the first one that boot or an earlier payload may have changed.
     """
-    image, beneath, abi = names.image, names.beneath, names.abi
+    image, abi = names.image, names.abi
     if not abi.has_expectations:
         return b"", f"Xen {abi.facts.release} has no expectations"
     if not old.addr_virt:
         return b"", old.note
-    if beneath is not None:
-        if beneath.depends != beneath.xen_depends:
-            return b"", f"{beneath.name} stacks on a payload that was not given"
-        if old.name.partition("+")[0] in {name.partition("+")[0] for name in beneath.replaced}:
-            return b"", f"{beneath.name} replaces it already"
+    for below in names.beneath:
+        if old.name.partition("+")[0] in {name.partition("+")[0] for name in below.replaced}:
+            return b"", f"{below.name} replaces it already"
     end, reason = old.addr_virt + min(abi.facts.expect_length_max, old.size_bytes), ""
     endbr = abi.machine.endbr
     for rewrite in image.rewrites:

@@ -65,8 +65,7 @@ def _check_linked(source: Source, names: Names) -> None:
     """Refuse a change of functions none of whose neighbours is in the image either."""
     own = {s.decorated for s in source.elf.symbols if s.type == STT_FUNC and s.shndx}
     asked = {row.name for row in source.delta.changed if row.place is None}
-    known = names.image.symbols.keys() | (names.beneath.symbols if names.beneath else {})
-    if asked and not (own | asked) & known:
+    if asked and not any(map(names.is_taken, own | asked)):
         raise LinkError(
             f"{source.elf.name}: {names.unknown(min(asked))}; no other function of this object is "
             "there: the image was linked without it, nothing runs this code; leave it out"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -22,13 +23,14 @@ from xsplice_plugins.target.abi import (
     FUNCS_SECTION,
     NAME_OFFSET,
     NEW_ADDR_OFFSET,
-    OLD_SIZE_OFFSET,
     XEN_DEPENDS_SECTION,
     abi_of,
 )
 from xsplice_plugins.target.known import facts_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xsplice_plugins.elf.types import Section
     from xsplice_plugins.link.image import ImageSymbol, XenImage
     from xsplice_plugins.plugins.spec import Config
@@ -39,20 +41,20 @@ _IMMEDIATE_MAX = 4  #: bytes of an instruction behind its displacement
 
 @dataclass(frozen=True, kw_only=True)
 class Beneath:
-    """The payload that the new one stacks on. Build it with `read_beneath`."""
+    """A payload that is loaded before the new one. Build it with `read_beneath`."""
 
     name: str  #: how messages call it
     build_id: bytes
     depends: bytes
     xen_depends: bytes  #: b"" in format 1
-    #: What a later payload may refer to: size of each function in bytes, 0 for data and for what
-    #: this payload itself finds in the image or deeper in the stack.
+    #: The new names it brings, which a later payload may refer to and must not bring again: size
+    #: of each function in bytes, 0 for data.
     symbols: dict[str, int]
     replaced: frozenset[str]  #: names of the functions it replaces
 
 
 def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
-    """Read the payload that the new one stacks on; a signature behind it does not disturb.
+    """Read a payload that is loaded before the new one; a signature behind it does not disturb.
 
     Raises:
         ElfFormatError: Not an ELF file.
@@ -69,8 +71,7 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
         return read_note(section.data, f"{name}({section_name})")
 
     places, replaced = _overrides(elf, abi)
-    # Names it needs are there once it is loaded, in the image or in a payload beneath it.
-    symbols = {s.name: 0 for s in elf.symbols[1:] if s.shndx == SHN_UNDEF and s.name} | replaced
+    symbols: dict[str, int] = {}
     for symbol in elf.symbols[1:]:
         if symbol.shndx == SHN_UNDEF or symbol.shndx >= SHN_LORESERVE or not symbol.name:
             continue
@@ -85,17 +86,17 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
         depends=note(DEPENDS_SECTION),
         xen_depends=note(XEN_DEPENDS_SECTION) if abi.is_v2 else b"",
         symbols=symbols,
-        replaced=frozenset(replaced),
+        replaced=replaced,
     )
 
 
-def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], dict[str, int]]:
-    """Return the places of replacing functions; names and sizes in bytes of replaced ones."""
+def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], frozenset[str]]:
+    """Return the places of replacing functions, and the names of replaced ones."""
     funcs = elf.section_by_name.get(FUNCS_SECTION)
     places: set[tuple[int, int]] = set()
-    replaced: dict[str, int] = {}
+    replaced: set[str] = set()
     if funcs is None:
-        return places, replaced
+        return places, frozenset()
     if funcs.size_bytes % abi.facts.record_size_bytes:
         raise LinkError(
             f"{elf.name}: its function records are not those of Xen {abi.facts.release}; "
@@ -108,10 +109,8 @@ def _overrides(elf: ElfFile, abi: Abi) -> tuple[set[tuple[int, int]], dict[str, 
         if at == NEW_ADDR_OFFSET:
             places.add(place)
         elif at == NAME_OFFSET and 0 < symbol.shndx < len(elf.sections):
-            size = funcs.data[reloc.offset + OLD_SIZE_OFFSET :][:4]
-            name = _text(elf.sections[symbol.shndx], place[1])
-            replaced[name] = int.from_bytes(size, "little")
-    return places, replaced
+            replaced.add(_text(elf.sections[symbol.shndx], place[1]))
+    return places, frozenset(replaced)
 
 
 def _text(section: Section, offset: int) -> str:
@@ -124,7 +123,8 @@ class Names:
     """What the running hypervisor can resolve."""
 
     image: XenImage
-    beneath: Beneath | None
+    beneath: tuple[Beneath, ...] = ()  #: bottom first
+    superseded: tuple[Beneath, ...] = ()  #: loaded, and gone once the payload is applied
     #: Names of the functions that the payload replaces, with their split-off parts.
     replaced: tuple[str, ...] = ()
     abi: Abi
@@ -148,7 +148,7 @@ class Names:
             )
         found = self.image.symbols.get(name)
         if found is None:
-            if self.beneath is not None and name in self.beneath.symbols:
+            if self.bringer(name) is not None:
                 return ""
             raise LinkError(f"{subject}: {self.unknown(name)}")
         if not found.is_unique:
@@ -187,47 +187,83 @@ class Names:
                     return True
         return False
 
+    def bringer(self, name: str) -> Beneath | None:
+        """Return the payload beneath that brings a name; ``None`` if none does."""
+        return next((below for below in self.beneath if name in below.symbols), None)
+
     def unknown(self, name: str) -> str:
         """Return a sentence that says that nobody has a name, with near misses."""
         near = self.image.near(name)
         hint = f"near: {near}" if near else "give the payload that brings it as DEPENDS"
-        if self.beneath is None:
+        if not self.beneath:
             return f"{self.image.name} has no symbol `{name}`; {hint}"
-        where = f"{self.image.name} nor {self.beneath.name}"
+        if name[-1:].isdigit() and "." in name:
+            hint = (
+                "static locals that a payload brings have no name there; make one payload that "
+                "takes its place, with SUPERSEDES"
+            )
+        where = " nor ".join([self.image.name, *(below.name for below in self.beneath)])
         return f"`{name}` is in the symbol table of neither {where}; {hint}"
 
     def is_taken(self, name: str) -> bool:
         """Tell whether a payload that adds this name would be refused (-EEXIST)."""
-        beneath = self.beneath
-        return name in self.image.symbols or (beneath is not None and name in beneath.symbols)
+        return name in self.image.symbols or self.bringer(name) is not None
+
+    def beside(self, name: str, mark: str) -> str:
+        """Return a name that can be added while the superseded payloads are loaded.
+
+        ``mark`` is the suffix that tells this payload's names from theirs.
+        """
+        ends = chain(("", f".{mark}"), (f".{mark}.{number}" for number in count(1)))
+        taken = {known for old in self.superseded for known in old.symbols}
+        return next(name + end for end in ends if name + end not in taken)
 
 
 def read_names(image: bytes, config: Config) -> Names:
-    """Read the image, and the payload that ``config.depends`` names.
+    """Read the image, and the payloads that ``config.depends`` and ``config.supersedes`` name.
 
     Raises:
         ConfigError: Nothing is known of the image's release or machine.
-        ElfFormatError: The image or the payload is no ELF file.
-        LinkError: One of them cannot be used, or the payload is for another build.
+        ElfFormatError: The image or a payload is no ELF file.
+        LinkError: One of them cannot be used, is for another build, or the chain has a gap.
     """
     elf = read_elf(image, "xen-syms")
     abi = abi_of(facts_of(config.facts, config.release, elf.machine))
     found = read_image(elf, abi.profile)
-    if config.depends is None:
-        return Names(image=found, beneath=None, abi=abi)
-    try:
-        data = config.depends.read_bytes()
-    except OSError as error:
-        raise LinkError(
-            f"{config.depends}: cannot be read ({error.strerror}); give an earlier payload"
-        ) from error
-    beneath = read_beneath(data, config.depends.name, abi)
-    if abi.is_v2 and beneath.xen_depends != found.build_id:
-        raise LinkError(
-            f"{beneath.name}: made for the hypervisor {beneath.xen_depends.hex()}, "
-            f"not for {found.build_id.hex()}; give a payload of this build"
-        )
-    return Names(image=found, beneath=beneath, abi=abi)
+    return Names(
+        image=found,
+        beneath=_read_stack(config.depends, found, abi),
+        superseded=_read_stack(config.supersedes, found, abi),
+        abi=abi,
+    )
+
+
+def _read_stack(paths: tuple[Path, ...], image: XenImage, abi: Abi) -> tuple[Beneath, ...]:
+    """Read payloads that stack on each other, the first one on the image."""
+    result: list[Beneath] = []
+    top = image.build_id
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise LinkError(
+                f"{path}: cannot be read ({error.strerror}); give an earlier payload"
+            ) from error
+        below = read_beneath(data, path.name, abi)
+        if abi.is_v2 and below.xen_depends != image.build_id:
+            raise LinkError(
+                f"{below.name}: made for the hypervisor {below.xen_depends.hex()}, "
+                f"not for {image.build_id.hex()}; give a payload of this build"
+            )
+        if below.depends != top:
+            under = result[-1].name if result else "the hypervisor"
+            raise LinkError(
+                f"{below.name}: it stacks on {below.depends.hex()}, not on {under}; give the "
+                "whole chain, bottom first"
+            )
+        result.append(below)
+        top = below.build_id
+    return tuple(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,14 +285,14 @@ def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
     names.require(name, subject)
     found = names.image.symbols.get(name)
     if found is None:
-        assert names.beneath is not None
-        size = names.beneath.symbols[name]
+        below = names.bringer(name)
+        assert below is not None, "required names are somewhere"
+        size = below.symbols[name]
         if not size:
             raise LinkError(
-                f"{subject}: `{name}` is no function that {names.beneath.name} brings; "
-                "stack on the payload that brings it"
+                f"{subject}: `{name}` of {below.name} is no function; replace its users"
             )
-        note = f"not in the image: {names.beneath.name} or a payload beneath it brings it"
+        note = f"not in the image: {below.name} brings it"
         return OldFunction(name=name, addr_virt=0, size_bytes=size, note=note)
     section = names.image.section_at(found.addr_virt)
     if section is None or not section.is_exec or not found.size_bytes:

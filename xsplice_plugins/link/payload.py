@@ -61,7 +61,7 @@ def link_payload(
         ElfError: An input cannot be read, or a relocation not be made.
     """
     names = read_names(image, config)
-    abi, beneath, xen_id = names.abi, names.beneath, names.image.build_id
+    abi, xen_id = names.abi, names.image.build_id
     _check_name(name, abi.facts.name_size_bytes - 1)
     sources = tuple(settle_moved(row, names) for row in read_sources(deltas, objects, abi))
     placement = place_extents(sources, abi)
@@ -76,7 +76,7 @@ def link_payload(
     records = make_records(placement, bodies, names)
     _check_effect(name, records, hooks, abi)
     undefined = tuple(sorted({*links.undefined, *records.undefined}))
-    depends = beneath.build_id if beneath is not None else xen_id
+    depends = names.beneath[-1].build_id if names.beneath else xen_id
     sections = _sections(name, placement, records, links.relocs, abi)
     sections += _identity_sections(depends, xen_id, abi)
     referred = {reloc.symbol for section in sections for reloc in section.relocs}

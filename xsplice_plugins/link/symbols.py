@@ -133,16 +133,19 @@ def _new_name(symbol: Symbol, names: Names, mark: str, object_name: str) -> str:
                 f"{object_name}: the payload would add `{name}`, which the running hypervisor "
                 "has already; rename it in the fix"
             )
-        return name
-    if symbol.type != STT_FUNC:
+        name = names.beside(name, mark)
+    elif symbol.type != STT_FUNC:
         is_passing = symbol.name.startswith((".L", "__func__", "__PRETTY")) or _NUMBERED.search(
             symbol.name
         )
-        return "" if is_passing or names.is_taken(name) else name
-    # A local function whose name is taken, such as the `.cold` part of a replaced one: a trace
-    # shall still name it, and differently in each payload.
-    if names.is_taken(name):
-        name = f"{name}.{mark}"
+        is_taken = names.is_taken(name) or names.beside(name, mark) != name
+        return "" if is_passing or is_taken else name
+    else:
+        # A local function whose name is taken, such as the `.cold` part of a replaced one: a trace
+        # shall still name it, and differently in each payload.
+        name = names.beside(f"{name}.{mark}" if names.is_taken(name) else name, mark)
+    if name == symbol.decorated and not symbol.is_local:
+        return name
     size = len(name.encode("utf-8", "surrogateescape"))
     return name if size <= names.abi.facts.symbol_length_max else ""
 

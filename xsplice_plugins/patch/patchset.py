@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from xsplice_plugins.artefacts import PatchFile, PatchSet, read_file
+from xsplice_plugins.artefacts import PatchFile, PatchSet, TouchedFile, TouchKind, read_file
 from xsplice_plugins.errors import PatchError
 from xsplice_plugins.patch.applying import apply_changes, stripped, tree_reader
 from xsplice_plugins.patch.classify import classify
@@ -23,6 +23,7 @@ def read_patch_set(
     source_root: Path,
     hypervisor_dir: str = "xen",
     is_line_neutral: bool = False,
+    is_stacked: bool = False,
 ) -> PatchSet:
     """Read diffs and quilt series, check that they apply, and say what they touch.
 
@@ -32,6 +33,8 @@ def read_patch_set(
         source_root: The tree the patches apply to; it is only read.
         hypervisor_dir: The hypervisor's folder below it ("." if the root is the hypervisor).
         is_line_neutral: Whether unchanged declarations of C sources keep their line numbers.
+        is_stacked: Whether earlier patches may be applied already: what a later one puts back is
+            touched too.
 
     Returns:
         The set. Its diffs are rewritten relative to ``source_root`` whatever the author's
@@ -48,23 +51,31 @@ def read_patch_set(
     read = tree_reader(source_root)
     files: dict[str, bytes | None] = {}
     patches: list[PatchFile] = []
+    steps: list[TouchedFile | None] = []
     for file, strip in found:
         label = file.name
         changes = _located(parse(_text(file), label), strip, files, source_root, hypervisor_dir)
         for change in changes:
             _check_inside(change, label, source_root)
+        before = dict(files)
         apply_changes(changes, files, read, label)
-        patches.append(PatchFile(name=label, text=render(changes)))
-    touched = tuple(
-        touched
-        for path in sorted(files)
-        if (touched := classify(path, read(path), files[path], hypervisor_dir)) is not None
-    )
+        both = {path for change in changes for path in (change.path_old, change.path_new)}
+        names = tuple(sorted(path for path in both if path is not None))
+        patches.append(PatchFile(name=label, text=render(changes), files=names))
+        for path in names:
+            was = before[path] if path in before else read(path)
+            steps.append(classify(path, was, files[path], hypervisor_dir))
+    wholes = (classify(path, read(path), files[path], hypervisor_dir) for path in sorted(files))
+    touched = {file.path: file for file in wholes if file is not None}
+    if is_stacked:
+        for step in filter(None, steps):
+            if step.path not in touched or touched[step.path].kind is TouchKind.COMMENTS:
+                touched[step.path] = step
     return PatchSet(
         name=clean_name(name) if name else derived_name(paths),
         strip=1,
         patches=tuple(patches),
-        touched=touched,
+        touched=tuple(touched[path] for path in sorted(touched)),
         is_line_neutral=is_line_neutral,
     )
 

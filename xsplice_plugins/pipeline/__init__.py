@@ -2,8 +2,9 @@
 """The one way through, from patch or hand-written source to the verdict, with every gate.
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
-captures it; `payload` diffs, links and signs; `judge` verifies and concludes. SCons' nodes, the
-command line and make in Xen's tree call these functions and nothing behind them.
+captures it; `stack` holds it against payloads beneath; `payload` diffs, links and signs; `judge`
+verifies and concludes. SCons' nodes, the command line and make in Xen's tree call these functions
+and nothing behind them.
 """
 
 from xsplice_plugins.check.complete import NewObject
@@ -34,15 +35,18 @@ from xsplice_plugins.pipeline.source import (
     capture_reached,
     compile_shifted,
     handmade_deltas,
+    handmade_set,
     plan_fix,
     read_fix,
 )
+from xsplice_plugins.pipeline.stack import Stack, read_stack
 
 __all__ = [
     "Base",
     "NewObject",
     "Run",
     "Sides",
+    "Stack",
     "apart",
     "bare_pair",
     "base_of_image",
@@ -57,11 +61,13 @@ __all__ = [
     "conclude",
     "diff_pair",
     "handmade_deltas",
+    "handmade_set",
     "is_proved",
     "link_payload",
     "open_run",
     "plan_fix",
     "read_fix",
+    "read_stack",
     "refusal_text",
     "require_room",
     "shares_sections",

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Checks, Finding, Severity
+from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, Checks, Finding, Severity, read_file
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.kbuild.commands import edited
@@ -15,6 +15,7 @@ from xsplice_plugins.pipeline.run import settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from xsplice_plugins.artefacts import CompileJob, Delta
     from xsplice_plugins.check.complete import NewObject
@@ -54,15 +55,12 @@ def check_rebuild(
     digest = hashlib.sha256(payload).hexdigest()
     if not objects:
         text = "does not apply: hand-written, there is no rebuild to hold it against"
-        return Checks(name=name, digest=digest, findings=(_finding(Severity.INFO, name, text),))
-    if run.config.depends:
-        text = "not compared: the payload builds on another, and the image is what is compared"
-        return Checks(
-            name=name, digest=digest, findings=(_finding(Severity.UNCHECKED, name, text),)
-        )
+        found = (_finding(Severity.INFO, name, text),)
+        return Checks(name=name, digest=digest, findings=found, is_possible=False)
     return Checks(
         name=name,
         digest=digest,
+        beneath=tuple(digest_of(path) for path in run.config.depends),
         findings=tuple(_compare(run, name, payload, image, deltas, objects)),
     )
 
@@ -79,13 +77,21 @@ def shares_sections(row: NewObject) -> bool:
     return len({section for section, _ in starts}) < len(starts)
 
 
-def findings_of(checks: Checks | None, name: str, digest: str) -> tuple[Finding, ...]:
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a payload's file."""
+    return hashlib.sha256(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)).hexdigest()
+
+
+def findings_of(
+    checks: Checks | None, name: str, digest: str, beneath: Sequence[Path]
+) -> tuple[Finding, ...]:
     """Return what a check has to say about a payload; a check that was not made proves nothing.
 
     Args:
         checks: What lies beside the payload; ``None`` if nothing does.
         name: Name of the payload.
         digest: sha256 of the unsigned payload that is judged.
+        beneath: Payloads that are applied before it.
     """
     if checks is None:
         text = (
@@ -94,6 +100,8 @@ def findings_of(checks: Checks | None, name: str, digest: str) -> tuple[Finding,
         )
     elif checks.digest != digest:
         text = "what was compared with a rebuild is another file; build it again"
+    elif checks.is_possible and checks.beneath != tuple(map(digest_of, beneath)):
+        text = "compared with a rebuild on top of other payloads than these; give its own DEPENDS"
     else:
         return checks.findings
     return (_finding(Severity.UNCHECKED, name, text),)
@@ -133,6 +141,8 @@ def _compare(
     severity, words = Severity.ERROR, "not what a rebuild has"
     if is_shared:  # a jump may be shorter within a section
         severity, words = Severity.UNCHECKED, "cannot be told, for functions share a section"
+    if config.depends:  # the image lacks what they brought
+        severity, words = Severity.UNCHECKED, "cannot be told on top of other payloads"
     findings = [
         _finding(severity, subject, f"{subject}: {words}: {text}")
         for subject, text in differences[:_SHOWN_MAX]

@@ -22,7 +22,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.pipeline.checking import REBUILD, findings_of
+from xsplice_plugins.pipeline.checking import findings_of
 from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
@@ -87,16 +87,11 @@ def verify_payload(
         signature=check if is_wanted and _is_checkable(run, check) else None,
         expected=config.expected,
         beneath=tuple(beneath),
+        supersedes=config.supersedes,
     )
     findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
-    findings += findings_of(
-        checks, record.name, hashlib.sha256(data[: record.size_bytes]).hexdigest()
-    )
-    if beneath:
-        text = "not compared on top of other payloads, whose functions a rebuild has otherwise"
-        findings.append(
-            Finding(check=REBUILD, severity=Severity.UNCHECKED, subject=record.name, text=text)
-        )
+    digest = hashlib.sha256(data[: record.size_bytes]).hexdigest()
+    findings += findings_of(checks, record.name, digest, beneath)
     for below in beneath:
         findings += _findings_beneath(run, below)
     if config.expected is not None:

@@ -29,6 +29,7 @@ from xsplice_plugins.errors import (
     SignError,
 )
 from xsplice_plugins.pipeline.run import settled
+from xsplice_plugins.pipeline.stack import UNKNOWN, Stack, check_replaced
 from xsplice_plugins.plugins.manager import call, chosen
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def link_payload(
     deltas: Sequence[Delta],
     objects: Sequence[bytes],
     image: bytes,
+    stack: Stack = UNKNOWN,
 ) -> Payload:
     """Make one payload from all deltas of a fix.
 
@@ -150,12 +152,14 @@ def link_payload(
         deltas: What changed, one per captured pair.
         objects: The new object of each delta, in the same order.
         image: The whole ``xen-syms`` file.
+        stack: What the objects were compiled from, for the record.
 
     Returns:
         The unsigned payload with its record.
 
     Raises:
-        RefusedError: Some change cannot be live patched; the message names each.
+        RefusedError: Some change cannot be live patched; the message names each. Or it would undo
+            a payload beneath.
         NoFunctionalChangeError: Nothing is left to replace.
         LinkError: The pieces do not make a payload for this image.
     """
@@ -191,7 +195,7 @@ def link_payload(
             f"{name}: the linker {run.config.linker} made no payload; choose another one"
         )
     assert isinstance(payload, Payload)
-    record = payload.record
+    record = check_replaced(run.config, payload.record, stack)
     return replace(
         payload,
         record=replace(

@@ -8,15 +8,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import capture, patch
-from xsplice_plugins.artefacts import CompileJob, ObjectPair
-from xsplice_plugins.errors import RefusedError
+from xsplice_plugins.artefacts import (
+    CompileJob,
+    ObjectPair,
+    PatchFile,
+    PatchSet,
+    TouchedFile,
+    TouchKind,
+    read_file,
+)
+from xsplice_plugins.errors import CaptureError, PatchError, RefusedError
 from xsplice_plugins.pipeline.payload import link_payload, refusal_line
+from xsplice_plugins.pipeline.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CapturePlan, PatchSet, Payload
+    from xsplice_plugins.artefacts import CapturePlan, Payload
     from xsplice_plugins.handmade import Handmade
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline.run import Run
@@ -27,11 +36,12 @@ class Sides:
     """One object and the two copies of the sources that it is compiled from."""
 
     job: CompileJob
-    pristine: Path  #: root of the pristine copy, or the tree itself
+    pristine: Path  #: root of the copy before the fix, or the tree itself
     patched: Path
     tree_object: Path | None  #: the tree's own object, which the baseline must equal
     store: Path | None = None  #: folder of preprocessed texts that outlive the fix
     variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
+    plain: Path | None = None  #: root of the copy without the patches of payloads beneath
 
     @property
     def environment(self) -> dict[str, str] | None:
@@ -46,19 +56,27 @@ def read_fix(
     source_root: Path,
     hypervisor_dir: str = "xen",
     is_line_neutral: bool = False,
+    beneath: Sequence[Path] = (),
 ) -> PatchSet:
-    """Read a fix and check that it applies (see `patch.read_patch_set`).
+    """Read a fix for some payloads beneath; check that it applies (see `patch.read_patch_set`).
 
     Raises:
         PatchError: The patch cannot be read, or does not apply.
     """
-    return patch.read_patch_set(
-        files,
-        name=name or None,
-        source_root=source_root,
-        hypervisor_dir=hypervisor_dir,
-        is_line_neutral=is_line_neutral,
-    )
+    try:
+        return patch.read_patch_set(
+            files,
+            name=name or None,
+            source_root=source_root,
+            hypervisor_dir=hypervisor_dir,
+            is_line_neutral=is_line_neutral,
+            is_stacked=bool(beneath),
+        )
+    except PatchError as error:
+        if not beneath:
+            raise
+        names = ", ".join(path.name for path in beneath)
+        raise PatchError(f"{error} (PATCH must begin with the patches of {names})") from error
 
 
 def plan_fix(tree: XenTree, patch_set: PatchSet, *, store: Path) -> CapturePlan:
@@ -99,7 +117,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         sides.job,
         baseline,
         new,
-        sides.tree_object,
+        _checked_tree(sides, dest_prefix),
         dest_prefix,
         layouts=capture.compare_layouts(
             sides.job, pristine=sides.pristine, patched=sides.patched, env=sides.environment
@@ -127,15 +145,33 @@ def capture_reached(sides: Sides, dest_prefix: Path) -> ObjectPair:
     Raises:
         CaptureError: Preprocessing or compiling fails, or the baseline is not the tree's object.
     """
+    tree_object = _checked_tree(sides, dest_prefix)
     return capture.capture_reached(
         sides.job,
         pristine=sides.pristine,
         patched=sides.patched,
-        tree_object=sides.tree_object,
+        tree_object=tree_object,
         store=sides.store,
         dest_prefix=dest_prefix,
         env=sides.environment,
     )
+
+
+def _checked_tree(sides: Sides, dest_prefix: Path) -> Path | None:
+    """Return the tree's object if the baseline must equal it.
+
+    Where the baseline holds patches of payloads beneath, the sources without them must.
+    """
+    if sides.plain is None or sides.tree_object is None:
+        return sides.tree_object
+    made = dest_prefix.with_name(f".{dest_prefix.name}.plain.o")
+    try:
+        capture.compile_object(sides.job, sides.plain, made, env=sides.environment)
+        tree_object = read_file(sides.tree_object, error=CaptureError, advice="build it again")
+        capture.check_drift(sides.job, made.read_bytes(), tree_object)
+    finally:
+        made.unlink(missing_ok=True)
+    return None
 
 
 def capture_made(
@@ -143,16 +179,19 @@ def capture_made(
     plan: CapturePlan,
     patch_set: PatchSet,
     *,
+    lower: PatchSet | None = None,
     workdir: Path,
     objects_dir: Path,
     jobs: int,
 ) -> tuple[ObjectPair, ...]:
     """Build the patched tree with make in a private copy; pair what differs.
 
+    ``lower`` are the patches of payloads beneath, which the baseline is built with.
+
     Raises:
         CaptureError: It does not build, or the tree's objects cannot be made again.
     """
-    return capture.make_route(tree, plan, patch_set, workdir, objects_dir, jobs=jobs)
+    return capture.make_route(tree, plan, patch_set, workdir, objects_dir, lower=lower, jobs=jobs)
 
 
 def bare_pair(
@@ -198,6 +237,19 @@ def handmade_deltas(run: Run, tree: XenTree, sources: Sequence[Path]) -> Handmad
     return replace(made, deltas=(replace(first, notes=made.notes), *others))
 
 
+def handmade_set(name: str, sources: Sequence[Path]) -> PatchSet:
+    """Return hand-written files as the rest of the chain sees a fix: what it is made of."""
+    return PatchSet(
+        name=name,
+        strip=0,
+        patches=tuple(
+            PatchFile(name=path.name, text=path.read_text("utf-8", "surrogateescape"))
+            for path in sources
+        ),
+        touched=tuple(TouchedFile(path=path.name, kind=TouchKind.C) for path in sources),
+    )
+
+
 def build_handmade(run: Run, tree: XenTree, sources: Sequence[Path], name: str) -> Payload:
     """Make one unsigned payload of hand-written files.
 
@@ -205,5 +257,7 @@ def build_handmade(run: Run, tree: XenTree, sources: Sequence[Path], name: str) 
         XspliceError: As `handmade_deltas` and `link_payload`.
     """
     made = handmade_deltas(run, tree, sources)
-    payload = link_payload(run, name, made.deltas, made.objects, tree.xen_syms.read_bytes())
+    stack = Stack(patches=handmade_set(name, sources).digests)
+    image = tree.xen_syms.read_bytes()
+    payload = link_payload(run, name, made.deltas, made.objects, image, stack)
     return replace(payload, record=replace(payload.record, notes=payload.record.notes + made.notes))

@@ -57,7 +57,8 @@ class Config:
     verifiers: tuple[str, ...] = ("model",)  #: names of plugins; the model is always asked
     key: Path | None = None
     certificate: Path | None = None
-    depends: Path | None = None  #: an earlier payload that the new one stacks on
+    depends: tuple[Path, ...] = ()  #: payloads that the new one stacks on, bottom first
+    supersedes: tuple[Path, ...] = ()  #: payloads that `replace` puts it in the place of
     releases_compared: tuple[str, ...] = ()  #: further releases to judge a payload against
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     build_dir: Path | None = None  #: where a development key may be made

@@ -125,7 +125,7 @@ def build_table(
             )
         for name in sorted(ready):
             row = pending.pop(name)
-            below = out / f"{row.depends}.livepatch" if row.depends else None
+            below = tuple(out / f"{lower}.livepatch" for lower in _chain(table, row.depends))
             files = [sources / file for file in row.sources]
             payload = pipeline.build_handmade(
                 replace(run, config=replace(run.config, depends=below)), tree, files, name
@@ -135,6 +135,11 @@ def build_table(
             artefacts.save(out / f"{name}.payload.json", payload.record)
             made[name] = data
     return made
+
+
+def _chain(table: Table, name: str) -> tuple[str, ...]:
+    """Return a payload of a table with all that it stacks on, bottom first."""
+    return (*_chain(table, table.payloads[name].depends), name) if name else ()
 
 
 def without_section(data: bytes, name: str) -> bytes:

@@ -31,6 +31,7 @@ from xsplice_plugins.hypervisor import (
 )
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.verify.effects import effect_findings
+from xsplice_plugins.verify.upgrade import play_upgrade
 
 _SEVERITIES = {
     "proved": Severity.INFO,
@@ -65,13 +66,19 @@ def verify_in_model(
         for path in request.beneath
     ]
     probes = read_probes(request.expected) if request.expected else ()
+    policy = _policy(data, request)
+    upgrade: tuple[Finding, ...] = ()
+    if request.supersedes:
+        upgrade = play_upgrade(
+            data, record, request.supersedes, image, release, probes=probes, signatures=policy
+        )
     report = hypervisor.prove(
         [*stack, (record.name, data)],
         image,
         release,
         probes=probes,
         compared=[hypervisor.release(name) for name in request.releases_compared],
-        signatures=_policy(data, request),
+        signatures=policy,
     )
     text = report.reason or f"loads, applies and reverts on Xen {report.release}"
     if report.verdict == "unknown":
@@ -85,7 +92,7 @@ def verify_in_model(
         step=report.step,
         evidence=msgspec.to_builtins(report),
     )
-    findings = [finding]
+    findings = [*upgrade, finding]
     if release.note:
         findings.append(
             Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note)

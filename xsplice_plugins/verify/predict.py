@@ -58,27 +58,34 @@ class Agreement(StrEnum):
 
 
 def predict(
-    steps: Sequence[Step], payloads: Mapping[str, bytes], *, image: BootedImage, release: Release
+    steps: Sequence[Step],
+    payloads: Mapping[str, bytes],
+    *,
+    image: BootedImage,
+    release: Release,
+    hv: Hypervisor | None = None,
 ) -> tuple[Prediction, ...]:
-    """Run a job list in a fresh model.
+    """Run a job list in a model.
 
     Args:
         steps: As for :meth:`Machine.run`.
         payloads: Content by key.
         image: The hypervisor as after boot.
         release: Its release.
+        hv: The model, which is not asked for its version then; ``None`` for a fresh one.
 
     Returns:
         One prediction per step, up to and including the first hazard or unknown.
     """
-    hv = Hypervisor(image, release)
-    version, extra = _ask(hv)
+    is_asked = hv is None
+    hv = hv or Hypervisor(image, release)
+    version, extra = _ask(hv) if is_asked else ("", "")
     found: list[Prediction] = []
     for step in steps:
         try:
             answer = _perform(step, payloads, hv)
             # Asking starts the emulator; with nothing applied the answer is the first one.
-            now = _ask(hv) if hv.applied else (version, extra)
+            now = _ask(hv) if is_asked and hv.applied else (version, extra)
         except Unknown as unknown:
             found.append(Prediction(unknown=f"{unknown.step}: {unknown.reason}"))
             break

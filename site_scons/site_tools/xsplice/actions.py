@@ -47,6 +47,7 @@ class Fix:
     patch_set: PatchSet
     run: pipeline.Run
     is_verbose: bool
+    stack: pipeline.Stack
     route: str = ""  #: how the objects are compiled and why, for the summary
 
 
@@ -68,6 +69,7 @@ class Farm:
     only: str = ""  #: the one folder to copy, relative to ``source_root``; patches apply there
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
+    is_merged: bool = True  #: whether headers with both versions are wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +186,7 @@ def capture_made(target: Nodes, source: Nodes, env: Environment) -> None:
             tree,
             plan,
             fix.patch_set,
+            lower=fix.stack.lower,
             workdir=fix.folder / "make",
             objects_dir=fix.folder / "objects",
             jobs=env.GetOption("num_jobs"),
@@ -251,15 +254,19 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)
         ]
         words = ["--name", fix.name, "--xen-syms", image, "--out", _path(target[0])]
+        if fix.stack.patches and fix.stack.patches[0].files:
+            words += ["--patches", fix.folder / f"{fix.name}.patch.json"]
         _say(
             fix,
             "xsplice",
             "link",
             *words,
-            *options_of(fix.run.config, "DEPENDS"),
+            *options_of(fix.run.config, "DEPENDS", "SUPERSEDES"),
             *map(_path, source[1:]),
         )
-        payload = pipeline.link_payload(fix.run, fix.name, deltas, objects, image.read_bytes())
+        payload = pipeline.link_payload(
+            fix.run, fix.name, deltas, objects, image.read_bytes(), fix.stack
+        )
         artefacts.write_file(_path(target[0]), payload.data)
         artefacts.save(_path(target[1]), payload.record)
 
@@ -358,9 +365,8 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         config = fix.run.config
         failed = _path(target[0]).with_suffix(".failed.json")
         failed.unlink(missing_ok=True)  # no earlier verdict lies beside this one
-        beneath = [config.depends] if config.depends else []
-        words = [*map(str, beneath), str(payload), "--xen-syms", str(_path(source[3]))]
-        names = ("SIGNER", "CERT", "ON", "EXPECT", "RELEASES", "OPTIONS")
+        words = [*map(str, config.depends), str(payload), "--xen-syms", str(_path(source[3]))]
+        names = ("SIGNER", "CERT", "ON", "EXPECT", "RELEASES", "SUPERSEDES", "OPTIONS")
         _say(fix, "xsplice", "verify", *words, *options_of(fix.run.config, *names))
         report = pipeline.verify_payload(
             fix.run,
@@ -368,7 +374,7 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             record,
             payload,
             checks=checks,
-            beneath=beneath,
+            beneath=config.depends,
         )
         artefacts.save(_path(target[0]), report)
         sys.stdout.write(verdict_text(report))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.artefacts import PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
-    from xsplice_plugins.pipeline import Run, Sides
+    from xsplice_plugins.pipeline import Run, Sides, Stack
     from xsplice_plugins.plugins.spec import Config
 
 Node = Any
@@ -187,7 +187,8 @@ class Wiring:
     def rest(self, deltas: list[Node], image: Node, rebuild: Rebuild) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
         fix, env, config = self.fix, self.env, self.fix.run.config
-        files = [env.File(str(p)) for p in (config.depends,) if p]
+        loaded = (*config.depends, *config.supersedes)
+        files = [env.File(str(path)) for path in loaded]
         linked = self.node(
             "XspliceLink",
             [f"{fix.name}.livepatch.unsigned", f"{fix.name}.payload.json"],
@@ -196,6 +197,7 @@ class Wiring:
             library=("link",),
             values=[
                 f"linker {config.linker} for {config.release}, {config.options}",
+                f"made of {fix.stack.patches}",
                 _facts(config),
                 self._plugins("xsplice_link_payload"),
             ],
@@ -222,6 +224,7 @@ class Wiring:
             library=("check", *CAPTURING),
             values=[f"check for {config.release}", _facts(config)],
         )
+        env.Depends(checked, files)
         verified = self.node(
             "XspliceVerify",
             [f"{fix.name}.verify.json"],
@@ -235,7 +238,7 @@ class Wiring:
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
             ],
         )
-        given = (config.certificate, config.key, config.expected, config.depends)
+        given = (config.certificate, config.key, config.expected, *loaded)
         env.Depends(verified, [env.File(str(p)) for p in given if p])
         env.NoCache(verified)
         env.Alias("xsplice", signed)
@@ -245,20 +248,20 @@ class Wiring:
 
 def start(
     env: Environment,
-    name: str,
     patch_set: PatchSet,
     run: Run,
     route: str,
+    stack: Stack,
     tree: XenTree | None = None,
 ) -> Wiring:
     """Begin the wiring of one fix.
 
     Args:
         env: The environment.
-        name: Name of the fix and of its folder below the build folder.
-        patch_set: What is applied.
+        patch_set: What is applied; the fix's folder below the build folder has its name.
         run: Settings and plugins.
         route: How the objects are compiled and why, for the summary.
+        stack: What of it the payloads beneath brought.
         tree: The tree that nothing may be written into.
 
     Raises:
@@ -266,7 +269,7 @@ def start(
         PatchError: Nothing is left of the name.
     """
     assert run.config.build_dir is not None, "SCons has a build folder"
-    name = clean_name(name)
+    name = clean_name(patch_set.name)
     folder = run.config.build_dir / name
     if tree is not None:
         pipeline.check_outside(folder, tree, "the fix's folder BUILD/NAME")
@@ -277,5 +280,6 @@ def start(
         run=run,
         is_verbose=settings.is_on(env.get("VERBOSE", "")),
         route=route,
+        stack=stack,
     )
     return Wiring(env, fix)

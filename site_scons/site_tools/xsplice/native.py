@@ -79,16 +79,29 @@ def xsplice(
             source_root=root_path,
             hypervisor_dir=".",
             is_line_neutral=is_on(env.get("LINE_NEUTRAL", "")),
+            beneath=run.config.depends,
         )
         chosen = env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects)
         reached = _reached(chosen, root_path, patch_set)
+        reads = {
+            path.relative_to(root_path).as_posix()
+            for node in reached
+            for path in _inputs(node)
+            if path.is_relative_to(root_path)
+        }
+        is_known = not any(map(_reads_more, reached))
+        stack = pipeline.read_stack(run.config, patch_set, reads if is_known else None)
         names, finished = file_symbols or {}, baselines or {}
         jobs = [(node, _job(node, root_path, names.get(node.path))) for node in reached]
     route = "SCons' own commands (the objects are nodes)"
-    wiring = start(env, patch_set.name, patch_set, run, route)
-    stamp = _copy(wiring, root_path)
+    wiring = start(env, patch_set, run, route, stack)
+    stamps = [_copy(wiring, root_path, "copy", patch_set)]
+    if stack.lower is not None:
+        stamps.append(_copy(wiring, root_path, "lower", stack.lower))
     wiring.patch()
-    deltas = [_chain(wiring, job, node, finished.get(node.path, node), stamp) for node, job in jobs]
+    deltas = [
+        _chain(wiring, job, node, finished.get(node.path, node), stamps) for node, job in jobs
+    ]
     still = replace(patch_set, is_line_neutral=True)
     farm = _farm(wiring, root_path, "still", still)
     sides = {
@@ -121,12 +134,11 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[N
     return reached
 
 
-def _copy(wiring: Wiring, root: Path) -> Node:
-    """Wire the patched copy of the source folder, seen from where SCons runs its commands."""
-    fix = wiring.fix
-    farm = _farm(wiring, root, "copy", fix.patch_set)
-    content = capture.patched_content(fix.patch_set, root)
-    return wiring.copy(farm, "copy.stamp", f"{farm.only} with patched content {content}")
+def _copy(wiring: Wiring, root: Path, name: str, patch_set: PatchSet) -> Node:
+    """Wire a patched copy of the source folder, seen from where SCons runs its commands."""
+    farm = _farm(wiring, root, name, patch_set)
+    content = capture.patched_content(patch_set, root)
+    return wiring.copy(farm, f"{name}.stamp", f"{farm.only} with patched content {content}")
 
 
 def _farm(wiring: Wiring, root: Path, name: str, patch_set: PatchSet) -> Farm:
@@ -135,7 +147,8 @@ def _farm(wiring: Wiring, root: Path, name: str, patch_set: PatchSet) -> Farm:
     only = root.relative_to(top).as_posix()
     copy = wiring.fix.folder / name
     only = "" if only == "." else only
-    return Farm(source_root=top, only=only, copy=copy, patch_set=patch_set)
+    is_merged = wiring.fix.stack.lower is None
+    return Farm(source_root=top, only=only, copy=copy, patch_set=patch_set, is_merged=is_merged)
 
 
 def _variables(node: Node) -> tuple[tuple[str, str], ...]:
@@ -211,22 +224,32 @@ def _job(node: Node, root: Path, rename: tuple[str, str] | None) -> CompileJob:
     )
 
 
-def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamp: Node) -> Node:
-    """Wire one object: compile in the copy, pair with the project's own object, diff."""
-    env, fix = wiring.env, wiring.fix
+def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamps: list[Node]) -> Node:
+    """Wire one object: compile in the copy, pair with the project's own object, diff.
+
+    Where payloads lie beneath, their patches are compiled in a copy too, for the baseline.
+    """
+    env, fix, lower = wiring.env, wiring.fix, wiring.fix.stack.lower
     variables = _variables(node)
-    new = wiring.node(
-        "XspliceObject",
-        [f"objects/{job.object_path}.xsplice"],
-        node.sources,
-        carries=(fix, Side(job=job, copy=fix.folder / "copy", variables=variables)),
-        library=CAPTURING,
-        values=[f"command {job.command}", f"patch set {fix.patch_set.digest}"],
-    )
-    env.Requires(new, stamp)
+
+    def compiled(target: str, copy: Path, patch_set: PatchSet) -> list[Node]:
+        made = wiring.node(
+            "XspliceObject",
+            [target],
+            node.sources,
+            carries=(fix, Side(job=job, copy=copy, variables=variables)),
+            library=CAPTURING,
+            values=[f"command {job.command}", f"patch set {patch_set.digest}"],
+        )
+        env.Requires(made, stamps)
+        return made
+
+    new = compiled(f"objects/{job.object_path}.xsplice", fix.folder / "copy", fix.patch_set)
+    if lower is not None:
+        [baseline] = compiled(f"lower.objects/{job.object_path}", fix.folder / "lower", lower)
     sides = Sides(
         job=job,
-        pristine=Path(env.Dir("#").get_abspath()),
+        pristine=Path(env.Dir("#").get_abspath()) if lower is None else fix.folder / "lower",
         patched=fix.folder / "copy",
         tree_object=None,
         variables=variables,

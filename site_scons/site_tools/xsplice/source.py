@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import PatchFile, PatchSet, TouchedFile, TouchKind
+from xsplice_plugins import pipeline
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 
@@ -17,8 +17,6 @@ from .builders import XspliceNodes, start
 from .xen_tree import tree_base
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from SCons.Environment import Environment
 
 
@@ -51,9 +49,10 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
     assert tree is not None, "the base of a tree has one"
     files = settings.files(env, sources, "sources")
     handmade.check_sources(files)
-    patch_set = _as_patch_set(name, files)
+    patch_set = pipeline.handmade_set(name, files)
     run = settings.open_run(env, base)
-    wiring = start(env, name, patch_set, run, "the tree's flags (hand-written files)", tree)
+    stack = pipeline.Stack(patches=patch_set.digests)
+    wiring = start(env, patch_set, run, "the tree's flags (hand-written files)", stack, tree)
     image = env.File(str(tree.xen_syms))
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(
@@ -68,18 +67,5 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
             f"release {run.config.release}",
         ],
     )
-    env.Depends(made, [image, *(env.File(str(path)) for path in (run.config.depends,) if path)])
+    env.Depends(made, [image, *(env.File(str(path)) for path in run.config.depends)])
     return wiring.rest(made, image, Rebuild(is_possible=False))
-
-
-def _as_patch_set(name: str, files: Sequence[Path]) -> PatchSet:
-    """Return the files as the rest of the chain sees a fix: what it touches, and its digest."""
-    return PatchSet(
-        name=name,
-        strip=0,
-        patches=tuple(
-            PatchFile(name=path.name, text=path.read_text("utf-8", "surrogateescape"))
-            for path in files
-        ),
-        touched=tuple(TouchedFile(path=path.name, kind=TouchKind.C) for path in files),
-    )

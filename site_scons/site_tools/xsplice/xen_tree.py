@@ -21,7 +21,7 @@ from .builders import CAPTURING, Wiring, XspliceNodes, start
 if TYPE_CHECKING:
     from SCons.Environment import Environment
 
-    from xsplice_plugins.artefacts import CapturePlan
+    from xsplice_plugins.artefacts import CapturePlan, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
 
 
@@ -51,11 +51,16 @@ def _wire(env: Environment) -> XspliceNodes:
         name=str(env.get("NAME", "")),
         source_root=tree.source_root,
         is_line_neutral=is_on(env.get("LINE_NEUTRAL")),
+        beneath=run.config.depends,
     )
     build = settings.build_folder(env)
     with forgetting(build / patch_set.name, patch_set.name):
         plan = pipeline.plan_fix(tree, patch_set, store=build / "preprocessed")
-    wiring = start(env, patch_set.name, patch_set, run, f"{plan.route} ({plan.reason})", tree)
+        prefix = f"{tree.patch_root}/" if tree.patch_root else ""
+        reads = {path.removeprefix(prefix) for job in plan.jobs for path in job.inputs}
+        is_known = plan.route is Route.RECORDED
+        stack = pipeline.read_stack(run.config, patch_set, reads if is_known else None)
+    wiring = start(env, patch_set, run, f"{plan.route} ({plan.reason})", stack, tree)
     wiring.patch()
     if plan.route is Route.MAKE:
         made = wiring.node(
@@ -64,7 +69,11 @@ def _wire(env: Environment) -> XspliceNodes:
             [],
             carries=(wiring.fix, tree, plan),
             library=CAPTURING,
-            values=[f"patch set {patch_set.digest}", f"tree {capture.tree_state(tree)}"],
+            values=[
+                f"patch set {patch_set.digest}",
+                f"beneath it {stack.lower.digest if stack.lower else None}",
+                f"tree {capture.tree_state(tree)}",
+            ],
         )[0]
         deltas = [wiring.diff("made.diffs", made)]
     else:
@@ -80,7 +89,7 @@ def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
     folder = wiring.fix.folder
     return Rebuild(
         farm=Farm(source_root=tree.root, tree=tree, copy=folder / "still", patch_set=still),
-        pristine=_pristine(wiring, tree),
+        pristine=folder / "lower" if wiring.fix.stack.lower else _pristine(wiring, tree),
         sides={job.object_path: Side(job=job, copy=folder / "copy") for job in plan.jobs},
     )
 
@@ -107,6 +116,7 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
 def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
     """Wire one chain per object that the patch reaches, from the tree's recorded commands."""
     fix, env = wiring.fix, wiring.env
+    lower = fix.stack.lower
     pristine = _pristine(wiring, tree)
     patched = fix.folder / "copy"
     stamps = [
@@ -116,31 +126,50 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
             f"tree {tree.root} {tree_digest(tree)}",
         ),
         wiring.copy(
-            Farm(source_root=tree.root, tree=tree, copy=patched, patch_set=fix.patch_set),
+            Farm(
+                source_root=tree.root,
+                tree=tree,
+                copy=patched,
+                patch_set=fix.patch_set,
+                is_merged=lower is None,
+            ),
             "copy.stamp",
-            f"tree {tree.root} {tree_digest(tree)} with patched content "
-            f"{capture.patched_content(fix.patch_set, tree.source_root)}",
+            _content(tree, fix.patch_set),
         ),
     ]
-    inputs = capture.InputDigests(tree, fix.patch_set)
+    inputs = old = capture.InputDigests(tree, fix.patch_set)
+    baseline_copy = pristine
+    if lower is not None:
+        baseline_copy = fix.folder / "lower"
+        old = capture.InputDigests(tree, lower)
+        farm = Farm(
+            source_root=tree.root, tree=tree, copy=baseline_copy, patch_set=lower, is_merged=False
+        )
+        stamps.append(wiring.copy(farm, "lower.stamp", _content(tree, lower)))
+    made = "lower" if lower is not None else f"../{pristine.name}"
     deltas = []
     for job in plan.jobs:
         tree_object = tree.root / job.tree_object if job.tree_object else None
         sides = Sides(
             job=job,
-            pristine=pristine,
+            pristine=baseline_copy,
             patched=patched,
             tree_object=tree_object,
-            store=fix.folder.parent / "preprocessed",
+            # A header that only the patches beneath bring is no recorded input.
+            store=None if lower is not None else fix.folder.parent / "preprocessed",
+            plain=None if lower is None else pristine,
         )
-        before, after = inputs.texts(job, is_patched=False), inputs.texts(job, is_patched=True)
+        before = old.texts(job, is_patched=lower is not None)
+        after = inputs.texts(job, is_patched=True)
+        if lower is not None:
+            before += [f"with patch set {lower.digest}", *inputs.texts(job, is_patched=False)]
         pair_target = f"objects/{job.object_path}.xsplice.pair.json"
         if job.reach is Reach.DIRECT:
             baseline = wiring.node(
                 "XspliceObject",
-                [f"../{pristine.name}.objects/{job.object_path}"],
+                [f"{made}.objects/{job.object_path}"],
                 [],
-                carries=(fix, Side(job=job, copy=pristine)),
+                carries=(fix, Side(job=job, copy=baseline_copy)),
                 library=CAPTURING,
                 values=before,
             )
@@ -161,7 +190,7 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
                 [*baseline, *new],
                 carries=(fix, sides),
                 library=CAPTURING,
-                values=after,
+                values=[*before, *after],
             )
         else:
             pair = wiring.node(
@@ -175,3 +204,9 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
             env.Requires(pair, stamps)
         deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0], sides, after))
     return deltas
+
+
+def _content(tree: XenTree, patch_set: PatchSet) -> str:
+    """Return the identity of a patched copy."""
+    content = capture.patched_content(patch_set, tree.source_root)
+    return f"tree {tree.root} {tree_digest(tree)} with patched content {content}"

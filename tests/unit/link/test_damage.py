@@ -83,7 +83,7 @@ def test_damage_raises_our_errors_only(compiler: Compiler, what: str) -> None:
     refused = 0
     for _ in range(200):
         object_, image_ = data, image
-        beneath_ = None
+        beneath_: bytes | tuple[bytes, ...] = ()
         delta_ = delta
         if what == "object":
             object_ = damage(data, rnd)

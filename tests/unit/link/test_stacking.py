@@ -44,14 +44,16 @@ def first(compiler: Compiler, image: bytes) -> Payload:
 
 
 def second(
-    compiler: Compiler, image: bytes, beneath: Payload | None, function: str, text: str
+    compiler: Compiler,
+    image: bytes,
+    beneath: Payload | tuple[Payload, ...],
+    function: str,
+    text: str,
 ) -> Payload:
     data = compiler.object("core.c", text)
-    return link(
-        image,
-        (closure_delta(data, "core.o", (function,)), data),
-        beneath=beneath.data if beneath is not None else None,
-    )
+    stack = beneath if isinstance(beneath, tuple) else (beneath,)
+    part = closure_delta(data, "core.o", (function,)), data
+    return link(image, part, beneath=tuple(payload.data for payload in stack))
 
 
 def test_new_function_of_the_earlier_payload_can_be_called(
@@ -64,7 +66,7 @@ def test_new_function_of_the_earlier_payload_can_be_called(
     depends = read_elf(payload.data, "x").section_by_name[".livepatch.depends"].data
     assert depends[16:].hex() == first.record.build_id
     with pytest.raises(LinkError, match="no symbol `fresh`"):
-        second(compiler, image, None, "leaf", SECOND)
+        second(compiler, image, (), "leaf", SECOND)
 
 
 def test_signature_behind_the_earlier_payload_does_not_disturb(
@@ -87,15 +89,18 @@ def test_expectation_is_kept_unless_the_earlier_payload_jumps_there(
     assert (entry.expect, entry.expect_note) == ("", "earlier.livepatch replaces it already")
 
 
-def test_expectation_is_left_off_when_more_lies_beneath(
+def test_a_chain_is_given_whole_and_bottom_first(
     compiler: Compiler, image: bytes, first: Payload
 ) -> None:
     middle = second(compiler, image, first, "leaf", SECOND)
-    (entry,) = second(
-        compiler, image, middle, "entry", "int entry(int x) { return x; }"
-    ).record.functions
-    assert entry.expect == ""
-    assert "stacks on a payload that was not given" in entry.expect_note
+    text = "int entry(int x) { return x; }"
+    for stack in ((middle,), (middle, first), (first, first)):
+        with pytest.raises(LinkError, match=r"earlier1?\.livepatch: it stacks on .*bottom first"):
+            second(compiler, image, stack, "entry", text)
+    top = second(compiler, image, (first, middle), "entry", text)
+    assert top.record.depends == middle.record.build_id
+    (entry,) = top.record.functions
+    assert (entry.expect, entry.expect_note) == ("", "earlier.livepatch replaces it already")
 
 
 def test_function_that_the_earlier_payload_brought_can_be_replaced(
@@ -151,7 +156,7 @@ def test_plugin_reads_the_earlier_payload(
     path = tmp_path / "earlier.livepatch"
     data = compiler.object("core.c", SECOND)
     part = closure_delta(data, "core.o", ("leaf",))
-    config = Config(release="4.17.5", depends=path)
+    config = Config(release="4.17.5", depends=(path,))
 
     def run() -> Payload | None:
         return LivepatchLinker().xsplice_link_payload(
@@ -164,16 +169,64 @@ def test_plugin_reads_the_earlier_payload(
     assert run() == link(image, (part, data), beneath=first.data)
 
 
-def test_names_from_deeper_in_the_stack_are_known_through_the_payload_between(
+def test_names_of_every_payload_of_the_chain_are_known(
     compiler: Compiler, image: bytes, first: Payload
 ) -> None:
     text = "int __attribute__((noinline)) fresh(int x) { return x; }"
     middle = second(compiler, image, first, "fresh", text)
-    top = second(compiler, image, middle, "leaf", SECOND)
+    chain = (first, middle)
+    top = second(compiler, image, chain, "leaf", SECOND)
     assert top.record.references == ("fresh",)
-    again = second(compiler, image, middle, "fresh", text.replace("x; }", "x + 3; }"))
+    again = second(compiler, image, chain, "fresh", text.replace("x; }", "x + 3; }"))
     (old,) = middle.record.functions
     (new,) = again.record.functions
     assert new.size_old_bytes == old.size_old_bytes
     with pytest.raises(LinkError, match=r"`nobody` is in the symbol table of neither"):
-        second(compiler, image, middle, "leaf", SECOND.replace("fresh", "nobody"))
+        second(compiler, image, chain, "leaf", SECOND.replace("fresh", "nobody"))
+    local = SECOND.replace("fresh(int)", 'fresh(int) __asm__("calls.0")')
+    with pytest.raises(LinkError, match=r"static locals .* no name there; .* SUPERSEDES"):
+        second(compiler, image, chain, "leaf", local)
+
+
+AGAIN = """extern int counter; static int calls = 1;
+int __attribute__((noinline)) fresh(int x) { return x - counter; }
+static int __attribute__((noinline)) helper(int x) { return x * counter + calls++; }
+int entry(int x) { return fresh(x) * %d + helper(x); }"""
+
+
+def cumulative(compiler: Compiler, image: bytes, factor: int, *older: Payload) -> Payload:
+    """Return a payload that brings the same names whatever the factor is."""
+    data = compiler.object("core.c", AGAIN % factor)
+    part = closure_delta(data, "core.o", ("entry",), new=("fresh", "helper", "calls"))
+    return link(image, (part, data), superseded=tuple(payload.data for payload in older))
+
+
+def names_of(payload: Payload) -> set[str]:
+    return {symbol.name for symbol in read_elf(payload.data, "x").symbols if symbol.name}
+
+
+def test_a_payload_that_supersedes_another_brings_no_name_of_it(
+    compiler: Compiler, image: bytes
+) -> None:
+    """Both are loaded when `replace` is asked for, and new names may be there once only."""
+    old, alone = cumulative(compiler, image, 4), cumulative(compiler, image, 5)
+    assert names_of(old) & names_of(alone) == {"fresh", "core.c#helper", "core.c#calls"} | {
+        "entry",
+        "counter",
+    }
+    new = cumulative(compiler, image, 5, old)
+    assert names_of(old) & names_of(new) == {"entry", "counter"}
+    (fresh,) = [name for name in names_of(new) if name.startswith("fresh.")]
+    assert f"`fresh` is called `{fresh}` in the payload" in new.record.notes
+    assert new.record.depends == old.record.depends == new.record.xen_depends
+    third = cumulative(compiler, image, 5, new)
+    assert names_of(third) & names_of(new) == {"entry", "counter"}
+
+
+def test_what_a_superseded_payload_brings_is_no_name_to_refer_to(
+    compiler: Compiler, image: bytes, first: Payload
+) -> None:
+    data = compiler.object("core.c", SECOND)
+    part = closure_delta(data, "core.o", ("leaf",)), data
+    with pytest.raises(LinkError, match="no symbol `fresh`"):
+        link(image, part, superseded=(first.data,))

@@ -231,6 +231,9 @@ def test_a_patch_that_is_undone_by_the_next_touches_nothing(tree: Path, tmp_path
     there = write(tmp_path, diff(VERSION_C, CHANGED_C, "xen/common/version.c"), "a.patch")
     back = write(tmp_path, diff(CHANGED_C, VERSION_C, "xen/common/version.c"), "b.patch")
     assert read_patch_set([there, back], source_root=tree).touched == ()
+    # If the first one is applied already, the second one changes something.
+    (touched,) = read_patch_set([there, back], source_root=tree, is_stacked=True).touched
+    assert (touched.path, touched.kind) == ("xen/common/version.c", TouchKind.C)
 
 
 def test_a_change_of_modes_alone_touches_nothing(tree: Path, tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payloads on payloads, and payloads in the place of payloads, on the embedded core."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from difflib import unified_diff
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.kit.build import ROOT, Run, scons
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
+
+CORE = ROOT / "tests" / "projects" / "core"
+VERSION = "common/version.c"
+OLD = '    return ".0-core";'
+FIRST = (
+    "unsigned int xen_minor_version(void)",
+    """int stack_val = 3;
+int stack_get(int n);
+int noinline stack_get(int n)
+{
+    return stack_val += n;
+}
+
+unsigned int xen_minor_version(void)""",
+)
+
+
+class Series:
+    """Patches of the core, each on top of the ones before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.texts = folder, {VERSION: (CORE / VERSION).read_text()}
+
+    def add(self, name: str, *edits: tuple[str, str], path: str = VERSION) -> Path:
+        """Write a patch: texts by texts, in one file of the core as the patches before left it."""
+        old = new = self.texts.get(path) or (CORE / path).read_text()
+        for before, after in edits:
+            assert new.count(before) == 1, before
+            new = new.replace(before, after)
+        self.texts[path] = new
+        lines = unified_diff(
+            old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}"
+        )
+        file = self.folder / f"{name}.patch"
+        file.write_text("".join(lines))
+        return file
+
+    def prove(self, name: str, *patches: str, beneath: tuple[str, ...] = (), old: str = "") -> Run:
+        """Run the whole way; payloads are named as the fix that made them."""
+        given = {}
+        if beneath:
+            given["DEPENDS"] = " ".join(str(self.payload(one)) for one in beneath)
+        if old:
+            given["SUPERSEDES"] = str(self.payload(old))
+        files = " ".join(str(self.folder / f"{patch}.patch") for patch in patches)
+        return scons("xsplice-verify", self.folder / "b", PATCH=files, NAME=name, **given)
+
+    def payload(self, name: str) -> Path:
+        """Return the path of a payload."""
+        return self.folder / "b" / name / f"{name}.livepatch"
+
+    def read(self, name: str, kind: str) -> Any:
+        """Return a record beside a payload."""
+        return json.loads((self.folder / "b" / name / f"{name}.{kind}.json").read_text())
+
+    def replaced(self, name: str) -> list[str]:
+        """Return the functions that a payload replaces."""
+        return sorted(row["name"] for row in self.read(name, "payload")["functions"])
+
+
+def assert_no_doubt(folder: Path, name: str, run: Run) -> None:
+    """See to it that nothing speaks against a payload.
+
+    The comparison with a rebuild may say that it does not look at payloads on payloads.
+    """
+    reports = [folder / name / f"{name}.verify{end}.json" for end in ("", ".failed")]
+    there = [path for path in reports if path.exists()]
+    assert there, run.text
+    findings = json.loads(there[0].read_text())["findings"]
+    deciding = [row for row in findings if row["severity"] not in {"info", "warning"}]
+    assert {row["check"] for row in deciding} <= {"rebuild"}, run.text
+    assert run.status in {0, 5}, run.text
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Series:
+    made = Series(tmp_path)
+    made.add(
+        "one", FIRST, ("    return 17;", "    return stack_get(1);"), (OLD, OLD[:-2] + '-one";')
+    )
+    made.add("two", ("return stack_get(1)", "return stack_get(2) + 5"))
+    made.add("three", ("stack_val += n", "stack_val += n + 1"))
+    return made
+
+
+def test_a_chain_of_three_replaces_what_each_patch_changes(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    run = series.prove("two", "one", "two", beneath=("one",))
+    assert_no_doubt(series.folder / "b", "two", run)
+    assert series.replaced("two") == ["xen_minor_version"]
+    record = series.read("two", "payload")
+    assert {item["kind"] for item in record["new"]} <= {"string"}
+    assert "stack_get" in record["references"]
+    assert record["depends"] == series.read("one", "payload")["build_id"]
+    assert [patch["name"] for patch in record["patches"]] == ["one.patch", "two.patch"]
+    run = series.prove("three", "one", "two", "three", beneath=("one", "two"))
+    assert_no_doubt(series.folder / "b", "three", run)
+    assert series.replaced("three") == ["stack_get"]
+    # The chain is given whole.
+    run = series.prove("gap", "one", "two", "three", beneath=("two",))
+    assert run.status != 0
+    assert "give the whole chain, bottom first" in run.text
+
+
+def test_a_fix_that_would_undo_the_one_beneath_is_refused(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    alone = Series(series.folder)
+    alone.add("alone", (OLD, '    return ".0-alone";'))
+    run = series.prove("alone", "alone", beneath=("one",))
+    assert run.status == 4, run.text
+    assert "without the patch of one.livepatch, so it would undo one.livepatch" in run.text
+    assert 'PATCH="one.patch alone.patch"' in run.text
+
+
+def test_what_meets_nowhere_stacks_as_it_is(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    folder = ROOT / "xen-patches/regression/core/static-local"
+    shutil.copy(folder / "fix.patch", series.folder / "apart.patch")
+    text = (series.folder / "apart.patch").read_text()
+    assert VERSION not in text
+    run = series.prove("apart", "apart", beneath=("one",))
+    assert_no_doubt(series.folder / "b", "apart", run)
+    assert [patch["name"] for patch in series.read("apart", "payload")["patches"]] == [
+        "apart.patch"
+    ]
+
+
+def test_a_payload_beneath_without_its_record_proves_nothing(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    (series.folder / "b/one/one.payload.json").unlink()
+    run = series.prove("two", "one", "two", beneath=("one",))
+    assert run.status == 5, run.text
+    assert "one.livepatch: its patches were not looked for, no record names them" in run.text
+    run = series.prove("alone", "two", beneath=("one",))
+    assert run.status != 0
+    assert not series.payload("alone").exists()
+
+
+def test_the_next_cumulative_payload_is_proved_as_an_upgrade(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    again = Series(series.folder)
+    again.add(
+        "next",
+        FIRST,
+        ("    return 17;", "    return stack_get(2);"),
+    )
+    run = series.prove("plain", "next")
+    run.assert_success()
+    run = series.prove("next", "next", old="one").assert_success()
+    assert "uploaded beside one, put in its place by replace; one unloaded" in run.out
+    assert "next starts its own `stack_val`; the value in one is lost" in run.out
+    # What only the old one did ends with it.
+    again.add("other", ("    return 4;", "    return 5;"))
+    alone = Series(series.folder)
+    alone.add("other", ("    return 4;", "    return 5;"))
+    run = series.prove("other", "other", old="one").assert_success()
+    assert "`xen_extra_version` is replaced by one only" in run.out

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payloads on payloads, and payloads in the place of payloads, for a built tree."""
+
+from __future__ import annotations
+
+import json
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.build import Run, scons
+from tests.scons.test_stack import assert_no_doubt
+
+pytestmark = pytest.mark.xen
+
+VERSION = "xen/common/version.c"
+EXTRA = "    return XEN_EXTRAVERSION;"
+HEAD = "#include <xsplice.h>\n#include <xen/lib.h>\n"
+CHAIN = {
+    "s1": (
+        "int lc_shared = 10;\nint lc_get(void);\n"
+        "noinline int lc_get(void) { return lc_shared++; }\n"
+        'static const char *n(void) { return lc_get() & 1 ? ".5-odd" : ".5-even"; }\n'
+        'XSPLICE_REPLACE("xen_extra_version", n);\n'
+    ),
+    "s2": (
+        "extern int lc_shared; int lc_get(void);\n"
+        'static const char *n(void) { return lc_get() + lc_shared ? ".5-s2" : ""; }\n'
+        'XSPLICE_REPLACE("xen_extra_version", n);\n'
+    ),
+    "s3": (
+        "extern int lc_shared;\n"
+        "static int n(void) { return lc_shared += 100; }\n"
+        'XSPLICE_REPLACE("lc_get", n);\n'
+    ),
+    "s4": (
+        "extern int lc_shared;\n"
+        "static unsigned int n(void) { return lc_shared; }\n"
+        'XSPLICE_REPLACE("xen_minor_version", n);\n'
+    ),
+}
+FIRST = (
+    ("const char *xen_extra_version(void)", EXTRA),
+    (
+        """int kp_val = 3;
+int kp_get(int n);
+int noinline kp_get(int n)
+{
+    printk("kp_get %d %d\\n", n, kp_val);
+    return kp_val++;
+}
+
+const char *xen_extra_version(void)""",
+        '    return kp_get(1) & 1 ? ".5-s1a" : ".5-s1b";',
+    ),
+)
+
+
+class Bench:
+    """One tree, one folder, and short ways to make payloads for it."""
+
+    def __init__(self, tree: Path, folder: Path) -> None:
+        self.tree, self.folder = tree, folder
+        self.texts: dict[str, str] = {}
+
+    def patch(self, name: str, old: tuple[str, ...], new: tuple[str, ...], *, on: str = "") -> None:
+        """Write a patch of version.c, on top of another one."""
+        before = self.texts.get(on) or (self.tree / VERSION).read_text()
+        after = before
+        for was, now in zip(old, new, strict=True):
+            assert after.count(was) == 1, was
+            after = after.replace(was, now)
+        self.texts[name] = after
+        lines = unified_diff(before.splitlines(True), after.splitlines(True), VERSION, VERSION)  # noqa: FBT003
+        (self.folder / f"{name}.patch").write_text("".join(lines).replace("--- ", "--- a/", 1)
+                                                   .replace("+++ ", "+++ b/", 1))  # fmt: skip
+
+    def payload(self, name: str) -> Path:
+        """Return the path of a payload."""
+        return self.folder / "b" / name / f"{name}.livepatch"
+
+    def prove(self, name: str, *fix: str, beneath: tuple[str, ...] = (), old: str = "") -> Run:
+        """Run the whole way."""
+        kind = "HOTFIX" if fix[0].endswith(".c") else "PATCH"
+        given = {kind: " ".join(str(self.folder / file) for file in fix)}
+        if beneath:
+            given["DEPENDS"] = " ".join(str(self.payload(one)) for one in beneath)
+        if old:
+            given["SUPERSEDES"] = str(self.payload(old))
+        build = self.folder / "b"
+        return scons("xsplice-verify", build, XEN=self.tree, NAME=name, **given)
+
+    def by_hand(self, name: str, *beneath: str, old: str = "", text: str = "") -> Run:
+        """Run the whole way for a hand-written payload."""
+        (self.folder / f"{name}.c").write_text(HEAD + (text or CHAIN[name]))
+        return self.prove(name, f"{name}.c", beneath=beneath, old=old)
+
+    def record(self, name: str) -> Any:
+        """Return the record of a payload."""
+        return json.loads(self.payload(name).with_suffix(".payload.json").read_text())
+
+
+@pytest.fixture
+def bench(xen_tree: Path, tmp_path: Path) -> Bench:
+    return Bench(xen_tree, tmp_path)
+
+
+def test_names_of_every_payload_of_a_chain_are_known(bench: Bench) -> None:
+    bench.by_hand("s1").assert_success()
+    bench.by_hand("s2", "s1").assert_success()
+    bench.by_hand("s3", "s1", "s2").assert_success()
+    bench.by_hand("s4", "s1", "s2").assert_success()
+    assert bench.record("s4")["depends"] == bench.record("s2")["build_id"]
+    bench.by_hand("s4", "s1", "s2", "s3").assert_success()
+    run = bench.by_hand("s4", "s2")
+    assert run.status != 0
+    assert "give the whole chain, bottom first" in run.text
+
+
+def test_a_fix_on_a_fix_takes_from_it_what_it_brought(bench: Bench) -> None:
+    bench.patch("s1", *FIRST)
+    bench.patch("s2", ('".5-s1a"',), ('".5-s2a"',), on="s1")
+    bench.prove("s1", "s1.patch").assert_success()
+    run = bench.prove("s2", "s1.patch", "s2.patch", beneath=("s1",))
+    assert_no_doubt(bench.folder / "b", "s2", run)
+    record = bench.record("s2")
+    assert [function["name"] for function in record["functions"]] == ["xen_extra_version"]
+    assert "kp_get" in record["references"]
+    assert not [item for item in record["new"] if item["kind"] != "string"]
+    run = bench.prove("wrong", "s2.patch", "s1.patch", beneath=("s1",))
+    assert run.status != 0
+    assert "PATCH must begin with the patches of s1.livepatch" in run.text
+    assert not bench.payload("wrong").exists()
+
+
+def test_a_fix_that_lacks_the_one_beneath_is_refused(bench: Bench) -> None:
+    bench.patch("A", (EXTRA,), ('    return ".5-A";',))
+    bench.patch("B", (EXTRA,), ('    return ".5-B";',))
+    bench.prove("A", "A.patch").assert_success()
+    run = bench.prove("B", "B.patch", beneath=("A",))
+    assert run.status == 4, run.text
+    assert "it would undo A.livepatch" in run.text
+    assert 'PATCH="A.patch B.patch"' in run.text
+    # Another function of the same file would be compiled with the old text of the first, too.
+    bench.patch("C", ("    return XEN_SUBVERSION;",), ("    return 18;",))
+    assert bench.prove("C", "C.patch", beneath=("A",)).status == 4
+
+
+def test_a_fix_on_one_that_only_make_can_build(bench: Bench) -> None:
+    make = (bench.tree / "xen/common/Makefile").read_text()
+    line = "obj-y += version.o\n"
+    bench.patch("E", *FIRST)
+    own = (bench.folder / "E.patch").read_text()
+    lines = unified_diff(
+        make.splitlines(keepends=True),
+        make.replace(line, line + "obj-y += added.o\n").splitlines(keepends=True),
+        "a/xen/common/Makefile",
+        "b/xen/common/Makefile",
+    )
+    added = (
+        "--- /dev/null\n+++ b/xen/common/added.c\n@@ -0,0 +1 @@\n+int added(void) { return 1; }\n"
+    )
+    (bench.folder / "E.patch").write_text(own + "".join(lines) + added)
+    bench.patch("F", ('".5-s1a"',), ('".5-s2a"',), on="E")
+    bench.prove("E", "E.patch").assert_success()
+    run = bench.prove("F", "E.patch", "F.patch", beneath=("E",))
+    assert_no_doubt(bench.folder / "b", "F", run)
+    assert "  MAKE " in run.out
+    record = bench.record("F")
+    assert [function["name"] for function in record["functions"]] == ["xen_extra_version"]
+    assert not [item for item in record["new"] if item["kind"] != "string"]
+
+
+def test_the_next_cumulative_payload_is_proved_as_an_upgrade(bench: Bench) -> None:
+    bench.patch("n1", *FIRST)
+    text = FIRST[1][1].replace("kp_get(1)", "kp_get(2)")
+    bench.patch("n2", FIRST[0], (FIRST[1][0], text))
+    bench.prove("n1", "n1.patch").assert_success()
+    run = bench.prove("n2", "n2.patch", old="n1").assert_success()
+    assert "uploaded beside n1, put in its place by replace; n1 unloaded" in run.out
+    assert "n2 starts its own `kp_val`; the value in n1 is lost" in run.out
+    notes = bench.record("n2")["notes"]
+    assert any(note.startswith("`kp_get` is called `kp_get.") for note in notes)
+
+
+def test_a_replace_that_fails_leaves_the_host_unpatched_and_says_so(bench: Bench) -> None:
+    good = 'static unsigned int n(void) { return 66; }\nXSPLICE_REPLACE("xen_minor_version", n);\n'
+    bench.by_hand("v2", text=good).assert_success()
+    bad = good + 'XSPLICE_EXPECT("xen_minor_version", 0xe9);\n'
+    run = bench.by_hand("bad", old="v2", text=bad)
+    assert run.status == 5, run.text
+    assert "v2 reverted, bad not applied: the host is unpatched" in run.text

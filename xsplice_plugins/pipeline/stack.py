@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a fix's sources hold what the payloads beneath it brought.
+
+A payload replaces whole functions: one that is compiled from sources without the patch of a
+payload beneath undoes that patch wherever the two meet. The records beside the payloads say which
+patches they were made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, PayloadRecord, read_file, record_path
+from xsplice_plugins.errors import ConfigError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import PatchDigest, PatchSet
+    from xsplice_plugins.plugins.spec import Config
+
+_INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
+_NAMED_MAX = 4  #: functions or files that one message names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What a fix is compiled from. Build it with `read_stack`."""
+
+    patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known
+    lower: PatchSet | None = None  #: those of payloads beneath: the baseline holds them too
+
+
+UNKNOWN = Stack()  #: of objects that came without their sources
+
+
+def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | None = None) -> Stack:
+    """Say which of a fix's patches the payloads beneath were made of.
+
+    The fix must begin with them, bottom first. A payload whose patches are not there is accepted
+    only if nothing that its patches touch is read by an object of the fix.
+
+    Args:
+        config: Settings; ``config.depends`` are the payloads beneath.
+        patch_set: All patches of the fix.
+        reads: Files that its objects are made of, relative to the source root; ``None`` if that
+            is not known.
+
+    Raises:
+        RefusedError: The fix would undo one of them, or nothing tells whether it would.
+        ConfigError: A record is that of another file.
+    """
+    given, done = patch_set.digests, 0
+    for path in config.depends:
+        record = record_of(path)
+        rest = given[done:]
+        if record is None or not record.patches:
+            if not (rest and _stem(rest[0].name) == _stem(path.name)):
+                raise RefusedError(
+                    f"{path.name}: no record beside it ({record_path(path).name}) says what it was "
+                    f"made of; put its record there, or name its patch: PATCH="
+                    f'"{_stem(path.name)}.patch {_names(given)}"'
+                )
+            done += 1  # `check_replaced` says that nobody checked it
+            continue
+        known = {patch.sha256 for patch in given[:done]}
+        wanted = [p for p in record.patches if p.files and p.sha256 not in known]
+        if [p.sha256 for p in rest[: len(wanted)]] == [p.sha256 for p in wanted]:
+            done += len(wanted)
+            continue
+        if met := _meeting(wanted, replace(patch_set, patches=patch_set.patches[done:]), reads):
+            own = [p for p in given if p.sha256 not in {row.sha256 for row in record.patches}]
+            raise RefusedError(
+                f"{patch_set.name}: it is compiled from sources without the patch of {path.name}, "
+                f"so it would undo {path.name} ({met}); begin with that patch: "
+                f'PATCH="{_names([*given[:done], *wanted, *own[done:]])}"'
+            )
+    lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
+    return Stack(patches=given, lower=lower)
+
+
+def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> PayloadRecord:
+    """Refuse a payload that undoes one beneath it, whichever way it came; complete its record.
+
+    Args:
+        config: Settings; ``config.depends`` are the payloads beneath.
+        record: Of the new payload.
+        stack: What it was compiled from.
+
+    Returns:
+        The record with its patches, and what could not be checked.
+
+    Raises:
+        RefusedError: It replaces a function of a payload beneath, and its sources lack that one.
+        ConfigError: A record is that of another file.
+    """
+    held = {patch.sha256 for patch in stack.patches}
+    is_handmade = bool(stack.patches) and not any(patch.files for patch in stack.patches)
+    names = {_function(row.name) for row in record.functions}
+    unchecked, notes = [], []
+    for path in config.depends:
+        below = record_of(path)
+        if below is None or not below.patches or not stack.patches:
+            why = "the objects' own are not known" if not stack.patches else "no record names them"
+            if not is_handmade:
+                unchecked.append(f"{path.name}: its patches were not looked for, {why}")
+            continue
+        common = sorted(names & {_function(row.name) for row in below.functions})
+        if not common or all(patch.sha256 in held for patch in below.patches):
+            continue
+        what = _some(common)
+        if is_handmade:
+            notes.append(f"{path.name} replaces {what} too: what it does there counts no more")
+            continue
+        raise RefusedError(
+            f"{record.name}: it and {path.name} replace {what}, and its sources lack "
+            f"{_names(below.patches)}, so it would undo that; write one fix that does both"
+        )
+    return replace(
+        record,
+        patches=stack.patches,
+        notes=record.notes + tuple(notes),
+        unchecked=record.unchecked + tuple(unchecked),
+    )
+
+
+def record_of(path: Path) -> PayloadRecord | None:
+    """Return the record beside a payload; ``None`` if there is none.
+
+    Raises:
+        ConfigError: It is that of another file.
+    """
+    beside = record_path(path)
+    if not beside.exists():
+        return None
+    record = artefacts.load(beside, PayloadRecord)
+    data = read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
+    if hashlib.sha256(data[: record.size_bytes]).hexdigest() != record.digest:
+        raise ConfigError(
+            f"{beside}: it is the record of another file than {path.name}; build that payload "
+            "again, or take the record away"
+        )
+    return record
+
+
+def _meeting(wanted: list[PatchDigest], own: PatchSet, reads: Collection[str] | None) -> str:
+    """Say where patches that a fix lacks and the fix itself meet; "" if surely nowhere."""
+    if reads is None or any(_INCLUDE.search(patch.text) for patch in own.patches):
+        return "which files its objects read is not recorded"
+    theirs = {path for patch in wanted for path in patch.files}
+    both = sorted(theirs & {*reads, *(path for patch in own.patches for path in patch.files)})
+    return f"both are made of {_some(both)}" if both else ""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return ", ".join(f"`{name}`" for name in names[:_NAMED_MAX]) + more
+
+
+def _names(patches: Collection[PatchDigest]) -> str:
+    return " ".join(patch.name for patch in patches)
+
+
+def _function(name: str) -> str:
+    return name.partition("+")[0]
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"(\.livepatch|\.patch|\.diff)$", "", name)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from one cumulative payload to the next, played in the model.
+
+The old payload is applied, the new one uploaded beside it and put in its place by ``replace``, the
+old one unloaded. All that the old one did alone, and all that its variables held, ends there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
+    Finding,
+    PayloadRecord,
+    Severity,
+    read_file,
+    record_path,
+)
+from xsplice_plugins.hypervisor import Hypervisor, Unknown, ask
+from xsplice_plugins.realxen.results import Step
+from xsplice_plugins.verify.predict import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from xsplice_plugins.hypervisor import BootedImage, Probe, Release, SignaturePolicy
+
+CHECK = "upgrade"
+_NUMBER = re.compile(r"\.[0-9]+$")  #: gcc's, behind the name of a static local
+_VARIABLES = {"data", "bss"}
+
+
+def play_upgrade(
+    data: bytes,
+    record: PayloadRecord,
+    older: Sequence[Path],
+    image: BootedImage,
+    release: Release,
+    *,
+    probes: Sequence[Probe],
+    signatures: SignaturePolicy,
+) -> tuple[Finding, ...]:
+    """Play an upgrade in the model, and say what is lost by it.
+
+    Args:
+        data: The new payload.
+        record: What it holds.
+        older: The payloads whose place it takes, bottom first.
+        image: The hypervisor as after boot.
+        release: Its release.
+        probes: What shall be asked once the old payloads are gone.
+        signatures: Whether uploads must be signed.
+    """
+    labels = [path.stem + (".old" if path.stem == record.name else "") for path in older]
+    payloads = {record.name: data}
+    payloads |= {
+        label: read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
+        for label, path in zip(labels, older, strict=True)
+    }
+    hv = Hypervisor(image, release, signatures=signatures)
+    before = hv.memory.digest(owner="xen", code_only=True)
+    steps, down = upgrade_steps(record.name, labels)
+    problem = _play(steps, payloads, hv, record.name)
+    if problem is None:
+        problem = _asked(record, image, hv, probes, labels)
+    if problem is None:
+        problem = _play(down, payloads, hv, record.name)
+    if problem is None and (
+        hv.memory.digest(owner="xen", code_only=True) != before or hv.arena.in_use()
+    ):
+        problem = _finding(record, Severity.HAZARD, "memory is not what it was before", "revert")
+    names = " and ".join(labels)
+    good = f"uploaded beside {names}, put in its place by replace; {names} unloaded"
+    return (
+        problem or _finding(record, Severity.INFO, good),
+        *(finding for path in older for finding in _losses(record, path)),
+    )
+
+
+def upgrade_steps(name: str, older: Sequence[str]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return the job list of an upgrade, and that of taking the new payload off again.
+
+    Args:
+        name: The new payload.
+        older: Those whose place it takes, bottom first.
+    """
+    steps: list[Step] = []
+    for label in older:
+        steps += [Step(verb="upload", name=label, payload=label), Step(verb="apply", name=label)]
+    steps += [Step(verb="upload", name=name, payload=name), Step(verb="replace", name=name)]
+    steps += [Step(verb="unload", name=label) for label in reversed(older)]
+    return tuple(steps), (Step(verb="revert", name=name), Step(verb="unload", name=name))
+
+
+def _play(
+    steps: Sequence[Step],
+    payloads: dict[str, bytes],
+    hv: Hypervisor,
+    name: str,
+) -> Finding | None:
+    """Do a job list; return what stopped it."""
+    answers = predict(steps, payloads, image=hv.image, release=hv.release, hv=hv)
+    for step, answer in zip(steps, answers, strict=False):
+        at = f"{step.verb} {step.name}"
+        if answer.unknown:
+            return _found(name, Severity.UNCHECKED, f"{at}: {answer.unknown}", step.verb)
+        if answer.hazard:
+            return _found(name, Severity.HAZARD, f"{at}: {answer.hazard}", step.verb)
+        if answer.error or answer.rc:
+            errno = answer.error or -answer.rc
+            return _found(name, Severity.ERROR, f"{at}: {answer.reason}", step.verb, errno)
+    return None
+
+
+def _asked(
+    record: PayloadRecord,
+    image: BootedImage,
+    hv: Hypervisor,
+    probes: Sequence[Probe],
+    older: Sequence[str],
+) -> Finding | None:
+    """Ask what holds once the old payloads are gone."""
+    lost = [name for name in record.references if image.lookup(name) is None]
+    if lost:
+        text = f"it refers to `{lost[0]}` of {' and '.join(older)}, which is unloaded"
+        return _finding(record, Severity.HAZARD, text, "unload")
+    for probe in probes:
+        try:
+            result = ask(probe, hv, "during")
+        except Unknown as unknown:
+            return _finding(record, Severity.UNCHECKED, unknown.reason, "probe")
+        if result.problem:
+            return _finding(record, Severity.HAZARD, f"{probe.function}: {result.problem}", "probe")
+        if not result.is_good:
+            text = f"{probe.function}: {result.found!r} instead of {result.expected!r}"
+            return _finding(record, Severity.ERROR, text, "probe")
+    return None
+
+
+def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
+    """Say what ends with an old payload."""
+    beside = record_path(path)
+    if not beside.exists():
+        text = f"{path.name} has no record: which of its variables start again was not compared"
+        return [_finding(record, Severity.UNCHECKED, text)]
+    old = artefacts.load(beside, PayloadRecord)
+    found = []
+    hint = " unless its hook carries it over" if record.hooks else ""
+    for name in sorted(_variables(old) & _variables(record)):
+        text = f"{record.name} starts its own `{name}`; the value in {old.name} is lost{hint}"
+        found.append(_finding(record, Severity.WARNING, text))
+    now = {function.name for function in record.functions}
+    for function in old.functions:
+        if function.name not in now:
+            text = f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
+            found.append(_finding(record, Severity.WARNING, text))
+    return found
+
+
+def _variables(record: PayloadRecord) -> set[str]:
+    return {_NUMBER.sub("", item.name) for item in record.new if item.kind in _VARIABLES}
+
+
+def _finding(record: PayloadRecord, severity: Severity, text: str, step: str = "") -> Finding:
+    return _found(record.name, severity, text, step)
+
+
+def _found(name: str, severity: Severity, text: str, step: str = "", errno: int = 0) -> Finding:
+    return Finding(check=CHECK, severity=severity, subject=name, text=text, errno=errno, step=step)
