@@ -175,7 +175,11 @@ class ObjectFile:
                 and not symbol.name.startswith((".L", "$"))
             ):
                 result.setdefault(symbol.shndx, []).append(symbol)
-        for symbols in result.values():
+        for index, symbols in result.items():
+            functions = {s.value for s in symbols if s.type == STT_FUNC}
+            if self.elf.sections[index].is_exec and len(functions) == 1:
+                # Labels (UNLIKELY_START of asm_defns.h) belong to the function around them.
+                symbols[:] = [s for s in symbols if s.type == STT_FUNC or not s.is_local]
             symbols.sort(
                 key=lambda s: (s.value, s.type not in (STT_FUNC, STT_OBJECT), s.is_local, s.name)
             )
