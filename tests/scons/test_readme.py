@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "make xen-tree": "a build of minutes; `make test-xen` runs it",
 }
 WITH_TREE = [command for command in COMMANDS if "XEN=" in command]
+NEXT = [command for command in WITH_TREE if "a.livepatch" in command]
 HERE = [c for c in COMMANDS if c not in ELSEWHERE and c not in WITH_TREE]
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
@@ -72,11 +74,28 @@ def test_console_examples_run() -> None:
 
 
 @pytest.mark.xen
-@pytest.mark.parametrize("command", WITH_TREE)
+@pytest.mark.parametrize("command", [c for c in WITH_TREE if c not in NEXT])
 def test_console_examples_with_a_tree_run(command: str, xen_tree: Path) -> None:
     patch = ROOT / "xen-patches/regression/4.17/extra-version/fix.patch"
     command = command.replace("XEN=/src/xen", f"XEN={shlex.quote(str(xen_tree))}")
     assert run(command.replace("PATCH=fix.patch", f"PATCH={patch}"))
+
+
+@pytest.mark.xen
+def test_examples_of_the_next_fix_run(xen_tree: Path, tmp_path: Path) -> None:
+    """Two fixes that go with any tree of Debian's: the first payload is made, then the next."""
+    series = ROOT / "xen-patches/regression/4.17"
+    texts = [(series / name / "fix.patch").read_text() for name in ("extra-version", "string-only")]
+    for name, text in zip(("a", "b", "both"), (*texts, "".join(texts)), strict=True):
+        (tmp_path / f"{name}.patch").write_text(text)
+    words = f"XEN={shlex.quote(str(xen_tree))} BUILD={tmp_path}/build"
+    run(f"make xsplice {words} PATCH={tmp_path}/a.patch")
+    shutil.copy(tmp_path / "build/a/a.livepatch", tmp_path)
+    shutil.copy(tmp_path / "build/a/a.payload.json", tmp_path)
+    assert len(NEXT) == 2
+    for command in NEXT:
+        there = re.sub(r"\b(a|b|both)\.(patch|livepatch)\b", rf"{tmp_path}/\1.\2", command)
+        assert "PROVED" in run(there.replace("XEN=/src/xen", words))
 
 
 def test_python_example_is_a_whole_scons_project(tmp_path: Path) -> None:

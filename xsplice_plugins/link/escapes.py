@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
+from xsplice_plugins.link.sections import STRINGS
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
 from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept, Place
 from xsplice_plugins.target.references import References
@@ -47,15 +48,17 @@ class Thing(NamedTuple):
 
     place: Place  #: of its first byte
     name: str  #: "" for what has none
-    text: str  #: its content, where it is a text
+    text: str | None  #: its content, where it is a text
 
     @property
     def title(self) -> str:
         """Return how messages call it."""
         if self.name:
             return f"new `{self.name.rpartition('#')[2]}`"
+        if self.text is None:
+            return "new data without a name"
         shown = self.text[:_TEXT_MAX] + ("..." if len(self.text) > _TEXT_MAX else "")
-        return f"the text {shown!r}" if self.text else "new data without a name"
+        return f"the text {shown!r}"
 
 
 def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
@@ -141,16 +144,17 @@ class _Payload:
                 and symbol.value <= offset <= end
                 and (offset < end or symbol.type == STT_OBJECT)
             ):
-                return Thing((index, symbol.value), symbol.name, "")
+                return Thing((index, symbol.value), symbol.name, None)
         section = self.elf.sections[index]
         content = section.data
         if section.is_write or section.is_exec or not 0 <= offset < len(content):
-            return Thing((index, offset), "", "")
+            return Thing((index, offset), "", None)
         start = content.rfind(b"\0", 0, offset) + 1
         raw = content[start : content.find(b"\0", offset)]
         text = raw.decode("latin-1")
         is_text = all(c.isprintable() or c in "\n\t\r\x01" for c in text)
-        return Thing((index, start if is_text else offset), "", text if is_text else "")
+        is_text = is_text and bool(text or section.name == STRINGS)
+        return Thing((index, start if is_text else offset), "", text if is_text else None)
 
     # -------------------------------------------------------------- verdict
 
@@ -187,13 +191,13 @@ class _Payload:
     def _dangles(self, thing: Thing, row: Kept) -> bool:
         if row.verb == COMPARED:
             return False
-        is_text = bool(thing.text) or thing.name.startswith("__func__")
+        is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
             return not is_text and row.name in self._replaced()
         # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
         is_lock_note = row.verb.startswith("is stored through") and not thing.name
-        if is_lock_note and _IDENTIFIER.fullmatch(thing.text):
+        if is_lock_note and _IDENTIFIER.fullmatch(thing.text or ""):
             return False
         return not self._is_taken_back(thing, row)
 
