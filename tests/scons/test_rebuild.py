@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A payload that loads and does not do what a rebuild would do is refused, on the way of scons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kit.build import ROOT, scons
+from tests.xen.mutations import sections_of
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import Severity
+from xsplice_plugins.pipeline import NewObject
+from xsplice_plugins.pipeline.checking import findings_of
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
+
+CORE = ROOT / "xen-patches" / "regression" / "core"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("rebuild")
+    fix = CORE / "extra-version" / "fix.patch"
+    scons("xsplice-verify", build, PATCH=fix, NAME="fix", SIGNER="none").assert_success()
+    return build
+
+
+def check(build: Path, payload: bytes) -> set[Severity]:
+    """Hold a payload against the objects of the build."""
+    [image] = (build / "core").rglob("xen-syms")
+    run = pipeline.open_run({}, pipeline.base_of_image(image, image.read_bytes()), environ={})
+    objects = [
+        NewObject(
+            path=new.name.removesuffix(".xsplice.new"),
+            new=new.read_bytes(),
+            baseline=new.with_suffix(".baseline").read_bytes(),
+        )
+        for new in sorted((build / "fix" / "objects").rglob("*.xsplice.new"))
+    ]
+    assert objects
+    found = pipeline.check_rebuild(run, "fix", payload, image.read_bytes(), [], objects)
+    return {finding.severity for finding in found.findings}
+
+
+def test_the_right_payload_is_what_a_rebuild_has(folder: Path) -> None:
+    payload = (folder / "fix/fix.livepatch.unsigned").read_bytes()
+    assert check(folder, payload) == {Severity.INFO}
+    content = json.loads((folder / "fix/fix.checks.json").read_text())
+    assert [row["severity"] for row in content["findings"]] == ["info"]
+
+
+@pytest.mark.parametrize("section", [".text", ".rodata.str"])
+def test_another_byte_is_not_what_a_rebuild_has(folder: Path, section: str) -> None:
+    data = bytearray((folder / "fix/fix.livepatch.unsigned").read_bytes())
+    [place] = [s for s in sections_of(bytes(data)) if s.name.startswith(section)][:1]
+    data[place.offset] ^= 1
+    assert Severity.ERROR in check(folder, bytes(data))
+
+
+def test_the_function_left_out_is_not_what_a_rebuild_has(folder: Path) -> None:
+    data = bytearray((folder / "fix/fix.livepatch.unsigned").read_bytes())
+    [funcs] = [s for s in sections_of(bytes(data)) if s.name == ".livepatch.funcs"]
+    names = bytes(data).index(b".livepatch.funcs\0", 0x40)
+    data[names + 1 : names + 10] = b"elsewhere"  # nobody takes it for records any more
+    assert funcs.size == 104
+    assert Severity.ERROR in check(folder, bytes(data))
+
+
+def test_what_was_not_compared_is_not_held(folder: Path) -> None:
+    assert [f.severity for f in findings_of(None, "fix", "0", ())] == [Severity.UNCHECKED]
