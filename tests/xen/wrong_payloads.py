@@ -26,9 +26,9 @@ from tests.kit.build import ROOT, scons
 from tests.xen.mutations import Sec, put, sections_of
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import Facts, load
-from xsplice_plugins.check.complete import NewObject, check_payload
+from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.memory import Image, read_image
-from xsplice_plugins.check.results import CheckReport
+from xsplice_plugins.check.results import CheckReport, NewObject
 from xsplice_plugins.check.tables import layouts
 from xsplice_plugins.elf.types import SHT_RELA, SHT_SYMTAB
 from xsplice_plugins.errors import XspliceError

@@ -9,7 +9,6 @@ values that the image has; what the payload holds beyond the new objects must do
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
@@ -18,24 +17,11 @@ from xsplice_plugins.check.homes import find_homes, users
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
-from xsplice_plugins.check.results import CheckReport
+from xsplice_plugins.check.results import CheckReport, NewObject
 from xsplice_plugins.check.tables import SNIPPETS, layouts
 from xsplice_plugins.elf.types import SHN_LORESERVE
 
 _HOOKS = ".livepatch.hooks."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewObject:
-    """One object of the patched sources, with what it is held against."""
-
-    path: str  #: relative to the build root, e.g. ``common/version.o``
-    new: bytes = field(repr=False)
-    baseline: bytes | None = field(default=None, repr=False)  #: ``None`` for a new source file
-    #: As new, but compiled with the old line numbers for what the patch leaves alone.
-    neutral: bytes | None = field(default=None, repr=False)
-    #: Compiled otherwise than the image: each function in a section of its own.
-    is_apart: bool = False
 
 
 class _Report:

@@ -1,9 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the check found, as frozen values."""
+"""What the check is given and what it found, as frozen values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewObject:
+    """One object of the patched sources, with what it is held against."""
+
+    path: str  #: relative to the build root, e.g. ``common/version.o``
+    new: bytes = field(repr=False)
+    baseline: bytes | None = field(default=None, repr=False)  #: ``None`` for a new source file
+    #: As new, but compiled with the old line numbers for what the patch leaves alone.
+    neutral: bytes | None = field(default=None, repr=False)
+    #: Compiled otherwise than the image: each function in a section of its own.
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ verifies and concludes. SCons' nodes, the command line and make in Xen's tree ca
 and nothing behind them.
 """
 
-from xsplice_plugins.check.complete import NewObject
+from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.pipeline.checking import apart, check_rebuild, shares_sections
 from xsplice_plugins.pipeline.judge import conclude, is_proved, verify_payload
 from xsplice_plugins.pipeline.payload import (

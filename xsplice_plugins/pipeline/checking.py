@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xsplice_plugins.artefacts import CompileJob, Delta
-    from xsplice_plugins.check.complete import NewObject
+    from xsplice_plugins.check.results import NewObject
     from xsplice_plugins.pipeline.run import Run
 
 REBUILD = "rebuild"  #: the check's name in findings

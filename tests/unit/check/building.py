@@ -7,9 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from xsplice_plugins.check.complete import NewObject, check_payload
+from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.memory import Image, read_image
-from xsplice_plugins.check.results import CheckReport
+from xsplice_plugins.check.results import CheckReport, NewObject
 from xsplice_plugins.check.tables import layouts
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.target.known import known_facts
