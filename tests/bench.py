@@ -51,6 +51,12 @@ def in_turn(
     )
 
 
+def compiled(build: Path) -> dict[str, str]:
+    """Keep Python's compiled modules, as an installation does; never in the checkout."""
+    cache = build.with_name(f"{build.name}-modules")
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
+
+
 def report(what: str, took: float, floor: float, limit: float, words: str) -> None:
     """Print one figure with its limit."""
     mark = "ok  " if took <= limit else "OVER"
@@ -174,7 +180,7 @@ def one_file(tree: Tree, build: Path) -> None:
     settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch", "NAME": case}
 
     def run(target: str = "xsplice") -> None:
-        scons(target, build, **settings).assert_success()
+        scons(target, build, environ=compiled(build), **settings).assert_success()
 
     def forget() -> None:
         shutil.rmtree(build, ignore_errors=True)
@@ -199,7 +205,7 @@ def header(tree: Tree, build: Path) -> None:
     count, preprocess = tree.floor_of_preprocessing(case)
 
     def run() -> None:
-        scons("xsplice", build, **settings).assert_success()
+        scons("xsplice", build, environ=compiled(build), **settings).assert_success()
 
     cold = timed(run)
     print(f"     header fix over {count} objects, first time in this build folder: {cold:.2f} s")  # noqa: T201

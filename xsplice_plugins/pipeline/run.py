@@ -48,11 +48,11 @@ class Run:
     plugins: pluggy.PluginManager
 
 
-def base_of_tree(xen: Path, *, cache: Path, build_dir: Path | None = None) -> Base:
+def base_of_tree(xen: Path | XenTree, *, cache: Path, build_dir: Path | None = None) -> Base:
     """Describe the hypervisor of a built tree.
 
     Args:
-        xen: The tree's top, its ``xen`` folder, or an ``O=`` build folder; only read.
+        xen: The tree, its top, its ``xen`` folder, or an ``O=`` build folder; only read.
         cache: Folder where the tree's answers are kept.
         build_dir: Where the run will write; it must lie outside the tree.
 
@@ -63,7 +63,7 @@ def base_of_tree(xen: Path, *, cache: Path, build_dir: Path | None = None) -> Ba
     from xsplice_plugins.kbuild.facts import facts_of_tree  # noqa: PLC0415  only trees are asked
     from xsplice_plugins.kbuild.tree import locate_tree  # noqa: PLC0415
 
-    tree = locate_tree(xen)
+    tree = locate_tree(xen) if isinstance(xen, Path) else xen
     for folder in (build_dir, cache):
         if folder is not None:
             check_outside(folder, tree)

@@ -81,14 +81,20 @@ def add_builders(env: Environment) -> None:
 @cache
 def sources_digest(*folders: str) -> str:
     """Return the digest of the library's sources in some folders (and its top level)."""
-    root = Path(xsplice_plugins.__file__).parent
-    files = sorted(root.glob("*.py"))
-    for folder in (*folders, *_ALWAYS):
-        files += sorted((root / folder).rglob("*.py"))
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for folder in ("", *folders, *_ALWAYS):
+        digest.update(_folder_digest(folder))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _folder_digest(folder: str) -> bytes:
+    """Return the digest of one folder's sources; "" is the top level alone."""
+    root = Path(xsplice_plugins.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted((root / folder).rglob("*.py") if folder else root.glob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.digest()
 
 
 def _facts(config: Config) -> str:

@@ -11,7 +11,6 @@ from SCons.Script import ARGUMENTS, Help, SConsignFile, SetOption, Variables
 
 from xsplice_plugins import pipeline
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.settings import SETTINGS_FILE, is_on
 
 from . import settings
@@ -43,7 +42,8 @@ def xsplice_project(env: Environment) -> None:
         env["XSPLICE_BUILD"] = build if Path(build).is_absolute() else f"#{build}"
         folder = Path(env.Dir(env["XSPLICE_BUILD"]).get_abspath())
         if env["XEN"]:
-            pipeline.check_outside(folder, locate_tree(settings.absolute(env, env["XEN"], "XEN")))
+            tree = settings.located(settings.absolute(env, env["XEN"], "XEN"))
+            pipeline.check_outside(folder, tree)
         pipeline.require_room(folder)
     SConsignFile(f"{folder}/.sconsign")
     SetOption("num_jobs", os.cpu_count() or 1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import SCons.Errors
 
 from xsplice_plugins import pipeline, settings
 from xsplice_plugins.errors import ConfigError, XspliceError
+from xsplice_plugins.kbuild.tree import XenTree, locate_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +46,12 @@ def translated(target: list[Any]) -> Iterator[None]:
         yield
     except XspliceError as error:
         raise StageError(node=target[0], errstr=str(error), status=error.exit_status) from error
+
+
+@cache
+def located(xen: Path) -> XenTree:
+    """Return the built tree at a path; it is read once in a run of SCons."""
+    return locate_tree(xen)
 
 
 @contextmanager

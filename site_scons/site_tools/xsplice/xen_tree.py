@@ -108,9 +108,8 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
     if not xen:
         raise ConfigError("XEN is not set; give a built Xen tree: XEN=/src/xen")
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
-    return pipeline.base_of_tree(
-        settings.absolute(env, xen, "XEN"), cache=folder / "facts", build_dir=folder
-    )
+    tree = settings.located(settings.absolute(env, xen, "XEN"))
+    return pipeline.base_of_tree(tree, cache=folder / "facts", build_dir=folder)
 
 
 def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
