@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -21,9 +20,13 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
 from xsplice_plugins.capture.compiling import compile_object, preprocess
-from xsplice_plugins.capture.copying import full_disk_named
+from xsplice_plugins.capture.copying import full_disk_named, special_files
 from xsplice_plugins.capture.layouts import IN_SOURCES, NOT_COMPARED, LayoutCheck
-from xsplice_plugins.capture.pairing import check_drift, compiler_of, pair_objects
+from xsplice_plugins.capture.pairing import (
+    check_drift,
+    check_same_compiler,
+    pair_objects,
+)
 from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.csource.meaning import judge_texts
 from xsplice_plugins.errors import CaptureError, MachineError
@@ -149,14 +152,7 @@ def _copy(tree: XenTree, copy: Path) -> None:
             if policy.is_dir():
                 shutil.copytree(policy, place / "flask", symlinks=True)
         elif entry.is_dir() and entry.name not in _NOT_NEEDED:
-            shutil.copytree(entry.path, place, symlinks=True, ignore=_pipes)
-
-
-def _pipes(folder: str, names: list[str]) -> set[str]:
-    """Name what is neither file, folder nor link: nobody can copy a pipe, a socket, a device."""
-    kept = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
-    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
-    return {name for name, mode in modes.items() if not any(test(mode) for test in kept)}
+            shutil.copytree(entry.path, place, symlinks=True, ignore=special_files)
 
 
 def _put(place: Path, content: bytes | None) -> None:
@@ -343,7 +339,7 @@ def _pair(
             compile_object(was, before.tree.root, scratch, env=env)
             check_drift(was, scratch.read_bytes(), old.read_bytes())
         else:
-            _check_same_compiler(target, old.read_bytes(), new.read_bytes())
+            check_same_compiler(target, old.read_bytes(), new.read_bytes())
         layouts = NOT_COMPARED
         if was.command and now.command:
             texts = [
@@ -387,15 +383,6 @@ def _empty_source(job: CompileJob, tree: XenTree) -> CompileJob:
         file_symbol=(empty.name, job.source_path),
         renames=(),
     )
-
-
-def _check_same_compiler(target: str, old: bytes, new: bytes) -> None:
-    then, now = (compiler_of(data, target) for data in (old, new))
-    if then != now:
-        raise CaptureError(
-            f"{target}: the tree was built with `{then}`, today's compiler is `{now}`; use the "
-            "compiler of the running hypervisor"
-        )
 
 
 def _refused(job: CompileJob, refusal: Refusal) -> ObjectPair:

@@ -158,3 +158,17 @@ def _content(elf: ElfFile) -> dict[str, object]:
         if symbol.type != _STT_SECTION
     ]
     return dict(content)
+
+
+def check_same_compiler(target: str, old: bytes, new: bytes) -> None:
+    """Refuse two versions of an object that name different compilers.
+
+    Raises:
+        CaptureError: They do.
+    """
+    then, now = (compiler_of(data, target) for data in (old, new))
+    if then != now:
+        raise CaptureError(
+            f"{target}: the tree was built with `{then}`, today's compiler is `{now}`; use the "
+            "compiler of the running hypervisor"
+        )
