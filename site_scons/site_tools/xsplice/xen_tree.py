@@ -112,97 +112,88 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
     return pipeline.base_of_tree(tree, cache=folder / "facts", build_dir=folder)
 
 
-def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
-    """Wire one chain per object that the patch reaches, from the tree's recorded commands."""
-    fix, env = wiring.fix, wiring.env
-    lower = fix.stack.lower
+def _lay_out(wiring: Wiring, tree: XenTree) -> tuple[Path, list[object]]:
+    """Wire the copies that objects are compiled in; return the baseline's, and all stamps."""
+    fix, lower = wiring.fix, wiring.fix.stack.lower
     pristine = _pristine(wiring, tree)
-    patched = fix.folder / "copy"
     stamps = [
         wiring.copy(
             Farm(source_root=tree.root, tree=tree, copy=pristine, patch_set=None),
             f"../{pristine.name}.stamp",
             f"tree {tree.root} {tree_digest(tree)}",
-        ),
-        wiring.copy(
-            Farm(
-                source_root=tree.root,
-                tree=tree,
-                copy=patched,
-                patch_set=fix.patch_set,
-                is_merged=lower is None,
-            ),
-            "copy.stamp",
-            _content(tree, fix.patch_set),
-        ),
-    ]
-    inputs = old = capture.InputDigests(tree, fix.patch_set)
-    baseline_copy = pristine
-    if lower is not None:
-        baseline_copy = fix.folder / "lower"
-        old = capture.InputDigests(tree, lower)
-        farm = Farm(
-            source_root=tree.root, tree=tree, copy=baseline_copy, patch_set=lower, is_merged=False
         )
-        stamps.append(wiring.copy(farm, "lower.stamp", _content(tree, lower)))
-    made = "lower" if lower is not None else f"../{pristine.name}"
+    ]
+    sides = [("copy", fix.patch_set)] + ([("lower", lower)] if lower is not None else [])
+    for name, patch_set in sides:
+        farm = Farm(
+            source_root=tree.root,
+            tree=tree,
+            copy=fix.folder / name,
+            patch_set=patch_set,
+            is_merged=lower is None,
+        )
+        stamps.append(wiring.copy(farm, f"{name}.stamp", _content(tree, patch_set)))
+    return (pristine if lower is None else fix.folder / "lower"), stamps
+
+
+def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
+    """Wire one chain per object that the patch reaches, from the tree's recorded commands."""
+    fix, lower = wiring.fix, wiring.fix.stack.lower
+    baseline_copy, stamps = _lay_out(wiring, tree)
+    inputs = old = capture.InputDigests(tree, fix.patch_set)
+    if lower is not None:
+        old = capture.InputDigests(tree, lower)
     deltas = []
     for job in plan.jobs:
-        tree_object = tree.root / job.tree_object if job.tree_object else None
         sides = Sides(
             job=job,
             pristine=baseline_copy,
-            patched=patched,
-            tree_object=tree_object,
+            patched=fix.folder / "copy",
+            tree_object=tree.root / job.tree_object if job.tree_object else None,
             # A header that only the patches beneath bring is no recorded input.
             store=None if lower is not None else fix.folder.parent / "preprocessed",
-            plain=None if lower is None else pristine,
+            plain=None if lower is None else _pristine(wiring, tree),
         )
         before = old.texts(job, is_patched=lower is not None)
         after = inputs.texts(job, is_patched=True)
         if lower is not None:
             before += [f"with patch set {lower.digest}", *inputs.texts(job, is_patched=False)]
-        pair_target = f"objects/{job.object_path}.xsplice.pair.json"
-        if job.reach is Reach.DIRECT:
-            baseline = wiring.node(
-                "XspliceObject",
-                [f"{made}.objects/{job.object_path}"],
-                [],
-                carries=(fix, Side(job=job, copy=baseline_copy)),
-                library=CAPTURING,
-                values=before,
-            )
-            new = wiring.node(
-                "XspliceObject",
-                [f"objects/{job.object_path}.xsplice"],
-                [],
-                carries=(fix, Side(job=job, copy=patched)),
-                library=CAPTURING,
-                values=after,
-            )
-            env.Requires([*baseline, *new], stamps)
-            if tree_object is not None:
-                env.Depends(baseline, env.File(str(tree_object)))
-            pair = wiring.node(
-                "XsplicePair",
-                [pair_target],
-                [*baseline, *new],
-                carries=(fix, sides),
-                library=CAPTURING,
-                values=[*before, *after],
-            )
-        else:
-            pair = wiring.node(
-                "XspliceReached",
-                [pair_target],
-                [],
-                carries=(fix, sides),
-                library=CAPTURING,
-                values=[*before, *after],
-            )
-            env.Requires(pair, stamps)
-        deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0], sides, after))
+        pair = _pair(wiring, sides, before, after, stamps)
+        deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair, sides, after))
     return deltas
+
+
+def _pair(
+    wiring: Wiring, sides: Sides, before: list[str], after: list[str], stamps: list[object]
+) -> object:
+    """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content."""
+    fix, env, job = wiring.fix, wiring.env, sides.job
+    builder, carries, compiled = "XspliceReached", (fix, sides), []
+    if job.reach is Reach.DIRECT:
+        builder = "XsplicePair"
+        is_lower = fix.stack.lower is not None
+        made = "lower" if is_lower else f"../{sides.pristine.name}"
+        for target, copy, values in (
+            (f"{made}.objects/{job.object_path}", sides.pristine, before),
+            (f"objects/{job.object_path}.xsplice", sides.patched, after),
+        ):
+            side = (fix, Side(job=job, copy=copy))
+            compiled += wiring.node(
+                "XspliceObject", [target], [], carries=side, library=CAPTURING, values=values
+            )
+        env.Requires(compiled, stamps)
+        if sides.tree_object is not None:
+            env.Depends(compiled[0], env.File(str(sides.tree_object)))
+    pair = wiring.node(
+        builder,
+        [f"objects/{job.object_path}.xsplice.pair.json"],
+        compiled,
+        carries=carries,
+        library=CAPTURING,
+        values=[*before, *after],
+    )
+    env.Requires(pair, stamps)
+    return pair[0]
 
 
 def _content(tree: XenTree, patch_set: PatchSet) -> str:
