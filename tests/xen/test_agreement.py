@@ -48,7 +48,8 @@ def test_the_model_answers_as_real_xen_does(
     counts = collections.Counter(row[1] for row in rows)
     assert counts["disagree"] == counts["crash unpredicted"] == 0, printed
     assert counts["agree"] >= (MUTATIONS + SEQUENCES) * 0.8, printed
-    assert counts["crash predicted"] + counts["hazard survived"] == HAZARDS, printed
+    decided = ("crash predicted", "hazard survived", "unknown")
+    assert sum(counts[word] for word in decided) == HAZARDS, printed
     assert counts["crash predicted"] >= 1, printed
 
 
