@@ -71,3 +71,10 @@ def test_the_function_left_out_is_not_what_a_rebuild_has(folder: Path) -> None:
 
 def test_what_was_not_compared_is_not_held(folder: Path) -> None:
     assert [f.severity for f in findings_of(None, "fix", "0", ())] == [Severity.UNCHECKED]
+
+
+def test_a_constant_that_can_be_written_is_not_what_a_rebuild_has(folder: Path) -> None:
+    data = bytearray((folder / "fix/fix.livepatch.unsigned").read_bytes())
+    [texts] = [s for s in sections_of(bytes(data)) if s.name == ".rodata.str"]
+    data[texts.at + 8] |= 1  # SHF_WRITE
+    assert Severity.ERROR in check(folder, bytes(data))

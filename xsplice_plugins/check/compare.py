@@ -20,7 +20,15 @@ from xsplice_plugins.check.memory import Image, Loaded, Spot, is_payload
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
 from xsplice_plugins.check.records import Record
 from xsplice_plugins.check.tables import SNIPPETS, layout_of
-from xsplice_plugins.elf.types import SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHN_UNDEF, STB_WEAK
+from xsplice_plugins.elf.types import (
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHN_ABS,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    STB_WEAK,
+    Section,
+)
 
 _COLD = ".cold"  #: in the name of a part that the compiler split off a function
 _PER_CPU = ".percpu"
@@ -145,21 +153,23 @@ class Comparison:
             return f"+{at:#x}: {where} has {have[at : at + 8].hex()}, not {want.hex()}"
         if is_payload(addr):
             flags = section.flags & ~(SHF_WRITE if obj.is_constant(unit.section) else 0)
-            text = self._fit(flags, section.align_bytes, unit, addr, is_code=is_code)
+            text = self._fit(flags, section, unit, addr, is_code=is_code)
             if text:
                 return text
         return self._fields(side, unit, addr, own) or (
             self._entries(side, unit, addr) if is_code else ""
         )
 
-    def _fit(self, flags: int, align: int, unit: Unit, addr: int, *, is_code: bool) -> str:
+    def _fit(self, flags: int, section: Section, unit: Unit, addr: int, *, is_code: bool) -> str:
         """Compare what kind of memory the payload gives to a unit."""
-        area = self.payload.area(addr)
+        area, align = self.payload.area(addr), section.align_bytes
         lost = flags & ~area.flags
         if lost & SHF_EXECINSTR:
             return f"the payload has it in {area.name}, which cannot run"
         if lost & SHF_WRITE:
             return f"the payload has it in {area.name}, which cannot be written"
+        if not section.is_write and area.flags & SHF_WRITE:
+            return f"the payload has it in {area.name}, which can be written"
         needed = min(align, unit.start & -unit.start) if unit.start else align
         if not is_code and needed > 1 and (addr % needed or area.align_bytes < needed):
             return f"the payload has it at a place that is no multiple of {needed}"
@@ -180,8 +190,27 @@ class Comparison:
             pairs.append((ref, aim))
         for ref, aim in joined(pairs):
             text = self._leads(side, unit, ref, aim, own)
+            if not text and is_payload(addr):
+                text = self._lasts(side.obj, unit, ref, aim)
             if text:
                 return f"+{ref.at - unit.start:#x}: {text}"
+        return ""
+
+    def _lasts(self, obj: ObjectFile, unit: Unit, ref: Ref, aim: Aim) -> str:
+        """Ask whether what a field of the payload leads to stays as it is, where it is."""
+        index = ref.symbol.shndx
+        if aim.known != ALL or not 0 < index < SHN_LORESERVE or obj.is_boot_only(index):
+            return ""
+        more = obj.piece(ref, unit.section)[0] if obj.is_merged(index) else 0
+        at = aim.value + (more or behind(obj, ref, unit.section)[0])
+        if is_payload(at):
+            is_writable = bool(self.payload.area(at).flags & SHF_WRITE)
+        else:
+            if self.image.is_freed(at):
+                return "it leads to memory that is freed after boot"
+            is_writable = self.image.is_variable(at)
+        if is_writable and not obj.elf.sections[index].is_write:
+            return "what it leads to is constant, and it leads to memory that can be written"
         return ""
 
     def _leads(self, side: Side, unit: Unit, ref: Ref, aim: Aim, own: Own | None) -> str:

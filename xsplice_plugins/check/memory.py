@@ -94,6 +94,22 @@ class Image:
         """Return bytes of the image; ``None`` outside it."""
         return _read(self.areas, self.starts, addr, size)
 
+    def is_freed(self, addr: int) -> bool:
+        """Tell whether the hypervisor frees an address after boot."""
+        start, end = (self.only(name) for name in ("__init_begin", "__init_end"))
+        return start is not None and end is not None and start.value <= addr < end.value
+
+    def is_variable(self, addr: int) -> bool:
+        """Tell whether an address lies where the hypervisor writes."""
+        return any(
+            section.is_write
+            and section.name.startswith((".data", ".bss"))
+            and not section.name.startswith((".data.rel.ro", ".data.ro_after_init"))
+            and 0 <= addr - section.addr_virt < section.size_bytes
+            for section in self.elf.sections
+            if section.is_alloc
+        )
+
     def aim(self, place: int, ref: Ref) -> Aim | None:
         """Return where the field of a relocation leads in the image; ``None`` outside it."""
         raw = self.read(place, ref.kind.size_bytes)
