@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 Nodes = list[Any]
 
 #: What a person may ship or believe.
-_MADE = (".livepatch", ".checks.json", ".signature.json", ".verify.json", ".verify.failed.json")
+_MADE = (
+    ".livepatch",
+    ".livepatch.unsigned",
+    ".payload.json",
+    ".checks.json",
+    ".signature.json",
+    ".verify.json",
+    ".verify.failed.json",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from xsplice_plugins import capture, pipeline
 from xsplice_plugins.artefacts import Reach, Route
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
+from xsplice_plugins.patch import clean_name, derived_name
 from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
@@ -46,14 +47,16 @@ def _wire(env: Environment) -> XspliceNodes:
     tree = base.tree
     assert tree is not None, "the base of a tree has one"
     run = settings.open_run(env, base)
-    patch_set = pipeline.read_fix(
-        settings.files(env, env["PATCH"], "PATCH"),
-        name=str(env.get("NAME", "")),
-        source_root=tree.source_root,
-        is_line_neutral=is_on(env.get("LINE_NEUTRAL")),
-        beneath=run.config.depends,
-    )
-    build = settings.build_folder(env)
+    build, files = settings.build_folder(env), settings.files(env, env["PATCH"], "PATCH")
+    name = clean_name(str(env.get("NAME", ""))) if env.get("NAME") else derived_name(files)
+    with forgetting(build / name, name):
+        patch_set = pipeline.read_fix(
+            files,
+            name=name,
+            source_root=tree.source_root,
+            is_line_neutral=is_on(env.get("LINE_NEUTRAL")),
+            beneath=run.config.depends,
+        )
     with forgetting(build / patch_set.name, patch_set.name):
         plan = pipeline.plan_fix(tree, patch_set, store=build / "preprocessed")
         prefix = f"{tree.patch_root}/" if tree.patch_root else ""
