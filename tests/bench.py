@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.kit.build import scons  # noqa: E402  the path is set above
 from xsplice_plugins import artefacts, capture, patch  # noqa: E402
-from xsplice_plugins.artefacts import CapturePlan, PatchSet  # noqa: E402
+from xsplice_plugins.artefacts import CapturePlan, CompileJob, PatchSet  # noqa: E402
+from xsplice_plugins.kbuild.commands import option_word  # noqa: E402
 from xsplice_plugins.kbuild.tree import locate_tree  # noqa: E402
 
 REPEATS = 5
@@ -49,12 +50,6 @@ def in_turn(
         statistics.median(p[0] for p in pairs[1:]),
         statistics.median(p[1] for p in pairs[1:]),
     )
-
-
-def compiled(build: Path) -> dict[str, str]:
-    """Keep Python's compiled modules, as an installation does; never in the checkout."""
-    cache = build.with_name(f"{build.name}-modules")
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
 
 
 def report(what: str, took: float, floor: float, limit: float, words: str) -> None:
@@ -93,7 +88,7 @@ class Tree:
         def run() -> None:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 jobs = [
-                    pool.submit(bare, copy / job.cwd, job.command.replace(job.output, "/dev/null"))
+                    pool.submit(bare, copy / job.cwd, without_output(job))
                     for job in plan.jobs
                     if only is None or job.object_path in only
                     for copy in copies
@@ -116,7 +111,7 @@ class Tree:
                     pool.submit(
                         bare,
                         copy / job.cwd,
-                        job.command.replace(" -c ", " -E ").replace(job.output, "/dev/null"),
+                        without_output(job).replace(" -c ", " -E "),
                     )
                     for job in plan.jobs
                 ]
@@ -124,6 +119,13 @@ class Tree:
                     job.result()
 
         return len(plan.jobs), run
+
+
+def without_output(job: CompileJob) -> str:
+    """Return a recorded command that writes nothing: a copy's files are links into the tree."""
+    command = job.command.replace(job.output, "/dev/null")
+    made = option_word(command, "-MF")
+    return command.replace(f"-MF {made}", "-MF /dev/null") if made else command
 
 
 def bare(folder: Path, command: str) -> None:
@@ -180,7 +182,7 @@ def one_file(tree: Tree, build: Path) -> None:
     settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch", "NAME": case}
 
     def run(target: str = "xsplice") -> None:
-        scons(target, build, environ=compiled(build), **settings).assert_success()
+        scons(target, build, **settings).assert_success()
 
     def forget() -> None:
         shutil.rmtree(build, ignore_errors=True)
@@ -205,7 +207,7 @@ def header(tree: Tree, build: Path) -> None:
     count, preprocess = tree.floor_of_preprocessing(case)
 
     def run() -> None:
-        scons("xsplice", build, environ=compiled(build), **settings).assert_success()
+        scons("xsplice", build, **settings).assert_success()
 
     cold = timed(run)
     print(f"     header fix over {count} objects, first time in this build folder: {cold:.2f} s")  # noqa: T201
