@@ -33,7 +33,7 @@ def release_of_image(elf: ElfFile) -> str | None:
     if elf.type == ET_REL or elf.machine not in {EM_X86_64, EM_AARCH64}:
         return None
     try:
-        functions = {symbol.name: symbol.value for symbol in elf.symbols if symbol.name in _NAMES}
+        functions = elf.values_of(*_NAMES)
         if len(functions) != len(_NAMES):
             return None
         is_x86 = elf.machine == EM_X86_64

@@ -83,6 +83,27 @@ class ElfFile:
             result.append(Symbol(number, name, value, size, bind, kind, shndx, other & 3, scope))
         return tuple(result)
 
+    def values_of(self, *names: str) -> dict[str, int]:
+        """Return the value of some symbols by name, without reading the names of all others.
+
+        A name that several symbols bear has the last one's value.
+        """
+        table = self.symbol_section
+        if table is None or table.size_bytes % SYM_SIZE_BYTES or table.link >= len(self.sections):
+            return {}
+        strings, places = self.sections[table.link].data, {}
+        for name in names:
+            text = name.encode() + b"\0"
+            at = strings.find(text)
+            while at >= 0:  # a name may be the tail of another
+                places[at] = name
+                at = strings.find(text, at + 1)
+        return {
+            places[st_name]: value
+            for st_name, _, _, _, value, _ in SYM.iter_unpack(table.data)
+            if st_name in places
+        }
+
     @cached_property
     def section_by_name(self) -> dict[str, Section]:
         """Map each section name to the first section that has it."""

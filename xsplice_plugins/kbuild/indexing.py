@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from xsplice_plugins.artefacts import CompileJob, Reach
@@ -20,17 +22,46 @@ _OBJCOPY = re.compile(r"(?:^|[;\s])([^\s;]*objcopy[^\s;]*) ")
 _COMPILER = re.compile(r"(\S*?)(?:gcc|clang|cc)(?:-[\d.]+)?$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Index:
-    """A build folder's records, ready for questions."""
+    """A build folder's records, ready for questions; links are read when the first one comes."""
 
     tree: XenTree
     listing: Listing
     texts: dict[tuple[str, str], str]
-    linked: frozenset[str]  #: objects that become part of the image, relative to the build folder
-    objcopy: str
-    parts: dict[str, list[str]]  #: what each linked object or archive is made of
     canonical: dict[str, str]  #: cache of `canonical_in`
+
+    @cached_property
+    def objcopy(self) -> str:
+        """Return the ``objcopy`` that the build used; "" if it used none."""
+        found = (_OBJCOPY.search(text) for _, text in self._links())
+        return next((match[1] for match in found if match), "")
+
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """Return what each linked object or archive is made of."""
+        build_root = str(self.tree.build_root)
+        roots = (f"{build_root}/", f"{os.path.realpath(build_root)}/")
+        parts: dict[str, list[str]] = {}
+        for (folder, name), text in self._links():
+            is_relative = text.startswith(f"cmd_{name} ")
+            base = folder if is_relative else ""
+            parts[f"{folder}/{name}" if folder else name] = [
+                _inside(word, roots) or os.path.normpath(os.path.join(base, word))
+                for word in _LINK_WORD.findall(text.split(":=", 1)[-1])
+            ]
+        return parts
+
+    @cached_property
+    def linked(self) -> frozenset[str]:
+        """Return the objects that become part of the image, relative to the build folder."""
+        return _linked(self.parts, self.listing.files)
+
+    def _links(self) -> Iterator[tuple[tuple[str, str], str]]:
+        """Return the records of what is made of objects, not of sources."""
+        for key, text in self.texts.items():
+            if key[1].endswith((".o", ".a")) and "\ndeps_" not in text:
+                yield key, text
 
 
 def read_index(tree: XenTree) -> Index:
@@ -44,30 +75,7 @@ def read_index(tree: XenTree) -> Index:
     texts = {
         (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
     }
-    roots = (f"{build_root}/", f"{os.path.realpath(build_root)}/")
-    objcopy = ""
-    parts: dict[str, list[str]] = {}
-    for (folder, name), text in texts.items():
-        if not name.endswith((".o", ".a")) or "\ndeps_" in text:
-            continue
-        if not objcopy and (match := _OBJCOPY.search(text)):
-            objcopy = match[1]
-        is_relative = text.startswith(f"cmd_{name} ")
-        words = _LINK_WORD.findall(text.split(":=", 1)[-1])
-        target = f"{folder}/{name}" if folder else name
-        base = folder if is_relative else ""
-        parts[target] = [
-            _inside(word, roots) or os.path.normpath(os.path.join(base, word)) for word in words
-        ]
-    return Index(
-        tree=tree,
-        listing=listing,
-        texts=texts,
-        linked=_linked(parts, listing.files),
-        objcopy=objcopy,
-        parts=parts,
-        canonical={},
-    )
+    return Index(tree=tree, listing=listing, texts=texts, canonical={})
 
 
 def _inside(word: str, roots: tuple[str, ...]) -> str:
