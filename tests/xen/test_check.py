@@ -18,6 +18,7 @@ from tests.xen.wrong_payloads import (
     image_of,
     is_caught,
     judge,
+    led_to,
     wrong_payloads,
 )
 from xsplice_plugins.check.base import match_objects
@@ -168,3 +169,31 @@ def test_wrong_payloads_are_caught(xen_tree: Path, built: dict[str, Built]) -> N
         if not is_caught(judge(image, built[case], wrong.data))
     ]
     assert missed == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("timer_slop", "freed after boot"), ("performance", "can be written")],
+)
+def test_a_text_must_lie_where_it_stays(
+    text: str, reason: str, xen_tree: Path, tmp_path: Path
+) -> None:
+    """Memory that boot frees, or that Xen writes, may hold equal bytes today."""
+    fix = tmp_path / "fix.patch"
+    fix.write_text(
+        "--- a/xen/common/version.c\n+++ b/xen/common/version.c\n@@ -60 +60 @@\n"
+        f'-    return XEN_EXTRAVERSION;\n+    return "{text}";\n'
+    )
+    case = build("text", xen_tree, tmp_path / "build", fix)
+    image = image_of(xen_tree, case.facts)
+    assert not is_caught(judge(image, case, case.payload))
+    wanted = image.is_freed if reason.startswith("freed") else image.is_variable
+    place = next(
+        section.addr_virt + at
+        for section in image.elf.sections
+        if section.is_alloc and (at := section.data.find(text.encode() + b"\0")) >= 0
+        if wanted(section.addr_virt + at)
+    )
+    found = judge(image, case, led_to(case.payload, image, ".rodata.str", place))
+    assert isinstance(found, CheckReport)
+    assert any(reason in said for _, said in found.differences), found.differences

@@ -30,7 +30,8 @@ from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.memory import Image, read_image
 from xsplice_plugins.check.results import CheckReport, NewObject
 from xsplice_plugins.check.tables import layouts
-from xsplice_plugins.elf.types import SHT_RELA, SHT_SYMTAB
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import SHT_RELA, SHT_SYMTAB, STT_SECTION
 from xsplice_plugins.errors import XspliceError
 
 FOLDER = ROOT / "xen-patches" / "regression" / "4.17"
@@ -66,10 +67,14 @@ class Wrong:
     data: bytes
 
 
-def build(case: str, tree: Path, folder: Path) -> Built:
-    """Build a regression hot-patch twice: as it is, and with line numbers held still."""
+def build(case: str, tree: Path, folder: Path, patch: Path | None = None) -> Built:
+    """Build a hot-patch twice: as it is, and with line numbers held still.
+
+    Without a patch it is the regression hot-patch of that name.
+    """
+    patch = patch or FOLDER / case / "fix.patch"
     for lines in ("0", "1"):
-        scons("xsplice", folder / lines, XEN=tree, PATCH=FOLDER / case / "fix.patch", NAME="fix",
+        scons("xsplice", folder / lines, XEN=tree, PATCH=patch, NAME="fix",
               SIGNER="none", LINE_NEUTRAL=lines).assert_success()  # fmt: skip
     plain, neutral = folder / "0/fix/objects", folder / "1/fix/objects"
     objects = []
@@ -111,6 +116,30 @@ def judge(image: Image, built: Built, data: bytes) -> CheckReport | XspliceError
 def is_caught(found: CheckReport | XspliceError) -> bool:
     """Tell whether the check speaks against a payload."""
     return isinstance(found, XspliceError) or not found.held
+
+
+def led_to(data: bytes, image: Image, section: str, place: int) -> bytes:
+    """Return a payload whose fields that lead into a section lead to an address of the image.
+
+    They are made against a name that the payload takes from the image, with another addend.
+    """
+    rows = sections_of(data)
+    [index] = [row.index for row in rows if row.name == section]
+    [table] = [row for row in rows if row.kind == SHT_SYMTAB]
+    symbols = list(struct.iter_unpack("<IBBHQQ", data[table.offset : table.offset + table.size]))
+    [own] = [n for n, s in enumerate(symbols) if s[3] == index and s[1] & 0xF == STT_SECTION]
+    outside, anchor = next(
+        (number, found.value)
+        for number, symbol in enumerate(read_elf(data, "payload").symbols)
+        if number and not symbol.shndx and (found := image.only(symbol.name))
+    )
+    for row in rows:
+        for at in range(row.offset, row.offset + row.size, 24) if row.kind == SHT_RELA else ():
+            info, addend = struct.unpack_from("<Qq", data, at + 8)
+            if info >> 32 == own:
+                data = put(data, at + 12, 4, outside)
+                data = put(data, at + 16, 8, (addend + place - anchor) % (1 << 64))
+    return data
 
 
 class Sample:
