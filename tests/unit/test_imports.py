@@ -38,13 +38,14 @@ ALLOWED = {
     "link": FOUNDATION | {"target"},
     "sign": FOUNDATION,
     "hypervisor": {"errors", "releases", "elf"},
-    "realxen": {"errors"},
-    "verify": FOUNDATION | {"hypervisor", "realxen"},
+    "cache": set(),
+    "realxen": {"errors", "cache"},
+    "verify": FOUNDATION | {"hypervisor", "realxen", "cache"},
     "report": FOUNDATION | {"settings", "target"},
     "settings": FOUNDATION,
     "check": {"errors", "elf", "artefacts"},  # shares nothing with what it judges
     "pipeline": FOUNDATION
-    | {"settings", "patch", "capture", "kbuild", "handmade", "check", "target"},
+    | {"cache", "settings", "patch", "capture", "kbuild", "handmade", "check", "target"},
     "handmade": FOUNDATION | {"capture", "kbuild", "link", "target"},
     "toolstack": FOUNDATION | {"hypervisor", "realxen", "pipeline", "kbuild", "verify"},
     "testing": FOUNDATION,

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.xen import xen_tree
 from tests.xen.source import commit_of
+from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.realxen import debian
-from xsplice_plugins.realxen.cache import cache_folder
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_X86_64
@@ -20,7 +21,6 @@ from xsplice_plugins.hypervisor.facts.arches import ARCHES
 from xsplice_plugins.hypervisor.facts.releases import release
 from xsplice_plugins.kbuild.facts import ask_tree, facts_of_tree
 from xsplice_plugins.kbuild.tree import locate_tree
-from xsplice_plugins.realxen.cache import cache_folder
 from xsplice_plugins.releases import LAST_POINT, parse_release
 from xsplice_plugins.target.known import known_facts
 

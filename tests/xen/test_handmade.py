@@ -38,7 +38,7 @@ def payloads(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """Build all payloads of the table once."""
     tree = locate_tree(xen_tree)
     out = tmp_path_factory.mktemp("handmade")
-    base = pipeline.base_of_tree(xen_tree, cache=out / "facts")
+    base = pipeline.base_of_tree(xen_tree)
     run = pipeline.open_run({}, base, environ={})
     return scenarios.build_table(run, tree, TABLE, FOLDER, out)
 

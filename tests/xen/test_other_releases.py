@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.build import ROOT, scons
-from xsplice_plugins.realxen.cache import cache_folder
+from xsplice_plugins.cache import cache_folder
 
 PATCHES = ROOT / "xen-patches"
 CASES = sorted(

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from xsplice_plugins.cache import cache_folder, locked
 from xsplice_plugins.realxen.agent import APPLETS
-from xsplice_plugins.realxen.cache import cache_folder, locked
 from xsplice_plugins.realxen.initramfs import pack_cpio
 from xsplice_plugins.realxen.parts import prepare_parts
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline, settings
-from xsplice_plugins.commands.words import Row, facts_cache, show
+from xsplice_plugins.cache import cache_folder
+from xsplice_plugins.commands.words import Row, show
 from xsplice_plugins.errors import ConfigError, MachineError, VerifyError
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import clean_name, derived_name
@@ -117,7 +118,7 @@ def _sconstruct() -> Path:
 def _folder_of(xen: Path) -> Path:
     """Return the build folder of a tree, where a second fix finds what the first has made."""
     name = hashlib.sha256(os.fsencode(str(xen.resolve()))).hexdigest()[:16]
-    return facts_cache().with_name("patch") / name
+    return cache_folder(os.environ) / "patch" / name
 
 
 def _open_out(named: Path | None, xen: Path) -> Path:

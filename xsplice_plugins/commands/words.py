@@ -56,13 +56,7 @@ def open_run(
 
 def tree_base(arguments: Namespace) -> pipeline.Base:
     """Return the hypervisor of the tree that ``--xen`` names."""
-    return pipeline.base_of_tree(Path(arguments.XEN).absolute(), cache=facts_cache())
-
-
-def facts_cache() -> Path:
-    """Return the folder where the command line keeps what trees answered."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "xsplice" / "facts"
+    return pipeline.base_of_tree(Path(arguments.XEN).absolute())
 
 
 def checks_path(payload: Path) -> Path:

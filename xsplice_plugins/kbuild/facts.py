@@ -8,6 +8,7 @@ release names (the bytes of BUG(), the sizes of frames) is seen in what BUG and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import tempfile
@@ -144,7 +145,8 @@ def ask_tree(tree: XenTree, *, cache: Path | None) -> Facts:
     except (LookupError, ValueError, struct.error, ElfError) as error:
         raise _unanswered(tree, f"the probe's object lacks what was asked for ({error})") from error
     if kept is not None:
-        save(kept, facts)
+        with contextlib.suppress(MachineError):  # a home that cannot be written
+            save(kept, facts)
     return facts
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import settings
+from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.plugins import manager
@@ -48,12 +49,11 @@ class Run:
     plugins: pluggy.PluginManager
 
 
-def base_of_tree(xen: Path | XenTree, *, cache: Path, build_dir: Path | None = None) -> Base:
-    """Describe the hypervisor of a built tree.
+def base_of_tree(xen: Path | XenTree, *, build_dir: Path | None = None) -> Base:
+    """Describe the hypervisor of a built tree; its answers are kept in the user's cache folder.
 
     Args:
         xen: The tree, its top, its ``xen`` folder, or an ``O=`` build folder; only read.
-        cache: Folder where the tree's answers are kept.
         build_dir: Where the run will write; it must lie outside the tree.
 
     Raises:
@@ -64,9 +64,10 @@ def base_of_tree(xen: Path | XenTree, *, cache: Path, build_dir: Path | None = N
     from xsplice_plugins.kbuild.tree import locate_tree  # noqa: PLC0415
 
     tree = locate_tree(xen) if isinstance(xen, Path) else xen
-    for folder in (build_dir, cache):
-        if folder is not None:
-            check_outside(folder, tree)
+    cache = cache_folder(os.environ) / "facts"
+    check_outside(cache, tree, "the cache folder XSPLICE_CACHE")
+    if build_dir is not None:
+        check_outside(build_dir, tree)
     return Base(
         image=tree.xen_syms, release=tree.release, facts=facts_of_tree(tree, cache=cache), tree=tree
     )

@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from xsplice_plugins.cache import locked
 from xsplice_plugins.realxen import debian
-from xsplice_plugins.realxen.cache import locked
 from xsplice_plugins.realxen.process import run_logged
 from xsplice_plugins.realxen.results import MARK
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from xsplice_plugins.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen.agent import hypercall_agent, tool_agent
-from xsplice_plugins.realxen.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.realxen.initramfs import pack_disk
 from xsplice_plugins.realxen.parts import prepare_parts
 from xsplice_plugins.realxen.results import FINISHED, READY, Outcome, RunResult, Step, parse_console

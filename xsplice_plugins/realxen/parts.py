@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.realxen import debian
 from xsplice_plugins.realxen.agent import APPLETS, init_script
-from xsplice_plugins.realxen.cache import locked
 from xsplice_plugins.realxen.initramfs import pack_cpio, unpack_kernel
 
 #: Changes when what is kept of the packages changes.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest, read_file
+from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import Probe
-from xsplice_plugins.realxen.cache import cache_folder
 from xsplice_plugins.realxen.machine import Machine
 from xsplice_plugins.realxen.results import RunResult, Step, StepResult
 from xsplice_plugins.verify.model import read_probes, release_of

@@ -112,7 +112,7 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
         raise ConfigError("XEN is not set; give a built Xen tree: XEN=/src/xen")
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
     tree = settings.located(settings.absolute(env, xen, "XEN"))
-    return pipeline.base_of_tree(tree, cache=folder / "facts", build_dir=folder)
+    return pipeline.base_of_tree(tree, build_dir=folder)
 
 
 def _lay_out(wiring: Wiring, tree: XenTree) -> tuple[Path, list[object]]:
