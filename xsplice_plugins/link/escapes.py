@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from copy import copy
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.reader import read_elf
@@ -90,7 +91,7 @@ class _Payload:
     def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
         self.elf = elf
         self.abi = abi
-        outside = AddressFlow(References(_code_of(image), abi.profile))
+        outside = cache(lambda: AddressFlow(References(_code_of(image), abi.profile)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
         self.symbols = sorted(
             (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),

@@ -104,13 +104,14 @@ def load_certificate(path: Path) -> Certificate:
 
 
 def load_key(
-    path: Path, environ: Mapping[str, str]
+    path: Path, environ: Mapping[str, str], *, is_own: bool = False
 ) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     """Return the private key of a PEM file.
 
     Args:
         path: The file; the key may be encrypted.
         environ: Holds the pass phrase in ``XSPLICE_KEY_PASSPHRASE``.
+        is_own: This library made it; its numbers are not tested for being prime once more.
 
     Raises:
         SignError: No key, a key of another kind, too short, or the pass phrase is wrong.
@@ -129,7 +130,11 @@ def load_key(
             f"{path}: the key is encrypted; put its pass phrase in {PASSPHRASE_VARIABLE}"
         )
     try:
-        key = load_pem_private_key(blocks[0], phrase.encode() if is_encrypted and phrase else None)
+        key = load_pem_private_key(
+            blocks[0],
+            phrase.encode() if is_encrypted and phrase else None,
+            unsafe_skip_rsa_key_validation=is_own,
+        )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         what = (
             f"cannot be decrypted; is the pass phrase in {PASSPHRASE_VARIABLE} right?"
@@ -200,7 +205,9 @@ def development_identity(folder: Path) -> Identity:
     if not path.exists():
         _publish(path, _make_pair())
     identity = Identity(
-        key=load_key(path, {}), certificate=load_certificate(path), is_development=True
+        key=load_key(path, {}, is_own=True),
+        certificate=load_certificate(path),
+        is_development=True,
     )
     public = folder / "development.crt.pem"
     text = _pem_blocks(path, b"CERTIFICATE")[0] + b"\n"

@@ -60,7 +60,7 @@ class AddressFlow:
         self,
         references: References,
         is_own: Callable[[Place], bool] = lambda _place: False,
-        outside: AddressFlow | None = None,
+        outside: Callable[[], AddressFlow] | None = None,
     ) -> None:
         """Follow addresses through what ``references`` describes.
 
@@ -316,7 +316,7 @@ class AddressFlow:
         if _PASSING.fullmatch(name):
             return True
         if self._outside is not None:
-            is_kept, is_returned = self._outside.answer(name, passed, is_pointer=self._is_pointer)
+            is_kept, is_returned = self._outside().answer(name, passed, is_pointer=self._is_pointer)
             if not is_kept:
                 return is_returned
         is_pointer = not name or _THUNK.fullmatch(name)
