@@ -9,7 +9,7 @@ import pytest
 
 from xsplice_plugins.hypervisor import Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import RW, Memory, MemorySegment
-from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86
+from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86_64
 from xsplice_plugins.hypervisor.load.relocation_entry import Relocation
 
 BASE = 0x40000000
@@ -48,7 +48,7 @@ def arm64(kind: int, symbol: int, insn: int = 0, addend: int = 0) -> tuple[int, 
 
 def test_x86_absolute_wraps_in_64_bits() -> None:
     memory = memory_with()
-    relocations_x86.relocate(entry(1, (1 << 64) - 8, 16), memory)
+    relocations_x86_64.relocate(entry(1, (1 << 64) - 8, 16), memory)
     assert memory.read(BASE + 16, 8) == (8).to_bytes(8, "little")
 
 
@@ -62,18 +62,18 @@ def test_x86_pc32_reaches_2_gib(kind: int, distance: int, errno: int) -> None:
     symbol = (BASE + 16 + distance) % (1 << 64)
     if errno:
         with pytest.raises(XenRefusal) as found:
-            relocations_x86.relocate(entry(kind, symbol), memory)
+            relocations_x86_64.relocate(entry(kind, symbol), memory)
         assert found.value.errno == errno
     else:
-        relocations_x86.relocate(entry(kind, symbol), memory)
+        relocations_x86_64.relocate(entry(kind, symbol), memory)
     written = int.from_bytes(memory.read(BASE + 16, 4), "little")
     assert written == distance % (1 << 32), "the field is written before the test"
 
 
-@pytest.mark.parametrize("kind", [k for k in range(64) if k not in relocations_x86.RECIPES])
+@pytest.mark.parametrize("kind", [k for k in range(64) if k not in relocations_x86_64.RECIPES])
 def test_x86_unknown_types_are_refused(kind: int) -> None:
     with pytest.raises(XenRefusal) as found:
-        relocations_x86.relocate(entry(kind, BASE), memory_with())
+        relocations_x86_64.relocate(entry(kind, BASE), memory_with())
     assert found.value.errno == 95
 
 

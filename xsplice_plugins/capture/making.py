@@ -221,8 +221,8 @@ def _make(
 def _variables(tree: XenTree, index: Index) -> list[str]:
     """Return the settings of the tree's own build, from what it recorded."""
     settings = dict(tree.config)
-    arch = "x86_64" if tree.arch == "x86" else ("arm64" if "ARM_64" in settings else "arm32")
-    variables = {"XEN_TARGET_ARCH": arch}
+    bits = "64" if f"{tree.arch.upper()}_64" in settings else "32"
+    variables = {"XEN_TARGET_ARCH": f"{tree.arch}{'_' if tree.arch == 'x86' else ''}{bits}"}
     for (_, name), text in sorted(index.texts.items()):
         if not name.endswith(".o") or " -c " not in text:
             continue

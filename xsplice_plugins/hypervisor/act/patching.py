@@ -5,7 +5,7 @@ Source: ``arch_livepatch_verify_func``, ``_apply`` and ``_revert`` in livepatch.
 architectures.
 """
 
-from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
 from xsplice_plugins.hypervisor.facts.cpu import CpuProfile, ideal_nops
 from xsplice_plugins.hypervisor.facts.verdicts import (
     EINVAL,
@@ -23,8 +23,6 @@ STEP_APPLY = "patching"
 STEP_REVERT = "unpatching"
 #: Bytes the hypervisor can save per function.
 SAVED_BYTES_MAX = 31
-_ARM64_NOP = 0xD503201F
-_ARM32_NOP = 0xE1A00000
 
 
 def _entry_offset(old_virt: int, xen: Xen, *, step: str) -> int:
@@ -88,33 +86,11 @@ def check_distance(function: Function, xen: Xen) -> None:
         raise XenRefusal(EOVERFLOW, STEP_VERIFY, f"{name}: the replacement is {distance:#x} away")
 
 
-def _arm64_branch(old_virt: int, new_virt: int) -> int:
-    distance = new_virt - old_virt
-    if distance % 4 or old_virt % 4 or not -(128 << 20) <= distance < 128 << 20:
-        # The load-time test has the opposite sign, so exactly +128 MiB arrives here.
-        raise Hazard(STEP_APPLY, f"ASSERT: a branch of {distance:#x} bytes cannot be encoded")
-    return 0x14000000 | distance >> 2 & 0x3FFFFFF
-
-
-def _words(word: int, count: int) -> bytes:
-    return word.to_bytes(4, "little") * count
-
-
 def _instructions(function: Function, length: int, *, arch: Arch, cpu: CpuProfile) -> bytes:
     """Give the bytes to write at old address plus offset."""
-    place = function.old_virt + function.patch_offset
-    if arch == X86_64:
-        if not function.new_virt:
-            return ideal_nops(cpu, length)
-        disp = (function.new_virt - (place + 5)) & 0xFFFFFFFF
-        return b"\xe9" + disp.to_bytes(4, "little")
-    if not function.new_virt:
-        return _words(_ARM64_NOP if arch == ARM64 else _ARM32_NOP, length // 4)
-    if arch == ARM64:
-        return _words(_arm64_branch(function.old_virt, function.new_virt), 1)
-    assert arch == ARM32, "there are three architectures"
-    distance = function.new_virt - (function.old_virt + 8)
-    return _words(0xEA000000 | distance >> 2 & 0xFFFFFF, 1)
+    if function.new_virt:
+        return arch.jump(function.old_virt + function.patch_offset, function.new_virt)
+    return arch.nop * (length // len(arch.nop)) if arch.nop else ideal_nops(cpu, length)
 
 
 def patch_length(function: Function, arch: Arch) -> int:

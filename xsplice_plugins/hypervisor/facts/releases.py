@@ -9,7 +9,7 @@ behaves as that one, and its ``note`` says so.
 from dataclasses import dataclass
 
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
+from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
 from xsplice_plugins.releases import Version, is_known, known_releases, parse_release, spelled
 
 #: 32-bit words of CPU features, by the first release that has them; a branch starts at its ``.0``.
@@ -91,7 +91,7 @@ class Release:
 
     def bug_frame_kinds(self, arch: Arch) -> int:
         """Number of ``.bug_frames.N`` sections that are looked at."""
-        return 3 if arch in {ARM64, ARM32} and self.version < (4, 15, 0) else 4
+        return 3 if arch != X86_64 and self.version < (4, 15, 0) else 4
 
     def record_bytes(self, arch: Arch) -> int:
         """Size of one function record."""

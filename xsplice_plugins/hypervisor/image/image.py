@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from xsplice_plugins.hypervisor.facts.arches import ARM64, X86_64, Arch, page_align
+from xsplice_plugins.hypervisor.facts.arches import Arch, page_align
 from xsplice_plugins.hypervisor.facts.cpu import DEFAULT_CPU, CpuProfile
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.memory import Memory, MemorySegment, Perm
@@ -17,13 +17,6 @@ from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol
 from xsplice_plugins.releases import Version
 
 _GIB = 1 << 30
-#: First release with it, and the window for payloads on arm64 and on arm32.
-_ARM_WINDOWS: tuple[tuple[Version, int, int], ...] = (
-    ((4, 7, 0), 0x800000, 0x800000),
-    ((4, 8, 2), 0xA00000, 0xA00000),
-    ((4, 18, 0), 0x20001000000, 0x1000000),
-    ((4, 19, 0), 0xA0001000000, 0x1000000),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +147,11 @@ def arena_of(arch: Arch, version: Version, *, text_virt: int, end_virt: int) -> 
         text_virt: an address in the image.
         end_virt: first address behind the image's data.
 
-    Source: ``arch_livepatch_init`` of xen/arch/*/livepatch.c; LIVEPATCH_VMAP_START of Arm's
-    asm/config.h, since 4.18 asm/mmu/layout.h. On x86 the last pages belong to the fixmap and the
-    stubs (NR_CPUS of 256 pages, as in Debian's configuration).
+    Source: ``arch_livepatch_init`` of xen/arch/*/livepatch.c. On x86 the last pages belong to the
+    fixmap and the stubs (NR_CPUS of 256 pages, as in Debian's configuration).
     """
-    if arch != X86_64:
-        _, arm64, arm32 = max(row for row in _ARM_WINDOWS if row[0] <= version)
-        start = arm64 if arch == ARM64 else arm32
+    if arch.windows:
+        _, start = max(row for row in arch.windows if row[0] <= version)
         return (start, start + (2 << 20))
     top = (text_virt & ~(_GIB - 1)) + _GIB
     return (page_align(end_virt), top - 2 * 4096 - 256 * 4096)

@@ -2,28 +2,26 @@
 """Relocating a payload in its final place: the part that all architectures share.
 
 Source: ``livepatch_elf_perform_relocs`` of xen/common/livepatch_elf.c. The operations themselves
-are data in ``relocations_x86.py``, ``relocations_arm64.py`` and ``relocations_arm32.py``.
+are the function ``relocate`` of a file for each architecture, ``relocations_<name>.py``.
 """
 
 import struct
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
-from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64
+from xsplice_plugins.hypervisor.facts.arches import Arch
 from xsplice_plugins.hypervisor.facts.releases import Release
-from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, ENOSYS, EOPNOTSUPP, Hazard, XenRefusal
+from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import Memory
-from xsplice_plugins.hypervisor.load import relocations_arm32, relocations_arm64, relocations_x86
 from xsplice_plugins.hypervisor.load.container import SHT_REL, SHT_RELA, PayloadElf, PayloadSection
 from xsplice_plugins.hypervisor.load.relocation_entry import STEP, Relocation
 from xsplice_plugins.hypervisor.state.xen import Xen
 
-_HANDLERS: dict[str, Callable[[Relocation, Memory], None]] = {
-    X86_64.name: relocations_x86.relocate,
-    ARM64.name: relocations_arm64.relocate,
-    ARM32.name: relocations_arm32.relocate,
-}
-#: Architectures that know RELA only, and what they say to REL.
-_REL_ERRNO = {X86_64.name: EOPNOTSUPP, ARM64.name: ENOSYS}
+
+def _handler(arch: Arch) -> Callable[[Relocation, Memory], None]:
+    module = import_module(f"{__package__}.relocations_{arch.name}")
+    handler: Callable[[Relocation, Memory], None] = module.relocate
+    return handler
 
 
 def _entries(
@@ -97,10 +95,9 @@ def relocate(elf: PayloadElf, xen: Xen) -> int:
         entsize = section.entsize
         if entsize < entry_bytes[section.sh_type] or section.size_bytes % entsize:
             raise XenRefusal(EINVAL, STEP, f"{section.name}: wrong entry size")
-        handler = _HANDLERS[elf.arch.name]
-        if section.sh_type == SHT_REL and elf.arch.name in _REL_ERRNO:
-            errno = _REL_ERRNO[elf.arch.name]
-            raise XenRefusal(errno, STEP, f"{section.name}: SHT_REL is not supported")
+        handler = _handler(elf.arch)
+        if section.sh_type == SHT_REL and elf.arch.rel_errno:
+            raise XenRefusal(elf.arch.rel_errno, STEP, f"{section.name}: SHT_REL is not supported")
         for entry in _entries(section, base, elf, xen.release):
             handler(entry, xen.memory)
             count += 1
