@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,9 +61,14 @@ class Outcome:
     mutation: str
     source: str
     function: str
-    verdict: str  #: "exact", "refused", "no code", "missed", "over", "other"
+    verdict: str  #: one of the table's columns
     detail: str = ""
     is_spread: bool = False  #: more functions than the edited one changed
+
+
+#: Judges one edit; None if it does not compile.
+Judge = Callable[[EditedTree, MutationClass, str, Edit], "Outcome | None"]
+COLUMNS = ("exact", "refused", "no code", "missed", "over")
 
 
 def judge(tree: EditedTree, mutation: MutationClass, source: str, edit: Edit) -> Outcome | None:
@@ -126,9 +132,13 @@ def _data_removed(delta: Delta) -> set[str]:
 
 
 def campaign(
-    tree: EditedTree, per_class: int, names: tuple[str, ...] = (), files: tuple[str, ...] = FILES
+    tree: EditedTree,
+    per_class: int,
+    names: tuple[str, ...] = (),
+    judged: Judge = judge,
 ) -> list[Outcome]:
     """Judge up to ``per_class`` compiling edits of every class (or the named), over the files."""
+    files = FILES
     outcomes = []
     for number, mutation in enumerate(CLASSES):
         if names and mutation.name not in names:
@@ -144,16 +154,15 @@ def campaign(
                 tried += 1
                 # Not the first functions only: step through the file.
                 edit = pool[(turn * 7 + number) % len(pool)]
-                outcome = judge(tree, mutation, source, edit)
+                outcome = judged(tree, mutation, source, edit)
                 if outcome is not None:
                     outcomes.append(outcome)
                     done += 1
     return outcomes
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: list[Outcome], columns: tuple[str, ...] = COLUMNS) -> str:
     """Return the published table."""
-    columns = ("exact", "refused", "no code", "missed", "over")
     lines = [
         "| class of edit | edits | " + " | ".join(columns) + " | reached further functions |",
         "|---|" + "---:|" * (len(columns) + 2),

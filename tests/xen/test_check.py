@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.xen.check_campaign import Judged
+from tests.xen.differ_campaign import campaign
+from tests.xen.differ_mutations import CLASSES
+from tests.xen.differ_pairs import EditedTree
 from tests.xen.wrong_payloads import (
     CASES,
     Built,
@@ -197,3 +201,13 @@ def test_a_text_must_lie_where_it_stays(
     found = judge(image, case, led_to(case.payload, image, ".rodata.str", place))
     assert isinstance(found, CheckReport)
     assert any(reason in said for _, said in found.differences), found.differences
+
+
+def test_differ_and_check_agree_on_edits(xen_tree: Path, tmp_path: Path) -> None:
+    """A sample of the campaign that ``check_campaign.py`` runs."""
+    names = tuple(mutation.name for mutation in CLASSES[1::3])
+    edited = EditedTree(xen_tree, tmp_path)
+    outcomes = campaign(edited, 1, names, Judged(xen_tree).judge)
+    assert len(outcomes) > 12
+    assert sum(outcome.verdict == "right" for outcome in outcomes) > 8
+    assert not [o for o in outcomes if o.verdict in ("wrong", "blind", "over")]

@@ -98,7 +98,8 @@ class Comparison:
     def record_of(self, side: Side, unit: Unit) -> Record | None:
         """Return the record that replaces a function."""
         home = side.homes.of(unit)
-        found = (self.records.get((name, home)) for name in names_of(side.obj, unit))
+        names = [*names_of(side.obj, unit), side.homes.renamed.get((unit.section, unit.start), "")]
+        found = (self.records.get((name, home)) for name in names)
         return next((record for record in found if record), None)
 
     def note(self, text: str) -> None:

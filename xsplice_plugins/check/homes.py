@@ -4,7 +4,8 @@
 A name tells, and the baseline's place in the image, which settles names that several objects
 share. What the compiler numbers (``count.3`` of a static in a function) may get another number in
 the new object: there the functions that use it tell, and the order among those that the same
-functions use.
+functions use. A static function that the compiler specialises otherwise (``f`` became
+``f.isra.0``) is the one of that stem, if there is one on each side: who calls it is compared too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from xsplice_plugins.check.objects import ObjectFile, Ref, Unit
 from xsplice_plugins.elf.types import STT_SECTION
 
 _NUMBERED = re.compile(r"(.+?)\.(\d+)$")
+_SPECIALISED = re.compile(r"(?:\.(?:isra|constprop|part)\.\d+)+$")
 
 Key = tuple[int, int]  #: section and start of a unit
 
@@ -57,6 +59,8 @@ class Homes:
 
     image: Image
     by_unit: dict[Key, int] = field(default_factory=dict)
+    #: names that the image has for units that the compiler specialised otherwise
+    renamed: dict[Key, str] = field(default_factory=dict)
     #: places of numbered variables that no rule gave to one of the new object: by stem
     spare: dict[str, set[int]] = field(default_factory=dict)
 
@@ -126,7 +130,27 @@ def find_homes(image: Image, new: ObjectFile, placed: Placed | None, number: int
             found.by_unit[unit.section, unit.start] = home
     if placed is not None:
         _pair_numbered(found, new, numbered, placed.objects[number], old_numbered)
+        _pair_specialised(found, new, old)
     return found
+
+
+def _pair_specialised(found: Homes, new: ObjectFile, old: dict[str, int]) -> None:
+    """Pair static functions that are specialised otherwise, one of a stem on each side."""
+    taken = set(found.by_unit.values())
+    fresh: dict[str, list[Unit]] = {}
+    stale: dict[str, list[str]] = {}
+    for unit in _named_units(new):
+        is_local = unit.symbol is not None and unit.symbol.is_local
+        if is_local and new.elf.sections[unit.section].is_exec and found.of(unit) is None:
+            fresh.setdefault(_SPECIALISED.sub("", unit.name), []).append(unit)
+    for name, home in old.items():
+        if home not in taken:
+            stale.setdefault(_SPECIALISED.sub("", name), []).append(name)
+    for stem, units in fresh.items():
+        names = stale.get(stem, [])
+        if len(units) == len(names) == 1:
+            key = units[0].section, units[0].start
+            found.by_unit[key], found.renamed[key] = old[names[0]], names[0]
 
 
 def _pair_numbered(

@@ -128,6 +128,41 @@ def test_a_static_of_a_function_keeps_its_state_under_another_number(
     assert sorted(held.values()) == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("fix", "body", "is_right"),
+    [
+        ("counter += x + 1;", "{ counter += x + 1; spare_counter -= x; return counter; }", True),
+        ("counter += x + 1;", "{ counter += x + 2; spare_counter -= x; return counter; }", False),
+    ],
+)
+def test_a_function_that_is_specialised_otherwise_is_the_one_of_its_stem(
+    fix: str, body: str, is_right: bool, known: World, tmp_path: Path
+) -> None:
+    head = "LOCAL int helper(int x)"
+    named = f'{head} asm("helper.isra.0");\n{head}'
+    new = changed(known, tmp_path, (f"{head} {{ counter += x;", f"{named} {{ {fix}"))
+    sizes = f"{size_of(new, 'helper.isra.0')}, {size_of(known.unit, 'helper')}"
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    record = f'{{"unit.c_helper", (void *)fixed, 0, {sizes}, 2}}'
+    more = f"struct livepatch_func own[] {place} = {{{record}}};"
+    known_data = KNOWN.replace("extern int helper(int)", "extern int unused(int)")
+    data = payload(known, new, known_data + HELPER.format(body=body), (), more)
+    found = checked(known, new, data)
+    assert found.held == is_right, texts(found)
+
+
+def test_two_functions_of_a_stem_are_not_taken_for_one(known: World, tmp_path: Path) -> None:
+    """Without the pairing nobody could say which of them the image's one became."""
+    head = "LOCAL int helper(int x)"
+    second = 'LOCAL int other(int x) asm("helper.isra.1");\nLOCAL int other(int x) { return x; }\n'
+    named = f'{second}{head} asm("helper.isra.0");\n{head}'
+    new = changed(
+        known, tmp_path, (head, named), ("helper(x) + limit", "helper(x) + other(x) + limit")
+    )
+    found = checked(known, new, payload(known, new, KNOWN, ()))
+    assert not found.held
+
+
 def test_new_functions_and_data_are_compared_by_content(known: World, tmp_path: Path) -> None:
     more = "static int fresh = 9; LOCAL int added(int x) { return fresh += x; }\n"
     edit = (
