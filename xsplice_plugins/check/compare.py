@@ -214,8 +214,13 @@ class Comparison:
             return "what it leads to is constant, and it leads to memory that can be written"
         return ""
 
-    def _leads(self, side: Side, unit: Unit, ref: Ref, aim: Aim, own: Own | None) -> str:
-        """Compare where one field leads with what its relocation names."""
+    def _leads(
+        self, side: Side, unit: Unit, ref: Ref, aim: Aim, own: Own | None, skew: int = 0
+    ) -> str:
+        """Compare where one field leads with what its relocation names.
+
+        ``skew`` is how many bytes in front of the field the distance in it counts from.
+        """
         obj, symbol = side.obj, ref.symbol
         if symbol.shndx == SHN_ABS:
             fits = aim.fits(symbol.value + ref.addend)
@@ -236,7 +241,7 @@ class Comparison:
             return self._same(side, target, base + target.start, own)
         text, mark = "", len(self.seen)
         for target in meant(obj, ref, unit.section):
-            at = symbol.value + ref.addend + behind(obj, ref, unit.section)[0]
+            at = symbol.value + ref.addend + behind(obj, ref, unit.section)[0] - skew
             is_entry = at == target.start
             found = self._thing(side, target, base + target.start, own, is_entry=is_entry)
             if not found:
@@ -358,7 +363,8 @@ class Comparison:
             elif entry.layout.snippet_length_at is not None:
                 text = self._snippet(side, ref, aim, own, have[entry.layout.snippet_length_at])
             else:
-                text = self._leads(side, piece, ref, aim, own)
+                skew = ref.at - entry.start if entry.layout.is_from_start else 0
+                text = self._leads(side, piece, ref, aim, own, skew)
             if text:
                 return text
         return ""

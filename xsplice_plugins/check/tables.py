@@ -23,6 +23,7 @@ class Layout(NamedTuple):
     size_bytes: int
     owner_bits: int = 32  #: of the first member; above them a line number
     snippet_length_at: int | None = None  #: offset of a byte: length of the snippet
+    is_from_start: bool = False  #: all distances count from the start of the entry
 
     def owner_offset(self, number: int) -> int:
         """Take the line number out of a first member or its addend."""
@@ -52,7 +53,7 @@ def layouts(facts: Facts) -> dict[str, tuple[Layout, ...]]:
     found = {
         ".altinstructions": (Layout(alt.size_bytes, 32, alt.replacement_length),),
         ".bug_frames": tuple(
-            Layout(size, facts.bug_displacement_bits or 32)
+            Layout(size, facts.bug_displacement_bits or 32, is_from_start=True)
             for size in (facts.bug_frame_size_bytes, facts.bug_message_frame_size_bytes)
         ),
         ".ex_table": (Layout(facts.ex_entry_size_bytes),),
