@@ -11,7 +11,7 @@ NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS SUPERSEDES RELEASE RELEAS
 OWN := PYTHON VENV SCONSFLAGS AGREEMENT XEN_TREE
 ODD := $(foreach name,$(filter-out $(NAMES) $(OWN),$(.VARIABLES)),\
          $(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-SETTINGS = $(foreach name,$(NAMES) $(ODD),$(if $($(name)),'$(name)=$($(name))'))
+SETTINGS = $(foreach name,$(NAMES) $(ODD),$(if $($(name)),'$(name)=$(subst ','\'',$($(name)))'))
 SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
 XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)
 

@@ -1,33 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's cache folder, and locks on the folders in it."""
+"""The user's cache folder, and locks on the folders that runs share."""
 
 import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from xsplice_plugins.errors import MachineError
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place."""
-    if environ.get("XSPLICE_CACHE"):
-        return Path(environ["XSPLICE_CACHE"]).absolute()
-    if environ.get("XDG_CACHE_HOME"):
-        return Path(environ["XDG_CACHE_HOME"]).absolute() / "xsplice"
-    return Path(environ.get("HOME") or Path("~").expanduser()) / ".cache" / "xsplice"
+    """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place.
+
+    Raises:
+        MachineError: There is no home folder, or the path cannot be one.
+    """
+    try:
+        if environ.get("XSPLICE_CACHE"):
+            folder = Path(environ["XSPLICE_CACHE"]).absolute()
+        elif environ.get("XDG_CACHE_HOME"):
+            folder = Path(environ["XDG_CACHE_HOME"]).absolute() / "xsplice"
+        else:
+            home = Path(environ.get("HOME") or Path("~").expanduser())
+            folder = home / ".cache" / "xsplice"
+        folder.resolve()
+        folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"the cache folder cannot be used ({error}); set XSPLICE_CACHE to a folder"
+        ) from error
+    return folder
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, is_shared: bool = False) -> Iterator[None]:
+def locked(
+    folder: Path,
+    *,
+    is_shared: bool = False,
+    name: str = ".lock",
+    waiting: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
     """Hold a folder's lock, so that two runs do not work on the same thing.
 
     Args:
         folder: Made when absent; the lock ends with the process, however it ends.
         is_shared: Only keep others from changing what is there.
+        name: Of the file that is locked.
+        waiting: Called when somebody else holds it.
+
+    Raises:
+        MachineError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / name).open("w")
+    except OSError as error:
+        raise MachineError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, kind)
         yield
 
 

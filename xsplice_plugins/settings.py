@@ -243,9 +243,19 @@ def split_files(value: object, resolve: Callable[[str], Path]) -> tuple[str, ...
     )
 
 
+_ON, _OFF = {"1", "y", "yes", "on", "true"}, {"", "0", "n", "no", "off", "false", "none"}
+
+
 def is_on(value: object) -> bool:
-    """Tell whether a switch is set: anything but nothing and 0."""
-    return str(value or "") not in {"", "0"}
+    """Tell whether a switch is set.
+
+    Raises:
+        ConfigError: It says neither yes nor no.
+    """
+    word = str(value).lower()
+    if word not in _ON | _OFF:
+        raise ConfigError(f"{value}: neither yes nor no; give 1 or 0")
+    return word in _ON
 
 
 def make_config(
@@ -283,6 +293,8 @@ def make_config(
         parse_release(name)
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
+    if release or said:
+        parse_release(release or said)
     if fields.get("depends") and fields.get("supersedes"):
         raise ConfigError(
             "DEPENDS and SUPERSEDES: `replace` takes all other payloads away, so what it applies "

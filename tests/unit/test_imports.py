@@ -38,7 +38,7 @@ ALLOWED = {
     "link": FOUNDATION | {"target"},
     "sign": FOUNDATION,
     "hypervisor": {"errors", "releases", "elf"},
-    "cache": set(),
+    "cache": {"errors"},
     "realxen": {"errors", "cache"},
     "verify": FOUNDATION | {"hypervisor", "realxen", "cache"},
     "report": FOUNDATION | {"settings", "target"},

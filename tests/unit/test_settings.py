@@ -151,6 +151,8 @@ def test_words_and_switches() -> None:
         True,
         False,
     ]
+    with pytest.raises(ConfigError, match="neither yes nor no"):
+        is_on("maybe")
     assert {row.takes for row in SETTINGS} == set(Takes)
 
 

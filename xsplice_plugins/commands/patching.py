@@ -11,15 +11,22 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline, settings
-from xsplice_plugins.cache import cache_folder
+from xsplice_plugins.cache import cache_folder, locked
 from xsplice_plugins.commands.words import Row, show
-from xsplice_plugins.errors import ConfigError, MachineError, VerifyError
+from xsplice_plugins.errors import (
+    ConfigError,
+    MachineError,
+    NoFunctionalChangeError,
+    RefusedError,
+    VerifyError,
+)
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import clean_name, derived_name
 from xsplice_plugins.settings import SETTINGS, add_options
@@ -37,8 +44,9 @@ _ENDS = (
     ".verify.failed.json",
 )
 _PROOF = {".checks.json", ".verify.json", ".verify.failed.json"}
-#: Statuses of a run that made a payload.
+#: Statuses of a run that made a payload, and of one that says why there shall be none.
 _MADE = {0, VerifyError.exit_status}
+_UNMADE = {NoFunctionalChangeError.exit_status, RefusedError.exit_status}
 
 
 def _add_patch(parser: ArgumentParser) -> None:
@@ -58,21 +66,55 @@ def _patch(arguments: Namespace) -> int:
     folder = Path(arguments.BUILD).absolute() if arguments.BUILD else _folder_of(xen)
     kind = "HOTFIX" if arguments.fix[0].suffix == ".c" else "PATCH"
     arguments.NAME = clean_name(arguments.NAME) if arguments.NAME else derived_name(arguments.fix)
+    _check_outputs(out, arguments)
     words = [*_settings(arguments), f"BUILD={folder}", f"XEN={xen}"]
     words.append(f"{kind}={_listed(arguments.fix)}")
     target = "xsplice-verify" if arguments.verify else "xsplice"
     jobs = [f"-j{arguments.jobs}"] if arguments.jobs else []
-    done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", "-f", str(_sconstruct()), *jobs, target, *words],
-        stdout=sys.stderr if arguments.json else None,
-        cwd=_sconstruct().parent,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
-    made = _collected(folder, out, arguments, is_made=done.returncode in _MADE)
+    pipeline.check_outside(folder, locate_tree(xen))
+    # Another run's files of the same name must not be taken for this one's.
+    with locked(folder, name=".patch.lock"):
+        command = [sys.executable, "-m", "SCons", "-Q", "-f", str(_sconstruct()), *jobs, target]
+        status = _scons([*command, *words], is_quiet=arguments.json)
+        made = _collected(folder, out, arguments, status)
     if arguments.json:
-        show(artefacts.to_json({"status": done.returncode, "files": [str(path) for path in made]}))
-    return done.returncode
+        show(artefacts.to_json({"status": status, "files": [str(path) for path in made]}))
+    return status
+
+
+def _scons(command: list[str], *, is_quiet: bool) -> int:
+    """Run SCons and return its status; a signal to end is passed on, so that it ends first."""
+    environ = os.environ | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XSPLICE_CACHE": str(cache_folder(os.environ)),  # absolute: SCons runs elsewhere
+    }
+    with subprocess.Popen(
+        command,
+        stdout=sys.stderr if is_quiet else None,
+        cwd=_sconstruct().parent,
+        env=environ,
+    ) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_outputs(out: Path, arguments: Namespace) -> None:
+    """Refuse to write over a file that the run reads."""
+    made = {(out / f"{arguments.NAME}{end}").resolve() for end in _ENDS}
+    names = ("DEPENDS", "SUPERSEDES", "KEY", "CERT", "EXPECT")
+    given = [
+        Path(p)
+        for name in names
+        for p in settings.split_files(getattr(arguments, name) or "", Path)
+    ]
+    for path in (*arguments.fix, *given):
+        if path.resolve() in made:
+            raise ConfigError(
+                f"{path}: what is made would be written over it; give another --name or --out"
+            )
 
 
 def _settings(arguments: Namespace) -> list[str]:
@@ -142,13 +184,18 @@ def _open_out(named: Path | None, xen: Path) -> Path:
     return out
 
 
-def _collected(folder: Path, out: Path, arguments: Namespace, *, is_made: bool) -> list[Path]:
-    """Copy what was made to where the user wants it; nothing of an earlier run stays there."""
-    made = []
+def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> list[Path]:
+    """Copy what was made to where the user wants it; nothing of an earlier run stays there.
+
+    What could not be read or done at all says nothing about what an earlier run made.
+    """
+    made: list[Path] = []
+    if status not in _MADE | _UNMADE:
+        return made
     name = arguments.NAME
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
-        if is_made and there.is_file() and (arguments.verify or end not in _PROOF):
+        if status in _MADE and there.is_file() and (arguments.verify or end not in _PROOF):
             shutil.copyfile(there, here)
             made.append(here)
         else:

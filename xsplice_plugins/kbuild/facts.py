@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import struct
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts, load, save
@@ -23,6 +23,13 @@ from xsplice_plugins.kbuild.records import Record, read_record
 from xsplice_plugins.kbuild.tree import XenTree
 from xsplice_plugins.target.known import known_facts
 
+_SIZE_MAX = 1 << 16  #: of what a kept answer may hold; but for these
+_LARGEST = {
+    "record_version": 255,
+    "bug_displacement_bits": 32,
+    "file_size_max": 1 << 48,
+    "sysctl_version": 1 << 32,
+}
 MODEL = "common/livepatch.o"  #: its record says how the probe is compiled
 
 _ALTERNATIVE = {
@@ -135,10 +142,11 @@ def ask_tree(tree: XenTree, *, cache: Path | None) -> Facts:
         )
     kept = cache / f"facts-{_key(tree, record)}.json" if cache is not None else None
     if kept is not None and kept.is_file():
-        try:
-            return load(kept, Facts)
-        except XspliceError:
-            pass  # damaged, or of another version: asked again below
+        # Damaged, or of another version: asked again below.
+        with contextlib.suppress(XspliceError):
+            facts = load(kept, Facts)
+            if _can_be(facts, tree):
+                return facts
     probe = _compiled(tree, record)
     try:
         facts = _answers(tree, probe)
@@ -148,6 +156,17 @@ def ask_tree(tree: XenTree, *, cache: Path | None) -> Facts:
         with contextlib.suppress(MachineError):  # a home that cannot be written
             save(kept, facts)
     return facts
+
+
+def _can_be(facts: Facts, tree: XenTree) -> bool:
+    """Tell whether a kept answer can be this tree's: names, and numbers in their ranges."""
+    alike = (facts.origin, facts.release, facts.machine) == (ASKED, tree.release, tree.machine)
+    return alike and all(
+        0 <= number <= _LARGEST.get(field.name, _SIZE_MAX)
+        for part in (facts, facts.alternative)
+        for field in fields(part)
+        if isinstance(number := getattr(part, field.name), int)
+    )
 
 
 def _key(tree: XenTree, record: Record) -> str:

@@ -93,7 +93,10 @@ def locate_tree(xen: Path) -> XenTree:
         hypervisor_source=source,
         build_root=build_root,
         release=_checked_release(source, image),
-        arch="x86" if "X86" in settings else "arm",
+        arch=next(
+            (p.name for p in sorted(source.glob("arch/*")) if p.name.upper() in settings),
+            "arm",
+        ),
         machine=image.machine,
         xen_syms=xen_syms,
         build_id=_checked_build_id(build_root, image),

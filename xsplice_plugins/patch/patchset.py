@@ -14,6 +14,7 @@ from xsplice_plugins.patch.classify import classify
 from xsplice_plugins.patch.parsing import FileChange, parse, render
 
 PATCHES_MAX = 1000  #: patches of one fix; a longer series is a mistake in the path
+NAME_LENGTH_MAX = 127  #: characters of a payload's name: XEN_LIVEPATCH_NAME_SIZE less its NUL
 
 
 def read_patch_set(
@@ -95,6 +96,11 @@ def clean_name(name: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
     if not name:
         raise PatchError("NAME: nothing is left of the fix's name; give one of letters and digits")
+    if len(name) > NAME_LENGTH_MAX:
+        raise PatchError(
+            f"NAME: {name[:20]}... has {len(name)} characters, a payload's name at most "
+            f"{NAME_LENGTH_MAX}; give a shorter one"
+        )
     return name
 
 

@@ -17,7 +17,9 @@ from xsplice_plugins.artefacts import (
     TouchKind,
     read_file,
 )
-from xsplice_plugins.errors import CaptureError, PatchError, RefusedError
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import ET_REL
+from xsplice_plugins.errors import CaptureError, ConfigError, PatchError, RefusedError
 from xsplice_plugins.pipeline.payload import link_payload, refusal_line
 from xsplice_plugins.pipeline.stack import Stack
 
@@ -204,10 +206,18 @@ def bare_pair(
         new: The object after it.
         data: Their content.
         source: The source file they come from, for messages.
+
+    Raises:
+        ElfFormatError: A file is not ELF.
+        ConfigError: It is no object.
     """
     # A relative path tells two objects of one name apart; an absolute one is of this machine.
     name = new.name if new.is_absolute() else new.as_posix()
     name = name.removesuffix(".xsplice.new")  # `link` looks for it under that name
+    for path, content in zip((baseline, new), data, strict=True):
+        # Two equal files that are no objects are no equal objects.
+        if read_elf(content, str(path)).type != ET_REL:
+            raise ConfigError(f"{path}: not what a compiler makes of one source; give its .o")
     digests = [hashlib.sha256(content).hexdigest() for content in data]
     return ObjectPair(
         object_path=name,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, PayloadRecord, read_file, record_path
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
     Raises:
         RefusedError: The fix would undo one of them, or nothing tells whether it would.
         ConfigError: A record is that of another file.
+        ElfFormatError: A payload is none.
     """
     given, done = patch_set.digests, 0
+    for path in (*config.depends, *config.supersedes):
+        read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))  # damaged: said first
     for path in config.depends:
         record = record_of(path)
         rest = given[done:]

@@ -279,6 +279,7 @@ def start(
     folder = run.config.build_dir / name
     if tree is not None:
         pipeline.check_outside(folder, tree, "the fix's folder BUILD/NAME")
+    pipeline.check_outputs(folder, name, run.config)
     fix = Fix(
         name=name,
         folder=folder,

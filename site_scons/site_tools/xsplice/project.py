@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SCons.Script import ARGUMENTS, Help, SConsignFile, SetOption, Variables
 
 from xsplice_plugins import pipeline
+from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.settings import SETTINGS_FILE, is_on
 
@@ -23,10 +26,19 @@ if TYPE_CHECKING:
     from .builders import XspliceNodes
 
 
+#: What ends with the process: the lock on the build folder.
+_HELD = ExitStack()
+
+
+def _say_busy(folder: Path) -> None:
+    sys.stderr.write(f"xsplice: another run is at work in {folder}; this one waits for it\n")
+
+
 def xsplice_project(env: Environment) -> None:
     """Read the command line's variables and open the build folder: ``env.XspliceProject()``.
 
-    Nothing is written before the build folder is known to lie outside of ``XEN``.
+    Nothing is written before the build folder is known to lie outside of ``XEN``. Two runs in one
+    build folder work one after the other.
     """
     variables = Variables(SETTINGS_FILE, ARGUMENTS)
     settings.add_variables(variables)
@@ -45,6 +57,7 @@ def xsplice_project(env: Environment) -> None:
             tree = settings.located(settings.absolute(env, env["XEN"], "XEN"))
             pipeline.check_outside(folder, tree)
         pipeline.require_room(folder)
+        _HELD.enter_context(locked(folder, waiting=lambda: _say_busy(folder)))
     SConsignFile(f"{folder}/.sconsign")
     SetOption("num_jobs", os.cpu_count() or 1)
     SetOption("max_drift", 60)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts
-from xsplice_plugins.elf.types import EM_X86_64
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild import facts
 from xsplice_plugins.kbuild.tree import locate_tree
@@ -155,6 +155,30 @@ def test_a_damaged_answer_is_asked_again(asked: TinyTree, tmp_path: Path) -> Non
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-20])
+    assert facts.ask_tree(tree, cache=tmp_path / "cache") == EXPECTED
+    assert kept.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("machine", EM_AARCH64),
+        ("release", "4.20.0"),
+        ("origin", "hello"),
+        ("record_version", 300),
+        ("bug_displacement_bits", 10**9),
+        ("expect_length_max", -1),
+        ("feature_words", 1 << 40),
+    ],
+)
+def test_an_answer_that_cannot_be_the_trees_is_asked_again(
+    key: str, value: object, asked: TinyTree, tmp_path: Path
+) -> None:
+    tree = locate_tree(asked.root)
+    facts.ask_tree(tree, cache=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    whole = kept.read_bytes()
+    kept.write_text(json.dumps(json.loads(whole) | {key: value}))
     assert facts.ask_tree(tree, cache=tmp_path / "cache") == EXPECTED
     assert kept.read_bytes() == whole
 

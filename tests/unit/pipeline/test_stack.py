@@ -17,8 +17,10 @@ from xsplice_plugins.artefacts import (
     ReplacedFunction,
     record_path,
 )
-from xsplice_plugins.errors import ConfigError, RefusedError
-from xsplice_plugins.pipeline import Stack, read_stack
+from xsplice_plugins.elf.types import EM_X86_64
+from xsplice_plugins.elf.writer import write_object
+from xsplice_plugins.errors import ConfigError, ElfFormatError, RefusedError
+from xsplice_plugins.pipeline import Stack, check_outputs, read_stack
 from xsplice_plugins.pipeline.stack import check_replaced
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing.samples import sample_payload
@@ -152,9 +154,26 @@ def test_a_payload_without_a_record_must_be_named_and_stays_unchecked(tmp_path: 
 
 def test_the_record_of_another_file_is_refused(tmp_path: Path) -> None:
     path = below(tmp_path, "one", A)
-    path.write_bytes(b"something else")
+    path.write_bytes(write_object((), (), machine=EM_X86_64))
     with pytest.raises(ConfigError, match="record of another file"):
         read_stack(config(path), fix(A, B), {"common/a.c"})
+
+
+@pytest.mark.parametrize("name", ["depends", "supersedes"])
+def test_a_file_that_is_no_payload_is_said_before_anything_else(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "fix.livepatch"  # the fix's own name would count as its patch
+    path.write_bytes(b"garbage")
+    with pytest.raises(ElfFormatError, match="not an ELF file"):
+        read_stack(Config(**{name: (path,)}), fix(A, B), {"common/a.c"})
+
+
+@pytest.mark.parametrize("name", ["depends", "supersedes"])
+def test_a_payload_that_is_read_is_not_written_over(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "fix" / "fix.livepatch"
+    read = Config(**{name: (path,)})
+    with pytest.raises(ConfigError, match="NAME=fix-2"):
+        check_outputs(tmp_path / "fix", "fix", read)
+    check_outputs(tmp_path / "fix", "fix-2", read)
 
 
 def test_one_function_twice_is_refused_at_the_link_whichever_way_it_came(tmp_path: Path) -> None:
