@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from xsplice_plugins.artefacts import CompileJob, Reach
-from xsplice_plugins.kbuild.records import Listing, Record, record_text, scan
+from xsplice_plugins.kbuild.records import Listing, Record, folder_of, record_text, scan
 from xsplice_plugins.kbuild.tree import XenTree
 
 _DOTTED = re.compile(r"[^\s<>\"']+/\.\./[^\s<>\"']+")
@@ -44,8 +44,7 @@ class Index:
         roots = (f"{build_root}/", f"{os.path.realpath(build_root)}/")
         parts: dict[str, list[str]] = {}
         for (folder, name), text in self._links():
-            is_relative = text.startswith(f"cmd_{name} ")
-            base = folder if is_relative else ""
+            base = folder_of(text, folder, name)
             parts[f"{folder}/{name}" if folder else name] = [
                 _inside(word, roots) or os.path.normpath(os.path.join(base, word))
                 for word in _LINK_WORD.findall(text.split(":=", 1)[-1])
@@ -190,8 +189,7 @@ def folders_that_lead_to(index: Index, touched: set[str]) -> set[str]:
     for (folder, name), text in index.texts.items():
         if not any(touched_name in text for touched_name in names):
             continue
-        is_relative = folder and text.startswith(f"cmd_{name} ")
-        base = folder if is_relative else ""
+        base = folder_of(text, folder, name)
         for word in set(_DOTTED.findall(text)):
             if canonical_in(index, base, word) in touched:
                 parts = word.split("/")

@@ -120,13 +120,29 @@ def record_text(build_root: str, folder: str, name: str) -> str:
     """Read the text of one ``.cmd`` file, with the separate dependency file of 4.16."""
     base = f"{build_root}/{folder}/" if folder else f"{build_root}/"
     text = read_text(f"{base}.{name}.cmd")
-    if folder and text.startswith(f"cmd_{name} :="):
+    if folder and folder_of(text, folder, name):
         depends = read_text(f"{base}.{name}.d")
         if depends:
             # `target: a b \` up to the first empty rule that -MP adds.
             rule = depends.split(":", 1)[-1].replace("\\\n", " ").split("\n", 1)[0]
             text += f"\ndeps_{name} := {rule}\n"
     return text
+
+
+def folder_of(text: str, folder: str, name: str) -> str:
+    """Return where the paths of a record count from, relative to the build folder.
+
+    Up to 4.16 that is the folder in which make ran: `common/compat/.domain.o.cmd` says
+    `compat/domain.o`, so it ran in `common`.
+
+    Args:
+        text: What `record_text` gave.
+        folder: The ``.cmd`` file's folder, relative to the build folder.
+        name: The target's name without a folder.
+    """
+    match = _COMMAND.search(text)
+    path = f"{folder}/{name}"
+    return path[: -len(match[1]) - 1] if match and path.endswith("/" + match[1]) else ""
 
 
 def parse_record(text: str, folder: str, name: str) -> Record | None:
@@ -144,8 +160,6 @@ def parse_record(text: str, folder: str, name: str) -> Record | None:
     if match is None:
         return None
     path = f"{folder}/{name}" if folder else name
-    # `common/compat/.domain.o.cmd` of 4.16 and before says `compat/domain.o`: make ran in `common`.
-    is_relative = path.endswith("/" + match[1])
     command = match[2].replace("$(pound)", "#").replace("$$", "$")
     depends = _DEPS.search(text)
     if depends:
@@ -158,7 +172,7 @@ def parse_record(text: str, folder: str, name: str) -> Record | None:
     return Record(
         target=path,
         command=command,
-        folder=path[: -len(match[1]) - 1] if is_relative else "",
+        folder=folder_of(text, folder, name),
         source=source[1] if source else (inputs[0] if depends and inputs else ""),
         inputs=inputs,
     )

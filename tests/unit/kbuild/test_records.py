@@ -10,7 +10,14 @@ import pytest
 
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.commands import edited, other_source, redirected
-from xsplice_plugins.kbuild.records import parse_record, read_record, read_text, scan
+from xsplice_plugins.kbuild.records import (
+    folder_of,
+    parse_record,
+    read_record,
+    read_text,
+    record_text,
+    scan,
+)
 
 RECORD = "cmd_common/a.o := gcc -c common/a.c -o common/a.o\n\nsource_common/a.o := common/a.c\n"
 
@@ -30,6 +37,24 @@ def test_a_records_name_tells_where_make_ran(name: str, folder: str) -> None:
     record = parse_record(f"cmd_{name} := gcc -c domain.c\n", "common/compat", "domain.o")
     assert record is not None
     assert (record.target, record.folder) == ("common/compat/domain.o", folder)
+
+
+def test_the_inputs_of_a_record_that_names_a_folder_below_are_read(tmp_path: Path) -> None:
+    """Up to 4.16, `obj-y += compat/domain.o`: make ran in `common`, the inputs are in a file."""
+    (tmp_path / "common/compat").mkdir(parents=True)
+    for name, text in {
+        ".built_in.o.cmd": "cmd_built_in.o := ld -r -o built_in.o a.o compat/domain.o\n",
+        "compat/.domain.o.cmd": "cmd_compat/domain.o := gcc -o compat/domain.o compat/domain.c\n",
+        "compat/.domain.o.d": "compat/domain.o: compat/domain.c \\\n compat/../d.h\n\nd.h:\n",
+    }.items():
+        (tmp_path / "common" / name).write_text(text)
+    record = read_record(str(tmp_path), "common/compat/domain.o")
+    assert record is not None
+    assert (record.folder, record.source) == ("common", "compat/domain.c")
+    assert record.inputs == ("compat/domain.c", "compat/../d.h")
+    text = record_text(str(tmp_path), "common/compat", "domain.o")
+    assert folder_of(text, "common/compat", "domain.o") == "common"
+    assert folder_of("cmd_other.o := ld\n", "common/compat", "domain.o") == ""
 
 
 def test_a_record_is_read_by_its_targets_name(tmp_path: Path) -> None:
