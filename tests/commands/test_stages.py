@@ -66,7 +66,8 @@ def test_layouts_that_nobody_compared_are_no_later_stages_to_lose(
     status, said = xsplice(capsys, *words)
     assert (status, said.split(":")[0]) == (5, "UNPROVED")
     assert "not compared with the objects of a rebuild" in said.splitlines()[1]
-    assert "layouts of structures were not compared" in said.splitlines()[2]
+    assert "the tree were not compared with the image" in said.splitlines()[2]
+    assert "layouts of structures were not compared" in said.splitlines()[3]
 
 
 def test_what_the_capture_refused_stays_refused(

@@ -30,7 +30,7 @@ from xsplice_plugins.check.memory import Image, read_image
 from xsplice_plugins.check.results import CheckReport, ImageMatch
 from xsplice_plugins.check.tables import layouts
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.kbuild.indexing import init_name, read_index
+from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.target.known import known_facts
 
@@ -50,18 +50,8 @@ def image(xen_tree: Path) -> Image:
 @pytest.fixture(scope="module")
 def objects(xen_tree: Path) -> list[tuple[str, bytes]]:
     """Return every object that the image is linked from, each once."""
-    index = read_index(locate_tree(xen_tree))
-    made = {part for name in index.linked for part in index.parts.get(name, ()) if part != name}
-    found = []
-    for name in sorted(index.linked):
-        parts = [part for part in index.parts.get(name, ()) if part != name]
-        is_whole = name.endswith(".o") and name not in {init_name(part) for part in parts}
-        if (is_whole and parts) or init_name(name) in index.linked or not name.endswith(".o"):
-            continue
-        data = (xen_tree / "xen" / name).read_bytes()
-        found.append((name, data))
-    assert made
-    return found
+    members = read_index(locate_tree(xen_tree)).members
+    return [(name, (xen_tree / "xen" / name).read_bytes()) for name in members]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +64,7 @@ def test_the_whole_tree_is_what_the_image_holds(
     image: Image, objects: list[tuple[str, bytes]]
 ) -> None:
     start = time.process_time()
-    found = match_objects(image, objects, SIZES)
+    found = match_objects(image, objects, SIZES, taken_if_called(objects))
     took = time.process_time() - start
     linked = [row for row in found.objects if row.is_linked]
     names = sum(len(row.matched) for row in linked)
@@ -84,13 +74,19 @@ def test_the_whole_tree_is_what_the_image_holds(
     assert len(linked) > 350
     assert all(row.object_path.startswith(ARCHIVE) for row in found.objects if not row.is_linked)
     assert sum(len(row.ambiguous) for row in found.objects) == 0
+    assert found.strangers == ()
     assert took < 10
 
 
 def matched_with(
     image: Image, objects: list[tuple[str, bytes]], path: str, data: bytes
 ) -> ImageMatch:
-    return match_objects(image, [(p, data if p == path else old) for p, old in objects], SIZES)
+    rows = [(p, data if p == path else old) for p, old in objects]
+    return match_objects(image, rows, SIZES, taken_if_called(objects))
+
+
+def taken_if_called(objects: list[tuple[str, bytes]]) -> frozenset[str]:
+    return frozenset(path for path, _ in objects if path.startswith(ARCHIVE))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +125,8 @@ def test_another_trees_image_is_refused_with_counts(
 ) -> None:
     """The objects of the fixes are those of another tree."""
     fixed = {row.path: row.new for case in built.values() for row in case.objects}
-    found = match_objects(image, [(path, fixed.get(path, old)) for path, old in objects], SIZES)
+    rows = [(path, fixed.get(path, old)) for path, old in objects]
+    found = match_objects(image, rows, SIZES, taken_if_called(objects))
     wrong = [row for row in found.objects if not row.held]
     sys.stdout.write(f"{len(wrong)} of {len(found.objects)} objects differ\n")
     assert not found.held

@@ -52,6 +52,7 @@ from xsplice_plugins.artefacts.sign import SignatureCheck as SignatureCheck
 from xsplice_plugins.artefacts.sign import SignatureRecord as SignatureRecord
 from xsplice_plugins.artefacts.sign import SignatureState as SignatureState
 from xsplice_plugins.artefacts.sign import SignedPayload as SignedPayload
+from xsplice_plugins.artefacts.verify import BaseMatch as BaseMatch
 from xsplice_plugins.artefacts.verify import Checks as Checks
 from xsplice_plugins.artefacts.verify import Finding as Finding
 from xsplice_plugins.artefacts.verify import Report as Report

@@ -45,6 +45,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseMatch:
+    """How all objects of a tree compare with its image. Target: ``base-*.json``."""
+
+    schema: int = SCHEMA
+    image: str  #: sha256 of ``xen-syms``
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
     """How a payload compares with the objects of a rebuild. Target: ``.checks.json``."""
 
@@ -54,6 +63,7 @@ class Checks:
     findings: tuple[Finding, ...]
     is_possible: bool = True  #: hand-written files have no rebuild
     beneath: tuple[str, ...] = ()  #: sha256 of each payload's file that it builds on
+    base: BaseMatch | None = None  #: whether the tree is what its image holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

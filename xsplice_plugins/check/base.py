@@ -18,11 +18,13 @@ from xsplice_plugins.check.fields import ALL, Aim
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit, read_object
 from xsplice_plugins.check.results import ImageMatch, Mismatch, ObjectMatch
+from xsplice_plugins.check.strangers import strangers
 from xsplice_plugins.check.tables import Layout, bounds
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 
 _SHOWN = 8  #: bytes of a difference that a message shows
 _PLACES_TRIED = 64  #: of content that repeats
+_POINTER = 8  #: bytes
 
 
 class _Check(NamedTuple):
@@ -42,6 +44,7 @@ class Placed:
     taken: set[int] = field(default_factory=set)  #: addresses at which a section starts
     wrong: list[list[Mismatch]] = field(default_factory=list)
     ambiguous: list[list[str]] = field(default_factory=list)
+    optional: frozenset[str] = frozenset()  #: paths of objects that the linker may leave out
 
     def symbol_address(self, number: int, ref: Ref) -> int | None:
         """Return where a relocation's symbol lies; ``None`` while nobody knows."""
@@ -168,11 +171,21 @@ def _candidates(placed: Placed, number: int, section: int) -> list[int]:
         address = placed.symbol_address(number, first)
         key = None if address is None else (address + first.addend) & 0xFFFFFFFF
         return [] if key is None else image.keys(row.name).get(key, [])
-    return _by_content(obj, image, section)
+    return _by_content(placed, number, section)
 
 
-def _by_content(obj: ObjectFile, image: Image, section: int) -> list[int]:
-    """Search the longest stretch without relocated fields."""
+def _first_pointer(placed: Placed, number: int, section: int) -> tuple[int, bytes]:
+    """Return offset and value of the first whole address whose symbol's place is known."""
+    for ref in placed.objects[number].refs(section):
+        address = placed.symbol_address(number, ref)
+        if address and ref.kind.size_bytes == _POINTER and not ref.kind.is_relative:
+            return ref.at, (address + ref.addend & ALL).to_bytes(_POINTER, "little")
+    return 0, b""
+
+
+def _by_content(placed: Placed, number: int, section: int) -> list[int]:
+    """Search the longest stretch without relocated fields, or an address that is known."""
+    obj, image = placed.objects[number], placed.image
     row = obj.elf.sections[section]
     edges = [
         0,
@@ -182,6 +195,8 @@ def _by_content(obj: ObjectFile, image: Image, section: int) -> list[int]:
     text = row.data[start:end]
     found: list[int] = []
     if not text.strip(b"\0") or len(text) < _SHOWN:
+        start, text = _first_pointer(placed, number, section)
+    if not text:
         return found
     for area in image.areas:
         at = area.data.find(text)
@@ -191,11 +206,12 @@ def _by_content(obj: ObjectFile, image: Image, section: int) -> list[int]:
     return found
 
 
-def _place_rest(placed: Placed) -> None:
+def _place_rest(placed: Placed, left_out: set[str]) -> None:
     """Place what no certain name leads to: same-named statics, tables, sections without names."""
     left = [
         (number, row.index)
         for number, obj in enumerate(placed.objects)
+        if obj.path not in left_out
         for row in obj.loaded
         if not obj.is_merged(row.index)
     ]
@@ -225,12 +241,21 @@ def _place_rest(placed: Placed) -> None:
         is_certain = progress
 
 
-def place_objects(image: Image, objects: list[ObjectFile]) -> Placed:
+def _is_left_out(image: Image, obj: ObjectFile) -> bool:
+    """Tell whether the image knows no name for which the linker takes a member of an archive."""
+    names = list(obj.globals.values()) or [s for symbols in obj.named.values() for s in symbols]
+    return not any(symbol.decorated in image.homes for symbol in names)
+
+
+def place_objects(
+    image: Image, objects: list[ObjectFile], optional: frozenset[str] = frozenset()
+) -> Placed:
     """Find the place of every section of some objects in an image.
 
     Args:
         image: The linked hypervisor.
         objects: Objects that it is said to be linked from.
+        optional: Paths of those that the linker may leave out: members of archives.
     """
     placed = Placed(
         image=image,
@@ -238,8 +263,12 @@ def place_objects(image: Image, objects: list[ObjectFile]) -> Placed:
         bases=[{} for _ in objects],
         wrong=[[] for _ in objects],
         ambiguous=[[] for _ in objects],
+        optional=optional,
     )
+    left_out = {obj.path for obj in objects if obj.path in optional and _is_left_out(image, obj)}
     for number, obj in enumerate(objects):
+        if obj.path in left_out:
+            continue
         for section, symbols in obj.named.items():
             if not obj.elf.sections[section].is_alloc or obj.is_merged(section):
                 continue
@@ -248,14 +277,25 @@ def place_objects(image: Image, objects: list[ObjectFile]) -> Placed:
                 if home is not None and symbol.bind != STB_WEAK:
                     _put(placed, number, section, home.value - symbol.value)
                     break
-    _place_rest(placed)
+    _place_rest(placed, left_out)
     for number, obj in enumerate(objects):
         for row in obj.loaded:
             base = placed.bases[number].get(row.index)
             if base is not None:
                 check = _compare(placed, number, row.index, base)
                 placed.wrong[number] += check.wrong
+        if obj.path not in left_out:
+            placed.wrong[number] += _numbers(image, obj)
     return placed
+
+
+def _numbers(image: Image, obj: ObjectFile) -> Iterator[Mismatch]:
+    """Compare the names that stand for a number, not for a place."""
+    for name, symbol in obj.globals.items():
+        homes = image.homes.get(name) if symbol.shndx == SHN_ABS else None
+        if homes and not any(home.value == symbol.value for home in homes):
+            text = f"it stands for {symbol.value:#x}, in the image for {homes[0].value:#x}"
+            yield Mismatch(name=name, offset=0, want="", have="", text=text)
 
 
 def _object_match(placed: Placed, number: int) -> ObjectMatch:
@@ -276,18 +316,23 @@ def _object_match(placed: Placed, number: int) -> ObjectMatch:
         differs=tuple(placed.wrong[number]),
         absent=tuple(absent),
         ambiguous=tuple(placed.ambiguous[number]),
+        is_optional=obj.path in placed.optional,
     )
 
 
-def _overlaps(placed: Placed) -> Iterator[str]:
-    """Say which sections claim the same bytes."""
-    spans = sorted(
+def _spans(placed: Placed) -> list[tuple[int, int, str]]:
+    """Return start, end and name of what the sections take of the image, sorted."""
+    return sorted(
         (base, base + obj.elf.sections[section].size_bytes, f"{obj.path}({row.name})")
         for obj, bases in zip(placed.objects, placed.bases, strict=True)
         for section, base in bases.items()
         for row in (obj.elf.sections[section],)
         if row.size_bytes and row.is_alloc and not obj.is_merged(section)
     )
+
+
+def _overlaps(spans: list[tuple[int, int, str]]) -> Iterator[str]:
+    """Say which sections claim the same bytes."""
     for (_, end, one), (start, _, other) in pairwise(spans):
         if start < end:
             yield f"{one} and {other} would both lie at {start:#x}"
@@ -300,16 +345,17 @@ def match_of(placed: Placed) -> ImageMatch:
     # Of an archive the linker takes only what nobody else defines.
     for number, row in enumerate(rows):
         wrong = tuple(mismatch.name for mismatch in row.differs)
-        if wrong and not row.matched and found.issuperset(wrong):
+        if row.is_optional and wrong and not row.matched and found.issuperset(wrong):
             rows[number] = replace(row, differs=(), absent=row.absent + wrong)
             placed.bases[number].clear()
-    return ImageMatch(objects=tuple(rows), overlaps=tuple(_overlaps(placed)))
+    return ImageMatch(objects=tuple(rows), overlaps=tuple(_overlaps(_spans(placed))))
 
 
 def match_objects(
     image: Image,
     objects: Iterable[tuple[str, bytes]],
     sizes: Mapping[str, tuple[Layout, ...]],
+    optional: frozenset[str] = frozenset(),
 ) -> ImageMatch:
     """Compare objects with the image that they are said to be linked into.
 
@@ -317,6 +363,7 @@ def match_objects(
         image: The linked hypervisor.
         objects: Path relative to the build root, and content, of each object.
         sizes: What the build's tables look like, from `tables.layouts`.
+        optional: Paths of members of archives, of which the linker takes what is called.
 
     Returns:
         For every object what is equal, what differs, and what was not found. The answer for an
@@ -327,4 +374,7 @@ def match_objects(
         RelocationError: It has a relocation of an unknown type.
     """
     read = [read_object(path, data, sizes) for path, data in objects]
-    return match_of(place_objects(image, read))
+    placed = place_objects(image, read, optional)
+    match = match_of(placed)
+    spans = [(start, end) for start, end, _ in _spans(placed)]
+    return replace(match, strangers=tuple(strangers(image, spans)))

@@ -87,6 +87,7 @@ _X86 = {
     4: _whole(4, relative=True),  # PLT32
     10: _whole(4, relative=False, signed=False),  # 32
     11: _whole(4, relative=False),  # 32S
+    12: _whole(2, relative=False, signed=False),  # 16
     24: _whole(8, relative=True),  # PC64
 }
 _ARM64 = {

@@ -43,6 +43,7 @@ class ObjectMatch:
     differs: tuple[Mismatch, ...]  #: found, and not equal
     absent: tuple[str, ...]  #: sections or names that could not be found in the image
     ambiguous: tuple[str, ...]  #: found in several places that are equally good
+    is_optional: bool = False  #: member of an archive: the linker may leave it out
 
     @property
     def is_linked(self) -> bool:
@@ -52,7 +53,8 @@ class ObjectMatch:
     @property
     def held(self) -> bool:
         """Tell whether nothing of the object differs from the image or is missing in it."""
-        return not self.differs and not (self.matched and self.absent)
+        is_left_out = self.is_optional and not self.matched
+        return not self.differs and (is_left_out or not self.absent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +63,14 @@ class ImageMatch:
 
     objects: tuple[ObjectMatch, ...]
     overlaps: tuple[str, ...]  #: two sections that claim the same bytes of the image
+    strangers: tuple[str, ...] = ()  #: functions, data and code of the image that no object has
 
     @property
     def held(self) -> bool:
-        """Tell whether every object is what the image holds."""
+        """Tell whether every object is what the image holds, and the image is nothing more."""
         return (
             not self.overlaps
+            and not self.strangers
             and all(row.held for row in self.objects)
             and any(row.matched for row in self.objects)
         )

@@ -56,6 +56,30 @@ class Index:
         """Return the objects that become part of the image, relative to the build folder."""
         return _linked(self.parts, self.listing.files)
 
+    @cached_property
+    def members(self) -> dict[str, bool]:
+        """Return the objects that compilers made for the image: path -> whether it may lack them.
+
+        Of an archive the linker takes what is called; where no record tells what a folder is
+        linked of, some of its objects may not be. What is made of other objects, by ``ld -r``
+        or ``objcopy``, stands for them, or they for it: each function is there once.
+        """
+        made = {name: [p for p in self.parts.get(name, ()) if p != name] for name in self.linked}
+        archived = {part for name in made if name.endswith(".a") for part in made[name]}
+        return {
+            name: name in archived or not self.is_told
+            for name, parts in sorted(made.items())
+            if name.endswith(".o")
+            and init_name(name) not in self.linked
+            and (not parts or name in {init_name(part) for part in parts})
+        }
+
+    @property
+    def is_told(self) -> bool:
+        """Tell whether records say what each archive and folder of the image is made of."""
+        gathered = [name for name in self.linked if name.endswith((".a", "built_in.o"))]
+        return bool(gathered) and all(name in self.parts for name in gathered)
+
     def _links(self) -> Iterator[tuple[tuple[str, str], str]]:
         """Return the records of what is made of objects, not of sources."""
         for key, text in self.texts.items():

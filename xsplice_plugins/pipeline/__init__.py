@@ -2,12 +2,13 @@
 """The one way through, from patch or hand-written source to the verdict, with every gate.
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
-captures it; `stack` holds it against payloads beneath; `payload` diffs, links and signs; `judge`
-verifies and concludes. SCons' nodes, the command line and make in Xen's tree call these functions
-and nothing behind them.
+captures it; `stack` holds it against payloads beneath; `payload` diffs, links and signs; `basing`
+and `checking` compare tree, image and payload; `judge` verifies and concludes. SCons' nodes, the
+command line and make in Xen's tree call these functions and nothing behind them.
 """
 
 from xsplice_plugins.check.results import NewObject
+from xsplice_plugins.pipeline.basing import BaseObjects, match_base, objects_of_tree
 from xsplice_plugins.pipeline.checking import apart, check_rebuild, shares_sections
 from xsplice_plugins.pipeline.judge import conclude, is_proved, verify_payload
 from xsplice_plugins.pipeline.payload import (
@@ -44,6 +45,7 @@ from xsplice_plugins.pipeline.stack import Stack, read_stack
 
 __all__ = [
     "Base",
+    "BaseObjects",
     "NewObject",
     "Run",
     "Sides",
@@ -66,6 +68,8 @@ __all__ = [
     "handmade_set",
     "is_proved",
     "link_payload",
+    "match_base",
+    "objects_of_tree",
     "open_run",
     "plan_fix",
     "read_fix",

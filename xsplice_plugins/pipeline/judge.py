@@ -22,6 +22,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.pipeline.basing import base_findings
 from xsplice_plugins.pipeline.checking import findings_of
 from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
@@ -92,6 +93,7 @@ def verify_payload(
     findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
     digest = hashlib.sha256(data[: record.size_bytes]).hexdigest()
     findings += findings_of(checks, record.name, digest, beneath)
+    findings += base_findings(checks, record.name, image)
     for below in beneath:
         findings += _findings_beneath(run, below)
     if config.expected is not None:

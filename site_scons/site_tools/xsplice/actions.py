@@ -88,6 +88,7 @@ class Rebuild:
     farm: Farm | None = None  #: the patched sources with line numbers held still
     pristine: Path = Path()  #: root of the sources before the patch
     sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
+    base: Path = Path()  #: where lies whether the tree is what its image holds
 
 
 @contextmanager
@@ -358,7 +359,8 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         objects = [_new_object(fix, rebuild, delta) for delta in deltas]
         payload, image = (_path(node).read_bytes() for node in source[:2])
         checks = pipeline.check_rebuild(fix.run, fix.name, payload, image, deltas, objects)
-        artefacts.save(_path(target[0]), checks)
+        base = artefacts.load(rebuild.base, artefacts.BaseMatch)
+        artefacts.save(_path(target[0]), replace(checks, base=base))
 
 
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:

@@ -9,12 +9,14 @@ fingerprint of the plugins.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from SCons.Action import Action
 from SCons.Builder import Builder
+from SCons.Scanner import ScannerBase as Scanner
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
@@ -23,10 +25,11 @@ from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
 from . import actions
+from . import base as bases
 from .actions import Farm, Fix, Rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from SCons.Environment import Environment
 
@@ -49,6 +52,7 @@ _STAGES = {
     "XspliceDiffMade": (actions.diff_made, "DIFF"),
     "XspliceLink": (actions.link_payload, "LINK"),
     "XspliceSign": (actions.sign_payload, "SIGN"),
+    "XspliceBase": (bases.match_base, "BASE"),
     "XspliceCheck": (actions.check_rebuild, "CHECK"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
 }
@@ -75,6 +79,8 @@ def add_builders(env: Environment) -> None:
         keywords: dict[str, Any] = {}
         if name in {"XspliceObject", "XspliceHandmade"}:
             keywords["source_scanner"] = SourceFileScanner
+        if name == "XspliceBase":
+            keywords["target_scanner"] = Scanner(bases.scan)
         env["BUILDERS"][name] = Builder(action=Action(function, f"${comstr}"), **keywords)
 
 
@@ -190,7 +196,25 @@ class Wiring:
             values=[identity],
         )[0]
 
-    def rest(self, deltas: list[Node], image: Node, rebuild: Rebuild) -> XspliceNodes:
+    def base(self, image: Node, name: str, objects: Callable[[], pipeline.BaseObjects]) -> Node:
+        """Wire the match of all objects with the image, which all fixes of a base share.
+
+        Args:
+            image: The image's node.
+            name: Name of the base among those of a build folder.
+            objects: Asked for what the image is linked from.
+        """
+        config = self.fix.run.config
+        return self.node(
+            "XspliceBase",
+            [f"../base-{name}.json"],
+            [image],
+            carries=bases.Linked(run=self.fix.run, objects=cache(objects)),
+            library=("check", "kbuild"),
+            values=[f"base of {config.release}", _facts(config)],
+        )[0]
+
+    def rest(self, deltas: list[Node], image: Node, base: Node, rebuild: Rebuild) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
         fix, env, config = self.fix, self.env, self.fix.run.config
         loaded = (*config.depends, *config.supersedes)
@@ -226,11 +250,11 @@ class Wiring:
             "XspliceCheck",
             [f"{fix.name}.checks.json"],
             [linked[0], image, *deltas],
-            carries=(fix, rebuild),
+            carries=(fix, replace(rebuild, base=Path(base.get_abspath()))),
             library=("check", *CAPTURING),
             values=[f"check for {config.release}", _facts(config)],
         )
-        env.Depends(checked, files)
+        env.Depends(checked, [base, *files])
         verified = self.node(
             "XspliceVerify",
             [f"{fix.name}.verify.json"],

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from xsplice_plugins.settings import is_on
 
 from . import settings
 from .actions import Farm, Rebuild, Side
+from .base import objects_of_image
 from .builders import CAPTURING, Wiring, XspliceNodes, start
 
 if TYPE_CHECKING:
@@ -108,7 +111,10 @@ def xsplice(
         job.object_path: Side(job=job, copy=wiring.fix.folder / "copy", variables=_variables(node))
         for node, job in jobs
     }
-    return wiring.rest(deltas, image, Rebuild(farm=farm, pristine=farm.source_root, sides=sides))
+    name = hashlib.sha256(str(image.get_abspath()).encode()).hexdigest()[:16]
+    matched = wiring.base(image, name, partial(objects_of_image, image))
+    rebuild = Rebuild(farm=farm, pristine=farm.source_root, sides=sides)
+    return wiring.rest(deltas, image, matched, rebuild)
 
 
 def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet) -> list[Node]:

@@ -14,7 +14,7 @@ from xsplice_plugins.kbuild.tree import tree_digest
 from . import settings
 from .actions import Rebuild
 from .builders import XspliceNodes, start
-from .xen_tree import tree_base
+from .xen_tree import base_node, tree_base
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
@@ -68,4 +68,4 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
         ],
     )
     env.Depends(made, [image, *(env.File(str(path)) for path in run.config.depends)])
-    return wiring.rest(made, image, Rebuild(is_possible=False))
+    return wiring.rest(made, image, base_node(wiring, tree), Rebuild(is_possible=False))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,14 @@ def _wire(env: Environment) -> XspliceNodes:
         deltas = [wiring.diff("made.diffs", made)]
     else:
         deltas = _recorded(wiring, tree, plan)
-    return wiring.rest(deltas, env.File(str(tree.xen_syms)), _rebuild(wiring, tree, plan))
+    image = env.File(str(tree.xen_syms))
+    return wiring.rest(deltas, image, base_node(wiring, tree), _rebuild(wiring, tree, plan))
+
+
+def base_node(wiring: Wiring, tree: XenTree) -> object:
+    """Wire the match of the whole tree with its image."""
+    image = wiring.env.File(str(tree.xen_syms))
+    return wiring.base(image, tree_digest(tree), partial(pipeline.objects_of_tree, tree))
 
 
 def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:

@@ -114,11 +114,91 @@ def test_a_member_of_an_archive_that_was_not_taken_is_no_difference(
 ) -> None:
     spare = compiled(tmp_path, "lib.c", "int elsewhere(int x) { return x - 1; }\n")
     rows = [("unit.o", known.unit), ("other.o", known.other), ("lib.o", spare)]
-    found = match_objects(known.image, rows, SIZES)
+    found = match_objects(known.image, rows, SIZES, frozenset({"lib.o"}))
     assert found.held
     assert not found.objects[2].is_linked
-    alone = match_objects(known.image, rows[2:], SIZES)
+    assert not match_objects(known.image, rows, SIZES).held  # what is no member must be there
+    alone = match_objects(known.image, rows[2:], SIZES, frozenset({"lib.o"}))
     assert not alone.held
+
+
+def test_a_member_that_nobody_calls_is_left_out_though_the_image_has_its_code(
+    known: World, tmp_path: Path
+) -> None:
+    spare = compiled(tmp_path, "lib.c", "int spare(int x) { return x * 5; }\n")  # as `more`
+    rows = [("unit.o", known.unit), ("other.o", known.other), ("lib.o", spare)]
+    found = match_objects(known.image, rows, SIZES, frozenset({"lib.o"}))
+    assert (found.held, found.objects[2].absent) == (True, ("spare",))
+    assert not match_objects(known.image, rows, SIZES).held
+
+
+def test_an_object_of_which_nothing_is_found_is_not_held(known: World, tmp_path: Path) -> None:
+    """A stale object whose functions have other names today."""
+    stale = compiled(tmp_path, "other.c", OTHER.replace("more(", "less("))
+    found = matched(known, known.unit, stale)
+    assert not found.held
+    assert "less" in found.objects[1].absent
+    gone = compiled(tmp_path, "gone.c", "int gone(int x) { return x * 77; }\n")
+    rows = [("unit.o", known.unit), ("other.o", known.other), ("gone.o", gone)]
+    assert [row.held for row in match_objects(known.image, rows, SIZES).objects] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_what_no_object_has_is_named(tmp_path: Path) -> None:
+    """The image was linked from an object more: functions, data, and code without symbols."""
+    one = compiled(tmp_path, "one.c", "int one(int x) { return x * 3; }\n")
+    code = ".skip 96, 0x90\n" + ".byte 0x0f, 0x05\n" * 80 + ".skip 32, 0xcc\n"
+    more = compiled(
+        tmp_path,
+        "more.c",
+        "int more(int x) { return x * 5; }\nint datum = 7;\n"
+        f'asm(".pushsection .text.z,\\"ax\\"\\n{code!r}.popsection");\n'.replace("'", ""),
+    )
+    image = read_image(linked(tmp_path, one, more), "image", SIZES)
+    found = match_objects(image, [("one.o", one)], SIZES)
+    assert not found.held
+    assert {"more", "datum"} < set(found.strangers)
+    assert any("bytes of .text at 0xffffffff802" in text for text in found.strangers)
+    whole = match_objects(image, [("one.o", one), ("more.o", more)], SIZES)
+    assert (whole.held, whole.strangers) == (True, ())
+
+
+def test_a_section_of_addresses_alone_is_found_by_where_they_lead(tmp_path: Path) -> None:
+    text = 'static void __attribute__((used)) start(void) {{ asm volatile("{0}"); }}\n'
+    text += 'void (*const __attribute__((section(".rodata.start"))) entry)(void) = start;\n'
+    text += 'asm(".pushsection .rodata.nameless,\\"a\\"\\n.quad start\\n.popsection");\n'
+    first, second = (
+        compiled(tmp_path, f"{n}.c", text.format(n).replace("entry", n)) for n in ("cli", "sti")
+    )
+    image = read_image(linked(tmp_path, first, second), "image", SIZES)
+    found = match_objects(image, [("cli.o", first), ("sti.o", second)], SIZES)
+    assert found.held, found
+    data = read_elf(second, "sti.o")
+    rela = data.rela_by_target[data.section_by_name[".rodata.nameless"].index]
+    wrong = bytearray(second)
+    wrong[rela.offset_file + 16] = 1  # the addend: into the function
+    found = match_objects(image, [("cli.o", first), ("sti.o", bytes(wrong))], SIZES)
+    assert ".rodata.nameless" in found.objects[1].absent
+    assert not found.held
+
+
+def test_a_field_of_two_bytes_is_read(tmp_path: Path) -> None:
+    """The way into long mode has them."""
+    low = 'int f(void) {{ return 1; }}\nasm(".globl low\\nlow = {0}");\n'
+    right, wrong = (compiled(tmp_path, "low.c", low.format(n)) for n in (0x8765, 0x8764))
+    text = 'int g(void) { return 2; }\nasm(".pushsection .data.boot,\\"aw\\"\\n'
+    text += '.quad 0x1122334455667788\\n.word low\\n.popsection");\n'
+    boot = compiled(tmp_path, "boot.c", text)
+    image = read_image(linked(tmp_path, right, boot), "image", SIZES)
+    found = match_objects(image, [("low.o", right), ("boot.o", boot)], SIZES)
+    assert found.held, found
+    for other, name in ((wrong, "low"), (boot.replace(b"\x88\x77\x66", b"\x88\x77\x67"), "boot")):
+        rows = [("low.o", other if name == "low" else right)]
+        rows.append(("boot.o", other if name == "boot" else boot))
+        assert not match_objects(image, rows, SIZES).held
 
 
 def test_nothing_found_is_not_a_match(known: World) -> None:

@@ -89,10 +89,38 @@ def test_absolute_links_and_unrecorded_archives_still_tell_what_is_linked(
     (xen / ".prelink.o.cmd").write_text(
         f"cmd_prelink.o := ld -r -o prelink.o {start}/common/built_in.o\n"
     )
-    linked = read_index(locate_tree(own_tree.root)).linked
+    index = read_index(locate_tree(own_tree.root))
+    linked = index.linked
+    assert not index.is_told
+    assert set(index.members.values()) == {True}  # a guess
     assert {"common/version.o", "common/setup.init.o", "common/entry.o"} <= linked
     assert "common/compat/domain.o" in linked
     assert "xen-syms" not in linked
+
+
+def test_the_objects_that_compilers_made_are_told_from_what_gathers_them(
+    own_tree: TinyTree,
+) -> None:
+    """And members of archives, of which the linker takes what is called, from the others."""
+    xen = own_tree.root / "xen"
+    index = read_index(locate_tree(own_tree.root))
+    assert index.is_told
+    assert index.members == {
+        f"{name}.o": False
+        for name in (
+            "arch/x86/linked", "common/entry", "common/livepatch", "common/setup.init",
+            "common/user", "common/version",
+        )
+    }  # fmt: skip
+    (xen / ".prelink.o.cmd").write_text(
+        "cmd_prelink.o := ld -r -o prelink.o common/built_in.o lib/lib.a\n"
+    )
+    assert not read_index(locate_tree(own_tree.root)).is_told
+    (xen / "lib").mkdir()
+    (xen / "lib/.lib.a.cmd").write_text("cmd_lib/lib.a := ar cr lib/lib.a lib/sort.o\n")
+    index = read_index(locate_tree(own_tree.root))
+    assert index.is_told
+    assert [name for name, is_optional in index.members.items() if is_optional] == ["lib/sort.o"]
 
 
 @pytest.mark.parametrize(

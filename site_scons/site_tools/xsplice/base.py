@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The match of all objects with the image, as one node that all fixes of a base share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xsplice_plugins import artefacts, pipeline
+from xsplice_plugins.errors import XspliceError
+
+from .settings import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from SCons.Environment import Environment
+
+Nodes = list[Any]
+_OBJECTS = (".o", ".obj")
+_ARCHIVES = (".a", ".lib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linked:
+    """What an image is said to be linked from."""
+
+    run: pipeline.Run
+    objects: Callable[[], pipeline.BaseObjects]  #: asked when the node is needed, not before
+
+
+def match_base(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Match all objects with the image. Source: the image; the objects are found by `scan`."""
+    linked = target[0].attributes.xsplice
+    with translated(target):
+        image = Path(source[0].get_abspath()).read_bytes()
+        found = pipeline.match_base(linked.run, image, linked.objects())
+        artefacts.save(Path(target[0].get_abspath()), found)
+
+
+def scan(node: Any, env: Environment, path: object) -> Nodes:
+    """Return the objects as files on whose content the match depends."""
+    linked = getattr(node.attributes, "xsplice", None)
+    if linked is None:
+        return []
+    try:
+        files = linked.objects().files
+    except XspliceError:
+        return []  # the action says so
+    return [env.fs.File(str(file)) for _, file in files if file.is_file()]
+
+
+def objects_of_image(image: Any) -> pipeline.BaseObjects:
+    """Return what SCons links into an image: objects, those of archives as optional.
+
+    There are none if SCons does not link the image itself.
+    """
+    found = dict(_linked(image))
+    files = sorted((str(node), Path(node.get_abspath())) for node in found)
+    optional = frozenset(str(node) for node, is_optional in found.items() if is_optional)
+    return pipeline.BaseObjects(files=tuple(files), optional=optional)
+
+
+def _linked(image: Any) -> Iterator[tuple[Any, bool]]:
+    """Walk from an image to the objects that it is made of; not to what those are made of."""
+    pending, seen = [(image, False)], {image}
+    while pending:
+        node, is_optional = pending.pop()
+        name = str(node)
+        if name.endswith(_OBJECTS):
+            yield node, is_optional
+            continue
+        is_optional = is_optional or name.endswith(_ARCHIVES)
+        for source in node.sources:
+            if source not in seen:
+                seen.add(source)
+                pending.append((source, is_optional))

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the tree what the image was linked from? All of it, once for each base."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import BaseMatch, Finding, Severity, read_file
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import CaptureError, ElfError
+from xsplice_plugins.pipeline.run import settled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import Checks
+    from xsplice_plugins.check.results import ImageMatch
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.pipeline.run import Run
+
+BASE = "base"  #: the check's name in findings
+_SUBJECT = "xen-syms"
+_SHOWN_MAX = 8
+_AGAIN = (
+    "run make in the tree and boot what it makes, or name the tree that the running hypervisor "
+    "was built from"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseObjects:
+    """The objects that an image is said to be linked from."""
+
+    files: tuple[tuple[str, Path], ...]  #: how messages call it, and where it lies
+    optional: frozenset[str] = frozenset()  #: those of archives, which the linker may leave out
+    is_told: bool = True  #: records say what is linked; else it is a guess, which refuses nothing
+
+
+def objects_of_tree(tree: XenTree) -> BaseObjects:
+    """Return the objects that a tree's records name as parts of its image.
+
+    Raises:
+        CaptureError: The build folder or a record cannot be read.
+    """
+    from xsplice_plugins.kbuild.indexing import read_index  # noqa: PLC0415  only trees have one
+
+    index = read_index(tree)
+    members = index.members
+    return BaseObjects(
+        is_told=index.is_told,
+        files=tuple((path, tree.build_root / path) for path in members),
+        optional=frozenset(path for path, is_optional in members.items() if is_optional),
+    )
+
+
+def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
+    """Match every function and datum of the objects with the image.
+
+    Args:
+        run: Settings; the facts say what the tables of the build look like.
+        image: The whole ``xen-syms`` file.
+        objects: What it is said to be linked from.
+
+    Returns:
+        What was found. What differs is an error, named; what cannot be read is not checked.
+
+    Raises:
+        ConfigError: The image is of another release than the run.
+        ElfFormatError: The image cannot be read.
+    """
+    run = settled(run, image)
+    return BaseMatch(
+        image=hashlib.sha256(image).hexdigest(), findings=tuple(_found(run, image, objects))
+    )
+
+
+def base_findings(checks: Checks | None, name: str, image: bytes) -> tuple[Finding, ...]:
+    """Return what is known of the base that a payload is judged on.
+
+    Args:
+        checks: What lies beside the payload; ``None`` if nothing does.
+        name: Name of the payload.
+        image: The whole ``xen-syms`` file that it is judged on.
+    """
+    base = checks.base if checks is not None else None
+    if base is None:
+        text = "the objects of the tree were not compared with the image; judge the payload in the "
+        text += "folder of its build, with `scons xsplice-verify` or `xsplice patch --verify`"
+    elif base.image != hashlib.sha256(image).hexdigest():
+        text = "the objects of the tree were compared with another image than this one; give the "
+        text += "xen-syms of the tree that the payload was built for"
+    else:
+        return base.findings
+    return (Finding(check=BASE, severity=Severity.UNCHECKED, subject=name, text=text),)
+
+
+def _found(run: Run, image: bytes, objects: BaseObjects) -> Iterator[Finding]:
+    from xsplice_plugins.check.base import match_objects  # noqa: PLC0415  only where needed
+    from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
+    from xsplice_plugins.check.tables import layouts  # noqa: PLC0415
+    from xsplice_plugins.target.known import facts_of  # noqa: PLC0415
+
+    config = run.config
+    sizes = layouts(facts_of(config.facts, config.release, read_elf(image, _SUBJECT).machine))
+    memory = read_image(image, _SUBJECT, sizes)
+    if gone := [path for path, file in objects.files if not file.is_file()]:
+        yield _finding(
+            Severity.UNCHECKED,
+            f"{len(gone)} objects of the tree are gone: {_some(gone)}; the image was not compared "
+            "with them; build the tree again",
+        )
+        return
+    if not objects.files:
+        text = "nothing tells from which objects the image is linked; they were not compared"
+        yield _finding(Severity.UNCHECKED, text)
+        return
+    try:
+        content = [(p, read_file(file, error=CaptureError)) for p, file in objects.files]
+        match = match_objects(memory, content, sizes, objects.optional)
+    except (ElfError, CaptureError) as error:
+        yield _finding(
+            Severity.UNCHECKED, f"the objects of the tree could not be compared with it: {error}"
+        )
+        return
+    yield from _told(match, Severity.ERROR if objects.is_told else Severity.UNCHECKED)
+
+
+def _told(match: ImageMatch, severity: Severity) -> Iterator[Finding]:
+    """Put a match into words: what speaks against it first, and how much that weighs."""
+    rows = match.objects
+    wrong = [f"{m.name} ({row.object_path})" for row in rows for m in row.differs]
+    wrong += [
+        f"{name} ({row.object_path}: not found)"
+        for row in rows
+        if not row.held
+        for name in row.absent
+    ]
+    if wrong:
+        count = sum(not row.held for row in rows)
+        text = f"{len(wrong)} functions and data of {count} objects are not what the image holds"
+        yield _finding(severity, f"{text}: {_some(wrong)}; {_AGAIN}")
+    if match.strangers:
+        text = f"{len(match.strangers)} functions and data of the image are in no object"
+        yield _finding(severity, f"{text} of the tree: {_some(match.strangers)}; {_AGAIN}")
+    if match.overlaps:
+        text = f"{len(match.overlaps)} sections lie where others lie"
+        yield _finding(severity, f"{text}: {_some(match.overlaps)}; {_AGAIN}")
+    linked = [row for row in rows if row.is_linked]
+    counts = {
+        "objects": len(linked),
+        "matched": sum(len(row.matched) for row in linked),
+        "differ": sum(len(row.differs) for row in rows),
+        "absent": sum(len(row.absent) for row in rows if not row.held),
+        "ambiguous": sum(len(row.ambiguous) for row in rows),
+        "left_out": sum(not row.is_linked and row.is_optional for row in rows),
+    }
+    text = f"{counts['matched']} functions and data of {len(linked)} objects lie in the image as "
+    text += "the tree's objects have them"
+    if counts["left_out"]:
+        text += f"; of the archives {counts['left_out']} objects were not taken"
+    if counts["ambiguous"]:
+        names = [name for row in rows for name in row.ambiguous]
+        text += f"; {len(names)} fit in several places: {_some(names)}"
+    yield Finding(check=BASE, severity=Severity.INFO, subject=_SUBJECT, text=text, evidence=counts)
+
+
+def _finding(severity: Severity, text: str) -> Finding:
+    return Finding(check=BASE, severity=severity, subject=_SUBJECT, text=text)
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _SHOWN_MAX
+    return ", ".join(listed[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
