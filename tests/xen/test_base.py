@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every built tree in the cache folder is what its image holds; a byte more or less is named.
+
+The trees are those that `tests/xen/make_xen_tree.py` left; releases that are not there are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import Finding, Severity
+from xsplice_plugins.cache import cache_folder
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.pipeline import BaseObjects
+
+pytestmark = pytest.mark.xen
+
+RELEASES = ("4.14", "4.16", "4.17", "4.17-arm64", "4.20", "4.22", "master")
+SECONDS_MAX = 10
+
+
+def cached_tree(release: str) -> Path:
+    """Return a tree of a release and machine; skip where there is none."""
+    release, _, machine = release.partition("-")
+    for stamp in sorted((cache_folder(os.environ) / "xen-tree").glob(f"*{release}*/tree")):
+        if ("arm64" in stamp.parent.name) == bool(machine) and (stamp / "xen/xen-syms").is_file():
+            return stamp
+    pytest.skip(f"no built tree of Xen {release} {machine} in the cache folder")
+
+
+def findings_of(tree: Path, other: dict[str, Path]) -> tuple[Finding, ...]:
+    """Match a tree with its image, some objects taken from elsewhere."""
+    base = pipeline.base_of_tree(tree)
+    assert base.tree is not None
+    objects = pipeline.objects_of_tree(base.tree)
+    assert set(other) <= dict(objects.files).keys()
+    files = tuple((path, other.get(path, file)) for path, file in objects.files)
+    objects = replace(objects, files=files)
+    image = base.tree.xen_syms.read_bytes()
+    return pipeline.match_base(pipeline.open_run({}, base, environ={}), image, objects).findings
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_built_tree_is_what_its_image_holds(release: str) -> None:
+    tree = cached_tree(release)
+    start = time.process_time()
+    found = findings_of(tree, {})
+    took = time.process_time() - start
+    sys.stdout.write(f"{release}: {found[-1].text}, {took:.1f} s\n")
+    assert [finding.severity for finding in found] == [Severity.INFO], found[0].text
+    counts = found[0].evidence
+    assert counts is not None
+    assert counts["matched"] > 3000
+    assert (counts["differ"], counts["absent"]) == (0, 0)
+    assert took < SECONDS_MAX
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_byte_of_one_object_is_named(release: str, tmp_path: Path) -> None:
+    """Also where functions share a section."""
+    tree = cached_tree(release)
+    path = "common/timer.o"
+    data = bytearray((tree / "xen" / path).read_bytes())
+    elf = read_elf(bytes(data), path)
+    symbol = next(symbol for symbol in elf.symbols if symbol.name == "init_timer")
+    section = elf.sections[symbol.shndx]
+    data[section.offset_file + symbol.value + 1] ^= 1
+    (tmp_path / "timer.o").write_bytes(data)
+    found = findings_of(tree, {path: tmp_path / "timer.o"})
+    assert found[0].severity is Severity.ERROR
+    assert "init_timer (common/timer.o)" in found[0].text
+
+
+def test_an_object_of_the_image_that_is_not_given_is_named(xen_tree: Path) -> None:
+    base = pipeline.base_of_tree(xen_tree)
+    assert base.tree is not None
+    objects = pipeline.objects_of_tree(base.tree)
+    rows = tuple(row for row in objects.files if row[0] != "common/timer.o")
+    run = pipeline.open_run({}, base, environ={})
+    image = base.tree.xen_syms.read_bytes()
+    found = pipeline.match_base(run, image, BaseObjects(files=rows, optional=objects.optional))
+    errors = [f.text for f in found.findings if f.severity is Severity.ERROR]
+    assert len(errors) == 1
+    assert "of the image are in no object of the tree" in errors[0]
