@@ -143,6 +143,7 @@ def main() -> int:
         folder = Path(name)
         tree = Tree(Path(root), folder)
         one_file(tree, folder / "one")
+        base(tree, folder / "one")
         model(tree)
         header(tree, folder / "header")
     return 0
@@ -198,6 +199,27 @@ def one_file(tree: Tree, build: Path) -> None:
         lambda: next(build.rglob("*.verify.json")).unlink(),
     )
     report("verify, warm", took, floor, 2.0, "floor")
+
+
+def base(tree: Tree, build: Path) -> None:
+    """Measure the match of the whole tree with its image, and a run that has it already."""
+    case = "extra-version"
+    settings = {"XEN": tree.root, "PATCH": PATCHES / case / "fix.patch", "NAME": case}
+
+    def run() -> None:
+        scons("xsplice-verify", build, **settings).assert_success()
+
+    def forget() -> None:
+        run()
+        for path in [*build.glob("base-*.json"), *build.rglob("*.verify.json")]:
+            path.unlink()
+
+    def prove_again() -> None:
+        next(build.rglob("*.verify.json")).unlink()
+        run()
+
+    took, kept = in_turn(run, prove_again, forget)
+    report("match of the whole tree, once for each base", took - kept, 0.0, 10.0, "floor")
 
 
 def header(tree: Tree, build: Path) -> None:

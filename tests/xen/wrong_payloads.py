@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.kit.build import ROOT, scons
 from tests.xen.mutations import Sec, put, sections_of
-from xsplice_plugins import hypervisor
-from xsplice_plugins.artefacts import Facts, load
+from xsplice_plugins import hypervisor, pipeline
+from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.memory import Image, read_image
 from xsplice_plugins.check.results import CheckReport, NewObject
@@ -91,12 +91,13 @@ def build(case: str, tree: Path, folder: Path, patch: Path | None = None) -> Bui
                     neutral=(twin.parent / still).read_bytes() if still else None,
                 )
             )
-    (facts,) = (folder / "0/facts").glob("*.json")
+    facts = pipeline.base_of_tree(tree).facts
+    assert facts is not None
     return Built(
         name=case,
         payload=(folder / "0/fix/fix.livepatch.unsigned").read_bytes(),
         objects=tuple(objects),
-        facts=load(facts, Facts),
+        facts=facts,
     )
 
 
