@@ -133,7 +133,10 @@ class ObjectFile:
 
         Returns:
             What to add to symbol + addend to get the piece's address, and its content: a text
-            with its end mark, or one constant.
+            with its end mark, or one constant; empty at the very end of the section.
+
+        Raises:
+            ElfFormatError: It leads beyond the section.
         """
         symbol, home = ref.symbol, self.elf.sections[ref.symbol.shndx]
         if symbol.type == STT_SECTION:
@@ -141,6 +144,11 @@ class ObjectFile:
             offset = symbol.value + ref.addend + more
         else:
             more, offset = -ref.addend, symbol.value
+        if offset > home.size_bytes:
+            raise ElfFormatError(
+                f"{self.path}({self.elf.sections[section].name}): a relocation leads beyond "
+                f"{home.name}; build it again"
+            )
         width = home.entry_size_bytes or 1
         if not home.is_strings:
             inside = offset % width

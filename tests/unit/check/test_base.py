@@ -185,6 +185,18 @@ def test_a_section_of_addresses_alone_is_found_by_where_they_lead(tmp_path: Path
     assert not found.held
 
 
+def test_a_field_that_leads_outside_of_all_texts_is_found(tmp_path: Path) -> None:
+    text = 'const char *const names[2] = {"one", "two"};\n'
+    right = compiled(tmp_path, "names.c", text)
+    image = read_image(linked(tmp_path, right), "image", SIZES)
+    assert match_objects(image, [("names.o", right)], SIZES).held
+    elf, wrong = read_elf(right, "names.o"), bytearray(right)
+    (table,) = (s for s in elf.sections if s.name.startswith(".rodata") and s.size_bytes == 16)
+    wrong[elf.rela_by_target[table.index].offset_file + 16] = 99
+    with pytest.raises(ElfFormatError, match=r"names\.o\(.*leads beyond \.rodata"):
+        match_objects(image, [("names.o", bytes(wrong))], SIZES)
+
+
 def test_a_field_of_two_bytes_is_read(tmp_path: Path) -> None:
     """The way into long mode has them."""
     low = 'int f(void) {{ return 1; }}\nasm(".globl low\\nlow = {0}");\n'
