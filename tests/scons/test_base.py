@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from SCons.Environment import Environment
 
 from tests.kit.build import ROOT, Run, scons
 from tests.kit.tiny_tree import TinyTree
+from xsplice.base import objects_of_image
 from xsplice_plugins.elf.reader import read_elf
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
@@ -186,3 +188,17 @@ def test_the_core_is_what_its_objects_are(tmp_path: Path) -> None:
     [(severity, text)] = said_of_base(tmp_path)
     assert severity == "info"
     assert "functions and data of 12 objects lie in the image as" in text
+
+
+def test_what_scons_links_into_an_image_is_known(tmp_path: Path) -> None:
+    """Through steps and archives, and not what objects are made of in turn."""
+    env = Environment(tools=[])
+    one = env.Command(f"{tmp_path}/one.named.o", env.File(f"{tmp_path}/one.o"), "")
+    archive = env.Command(f"{tmp_path}/lib.a", env.File(f"{tmp_path}/member.o"), "")
+    first = env.Command(f"{tmp_path}/image.0", [*one, *archive], "")
+    [image] = env.Command(f"{tmp_path}/image", [*first, env.File(f"{tmp_path}/two.o")], "")
+    found = objects_of_image(image)
+    assert [Path(path).name for path, _ in found.files] == ["member.o", "one.named.o", "two.o"]
+    assert {Path(path).name for path in found.optional} == {"member.o"}
+    assert found.is_told
+    assert objects_of_image(env.File(f"{tmp_path}/xen-syms")).files == ()
