@@ -120,7 +120,10 @@ def _compare_unit(
         if (aim := image.aim(base + ref.at, ref))
     )
     for ref, aim in joined(aims):
-        if ref.symbol.shndx and ref.symbol.shndx < SHN_ABS and obj.is_merged(ref.symbol.shndx):
+        is_here = 0 < ref.symbol.shndx < SHN_ABS
+        if is_here and not obj.elf.sections[ref.symbol.shndx].is_alloc:
+            return ref.at, "it leads to a section that no memory holds", 0
+        if is_here and obj.is_merged(ref.symbol.shndx):
             more, want = obj.piece(ref, section)
             if aim.known != ALL:
                 return ref.at, "it tells only a part of the address of a text or constant", 0

@@ -197,6 +197,18 @@ def test_a_field_that_leads_outside_of_all_texts_is_found(tmp_path: Path) -> Non
         match_objects(image, [("names.o", bytes(wrong))], SIZES)
 
 
+def test_a_field_that_leads_to_what_is_not_loaded_is_found(known: World) -> None:
+    elf, wrong = read_elf(known.unit, "unit.o"), bytearray(known.unit)
+    rela = elf.rela_by_target[elf.section_by_name[".text.work"].index]
+    (comment,) = (s.index for s in elf.sections if s.name == ".comment")
+    number = next(s.number for s in elf.symbols if s.name == "start")  # nobody else speaks of it
+    assert elf.symbol_section is not None
+    at = elf.symbol_section.offset_file + 24 * number
+    wrong[at + 6 : at + 8] = comment.to_bytes(2, "little")
+    wrong[rela.offset_file + 12 : rela.offset_file + 16] = number.to_bytes(4, "little")
+    assert "work" in wrong_names(matched(known, bytes(wrong)))
+
+
 def test_a_field_of_two_bytes_is_read(tmp_path: Path) -> None:
     """The way into long mode has them."""
     low = 'int f(void) {{ return 1; }}\nasm(".globl low\\nlow = {0}");\n'
