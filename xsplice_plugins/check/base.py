@@ -19,7 +19,7 @@ from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit, read_object
 from xsplice_plugins.check.results import ImageMatch, Mismatch, ObjectMatch
 from xsplice_plugins.check.strangers import strangers
-from xsplice_plugins.check.tables import Layout, bounds
+from xsplice_plugins.check.tables import SNIPPETS, Layout, bounds
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 
 _SHOWN = 8  #: bytes of a difference that a message shows
@@ -121,7 +121,7 @@ def _compare_unit(
     )
     for ref, aim in joined(aims):
         is_here = 0 < ref.symbol.shndx < SHN_ABS
-        if is_here and not obj.elf.sections[ref.symbol.shndx].is_alloc:
+        if is_here and _is_nowhere(obj, ref.symbol.shndx):
             return ref.at, "it leads to a section that no memory holds", 0
         if is_here and obj.is_merged(ref.symbol.shndx):
             more, want = obj.piece(ref, section)
@@ -142,6 +142,12 @@ def _compare_unit(
         elif aim.known == ALL:
             leads.append((ref.symbol.shndx, (aim.value - ref.addend - ref.symbol.value) & ALL))
     return None
+
+
+def _is_nowhere(obj: ObjectFile, section: int) -> bool:
+    """Tell whether a section takes no memory, and has no name that the image could tell."""
+    row = obj.elf.sections[section]
+    return not row.is_alloc or not (row.size_bytes or section in obj.named or row.name in SNIPPETS)
 
 
 def _put(placed: Placed, number: int, section: int, base: int) -> None:

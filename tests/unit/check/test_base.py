@@ -16,6 +16,7 @@ from xsplice_plugins.check.memory import read_image
 from xsplice_plugins.check.results import ImageMatch, ObjectMatch
 from xsplice_plugins.check.tables import layouts
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_SECTION
 from xsplice_plugins.errors import ElfFormatError, RelocationError
 from xsplice_plugins.target.known import known_facts
 
@@ -200,13 +201,16 @@ def test_a_field_that_leads_outside_of_all_texts_is_found(tmp_path: Path) -> Non
 def test_a_field_that_leads_to_what_is_not_loaded_is_found(known: World) -> None:
     elf, wrong = read_elf(known.unit, "unit.o"), bytearray(known.unit)
     rela = elf.rela_by_target[elf.section_by_name[".text.work"].index]
-    (comment,) = (s.index for s in elf.sections if s.name == ".comment")
     number = next(s.number for s in elf.symbols if s.name == "start")  # nobody else speaks of it
     assert elf.symbol_section is not None
+    empty = elf.section_by_name[".bss"]
+    assert not empty.size_bytes
     at = elf.symbol_section.offset_file + 24 * number
-    wrong[at + 6 : at + 8] = comment.to_bytes(2, "little")
     wrong[rela.offset_file + 12 : rela.offset_file + 16] = number.to_bytes(4, "little")
-    assert "work" in wrong_names(matched(known, bytes(wrong)))
+    wrong[at : at + 5] = bytes((0, 0, 0, 0, STT_SECTION))
+    for index in (elf.symbol_section.index, empty.index):
+        wrong[at + 6 : at + 8] = index.to_bytes(2, "little")
+        assert "work" in wrong_names(matched(known, bytes(wrong)))
 
 
 def test_a_field_of_two_bytes_is_read(tmp_path: Path) -> None:
