@@ -16,10 +16,11 @@ from itertools import pairwise
 from xsplice_plugins.check.base import joined
 from xsplice_plugins.check.fields import ALL, Aim
 from xsplice_plugins.check.homes import Homes, Key, behind, meant, stem_of
-from xsplice_plugins.check.memory import Image, Loaded, Spot, is_payload
+from xsplice_plugins.check.memory import Image, Loaded, Spot
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
 from xsplice_plugins.check.records import Record
-from xsplice_plugins.check.tables import SNIPPETS, layout_of
+from xsplice_plugins.check.stack import Layers
+from xsplice_plugins.check.tables import SNIPPETS
 from xsplice_plugins.elf.types import (
     SHF_EXECINSTR,
     SHF_WRITE,
@@ -27,7 +28,6 @@ from xsplice_plugins.elf.types import (
     SHN_LORESERVE,
     SHN_UNDEF,
     STB_WEAK,
-    Section,
 )
 
 _COLD = ".cold"  #: in the name of a part that the compiler split off a function
@@ -71,20 +71,12 @@ def is_root(obj: ObjectFile, unit: Unit) -> bool:
 class Comparison:
     """A payload under comparison. Its methods return the first difference in words, or ``""``."""
 
-    def __init__(self, image: Image, payload: Loaded, records: list[Record]) -> None:
+    def __init__(self, image: Image, payload: Loaded | Layers, records: list[Record]) -> None:
         self.image = image
         self.payload = payload
         self.records = {(record.name, record.old): record for record in records}
         #: What was assumed equal, or proved, in order; with the address of what is new.
         self.seen: dict[object, int] = {}
-        tables = {row.name for row in payload.elf.sections if layout_of(image.sizes, row.name)}
-        self.tables = {
-            name: payload.spots(name, layout_of(image.sizes, name)) for name in sorted(tables)
-        }
-        frames = {f".bug_frames.{number}" for number in range(8)}
-        self.image_tables = [
-            name for name in sorted(frames | set(image.sizes)) if image.span(name)[1]
-        ]
         #: What the new objects define for each other: name -> where.
         self.definers: dict[str, tuple[Side, Unit]] = {}
 
@@ -113,6 +105,15 @@ class Comparison:
             if isinstance(key, tuple) and key[0] == "note":
                 yield str(key[1])
 
+    def brought(self, obj: ObjectFile, unit: Unit) -> int | None:
+        """Return where the payload has a new variable of an object; ``None`` if nothing told."""
+        return self.seen.get(self._variable(obj, unit))
+
+    def _variable(self, obj: ObjectFile, unit: Unit) -> object:
+        """Return the key of a new variable; a twin's is the same variable."""
+        size = own_size(obj, unit).end - unit.start
+        return "new", obj.path, unit.start, size, title(obj, unit)
+
     def overlaps(self) -> Iterator[str]:
         """Say which new variables share bytes of the payload."""
         rows = sorted(
@@ -132,7 +133,7 @@ class Comparison:
         return self._memory(addr).read(addr, size)
 
     def _memory(self, addr: int) -> Image | Loaded:
-        return self.payload if is_payload(addr) else self.image
+        return (self.payload if self.payload.covers(addr) else self.image).at(addr)
 
     def _same(self, side: Side, unit: Unit, addr: int, own: Own | None) -> str:
         """Compare a unit of a new object with what lies at an address."""
@@ -144,54 +145,57 @@ class Comparison:
         if key in self.seen:
             return ""
         self.seen[key] = 0
-        size, where = unit.end - unit.start, "the payload" if is_payload(addr) else "the image"
-        have = self._read(addr, size)
+        memory, size = self._memory(addr), unit.end - unit.start
+        have = memory.read(addr, size)
         if have is None:
-            return f"{where} ends before its {size} bytes do"
+            return f"{memory.words} ends before its {size} bytes do"
         at = obj.first_difference(unit.section, unit.start, unit.end, have)
         if at is not None:
             want = obj.content(unit.section, unit.start + at, unit.end)[:8]
-            return f"+{at:#x}: {where} has {have[at : at + 8].hex()}, not {want.hex()}"
-        if is_payload(addr):
-            flags = section.flags & ~(SHF_WRITE if obj.is_constant(unit.section) else 0)
-            text = self._fit(flags, section, unit, addr, is_code=is_code)
+            return f"+{at:#x}: {memory.words} has {have[at : at + 8].hex()}, not {want.hex()}"
+        if isinstance(memory, Loaded):
+            text = self._fit(memory, side, unit, addr)
             if text:
                 return text
         return self._fields(side, unit, addr, own) or (
             self._entries(side, unit, addr) if is_code else ""
         )
 
-    def _fit(self, flags: int, section: Section, unit: Unit, addr: int, *, is_code: bool) -> str:
-        """Compare what kind of memory the payload gives to a unit."""
-        area, align = self.payload.area(addr), section.align_bytes
+    def _fit(self, memory: Loaded, side: Side, unit: Unit, addr: int) -> str:
+        """Compare what kind of memory a payload gives to a unit."""
+        section, area = side.obj.elf.sections[unit.section], memory.area(addr)
+        has, align = f"{memory.words} has it", section.align_bytes
+        flags = section.flags & ~(SHF_WRITE if side.obj.is_constant(unit.section) else 0)
         lost = flags & ~area.flags
         if lost & SHF_EXECINSTR:
-            return f"the payload has it in {area.name}, which cannot run"
+            return f"{has} in {area.name}, which cannot run"
         if lost & SHF_WRITE:
-            return f"the payload has it in {area.name}, which cannot be written"
+            return f"{has} in {area.name}, which cannot be written"
         if not section.is_write and area.flags & SHF_WRITE:
-            return f"the payload has it in {area.name}, which can be written"
+            return f"{has} in {area.name}, which can be written"
+        is_code = section.is_exec and section.name not in SNIPPETS
         needed = min(align, unit.start & -unit.start) if unit.start else align
         if not is_code and needed > 1 and (addr % needed or area.align_bytes < needed):
-            return f"the payload has it at a place that is no multiple of {needed}"
+            return f"{has} at a place that is no multiple of {needed}"
         return ""
 
     def _fields(self, side: Side, unit: Unit, addr: int, own: Own | None) -> str:
         """Compare where the relocated fields of a unit lead."""
         refs = side.obj.refs_in(unit.section, unit.start, unit.end)
-        if is_payload(addr):
-            count = self.payload.relocated(addr, unit.end - unit.start)
+        memory = self._memory(addr)
+        if isinstance(memory, Loaded):
+            count = memory.relocated(addr, unit.end - unit.start)
             if count != len(refs):
-                return f"the payload relocates {count} fields in it, not {len(refs)}"
+                return f"{memory.words} relocates {count} fields in it, not {len(refs)}"
         pairs = []
         for ref in refs:
-            aim = self._memory(addr).aim(addr + ref.at - unit.start, ref)
+            aim = memory.aim(addr + ref.at - unit.start, ref)
             if aim is None:
                 return f"+{ref.at - unit.start:#x}: no such relocation, or to no certain name"
             pairs.append((ref, aim))
         for ref, aim in joined(pairs):
             text = self._leads(side, unit, ref, aim, own)
-            if not text and is_payload(addr):
+            if not text and isinstance(memory, Loaded):
                 text = self._lasts(side.obj, unit, ref, aim)
             if text:
                 return f"+{ref.at - unit.start:#x}: {text}"
@@ -204,8 +208,9 @@ class Comparison:
             return ""
         more = obj.piece(ref, unit.section)[0] if obj.is_merged(index) else 0
         at = aim.value + (more or behind(obj, ref, unit.section)[0])
-        if is_payload(at):
-            is_writable = bool(self.payload.area(at).flags & SHF_WRITE)
+        memory = self._memory(at)
+        if isinstance(memory, Loaded):
+            is_writable = bool(memory.area(at).flags & SHF_WRITE)
         else:
             if self.image.is_freed(at):
                 return "it leads to memory that is freed after boot"
@@ -274,32 +279,44 @@ class Comparison:
             record = self.record_of(side, unit)
             if record is not None:
                 return "" if addr == (home if is_entry else record.new) else elsewhere
-            is_known = not is_payload(addr) and home is not None
-            if is_known and (addr != home or is_root(obj, unit)):
-                return "" if addr == home else elsewhere
-            if is_known and own is not None and is_payload(own[1]) and _COLD in unit.name:
-                return f"its part {name} is the image's, not the payload's"
+            if home is not None and self._is_known(unit, addr, home, own):
+                body = home if is_entry else self.image.body(home)
+                if addr != body or is_root(obj, unit):
+                    return "" if addr == body else elsewhere
+                if own is not None and self.payload.covers(own[1]) and _COLD in unit.name:
+                    return f"its part {name} is the image's, not the payload's"
             return self._reached(side, unit, addr)
         if obj.is_boot_only(unit.section):
             return "" if addr == home else elsewhere
         if obj.is_constant(unit.section):
             return self._constant(side, unit, addr, home)
         if home is not None:
-            if addr != home and is_payload(addr):
+            if addr != home and self.payload.covers(addr):
                 return f"state of {name} would start again: the payload brings a copy"
             return "" if addr == home else elsewhere
-        if not is_payload(addr):
+        if not self.payload.covers(addr):
             if addr not in side.homes.spare.get(stem_of(unit.name), ()):
                 return f"{name} is new, and it leads to what the image has"
             self.note(f"{name}: several variables of the image may be meant")
             return ""
         if _PER_CPU in obj.elf.sections[unit.section].name:
             return f"{name} is a new per-CPU variable, which no payload can bring"
-        size = own_size(obj, unit).end - unit.start
-        key = ("new", id(obj), (unit.section, unit.start), size, name)
-        if self.seen.setdefault(key, addr) != addr:
+        if self.seen.setdefault(self._variable(obj, unit), addr) != addr:
             return f"the payload brings {name} twice, so its state is split"
         return self._reached(side, unit, addr)
+
+    def _is_known(self, unit: Unit, addr: int, home: int, own: Own | None) -> bool:
+        """Tell whether what lies at an address must be the one place that a name has.
+
+        A payload may hold a copy of a function, and the split-off part of one that it replaces.
+        """
+        if self.payload.covers(addr):
+            return False
+        there = self.image.at(addr)
+        if there is self.image:
+            return True
+        is_part = _COLD in unit.name and own is not None and self.image.at(own[1]) is there
+        return not is_part and self.image.at(home) is not self.image
 
     def _constant(self, side: Side, unit: Unit, addr: int, home: int | None) -> str:
         """Compare read-only data: the image's own where it is still right, else equal content."""
@@ -321,9 +338,9 @@ class Comparison:
         wanted: dict[str, list[Entry]] = {}
         for entry in side.obj.entries.get((unit.section, unit.start), ()):
             wanted.setdefault(entry.table, []).append(entry)
-        known = self.tables if is_payload(addr) else self.image_tables
-        for table in sorted({*wanted, *known}):
-            spots = self._spots(table, addr)
+        memory = self._memory(addr)
+        for table in sorted({*wanted, *memory.tables}):
+            spots = memory.spots(table)
             first = bisect_left(spots, Spot(addr, 0))
             there = spots[first : bisect_left(spots, Spot(addr + unit.end - unit.start, 0))]
             want = sorted(wanted.get(table, ()), key=lambda e: (e.owner_offset, e.section, e.start))
@@ -335,26 +352,23 @@ class Comparison:
                     return f"its entry in {table} for +{entry.owner_offset:#x}: {text}"
         return ""
 
-    def _spots(self, table: str, addr: int) -> list[Spot]:
-        return self.tables.get(table, []) if is_payload(addr) else self.image.spots(table)
-
     def _entry(self, side: Side, unit: Unit, addr: int, entry: Entry, place: int) -> str:
         """Compare one entry of a special section."""
         self.seen["entry", place] = 0
-        obj, size = side.obj, entry.layout.size_bytes
+        obj, size, memory = side.obj, entry.layout.size_bytes, self._memory(place)
         piece = Unit(entry.section, entry.start, entry.start + size, entry.table, None)
-        have = self._read(place, size)
+        have = memory.read(place, size)
         if (
             have is None
             or obj.first_difference(piece.section, piece.start, piece.end, have) is not None
         ):
             return "other bytes"
         refs = obj.refs_in(piece.section, piece.start, piece.end)
-        if is_payload(place) and self.payload.relocated(place, size) != len(refs):
+        if isinstance(memory, Loaded) and memory.relocated(place, size) != len(refs):
             return "more or fewer relocations"
         own = ((unit.section, unit.start), addr)
         for ref in refs:
-            aim = self._memory(place).aim(place + ref.at - entry.start, ref)
+            aim = memory.aim(place + ref.at - entry.start, ref)
             if aim is None:
                 return "no such relocation, or to no certain name"
             if ref.at == entry.start:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
 from xsplice_plugins.check.compare import Comparison, Side, is_root, names_of, own_size, title
-from xsplice_plugins.check.homes import find_homes, users
+from xsplice_plugins.check.homes import Homes, find_homes, homes_in, users
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
-from xsplice_plugins.check.results import CheckReport, NewObject
-from xsplice_plugins.check.tables import SNIPPETS, layouts
+from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
+from xsplice_plugins.check.stack import Layers, Running, apply_payloads
+from xsplice_plugins.check.tables import SNIPPETS
 from xsplice_plugins.elf.types import SHN_LORESERVE
 
 _HOOKS = ".livepatch.hooks."
@@ -29,6 +30,9 @@ class _Report:
 
     def __init__(self) -> None:
         self.differences: dict[tuple[str, str], None] = {}
+        self.notes: dict[str, None] = {}
+        self.beneath: dict[tuple[str, str], None] = {}
+        self.unseen: list[tuple[str, str]] = []
         self.replaced = 0
         self.unchanged = 0
 
@@ -36,70 +40,127 @@ class _Report:
         self.differences[subject, text] = None
 
 
+#: A new object, or a baseline, with its twins: as it is, but lines are others.
+_Sides = list[tuple[Side, list[Side]]]
+
+
 def check_payload(
-    image: Image, payload: bytes, objects: Iterable[NewObject], facts: Facts
+    image: Image,
+    payload: bytes,
+    objects: Iterable[NewObject],
+    facts: Facts,
+    beneath: Iterable[Beneath] = (),
 ) -> CheckReport:
-    """Say whether a payload turns the image into what a full rebuild would run.
+    """Say whether a payload turns the running hypervisor into what a full rebuild would run.
 
     Args:
-        image: The running hypervisor, read by `memory.read_image` with `tables.layouts` of the
-            same facts.
+        image: The hypervisor, read by `memory.read_image` with `tables.layouts` of the same facts.
         payload: The payload, signed or not.
         objects: Every object that the patch reaches; an object left out is taken as unchanged.
         facts: What the build's headers define.
+        beneath: Payloads that are applied before it, bottom first. What they turn the image into
+            must be what the baselines say.
 
     Raises:
         ElfFormatError: A file is not what it should be.
         RelocationError: A relocation is of an unknown type.
     """
-    rows, report = list(objects), _Report()
-    loaded = load_payload(payload, "payload", image)
-    records = read_records(loaded, image, facts)
-    check = Comparison(image, loaded, records)
-    sides = _sides(image, rows, facts, check, report)
+    rows, report, lower = list(objects), _Report(), list(beneath)
+    running = apply_payloads(image, lower, facts) if lower else image
+    olds = _baselines(image, running, rows, report)
+    loaded = load_payload(payload, "the payload", running)
+    records = read_records(loaded, running, facts)
+    check = Comparison(running, loaded, records)
+    sides: _Sides = []
+    for row in rows:
+        old = olds.get(row.path)
+        twins = [data for data in (row.neutral, *row.stills) if data]
+        new, *others = (_side(running, row.path, data, old) for data in (row.new, *twins))
+        sides.append((new, others))
+    done = _compare(check, report, sides)
+    _hooks(check, report, [side.obj.path for side, _ in sides], [side for side, _ in sides])
+    _leftovers(check, report, done, records)
+    report.notes |= dict.fromkeys(check.notes)
+    return CheckReport(
+        held=not report.differences and not report.beneath,
+        replaced=report.replaced,
+        unchanged=report.unchanged,
+        differences=tuple(report.differences),
+        unchecked=tuple(report.notes),
+        beneath=tuple(report.beneath),
+        unseen=tuple(report.unseen),
+    )
+
+
+def _side(running: Image, path: str, data: bytes, old: Side | None) -> Side:
+    """Read an object, and find what it names where the object before it has it."""
+    obj = read_object(path, data, running.sizes)
+    if old is None:
+        return Side(obj=obj, homes=find_homes(running, obj, None, Homes(image=running)))
+    return Side(obj=obj, homes=find_homes(running, obj, old.obj, old.homes))
+
+
+def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
+    """Compare all functions and variables of some objects; return the records that are theirs."""
     for side, _ in sides:
         for name, symbol in side.obj.globals.items():
             if symbol.shndx < SHN_LORESERVE and side.obj.elf.sections[symbol.shndx].is_alloc:
                 check.definers[name] = (side, side.obj.unit_at(symbol.shndx, symbol.value))
     done: set[Record] = set()
-    for side, neutral in sides:
-        done.update(_functions(check, report, side, neutral))
+    for side, twins in sides:
+        done.update(_functions(check, report, side, twins))
         _variables(check, report, side)
-        _boot_only(check, side, neutral)
-    _hooks(check, report, [side.obj.path for side, _ in sides], [side for side, _ in sides])
-    _leftovers(check, report, done, records)
-    return CheckReport(
-        held=not report.differences,
-        replaced=report.replaced,
-        unchanged=report.unchanged,
-        differences=tuple(report.differences),
-        unchecked=tuple(check.notes),
-    )
+        _boot_only(check, side, twins)
+    return done
 
 
-def _sides(
-    image: Image, rows: list[NewObject], facts: Facts, check: Comparison, report: _Report
-) -> list[tuple[Side, Side | None]]:
-    """Read the objects, and find out where the image has what they name."""
-    sizes = layouts(facts)
-    olds = {row.path: read_object(row.path, row.baseline, sizes) for row in rows if row.baseline}
-    placed = place_objects(image, list(olds.values()))
-    numbers = {path: number for number, path in enumerate(olds)}
-    for match in match_of(placed).objects:
-        for mismatch in match.differs:
-            report.add(match.object_path, f"before the patch it is not the image's: {mismatch}")
-        for name in match.ambiguous:
-            check.note(f"{name}: several places of the image are equally good")
+def _baselines(
+    image: Image, running: Image, rows: list[NewObject], report: _Report
+) -> dict[str, Side]:
+    """Hold what lies beneath the fix against the baselines: the image, and payloads on it.
 
-    def side_of(path: str, data: bytes) -> Side:
-        obj = read_object(path, data, sizes)
-        known = placed if path in numbers else None
-        return Side(obj=obj, homes=find_homes(image, obj, known, numbers.get(path, 0)))
-
-    return [
-        (side_of(row.path, row.new), side_of(row.path, row.neutral) if row.neutral else None)
+    Returns:
+        The baselines with their places, by path.
+    """
+    is_stacked = isinstance(running, Running)
+    plain = {
+        row.path: read_object(row.path, data, image.sizes)
         for row in rows
-    ]
+        if (data := row.plain or row.baseline)
+    }
+    placed = place_objects(image, list(plain.values()))
+    known = {path: homes_in(placed, number) for number, path in enumerate(plain)}
+    trees_own = {row.path for row in rows if row.plain or not is_stacked}
+    for match in match_of(placed).objects:
+        if match.object_path in trees_own:
+            for mismatch in match.differs:
+                text = f"before the patch it is not the image's: {mismatch}"
+                report.add(match.object_path, text)
+            for name in match.ambiguous:
+                report.notes[f"{name}: several places of the image are equally good"] = None
+    if not isinstance(running, Running):
+        return {path: Side(obj=plain[path], homes=known[path]) for path in plain}
+    sides: _Sides = []
+    for row in rows:
+        if row.baseline:
+            own = Side(obj=plain[row.path], homes=known[row.path])
+            before = (row.baseline, *row.baseline_stills)
+            old, *twins = (_side(running, row.path, data, own) for data in before)
+            sides.append((old, twins))
+    check = Comparison(running, running.beneath, list(running.replaced.values()))
+    lower = _Report()
+    done = _compare(check, lower, sides)
+    for side, _ in sides:
+        for unit in _units(side.obj, is_code=False):
+            addr = check.brought(side.obj, unit)
+            if addr is not None:
+                side.homes.by_unit[unit.section, unit.start] = addr
+    for text in check.overlaps():
+        lower.add("variables", text)
+    report.notes |= dict.fromkeys(check.notes)
+    report.beneath = lower.differences
+    report.unseen = [running.title(row) for row in running.replaced.values() if row not in done]
+    return {side.obj.path: side for side, _ in sides}
 
 
 def _units(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
@@ -108,20 +169,33 @@ def _units(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
             yield from obj.units(row.index)
 
 
-def _in_image(check: Comparison, side: Side, neutral: Side | None, unit: Unit, home: int) -> str:
-    """Compare a unit with the image: as it is, or else with its line numbers held still."""
-    text = check.attempt(side, own_size(side.obj, unit), home)
-    if text and neutral is not None:
-        for twin in _units(neutral.obj, is_code=side.obj.elf.sections[unit.section].is_exec):
-            if twin.name == unit.name and neutral.homes.of(twin) == home:
-                return check.attempt(neutral, own_size(neutral.obj, twin), home) and text
+def _as_is(
+    check: Comparison, side: Side, twins: list[Side], unit: Unit, addr: int | None = None
+) -> str:
+    """Compare a unit with what lies at an address: as it is, or else with other lines.
+
+    Without an address it is what runs in its place without the payload.
+    """
+    home = side.homes.of(unit)
+    if addr is None:
+        assert home is not None
+        addr = check.image.body(home)
+    text = check.attempt(side, own_size(side.obj, unit), addr)
+    is_code = side.obj.elf.sections[unit.section].is_exec
+    for twin in twins if text else ():
+        for same in _units(twin.obj, is_code=is_code):
+            if same.name == unit.name and twin.homes.of(same) == home:
+                if not check.attempt(twin, own_size(twin.obj, same), addr):
+                    return ""
+                break
     return text
 
 
 def _functions(
-    check: Comparison, report: _Report, side: Side, neutral: Side | None
+    check: Comparison, report: _Report, side: Side, twins: list[Side]
 ) -> Iterator[Record]:
     """Compare each function of a new object; give the records that are its."""
+    by_hand = check.image.by_hand if isinstance(check.image, Running) else {}
     for unit in _units(side.obj, is_code=True):
         if not is_root(side.obj, unit):
             continue
@@ -130,15 +204,19 @@ def _functions(
             continue  # new; compared if something leads to it
         if record is not None:
             yield record
+            others = twins if isinstance(check.payload, Layers) else []
             text = _record(check, record, unit, home)
-            text = text or check.attempt(side, own_size(side.obj, unit), record.new or 0)
+            text = text or _as_is(check, side, others, unit, record.new)
             report.replaced += not text
             if len(side.obj.units(unit.section)) > 1:
                 check.note(f"{unit.name}: distances to its neighbours in the section")
         else:
-            text = _in_image(check, side, neutral, unit, home)
+            text = _as_is(check, side, twins, unit)
             report.unchanged += not text
-            text = text and f"it is not replaced, and the image differs: {text}"
+            where = check.image.at(check.image.body(home)).words
+            text = text and f"it is not replaced, and {where} differs: {text}"
+            if home in by_hand:
+                check.note(f"{unit.name}: replaced by {by_hand[home]}, which is hand-written")
         if text:
             report.add(unit.name, text)
 
@@ -154,7 +232,12 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
             if symbol.value == home}  # fmt: skip
     if record.old_size not in olds:
         return f"its record says {record.old_size} old bytes, not the image's size"
-    if record.expect and check.image.read(home, len(record.expect)) != record.expect:
+    if isinstance(check.payload, Layers):
+        return ""  # what it expects lay there before the others came
+    if record.expect and isinstance(check.image, Running) and check.image.is_jump(home):
+        return "its record expects certain bytes where a payload beneath has put a jump"
+    have = check.image.at(home).read(home, len(record.expect))
+    if record.expect and have != record.expect:
         return "its record expects other bytes than the image has"
     return ""
 
@@ -183,14 +266,14 @@ def _variables(check: Comparison, report: _Report, side: Side) -> None:
                 report.add(unit.name, f"its first value is not the image's: {text}")
 
 
-def _boot_only(check: Comparison, side: Side, neutral: Side | None) -> None:
+def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> None:
     """Note what runs at boot only and is not what the image holds."""
     for is_code in (True, False):
         for unit in _units(side.obj, is_code=is_code):
             home = side.homes.of(unit)
             if home is None or not side.obj.is_boot_only(unit.section):
                 continue
-            if _in_image(check, side, neutral, unit, home):
+            if _as_is(check, side, twins, unit):
                 check.note(f"{unit.name}: changed, and it is used at boot only")
 
 
@@ -221,7 +304,7 @@ def _leftovers(
             report.add(record.name, "the payload replaces it, and no new object has it there")
     if len(records) != len(set(check.records)):
         report.add("records", "a function is replaced twice")
-    for table, spots in check.tables.items():
+    for table, spots in check.payload.tables.items():
         for spot in spots:
             if ("entry", spot.start) not in check.seen:
                 place = spot.start & 0xFFFFFFFF

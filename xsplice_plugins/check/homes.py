@@ -98,28 +98,39 @@ def _is_numbered(obj: ObjectFile, unit: Unit) -> bool:
     return bool(is_data and unit.symbol and unit.symbol.is_local and stem_of(unit.name))
 
 
-def find_homes(image: Image, new: ObjectFile, placed: Placed | None, number: int) -> Homes:
+def homes_in(placed: Placed, number: int) -> Homes:
+    """Return the places of one of the objects that were placed in an image."""
+    found, obj, bases = Homes(image=placed.image), placed.objects[number], placed.bases[number]
+    for unit in _named_units(obj):
+        if unit.section in bases:
+            found.by_unit[unit.section, unit.start] = bases[unit.section] + unit.start
+    return found
+
+
+def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds: Homes) -> Homes:
     """Find the image's places for a new object.
 
     Args:
         image: The image.
         new: The object compiled from the patched source.
-        placed: The baseline objects in the image; ``None`` for a new source file.
-        number: Which of them is this object's.
+        baseline: The object before; ``None`` for a new source file.
+        olds: The baseline's places.
     """
     found = Homes(image=image)
-    numbered = [unit for unit in _named_units(new) if placed and _is_numbered(new, unit)]
+    numbered = [unit for unit in _named_units(new) if baseline and _is_numbered(new, unit)]
     old: dict[str, int] = {}
     old_numbered: list[tuple[Unit, int]] = []
-    if placed is not None:
-        bases, baseline = placed.bases[number], placed.objects[number]
-        for unit in _named_units(baseline):
-            if unit.section in bases:
-                for symbol in baseline.named[unit.section]:
-                    if symbol.value == unit.start:
-                        old[symbol.decorated] = bases[unit.section] + unit.start
-                if _is_numbered(baseline, unit):
-                    old_numbered.append((unit, bases[unit.section] + unit.start))
+    renamed: dict[str, str] = {}
+    for unit in _named_units(baseline) if baseline else ():
+        home = olds.of(unit)
+        renamed[unit.name] = olds.renamed.get((unit.section, unit.start), "")
+        if home is None or not baseline:
+            continue
+        for symbol in baseline.named[unit.section]:
+            if symbol.value == unit.start:
+                old[symbol.decorated] = home
+        if _is_numbered(baseline, unit):
+            old_numbered.append((unit, home))
     for unit in _named_units(new):
         if unit in numbered:
             continue
@@ -128,8 +139,10 @@ def find_homes(image: Image, new: ObjectFile, placed: Placed | None, number: int
             home = known.value
         if home is not None:
             found.by_unit[unit.section, unit.start] = home
-    if placed is not None:
-        _pair_numbered(found, new, numbered, placed.objects[number], old_numbered)
+        if renamed.get(unit.name):
+            found.renamed[unit.section, unit.start] = renamed[unit.name]
+    if baseline is not None:
+        _pair_numbered(found, new, numbered, baseline, old_numbered)
         _pair_specialised(found, new, old)
     return found
 

@@ -2,7 +2,8 @@
 """The hypervisor's memory with a payload in it, as far as files tell.
 
 The image lies at its own addresses. A payload's sections lie at made-up ones from 2**62 on, where
-no machine has memory, so no address of one can be taken for an address of the other.
+no machine has memory, so no address of one can be taken for an address of the other. Payloads
+beneath it lie behind it, each in a range of its own.
 """
 
 from __future__ import annotations
@@ -29,12 +30,8 @@ from xsplice_plugins.elf.types import (
 from xsplice_plugins.errors import ElfFormatError
 
 PAYLOAD_BASE = 1 << 62
-_STEP = 1 << 32
-
-
-def is_payload(addr: int) -> bool:
-    """Tell whether an address is one of a payload's."""
-    return PAYLOAD_BASE <= addr < PAYLOAD_BASE << 1
+_STEP = 1 << 32  #: from section to section
+LAYER = 1 << 49  #: from payload to payload
 
 
 class Area(NamedTuple):
@@ -72,6 +69,7 @@ class Image:
     areas: list[Area] = field(repr=False)
     starts: list[int] = field(repr=False)
     sizes: Mapping[str, tuple[Layout, ...]] = field(repr=False)
+    words = "the image"  #: how messages call it
     _spots: dict[str, list[Spot]] = field(default_factory=dict, repr=False)
     _keys: dict[str, dict[int, list[int]]] = field(default_factory=dict, repr=False)
 
@@ -93,6 +91,14 @@ class Image:
     def read(self, addr: int, size: int) -> bytes | None:
         """Return bytes of the image; ``None`` outside it."""
         return _read(self.areas, self.starts, addr, size)
+
+    def at(self, addr: int) -> Image | Loaded:  # noqa: ARG002  payloads beneath tell more
+        """Return what holds an address: the image, or a payload beneath."""
+        return self
+
+    def body(self, entry: int) -> int:
+        """Return where the code lies that runs when a function of this address is called."""
+        return entry
 
     def is_freed(self, addr: int) -> bool:
         """Tell whether the hypervisor frees an address after boot."""
@@ -163,6 +169,12 @@ class Image:
             self._spots[section] = found
         return found
 
+    @cached_property
+    def tables(self) -> list[str]:
+        """Return the names of the tables that it has."""
+        frames = {f".bug_frames.{number}" for number in range(8)}
+        return [name for name in sorted(frames | set(self.sizes)) if self.span(name)[1]]
+
     def _is_code(self, addr: int) -> bool:
         place = bisect_right(self.starts, addr) - 1
         return place >= 0 and ".text" in self.areas[place].name
@@ -204,10 +216,24 @@ class Loaded:
 
     elf: ElfFile = field(repr=False)
     image: Image = field(repr=False)
+    base: int  #: address from which on it lies
     areas: list[Area] = field(repr=False)
     starts: list[int] = field(repr=False)
     filled: dict[int, Filled] = field(repr=False)  #: by address of the field
     places: list[int] = field(repr=False)  #: the addresses of all relocated fields, sorted
+
+    @property
+    def words(self) -> str:
+        """Return how messages call it."""
+        return self.elf.name
+
+    def covers(self, addr: int) -> bool:
+        """Tell whether an address is one of the payload's."""
+        return self.base <= addr < self.base + LAYER
+
+    def at(self, addr: int) -> Loaded:  # noqa: ARG002  as with several payloads
+        """Return what holds an address of the payload."""
+        return self
 
     def read(self, addr: int, size: int) -> bytes | None:
         """Return bytes of the payload; ``None`` outside its sections."""
@@ -228,6 +254,13 @@ class Loaded:
         found = self.places[first : bisect_left(self.places, addr + size)]
         return sum(place + self.filled[place].size_bytes > addr for place in found)
 
+    def address_of(self, symbol: Symbol) -> int | None:
+        """Return where a symbol of the payload lies; ``None`` if not in memory."""
+        is_inside = 0 < symbol.shndx < len(self.elf.sections)
+        if not is_inside or not self.elf.sections[symbol.shndx].is_alloc:
+            return None
+        return self.base + symbol.shndx * _STEP + symbol.value
+
     def area(self, addr: int) -> Area:
         """Return the section around an address, which must be in the payload."""
         return self.areas[bisect_right(self.starts, addr) - 1]
@@ -236,13 +269,23 @@ class Loaded:
         """Return the areas of the sections of one name."""
         return [area for area in self.areas if area.name == name]
 
-    def spots(self, section: str, layouts: tuple[Layout, ...]) -> list[Spot]:
+    @cached_property
+    def tables(self) -> dict[str, list[Spot]]:
+        """Map the names of its tables to their entries, sorted by their code."""
+        sizes = self.image.sizes
+        names = {row.name for row in self.elf.sections if layout_of(sizes, row.name)}
+        return {name: self._entries(name, layout_of(sizes, name)) for name in sorted(names)}
+
+    def spots(self, section: str) -> list[Spot]:
         """Return the entries of the payload's tables of one name, sorted by their code."""
+        return self.tables.get(section, [])
+
+    def _entries(self, section: str, layouts: tuple[Layout, ...]) -> list[Spot]:
         found = []
         for row in self.elf.sections:
             if row.name != section or not row.size_bytes or not row.is_alloc:
                 continue
-            start = PAYLOAD_BASE + row.index * _STEP
+            start = self.base + row.index * _STEP
             offsets = {place - start for place in self.places if start <= place < start + _STEP}
             layout = fitting(layouts, row, offsets, self.elf.name)
             for at in range(0, row.size_bytes, layout.size_bytes):
@@ -253,18 +296,19 @@ class Loaded:
 
     def _owner(self, value: int, place: int, layout: Layout) -> int:
         """Take the line number out of symbol + addend."""
-        if is_payload(value):
+        if self.covers(value):
             return (value & ~0xFFFFFFFF) + layout.owner_offset(value & 0xFFFFFFFF)
         return place + layout.owner_offset(value - place)
 
 
-def load_payload(data: bytes, name: str, image: Image) -> Loaded:
+def load_payload(data: bytes, name: str, image: Image, base: int = PAYLOAD_BASE) -> Loaded:
     """Put a payload into memory: sections at made-up addresses, relocations resolved.
 
     Args:
         data: The unsigned payload, or a signed one.
         name: How messages call it.
         image: What its undefined symbols are looked up in, by decorated name.
+        base: Address from which on it lies.
 
     Raises:
         ElfFormatError: Not a relocatable ELF file.
@@ -273,7 +317,7 @@ def load_payload(data: bytes, name: str, image: Image) -> Loaded:
     elf = read_elf(data, name)
     if elf.type != ET_REL:
         raise ElfFormatError(f"{name}: not a payload; give the file before it was signed")
-    bases = {row.index: PAYLOAD_BASE + row.index * _STEP for row in elf.sections if row.is_alloc}
+    bases = {row.index: base + row.index * _STEP for row in elf.sections if row.is_alloc}
     areas = [
         Area(bases[row.index], bases[row.index] + row.size_bytes,
              b"" if row.type == SHT_NOBITS else row.data, row.name, row.flags, row.align_bytes)
@@ -301,6 +345,7 @@ def load_payload(data: bytes, name: str, image: Image) -> Loaded:
     return Loaded(
         elf=elf,
         image=image,
+        base=base,
         areas=areas,
         starts=[area.start for area in areas],
         filled=filled,

@@ -15,8 +15,23 @@ class NewObject:
     baseline: bytes | None = field(default=None, repr=False)  #: ``None`` for a new source file
     #: As new, but compiled with the old line numbers for what the patch leaves alone.
     neutral: bytes | None = field(default=None, repr=False)
+    #: The tree's own, where the baseline holds the patches of payloads beneath.
+    plain: bytes | None = field(default=None, repr=False)
+    #: As new, with the lines that a payload beneath was compiled with for what later patches leave
+    #: alone; and as the baseline, with those or with the tree's.
+    stills: tuple[bytes, ...] = field(default=(), repr=False)
+    baseline_stills: tuple[bytes, ...] = field(default=(), repr=False)
     #: Compiled otherwise than the image: each function in a section of its own.
     is_apart: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beneath:
+    """A payload that is applied before the one that is checked."""
+
+    name: str  #: how messages call it
+    data: bytes = field(repr=False)  #: signed or not
+    is_handmade: bool = False  #: no rebuild says what its functions should be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +100,7 @@ class CheckReport:
     unchanged: int  #: functions of the new objects that the image already holds
     differences: tuple[tuple[str, str], ...]  #: subject, what differs
     unchecked: tuple[str, ...]  #: what could not be compared
+    #: As the differences: where image and payloads beneath are not what the baselines say.
+    beneath: tuple[tuple[str, str], ...] = ()
+    #: Functions that payloads beneath replace, and no baseline has: payload, name.
+    unseen: tuple[tuple[str, str], ...] = ()

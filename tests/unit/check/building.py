@@ -133,7 +133,13 @@ def size_of(data: bytes, name: str) -> int:
 
 
 def payload(
-    known: World, new: bytes, source: str, replaced: tuple[str, ...], more: str = ""
+    known: World,
+    new: bytes,
+    source: str,
+    replaced: tuple[str, ...],
+    more: str = "",
+    *,
+    old: bytes | None = None,
 ) -> bytes:
     """Compile a payload: code as the fix has it, and records for the replaced functions.
 
@@ -143,9 +149,11 @@ def payload(
         source: The payload's C source; what the image has is declared with its decorated name.
         replaced: Names of the functions that get records.
         more: What a test wants besides.
+        old: The object that tells the old sizes, if not the tiny hypervisor's.
     """
+    old = known.unit if old is None else old
     rows = "".join(
-        f'{{"{name}", (void *){name}, 0, {size_of(new, name)}, {size_of(known.unit, name)}, 2}},'
+        f'{{"{name}", (void *){name}, 0, {size_of(new, name)}, {size_of(old, name)}, 2}},'
         for name in replaced
     )
     place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
