@@ -59,6 +59,7 @@ class PatchSet:
     patches: tuple[PatchFile, ...]
     touched: tuple[TouchedFile, ...]
     is_line_neutral: bool = False  #: unchanged declarations keep their line numbers (``#line``)
+    neutral_from: int = 0  #: how many of the first patches move lines all the same
 
     @property
     def digests(self) -> tuple[PatchDigest, ...]:
@@ -76,4 +77,5 @@ class PatchSet:
     def digest(self) -> str:
         """Return the identity of the change (names of the patch files do not count)."""
         texts = "\0".join(patch.text for patch in self.patches)
-        return hashlib.sha256(f"{self.strip}\0{self.is_line_neutral}\0{texts}".encode()).hexdigest()
+        lines = f"{self.is_line_neutral}{self.neutral_from or ''}"
+        return hashlib.sha256(f"{self.strip}\0{lines}\0{texts}".encode()).hexdigest()

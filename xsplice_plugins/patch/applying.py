@@ -32,13 +32,19 @@ def patched_files(patch_set: PatchSet, source_root: Path) -> dict[str, bytes | N
         PatchError: A hunk does not apply; the message names file, hunk and what was found there.
     """
     files: dict[str, bytes | None] = {}
-    for patch in patch_set.patches:
-        changes = (stripped(change, patch_set.strip) for change in parse(patch.text, patch.name))
-        apply_changes(changes, files, tree_reader(source_root), patch.name)
-    if not patch_set.is_line_neutral:
-        return files
     read = tree_reader(source_root)
-    return {path: _neutral(path, read(path), content) for path, content in files.items()}
+    before: dict[str, bytes | None] = {}
+    for number, patch in enumerate(patch_set.patches):
+        if number == patch_set.neutral_from:
+            before = dict(files)
+        changes = (stripped(change, patch_set.strip) for change in parse(patch.text, patch.name))
+        apply_changes(changes, files, read, patch.name)
+    if not patch_set.is_line_neutral or patch_set.neutral_from >= len(patch_set.patches):
+        return files
+    return {
+        path: _neutral(path, before[path] if path in before else read(path), content)
+        for path, content in files.items()
+    }
 
 
 def _neutral(path: str, old: bytes | None, new: bytes | None) -> bytes | None:

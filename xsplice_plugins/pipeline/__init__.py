@@ -41,9 +41,10 @@ from xsplice_plugins.pipeline.source import (
     plan_fix,
     read_fix,
 )
-from xsplice_plugins.pipeline.stack import Stack, read_stack
+from xsplice_plugins.pipeline.stack import NOTHING, Stack, read_stack
 
 __all__ = [
+    "NOTHING",
     "Base",
     "BaseObjects",
     "NewObject",

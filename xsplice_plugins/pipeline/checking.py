@@ -12,13 +12,14 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.kbuild.commands import edited
 from xsplice_plugins.pipeline.run import settled
+from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import CompileJob, Delta
-    from xsplice_plugins.check.results import NewObject
+    from xsplice_plugins.check.results import Beneath, NewObject
     from xsplice_plugins.pipeline.run import Run
 
 REBUILD = "rebuild"  #: the check's name in findings
@@ -32,8 +33,10 @@ def check_rebuild(
     image: bytes,
     deltas: Sequence[Delta],
     objects: Sequence[NewObject],
+    *,
+    is_recompiled: bool = True,
 ) -> Checks:
-    """Hold a payload against the objects of a rebuild and against the image.
+    """Hold a payload against the objects of a rebuild, the image and the payloads beneath.
 
     Args:
         run: Settings and plugins.
@@ -42,7 +45,9 @@ def check_rebuild(
         image: The whole ``xen-syms`` file.
         deltas: What the differ found; used only where an object comes without a side whose line
             numbers were held still.
-        objects: Both sides of every object that differs; none for hand-written files.
+        objects: Both sides of every object that differs; none for hand-written files. On a
+            payload without its record: of every object that the patches reach.
+        is_recompiled: Whether objects were compiled once more where the check needs it.
 
     Returns:
         What was found, for this payload alone.
@@ -61,7 +66,9 @@ def check_rebuild(
         name=name,
         digest=digest,
         beneath=tuple(digest_of(path) for path in run.config.depends),
-        findings=tuple(_compare(run, name, payload, image, deltas, objects)),
+        findings=tuple(
+            _compare(run, name, payload, image, deltas, objects, is_recompiled=is_recompiled)
+        ),
     )
 
 
@@ -118,6 +125,8 @@ def _compare(
     image: bytes,
     deltas: Sequence[Delta],
     objects: Sequence[NewObject],
+    *,
+    is_recompiled: bool,
 ) -> list[Finding]:
     from xsplice_plugins.check.complete import check_payload  # noqa: PLC0415  only where needed
     from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
@@ -126,23 +135,30 @@ def _compare(
 
     config = run.config
     facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
-    found = check_payload(read_image(image, "xen-syms", layouts(facts)), payload, objects, facts)
+    beneath = _beneath(config.depends)
+    hypervisor = read_image(image, "xen-syms", layouts(facts))
+    found = check_payload(hypervisor, payload, objects, facts, beneath)
     still = {row.path for row in objects if row.neutral is not None}
     lines = {
         item.name for delta in deltas for item in delta.line_only if delta.object_path not in still
     }
     is_shared = any(row.is_apart or shares_sections(row) for row in objects)
-    differences = [(s, text) for s, text in found.differences if s not in lines]
+    differences = [
+        *((s, f"before the fix: {text}") for s, text in found.beneath),
+        *((s, text) for s, text in found.differences if s not in lines),
+    ]
     held = sorted({s for s, _ in found.differences if s in lines})
     text = (
         f"{found.replaced} replaced and {found.unchanged} untouched functions of "
         f"{len(objects)} objects are what a rebuild has"
     )
+    if beneath:
+        text += f", on top of {_some([row.name for row in beneath])}"
     severity, words = Severity.ERROR, "not what a rebuild has"
     if is_shared:  # a jump may be shorter within a section
         severity, words = Severity.UNCHECKED, "cannot be told, for functions share a section"
-    if config.depends:  # the image lacks what they brought
-        severity, words = Severity.UNCHECKED, "cannot be told on top of other payloads"
+    if beneath and not is_recompiled:  # each payload beneath has lines of its own
+        severity, words = Severity.UNCHECKED, "cannot be told on top of others where make builds"
     findings = [
         _finding(severity, subject, f"{subject}: {words}: {text}")
         for subject, text in differences[:_SHOWN_MAX]
@@ -150,7 +166,31 @@ def _compare(
     if held:
         text = f"{len(held)} functions differ from the image in line numbers only: {_some(held)}"
         findings.append(_finding(Severity.INFO, name, text))
-    return findings + [_finding(Severity.UNCHECKED, name, text) for text in found.unchecked]
+    unknown = sorted(path.name for path in config.depends if kind_of(record_of(path)) == NOTHING)
+    doubts = [
+        f"{row}: nothing was compiled to hold `{function}` against, which it replaces"
+        for row, function in found.unseen
+        if row in unknown
+    ]
+    if unknown and not is_recompiled:
+        doubts.append(f"{_some(unknown)}: no record says what it was made of")
+    return findings + [
+        _finding(Severity.UNCHECKED, name, text) for text in (*found.unchecked, *doubts)
+    ]
+
+
+def _beneath(paths: Sequence[Path]) -> list[Beneath]:
+    """Read the payloads beneath."""
+    from xsplice_plugins.check.results import Beneath  # noqa: PLC0415  only where needed
+
+    return [
+        Beneath(
+            name=path.name,
+            data=read_file(path, limit_bytes=PAYLOAD_SIZE_MAX),
+            is_handmade=kind_of(record_of(path)) == BY_HAND,
+        )
+        for path in paths
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

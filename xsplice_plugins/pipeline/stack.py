@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PatchDigest, PatchSet
     from xsplice_plugins.plugins.spec import Config
 
+PATCHES, BY_HAND, NOTHING = "made of patches", "hand-written", "of unknown sources"
 _INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
 _NAMED_MAX = 4  #: functions or files that one message names
 
@@ -35,6 +36,9 @@ class Stack:
 
     patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known
     lower: PatchSet | None = None  #: those of payloads beneath: the baseline holds them too
+    #: Of each payload beneath: how many of the patches it and those under it are made of, and
+    #: what it is.
+    beneath: tuple[tuple[int, str], ...] = ()
 
 
 UNKNOWN = Stack()  #: of objects that came without their sources
@@ -60,6 +64,7 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
     given, done = patch_set.digests, 0
     for path in (*config.depends, *config.supersedes):
         read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))  # damaged: said first
+    beneath: list[tuple[int, str]] = []
     for path in config.depends:
         record = record_of(path)
         rest = given[done:]
@@ -70,13 +75,16 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
                     f"made of; put its record there, or name its patch: PATCH="
                     f'"{_stem(path.name)}.patch {_names(given)}"'
                 )
-            done += 1  # `check_replaced` says that nobody checked it
+            done += 1  # the check holds the payload against that patch
+            beneath.append((done, kind_of(record)))
             continue
         known = {patch.sha256 for patch in given[:done]}
         wanted = [p for p in record.patches if p.files and p.sha256 not in known]
         if [p.sha256 for p in rest[: len(wanted)]] == [p.sha256 for p in wanted]:
             done += len(wanted)
+            beneath.append((done, kind_of(record)))
             continue
+        beneath.append((done, kind_of(record)))
         if met := _meeting(wanted, replace(patch_set, patches=patch_set.patches[done:]), reads):
             own = [p for p in given if p.sha256 not in {row.sha256 for row in record.patches}]
             raise RefusedError(
@@ -85,7 +93,7 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
                 f'PATCH="{_names([*given[:done], *wanted, *own[done:]])}"'
             )
     lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
-    return Stack(patches=given, lower=lower)
+    return Stack(patches=given, lower=lower, beneath=tuple(beneath))
 
 
 def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> PayloadRecord:
@@ -109,10 +117,10 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
     unchecked, notes = [], []
     for path in config.depends:
         below = record_of(path)
+        if not stack.patches:
+            why = "the objects' own are not known"
+            unchecked.append(f"{path.name}: its patches were not looked for, {why}")
         if below is None or not below.patches or not stack.patches:
-            why = "the objects' own are not known" if not stack.patches else "no record names them"
-            if not is_handmade:
-                unchecked.append(f"{path.name}: its patches were not looked for, {why}")
             continue
         common = sorted(names & {_function(row.name) for row in below.functions})
         if not common or all(patch.sha256 in held for patch in below.patches):
@@ -131,6 +139,13 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
         notes=record.notes + tuple(notes),
         unchecked=record.unchecked + tuple(unchecked),
     )
+
+
+def kind_of(record: PayloadRecord | None) -> str:
+    """Say what a record tells of a payload: `PATCHES`, `BY_HAND` or `NOTHING`."""
+    if record is None or not record.patches:
+        return NOTHING
+    return PATCHES if any(patch.files for patch in record.patches) else BY_HAND
 
 
 def record_of(path: Path) -> PayloadRecord | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,17 +80,6 @@ class Farm:
     is_merged: bool = True  #: whether headers with both versions are wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuild:
-    """What a payload is held against, beside the objects of both sides."""
-
-    is_possible: bool = True  #: hand-written files have no rebuild
-    farm: Farm | None = None  #: the patched sources with line numbers held still
-    pristine: Path = Path()  #: root of the sources before the patch
-    sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
-    base: Path = Path()  #: where lies whether the tree is what its image holds
-
-
 @contextmanager
 def forgetting(folder: Path, name: str) -> Iterator[None]:
     """Take away what an earlier run made of a fix that is refused now: nobody shall ship it."""
@@ -138,10 +127,15 @@ def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
 def lay_out(farm: Farm) -> None:
     """Lay out a private copy of the sources."""
     if farm.tree is not None:
-        capture.copy_tree(farm.tree, farm.copy, farm.patch_set)
+        capture.copy_tree(farm.tree, farm.copy, farm.patch_set, is_merged=farm.is_merged)
     else:
         capture.prepare_copy(
-            farm.source_root, farm.copy, farm.patch_set, only=(farm.only,), patch_root=farm.only
+            farm.source_root,
+            farm.copy,
+            farm.patch_set,
+            only=(farm.only,),
+            patch_root=farm.only,
+            is_merged=farm.is_merged,
         )
 
 
@@ -307,60 +301,6 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             _path(target[0]),
             route=fix.route,
         )
-
-
-def _once_more(fix: Fix, side: Side, copy: Path, end: str, *, is_apart: bool) -> bytes:
-    """Compile an object for the check alone, every function in a section of its own if asked."""
-    job = pipeline.apart(side.job) if is_apart else side.job
-    place = fix.folder / "check" / f"{side.job.object_path}.{end}"
-    capture.compile_object(job, copy, place, env=dict(side.variables) or None)
-    return place.read_bytes()
-
-
-def _new_object(fix: Fix, rebuild: Rebuild, delta: Delta) -> pipeline.NewObject:
-    """Return both sides of an object, and what had to be compiled once more for the check.
-
-    Where functions share a section, the assembler fills in the distances between them: they are
-    compared apart. Where only lines moved, they are held still.
-    """
-    new, baseline = (
-        _prefix(fix, delta.object_path).with_suffix(f".xsplice.{end}")
-        for end in ("new", "baseline")
-    )
-    row = pipeline.NewObject(
-        path=delta.object_path,
-        new=new.read_bytes(),
-        baseline=baseline.read_bytes() if baseline.exists() else None,
-    )
-    side = rebuild.sides.get(delta.object_path)
-    if side is None or rebuild.farm is None:
-        return row
-    is_apart = pipeline.shares_sections(row)
-    if is_apart:
-        row = replace(
-            row,
-            new=_once_more(fix, side, side.copy, "new", is_apart=True),
-            baseline=_once_more(fix, side, rebuild.pristine, "baseline", is_apart=True),
-            is_apart=True,
-        )
-    if delta.line_only:
-        still = _once_more(fix, side, rebuild.farm.copy, "still", is_apart=is_apart)
-        row = replace(row, neutral=still)
-    return row
-
-
-def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
-    """Hold the payload against the objects. Sources: payload, image, then the deltas."""
-    fix, rebuild = target[0].attributes.xsplice
-    with staged(target):
-        deltas = [d for d in _load_deltas(source[2:]) if d.machine and rebuild.is_possible]
-        if rebuild.farm is not None and any(delta.line_only for delta in deltas):
-            lay_out(rebuild.farm)
-        objects = [_new_object(fix, rebuild, delta) for delta in deltas]
-        payload, image = (_path(node).read_bytes() for node in source[:2])
-        checks = pipeline.check_rebuild(fix.run, fix.name, payload, image, deltas, objects)
-        base = artefacts.load(rebuild.base, artefacts.BaseMatch)
-        artefacts.save(_path(target[0]), replace(checks, base=base))
 
 
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:

@@ -24,9 +24,10 @@ from xsplice_plugins import artefacts, pipeline, settings
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
-from . import actions
+from . import actions, rebuilding
 from . import base as bases
-from .actions import Farm, Fix, Rebuild
+from .actions import Farm, Fix
+from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,7 +54,7 @@ _STAGES = {
     "XspliceLink": (actions.link_payload, "LINK"),
     "XspliceSign": (actions.sign_payload, "SIGN"),
     "XspliceBase": (bases.match_base, "BASE"),
-    "XspliceCheck": (actions.check_rebuild, "CHECK"),
+    "XspliceCheck": (rebuilding.check_rebuild, "CHECK"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
 }
 
@@ -252,7 +253,10 @@ class Wiring:
             [linked[0], image, *deltas],
             carries=(fix, replace(rebuild, base=Path(base.get_abspath()))),
             library=("check", *CAPTURING),
-            values=[f"check for {config.release}", _facts(config)],
+            values=[
+                f"check for {config.release} on {fix.stack.beneath}",
+                _facts(config),
+            ],
         )
         env.Depends(checked, [base, *files])
         verified = self.node(

@@ -21,9 +21,10 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Farm, Rebuild, Side
+from .actions import Farm, Side
 from .base import objects_of_image
 from .builders import CAPTURING, Wiring, XspliceNodes, start
+from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -111,9 +112,17 @@ def xsplice(
         job.object_path: Side(job=job, copy=wiring.fix.folder / "copy", variables=_variables(node))
         for node, job in jobs
     }
+    rebuild = Rebuild(
+        farm=farm,
+        pristine=farm.source_root if stack.lower is None else wiring.fix.folder / "lower",
+        plain=farm.source_root,
+        tree_objects={
+            job.object_path: Path(finished.get(node.path, node).get_abspath()) for node, job in jobs
+        },
+        sides=sides,
+    )
     name = hashlib.sha256(str(image.get_abspath()).encode()).hexdigest()[:16]
     matched = wiring.base(image, name, partial(objects_of_image, image))
-    rebuild = Rebuild(farm=farm, pristine=farm.source_root, sides=sides)
     return wiring.rest(deltas, image, matched, rebuild)
 
 

@@ -12,8 +12,8 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 
 from . import settings
-from .actions import Rebuild
 from .builders import XspliceNodes, start
+from .rebuilding import Rebuild
 from .xen_tree import base_node, tree_base
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Farm, Rebuild, Side, forgetting
+from .actions import Farm, Side, forgetting
 from .builders import CAPTURING, Wiring, XspliceNodes, start
+from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
@@ -102,6 +103,10 @@ def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
     return Rebuild(
         farm=Farm(source_root=tree.root, tree=tree, copy=folder / "still", patch_set=still),
         pristine=folder / "lower" if wiring.fix.stack.lower else _pristine(wiring, tree),
+        plain=_pristine(wiring, tree),
+        tree_objects={
+            job.object_path: tree.root / job.tree_object for job in plan.jobs if job.tree_object
+        },
         sides={job.object_path: Side(job=job, copy=folder / "copy") for job in plan.jobs},
     )
 

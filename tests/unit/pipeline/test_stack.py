@@ -21,7 +21,7 @@ from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import ConfigError, ElfFormatError, RefusedError
 from xsplice_plugins.pipeline import Stack, check_outputs, read_stack
-from xsplice_plugins.pipeline.stack import check_replaced
+from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, PATCHES, check_replaced
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing.samples import sample_payload
 
@@ -138,18 +138,26 @@ def test_a_payload_between_that_meets_nothing_need_not_be_held(tmp_path: Path) -
     assert names(stack) == ["A.patch", "C.patch"]
 
 
-def test_a_payload_without_a_record_must_be_named_and_stays_unchecked(tmp_path: Path) -> None:
+def test_a_payload_without_a_record_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "A.livepatch"
     path.write_bytes(sample_payload()[0])
     stack = read_stack(config(path), fix(A, B), {"common/a.c"})
     assert names(stack) == ["A.patch"]
-    (text,) = check_replaced(config(path), record_with(), stack).unchecked
-    assert text == "A.livepatch: its patches were not looked for, no record names them"
+    assert stack.beneath == ((1, NOTHING),)  # the check holds it against that patch
+    assert not check_replaced(config(path), record_with(), stack).unchecked
     with pytest.raises(RefusedError, match=r"A\.payload\.json"):
         read_stack(config(path), fix(B), {"common/a.c"})
     artefacts.save(record_path(path), record_with())  # made by `xsplice link`: of what?
     with pytest.raises(RefusedError, match=r"name its patch: PATCH=\"A\.patch B\.patch\""):
         read_stack(config(path), fix(B), {"common/a.c"})
+
+
+def test_what_each_payload_beneath_is_made_of_is_known(tmp_path: Path) -> None:
+    """How many of the patches it holds says which lines it was compiled with."""
+    paths = below(tmp_path, "one", A), below(tmp_path, "two", A, B), below(tmp_path, "hand", HAND)
+    stack = read_stack(config(*paths), fix(A, B, C), {"common/a.c"})
+    assert stack.beneath == ((1, PATCHES), (2, PATCHES), (2, BY_HAND))
+    assert read_stack(config(), fix(A), {"common/a.c"}).beneath == ()
 
 
 def test_the_record_of_another_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a payload is held against: both sides of its objects, compiled once more where needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import artefacts, capture, pipeline
+from xsplice_plugins.artefacts import Severity
+
+from .actions import Farm, Fix, Nodes, Side, _load_deltas, _path, _prefix, lay_out, staged
+
+if TYPE_CHECKING:
+    from SCons.Environment import Environment
+
+    from xsplice_plugins.artefacts import Delta, PatchSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuild:
+    """What a payload is held against, beside the objects of both sides."""
+
+    is_possible: bool = True  #: hand-written files have no rebuild
+    farm: Farm | None = None  #: the patched sources with line numbers held still
+    pristine: Path = Path()  #: root of the sources before the patch
+    plain: Path = Path()  #: root of the sources without the patches of payloads beneath
+    tree_objects: dict[str, Path] = field(default_factory=dict)  #: what those give, by object path
+    sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
+    base: Path = Path()  #: where lies whether the tree is what its image holds
+
+
+def _once_more(fix: Fix, side: Side, copy: Path, end: str, *, is_apart: bool) -> bytes:
+    """Compile an object for the check alone, every function in a section of its own if asked."""
+    job = pipeline.apart(side.job) if is_apart else side.job
+    place = fix.folder / "check" / f"{side.job.object_path}.{end}"
+    capture.compile_object(job, copy, place, env=dict(side.variables) or None)
+    return place.read_bytes()
+
+
+def _new_object(fix: Fix, rebuild: Rebuild, delta: Delta) -> pipeline.NewObject:
+    """Return both sides of an object, and what had to be compiled once more for the check.
+
+    Where functions share a section, the assembler fills in the distances between them: they are
+    compared apart. Where only lines moved, they are held still.
+    """
+    new, baseline = (
+        _prefix(fix, delta.object_path).with_suffix(f".xsplice.{end}")
+        for end in ("new", "baseline")
+    )
+    row = pipeline.NewObject(
+        path=delta.object_path,
+        new=new.read_bytes(),
+        baseline=baseline.read_bytes() if baseline.exists() else None,
+    )
+    side = rebuild.sides.get(delta.object_path)
+    if side is None or rebuild.farm is None:
+        return row
+    is_apart = pipeline.shares_sections(row)
+    if is_apart:
+        row = replace(
+            row,
+            new=_once_more(fix, side, side.copy, "new", is_apart=True),
+            baseline=_once_more(fix, side, rebuild.pristine, "baseline", is_apart=True),
+            is_apart=True,
+        )
+    if delta.line_only:
+        still = _once_more(fix, side, rebuild.farm.copy, "still", is_apart=is_apart)
+        row = replace(row, neutral=still)
+    return _with_plain(fix, rebuild, side, row)
+
+
+def _reached_object(fix: Fix, rebuild: Rebuild, path: str, side: Side) -> pipeline.NewObject:
+    """Return an object that the patches reach and leave as the payloads beneath made it."""
+    new = _once_more(fix, side, side.copy, "new", is_apart=False)
+    row = pipeline.NewObject(path=path, new=new)
+    if is_apart := pipeline.shares_sections(row):
+        row = replace(row, new=_once_more(fix, side, side.copy, "new", is_apart=True))
+    baseline = _once_more(fix, side, rebuild.pristine, "baseline", is_apart=is_apart)
+    return _with_plain(fix, rebuild, side, replace(row, baseline=baseline, is_apart=is_apart))
+
+
+def _with_plain(
+    fix: Fix, rebuild: Rebuild, side: Side, row: pipeline.NewObject
+) -> pipeline.NewObject:
+    """Add the tree's own object where payloads lie beneath."""
+    place = rebuild.tree_objects.get(row.path)
+    if not fix.run.config.depends or place is None:
+        return row
+    if row.is_apart:
+        return replace(row, plain=_once_more(fix, side, rebuild.plain, "plain", is_apart=True))
+    return replace(row, plain=place.read_bytes())
+
+
+def _twins(
+    fix: Fix, rebuild: Rebuild, objects: list[pipeline.NewObject], patches: PatchSet, end: str
+) -> list[tuple[bytes, ...]]:
+    """Compile objects with the lines that the tree and each payload beneath were compiled with."""
+    assert rebuild.farm is not None
+    found: list[tuple[bytes, ...]] = [() for _ in objects]
+    for depth in sorted({0, *(depth for depth, _ in fix.stack.beneath)}):
+        if depth >= len(patches.patches):
+            continue
+        name = f"{end}.{depth}"
+        still = replace(patches, is_line_neutral=True, neutral_from=depth)
+        farm = replace(rebuild.farm, copy=fix.folder / name, patch_set=still, is_merged=False)
+        lay_out(farm)
+        for number, row in enumerate(objects):
+            side = rebuild.sides[row.path]
+            made = _once_more(fix, side, farm.copy, name, is_apart=row.is_apart)
+            found[number] += (made,)
+    return found
+
+
+def _with_lines(
+    fix: Fix, rebuild: Rebuild, objects: list[pipeline.NewObject]
+) -> list[pipeline.NewObject]:
+    """Add what tells a line that a payload beneath moved from a change."""
+    assert fix.stack.lower is not None
+    new = _twins(fix, rebuild, objects, fix.patch_set, "still")
+    old = _twins(fix, rebuild, objects, fix.stack.lower, "baseline-still")
+    return [
+        replace(row, stills=stills, baseline_stills=before)
+        for row, stills, before in zip(objects, new, old, strict=True)
+    ]
+
+
+def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Hold the payload against the objects. Sources: payload, image, then the deltas."""
+    fix, rebuild = target[0].attributes.xsplice
+    with staged(target):
+        deltas = [d for d in _load_deltas(source[2:]) if d.machine and rebuild.is_possible]
+        if rebuild.farm is not None and any(delta.line_only for delta in deltas):
+            lay_out(rebuild.farm)
+        objects = [_new_object(fix, rebuild, delta) for delta in deltas]
+        if any(kind == pipeline.NOTHING for _, kind in fix.stack.beneath):
+            known = {row.path for row in objects}
+            for path, side in rebuild.sides.items():
+                if path not in known:
+                    objects.append(_reached_object(fix, rebuild, path, side))
+        payload, image = (_path(node).read_bytes() for node in source[:2])
+        check = partial(pipeline.check_rebuild, fix.run, fix.name, payload, image, deltas)
+        is_recompiled = rebuild.farm is not None
+        checks = check(objects, is_recompiled=is_recompiled)
+        is_wrong = any(row.severity is Severity.ERROR for row in checks.findings)
+        if is_wrong and is_recompiled and fix.stack.lower is not None:
+            checks = check(_with_lines(fix, rebuild, objects))
+        base = artefacts.load(rebuild.base, artefacts.BaseMatch)
+        artefacts.save(_path(target[0]), replace(checks, base=base))
