@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.xen.mutations import sections_of
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import Severity
 from xsplice_plugins.pipeline import NewObject
-from xsplice_plugins.pipeline.checking import findings_of
+from xsplice_plugins.pipeline.checking import findings_of, shares_sections
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
 
@@ -78,3 +79,18 @@ def test_a_constant_that_can_be_written_is_not_what_a_rebuild_has(folder: Path) 
     [texts] = [s for s in sections_of(bytes(data)) if s.name == ".rodata.str"]
     data[texts.at + 8] |= 1  # SHF_WRITE
     assert Severity.ERROR in check(folder, bytes(data))
+
+
+def test_functions_that_share_a_section_are_told_by_those_that_stay(tmp_path: Path) -> None:
+    """What runs at boot lies in one section whatever the compiler is told."""
+    boot = '__attribute__((section(".init.text")))'
+    for source, flag, is_shared in (
+        (f"{boot} int a(void) {{ return 1; }} {boot} int b(void) {{ return 2; }}", "", False),
+        ("int a(void) { return 1; } int b(void) { return 2; }", "-ffunction-sections", False),
+        ("int a(void) { return 1; } int b(void) { return 2; }", "-fno-function-sections", True),
+    ):
+        (tmp_path / "a.c").write_text(source)
+        words = ["gcc", *([flag] if flag else []), "-c", "a.c", "-o", "a.o"]
+        subprocess.run(words, cwd=tmp_path, check=True)
+        row = NewObject(path="a.o", new=(tmp_path / "a.o").read_bytes())
+        assert shares_sections(row) == is_shared, (source, flag)

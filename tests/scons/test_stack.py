@@ -179,6 +179,7 @@ def test_the_next_cumulative_payload_is_proved_as_an_upgrade(series: Series) -> 
     run = series.prove("plain", "next")
     run.assert_success()
     run = series.prove("next", "next", old="one").assert_success()
+    assert "are what a rebuild has\n" in run.out, "held against the image alone"
     assert "uploaded beside one, put in its place by replace; one unloaded" in run.out
     assert "next starts its own `stack_val`; the value in one is lost" in run.out
     # What only the old one did ends with it.

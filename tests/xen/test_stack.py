@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 
 from tests.kit.build import Run, scons
+from tests.xen.wrong_payloads import addresses_of, image_of, wrong_payloads
+from xsplice_plugins.artefacts import Facts, load
+from xsplice_plugins.check.complete import check_payload
+from xsplice_plugins.check.results import Beneath, NewObject
+from xsplice_plugins.errors import XspliceError
 
 pytestmark = pytest.mark.xen
 
@@ -64,15 +70,23 @@ class Bench:
         self.tree, self.folder = tree, folder
         self.texts: dict[str, str] = {}
 
-    def patch(self, name: str, old: tuple[str, ...], new: tuple[str, ...], *, on: str = "") -> None:
-        """Write a patch of version.c, on top of another one."""
-        before = self.texts.get(on) or (self.tree / VERSION).read_text()
+    def patch(
+        self,
+        name: str,
+        old: tuple[str, ...],
+        new: tuple[str, ...],
+        *,
+        on: str = "",
+        path: str = VERSION,
+    ) -> None:
+        """Write a patch of one file, on top of another one."""
+        before = self.texts.get(on) or (self.tree / path).read_text()
         after = before
         for was, now in zip(old, new, strict=True):
             assert after.count(was) == 1, was
             after = after.replace(was, now)
         self.texts[name] = after
-        lines = unified_diff(before.splitlines(True), after.splitlines(True), VERSION, VERSION)  # noqa: FBT003
+        lines = unified_diff(before.splitlines(True), after.splitlines(True), path, path)  # noqa: FBT003
         (self.folder / f"{name}.patch").write_text("".join(lines).replace("--- ", "--- a/", 1)
                                                    .replace("+++ ", "+++ b/", 1))  # fmt: skip
 
@@ -131,6 +145,54 @@ def test_a_fix_on_a_fix_takes_from_it_what_it_brought(bench: Bench) -> None:
     assert run.status != 0
     assert "PATCH must begin with the patches of s1.livepatch" in run.text
     assert not bench.payload("wrong").exists()
+
+
+def test_a_wrong_payload_on_another_or_beneath_is_caught(bench: Bench) -> None:
+    bench.patch("s1", *FIRST)
+    bench.patch("s2", ('".5-s1a"',), ('".5-s2a"',), on="s1")
+    bench.prove("s1", "s1.patch").assert_success()
+    bench.prove("s2", "s1.patch", "s2.patch", beneath=("s1",)).assert_success()
+    objects = bench.folder / "b/s2/objects/common"
+    row = NewObject(
+        path="common/version.o",
+        new=(objects / "version.o.xsplice.new").read_bytes(),
+        baseline=(objects / "version.o.xsplice.baseline").read_bytes(),
+        plain=(bench.tree / "xen/common/version.o").read_bytes(),
+    )
+    [path] = (bench.folder / "b/facts").glob("*.json")
+    facts = load(path, Facts)
+    image = image_of(bench.tree, facts)
+    lower, upper = (bench.payload(n).with_suffix(".livepatch.unsigned").read_bytes()
+                    for n in ("s1", "s2"))  # fmt: skip
+
+    def is_held(below: bytes, data: bytes) -> bool:
+        try:
+            return check_payload(image, data, [row], facts, [Beneath(name="s1", data=below)]).held
+        except XspliceError:
+            return False
+
+    assert is_held(lower, upper)
+    dice = random.Random(1)  # noqa: S311  # cases, not secrets
+    tried = 0
+    for wrong in wrong_payloads(upper, addresses_of(image), dice, 4):
+        assert not is_held(lower, wrong.data), ("upper", wrong.kind, wrong.name)
+        tried += 1
+    for wrong in wrong_payloads(lower, addresses_of(image), dice, 4):
+        assert not is_held(wrong.data, upper), ("lower", wrong.kind, wrong.name)
+        tried += 1
+    assert tried > 50
+
+
+def test_lines_that_each_payload_moved_are_no_change(bench: Bench) -> None:
+    """Both patches move the lines of functions with bug frames that the second leaves alone."""
+    head, path = "#include <xen/init.h>\n", "xen/common/tasklet.c"
+    moved = "/*\n * moved\n */\n" + head
+    dead = "    t->is_dead = 1;\n"
+    bench.patch("p1", (head, dead), (moved, dead + "    t->data = NULL;\n"), path=path)
+    data = "    t->data = data;\n"
+    bench.patch("p2", (head, data), (moved, data + "    t->is_dead = !func;\n"), on="p1", path=path)
+    bench.prove("p1", "p1.patch").assert_success()
+    bench.prove("p2", "p1.patch", "p2.patch", beneath=("p1",)).assert_success()
 
 
 def test_a_fix_that_lacks_the_one_beneath_is_refused(bench: Bench) -> None:

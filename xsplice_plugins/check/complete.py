@@ -160,6 +160,7 @@ def _baselines(
     report.notes |= dict.fromkeys(check.notes)
     report.beneath = lower.differences
     report.unseen = [running.title(row) for row in running.replaced.values() if row not in done]
+    report.unseen += _hooks_beneath(check, running, [side for side, _ in sides])
     return {side.obj.path: side for side, _ in sides}
 
 
@@ -293,6 +294,26 @@ def _hooks(check: Comparison, report: _Report, paths: list[str], sides: list[Sid
     for area in check.payload.areas:
         if area.name.startswith(_HOOKS) and wanted.get(area.name) != area.end - area.start:
             report.add(area.name, "the payload has another number of hooks than the new objects")
+
+
+def _hooks_beneath(
+    check: Comparison, running: Running, sides: list[Side]
+) -> Iterator[tuple[str, str]]:
+    """Give the hooks of payloads beneath that no baseline has."""
+    known = [
+        (side, Unit(row.index, at, at + 8, row.name, None))
+        for side in sides
+        for row in side.obj.loaded
+        if row.name.startswith(_HOOKS)
+        for at in range(0, row.size_bytes, 8)
+    ]
+    for layer in running.beneath.layers:
+        for area in layer.areas:
+            slots = range(area.start, area.end, 8) if area.name.startswith(_HOOKS) else ()
+            for at in slots:
+                mine = (pair for pair in known if pair[1].name == area.name)
+                if all(check.attempt(side, unit, at) for side, unit in mine):
+                    yield layer.words, area.name
 
 
 def _leftovers(

@@ -102,5 +102,6 @@ class CheckReport:
     unchecked: tuple[str, ...]  #: what could not be compared
     #: As the differences: where image and payloads beneath are not what the baselines say.
     beneath: tuple[tuple[str, str], ...] = ()
-    #: Functions that payloads beneath replace, and no baseline has: payload, name.
+    #: Functions that payloads beneath replace, and their hooks, if no baseline has them:
+    #: payload, name.
     unseen: tuple[tuple[str, str], ...] = ()

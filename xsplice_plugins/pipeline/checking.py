@@ -78,9 +78,18 @@ def apart(job: CompileJob) -> CompileJob:
 
 
 def shares_sections(row: NewObject) -> bool:
-    """Tell whether functions of an object lie in one section, with distances already filled in."""
+    """Tell whether functions of an object lie in one section, with distances already filled in.
+
+    Those that run at boot only share theirs whatever the compiler is told, and never are replaced.
+    """
     elf = read_elf(row.new, row.path)
-    starts = {(s.shndx, s.value) for s in elf.symbols if s.type == STT_FUNC and s.shndx}
+    starts = {
+        (s.shndx, s.value)
+        for s in elf.symbols
+        if s.type == STT_FUNC
+        and 0 < s.shndx < len(elf.sections)
+        and not elf.sections[s.shndx].name.startswith(".init")
+    }
     return len({section for section, _ in starts}) < len(starts)
 
 
@@ -168,8 +177,8 @@ def _compare(
         findings.append(_finding(Severity.INFO, name, text))
     unknown = sorted(path.name for path in config.depends if kind_of(record_of(path)) == NOTHING)
     doubts = [
-        f"{row}: nothing was compiled to hold `{function}` against, which it replaces"
-        for row, function in found.unseen
+        f"{row}: no object that its patch reaches has its `{what}`"
+        for row, what in found.unseen
         if row in unknown
     ]
     if unknown and not is_recompiled:

@@ -192,6 +192,21 @@ def test_a_lower_payload_that_replaces_more_is_named(stack: Stack) -> None:
     assert found.unseen == (("s1.livepatch", "more"),)
 
 
+def test_hooks_of_the_one_beneath_are_its_patchs_or_named(stack: Stack, tmp_path: Path) -> None:
+    hook = (
+        "void hook(void) { limit = %d; }\n"
+        'void (*at_load)(void) __attribute__((used, section(".livepatch.hooks.load"))) = hook;\n'
+    )
+    first = compiled(tmp_path, "unit.c", edited(*FIRST) + hook % 8)
+    second = compiled(tmp_path, "unit.c", edited(*FIRST, SECOND) + hook % 8)
+    source = KNOWN + BROUGHT + "int work(int x) { return brought(x); }\n" + TEXT
+    top = payload(stack.known, second, NAMES + UPPER + hook % 8, ("work",))
+    for number, unseen in ((8, ()), (9, (("s1.livepatch", ".livepatch.hooks.load"),))):
+        lower = payload(stack.known, first, source + hook % number, ("work", "text"))
+        found = stack.check(top, second, lower=(lower,), baseline=first)
+        assert found.unseen == unseen, found
+
+
 @pytest.mark.parametrize(
     ("body", "holds"), [("kept -= inner(n)", True), ("kept += inner(n)", False)]
 )

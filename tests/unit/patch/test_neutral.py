@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.unit.patch.test_applying import diff
+from xsplice_plugins.artefacts import PatchFile, PatchSet
 from xsplice_plugins.csource.neutral import line_neutral
+from xsplice_plugins.patch.applying import patched_files
 
 OLD = """\
 /* first */
@@ -72,3 +77,25 @@ def test_unchanged_text_is_left_as_it_is() -> None:
 def test_change_that_shifts_nothing_adds_no_directive() -> None:
     new = OLD.replace("return TWICE(__LINE__)", "return TWICE(1)")
     assert line_neutral(OLD, new) == new
+
+
+@pytest.mark.toolchain
+def test_the_first_patches_may_move_lines_all_the_same(tmp_path: Path) -> None:
+    """So a payload beneath was compiled; what later patches leave alone keeps those numbers."""
+    first = OLD.replace("/* first */\n", "/* first */\n\n")
+    second = first.replace("/* first */\n", "/* first */\n\n\n")
+    (tmp_path / "f.c").write_text(OLD)
+    texts = [diff(OLD, first), diff(first, second)]
+    patches = [PatchFile(name="p", text=text.replace("/f\n", "/f.c\n")) for text in texts]
+    fix = PatchSet(name="fix", strip=1, patches=tuple(patches), touched=())
+
+    def shown(**given: object) -> dict[str, str]:
+        content = patched_files(replace(fix, **given), tmp_path)["f.c"]  # type: ignore[arg-type]
+        return numbers((content or b"").decode())
+
+    assert shown(is_line_neutral=True) == numbers(OLD)
+    assert shown(is_line_neutral=True, neutral_from=1) == numbers(first) != numbers(OLD)
+    assert shown(is_line_neutral=True, neutral_from=2) == shown() == numbers(second)
+    kinds = (fix, replace(fix, is_line_neutral=True),
+             replace(fix, is_line_neutral=True, neutral_from=1))  # fmt: skip
+    assert len({kind.digest for kind in kinds}) == 3
