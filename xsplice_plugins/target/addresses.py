@@ -34,6 +34,8 @@ _READER = re.compile(
 )
 #: Those that return one of the pointers they are given.
 _PASSING = re.compile(r"mem(cpy|move|set|chr|chr_inv)|str(r?chr|str|sep)")
+#: Those that never return. Source: xen/include/xen/{lib,shutdown}.h.
+_ENDING = re.compile(r"panic|machine_(halt|restart)")
 _RETURN_THUNK = "__x86_return_thunk"
 _THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 
@@ -76,10 +78,13 @@ class AddressFlow:
         self._targets: dict[int, dict[int, Target]] = {}
         self._names: dict[Place, str] = {}
         self._starts: dict[str, Place] = {}
+        self._ends: dict[Place, int] = {}  #: end of a function -> where the lowest such one starts
         for symbol in self._file.symbols:
             if symbol.type == STT_FUNC and symbol.shndx:
                 self._names.setdefault((symbol.shndx, symbol.value), symbol.name)
                 self._starts.setdefault(symbol.decorated, (symbol.shndx, symbol.value))
+                end = (symbol.shndx, symbol.value + symbol.size_bytes)
+                self._ends[end] = min(symbol.value, self._ends.get(end, symbol.value))
         self._summaries: dict[tuple[Place, frozenset[str], bool], tuple[frozenset[Kept], bool]] = {}
         self._depth = 0
         self._is_pointer = False  #: what is followed are pointers that come from loading
@@ -303,10 +308,20 @@ class AddressFlow:
             if not (_READER.fullmatch(name) or _PASSING.fullmatch(name)):
                 rows, is_returned = self._summary(there, passed - {PUSHED})
                 kept |= rows
-                return [(following, rest | {registers.result} if is_returned else rest)]
+                rest = rest | {registers.result} if is_returned else rest
+                return [] if self._is_last(place, following) else [(following, rest)]
         if self._call(place, name, held, kept):
             rest |= {registers.result}
-        return [(following, rest)]
+        is_last = _ENDING.fullmatch(name) or self._is_last(place, following)
+        return [] if is_last else [(following, rest)]
+
+    def _is_last(self, place: Place, following: Place) -> bool:
+        """Tell whether a function ends behind a call, which then does not return."""
+        return self._ends.get(following, place[1] + 1) <= place[1] and not any(
+            start <= place[1] and following[1] < end[1]
+            for end, start in self._ends.items()
+            if end[0] == place[0]
+        )
 
     def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> bool:
         """Note a call out of the object; tell whether it returns what it is passed."""

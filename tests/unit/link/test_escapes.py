@@ -14,6 +14,7 @@ struct timer {{ void (*run)(void *); struct timer *next; int state; }};
 extern void init_timer(struct timer *, void (*)(void *)), kill_timer(struct timer *);
 extern int reads(const char *), deep(const char *), keeps(const char *);
 extern int printk(const char *, ...);
+extern void panic(const char *, ...), halt(void) __attribute__((noreturn));
 extern const char *last; extern struct timer *first; extern int number;
 const char *extra(void);
 """
@@ -26,9 +27,15 @@ int __attribute__((noinline)) reads(const char *s) {{ int n = 0; while ( *s++ ) 
 int __attribute__((noinline)) deep(const char *s) {{ return reads(s + 1) + number; }}
 int __attribute__((noinline)) keeps(const char *s) {{ last = s; return reads(s); }}
 int __attribute__((noinline)) printk(const char *s, ...) {{ last = s; return 0; }}
+void __attribute__((noinline)) panic(const char *s, ...) {{ last = s; for ( ; ; ) {{}} }}
+void __attribute__((noinline)) halt(void) {{ for ( ; ; ) {{}} }}
 const char *extra(void) {{ return "-old"; }}
 int entry(int x) {{ return x * 3 + number; }}
 """
+#: As the compiler leaves it behind a call that does not return: the code of another branch.
+LAST_WORDS = """
+int entry(int x) { asm volatile("mov %%0, %%%%rbx; mov %%%%rbx, %%%%rdi; call %s;"
+    "mov %%%%rbx, last(%%%%rip)" :: "r"("hello") : "rbx", "rdi", "memory"); return x; }"""
 HARMLESS = {
     "a text for printk": 'int entry(int x) { return printk("hello %d", x); }',
     "a text that is read": 'int entry(int x) { return reads("hello") + x; }',
@@ -40,6 +47,10 @@ HARMLESS = {
     "a table of texts": """
     static const char *const names[] = { "one", "two", "three" };
     int entry(int x) { return reads(names[x & 1]); }""",
+    "a text in use where nothing comes back": """
+    int entry(int x) { const char *s = x & 1 ? "hello" : "other";
+        reads(s); reads(s); halt(); }""",
+    "a text before code that nobody reaches": LAST_WORDS % "panic",
     "an old function": "int entry(int x) { return reads((const char *)reads) + x; }",
 }
 HELD = {
@@ -54,6 +65,15 @@ HELD = {
     ),
     "a text in a variable": (
         'int entry(int x) { last = "hello"; return x; }',
+        ("the text 'hello' is stored in `last` in `entry`",),
+    ),
+    "a text, before what does not come back": (
+        """int entry(int x) { const char *s = x & 1 ? "hello" : "other";
+        reads(s); keeps(s); halt(); }""",
+        ("the text 'hello' is passed to `keeps` in `entry`",),
+    ),
+    "a text before code that somebody reaches": (
+        LAST_WORDS % "reads",
         ("the text 'hello' is stored in `last` in `entry`",),
     ),
     "through a pointer": (
