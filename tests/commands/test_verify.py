@@ -35,6 +35,17 @@ def copied(built: Built, tmp_path: Path) -> Path:
     return tmp_path / built.payload.name
 
 
+def unseen(text: str) -> dict[str, str]:
+    """Return what a record says of layouts that nobody compared."""
+    return {
+        "check": "differ",
+        "severity": "unchecked",
+        "subject": "version.o",
+        "text": text,
+        "obligation": "layout",
+    }
+
+
 def test_signed_payload_with_its_certificate_is_proved(
     built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +104,7 @@ def test_a_payload_without_record_is_not_proved(
     copied.with_name("extra-version.payload.json").unlink()
     status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
     assert status == 5
-    assert "not checked: record: no record lies beside the payload" in said
+    assert "not checked: base: no record lies beside the payload" in said
 
 
 def test_a_payload_that_nobody_held_against_a_rebuild_is_not_proved(
@@ -125,12 +136,24 @@ def test_the_record_of_another_payload_is_refused(
     assert "speaks of another file" in said
 
 
+def test_a_record_of_another_schema_is_refused(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What earlier versions wrote says nothing of obligations."""
+    record = copied.with_name("extra-version.payload.json")
+    content = json.loads(record.read_text())
+    del content["findings"]
+    record.write_text(json.dumps(content | {"schema": 1, "unchecked": ["layouts"]}))
+    status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
+    assert (status, "schema 1 instead of 2" in said, "PROVED" in said) == (2, True, False), said
+
+
 def test_what_was_not_checked_is_lost_by_no_record(
     copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = copied.with_name("extra-version.payload.json")
     content = json.loads(record.read_text())
-    content["unchecked"] = ["version.o: layouts of structures were not compared"]
+    content["findings"].append(unseen("version.o: layouts of structures were not compared"))
     record.write_text(json.dumps(content))
     status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
     assert (status, said.split(":")[0]) == (5, "UNPROVED")
@@ -187,6 +210,12 @@ def test_machines_get_the_whole_report(
     assert status == 0
     report = json.loads(said)
     assert (report["verdict"], report["release"]) == ("proved", "4.17.0")
+    assert report["schema"] == 2
+    assert [row["name"] for row in report["obligations"]] == [
+        *("base", "complete", "lines", "layout", "data", "stack", "loader", "effect", "signature")
+    ]
+    assert {row["state"] for row in report["obligations"]} == {"held", "does not apply"}
+    assert all(row["text"] for row in report["obligations"])
     assert {finding["check"] for finding in report["findings"]} >= {"model", "signature"}
     assert json.loads(out.read_text()) == report
 
@@ -235,10 +264,11 @@ def test_what_lies_beneath_is_judged_as_well(
     status, said = verify(capsys, below, *words)
     assert (status, "signature" in said.splitlines()[1]) == (5, True), said
     below.write_bytes(built.payload.read_bytes())
-    content = json.loads(record) | {"unchecked": ["nobody compared layouts"]}
+    content = json.loads(record)
+    content["findings"].append(unseen("nobody compared layouts"))
     (tmp_path / "below.payload.json").write_text(json.dumps(content))
     status, said = verify(capsys, below, *words)
-    assert (status, "nobody compared layouts" in said) == (5, True), said
+    assert (status, "below.livepatch: nobody compared layouts" in said) == (5, True), said
 
 
 def test_expectations_are_held_against_what_the_payload_holds(

@@ -14,6 +14,7 @@ from xsplice_plugins.artefacts import (
     Cause,
     ChangedFunction,
     Delta,
+    Duty,
     Finding,
     ObjectPair,
     Payload,
@@ -24,6 +25,7 @@ from xsplice_plugins.artefacts import (
     SignatureRecord,
     SignatureState,
     SignedPayload,
+    State,
     Verdict,
 )
 from xsplice_plugins.errors import PluginError, RefusedError, SignError
@@ -54,6 +56,7 @@ def delta_of(pair: ObjectPair) -> Delta:
         machine=62,
         digest_new=pair.digest_new,
         changed=(changed,),
+        data="by hand",
     )
 
 
@@ -169,7 +172,7 @@ def test_xsplice_diff_objects_is_asked_of_the_differ_chosen_by_name(
     pair, baseline, new = sample_objects()
     pm, config = xsplice_manager(Differ()), Config(differ="acme")
     delta, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
-    assert (delta, findings) == (delta_of(pair), ())
+    assert (delta, findings) == (dataclasses.replace(delta_of(pair), layouts=pair.layouts), ())
     other = dataclasses.replace(pair, source_path="entry.S")
     with pytest.raises(PluginError, match="the differ acme does not know such objects"):
         pipeline.diff_pair(Run(config=config, plugins=pm), other, baseline, new)
@@ -187,6 +190,24 @@ def test_whatever_differ_is_chosen_the_captures_findings_stay(
     assert delta.refused == (refusal,)
     assert "layouts of structures were not compared" in delta.unchecked[0]
     assert pipeline.diff_pair(run, pair, baseline, new)[0].unchecked == ()
+
+
+def test_a_differ_that_says_nothing_of_data_leaves_it_unchecked(
+    xsplice_manager: ManagerFactory,
+) -> None:
+    pair, baseline, new = sample_objects()
+
+    class Silent(Differ):
+        @hookimpl
+        def xsplice_diff_objects(self, pair: ObjectPair) -> Delta | None:
+            """Leave it out."""
+            return dataclasses.replace(delta_of(pair), data="")
+
+    run = Run(config=Config(differ="acme", linker="acme"), plugins=xsplice_manager(Silent()))
+    delta, _ = pipeline.diff_pair(run, pair, baseline, new)
+    (found,) = delta.findings
+    assert (found.obligation, found.severity) == (Duty.DATA, Severity.UNCHECKED)
+    assert "did not look at tables and variables" in found.text
 
 
 def test_xsplice_check_delta_collects_findings_and_an_error_stops(
@@ -220,6 +241,11 @@ def test_xsplice_link_payload_gets_deltas_sorted_and_without_empty_ones(
     )
     assert linker.seen == (first, last)
     assert payload.record.name == "fix"
+    held = {f.obligation: f.text for f in payload.record.findings if f.severity is Severity.HELD}
+    assert held == {Duty.DATA: "tables and variables of 2 objects compared by hand"}
+    missing = [f.text.partition(":")[0] for f in payload.record.findings
+               if (f.obligation, f.severity) == (Duty.LAYOUT, Severity.UNCHECKED)]  # fmt: skip
+    assert missing == ["z.o", "b.o", "a.o"], "no delta says how layouts were compared"
 
 
 def test_xsplice_sign_payload_may_only_append(xsplice_manager: ManagerFactory) -> None:
@@ -263,6 +289,17 @@ def test_xsplice_verify_payload_collects_from_those_named_in_order_of_registrati
     report = pipeline.verify_payload(
         Run(config=config, plugins=pm), data, record, tmp_path / "fix.livepatch", checks=None
     )
+    stack = [row.state for row in report.obligations if row.name is Duty.STACK]
+    assert stack == [State.NONE]
     ours = [f.text for f in report.findings if f.check == "acme.policy"]
     assert report.verdict is Verdict.UNPROVED, "the model was not asked"
     assert ours == ["one saw fix", "two saw fix"]
+    again = dataclasses.replace(config, supersedes=(tmp_path / "old.livepatch",))
+    report = pipeline.verify_payload(
+        Run(config=again, plugins=pm), data, record, tmp_path / "fix.livepatch", checks=None
+    )
+    (stack_row,) = [row for row in report.obligations if row.name is Duty.STACK]
+    assert (stack_row.state, stack_row.text) == (
+        State.UNCHECKED,
+        "the upgrade by replace was not played [stack]",
+    )

@@ -7,12 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from xsplice_plugins import artefacts
-from xsplice_plugins.artefacts import ObjectPair, PatchFile, PatchSet, TouchedFile, TouchKind
+from xsplice_plugins.artefacts import (
+    Checks,
+    Delta,
+    ObjectPair,
+    PatchFile,
+    PatchSet,
+    TouchedFile,
+    TouchKind,
+)
 from xsplice_plugins.errors import ConfigError, XspliceError
 
 PATCH_SET = PatchSet(
@@ -51,6 +60,36 @@ def test_artefact_of_another_kind_is_refused(tmp_path: Path) -> None:
     artefacts.save(tmp_path / "a.json", PATCH_SET)
     with pytest.raises(XspliceError, match="ObjectPair"):
         artefacts.load(tmp_path / "a.json", ObjectPair)
+
+
+def test_an_artefact_of_another_schema_is_refused_by_name() -> None:
+    """A field that this version does not know would be lost without a word."""
+    delta = Delta(object_path="a.o", source_path="a.c", profile="xen", machine=62, digest_new="")
+    for artefact, kind in ((delta, Delta), ((delta, delta), tuple[Delta, ...])):
+        text = artefacts.to_json(artefact)
+        assert artefacts.from_json(text, kind, "a.json") == artefact
+        old = text.replace(b'"schema": 2', b'"schema": 1')
+        assert old != text
+        with pytest.raises(XspliceError, match=r"a\.json: .*\(schema 1 instead of 2\); remove it"):
+            artefacts.from_json(old, kind, "a.json")
+    checks = artefacts.to_json(Checks(name="fix", digest="", findings=()))
+    newer = checks.replace(b'"schema": 1', b'"schema": 2')
+    with pytest.raises(XspliceError, match="schema 2 instead of 1"):
+        artefacts.from_json(newer, Checks, "a.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file that people write: its reader says itself what it takes."""
+
+    schema: int
+
+
+def test_a_class_that_names_no_schema_takes_any() -> None:
+    for text, schema in ((b'{"schema": 1}', 1), (b'{"schema": 7}', 7)):
+        assert artefacts.from_json(text, Table, "table.json") == Table(schema=schema)
+    with pytest.raises(XspliceError, match="schema"):
+        artefacts.from_json(b"{}", Table, "table.json")
 
 
 def test_missing_artefact_is_refused_by_name(tmp_path: Path) -> None:

@@ -54,8 +54,12 @@ from xsplice_plugins.artefacts.sign import SignatureState as SignatureState
 from xsplice_plugins.artefacts.sign import SignedPayload as SignedPayload
 from xsplice_plugins.artefacts.verify import BaseMatch as BaseMatch
 from xsplice_plugins.artefacts.verify import Checks as Checks
+from xsplice_plugins.artefacts.verify import Duty as Duty
 from xsplice_plugins.artefacts.verify import Finding as Finding
+from xsplice_plugins.artefacts.verify import Obligation as Obligation
 from xsplice_plugins.artefacts.verify import Report as Report
 from xsplice_plugins.artefacts.verify import Severity as Severity
+from xsplice_plugins.artefacts.verify import State as State
 from xsplice_plugins.artefacts.verify import Verdict as Verdict
 from xsplice_plugins.artefacts.verify import VerifyRequest as VerifyRequest
+from xsplice_plugins.artefacts.verify import findings_about as findings_about

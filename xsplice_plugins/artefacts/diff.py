@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from xsplice_plugins.artefacts.files import SCHEMA
+from xsplice_plugins.artefacts.verify import Finding, unchecked_in
 
 
 class Cause(StrEnum):
@@ -150,7 +150,7 @@ class Delta:
     or to a reference. The five lists are what people and ``--json`` readers see.
     """
 
-    schema: int = SCHEMA
+    schema: int = 2
     object_path: str
     source_path: str
     profile: str
@@ -164,9 +164,15 @@ class Delta:
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()
     nopped: tuple[NoppedRange, ...] = ()  #: hand-written payloads only
-    layouts: str = ""  #: how this differ compared layouts; "" if it did not
+    layouts: str = ""  #: how layouts were compared, e.g. "in the sources"; "" if they were not
+    data: str = ""  #: how tables and variables were looked at; "" if they were not
     notes: tuple[str, ...] = ()  #: things a person should know
-    unchecked: tuple[str, ...] = ()  #: what no check could see; the verdict repeats it
+    findings: tuple[Finding, ...] = ()  #: what no check could see, or does not apply
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Return what no check could see; the verdict repeats it."""
+        return unchecked_in(self.findings)
 
     @property
     def is_empty(self) -> bool:

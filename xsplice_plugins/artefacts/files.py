@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import msgspec
 
 from xsplice_plugins.errors import ConfigError, MachineError, XspliceError
 
-SCHEMA = 1  #: version of every JSON file this project writes
+SCHEMA = 1  #: version of a JSON file, where its class does not say another one
 IMAGE_SIZE_MAX = 256 << 20  #: bytes of ``xen-syms``, or of any other file that is read whole
 PAYLOAD_SIZE_MAX = 64 << 20  #: bytes of a payload; Xen takes 2 MiB
 
@@ -39,14 +40,30 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
         name: How messages shall call the file.
 
     Raises:
-        XspliceError: Not JSON, or not of this kind.
+        XspliceError: Not JSON, not of this kind, or of another schema than this version writes.
     """
+    wrong: object = ""
     try:
-        return msgspec.json.decode(data, type=kind)
+        result = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        wrong = error
+    else:
+        for item in result if isinstance(result, tuple) else (result,):
+            found, wanted = getattr(item, "schema", None), _schema_of(type(item))
+            if wanted is not None and found != wanted:
+                wrong = f"schema {found} instead of {wanted}"
+    if wrong:
         raise XspliceError(
-            f"{name}: not a {kind.__name__} of schema {SCHEMA} ({error}); remove it and build again"
-        ) from error
+            f"{name}: not a {kind.__name__} of this version ({wrong}); remove it and build again"
+        )
+    return result
+
+
+def _schema_of(kind: type) -> int | None:
+    """Return the schema that a class writes; ``None`` if it takes any, and looks itself."""
+    rows = fields(kind) if is_dataclass(kind) else ()
+    default = next((field.default for field in rows if field.name == "schema"), None)
+    return default if isinstance(default, int) else None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xsplice_plugins.artefacts.diff import NewItem
-from xsplice_plugins.artefacts.files import SCHEMA
 from xsplice_plugins.artefacts.patch import PatchDigest
+from xsplice_plugins.artefacts.verify import Finding, unchecked_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class ReplacedFunction:
 class PayloadRecord:
     """What a payload holds and needs. Sidecar of the payload: ``.payload.json``."""
 
-    schema: int = SCHEMA
+    schema: int = 2
     name: str
     release: str
     machine: int
@@ -45,7 +45,12 @@ class PayloadRecord:
     references: tuple[str, ...]  #: names the hypervisor must resolve
     patches: tuple[PatchDigest, ...] = ()  #: what it was made of, in order; none: not known
     notes: tuple[str, ...] = ()  #: things a person should know
-    unchecked: tuple[str, ...] = ()  #: what no check could see; such a payload is never proved
+    findings: tuple[Finding, ...] = ()  #: what its makers established, or could not check
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Return what no check could see; such a payload is never proved."""
+        return unchecked_in(self.findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,10 +26,44 @@ class Severity(StrEnum):
     """How much a finding weighs."""
 
     INFO = "info"
+    EXEMPT = "exempt"  #: its obligation does not apply to this payload
+    HELD = "held"  #: establishes its obligation
     WARNING = "warning"
     UNCHECKED = "unchecked"  #: something no check could see: not proved
     ERROR = "error"  #: the verdict cannot be "proved"
     HAZARD = "hazard"
+
+
+class Duty(StrEnum):
+    """What must hold of a payload before it is called proved, in the order of reports."""
+
+    BASE = "base"
+    COMPLETE = "complete"
+    LINES = "lines"
+    LAYOUT = "layout"
+    DATA = "data"
+    STACK = "stack"
+    LOADER = "loader"
+    EFFECT = "effect"
+    SIGNATURE = "signature"
+
+
+class State(StrEnum):
+    """What became of an obligation."""
+
+    HELD = "held"
+    FAILED = "failed"
+    UNCHECKED = "not checked"
+    NONE = "does not apply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligation:
+    """One thing that must hold, and what became of it."""
+
+    name: Duty
+    state: State
+    text: str  #: what established it, or the first thing that is wrong or was not checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +77,30 @@ class Finding:
     errno: int = 0  #: positive, where a hypervisor refused
     step: str = ""  #: the gate that refused, or where the hazard is
     evidence: dict[str, Any] | None = None  #: what the check saw, as the report shall show it
+    obligation: str = ""  #: the `Duty` it speaks of; "": that of its check, of others' the loader
+
+
+def findings_about(
+    obligation: Duty, check: str, severity: Severity, subject: str, texts: Iterable[str]
+) -> tuple[Finding, ...]:
+    """Return one finding for each text.
+
+    Args:
+        obligation: What all of them speak of.
+        check: Who says so.
+        severity: How much they weigh.
+        subject: What they are about.
+        texts: Sentences for people.
+    """
+    return tuple(
+        Finding(check=check, severity=severity, subject=subject, text=text, obligation=obligation)
+        for text in texts
+    )
+
+
+def unchecked_in(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return the texts of what no check could see."""
+    return tuple(row.text for row in findings if row.severity is Severity.UNCHECKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +129,10 @@ class Checks:
 class Report:
     """The outcome of all verifiers. Target: ``.verify.json``."""
 
-    schema: int = SCHEMA
+    schema: int = 2
     name: str
     verdict: Verdict
+    obligations: tuple[Obligation, ...]  #: every `Duty` once, in that order; they decide
     errno: int
     step: str
     reason: str

@@ -33,6 +33,9 @@ class _Report:
         self.notes: dict[str, None] = {}
         self.beneath: dict[tuple[str, str], None] = {}
         self.unseen: list[tuple[str, str]] = []
+        self.stale: dict[tuple[str, str], None] = {}
+        self.ambiguous: dict[str, None] = {}
+        self.placed = 0
         self.replaced = 0
         self.unchanged = 0
 
@@ -82,13 +85,16 @@ def check_payload(
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
     return CheckReport(
-        held=not report.differences and not report.beneath,
+        held=not (report.differences or report.beneath or report.stale),
         replaced=report.replaced,
         unchanged=report.unchanged,
         differences=tuple(report.differences),
         unchecked=tuple(report.notes),
         beneath=tuple(report.beneath),
         unseen=tuple(report.unseen),
+        placed=report.placed,
+        stale=tuple(report.stale),
+        ambiguous=tuple(report.ambiguous),
     )
 
 
@@ -133,11 +139,12 @@ def _baselines(
     trees_own = {row.path for row in rows if row.plain or not is_stacked}
     for match in match_of(placed).objects:
         if match.object_path in trees_own:
+            report.placed += len(match.matched)
             for mismatch in match.differs:
                 text = f"before the patch it is not the image's: {mismatch}"
-                report.add(match.object_path, text)
+                report.stale[match.object_path, text] = None
             for name in match.ambiguous:
-                report.notes[f"{name}: several places of the image are equally good"] = None
+                report.ambiguous[f"{name}: several places of the image are equally good"] = None
     if not isinstance(running, Running):
         return {path: Side(obj=plain[path], homes=known[path]) for path in plain}
     sides: _Sides = []

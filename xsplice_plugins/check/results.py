@@ -105,3 +105,7 @@ class CheckReport:
     #: Functions that payloads beneath replace, and their hooks, if no baseline has them:
     #: payload, name.
     unseen: tuple[tuple[str, str], ...] = ()
+    placed: int = 0  #: functions and data of the objects before the patch, found in the image
+    #: Of these objects, what the image has otherwise: subject, what differs.
+    stale: tuple[tuple[str, str], ...] = ()
+    ambiguous: tuple[str, ...] = ()  #: of these objects, what the image has at several places

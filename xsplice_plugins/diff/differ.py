@@ -7,7 +7,14 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Delta, LineOnly, RemovedItem
+from xsplice_plugins.artefacts import (
+    Delta,
+    Duty,
+    LineOnly,
+    RemovedItem,
+    Severity,
+    findings_about,
+)
 from xsplice_plugins.diff import close, refuse
 from xsplice_plugins.diff.canon import Canon
 from xsplice_plugins.diff.compare import compare
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.plugins.spec import Config
 
 _NAMED = (SectionClass.TEXT, SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
+BY_USES = "by all their uses in code"  #: how tables and variables are compared
 _UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
 
 
@@ -80,6 +88,7 @@ def diff_objects(
         digest_new=hashlib.sha256(new).hexdigest(),
         refused=refused,
         layouts=IN_DEBUG_INFORMATION if has_types(old_file) and has_types(new_file) else "",
+        data=BY_USES,
     )
     if baseline == new:
         return empty
@@ -112,7 +121,9 @@ def diff_objects(
         extents=close.extents(canon, closure),
         references=close.references(canon, closure),
         notes=_same_elsewhere(canon, comparison),
-        unchecked=lost_state(canon, closure.taken),
+        findings=findings_about(
+            Duty.DATA, "differ", Severity.UNCHECKED, object_path, lost_state(canon, closure.taken)
+        ),
     )
     return _without_source(delta, source_path or _file_name(new_file, old_file), is_init=is_init)
 

@@ -16,10 +16,13 @@ from xsplice_plugins.artefacts import (
     Cause,
     ChangedFunction,
     Delta,
+    Duty,
     Extent,
     NewItem,
     NoppedRange,
     OldPlace,
+    Severity,
+    findings_about,
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHT_NOBITS, STT_FUNC, STT_OBJECT
@@ -43,6 +46,11 @@ if TYPE_CHECKING:
 
 #: Loaded sections of an object that Xen's own link throws away too (xen/arch/x86/xen.lds.S).
 _LEFT_OUT = (".xsplice.", ".note.", ".eh_frame", ".discard", ".comment")
+#: What no differ looked at, for there is one side only.
+_NOT_COMPARED = {
+    Duty.LAYOUT: "hand-written: compiled with the tree's own headers, which are not patched",
+    Duty.DATA: "hand-written: tables and variables that it brings are meant to be new",
+}
 _CANDIDATES_MAX = 12  #: that one message lists
 _CLONE = re.compile(r"\.(?:constprop|isra|part|cold)(?:\.|$)")
 _REPLACING = {DeclarationKind.REPLACE, DeclarationKind.REPLACE_AT, DeclarationKind.REPLACE_ADDRESS}
@@ -96,6 +104,13 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
             for section in taken
         ),
         nopped=tuple(_nopped(target, names, expected) for target in nopping),
+        findings=tuple(
+            finding
+            for duty, text in _NOT_COMPARED.items()
+            for finding in findings_about(
+                duty, "differ", Severity.EXEMPT, source.object_path, (text,)
+            )
+        ),
     )
 
 

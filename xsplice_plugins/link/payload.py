@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Payload, PayloadRecord
+from xsplice_plugins.artefacts import Duty, Payload, PayloadRecord, Severity, findings_about
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHF_ALLOC, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutSection, write_object
@@ -36,12 +36,14 @@ from xsplice_plugins.target.abi import (
 )
 
 if TYPE_CHECKING:
-    from xsplice_plugins.artefacts import Delta
+    from xsplice_plugins.artefacts import Delta, Finding
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
     from xsplice_plugins.link.funcs import Records
     from xsplice_plugins.link.placement import Placement
     from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.target.abi import Abi
+
+LINKER = "linker"  #: the check's name in what is said of a payload's own addresses
 
 
 def link_payload(
@@ -89,6 +91,7 @@ def link_payload(
             f"{abi.facts.file_size_max}; split the fix"
         )
     check_payload(data, abi)
+    new = tuple(item for source in placement.sources for item in source.delta.new)
     record = PayloadRecord(
         name=name,
         release=config.release,
@@ -99,13 +102,21 @@ def link_payload(
         digest=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         functions=records.functions,
-        new=tuple(item for source in placement.sources for item in source.delta.new),
+        new=new,
         hooks=hooks,
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
-        unchecked=escapes(data, names.image, abi),
+        findings=_kept(name, escapes(data, names.image, abi), len(new)),
     )
     return Payload(data=data, record=record)
+
+
+def _kept(name: str, texts: tuple[str, ...], count: int) -> tuple[Finding, ...]:
+    """Say which addresses of the payload's own stay behind, or that none does."""
+    if texts:
+        return findings_about(Duty.DATA, LINKER, Severity.UNCHECKED, name, texts)
+    text = f"after unload nothing keeps an address of its own ({count} new functions and data)"
+    return findings_about(Duty.DATA, LINKER, Severity.HELD, name, (text,))
 
 
 def _check_hooks(placement: Placement, relocs: dict[str, tuple[OutReloc, ...]]) -> tuple[str, ...]:

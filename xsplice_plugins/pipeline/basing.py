@@ -164,7 +164,9 @@ def _told(match: ImageMatch, severity: Severity) -> Iterator[Finding]:
     if counts["ambiguous"]:
         names = [name for row in rows for name in row.ambiguous]
         text += f"; {len(names)} fit in several places: {_some(names)}"
-    yield Finding(check=BASE, severity=Severity.INFO, subject=_SUBJECT, text=text, evidence=counts)
+    is_held = not (wrong or match.strangers or match.overlaps)
+    good = Severity.HELD if is_held else Severity.INFO
+    yield Finding(check=BASE, severity=good, subject=_SUBJECT, text=text, evidence=counts)
 
 
 def _finding(severity: Severity, text: str) -> Finding:

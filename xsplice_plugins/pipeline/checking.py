@@ -7,7 +7,14 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, Checks, Finding, Severity, read_file
+from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
+    Checks,
+    Duty,
+    Finding,
+    Severity,
+    read_file,
+)
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.kbuild.commands import edited
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.pipeline.run import Run
 
 REBUILD = "rebuild"  #: the check's name in findings
+_DUTIES = (Duty.BASE, Duty.COMPLETE, Duty.LINES)  #: what it speaks of
 _SHOWN_MAX = 8
 
 
@@ -59,9 +67,7 @@ def check_rebuild(
     run = settled(run, image)
     digest = hashlib.sha256(payload).hexdigest()
     if not objects:
-        text = "does not apply: hand-written, there is no rebuild to hold it against"
-        found = (_finding(Severity.INFO, name, text),)
-        return Checks(name=name, digest=digest, findings=found, is_possible=False)
+        return Checks(name=name, digest=digest, findings=_handmade(name), is_possible=False)
     return Checks(
         name=name,
         digest=digest,
@@ -120,11 +126,24 @@ def findings_of(
         text = "compared with a rebuild on top of other payloads than these; give its own DEPENDS"
     else:
         return checks.findings
-    return (_finding(Severity.UNCHECKED, name, text),)
+    return tuple(_finding(Severity.UNCHECKED, name, text, duty) for duty in _DUTIES)
 
 
-def _finding(severity: Severity, subject: str, text: str) -> Finding:
-    return Finding(check=REBUILD, severity=severity, subject=subject, text=text)
+def _finding(severity: Severity, subject: str, text: str, duty: Duty = Duty.COMPLETE) -> Finding:
+    return Finding(check=REBUILD, severity=severity, subject=subject, text=text, obligation=duty)
+
+
+def _handmade(name: str) -> tuple[Finding, ...]:
+    """Say why a hand-written payload is not compared."""
+    texts = (
+        "hand-written: its names and addresses are the image's own; the headers are its author's",
+        "hand-written: there is no rebuild to hold it against",
+        "hand-written: there are no lines that moved",
+    )
+    return tuple(
+        _finding(Severity.EXEMPT, name, text, duty)
+        for duty, text in zip(_DUTIES, texts, strict=True)
+    )
 
 
 def _compare(
@@ -152,10 +171,7 @@ def _compare(
         item.name for delta in deltas for item in delta.line_only if delta.object_path not in still
     }
     is_shared = any(row.is_apart or shares_sections(row) for row in objects)
-    differences = [
-        *((s, f"before the fix: {text}") for s, text in found.beneath),
-        *((s, text) for s, text in found.differences if s not in lines),
-    ]
+    differences = [(s, text) for s, text in found.differences if s not in lines]
     held = sorted({s for s, _ in found.differences if s in lines})
     text = (
         f"{found.replaced} replaced and {found.unchanged} untouched functions of "
@@ -171,10 +187,25 @@ def _compare(
     findings = [
         _finding(severity, subject, f"{subject}: {words}: {text}")
         for subject, text in differences[:_SHOWN_MAX]
-    ] or [_finding(Severity.INFO, name, text)]
+    ] or [_finding(Severity.HELD, name, text)]
+    findings += [
+        _finding(severity, subject, f"{subject}: {words}: {text}", Duty.BASE)
+        for subject, text in found.stale[:_SHOWN_MAX]
+    ]
+    findings += [
+        _finding(severity, subject, f"{subject}: {words}: before the fix: {text}", Duty.STACK)
+        for subject, text in found.beneath[:_SHOWN_MAX]
+    ]
+    old = sum(row.baseline is not None for row in objects)
+    if found.placed and not found.stale:
+        text = f"{found.placed} functions and data of {old} objects lie in the image as compiled"
+        findings.append(_finding(Severity.HELD, name, text, Duty.BASE))
+    text = f"{len(still)} objects were compiled with their lines held still"
     if held:
         text = f"{len(held)} functions differ from the image in line numbers only: {_some(held)}"
-        findings.append(_finding(Severity.INFO, name, text))
+    elif not any(delta.line_only for delta in deltas):
+        text = "no difference was taken for a line number"
+    findings.append(_finding(Severity.HELD, name, text, Duty.LINES))
     unknown = sorted(path.name for path in config.depends if kind_of(record_of(path)) == NOTHING)
     doubts = [
         f"{row}: no object that its patch reaches has its `{what}`"
@@ -183,9 +214,14 @@ def _compare(
     ]
     if unknown and not is_recompiled:
         doubts.append(f"{_some(unknown)}: no record says what it was made of")
-    return findings + [
-        _finding(Severity.UNCHECKED, name, text) for text in (*found.unchecked, *doubts)
-    ]
+    not_checked = (
+        (Duty.BASE, found.ambiguous),
+        (Duty.COMPLETE, found.unchecked),
+        (Duty.STACK, doubts),
+    )
+    for duty, texts in not_checked:
+        findings += [_finding(Severity.UNCHECKED, name, text, duty) for text in texts]
+    return findings
 
 
 def _beneath(paths: Sequence[Path]) -> list[Beneath]:

@@ -6,24 +6,27 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
+    Duty,
     Finding,
     PayloadRecord,
-    Report,
     Severity,
     SignatureState,
     Verdict,
     VerifyRequest,
+    findings_about,
     read_file,
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.pipeline.basing import base_findings
 from xsplice_plugins.pipeline.checking import findings_of
+from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
@@ -33,17 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import Checks, SignatureCheck
+    from xsplice_plugins.artefacts import Checks, Report, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
 _BROUGHT = {"function", "data", "bss"}
-MODEL = "model"  #: the verifier that is always asked
-#: From the worst on; what is not listed decides nothing.
-_DECIDING = {
-    Severity.HAZARD: Verdict.HAZARD,
-    Severity.ERROR: Verdict.REFUSED,
-    Severity.UNCHECKED: Verdict.UNPROVED,
-}
 
 
 def verify_payload(
@@ -94,58 +90,16 @@ def verify_payload(
     digest = hashlib.sha256(data[: record.size_bytes]).hexdigest()
     findings += findings_of(checks, record.name, digest, beneath)
     findings += base_findings(checks, record.name, image)
-    for below in beneath:
-        findings += _findings_beneath(run, below)
+    findings += _stack_findings(run, record.name, beneath)
     if config.expected is not None:
         findings += _expectations(config.expected, record)
     hook = chosen(run.plugins, "xsplice_verify_payload", *config.verifiers)
     answers = call(hook, data=data, record=record, request=request, config=config)
     findings += [finding for answer in reversed(answers) for finding in answer]
+    if config.supersedes and not any(finding.check == "upgrade" for finding in findings):
+        text = ("the upgrade by replace was not played",)
+        findings += findings_about(Duty.STACK, "stack", Severity.UNCHECKED, record.name, text)
     return conclude(data, record, config.release, findings)
-
-
-def conclude(
-    data: bytes, record: PayloadRecord, release: str, findings: Sequence[Finding]
-) -> Report:
-    """Return the report: the worst finding decides, and no finding can soften another.
-
-    A payload is proved only if the model was asked, nothing was found against it, and nothing
-    stayed unchecked.
-
-    Args:
-        data: The file that was judged.
-        record: What it holds; what its makers could not check counts.
-        release: The hypervisor's release.
-        findings: Of all verifiers.
-    """
-    found = [
-        *findings,
-        *(
-            Finding(check="record", severity=Severity.UNCHECKED, subject=record.name, text=text)
-            for text in record.unchecked
-        ),
-    ]
-    if not any(finding.check == MODEL for finding in found):
-        text = "the reference hypervisor core was not asked"
-        found.append(
-            Finding(check=MODEL, severity=Severity.UNCHECKED, subject=record.name, text=text)
-        )
-    order = list(_DECIDING)
-    worst = min(
-        (finding for finding in found if finding.severity in _DECIDING),
-        key=lambda finding: order.index(finding.severity),
-        default=None,
-    )
-    return Report(
-        name=record.name,
-        verdict=_DECIDING[worst.severity] if worst else Verdict.PROVED,
-        errno=worst.errno if worst else 0,
-        step=worst.step if worst else "",
-        reason=worst.text if worst else "",
-        digest=hashlib.sha256(data).hexdigest(),
-        release=release,
-        findings=tuple(found),
-    )
 
 
 def is_proved(report: Report) -> bool:
@@ -166,35 +120,38 @@ def _check_record(run: Run, record: PayloadRecord, image: bytes) -> None:
 
 def _record_findings(data: bytes, record: PayloadRecord) -> list[Finding]:
     """Find that the record beside a payload is that of another file."""
-    payload = data[: record.size_bytes]
-    if hashlib.sha256(payload).hexdigest() == record.digest:
+    if hashlib.sha256(data[: record.size_bytes]).hexdigest() == record.digest:
         return []
-    return [
-        Finding(
-            check="record",
-            severity=Severity.ERROR,
-            subject=record.name,
-            text="the record beside the payload speaks of another file; build it again, or take "
-            "the record away",
-        )
-    ]
+    text = (
+        "the record beside the payload speaks of another file; build it again, or take the record "
+        "away"
+    )
+    return list(findings_about(Duty.BASE, "record", Severity.ERROR, record.name, (text,)))
 
 
-def _findings_beneath(run: Run, path: Path) -> list[Finding]:
-    """Judge a payload beneath by its signature and its record, as the one on top is."""
-    data = read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
-    found = [_signature_finding(run, path.stem, check_signature(run, data))]
-    beside = path.with_suffix(".payload.json")
-    if beside.is_file():
-        record = artefacts.load(beside, PayloadRecord)
-        check_release(record.release, run.config.release, str(beside), "the hypervisor")
-        found += _record_findings(data, record)
+def _stack_findings(run: Run, name: str, beneath: Sequence[Path]) -> list[Finding]:
+    """Judge payloads beneath by signature and record, as the one on top is; say if there is none.
+
+    That its sources hold their patches was established when it was linked.
+    """
+    if not beneath:
+        text = "nothing lies beneath it"
+        return list(findings_about(Duty.STACK, "stack", Severity.EXEMPT, name, (text,)))
+    found: list[Finding] = []
+    for path in beneath:
+        data = read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
+        rows = [_signature_finding(run, path.stem, check_signature(run, data))]
+        beside = path.with_suffix(".payload.json")
+        if beside.is_file():
+            record = artefacts.load(beside, PayloadRecord)
+            check_release(record.release, run.config.release, str(beside), "the hypervisor")
+            rows += [*_record_findings(data, record), *record.findings]
         found += [
-            Finding(check="record", severity=Severity.UNCHECKED, subject=record.name, text=text)
-            for text in record.unchecked
+            replace(row, obligation=Duty.STACK, text=f"{path.name}: {row.text}")
+            for row in rows
+            if row.severity not in {Severity.INFO, Severity.HELD, Severity.EXEMPT}
         ]
-    # What is as it should be beneath needs no line.
-    return [finding for finding in found if finding.severity is not Severity.INFO]
+    return found
 
 
 def _expectations(path: Path, record: PayloadRecord) -> list[Finding]:
@@ -237,9 +194,10 @@ def _is_checkable(run: Run, check: SignatureCheck) -> bool:
 
 def _signature_finding(run: Run, name: str, check: SignatureCheck) -> Finding:
     """Say what the signature came to; a signature that nobody checked proves nothing."""
-    severity, text = Severity.INFO, f"{check.state}: {check.reason}"
+    severity, text = Severity.HELD, f"{check.state}: {check.reason}"
     is_unsigned = check.state is SignatureState.UNSIGNED
     if run.config.signer == "none":
+        severity, text = Severity.EXEMPT, "there is none, and none is wanted (SIGNER=none)"
         if not is_unsigned:
             severity = Severity.UNCHECKED
             text = "there is one, and it was not checked; give its certificate and signer"

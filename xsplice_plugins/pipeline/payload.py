@@ -7,12 +7,14 @@ Files are read and written by the callers and by `write_signed`, which is the la
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
     Delta,
+    Duty,
     Finding,
     ObjectPair,
     Payload,
@@ -20,6 +22,7 @@ from xsplice_plugins.artefacts import (
     Severity,
     SignatureState,
     SignedPayload,
+    findings_about,
 )
 from xsplice_plugins.errors import (
     ConfigError,
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
+
+DIFFER = "differ"  #: the check's name in what is said of a delta
+_NO_LAYOUTS = (
+    "layouts of structures were not compared (there are neither sources nor debug information of "
+    "both sides)"
+)
 
 
 def diff_pair(
@@ -77,6 +86,7 @@ def diff_pair(
             machine=0,
             digest_new=pair.digest_new,
             refused=pair.refused,
+            layouts=pair.layouts,
         ), ()
     for side, digest in ((baseline, pair.digest_baseline), (new, pair.digest_new)):
         if hashlib.sha256(side).hexdigest() != digest:
@@ -93,10 +103,12 @@ def diff_pair(
         )
     assert isinstance(delta, Delta)
     known = set(delta.refused)
-    delta = replace(
-        delta,
-        refused=delta.refused + tuple(r for r in pair.refused if r not in known),
-        unchecked=delta.unchecked + _unchecked(pair, delta),
+    delta = _complete(
+        replace(
+            delta,
+            refused=delta.refused + tuple(r for r in pair.refused if r not in known),
+            layouts=delta.layouts or pair.layouts,
+        )
     )
     answers = call(run.plugins.hook.xsplice_check_delta, delta=delta, config=run.config)
     findings = tuple(finding for answer in answers for finding in answer)
@@ -106,12 +118,35 @@ def diff_pair(
     return delta, findings
 
 
-def _unchecked(pair: ObjectPair, delta: Delta) -> tuple[str, ...]:
-    """Say what of a pair nobody compared: layouts, without sources and without DWARF."""
-    if pair.layouts or delta.layouts:
-        return ()
-    why = "there are neither sources nor debug information of both sides"
-    return (f"{pair.object_path}: layouts of structures were not compared ({why})",)
+def _complete(delta: Delta) -> Delta:
+    """Say of a delta what nobody looked at: layouts without sources and DWARF, or data."""
+    remarks = {Severity.INFO, Severity.WARNING}
+    spoken = {row.obligation for row in delta.findings if row.severity not in remarks}
+    found = delta.findings
+    for duty, how, what in (
+        (Duty.LAYOUT, delta.layouts, _NO_LAYOUTS),
+        (Duty.DATA, delta.data, "its differ did not look at tables and variables"),
+    ):
+        if not how and duty not in spoken:
+            texts = (f"{delta.object_path}: {what}",)
+            found += findings_about(duty, DIFFER, Severity.UNCHECKED, delta.object_path, texts)
+    return replace(delta, findings=found)
+
+
+def _established(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
+    """Say what was compared, and how, over all objects of a fix."""
+    found: tuple[Finding, ...] = ()
+    for duty, what, how in (
+        (Duty.LAYOUT, "structures", Counter(delta.layouts for delta in deltas)),
+        (Duty.DATA, "tables and variables", Counter(delta.data for delta in deltas)),
+    ):
+        texts = [
+            f"{what} of {count} object{'s' * (count != 1)} compared {words}"
+            for words, count in sorted(how.items())
+            if words
+        ]
+        found += findings_about(duty, DIFFER, Severity.HELD, name, texts)
+    return found
 
 
 def refusal_text(deltas: Sequence[Delta]) -> str:
@@ -201,22 +236,24 @@ def link_payload(
         record=replace(
             record,
             notes=record.notes + tuple(note for delta in deltas for note in delta.notes),
-            unchecked=record.unchecked
-            + tuple(word for delta in deltas for word in delta.unchecked)
+            findings=record.findings
+            + _established(name, [delta for delta, _ in kept])
+            + tuple(f for delta in deltas if delta.machine for f in _complete(delta).findings)
             + _moved_state(deltas, record),
         ),
     )
 
 
-def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[str, ...]:
+def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[Finding, ...]:
     """Say which variables went from one object to another and would start again there."""
     gone = {row.name.rpartition("#")[2]: d.object_path for d in deltas for row in d.removed}
-    return tuple(
+    texts = (
         f"state of `{item.symbol}` would start again: it was in {gone[item.symbol]}, and the "
         "payload brings a new one"
         for item in record.new
         if item.kind in {"data", "bss"} and item.symbol in gone
     )
+    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, record.name, texts)
 
 
 def no_change_text(deltas: Sequence[Delta]) -> str:

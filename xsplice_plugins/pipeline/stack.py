@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
-from xsplice_plugins.artefacts import PAYLOAD_SIZE_MAX, PayloadRecord, read_file, record_path
+from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
+    Duty,
+    PayloadRecord,
+    Severity,
+    findings_about,
+    read_file,
+    record_path,
+)
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, RefusedError
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import PatchDigest, PatchSet
+    from xsplice_plugins.artefacts import Finding, PatchDigest, PatchSet
     from xsplice_plugins.plugins.spec import Config
 
 PATCHES, BY_HAND, NOTHING = "made of patches", "hand-written", "of unknown sources"
@@ -105,7 +113,7 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
         stack: What it was compiled from.
 
     Returns:
-        The record with its patches, and what could not be checked.
+        The record with its patches, what was established and what could not be checked.
 
     Raises:
         RefusedError: It replaces a function of a payload beneath, and its sources lack that one.
@@ -114,20 +122,35 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
     held = {patch.sha256 for patch in stack.patches}
     is_handmade = bool(stack.patches) and not any(patch.files for patch in stack.patches)
     names = {_function(row.name) for row in record.functions}
-    unchecked, notes = [], []
+    notes: list[str] = []
+    found: list[Finding] = []
+
+    def say(severity: Severity, text: str) -> None:
+        found.extend(findings_about(Duty.STACK, "stack", severity, record.name, (text,)))
+
     for path in config.depends:
         below = record_of(path)
-        if not stack.patches:
-            why = "the objects' own are not known"
-            unchecked.append(f"{path.name}: its patches were not looked for, {why}")
         if below is None or not below.patches or not stack.patches:
+            if is_handmade:
+                say(Severity.EXEMPT, f"hand-written, whatever {path.name} was made of")
+            elif not stack.patches:
+                why = "the objects' own are not known"
+                say(Severity.UNCHECKED, f"{path.name}: its patches were not looked for, {why}")
+            else:  # the check holds it against the patch that was named for it
+                say(Severity.HELD, f"{path.name} has no record, and the patch named for it is held")
             continue
         common = sorted(names & {_function(row.name) for row in below.functions})
-        if not common or all(patch.sha256 in held for patch in below.patches):
-            continue
         what = _some(common)
+        if all(patch.sha256 in held for patch in below.patches):
+            say(Severity.HELD, f"its sources hold {_names(below.patches)} of {path.name}")
+            continue
+        if not common:
+            say(Severity.HELD, f"it and {path.name} replace no function in common")
+            continue
         if is_handmade:
-            notes.append(f"{path.name} replaces {what} too: what it does there counts no more")
+            text = f"{path.name} replaces {what} too: what it does there counts no more"
+            notes.append(text)
+            say(Severity.EXEMPT, f"hand-written: {text}")
             continue
         raise RefusedError(
             f"{record.name}: it and {path.name} replace {what}, and its sources lack "
@@ -137,7 +160,7 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
         record,
         patches=stack.patches,
         notes=record.notes + tuple(notes),
-        unchecked=record.unchecked + tuple(unchecked),
+        findings=record.findings + tuple(found),
     )
 
 

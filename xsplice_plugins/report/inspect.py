@@ -7,7 +7,14 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
-from xsplice_plugins.artefacts import SCHEMA, PayloadRecord, plain
+from xsplice_plugins.artefacts import (
+    SCHEMA,
+    Duty,
+    PayloadRecord,
+    Severity,
+    findings_about,
+    plain,
+)
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import SHN_UNDEF, Section
 from xsplice_plugins.errors import ElfFormatError
@@ -105,8 +112,9 @@ def foreign_record(data: bytes, name: str, release: str) -> PayloadRecord:
         described = describe(data, name)
     except ElfFormatError as error:
         described, note = None, str(error)
+    called = plain(name.removesuffix(".livepatch"))
     return PayloadRecord(
-        name=plain(name.removesuffix(".livepatch")),
+        name=called,
         release=release,
         machine=described.machine if described else 0,
         build_id=described.build_id if described else "",
@@ -119,7 +127,7 @@ def foreign_record(data: bytes, name: str, release: str) -> PayloadRecord:
         hooks=described.hooks if described else (),
         references=described.undefined if described else (),
         notes=(note,),
-        unchecked=(UNRECORDED,),
+        findings=findings_about(Duty.BASE, "record", Severity.UNCHECKED, called, (UNRECORDED,)),
     )
 
 

@@ -5,26 +5,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from xsplice_plugins.artefacts import Report, Severity, Verdict
+from xsplice_plugins.artefacts import Report, Severity, State, Verdict
 
 _SHOWN_FUNCTIONS_MAX = 12
 
 
 def verdict_text(report: Report) -> str:
-    """Return a report in words: the verdict first, then what each verifier saw."""
+    """Return a report in words: the verdict, what is not held, every obligation, then the rest."""
     lines = [f"{report.verdict.upper()}: {report.name} on Xen {report.release}"]
-    unchecked = [f for f in report.findings if f.severity is Severity.UNCHECKED]
     if report.verdict not in {Verdict.PROVED, Verdict.UNPROVED}:
         errno = f" (errno -{report.errno})" if report.errno else ""
         lines.append(f"  at {report.step or 'check'}{errno}: {report.reason}")
-    lines += [f"  not checked: {finding.check}: {finding.text}" for finding in unchecked]
+    lines += _unchecked(report)
+    for row in report.obligations:
+        text = "" if row.state is State.UNCHECKED else row.text  # it stands above
+        lines.append(f"  {row.name:<10} {row.state:<15} {text}".rstrip())
     for finding in report.findings:
-        if finding in unchecked:
-            continue
-        lines.append(f"  {finding.check}: {finding.text}")
         if finding.evidence and "payloads" in finding.evidence:
             lines += _proof_lines(finding.evidence)
+    shown = "\n".join(row.text for row in report.obligations)
+    for finding in report.findings:
+        if f"{finding.text} [{finding.check}]" not in shown:
+            word = "not checked" if finding.severity is Severity.UNCHECKED else finding.severity
+            lines.append(f"  {word}: {finding.text} [{finding.check}]")
     return "\n".join(lines) + "\n"
+
+
+def _unchecked(report: Report) -> list[str]:
+    """Return a line for each thing that was not checked, with the obligations that lack it."""
+    lacking: dict[str, list[str]] = {}
+    for row in report.obligations:
+        if row.state is State.UNCHECKED:
+            lacking.setdefault(row.text, []).append(row.name)
+    return [f"  not checked: {', '.join(names)}: {text}" for text, names in lacking.items()]
 
 
 def _proof_lines(proof: dict[str, Any]) -> list[str]:

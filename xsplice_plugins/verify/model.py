@@ -30,11 +30,12 @@ from xsplice_plugins.hypervisor import (
     SignatureVerdict,
 )
 from xsplice_plugins.plugins.spec import Config
+from xsplice_plugins.verify.effects import CHECK as CHECK_EFFECT
 from xsplice_plugins.verify.effects import effect_findings
 from xsplice_plugins.verify.upgrade import play_upgrade
 
 _SEVERITIES = {
-    "proved": Severity.INFO,
+    "proved": Severity.HELD,
     "refused": Severity.ERROR,
     "hazard": Severity.HAZARD,
     "unknown": Severity.UNCHECKED,
@@ -98,8 +99,20 @@ def verify_in_model(
             Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note)
         )
     if report.verdict in {"proved", "unknown"}:
-        findings += effect_findings(data, record, image)
+        remarks = effect_findings(data, record, image)
+        findings += [*remarks, _looked(record, len(remarks), is_read=image.arch.is_call_graph_read)]
     return tuple(findings)
+
+
+def _looked(record: PayloadRecord, count: int, *, is_read: bool) -> Finding:
+    """Say that effects were looked at; remarks alone would not show it."""
+    text = f"{len(record.functions)} replaced functions looked at, {count} remarks"
+    return Finding(
+        check=CHECK_EFFECT,
+        severity=Severity.HELD if is_read else Severity.EXEMPT,
+        subject=record.name,
+        text=text if is_read else "calls are not followed in this machine's code",
+    )
 
 
 def release_of(name: str, config: Config) -> Release:

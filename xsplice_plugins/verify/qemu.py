@@ -196,7 +196,7 @@ def _verdict(
     broken = next((step for step in raw.steps if step.outcome != "done"), None)
     refused = next((step for step in raw.steps if step.error or step.rc), None)
     by_tool = next((step for step in tool.steps if not step.accepted), None)
-    severity, errno, at = Severity.INFO, 0, ""
+    severity, errno, at = Severity.HELD, 0, ""
     text = "real Xen uploaded, applied, reverted and unloaded it, twice"
     if crash or broken is not None:
         severity, at = Severity.HAZARD, broken.step.verb if broken is not None else "tool"

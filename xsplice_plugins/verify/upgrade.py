@@ -76,7 +76,7 @@ def play_upgrade(
     names = " and ".join(labels)
     good = f"uploaded beside {names}, put in its place by replace; {names} unloaded"
     return (
-        problem or _finding(record, Severity.INFO, good),
+        problem or _finding(record, Severity.HELD, good),
         *(finding for path in older for finding in _losses(record, path)),
     )
 

@@ -288,7 +288,11 @@ def test_a_baseline_that_is_not_the_images_is_found(known: World, tmp_path: Path
     new = changed(known, tmp_path, TEXT)
     data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
     drifted = replace(known, unit=changed(known, tmp_path, ("x) + limit", "x) * limit")))
-    assert "before the patch it is not the image's" in texts(checked(drifted, new, data))
+    found = checked(drifted, new, data)
+    assert not found.held
+    assert "before the patch it is not the image's" in "\n".join(": ".join(r) for r in found.stale)
+    known_good = checked(known, new, data)
+    assert (known_good.held, known_good.stale, known_good.placed > 5) == (True, (), True)
 
 
 def test_hooks_are_compared(known: World, tmp_path: Path) -> None:

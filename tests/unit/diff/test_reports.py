@@ -30,7 +30,7 @@ def pair(tmp_path: Path) -> tuple[bytes, bytes]:
 def test_json_has_the_five_lists(pair: tuple[bytes, bytes]) -> None:
     delta = diff(*pair)
     record = json.loads(to_json(delta))
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     for key, names in (("changed", ["g"]), ("new", []), ("removed", []), ("line_only", ["f"])):
         assert [row["name"] for row in record[key]] == names
         assert all(row["reason"] for row in record[key])

@@ -138,6 +138,12 @@ def test_a_payload_between_that_meets_nothing_need_not_be_held(tmp_path: Path) -
     assert names(stack) == ["A.patch", "C.patch"]
 
 
+def said(record: PayloadRecord) -> list[tuple[str, str]]:
+    """Return what was established or not of the stack."""
+    assert {(f.check, f.obligation) for f in record.findings} <= {("stack", "stack")}
+    return [(f.severity.value, f.text) for f in record.findings]
+
+
 def test_a_payload_without_a_record_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "A.livepatch"
     path.write_bytes(sample_payload()[0])
@@ -192,7 +198,10 @@ def test_one_function_twice_is_refused_at_the_link_whichever_way_it_came(tmp_pat
     held = Stack(patches=fix(A, B).digests)
     record = check_replaced(config(one), made, held)
     assert (record.patches, record.unchecked) == (held.patches, ())
-    assert not check_replaced(config(one), clear, Stack(patches=fix(B).digests)).unchecked
+    assert said(record) == [("held", "its sources hold A.patch of one.livepatch")]
+    record = check_replaced(config(one), clear, Stack(patches=fix(B).digests))
+    assert said(record) == [("held", "it and one.livepatch replace no function in common")]
+    assert said(check_replaced(config(), made, held)) == [], "the judge says that none is there"
 
 
 def test_no_source_patch_can_hold_what_was_written_by_hand(tmp_path: Path) -> None:
@@ -211,6 +220,7 @@ def test_what_is_written_by_hand_may_replace_again_and_that_is_noted(tmp_path: P
         assert record.notes == (
             "one.livepatch replaces `entry` too: what it does there counts no more",
         )
+        assert said(record) == [("exempt", f"hand-written: {record.notes[0]}")]
 
 
 def test_objects_of_unknown_sources_leave_it_unchecked(tmp_path: Path) -> None:

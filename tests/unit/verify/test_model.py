@@ -62,15 +62,16 @@ def judged(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tup
 def test_a_release_that_was_read_needs_no_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (finding,) = judged("4.22.0", tmp_path, monkeypatch)
-    assert finding.severity is Severity.INFO
+    finding, effect = judged("4.22.0", tmp_path, monkeypatch)
+    assert [finding.severity, effect.severity] == [Severity.HELD] * 2
+    assert (effect.check, effect.text) == ("effect", "0 replaced functions looked at, 0 remarks")
     assert finding.text == "loads, applies and reverts on Xen 4.22.0"
 
 
 def test_a_newer_release_is_judged_as_the_last_one_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finding, note = judged("4.23.0", tmp_path, monkeypatch)
+    finding, note, _ = judged("4.23.0", tmp_path, monkeypatch)
     assert finding.text == "loads, applies and reverts on Xen 4.23.0"
     assert note.severity is Severity.INFO
     assert note.text == "Xen 4.23.0 is newer than the last one read, judged as 4.22"

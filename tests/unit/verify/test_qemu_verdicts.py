@@ -113,7 +113,7 @@ def test_the_image_that_boots_must_be_of_the_same_build(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "tool", "severity", "errno", "words"),
     [
-        (REAL, REAL, Severity.INFO, 0, "real Xen uploaded"),
+        (REAL, REAL, Severity.HELD, 0, "real Xen uploaded"),
         (replace(REAL, error=22, status=1), REAL, Severity.ERROR, 22, "refused apply"),
         (replace(REAL, rc=-22), REAL, Severity.ERROR, 22, "refused apply"),
         (replace(REAL, outcome="crashed"), REAL, Severity.HAZARD, 0, "did not survive"),

@@ -97,7 +97,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_the_new_payload_takes_the_place_of_the_old_one(old: Path) -> None:
     (finding,) = played(minimal(build_id=NEW_ID), [old])
-    assert finding.severity is Severity.INFO
+    assert finding.severity is Severity.HELD
     assert finding.text == "uploaded beside old, put in its place by replace; old unloaded"
 
 
@@ -112,7 +112,7 @@ def test_the_job_list_of_an_upgrade() -> None:
 
 def test_the_name_of_the_old_one_may_be_that_of_the_new_one(old: Path) -> None:
     (finding,) = played(minimal(build_id=NEW_ID), [old], record_with("old"))
-    assert finding.severity is Severity.INFO
+    assert finding.severity is Severity.HELD
 
 
 def test_a_name_that_both_bring_is_refused_at_the_upload(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_hooks_before_and_after_forbid_a_replace(old: Path) -> None:
     assert "has pre/post hooks" in finding.text
 
 
-@pytest.mark.parametrize(("wanted", "severity"), [("patched", "info"), ("other", "error")])
+@pytest.mark.parametrize(("wanted", "severity"), [("patched", "held"), ("other", "error")])
 def test_probes_are_asked_once_the_old_one_is_gone(wanted: str, severity: str, old: Path) -> None:
     probe = Probe(function="xen_extra_version", kind="string", during=wanted)
     finding = played(minimal(build_id=NEW_ID), [old], None, probe)[0]
