@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Built
+from tests.xen.mutations import sections_of
 from xsplice_plugins import cli
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
@@ -134,6 +136,43 @@ def test_the_record_of_another_payload_is_refused(
     status, said = verify(capsys, copied, "--xen-syms", built.image, "--cert", built.certificate)
     assert (status, said.split(":")[0]) == (5, "REFUSED")
     assert "speaks of another file" in said
+
+
+@pytest.mark.parametrize("change", ["expectation", "size", "function"])
+def test_a_record_that_lists_what_the_payload_has_not_is_refused(
+    change: str, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The digests fit: without the bytes expected, a payload applies to any other code."""
+    file = tmp_path / "fix.livepatch"
+    data = bytearray(built.unsigned.read_bytes())
+    record, checks = (
+        json.loads((built.folder / f"extra-version.{end}.json").read_text())
+        for end in ("payload", "checks")
+    )
+    words = file, "--xen-syms", built.image, "--signer", "none"
+
+    def judged() -> tuple[int, str]:
+        file.write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        for end, content in (("payload", record), ("checks", checks)):
+            (tmp_path / f"fix.{end}.json").write_text(json.dumps(content | {"digest": digest}))
+        return verify(capsys, *words)
+
+    status, said = judged()
+    assert (status, said.split(":")[0]) == (0, "PROVED"), said
+    if change == "expectation":
+        [funcs] = [s for s in sections_of(bytes(data)) if s.name == ".livepatch.funcs"]
+        assert any(data[funcs.offset + 72 :][:32])
+        data[funcs.offset + 72 : funcs.offset + 104] = bytes(32)
+    elif change == "size":
+        record["functions"][0]["size_old_bytes"] += 1
+    else:
+        record["functions"].append(record["functions"][0] | {"name": "another"})
+    status, said = judged()
+    assert (status, said.split(":")[0]) == (5, "REFUSED"), said
+    assert "and the payload has no such record" in said
+    (base,) = [line for line in said.splitlines() if line.startswith("  base ")]
+    assert base.split()[1] == "failed"
 
 
 def test_a_record_of_another_schema_is_refused(

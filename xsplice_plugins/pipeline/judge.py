@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from xsplice_plugins.artefacts import (
     read_file,
 )
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, ElfFormatError
 from xsplice_plugins.pipeline.basing import base_findings
 from xsplice_plugins.pipeline.checking import findings_of
 from xsplice_plugins.pipeline.obligations import conclude
@@ -31,9 +32,10 @@ from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
 from xsplice_plugins.settings import check_release
+from xsplice_plugins.target.funcs import read_funcs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Checks, Report, SignatureCheck
@@ -119,14 +121,39 @@ def _check_record(run: Run, record: PayloadRecord, image: bytes) -> None:
 
 
 def _record_findings(data: bytes, record: PayloadRecord) -> list[Finding]:
-    """Find that the record beside a payload is that of another file."""
-    if hashlib.sha256(data[: record.size_bytes]).hexdigest() == record.digest:
-        return []
-    text = (
-        "the record beside the payload speaks of another file; build it again, or take the record "
-        "away"
-    )
-    return list(findings_about(Duty.BASE, "record", Severity.ERROR, record.name, (text,)))
+    """Find that the record beside a payload is not that of the file, or not what it holds."""
+    payload, severity = data[: record.size_bytes], Severity.ERROR
+    if hashlib.sha256(payload).hexdigest() != record.digest:
+        texts = ["the record beside the payload speaks of another file"]
+    else:
+        try:
+            texts = list(_differences(payload, record))
+        except ElfFormatError as error:
+            texts, severity = (
+                [f"its function records were not compared: {error}"],
+                Severity.UNCHECKED,
+            )
+    advice = "; build it again, or take the record away"
+    texts = [text + advice for text in texts]
+    return list(findings_about(Duty.BASE, "record", severity, record.name, texts))
+
+
+def _differences(payload: bytes, record: PayloadRecord) -> Iterator[str]:
+    """Say which functions' records in a payload are not what the record beside it lists."""
+    if not record.functions:  # of hooks alone, or of another tool
+        return
+    rows = read_funcs(read_elf(payload, record.name))
+    there = Counter((r.name, r.size_old_bytes, r.size_new_bytes, r.expect) for r in rows)
+    listed = {f.name: (f.size_old_bytes, f.size_new_bytes, f.expect) for f in record.functions}
+    for name, (old, new, expect) in listed.items():
+        if not there[name, old, new, expect]:
+            wants = f" and expects {expect} there" if expect else ""
+            yield (
+                f"the record beside it says that it replaces {old} bytes of `{name}` by {new}"
+                f"{wants}, and the payload has no such record"
+            )
+    if len(rows) != len(listed):
+        yield f"{len(listed)} functions are listed beside it, and the payload has {len(rows)}"
 
 
 def _stack_findings(run: Run, name: str, beneath: Sequence[Path]) -> list[Finding]:
