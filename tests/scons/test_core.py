@@ -86,7 +86,28 @@ def test_second_run_does_nothing(tmp_path: Path) -> None:
     first = scons("xsplice-verify", tmp_path).assert_success()
     assert "PROVED" in first.out
     second = scons("xsplice-verify", tmp_path).assert_success()
-    assert second.out.strip() == "scons: `xsplice-verify' is up to date."
+    assert second.out == first.out.splitlines()[-1] + "\n"
+    report = tmp_path / "extra-version" / "extra-version.verify.json"
+    assert second.out == f"PROVED: extra-version on Xen 4.17.0: {report}\n"
+
+
+def test_no_report_of_an_earlier_payload_lies_beside_a_newer_one(tmp_path: Path) -> None:
+    patch, text = tmp_path / "fix.patch", (FOLDER / "extra-version" / "fix.patch").read_text()
+    proved, failed = (tmp_path / f"b/fix/fix.verify.{end}" for end in ("json", "failed.json"))
+    expected = tmp_path / "expected.json"
+    expected.write_text('{"verdict": "accepted", "replaced": ["another"], "effect": []}')
+    settings = {"PATCH": patch, "SIGNER": "none"}
+    patch.write_text(text)
+    scons("xsplice-verify", tmp_path / "b", **settings).assert_success()
+    scons("xsplice", tmp_path / "b", **settings).assert_success()
+    assert (proved.exists(), failed.exists()) == (True, False), "the payload is the same"
+    assert scons("xsplice-verify", tmp_path / "b", EXPECT=expected, **settings).status == 5
+    assert (proved.exists(), failed.exists()) == (False, True)
+    scons("xsplice-verify", tmp_path / "b", **settings).assert_success()
+    assert (proved.exists(), failed.exists()) == (True, False)
+    patch.write_text(text.replace("-patched", "-patched-again"))
+    scons("xsplice", tmp_path / "b", **settings).assert_success()
+    assert (proved.exists(), failed.exists()) == (False, False)
 
 
 def test_payload_is_the_same_in_every_folder_and_with_every_j(

@@ -3,14 +3,15 @@
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
 captures it; `stack` holds it against payloads beneath; `payload` diffs, links and signs; `basing`
-and `checking` compare tree, image and payload; `judge` asks the verifiers, `obligations` concludes.
-SCons' nodes, the command line and make in Xen's tree call these functions and nothing behind them.
+and `checking` compare tree, image and payload; `judge` asks the verifiers, `obligations` concludes,
+`reports` keeps the outcome. SCons' nodes, the command line and make in Xen's tree call these
+functions and nothing behind them.
 """
 
 from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.pipeline.basing import BaseObjects, match_base, objects_of_tree
 from xsplice_plugins.pipeline.checking import apart, check_rebuild, shares_sections
-from xsplice_plugins.pipeline.judge import is_proved, verify_payload
+from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.payload import (
     diff_pair,
@@ -19,6 +20,7 @@ from xsplice_plugins.pipeline.payload import (
     sign_payload,
     write_signed,
 )
+from xsplice_plugins.pipeline.reports import is_proved, save_report
 from xsplice_plugins.pipeline.run import (
     Base,
     Run,
@@ -78,6 +80,7 @@ __all__ = [
     "read_stack",
     "refusal_text",
     "require_room",
+    "save_report",
     "shares_sections",
     "sign_payload",
     "verify_payload",

@@ -18,7 +18,6 @@ from xsplice_plugins.artefacts import (
     PayloadRecord,
     Severity,
     SignatureState,
-    Verdict,
     VerifyRequest,
     findings_about,
     read_file,
@@ -102,11 +101,6 @@ def verify_payload(
         text = ("the upgrade by replace was not played",)
         findings += findings_about(Duty.STACK, "stack", Severity.UNCHECKED, record.name, text)
     return conclude(data, record, config.release, findings)
-
-
-def is_proved(report: Report) -> bool:
-    """Tell whether a report's verdict is "proved"; anything else fails a run."""
-    return report.verdict is Verdict.PROVED
 
 
 def _check_record(run: Run, record: PayloadRecord, image: bytes) -> None:

@@ -31,6 +31,7 @@ from xsplice_plugins.errors import (
     RefusedError,
     SignError,
 )
+from xsplice_plugins.pipeline.reports import forget_reports
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import UNKNOWN, Stack, check_replaced
 from xsplice_plugins.plugins.manager import call, chosen
@@ -318,6 +319,8 @@ def check_signature(run: Run, data: bytes) -> SignatureCheck:
 def write_signed(run: Run, signed: SignedPayload, path: Path) -> None:
     """Write the signed payload as the last write, read it back and check it.
 
+    A report beside it that speaks of another file is taken away.
+
     Args:
         run: Settings and plugins.
         signed: The file's content and record.
@@ -326,6 +329,7 @@ def write_signed(run: Run, signed: SignedPayload, path: Path) -> None:
     Raises:
         SignError: What was written does not pass its own signer's check; the file is removed.
     """
+    forget_reports(path, signed.data)
     artefacts.write_file(path, signed.data)
     written = path.read_bytes()
     check = check_signature(run, written)

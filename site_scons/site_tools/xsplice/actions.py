@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Checks, Delta, ObjectPair, PatchSet, Payload, PayloadRecord
+from xsplice_plugins.artefacts import (
+    Checks,
+    Delta,
+    ObjectPair,
+    PatchSet,
+    Payload,
+    PayloadRecord,
+    Report,
+)
 from xsplice_plugins.errors import VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
 
@@ -313,8 +321,6 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         record = artefacts.load(_path(source[1]), PayloadRecord)
         checks = artefacts.load(_path(source[4]), Checks)
         config = fix.run.config
-        failed = _path(target[0]).with_suffix(".failed.json")
-        failed.unlink(missing_ok=True)  # no earlier verdict lies beside this one
         words = [*map(str, config.depends), str(payload), "--xen-syms", str(_path(source[3]))]
         names = ("SIGNER", "CERT", "ON", "EXPECT", "RELEASES", "SUPERSEDES", "OPTIONS")
         _say(fix, "xsplice", "verify", *words, *options_of(fix.run.config, *names))
@@ -326,9 +332,17 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             checks=checks,
             beneath=config.depends,
         )
-        artefacts.save(_path(target[0]), report)
+        written = pipeline.save_report(report, _path(target[0]))
         sys.stdout.write(verdict_text(report))
         if not pipeline.is_proved(report):
-            # The report stays for people under another name: a failed target must not look built.
-            _path(target[0]).replace(failed)
-            raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {failed}")
+            raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {written}")
+
+
+def tell_verdicts(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Say what the reports behind a goal came to, those of an earlier run too."""
+    with translated(target):
+        for node in source:
+            if str(node).endswith(".verify.json"):
+                report = artefacts.load(_path(node), Report)
+                words = f"{report.verdict.upper()}: {report.name} on Xen {report.release}"
+                sys.stdout.write(f"{words}: {node}\n")
