@@ -199,6 +199,27 @@ def test_what_was_not_checked_is_lost_by_no_record(
     assert "layouts of structures were not compared" in said.splitlines()[1]
 
 
+def test_a_record_that_establishes_nothing_proves_nothing(
+    copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taking findings away, good or bad, takes the proof away."""
+    record = copied.with_name("extra-version.payload.json")
+    content = json.loads(record.read_text())
+    words = copied, "--xen-syms", built.image, "--cert", built.certificate
+    for kept, missing in (
+        ((), ("layout", "data")),
+        (("layout",), ("data",)),
+        (("data",), ("layout",)),
+    ):
+        findings = [row for row in content["findings"] if row["obligation"] in kept]
+        record.write_text(json.dumps(content | {"findings": findings}))
+        status, said = verify(capsys, *words)
+        assert (status, said.split(":")[0]) == (5, "UNPROVED"), said
+        lines = said.splitlines()[1 : 1 + len(missing)]
+        for name, line in zip(missing, lines, strict=True):
+            assert line.startswith(f"  not checked: {name}: nothing was said of it by the check")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

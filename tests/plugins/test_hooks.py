@@ -192,6 +192,21 @@ def test_whatever_differ_is_chosen_the_captures_findings_stay(
     assert pipeline.diff_pair(run, pair, baseline, new)[0].unchecked == ()
 
 
+def test_a_delta_without_a_machine_is_refused(xsplice_manager: ManagerFactory) -> None:
+    """The check takes it for an object of which there is nothing to compare."""
+    pair, baseline, new = sample_objects()
+
+    class Careless(Differ):
+        @hookimpl
+        def xsplice_diff_objects(self, pair: ObjectPair) -> Delta | None:
+            """Leave it out."""
+            return dataclasses.replace(delta_of(pair), machine=0)
+
+    run = Run(config=Config(differ="acme"), plugins=xsplice_manager(Careless()))
+    with pytest.raises(PluginError, match="does not say for which machine"):
+        pipeline.diff_pair(run, pair, baseline, new)
+
+
 def test_a_differ_that_says_nothing_of_data_leaves_it_unchecked(
     xsplice_manager: ManagerFactory,
 ) -> None:

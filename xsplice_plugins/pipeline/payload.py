@@ -103,6 +103,11 @@ def diff_pair(
             "choose another one with DIFFER="
         )
     assert isinstance(delta, Delta)
+    if not delta.machine:  # without one, no check would hold the object against the payload
+        raise PluginError(
+            f"{pair.object_path}: the differ {run.config.differ} does not say for which machine "
+            "it is; choose another one with DIFFER="
+        )
     known = set(delta.refused)
     delta = _complete(
         replace(
