@@ -76,6 +76,7 @@ def _overview(delta: Delta) -> str:
     rows += [("removed", r.name, r.reason) for r in delta.removed]
     rows += [("line numbers only", r.name, r.reason) for r in delta.line_only]
     rows += [("refused", r.name, r.reason) for r in delta.refused]
+    rows += [("not checked", delta.object_path, text) for text in delta.unchecked]
     if not rows:
         return "<p>No functional change.</p>"
     cells = "\n".join(

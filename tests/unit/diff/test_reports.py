@@ -2,12 +2,13 @@
 """What people and programs see of a delta."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.kit.differ_inputs import compile_c, diff
-from xsplice_plugins.artefacts import Delta, from_json, to_json
+from xsplice_plugins.artefacts import Delta, Duty, Severity, findings_about, from_json, to_json
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.report.html import delta_page
 from xsplice_plugins.report.summary import print_delta
@@ -62,6 +63,19 @@ def test_the_page_shows_both_sides_and_escapes_what_it_quotes(pair: tuple[bytes,
     assert "<i>%d" not in page
     assert "DATA_VALUE" in page
     assert page == delta_page(diff(*pair), *pair)
+
+
+def test_what_was_not_checked_is_shown_in_text_and_page(
+    pair: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = diff(*pair)
+    said = findings_about(Duty.LAYOUT, "differ", Severity.UNCHECKED, "a.o", ("<s> was not seen",))
+    delta = replace(plain, findings=(*plain.findings, *said))
+    print_delta(delta)
+    assert "not checked: <s> was not seen" in capsys.readouterr().out
+    assert "not checked</td>" in delta_page(delta, *pair)
+    assert "&lt;s&gt; was not seen" in delta_page(delta, *pair)
+    assert "not checked" not in delta_page(plain, *pair)
 
 
 def test_a_shadow_variable_is_shown_in_text_and_page(
