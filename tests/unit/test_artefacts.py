@@ -92,6 +92,33 @@ def test_a_class_that_names_no_schema_takes_any() -> None:
         artefacts.from_json(b"{}", Table, "table.json")
 
 
+def test_threads_may_read_a_class_for_the_first_time_at_once() -> None:
+    """SCons reads records in several threads; without a lock the process dies."""
+    program = (
+        "import sys, threading\n"
+        "from dataclasses import make_dataclass\n"
+        "from xsplice_plugins import artefacts\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "for _ in range(30):\n"
+        "    rows = [make_dataclass(f'Row{i}', [('x', tuple[int, ...])]) for i in range(9)]\n"
+        "    kind = make_dataclass('All', [(f'a{i}', tuple[r, ...]) for i, r in enumerate(rows)])\n"
+        "    text = artefacts.to_json({f'a{i}': [{'x': [1]}] for i in range(9)})\n"
+        "    gate = threading.Barrier(4)\n"
+        "    def read():\n"
+        "        gate.wait()\n"
+        "        artefacts.from_json(text, kind, 'text')\n"
+        "    threads = [threading.Thread(target=read) for _ in range(4)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+        "print('done')\n"
+    )
+    root = Path(artefacts.__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
 def test_missing_artefact_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(XspliceError, match=r"gone\.json"):
         artefacts.load(tmp_path / "gone.json", PatchSet)

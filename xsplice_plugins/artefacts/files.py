@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import threading
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,9 @@ from xsplice_plugins.errors import ConfigError, MachineError, XspliceError
 SCHEMA = 1  #: version of a JSON file, where its class does not say another one
 IMAGE_SIZE_MAX = 256 << 20  #: bytes of ``xen-syms``, or of any other file that is read whole
 PAYLOAD_SIZE_MAX = 64 << 20  #: bytes of a payload; Xen takes 2 MiB
+
+#: msgspec looks a class over at first use, and dies if two threads (SCons has some) do so at once.
+_ONE_AT_A_TIME = threading.Lock()
 
 T = TypeVar("T")
 
@@ -44,7 +48,8 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
     """
     wrong: object = ""
     try:
-        result = msgspec.json.decode(data, type=kind)
+        with _ONE_AT_A_TIME:
+            result = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         wrong = error
     else:
