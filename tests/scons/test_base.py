@@ -64,7 +64,7 @@ def test_a_tree_that_is_what_its_image_holds_is_matched_once(
 ) -> None:
     ended = verify(tree, tmp_path / "b")
     [(severity, text)] = said_of_base(tmp_path / "b")
-    assert (severity, HELD in text) == ("info", True), ended.text
+    assert (severity, HELD in text) == ("held", True), ended.text
     assert "  BASE " in ended.out
     [report] = (tmp_path / "b").glob("fix/fix.verify*.json")
     report.unlink()
@@ -89,7 +89,7 @@ def test_a_stale_object_that_the_fix_does_not_reach_is_refused_by_name(
     stale.write_bytes(before)
     os.utime(stale, ns=(times.st_atime_ns, times.st_mtime_ns))
     verify(tree, tmp_path / "b")
-    assert [severity for severity, _ in said_of_base(tmp_path / "b")] == ["info"]
+    assert [severity for severity, _ in said_of_base(tmp_path / "b")] == ["held"]
 
 
 def test_an_object_compiled_again_and_not_linked_is_refused_by_name(
@@ -111,7 +111,7 @@ def test_an_object_compiled_again_and_not_linked_is_refused_by_name(
     assert said_of_base(tmp_path / "b") == said_of_base(tmp_path / "fresh")
     tree.build()  # the link as well
     verify(tree, tmp_path / "b")
-    assert [severity for severity, _ in said_of_base(tmp_path / "b")] == ["info"]
+    assert [severity for severity, _ in said_of_base(tmp_path / "b")] == ["held"]
 
 
 def test_the_image_of_another_build_is_refused_by_name(tree: TinyTree, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_core_is_what_its_objects_are(tmp_path: Path) -> None:
     fix = ROOT / "xen-patches/regression/core/extra-version/fix.patch"
     scons("xsplice-verify", tmp_path, PATCH=fix, NAME="fix", SIGNER="none").assert_success()
     [(severity, text)] = said_of_base(tmp_path)
-    assert severity == "info"
+    assert severity == "held"
     assert "functions and data of 12 objects lie in the image as" in text
 
 
