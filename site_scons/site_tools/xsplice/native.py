@@ -260,6 +260,7 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamps: 
         return made
 
     new = compiled(f"objects/{job.object_path}.xsplice", fix.folder / "copy", fix.patch_set)
+    own = baseline
     if lower is not None:
         [baseline] = compiled(f"lower.objects/{job.object_path}", fix.folder / "lower", lower)
     sides = Sides(
@@ -277,6 +278,7 @@ def _chain(wiring: Wiring, job: CompileJob, node: Node, baseline: Node, stamps: 
         library=CAPTURING,
         values=[f"patch set {fix.patch_set.digest}"],
     )
+    env.Depends(pair, own)  # the check reads it, too
     node.attributes.xsplice_object = new[0]
     inputs = [f"patch set {fix.patch_set.digest}"]
     return wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair[0], sides, inputs)
