@@ -13,7 +13,7 @@ import pytest
 
 from tests.kit.build import Run, scons
 from tests.xen.wrong_payloads import addresses_of, image_of, wrong_payloads
-from xsplice_plugins.artefacts import Facts, load
+from xsplice_plugins import pipeline
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.results import Beneath, NewObject
 from xsplice_plugins.errors import XspliceError
@@ -159,8 +159,8 @@ def test_a_wrong_payload_on_another_or_beneath_is_caught(bench: Bench) -> None:
         baseline=(objects / "version.o.xsplice.baseline").read_bytes(),
         plain=(bench.tree / "xen/common/version.o").read_bytes(),
     )
-    [path] = (bench.folder / "b/facts").glob("*.json")
-    facts = load(path, Facts)
+    facts = pipeline.base_of_tree(bench.tree).facts
+    assert facts is not None
     image = image_of(bench.tree, facts)
     lower, upper = (bench.payload(n).with_suffix(".livepatch.unsigned").read_bytes()
                     for n in ("s1", "s2"))  # fmt: skip
