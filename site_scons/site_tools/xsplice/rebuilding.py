@@ -144,7 +144,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         check = partial(pipeline.check_rebuild, fix.run, fix.name, payload, image, deltas)
         is_recompiled = rebuild.farm is not None
         checks = check(objects, is_recompiled=is_recompiled)
-        is_held = all(row.severity is Severity.INFO for row in checks.findings)
+        is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
         if not is_held and is_recompiled and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
         base = artefacts.load(rebuild.base, artefacts.BaseMatch)
