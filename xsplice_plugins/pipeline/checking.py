@@ -214,6 +214,10 @@ def _compare(
     ]
     if unknown and not is_recompiled:
         doubts.append(f"{_some(unknown)}: no record says what it was made of")
+    if beneath and not found.beneath and not doubts:
+        names = _some([row.name for row in beneath])
+        text = f"{names}: what they changed is what their patches say"
+        findings.append(_finding(Severity.HELD, name, text, Duty.STACK))
     not_checked = (
         (Duty.BASE, found.ambiguous),
         (Duty.COMPLETE, found.unchecked),

@@ -39,7 +39,7 @@ def matched(known: World, objects: BaseObjects) -> BaseMatch:
 def test_a_base_that_is_held_is_told_with_counts(known: World, tmp_path: Path) -> None:
     spare = compiled(tmp_path, "lib.c", "int nobody(int x) { return x - 1; }\n")
     [(severity, text)] = told(known, tmp_path, unit=known.unit, other=known.other)
-    assert severity is Severity.INFO
+    assert severity is Severity.HELD
     assert "functions and data of 2 objects lie in the image as the tree's objects" in text
     files = tuple((f"{n}.o", tmp_path / f"{n}.o") for n in ("unit", "other", "lib"))
     (tmp_path / "lib.o").write_bytes(spare)
@@ -112,7 +112,7 @@ def test_only_the_match_with_this_very_image_counts(known: World, tmp_path: Path
         [finding] = base_findings(checks, "fix", image)
         return finding
 
-    assert said(checks, image).severity is Severity.INFO
+    assert said(checks, image).severity is Severity.HELD
     for finding, words in (
         (said(checks, image + b"\0"), "compared with another image"),
         (said(replace(checks, base=None), image), "were not compared"),
