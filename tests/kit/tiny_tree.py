@@ -86,8 +86,8 @@ class TinyTree:
             f"-MQ {target}"
         )
         self._run(command, folder)
-        words = (folder / depends).read_text().split("\n\n")[0].split("\n", 1)
-        inputs = " ".join(words).replace("\\\n", " ").split(":", 1)[1].split("\n")[0].split()
+        rule = (folder / depends).read_text().replace("\\\n", " ").split("\n", 1)[0]
+        inputs = rule.split(":", 1)[1].split()
         if is_c:
             shown = str((folder / source).resolve().relative_to(folder.resolve()))
             rename = f"--redefine-sym {Path(source).name}={shown}"
@@ -115,13 +115,16 @@ class TinyTree:
 
     def patch(self, *edits: tuple[str, str, str]) -> PatchSet:
         """Return a patch set that replaces text: (path, old, new)."""
-        parts = []
+        texts: dict[str, str] = {}
         for path, old, new in edits:
-            text = (self.root / path).read_text()
+            text = texts.setdefault(path, (self.root / path).read_text())
             assert old in text
+            texts[path] = text.replace(old, new, 1)
+        parts = []
+        for path, text in texts.items():
             lines = unified_diff(
+                (self.root / path).read_text().splitlines(keepends=True),
                 text.splitlines(keepends=True),
-                text.replace(old, new, 1).splitlines(keepends=True),
                 f"a/{path}",
                 f"b/{path}",
             )

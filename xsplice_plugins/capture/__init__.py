@@ -6,7 +6,7 @@ from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
-from xsplice_plugins.capture.pairing import check_drift, pair_objects
+from xsplice_plugins.capture.pairing import check_drift, differing, pair_objects
 from xsplice_plugins.capture.planning import plan
 from xsplice_plugins.capture.reaching import (
     capture_reached,
@@ -14,6 +14,14 @@ from xsplice_plugins.capture.reaching import (
     forget_texts,
 )
 from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
+from xsplice_plugins.capture.whole import (
+    lay_out_copy,
+    make_again,
+    make_copy,
+    put_patched,
+    read_copy,
+    recorded_job,
+)
 
 __all__ = [
     "InputDigests",
@@ -25,12 +33,19 @@ __all__ = [
     "compile_pair",
     "compile_shifted",
     "copy_tree",
+    "differing",
     "forget_texts",
+    "lay_out_copy",
     "lines_moved",
+    "make_again",
+    "make_copy",
     "make_route",
     "pair_objects",
     "patched_content",
     "plan",
     "prepare_copy",
+    "put_patched",
+    "read_copy",
+    "recorded_job",
     "tree_state",
 ]

@@ -52,7 +52,7 @@ def pair_objects(
     baseline, new = _bytes(baseline_object), _bytes(new_object)
     if tree_object is not None:
         check_drift(job, baseline, _bytes(tree_object))
-    is_changed = baseline != new and _differing(job, baseline, new) != ()
+    is_changed = baseline != new and differing(job.object_path, baseline, new) != ()
     names = ("", "")
     if is_changed:
         places = tuple(
@@ -87,11 +87,11 @@ def check_drift(job: CompileJob, baseline: bytes, tree_object: bytes) -> None:
     """
     if baseline == tree_object:
         return
-    differing = _differing(job, tree_object, baseline)
-    if not differing:
+    parts = differing(job.object_path, tree_object, baseline)
+    if not parts:
         return
     then, now = (compiler_of(data, job.object_path) for data in (tree_object, baseline))
-    shown = ", ".join(differing[:_NAMED_MAX]) + (" ..." if len(differing) > _NAMED_MAX else "")
+    shown = ", ".join(parts[:_NAMED_MAX]) + (" ..." if len(parts) > _NAMED_MAX else "")
     why = (
         f"the tree was built with `{then}`, today's compiler is `{now}`"
         if then != now
@@ -120,9 +120,18 @@ def _bytes(path: Path) -> bytes:
         raise CaptureError(f"{path}: cannot be read ({error.strerror}); build it again") from error
 
 
-def _differing(job: CompileJob, before: bytes, after: bytes) -> tuple[str, ...]:
-    """Name the parts in which two objects' content differs; debug sections do not count."""
-    old, new = (_content(read_elf(data, job.object_path)) for data in (before, after))
+def differing(name: str, before: bytes, after: bytes) -> tuple[str, ...]:
+    """Name the parts in which two objects' content differs; debug sections do not count.
+
+    Args:
+        name: How messages shall call the object.
+        before: The whole file on one side.
+        after: And on the other.
+
+    Raises:
+        ElfFormatError: One of them is no object.
+    """
+    old, new = (_content(read_elf(data, name)) for data in (before, after))
     return tuple(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
 
 

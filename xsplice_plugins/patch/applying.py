@@ -48,7 +48,7 @@ def patched_files(patch_set: PatchSet, source_root: Path) -> dict[str, bytes | N
 
 
 def _neutral(path: str, old: bytes | None, new: bytes | None) -> bytes | None:
-    if old is None or new is None or not path.endswith(".c"):
+    if old is None or new is None or not path.endswith((".c", ".h")):
         return new
     return line_neutral(old.decode("latin-1"), new.decode("latin-1")).encode("latin-1")
 

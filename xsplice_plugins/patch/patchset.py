@@ -33,7 +33,7 @@ def read_patch_set(
         name: Name of the fix; derived from the paths if ``None``.
         source_root: The tree the patches apply to; it is only read.
         hypervisor_dir: The hypervisor's folder below it ("." if the root is the hypervisor).
-        is_line_neutral: Whether unchanged declarations of C sources keep their line numbers.
+        is_line_neutral: Whether unchanged declarations of C files keep their line numbers.
         is_stacked: Whether earlier patches may be applied already: what a later one puts back is
             touched too.
 
