@@ -23,9 +23,21 @@ sys.path.insert(0, str(ROOT))
 
 from tests.kit.build import scons  # noqa: E402  the path is set above
 from xsplice_plugins import artefacts, capture, patch  # noqa: E402
-from xsplice_plugins.artefacts import CapturePlan, CompileJob, PatchSet  # noqa: E402
+from xsplice_plugins.artefacts import (  # noqa: E402
+    CapturePlan,
+    CompileJob,
+    PatchSet,
+    PayloadRecord,
+    Severity,
+    Sources,
+    VerifyRequest,
+)
 from xsplice_plugins.kbuild.commands import option_word  # noqa: E402
+from xsplice_plugins.kbuild.facts import facts_of_tree  # noqa: E402
+from xsplice_plugins.kbuild.indexing import read_index  # noqa: E402
 from xsplice_plugins.kbuild.tree import locate_tree  # noqa: E402
+from xsplice_plugins.plugins.spec import Config  # noqa: E402
+from xsplice_plugins.rebuild import verify_by_rebuild  # noqa: E402
 
 REPEATS = 5
 PATCHES = ROOT / "xen-patches" / "regression" / "4.17"
@@ -39,11 +51,14 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def in_turn(
-    measured: Callable[[], object], floor: Callable[[], object], before: Callable[[], object]
+    measured: Callable[[], object],
+    floor: Callable[[], object],
+    before: Callable[[], object],
+    repeats: int = REPEATS,
 ) -> tuple[float, float]:
     """Return the medians of two kinds of run, taken in turn after one warm-up of each."""
     pairs = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         before()
         pairs.append((timed(measured), timed(floor)))
     return (
@@ -146,6 +161,7 @@ def main() -> int:
         base(tree, folder / "one")
         model(tree)
         header(tree, folder / "header")
+        full_rebuild(tree, folder / "rebuild")
     return 0
 
 
@@ -246,6 +262,39 @@ def header(tree: Tree, build: Path) -> None:
     compiles = timed(tree.floor_of_compiles(case, compiled))
     words = f"{len(compiled)} compiles of both sides {compiles:.2f} s, preprocessing all once"
     report(f"header fix over {count} objects", took, floor, 1.5 * floor + compiles, words)
+
+
+def full_rebuild(tree: Tree, build: Path) -> None:
+    """Measure the verifier ``rebuild`` against a bare make of the patched copy."""
+    for case, repeats in (("extra-version", REPEATS), ("header-wide", 1)):
+        fix = PATCHES / case / "fix.patch"
+        settings = {"XEN": tree.root, "PATCH": fix, "NAME": case, "SIGNER": "none"}
+        scons("xsplice", build, **settings).assert_success()
+        payload, copy = build / case / f"{case}.livepatch", build / "copy"
+        facts = facts_of_tree(tree.tree, cache=build / "facts")
+        config = Config(release=tree.tree.release, facts=facts)
+        record = artefacts.load(build / case / f"{case}.payload.json", PayloadRecord)
+        request = VerifyRequest(
+            payload_path=payload,
+            image_path=tree.tree.xen_syms,
+            release=tree.tree.release,
+            sources=Sources(tree=tree.tree.build_root, patch_set=tree.plan(case)[0]),
+        )
+        index = read_index(tree.tree)
+
+        def verify() -> None:
+            found = verify_by_rebuild(payload.read_bytes(), record, request, config)  # noqa: B023
+            assert [row.severity for row in found] == [Severity.INFO], found
+
+        def make() -> None:
+            capture.make_again(index, copy, jobs=len(os.sched_getaffinity(0)))  # noqa: B023
+
+        def lay_out() -> None:
+            shutil.rmtree(copy, ignore_errors=True)  # noqa: B023
+            capture.lay_out_copy(tree.tree, request.sources.patch_set, copy)  # noqa: B023
+
+        took, floor = in_turn(verify, make, lay_out, repeats)
+        report(f"full rebuild, {case}", took, floor, 1.2 * floor, "bare make of the copy")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ SETTINGS = (
     ),
     Setting(
         name="ON",
-        help="the verifiers: model, qemu, or a vendor's plugin; model is always asked",
+        help="the verifiers: model, qemu, rebuild, or a vendor's plugin; model is always asked",
         takes=Takes.WORDS,
         default="model",
         field="verifiers",

@@ -126,6 +126,15 @@ def test_a_payload_that_nobody_held_against_a_rebuild_is_not_proved(
     assert "not compared with the objects of a rebuild" in said.splitlines()[1]
 
 
+def test_a_full_rebuild_needs_tree_and_patch(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = built.unsigned, "--xen-syms", built.image, "--signer", "none", "--on", "rebuild"
+    status, said = verify(capsys, *words)
+    assert (status, said.split(":")[0]) == (5, "UNPROVED")
+    assert "`scons xsplice-verify` or `xsplice patch --verify`" in said
+
+
 def test_the_record_of_another_payload_is_refused(
     copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:

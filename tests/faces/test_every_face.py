@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.build import ROOT, Run, scons
+from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
@@ -217,6 +218,24 @@ def test_what_is_not_proved(face: Face, tree: TinyTree, tmp_path: Path) -> None:
     assert (ended.status, "expected 18" in ended.text) == (5, True), ended.text
     assert not list(tmp_path.rglob("fix.verify.json"))
     assert list(tmp_path.rglob("fix.verify.failed.json"))
+
+
+def test_a_full_rebuild_is_asked_by_name(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    """Without a Makefile that works the whole tree cannot be made, and nothing is shipped."""
+    patch = written(tree, tmp_path, *GOOD)
+    settings = {"XEN": tree.root, "PATCH": patch, "SIGNER": "none", "ON": "model,rebuild"}
+    ended = face("xsplice-verify", tmp_path, **settings)
+    assert (ended.status, "does not build" in ended.text) == (2, True), ended.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+    kept = (tree.root / "xen/Makefile").read_text()
+    add_makefile(tree)
+    try:
+        ended = face("xsplice-verify", tmp_path, **settings)
+    finally:
+        (tree.root / "xen/Makefile").write_text(kept)
+        (tree.root / "xen/common/extra.mk").unlink()
+    assert ended.status == 0, ended.text
+    assert "whole: 1 of 6 objects made again" in ended.text
 
 
 def test_what_the_machine_lacks(face: Face, tree: TinyTree, tmp_path: Path) -> None:

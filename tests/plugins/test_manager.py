@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT_IN = {"semantic", "livepatch", "cms", "none", "model", "qemu"}
+BUILT_IN = {"semantic", "livepatch", "cms", "none", "model", "qemu", "rebuild"}
 
 ACME = """
     from xsplice_plugins import hookimpl

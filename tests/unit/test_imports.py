@@ -40,7 +40,8 @@ ALLOWED = {
     "hypervisor": {"errors", "releases", "elf"},
     "cache": {"errors"},
     "realxen": {"errors", "cache"},
-    "verify": FOUNDATION | {"hypervisor", "realxen", "cache"},
+    "rebuild": FOUNDATION | {"patch", "capture", "kbuild", "check", "target"},
+    "verify": FOUNDATION | {"hypervisor", "realxen", "rebuild", "cache"},
     "report": FOUNDATION | {"settings", "target"},
     "settings": FOUNDATION,
     "check": {"errors", "elf", "artefacts"},  # shares nothing with what it judges

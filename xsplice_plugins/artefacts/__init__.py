@@ -59,6 +59,7 @@ from xsplice_plugins.artefacts.verify import Finding as Finding
 from xsplice_plugins.artefacts.verify import Obligation as Obligation
 from xsplice_plugins.artefacts.verify import Report as Report
 from xsplice_plugins.artefacts.verify import Severity as Severity
+from xsplice_plugins.artefacts.verify import Sources as Sources
 from xsplice_plugins.artefacts.verify import State as State
 from xsplice_plugins.artefacts.verify import Verdict as Verdict
 from xsplice_plugins.artefacts.verify import VerifyRequest as VerifyRequest

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xsplice_plugins.artefacts.files import SCHEMA
+from xsplice_plugins.artefacts.patch import PatchSet
 from xsplice_plugins.artefacts.sign import SignatureCheck
 
 
@@ -142,6 +143,14 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a payload was made of, for verifiers that build."""
+
+    tree: Path  #: the build folder of the built tree
+    patch_set: PatchSet  #: with the patches of payloads beneath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:
     """Everything a verifier gets."""
 
@@ -154,3 +163,4 @@ class VerifyRequest:
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     beneath: tuple[Path, ...] = ()  #: payloads applied before, bottom first
     supersedes: tuple[Path, ...] = ()  #: payloads whose place it takes by `replace`, bottom first
+    sources: Sources | None = None  #: ``None`` where only image and payload are at hand

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import Checks, Report, SignatureCheck
+    from xsplice_plugins.artefacts import Checks, Report, SignatureCheck, Sources
     from xsplice_plugins.pipeline.run import Run
 
 _BROUGHT = {"function", "data", "bss"}
@@ -51,6 +51,7 @@ def verify_payload(
     *,
     checks: Checks | None,
     beneath: Sequence[Path] = (),
+    sources: Sources | None = None,
 ) -> Report:
     """Ask the signer and every chosen verifier about a signed payload, and conclude.
 
@@ -61,6 +62,7 @@ def verify_payload(
         path: Where the file lies.
         checks: How it compares with a rebuild; ``None`` if nobody compared it.
         beneath: Payloads that are applied before it, bottom first.
+        sources: What it was made of; ``None`` where only image and payload are at hand.
 
     Raises:
         ConfigError: Image, record and settings contradict each other.
@@ -86,6 +88,7 @@ def verify_payload(
         expected=config.expected,
         beneath=tuple(beneath),
         supersedes=config.supersedes,
+        sources=sources,
     )
     findings = [_signature_finding(run, record.name, check), *_record_findings(data, record)]
     digest = hashlib.sha256(data[: record.size_bytes]).hexdigest()

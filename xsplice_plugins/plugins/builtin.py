@@ -14,6 +14,7 @@ BUILT_IN = (
     "xsplice_plugins.sign.plugin:NoneSigner",
     "xsplice_plugins.verify.plugin:ModelVerifier",
     "xsplice_plugins.verify.plugin:QemuVerifier",
+    "xsplice_plugins.verify.plugin:RebuildVerifier",
 )
 
 ORIGIN_BUILT_IN = "xsplice"

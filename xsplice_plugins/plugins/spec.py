@@ -178,7 +178,7 @@ def xsplice_verify_payload(
     Args:
         data: The whole signed file.
         record: What it holds.
-        request: Image, release, certificate and what lies beneath.
+        request: Image, release, certificate, what lies beneath, and tree and patch if at hand.
         config: Settings of the run.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in verifiers: ``model`` and ``qemu``."""
+"""The built-in verifiers: ``model``, ``qemu`` and ``rebuild``."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ class QemuVerifier:
         from xsplice_plugins.verify.qemu import verify_on_qemu  # noqa: PLC0415
 
         return verify_on_qemu(data, record, request, config)
+
+
+class RebuildVerifier:
+    """Let a full rebuild judge: the whole patched tree, made and linked in a private copy."""
+
+    xsplice_name = "rebuild"
+
+    @hookimpl
+    def xsplice_verify_payload(
+        self, data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+    ) -> tuple[Finding, ...]:
+        """Make the patched tree and hold payload and running image against it."""
+        from xsplice_plugins.rebuild import verify_by_rebuild  # noqa: PLC0415
+
+        return verify_by_rebuild(data, record, request, config)

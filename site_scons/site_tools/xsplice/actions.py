@@ -65,6 +65,7 @@ class Fix:
     is_verbose: bool
     stack: pipeline.Stack
     route: str = ""  #: how the objects are compiled and why, for the summary
+    tree: XenTree | None = None  #: that the patch applies to; ``None`` where there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +332,9 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             payload,
             checks=checks,
             beneath=config.depends,
+            sources=artefacts.Sources(tree=fix.tree.build_root, patch_set=fix.patch_set)
+            if fix.tree
+            else None,
         )
         written = pipeline.save_report(report, _path(target[0]))
         sys.stdout.write(verdict_text(report))

@@ -20,7 +20,7 @@ from SCons.Scanner import ScannerBase as Scanner
 from SCons.Tool import SourceFileScanner
 
 import xsplice_plugins
-from xsplice_plugins import artefacts, pipeline, settings
+from xsplice_plugins import artefacts, capture, pipeline, settings
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
@@ -259,17 +259,19 @@ class Wiring:
             ],
         )
         env.Depends(checked, [base, *files])
+        whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(
             "XspliceVerify",
             [f"{fix.name}.verify.json"],
             [signed[0], linked[1], signed[1], image, checked[0]],
             carries=fix,
-            library=("verify", "hypervisor", "realxen", "sign", "report"),
+            library=("verify", "hypervisor", "realxen", "sign", "report", *whole),
             values=[
                 f"verify on {config.verifiers} as {config.release}, {config.options}",
                 f"compared with {config.releases_compared}",
                 _facts(config),
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
+                *([f"whole tree {capture.tree_state(fix.tree)}"] if whole and fix.tree else []),
             ],
         )
         given = (config.certificate, config.key, config.expected, *loaded)
@@ -294,6 +296,8 @@ def start(
     route: str,
     stack: Stack,
     tree: XenTree | None = None,
+    *,
+    is_rebuildable: bool = False,
 ) -> Wiring:
     """Begin the wiring of one fix.
 
@@ -304,6 +308,7 @@ def start(
         route: How the objects are compiled and why, for the summary.
         stack: What of it the payloads beneath brought.
         tree: The tree that nothing may be written into.
+        is_rebuildable: Whether the patched tree can be made as a whole.
 
     Raises:
         ConfigError: The fix's folder lies inside the tree.
@@ -323,5 +328,6 @@ def start(
         is_verbose=settings.is_on(env.get("VERBOSE", "")),
         route=route,
         stack=stack,
+        tree=tree if is_rebuildable else None,
     )
     return Wiring(env, fix)

@@ -66,7 +66,8 @@ def _wire(env: Environment) -> XspliceNodes:
         reads = {path.removeprefix(prefix) for job in plan.jobs for path in job.inputs}
         is_known = plan.route is Route.RECORDED
         stack = pipeline.read_stack(run.config, patch_set, reads if is_known else None)
-    wiring = start(env, patch_set, run, f"{plan.route} ({plan.reason})", stack, tree)
+    route = f"{plan.route} ({plan.reason})"
+    wiring = start(env, patch_set, run, route, stack, tree, is_rebuildable=True)
     wiring.patch()
     if plan.route is Route.MAKE:
         made = wiring.node(

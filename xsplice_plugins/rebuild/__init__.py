@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole patched tree, made and linked in a private copy and held image against image."""
+
+from xsplice_plugins.rebuild.holding import verify_by_rebuild
+
+__all__ = ["verify_by_rebuild"]

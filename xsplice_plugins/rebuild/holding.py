@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold a payload against a full rebuild: make the whole patched tree, then compare.
+
+The check ``base`` holds that the running image is the link of the tree's objects; here the patched
+image must be that of the copy's. Then what the payload has to bring is what differs between their
+objects, and the independent check holds each of those against payload and running image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import (
+    Duty,
+    Finding,
+    PayloadRecord,
+    Severity,
+    VerifyRequest,
+    read_file,
+)
+from xsplice_plugins.check.complete import check_payload
+from xsplice_plugins.check.memory import read_image
+from xsplice_plugins.check.tables import layouts
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.kbuild.indexing import read_index
+from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.rebuild.linking import Link
+from xsplice_plugins.rebuild.sides import both_sides, make_patched
+from xsplice_plugins.rebuild.trees import Build, Changes, changes, read_build, waiting_for
+from xsplice_plugins.target.known import facts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import Facts, Sources
+    from xsplice_plugins.check.results import CheckReport, ImageMatch, NewObject
+    from xsplice_plugins.plugins.spec import Config
+
+CHECK = "whole"
+_FOLDER = "whole"  #: of the private copy, beside the payload
+_SHOWN_MAX = 8
+
+
+def verify_by_rebuild(
+    data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
+) -> tuple[Finding, ...]:
+    """Make the whole patched tree in a private copy, and hold the payload against it.
+
+    Args:
+        data: The whole signed file.
+        record: What it holds.
+        request: Where the payload lies, the image, and the sources that it was made of.
+        config: Settings of the run; its facts of the build count more than the release's name.
+
+    Returns:
+        One finding with figures, or what differs by name; what could not be told is unchecked.
+
+    Raises:
+        ConfigError: The image is not the tree's.
+        CaptureError: The patched tree does not build.
+        MachineError: The copy cannot be written, or make or a compiler is missing.
+    """
+    name, sources = record.name, request.sources
+    if sources is None:
+        text = (
+            "no full rebuild: no patch and no Xen tree are at hand (hand-written files have none); "
+            "build it from tree and patch, with `scons xsplice-verify` or `xsplice patch --verify`"
+        )
+        return (_finding(Severity.UNCHECKED, name, text),)
+    if request.beneath:
+        text = (
+            "no full rebuild on top of other payloads, which the image lacks; make a cumulative "
+            "payload with SUPERSEDES="
+        )
+        return (_finding(Severity.UNCHECKED, name, text),)
+    if record.patches and record.patches != sources.patch_set.digests:
+        text = "its record names other patches than those at hand; build it again"
+        return (_finding(Severity.ERROR, name, text),)
+    tree = locate_tree(sources.tree)
+    facts = facts_of(config.facts, request.release, tree.machine)
+    before = read_build(read_index(tree))
+    if read_file(request.image_path) != before.image:
+        raise ConfigError(
+            f"{request.image_path}: not the image of the tree {sources.tree}; give the tree of the "
+            "running hypervisor"
+        )
+    folder = request.payload_path.parent / _FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return tuple(_held(before, folder, data[: record.size_bytes], record, sources, facts))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _held(
+    before: Build,
+    folder: Path,
+    payload: bytes,
+    record: PayloadRecord,
+    sources: Sources,
+    facts: Facts,
+) -> list[Finding]:
+    """Make the copy, and say how everything compares."""
+    sizes, jobs = layouts(facts), len(os.sched_getaffinity(0))
+    link = Link(before, folder, sizes)
+    try:
+        after = make_patched(before, sources.patch_set, folder, jobs)
+    finally:
+        link.stop()
+    changed, linked = changes(before, after), link.answer(after)
+    touched = {function.object_path for function in record.functions} & after.objects.keys()
+    names = sorted(touched.union(changed.differing))
+    rows = both_sides(before, after, sources.patch_set, names, jobs)
+    image = read_image(before.image, "xen-syms", sizes)
+    found = check_payload(image, payload, rows, facts)
+    wrong = [*_link(linked), *_trees(before, after, changed), *_differences(found, rows)]
+    said = wrong[:_SHOWN_MAX]
+    if len(wrong) > _SHOWN_MAX:
+        text = f"and {len(wrong) - _SHOWN_MAX} more that differ in a full rebuild"
+        said.append(_finding(wrong[-1].severity, record.name, text))
+    figures = _figures(after, changed, linked, found)
+    unchecked = [
+        *found.unchecked,
+        *(f"{path}: a full rebuild does not link it, and it stays" for path in changed.gone),
+    ]
+    return (said or [_finding(Severity.HELD, record.name, figures)]) + [
+        _finding(Severity.UNCHECKED, record.name, text, duty)
+        for duty, texts in ((Duty.COMPLETE, unchecked), (Duty.BASE, found.ambiguous))
+        for text in texts
+    ]
+
+
+def _link(link: ImageMatch) -> Iterator[Finding]:
+    """Say where the patched image is not the link of its objects."""
+    texts = [
+        f"{row.object_path}: {what}"
+        for row in link.objects
+        if not row.held
+        for what in (*map(str, row.differs), *(f"{name} is not in it" for name in row.absent))
+    ]
+    texts += [f"{name} lies in none of them" for name in link.strangers]
+    for text in (*texts, *link.overlaps):
+        said = f"the patched image is not the link of its objects: {text}"
+        yield _finding(Severity.ERROR, "the patched image", said)
+
+
+def _trees(before: Build, after: Build, changed: Changes) -> Iterator[Finding]:
+    """Say what of the patched tree no payload can bring."""
+    for path in changed.scripts:
+        text = f"{path}: the linker script differs in a full rebuild"
+        yield _finding(Severity.ERROR, path, text)
+    for name, paths in waiting_for(before, after, changed.differing).items():
+        text = f"only a full rebuild has it, and it is asked for by {', '.join(paths)}"
+        yield _finding(Severity.ERROR, name, f"{name}: {text}, which the payload leaves as it is")
+
+
+def _differences(found: CheckReport, rows: Sequence[NewObject]) -> Iterator[Finding]:
+    """Say which functions and data differ, and in which object.
+
+    Where functions share a section, the distances between them are filled in, and a jump may be
+    shorter than in the payload: that cannot be told.
+    """
+    owners: dict[str, tuple[str, bool]] = {}
+    for row in rows:
+        symbols = [symbol for symbol in read_elf(row.new, row.path).symbols[1:] if symbol.shndx]
+        starts = {(s.shndx, s.value) for s in symbols if s.type == STT_FUNC}
+        count = Counter(section for section, _ in starts)
+        owners |= {s.decorated: (row.path, count[s.shndx] > 1) for s in symbols}
+    for path, text in found.stale:
+        yield _finding(Severity.ERROR, path, f"{path}: {text}", Duty.BASE)
+    for subject, text in found.differences:
+        path, is_shared = owners.get(subject, ("", False))
+        place = f" in {path}" if path else ""
+        severity = Severity.UNCHECKED if is_shared else Severity.ERROR
+        yield _finding(severity, subject, f"{subject}{place} differs in a full rebuild: {text}")
+
+
+def _figures(after: Build, changed: Changes, link: ImageMatch, found: CheckReport) -> str:
+    exempt = ", ".join(changed.exempt)
+    exempt = f" ({exempt} as well, which no code reads)" if exempt else ""
+    names = sum(len(row.matched) for row in link.objects if row.is_linked)
+    return (
+        f"{changed.again} of {len(after.objects)} objects made again, {len(changed.differing)} "
+        f"differ{exempt}; the patched image is the link of its objects ({names} functions and "
+        f"data); {found.replaced} replaced and {found.unchanged} untouched functions "
+        "of what differs are what the full rebuild has"
+    )
+
+
+def _finding(severity: Severity, subject: str, text: str, duty: Duty = Duty.COMPLETE) -> Finding:
+    return Finding(check=CHECK, severity=severity, subject=subject, text=text, obligation=duty)
