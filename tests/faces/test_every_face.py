@@ -118,6 +118,8 @@ GOOD = "xen/common/user.c", "p->first * 3", "p->first * 5"
 LAYOUT = "xen/include/xen/lib.h", "int first;", "int first; int between;"
 BOOT = "xen/common/entry.S", "    ret", "    nop\n    ret"
 MOVED = "xen/common/user.c", "struct pair pair;", "struct more;\n\nstruct pair pair;"
+STARTS = "xen/common/setup.c", "setup text", "other text"
+ALONE = "xen/common/boot.c", "return 0", "return 1"
 NOTHING = "xen/common/user.c", "* 3", "* /* thrice */ 3"
 
 
@@ -132,6 +134,25 @@ def test_no_functional_change(face: Face, tree: TinyTree, tmp_path: Path) -> Non
     ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *NOTHING))
     assert (ended.status, "no functional change" in ended.text) == (3, True), ended.text
     assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+@pytest.mark.parametrize("edit", [STARTS, ALONE], ids=["init object", "linked on its own"])
+def test_boot_code_alone_waits_for_the_next_boot(
+    face: Face, edit: tuple[str, str, str], tree: TinyTree, tmp_path: Path
+) -> None:
+    ended = face("xsplice-verify", tmp_path, XEN=tree.root, PATCH=written(tree, tmp_path, *edit))
+    assert (ended.status, "boot only" in ended.text) == (3, True), ended.text
+    assert "takes effect at the next boot" in ended.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
+def test_code_that_runs_is_not_replaced_without_the_boot_code_it_may_need(
+    face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    file = tmp_path / "fix.patch"
+    file.write_text(tree.patch(GOOD, STARTS).patches[0].text)
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=file)
+    assert (ended.status, "[INIT_CODE]" in ended.text) == (4, True), ended.text
 
 
 def test_a_line_number_in_code_is_shown_by_a_third_compile(

@@ -22,7 +22,7 @@ from xsplice_plugins.target.references import References
 from xsplice_plugins.target.sections import profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Delta, Extent, Facts, Reference
@@ -155,6 +155,7 @@ def diff(
     facts: Facts | None = None,
     moved: Sequence[MovedLines] = (),
     shifted: Callable[[], bytes | None] | None = None,
+    edited: Collection[str] | None = None,
 ) -> Delta:
     """Compare two objects, as those of Xen 4.17.5 unless something else is said."""
     return diff_objects(
@@ -166,6 +167,7 @@ def diff(
         is_init=is_init,
         moved=moved,
         shifted=shifted,
+        edited=edited,
     )
 
 

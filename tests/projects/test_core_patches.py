@@ -18,7 +18,8 @@ PROJECT = Path(__file__).resolve().parent / "core"
 PATCHES = Path(__file__).resolve().parents[2] / "xen-patches" / "regression" / "core"
 NAMES = sorted(folder.name for folder in PATCHES.iterdir())
 KEYS = {"schema", "verdict", "replaced", "new", "line_only", "refused", "hooks", "effect"}
-CODES = {"INIT_CODE", "INIT_DATA", "DATA_VALUE", "LAYOUT", "ASSEMBLER", "PERCPU"}
+UNPATCHED = ("refused", "boot-only")
+CODES = {"DATA_VALUE", "LAYOUT", "ASSEMBLER", "PERCPU"}
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.scons]
 
@@ -86,9 +87,9 @@ def test_expectations_are_complete(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "patched"),
-    [(name, name) for name in NAMES if not name.startswith("refused")],
+    [(name, name) for name in NAMES if not name.startswith(UNPATCHED)],
     indirect=["patched"],
-    ids=[name for name in NAMES if not name.startswith("refused")],
+    ids=[name for name in NAMES if not name.startswith(UNPATCHED)],
 )
 def test_expectations_are_what_a_full_rebuild_shows(
     name: str, pristine: Path, patched: Path
@@ -107,10 +108,10 @@ def test_expectations_are_what_a_full_rebuild_shows(
 
 
 @pytest.mark.parametrize(
-    "patched", [name for name in NAMES if name.startswith("refused")], indirect=True
+    "patched", [name for name in NAMES if name.startswith(UNPATCHED)], indirect=True
 )
-def test_a_refused_change_does_change_the_image(pristine: Path, patched: Path) -> None:
-    """It is refused for what it does, not because it does nothing or does not compile."""
+def test_what_is_not_patched_does_change_the_image(pristine: Path, patched: Path) -> None:
+    """It is refused, or waits for boot, for what it does; it does something, and compiles."""
     images = [loadable(root / "build" / "xen-syms") for root in (pristine, patched)]
     assert images[0] != images[1]
 

@@ -74,6 +74,13 @@ def test_refused_hot_patch_is_refused_by_name(case: str, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*.livepatch*"))
 
 
+@pytest.mark.parametrize("case", of_verdict("boot-only"))
+def test_boot_code_alone_waits_for_the_next_boot(case: str, tmp_path: Path) -> None:
+    run = scons("xsplice", tmp_path, PATCH=FOLDER / case / "fix.patch")
+    assert (run.status, "takes effect at the next boot" in run.text) == (3, True), run.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
 @pytest.mark.parametrize("case", of_verdict("no-change"))
 def test_patch_without_functional_change_says_so(case: str, tmp_path: Path) -> None:
     run = scons("xsplice", tmp_path, PATCH=FOLDER / case / "fix.patch")

@@ -99,11 +99,11 @@ def judge(tree: EditedTree, mutation: MutationClass, source: str, edit: Edit) ->
 
 
 def _verdict(delta: Delta, expects: str, oracle: set[str]) -> tuple[str, str]:
-    plain = {r.code: r.name.split("#")[-1] for r in delta.refused}
+    plain = {r.code: r.name.split("#")[-1] for r in (*delta.refused, *delta.boot)}
     reported = {source_name(c.symbol) for c in delta.changed}
     reported |= {source_name(n.symbol) for n in delta.new if n.kind == "function"}
     reported |= {source_name(r.name.split("#")[-1]) for r in delta.removed}
-    reported |= {source_name(r.name.split("#")[-1]) for r in delta.refused}
+    reported |= {source_name(r.name.split("#")[-1]) for r in (*delta.refused, *delta.boot)}
     reported.discard("")
     if expects == "table":
         done = bool(delta.refused or delta.new or delta.changed)

@@ -59,6 +59,12 @@ def test_refused_hot_patch_is_refused_by_name(case: str, xen_tree: Path, tmp_pat
     assert not list(tmp_path.rglob("*.livepatch*"))
 
 
+def test_boot_code_alone_waits_for_the_next_boot(xen_tree: Path, tmp_path: Path) -> None:
+    run = scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "boot-only/fix.patch")
+    assert (run.status, "takes effect at the next boot" in run.text) == (3, True), run.text
+    assert not list(tmp_path.rglob("*.livepatch*"))
+
+
 @pytest.mark.parametrize("case", of_verdict("no-change"))
 def test_patch_without_functional_change_says_so(case: str, xen_tree: Path, tmp_path: Path) -> None:
     run = scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / case / "fix.patch", NAME="fix")
@@ -135,7 +141,7 @@ def digest_of(folder: Path) -> str:
 def test_tree_is_untouched_by_success_refusal_and_make(xen_tree: Path, tmp_path: Path) -> None:
     before = digest_of(xen_tree)
     scons("xsplice-verify", tmp_path, XEN=xen_tree, PATCH=FOLDER / "extra-version/fix.patch")
-    scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "refused-init-code/fix.patch")
+    scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "boot-only/fix.patch")
     scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / "refused-assembler/fix.patch")
     assert digest_of(xen_tree) == before
 

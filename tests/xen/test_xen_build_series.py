@@ -126,7 +126,7 @@ def test_nothing_edited_is_said(tree: Path) -> None:
         ("comment-only", 3, "no functional change"),
         ("refused-assembler", 4, "[ASSEMBLER]"),
         ("refused-layout", 4, "[LAYOUT]"),
-        ("refused-init-code", 4, "[INIT_CODE]"),
+        ("boot-only", 3, "takes effect at the next boot"),
         ("refused-layout-header", 4, "[LAYOUT]"),
     ],
 )

@@ -14,6 +14,7 @@ from xsplice_plugins.artefacts.capture import MovedLines as MovedLines
 from xsplice_plugins.artefacts.capture import ObjectPair as ObjectPair
 from xsplice_plugins.artefacts.capture import Reach as Reach
 from xsplice_plugins.artefacts.capture import Route as Route
+from xsplice_plugins.artefacts.diff import BootOnly as BootOnly
 from xsplice_plugins.artefacts.diff import Cause as Cause
 from xsplice_plugins.artefacts.diff import ChangedFunction as ChangedFunction
 from xsplice_plugins.artefacts.diff import Delta as Delta

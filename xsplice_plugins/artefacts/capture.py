@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from xsplice_plugins.artefacts.diff import Refusal
+from xsplice_plugins.artefacts.diff import BootOnly, Refusal
 
 #: Lines by which the sources of a shifted object are further down. Any distance shows the same,
 #: for nothing but line numbers differs; a bug frame must have room for it (14 bits).
@@ -90,4 +90,6 @@ class ObjectPair:
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
     layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
+    boot: tuple[BootOnly, ...] = ()  #: of code that is linked on its own and runs once
+    edited: tuple[str, ...] | None = None  #: its symbols in changed pieces; ``None``: not known
     moved: tuple[MovedLines, ...] = ()  #: in any patched file; none where no sources are known

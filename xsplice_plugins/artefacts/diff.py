@@ -114,6 +114,17 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BootOnly:
+    """A change of code or data that only boot uses: it waits for the next boot."""
+
+    name: str  #: decorated, or the file of code that is linked on its own
+    reason: str
+    code: str  #: of the refusal, where the rest of the fix may rely on it
+    is_own: bool  #: its own source was edited, or nobody knows; not only what it absorbs
+    needs: tuple[str, ...] = ()  #: names of other objects that it came to use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """Content of the new object that the payload does not take, because the image has it.
 
@@ -161,6 +172,7 @@ class Delta:
     removed: tuple[RemovedItem, ...] = ()
     line_only: tuple[LineOnly, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    boot: tuple[BootOnly, ...] = ()
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()
     nopped: tuple[NoppedRange, ...] = ()  #: hand-written payloads only

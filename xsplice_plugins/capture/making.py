@@ -21,6 +21,7 @@ from xsplice_plugins.capture.pairing import (
     check_same_compiler,
     pair_objects,
 )
+from xsplice_plugins.capture.reaching import boot_object
 from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.capture.whole import check_copyable, make_copy, recorded_job
 from xsplice_plugins.csource.meaning import judge_texts
@@ -119,16 +120,17 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
         if job is None or not old.is_file() or not new.is_file():
             continue
         if old.read_bytes() != new.read_bytes():
-            is_script = name.endswith(".lds")
-            refusal = Refusal(
-                name=target if is_script else job.source_path,
-                reason="the patch changes the linker script, which places the running image"
-                if is_script
-                else "it is part of the boot code only, which has run already",
-                code="GENERATED" if is_script else "INIT_CODE",
-                hint="leave that part of the patch out",
-            )
-            pairs.append(_refused(job, refusal))
+            if name.endswith(".lds"):
+                refusal = Refusal(
+                    name=target,
+                    reason="the patch changes the linker script, which places the running image",
+                    code="GENERATED",
+                    hint="leave that part of the patch out",
+                )
+                pairs.append(_refused(job, refusal))
+            else:
+                row = boot_object(job.source_path, is_own=True)
+                pairs.append(replace(_refused(job), note="boot only", boot=(row,)))
     return pairs
 
 
@@ -203,7 +205,7 @@ def _empty_source(job: CompileJob, tree: XenTree) -> CompileJob:
     )
 
 
-def _refused(job: CompileJob, refusal: Refusal) -> ObjectPair:
+def _refused(job: CompileJob, *refused: Refusal) -> ObjectPair:
     return ObjectPair(
         object_path=job.object_path,
         source_path=job.source_path,
@@ -211,5 +213,5 @@ def _refused(job: CompileJob, refusal: Refusal) -> ObjectPair:
         is_init=job.is_init,
         note="refused",
         layouts=IN_SOURCES,
-        refused=(refusal,),
+        refused=refused,
     )

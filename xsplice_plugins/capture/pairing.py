@@ -30,6 +30,7 @@ def pair_objects(
     *,
     layouts: LayoutCheck,
     moved: tuple[MovedLines, ...] = (),
+    words: frozenset[str] | None = None,
 ) -> ObjectPair:
     """Compare two objects; keep both where their content differs.
 
@@ -41,6 +42,7 @@ def pair_objects(
         dest_prefix: ``.baseline`` and ``.new`` are added to it.
         layouts: What came of comparing both sides' layouts.
         moved: Lines that the patch moved and left as they are.
+        words: Words of the pieces of the sources that the patch changed; ``None`` if not known.
 
     Returns:
         The pair's record.
@@ -75,7 +77,18 @@ def pair_objects(
         layouts=layouts.how,
         refused=layouts.refused,
         moved=moved if is_changed else (),
+        edited=_symbols_among(words, (baseline, new)) if is_changed else None,
     )
+
+
+def _symbols_among(
+    words: frozenset[str] | None, sides: tuple[bytes, bytes]
+) -> tuple[str, ...] | None:
+    """Return the symbols whose names, without what a compiler appends, are among some words."""
+    if words is None:
+        return None
+    names = {symbol.name for data in sides for symbol in read_elf(data, "").symbols}
+    return tuple(sorted(name for name in names if name.partition(".")[0] in words))
 
 
 def check_drift(job: CompileJob, baseline: bytes, tree_object: bytes) -> None:

@@ -193,8 +193,8 @@ def _reached(
         if not hits:
             continue
         is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
-        if is_direct and (kind == "boot" or record.source.endswith((".S", ".s"))):
-            refused |= {hit.path: _not_replaceable(hit, kind) for hit in hits}
+        if is_direct and record.source.endswith((".S", ".s")):
+            refused |= {hit.path: _not_replaceable(hit) for hit in hits}
             continue
         jobs.append(job_of(index, record, inputs, kind, is_direct=is_direct))
     if (job := _asm_offsets(index, wanted, jobs)) is not None:
@@ -220,14 +220,7 @@ def _record_kind(index: Index, record: Record) -> str:
     return "text" if target.endswith(".lds") else "generated"
 
 
-def _not_replaceable(file: TouchedFile, kind: str) -> Refusal:
-    if kind == "boot" and file.kind is not TouchKind.ASSEMBLER:
-        return Refusal(
-            name=file.path,
-            reason="it is part of the boot code only, which has run already",
-            code="INIT_CODE",
-            hint="leave this file out; the change takes effect with the next reboot",
-        )
+def _not_replaceable(file: TouchedFile) -> Refusal:
     return Refusal(
         name=file.path,
         reason="it is assembler source, and a payload replaces whole C functions",
@@ -249,7 +242,7 @@ def _asm_offsets(
         return None
     words = text.split(":", 1)[-1].replace("\\\n", " ").split("\n", 1)[0].split()
     inputs = tuple(sorted({canonical_in(index, "", word) for word in words}))
-    model = next((job for job in jobs if job.source_path.endswith(".c")), None)
+    model = next((j for j in jobs if j.source_path.endswith(".c") and j.tree_object), None)
     if model is None or not wanted.keys() & set(inputs):
         return None
     command = re.sub(r" -c \S+ -o \S+( -MQ \S+)?", "", model.command)

@@ -7,11 +7,13 @@ import hashlib
 import logging
 import os
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import ObjectPair, Reach, Refusal, write_file
+from xsplice_plugins.artefacts import BootOnly, ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import MERGED
+from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
 from xsplice_plugins.capture.pairing import pair_objects
 from xsplice_plugins.capture.shifting import lines_moved
@@ -57,6 +59,9 @@ def capture_reached(
     """
     verdict = reach_verdict(job, pristine=pristine, patched=patched, store=store, env=env)
     log.debug("%s: %s", job.object_path, verdict.note)
+    if _is_boot_object(job) and (verdict.is_affected or verdict.refused):
+        row = boot_object(job.source_path, is_own=job.reach is Reach.DIRECT)
+        return replace(_untouched(job, verdict), refused=(), boot=(row,))
     if verdict.is_affected and not _is_c_object(job):
         verdict = _judged_output(job, pristine, patched, dest_prefix, env)
     if not verdict.is_affected:
@@ -103,9 +108,15 @@ def compile_pair(
     try:
         compile_object(job, pristine, sides[0], env=env)
         compile_object(job, patched, sides[1], env=env)
-        moved = lines_moved(pristine, patched)
         return pair_objects(
-            job, sides[0], sides[1], tree_object, dest_prefix, layouts=layouts, moved=moved
+            job,
+            sides[0],
+            sides[1],
+            tree_object,
+            dest_prefix,
+            layouts=layouts,
+            moved=lines_moved(pristine, patched),
+            words=words_edited(pristine, patched),
         )
     finally:
         for side in sides:
@@ -122,6 +133,21 @@ def _untouched(job: CompileJob, verdict: TextVerdict) -> ObjectPair:
         layouts=IN_SOURCES,
         refused=verdict.refused,
     )
+
+
+def boot_object(source_path: str, *, is_own: bool) -> BootOnly:
+    """Return the row of an object that is linked on its own and runs once."""
+    return BootOnly(
+        name=source_path,
+        reason=f"{source_path} is part of the boot code only, which has run already",
+        code="INIT_CODE",
+        is_own=is_own,
+    )
+
+
+def _is_boot_object(job: CompileJob) -> bool:
+    is_c = job.source_path.endswith(".c")
+    return is_c and job.object_path.endswith(".o") and not job.tree_object
 
 
 def _is_c_object(job: CompileJob) -> bool:
@@ -149,8 +175,6 @@ def _judged_output(
             return TextVerdict(is_affected=False, note="generated again, the same content")
     if job.source_path.endswith(".S"):
         code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
-    elif job.object_path.endswith(".o"):
-        code, reason = "INIT_CODE", "it is part of the boot code only, which has run already"
     else:
         code, reason = "GENERATED", "the patch changes this generated file, which other files read"
     refusal = Refusal(

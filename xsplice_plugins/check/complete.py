@@ -36,6 +36,7 @@ class _Report:
         self.stale: dict[tuple[str, str], None] = {}
         self.ambiguous: dict[str, None] = {}
         self.placed = 0
+        self.boot_only: dict[str, None] = {}
         self.replaced = 0
         self.unchanged = 0
 
@@ -95,6 +96,7 @@ def check_payload(
         placed=report.placed,
         stale=tuple(report.stale),
         ambiguous=tuple(report.ambiguous),
+        boot_only=tuple(report.boot_only),
     )
 
 
@@ -116,7 +118,7 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
     for side, twins in sides:
         done.update(_functions(check, report, side, twins))
         _variables(check, report, side)
-        _boot_only(check, side, twins)
+        report.boot_only |= dict.fromkeys(_boot_only(check, side, twins))
     return done
 
 
@@ -274,15 +276,15 @@ def _variables(check: Comparison, report: _Report, side: Side) -> None:
                 report.add(unit.name, f"its first value is not the image's: {text}")
 
 
-def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> None:
-    """Note what runs at boot only and is not what the image holds."""
+def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str]:
+    """Name what is used at boot only and is not what the image holds: it never runs again."""
     for is_code in (True, False):
         for unit in _units(side.obj, is_code=is_code):
             home = side.homes.of(unit)
             if home is None or not side.obj.is_boot_only(unit.section):
                 continue
             if _as_is(check, side, twins, unit):
-                check.note(f"{unit.name}: changed, and it is used at boot only")
+                yield unit.name
 
 
 def _hooks(check: Comparison, report: _Report, paths: list[str], sides: list[Side]) -> None:

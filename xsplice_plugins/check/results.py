@@ -109,3 +109,4 @@ class CheckReport:
     #: Of these objects, what the image has otherwise: subject, what differs.
     stale: tuple[tuple[str, str], ...] = ()
     ambiguous: tuple[str, ...] = ()  #: of these objects, what the image has at several places
+    boot_only: tuple[str, ...] = ()  #: what differs and was freed after boot

@@ -99,6 +99,12 @@ def _link(arguments: Namespace) -> int:
         for delta in deltas
         if delta.changed or delta.new or delta.nopped
     ]
+    idle = [
+        delta
+        for _, deltas in loaded
+        for delta in deltas
+        if not (delta.changed or delta.new or delta.nopped)
+    ]
     refused = [delta for _, deltas in loaded for delta in deltas if delta.refused]
     if refused:
         raise RefusedError(pipeline.refusal_text(refused))
@@ -106,8 +112,8 @@ def _link(arguments: Namespace) -> int:
     payload = pipeline.link_payload(
         run,
         clean_name(arguments.NAME),
-        [delta for delta, _ in pairs],
-        [data for _, data in pairs],
+        [*(delta for delta, _ in pairs), *idle],
+        [*(data for _, data in pairs), *(b"" for _ in idle)],
         image,
         pipeline.Stack(patches=made_of),
     )

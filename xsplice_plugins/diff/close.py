@@ -101,7 +101,7 @@ def _reach(
         return
     if part.kind in (PartKind.FUNCTION, PartKind.DATA):
         if target in canon.pairing.old_of and target not in comparison.copied:
-            if target not in comparison.changed:
+            if target not in comparison.changed or part.section_class is SectionClass.INIT:
                 closure.referenced.add(target)
             return
         if part.section_class in _NOT_NEW:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
+    BootOnly,
     Delta,
     Duty,
     LineOnly,
@@ -16,6 +17,7 @@ from xsplice_plugins.artefacts import (
     findings_about,
 )
 from xsplice_plugins.diff import close, refuse
+from xsplice_plugins.diff.boot import boot_rows
 from xsplice_plugins.diff.canon import Canon
 from xsplice_plugins.diff.compare import compare
 from xsplice_plugins.diff.correlate import correlate
@@ -32,7 +34,7 @@ from xsplice_plugins.target.known import facts_of
 from xsplice_plugins.target.sections import SectionClass, profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from xsplice_plugins.artefacts import ChangedFunction, MovedLines, Refusal
     from xsplice_plugins.diff.compare import Comparison
@@ -54,6 +56,7 @@ def diff_objects(
     refused: tuple[Refusal, ...] = (),
     moved: Sequence[MovedLines] = (),
     shifted: Callable[[], bytes | None] | None = None,
+    edited: Collection[str] | None = None,
 ) -> Delta:
     """Say what changed in meaning between two versions of one object.
 
@@ -68,6 +71,8 @@ def diff_objects(
         moved: Lines of the sources that the patch moved and left as they are.
         shifted: Compiles the new side once more with all lines shifted; asked only if numbers
             in code may be lines. ``None``: such numbers count as changes.
+        edited: Names of the object's symbols that changed pieces of the sources have; ``None``
+            where no sources are known. Boot code is told by it from boot code that only absorbs.
 
     Returns:
         The delta. Every difference is listed in it, or refused.
@@ -106,10 +111,8 @@ def diff_objects(
     comparison = compare(canon, moved, second)
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
-    for row in (
-        *refuse.refuse(canon, comparison, closure),
-        *refuse.unexplained(canon, closure),
-    ):
+    loose, boot = refuse.unexplained(canon, closure)
+    for row in (*refuse.refuse(canon, comparison, closure), *loose):
         found.setdefault((row.name, row.code), row)
     delta = replace(
         empty,
@@ -120,12 +123,14 @@ def diff_objects(
         refused=tuple(found[key] for key in sorted(found)),
         extents=close.extents(canon, closure),
         references=close.references(canon, closure),
+        boot=(*boot_rows(canon, comparison, closure, edited), *boot),
         notes=_same_elsewhere(canon, comparison),
         findings=findings_about(
             Duty.DATA, "differ", Severity.UNCHECKED, object_path, lost_state(canon, closure.taken)
         ),
     )
-    return _without_source(delta, source_path or _file_name(new_file, old_file), is_init=is_init)
+    source = source_path or _file_name(new_file, old_file)
+    return _as_a_whole(delta, source, edited, is_init=is_init)
 
 
 def _file_name(*files: ElfFile) -> str:
@@ -216,26 +221,36 @@ def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
     return tuple(sorted(rows, key=lambda r: r.name))
 
 
-def _without_source(delta: Delta, source_path: str, *, is_init: bool) -> Delta:
-    """Refuse everything of an object that is init code or assembler as a whole."""
-    if source_path.endswith((".S", ".s")):
-        code, what = "ASSEMBLER", "assembler source"
-    elif is_init:
-        code, what = "INIT_CODE", "an object that is used only at boot"
-    else:
+def _as_a_whole(
+    delta: Delta, source_path: str, edited: Collection[str] | None, *, is_init: bool
+) -> Delta:
+    """Take everything of an object that is assembler, or used only at boot, out of the payload."""
+    is_assembler = source_path.endswith((".S", ".s"))
+    if not (is_assembler or is_init):
         return delta
-    names = [c.name for c in delta.changed] + [n.name for n in delta.new]
-    names += [r.name for r in delta.removed]
+    names = {c.name: c.symbol_baseline for c in delta.changed}
+    names |= {n.name: n.symbol for n in delta.new}
+    names |= {r.name: "" for r in delta.removed}
+    nothing = replace(delta, changed=(), new=(), extents=(), references=())
+    if not is_assembler:
+        known = {row.name for row in delta.boot}
+        rows = tuple(
+            BootOnly(
+                name=name,
+                reason=f"`{name}` belongs to an object that is used only at boot ({source_path})",
+                code="INIT_CODE",
+                is_own=edited is None or not symbol or symbol in edited,
+            )
+            for name, symbol in names.items()
+            if name not in known
+        )
+        return replace(nothing, boot=tuple(sorted((*delta.boot, *rows), key=lambda r: r.name)))
     known = {r.name for r in delta.refused}
     extra = tuple(
-        refuse.refusal(code, name, f"`{name}` belongs to {what} ({source_path})")
-        for name in sorted(set(names) - known)
+        refuse.refusal("ASSEMBLER", name, f"`{name}` belongs to assembler source ({source_path})")
+        for name in sorted(names.keys() - known)
     )
     return replace(
-        delta,
-        changed=(),
-        new=(),
-        extents=(),
-        references=(),
+        nothing,
         refused=tuple(sorted((*delta.refused, *extra), key=lambda r: (r.name, r.code))),
     )

@@ -41,4 +41,5 @@ class SemanticDiffer:
             refused=pair.refused,
             moved=pair.moved,
             shifted=shifted,
+            edited=pair.edited,
         )

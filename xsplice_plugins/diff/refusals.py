@@ -18,13 +18,14 @@ class RefusalDoc:
 
 #: A code with its title, the explanation, and behind ``=>`` the hint.
 _DOCS = """\
-INIT_CODE: code that runs only at boot was changed
-The function lies in an .init or .exit section. Its memory is freed once the hypervisor runs, so
-replacing it has no effect; worse, something else may live there by now.
+INIT_CODE: code that runs only at boot was changed beside other code
+The function lies in an .init or .exit section. Its memory is freed once the hypervisor runs, so it
+cannot be replaced; worse, something else may live there by now. The rest of the fix may rely on
+what the edited boot code would have left behind. Boot code alone is no refusal: it waits for boot.
 => do at run time what the fixed boot code would have done: a load hook that corrects the state it
 left; or leave this part of the fix to the next boot
 
-INIT_DATA: data that is used only at boot was changed or added
+INIT_DATA: data that is used only at boot was changed or added beside other code
 Data in .init sections is read once, before a live patch can exist: command-line parameters, init
 calls, tables of boot-time operations.
 => set the run-time state that the boot code derived from it in a load hook

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Refusal
+from xsplice_plugins.artefacts import BootOnly, Refusal
+from xsplice_plugins.diff.boot import is_boot_only, is_freed, needed
 from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.layouts import layout_difference, layouts_of
 from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
@@ -62,7 +63,7 @@ def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refu
     """
     found = [
         *_functions(canon, comparison),
-        *_new_parts(canon),
+        *_new_parts(canon, closure),
         *_data(canon, comparison),
         *_ambiguities(canon, comparison, closure),
         *_blocked(canon, closure),
@@ -84,6 +85,8 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
     for number, change in comparison.changed.items():
         new, old = canon.new.all[number], canon.old.all[change.old]
         name = old.decorated
+        if is_boot_only(new) and is_boot_only(old):
+            continue  # see `boot`
         if SectionClass.INIT in (new.section_class, old.section_class):
             yield refusal("INIT_CODE", name, f"`{old.name}` runs only at boot ({new.section_name})")
             continue
@@ -127,12 +130,15 @@ def _short(canon: Canon, old: Part) -> Iterator[Refusal]:
         )
 
 
-def _new_parts(canon: Canon) -> Iterator[Refusal]:
+def _new_parts(canon: Canon, closure: Closure) -> Iterator[Refusal]:
+    used = needed(canon, closure)
     for part in list(canon.new.all):
         if (
             part.kind not in (PartKind.FUNCTION, PartKind.DATA)
             or part.number in canon.pairing.old_of
         ):
+            continue
+        if is_boot_only(part) and part.number not in used:
             continue
         if part.section_class is SectionClass.INIT:
             code = "INIT_CODE" if part.kind is PartKind.FUNCTION else "INIT_DATA"
@@ -161,6 +167,7 @@ def _new_parts(canon: Canon) -> Iterator[Refusal]:
             part.kind is PartKind.DATA
             and part.number not in canon.pairing.new_of
             and part.section_class in (SectionClass.INIT, SectionClass.REGISTRY)
+            and not is_boot_only(part)
         ):
             code = "INIT_DATA" if part.section_class is SectionClass.INIT else "REGISTRY"
             yield refusal(code, part.decorated, f"`{part.name}` of {part.section_name} is removed")
@@ -185,6 +192,8 @@ def _data(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
             yield refusal(
                 "DATA_SECTION", name, f"`{old.name}` was {classes[0]} and would be {classes[1]}"
             )
+        elif is_boot_only(old) and is_boot_only(new):
+            continue
         elif SectionClass.INIT in classes:
             yield refusal("INIT_DATA", name, f"boot-time datum `{old.name}` changed its {how}")
         elif how == "size":
@@ -306,8 +315,8 @@ _MUST_STAY = (
 )
 
 
-def unexplained(canon: Canon, closure: Closure) -> tuple[Refusal, ...]:
-    """Refuse every difference that no item accounts for.
+def unexplained(canon: Canon, closure: Closure) -> tuple[tuple[Refusal, ...], tuple[BootOnly, ...]]:
+    """Refuse every difference that no item accounts for; what only boot reads waits for boot.
 
     Content without a symbol and table entries that point at no function are compared as wholes;
     what the payload takes is accounted for, and so is content that only the baseline has unless
@@ -316,15 +325,18 @@ def unexplained(canon: Canon, closure: Closure) -> tuple[Refusal, ...]:
     before = _loose_content(canon, OLD, frozenset())
     after = _loose_content(canon, NEW, frozenset(closure.taken))
     known = {name: bodies for (name, _), bodies in _loose_content(canon, NEW, frozenset()).items()}
-    result = []
+    refused, boot = [], []
     for name, kind in sorted(before.keys() | after.keys()):
         old = before.get((name, kind), Counter())
         added = after.get((name, kind), Counter()) - old
         removed = old - known.get(name, Counter())
         if added or (removed and kind in _MUST_STAY):
             text = f"{name} differs in content that belongs to no function or variable"
-            result.append(refusal("UNEXPLAINED", name, text))
-    return tuple(result)
+            if is_freed(name, kind):
+                boot.append(BootOnly(name=name, reason=text, code="INIT_DATA", is_own=True))
+            else:
+                refused.append(refusal("UNEXPLAINED", name, text))
+    return tuple(refused), tuple(boot)
 
 
 def _loose_content(

@@ -206,6 +206,9 @@ def _compare(
     elif not any(delta.line_only for delta in deltas):
         text = "no difference was taken for a line number"
     findings.append(_finding(Severity.HELD, name, text, Duty.LINES))
+    if found.boot_only:
+        text = f"used at boot only, and not replaced: {_some(found.boot_only)}"
+        findings.append(_finding(Severity.INFO, name, text))
     unknown = sorted(path.name for path in config.depends if kind_of(record_of(path)) == NOTHING)
     doubts = [
         f"{row}: no object that its patch reaches has its `{what}`"

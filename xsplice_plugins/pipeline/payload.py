@@ -88,6 +88,7 @@ def diff_pair(
             digest_new=pair.digest_new,
             refused=pair.refused,
             layouts=pair.layouts,
+            boot=pair.boot,
         ), ()
     for side, digest in ((baseline, pair.digest_baseline), (new, pair.digest_new)):
         if hashlib.sha256(side).hexdigest() != digest:
@@ -208,7 +209,10 @@ def link_payload(
     refused = refusal_text(deltas)
     if refused:
         raise RefusedError(refused)
+    waits = check_boot(deltas)
     for delta, data in zip(deltas, objects, strict=True):
+        if not (delta.changed or delta.new or delta.nopped):
+            continue
         if hashlib.sha256(data).hexdigest() != delta.digest_new:
             raise RefusedError(
                 f"{delta.object_path}: the object is not the one its delta speaks of; "
@@ -241,7 +245,7 @@ def link_payload(
         payload,
         record=replace(
             record,
-            notes=record.notes + tuple(note for delta in deltas for note in delta.notes),
+            notes=record.notes + tuple(note for delta in deltas for note in delta.notes) + waits,
             findings=record.findings
             + _established(name, [delta for delta, _ in kept])
             + tuple(f for delta in deltas if delta.machine for f in _complete(delta).findings)
@@ -260,6 +264,50 @@ def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[Findin
         if item.kind in {"data", "bss"} and item.symbol in gone
     )
     return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, record.name, texts)
+
+
+def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
+    """Say what of a fix waits for the next boot, where that is all there is to say.
+
+    Boot code that only absorbs what changed elsewhere need not be replaced, for it never runs
+    again. If it was edited itself, or uses data that the payload brings, the other code of the
+    fix may rely on what it would have left behind.
+
+    Returns:
+        Notes for the payload's record.
+
+    Raises:
+        NoFunctionalChangeError: Nothing that still runs is changed.
+        RefusedError: Code that still runs may need the boot code's part of the fix.
+    """
+    rows = [(delta, row) for delta in deltas for row in delta.boot]
+    if not rows:
+        return ()
+    names = list(dict.fromkeys(f"`{row.name}`" for _, row in rows))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    runs = any(d.changed or d.nopped or any(n.kind == "hook" for n in d.new) for d in deltas)
+    if not runs:
+        raise NoFunctionalChangeError(
+            f"boot only: {shown} only matter while the hypervisor starts; the fix takes effect at "
+            "the next boot, and nothing needs a live patch"
+        )
+    brought = {n.symbol for d in deltas for n in d.new if n.kind in {"data", "bss"}}
+    refused = []
+    for delta, row in rows:
+        used = sorted(brought & set(row.needs))
+        if row.is_own or used:
+            why = f"uses new `{used[0]}`" if used else "was edited"
+            refused.append(
+                f"{delta.object_path}: {row.name}: {row.reason}; it {why}, and what it would have "
+                f"left behind may be missing for the rest of the fix [{row.code}]; "
+                "do in a load hook what it would have done, or leave its part to the next boot"
+            )
+    if refused:
+        raise RefusedError("\n".join(refused))
+    return tuple(
+        f"{row.reason}; it absorbs what changed and is not replaced: boot is over"
+        for _, row in rows
+    )
 
 
 def no_change_text(deltas: Sequence[Delta]) -> str:

@@ -125,6 +125,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
             sides.job, pristine=sides.pristine, patched=sides.patched, env=sides.environment
         ),
         moved=capture.lines_moved(sides.pristine, sides.patched),
+        words=capture.words_edited(sides.pristine, sides.patched),
     )
 
 

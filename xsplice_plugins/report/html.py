@@ -75,6 +75,7 @@ def _overview(delta: Delta) -> str:
     rows += [(f"new {n.kind}", n.name, n.reason) for n in delta.new]
     rows += [("removed", r.name, r.reason) for r in delta.removed]
     rows += [("line numbers only", r.name, r.reason) for r in delta.line_only]
+    rows += [("boot only", r.name, r.reason) for r in delta.boot]
     rows += [("refused", r.name, r.reason) for r in delta.refused]
     rows += [("not checked", delta.object_path, text) for text in delta.unchecked]
     if not rows:

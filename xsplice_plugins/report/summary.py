@@ -89,7 +89,7 @@ def print_delta(delta: Delta, findings: Sequence[Finding] = ()) -> None:
 
     out = console()
     out.print(f"[bold]{escape(delta.object_path)}[/] ({delta.profile})")
-    if delta.is_empty and not delta.line_only and not delta.removed:
+    if delta.is_empty and not (delta.line_only or delta.removed or delta.boot):
         out.print("  no functional change")
     for changed in delta.changed:
         _print_changed(out, changed)
@@ -102,6 +102,9 @@ def print_delta(delta: Delta, findings: Sequence[Finding] = ()) -> None:
     for row in delta.line_only:
         text = f"line numbers only ({row.reason}), not replaced"
         out.print(f"  [dim]{escape(row.name)}: {escape(text)}[/]")
+    for late in delta.boot:
+        text = f"{late.reason}; it waits for the next boot"
+        out.print(f"  boot only [cyan]{escape(late.name)}[/]: {escape(text)}")
     for refusal in delta.refused:
         where = f"{refusal.line}: " if refusal.line else ""
         out.print(

@@ -260,7 +260,9 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     with staged(target):
         image = _path(source[0])
         rows = _load_deltas(source[1:])
-        deltas = [d for d in rows if not d.is_empty or d.line_only or d.notes or d.removed]
+        deltas = [
+            d for d in rows if not d.is_empty or d.line_only or d.notes or d.removed or d.boot
+        ]
         objects = [
             new.read_bytes() if new.exists() else b""
             for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)

@@ -187,7 +187,7 @@ def _pair(
     """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content."""
     fix, env, job = wiring.fix, wiring.env, sides.job
     builder, carries, compiled = "XspliceReached", (fix, sides), []
-    if job.reach is Reach.DIRECT:
+    if job.reach is Reach.DIRECT and job.tree_object:  # not what is linked on its own
         builder = "XsplicePair"
         is_lower = fix.stack.lower is not None
         made = "lower" if is_lower else f"../{sides.pristine.name}"

@@ -40,7 +40,7 @@ def captured(
         prefix = work / "objects" / f"{job.object_path}.xsplice"
         prefix.parent.mkdir(parents=True, exist_ok=True)
         tree_object = found.root / job.tree_object
-        if job.reach is Reach.DIRECT:
+        if job.reach is Reach.DIRECT and job.tree_object:
             pairs[job.object_path] = capture.compile_pair(
                 job, pristine=pristine, patched=patched, tree_object=tree_object,
                 dest_prefix=prefix,
@@ -202,21 +202,28 @@ def plan_of(tree: TinyTree, fix: PatchSet) -> capture.CapturePlan:
     return capture.plan(locate_tree(tree.root), fix)
 
 
-def test_assembler_and_boot_code_are_refused_by_name(built: TinyTree) -> None:
+def test_assembler_is_refused_by_name(built: TinyTree) -> None:
     (refusal,) = plan_of(built, built.patch(("xen/common/entry.S", "ret", "nop\n    ret"))).refused
     assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
-    (refusal,) = plan_of(built, built.patch(("xen/common/boot.c", "0", "1"))).refused
-    assert (refusal.name, refusal.code) == ("xen/common/boot.c", "INIT_CODE")
+
+
+def test_code_that_is_linked_on_its_own_waits_for_the_next_boot(
+    built: TinyTree, tmp_path: Path
+) -> None:
+    pairs = captured(built, built.patch(("xen/common/boot.c", "0", "1")), tmp_path)
+    (row,) = pairs["common/boot.o"].boot
+    assert (row.name, row.code, row.is_own) == ("common/boot.c", "INIT_CODE", True)
+    assert not pairs["common/boot.o"].refused
 
 
 def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
-    """Make builds boot code and assembler gladly, and its objects are not compared as C."""
+    """Make builds assembler gladly, and its objects are not compared as C."""
     plan = plan_of(
         built,
-        built.patch(("xen/Makefile", "= 17", "= 18"), ("xen/common/boot.c", "0", "1")),
+        built.patch(("xen/Makefile", "= 17", "= 18"), ("xen/common/entry.S", "ret", "nop\n ret")),
     )
     assert plan.route is Route.MAKE
-    assert [refusal.code for refusal in plan.refused] == ["INIT_CODE"]
+    assert [refusal.code for refusal in plan.refused] == ["ASSEMBLER"]
 
 
 def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:

@@ -277,11 +277,11 @@ def test_a_variable_that_only_a_linker_script_gathers_is_found(
     assert "unit.c#row: it is new and nothing refers to it" in texts(found)
 
 
-def test_boot_only_code_is_named_as_unchecked(known: World, tmp_path: Path) -> None:
+def test_boot_only_code_is_named_and_holds_nothing_up(known: World, tmp_path: Path) -> None:
     new = changed(known, tmp_path, TEXT, ("start(void) { return 1", "start(void) { return 2"))
     found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
     assert found.held
-    assert found.unchecked == ("start: changed, and it is used at boot only",)
+    assert (found.boot_only, found.unchecked) == (("start",), ())
 
 
 def test_a_baseline_that_is_not_the_images_is_found(known: World, tmp_path: Path) -> None:

@@ -136,7 +136,6 @@ def test_tables_for_unwinding_are_no_change(tmp_path: Path) -> None:
         ("__brand_new_table", "UNEXPLAINED"),
         ("__ksymtab_fresh", "REGISTRY"),
         (".data..percpu", "PERCPU"),
-        (".init.data", "INIT_DATA"),
     ],
 )
 def test_a_datum_of_a_section_that_cannot_be_taken_is_refused_by_name(

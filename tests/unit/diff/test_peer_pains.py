@@ -173,10 +173,11 @@ def test_endbr_and_padding_shift_no_symbol(tmp_path: Path) -> None:
     assert_closed(delta, new)
 
 
-def test_half_in_assembler_half_in_boot_code_is_refused_twice(tmp_path: Path) -> None:
+def test_boot_code_waits_for_boot_whatever_else_its_object_holds(tmp_path: Path) -> None:
     text = "__init used int boot(int a) { return get(a); } int f(int a) { return get(a) + 1; }"
     delta = diff_c(tmp_path, text, text.replace("return get(a);", "return get(a + 1);"))
-    assert summary(delta) == ([], [], [], [("INIT_CODE", "boot")])
+    assert summary(delta) == ([], [], [], [])
+    assert [(row.code, row.name, row.is_own) for row in delta.boot] == [("INIT_CODE", "boot", True)]
 
 
 def test_notes_of_the_toolchain_are_no_change(tmp_path: Path) -> None:

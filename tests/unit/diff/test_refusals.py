@@ -34,10 +34,6 @@ int read_fixed(int a) { return get(a) + *(volatile const int *)&fixed; }
         ("const int fixed", "int fixed", "DATA_SECTION", "fixed"),
         ("PERCPU int each", "PERCPU long each", "PERCPU", "file.c#each"),
         ("int f(", "PERCPU int fresh; int f(", "PERCPU", "fresh"),
-        ("boot_only = 4", "boot_only = 5", "INIT_DATA", "file.c#boot_only"),
-        ("get(a) + boot", "get(a) - boot", "INIT_CODE", "file.c#start"),
-        ('note("boot")', 'note("moot")', "INIT_CODE", "file.c#start"),
-        ("int f(", "__init used int more(int a) { return get(a); } int f(", "INIT_CODE", "more"),
     ],
 )
 def test_what_memory_holds_already_is_refused(
@@ -104,14 +100,6 @@ def test_assembler_is_refused_as_a_whole(tmp_path: Path) -> None:
     )
     delta = diff(before, after, source_path="entry.S")
     assert summary(delta) == ([], [], [], [("ASSEMBLER", "f")])
-
-
-def test_an_init_object_is_refused_as_a_whole(tmp_path: Path) -> None:
-    before, after = (
-        compile_c(tmp_path, BASE),
-        compile_c(tmp_path, BASE.replace("+ level", "- level")),
-    )
-    assert summary(diff(before, after, is_init=True)) == ([], [], [], [("INIT_CODE", "f")])
 
 
 def test_a_changed_comdat_function_is_refused(tmp_path: Path) -> None:

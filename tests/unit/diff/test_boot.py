@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only boot uses waits for the next boot; what still runs may not need what it lacks."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
+from xsplice_plugins.artefacts import BootOnly, Delta
+
+pytestmark = pytest.mark.toolchain
+
+BASE = r"""
+int level = 3;
+static inline int twice(int a) { return a * 2; }
+static __initdata int boot_only = 4;
+static __init used int start(int a) { note("boot"); return get(twice(a)) + boot_only; }
+static __init used int other(int a) { return get(a + 1); }
+int f(int a) { return get(twice(a)) + level; }
+"""
+
+
+def rows(delta: Delta) -> list[tuple[str, str, bool]]:
+    """Return code, name and whether its own source was edited."""
+    return [(row.code, row.name.split("#")[-1], row.is_own) for row in delta.boot]
+
+
+def test_an_inline_that_boot_code_absorbs_is_replaced_where_it_still_runs(tmp_path: Path) -> None:
+    texts = BASE, BASE.replace("a * 2", "a * 3")
+    before, after = (compile_c(tmp_path, text) for text in texts)
+    delta = diff(before, after, edited={"twice"})
+    assert summary(delta) == (["f"], [], [], [])
+    assert rows(delta) == [("INIT_CODE", "start", False)]
+    assert rows(diff(before, after)) == [("INIT_CODE", "start", True)], "nobody knows"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "name"),
+    [
+        ("boot_only = 4", "boot_only = 5", "INIT_DATA", "boot_only"),
+        ("+ boot_only", "- boot_only", "INIT_CODE", "start"),
+        ('note("boot")', 'note("moot")', "INIT_CODE", "start"),
+        ("int f(", "__init used int more(int a) { return get(a); } int f(", "INIT_CODE", "more"),
+        ("int f(", "static __initdata used int more = 2; int f(", "INIT_DATA", "more"),
+    ],
+)
+def test_what_only_boot_uses_is_no_refusal(
+    tmp_path: Path, old: str, new: str, code: str, name: str
+) -> None:
+    delta = diff_c(tmp_path, BASE, BASE.replace(old, new, 1))
+    assert summary(delta) == ([], [], [], [])
+    assert (code, name, True) in rows(delta)
+
+
+def test_code_that_still_runs_must_not_use_what_boot_frees(tmp_path: Path) -> None:
+    new = "static __init used int more(int a) { return get(a + 7); } int f("
+    text = BASE.replace("int f(", new).replace("+ level", "+ more(level)")
+    delta = diff_c(tmp_path, BASE, text.replace("__init used int more", "__init noinline int more"))
+    assert [(code, name.split("#")[-1]) for code, name in summary(delta)[3]] == [
+        ("INIT_CODE", "more")
+    ]
+
+
+def test_state_that_boot_would_have_made_is_not_taken_for_granted(tmp_path: Path) -> None:
+    """An inline that writes a new variable: boot has not run it, and the payload brings zero."""
+    new = "static int seen; static inline int twice(int a) { seen += a; return a * 2 + seen; }"
+    text = BASE.replace("static inline int twice(int a) { return a * 2; }", new)
+    before, after = compile_c(tmp_path, BASE), compile_c(tmp_path, text)
+    assert ("INIT_CODE", "start", True) in rows(diff(before, after, edited={"twice", "seen"}))
+
+
+def test_the_names_that_boot_code_came_to_use_are_told(tmp_path: Path) -> None:
+    new = "extern int far; static inline int twice(int a) { far = a; return a * 2; }"
+    text = BASE.replace("static inline int twice(int a) { return a * 2; }", new)
+    before, after = compile_c(tmp_path, BASE), compile_c(tmp_path, text)
+    delta = diff(before, after, edited={"twice", "far"})
+    assert [row.needs for row in delta.boot] == [("far",)]
+
+
+def test_an_object_of_boot_is_boot_only_as_a_whole(tmp_path: Path) -> None:
+    texts = BASE, BASE.replace("+ level", "- level")
+    before, after = (compile_c(tmp_path, text) for text in texts)
+    delta = diff(before, after, is_init=True)
+    assert (summary(delta), rows(delta)) == (([], [], [], []), [("INIT_CODE", "f", True)])
+    assert not delta.extents
+    assert rows(diff(before, after, is_init=True, edited=())) == [("INIT_CODE", "f", False)]
+
+
+def test_a_trampoline_stays_in_use(tmp_path: Path) -> None:
+    place = '__attribute__((section(".trampoline.data"))) used int first = 1; int f('
+    text = BASE.replace("int f(", place)
+    delta = diff_c(tmp_path, text, text.replace("first = 1", "first = 2"))
+    assert (summary(delta)[3], delta.boot) == ([("INIT_DATA", "first")], ())
+
+
+def test_a_row_holds_what_the_link_needs() -> None:
+    row = BootOnly(name="a.c#f", reason="`f` runs only at boot", code="INIT_CODE", is_own=False)
+    assert row.needs == ()

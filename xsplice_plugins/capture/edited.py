@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which functions did a patch edit, and which only absorb what it edited elsewhere?"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.capture.copying import origin_of
+from xsplice_plugins.csource.declarations import chunks, plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+def words_edited(pristine: Path, patched: Path) -> frozenset[str]:
+    """Return the words of all top-level pieces that a patch changes, adds or removes.
+
+    A function that none of them names was not edited.
+
+    Args:
+        pristine: Root of the pristine copy (or the tree itself).
+        patched: Root of the patched copy.
+    """
+    found: set[str] = set()
+    for path in sorted(origin_of(patched).patched):
+        files = (pristine / path, patched / path)
+        sides = [file.read_bytes().decode("latin-1") if file.is_file() else "" for file in files]
+        pieces = [{plain(chunk.text) for chunk in chunks(text)} for text in sides]
+        for text in pieces[0] ^ pieces[1]:
+            found.update(_WORD.findall(text))
+    return frozenset(found)
