@@ -46,8 +46,11 @@ SOURCES = {
 class TinyTree:
     """A built tree and short ways to patch it."""
 
-    def __init__(self, root: Path, cc: str = "gcc", flags: str = "") -> None:
-        """Write the sources and build them."""
+    def __init__(
+        self, root: Path, cc: str = "gcc", flags: str = "", *, is_split: bool = True
+    ) -> None:
+        """Write the sources and build them; until Xen 4.16 functions share a section."""
+        self.split = "-ffunction-sections -fdata-sections" if is_split else ""
         self.root, self.cc, self.flags = root, cc, flags
         for path, text in SOURCES.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +84,8 @@ class TinyTree:
         is_c = source.endswith(".c")
         output = temporary if is_c else target
         command = (
-            f"{self.cc} -MMD -MP -MF {depends} -O2 {self.flags} -ffunction-sections "
-            f"-fdata-sections -I./include '-D__OBJECT_LABEL__={target}' -c {source} -o {output} "
+            f"{self.cc} -MMD -MP -MF {depends} -O2 {self.flags} {self.split} "
+            f"-I./include '-D__OBJECT_LABEL__={target}' -c {source} -o {output} "
             f"-MQ {target}"
         )
         self._run(command, folder)

@@ -92,4 +92,5 @@ class ObjectPair:
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
     boot: tuple[BootOnly, ...] = ()  #: of code that is linked on its own and runs once
     edited: tuple[str, ...] | None = None  #: its symbols in changed pieces; ``None``: not known
+    is_apart: bool = False  #: compiled once more, for its functions share a section in the tree
     moved: tuple[MovedLines, ...] = ()  #: in any patched file; none where no sources are known

@@ -176,6 +176,7 @@ class Delta:
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()
     nopped: tuple[NoppedRange, ...] = ()  #: hand-written payloads only
+    is_apart: bool = False  #: see `ObjectPair.is_apart`
     layouts: str = ""  #: how layouts were compared, e.g. "in the sources"; "" if they were not
     data: str = ""  #: how tables and variables were looked at; "" if they were not
     notes: tuple[str, ...] = ()  #: things a person should know

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How was this tree compiled, and what does this patch touch?"""
 
+from xsplice_plugins.capture.apart import apart, pair_apart, shares_sections
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
@@ -27,6 +28,7 @@ from xsplice_plugins.capture.whole import (
 __all__ = [
     "InputDigests",
     "LayoutCheck",
+    "apart",
     "capture_reached",
     "check_drift",
     "compare_layouts",
@@ -41,6 +43,7 @@ __all__ = [
     "make_again",
     "make_copy",
     "make_route",
+    "pair_apart",
     "pair_objects",
     "patched_content",
     "plan",
@@ -48,6 +51,7 @@ __all__ = [
     "put_patched",
     "read_copy",
     "recorded_job",
+    "shares_sections",
     "tree_state",
     "words_edited",
 ]

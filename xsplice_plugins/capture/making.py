@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
+from xsplice_plugins.capture.apart import pair_apart
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import full_disk_named
 from xsplice_plugins.capture.layouts import IN_SOURCES, NOT_COMPARED, LayoutCheck
@@ -186,6 +187,8 @@ def _pair(
             ]
             layouts = LayoutCheck(how=IN_SOURCES, refused=judge_texts(texts[0], texts[1]).refused)
         pair = pair_objects(now, old, new, None, prefix, layouts=layouts)
+        roots = (before.tree.root, after.tree.root)
+        pair = pair_apart(((was, roots[0]), (now, roots[1])), pair, prefix, env=env)
         return pair if pair.is_changed or pair.refused else None
     finally:
         scratch.unlink(missing_ok=True)

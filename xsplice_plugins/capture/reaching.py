@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly, ObjectPair, Reach, Refusal, write_file
+from xsplice_plugins.capture.apart import pair_apart
 from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import MERGED
 from xsplice_plugins.capture.edited import words_edited
@@ -108,7 +109,7 @@ def compile_pair(
     try:
         compile_object(job, pristine, sides[0], env=env)
         compile_object(job, patched, sides[1], env=env)
-        return pair_objects(
+        pair = pair_objects(
             job,
             sides[0],
             sides[1],
@@ -118,6 +119,7 @@ def compile_pair(
             moved=lines_moved(pristine, patched),
             words=words_edited(pristine, patched),
         )
+        return pair_apart(((job, pristine), (job, patched)), pair, dest_prefix, env=env)
     finally:
         for side in sides:
             side.unlink(missing_ok=True)

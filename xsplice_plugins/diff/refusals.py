@@ -109,6 +109,12 @@ Another symbol lies within the function: an alias, a label of inline assembler, 
 with asm(). Only the function's first bytes get a jump; who enters at the label would run old code.
 => change the function without touching the part behind the label, or replace its callers
 
+SHARED_SECTION: a changed function jumps to a neighbour in its section
+The assembler filled in the distance, and no relocation tells where the jump leads. Taken out of its
+section, the function would jump into whatever lies there.
+=> compile the object with -ffunction-sections; where a built tree is given, that is done without
+asking, so the function shares a section that its source names: take the attribute away
+
 SYMBOL_VERSION: a changed symbol is versioned, indirect or thread-local
 The hypervisor's loader knows plain functions and data only.
 => give the function a plain name

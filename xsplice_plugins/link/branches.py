@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import RefusedError
 
 if TYPE_CHECKING:
     from xsplice_plugins.link.placement import Placement
     from xsplice_plugins.target.abi import Abi
+
+_CODE = "SHARED_SECTION"
 
 
 def check_branches(placement: Placement, abi: Abi) -> None:
     """See to it that code of which only a part is taken does not branch out of it.
 
     Raises:
-        LinkError: A branch without a relocation leaves its range.
+        RefusedError: A branch without a relocation leaves its range.
     """
     snippets = abi.profile.snippet_sections
     for source, pieces in zip(placement.sources, placement.pieces, strict=True):
@@ -36,8 +38,8 @@ def check_branches(placement: Placement, abi: Abi) -> None:
                 if row.target is None or row.field in fields:
                     continue
                 if not piece.start <= row.target < piece.end:
-                    raise LinkError(
+                    raise RefusedError(
                         f"{source.where(section, row.field)}: a branch leaves the range "
-                        f"that the delta takes, to +{row.target:#x}, and has no relocation; "
-                        "take the whole section"
+                        f"that the delta takes, to +{row.target:#x}, and has no relocation "
+                        f"[{_CODE}]; compile the object with -ffunction-sections"
                     )

@@ -8,9 +8,10 @@ and `checking` compare tree, image and payload; `judge` asks the verifiers, `obl
 functions and nothing behind them.
 """
 
+from xsplice_plugins.capture import apart
 from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.pipeline.basing import BaseObjects, match_base, objects_of_tree
-from xsplice_plugins.pipeline.checking import apart, check_rebuild, shares_sections
+from xsplice_plugins.pipeline.checking import check_rebuild, shares_sections
 from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.payload import (

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
@@ -17,7 +16,6 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
-from xsplice_plugins.kbuild.commands import edited
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CompileJob, Delta
+    from xsplice_plugins.artefacts import Delta
     from xsplice_plugins.check.results import Beneath, NewObject
     from xsplice_plugins.pipeline.run import Run
 
@@ -76,11 +74,6 @@ def check_rebuild(
             _compare(run, name, payload, image, deltas, objects, is_recompiled=is_recompiled)
         ),
     )
-
-
-def apart(job: CompileJob) -> CompileJob:
-    """Return a job that gives every function a section of its own."""
-    return replace(job, command=edited(job.command, {}, "-ffunction-sections"))
 
 
 def shares_sections(row: NewObject) -> bool:

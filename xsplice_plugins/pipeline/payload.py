@@ -113,6 +113,7 @@ def diff_pair(
     delta = _complete(
         replace(
             delta,
+            is_apart=pair.is_apart,
             refused=delta.refused + tuple(r for r in pair.refused if r not in known),
             layouts=delta.layouts or pair.layouts,
         )

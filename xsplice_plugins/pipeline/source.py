@@ -115,7 +115,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
     Raises:
         CaptureError: The baseline is not the tree's object, or preprocessing fails.
     """
-    return capture.pair_objects(
+    pair = capture.pair_objects(
         sides.job,
         baseline,
         new,
@@ -127,6 +127,8 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         moved=capture.lines_moved(sides.pristine, sides.patched),
         words=capture.words_edited(sides.pristine, sides.patched),
     )
+    both = ((sides.job, sides.pristine), (sides.job, sides.patched))
+    return capture.pair_apart(both, pair, dest_prefix, env=sides.environment)
 
 
 def compile_shifted(sides: Sides, out: Path) -> bytes | None:

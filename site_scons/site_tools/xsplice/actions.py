@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +227,8 @@ def _delta_of(fix: Fix, pair: ObjectPair, sources: pipeline.Sides | None = None)
         sides = (baseline.read_bytes(), new.read_bytes())
     again = prefix.with_suffix(".xsplice.shifted")
     again.unlink(missing_ok=True)  # an earlier patch's would show nothing
+    if sources is not None and pair.is_apart:
+        sources = replace(sources, job=pipeline.apart(sources.job))
     shifted = None if sources is None else partial(pipeline.compile_shifted, sources, again)
     delta, findings = pipeline.diff_pair(fix.run, pair, *sides, shifted)
     for finding in findings:

@@ -54,12 +54,13 @@ def _new_object(fix: Fix, rebuild: Rebuild, delta: Delta) -> pipeline.NewObject:
         path=delta.object_path,
         new=new.read_bytes(),
         baseline=baseline.read_bytes() if baseline.exists() else None,
+        is_apart=delta.is_apart,
     )
     side = rebuild.sides.get(delta.object_path)
     if side is None or rebuild.farm is None:
         return row
-    is_apart = pipeline.shares_sections(row)
-    if is_apart:
+    is_apart = delta.is_apart or pipeline.shares_sections(row)
+    if is_apart and not delta.is_apart:
         row = replace(
             row,
             new=_once_more(fix, side, side.copy, "new", is_apart=True),

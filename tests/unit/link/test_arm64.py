@@ -21,7 +21,7 @@ from xsplice_plugins.elf.types import (
     STT_FUNC,
 )
 from xsplice_plugins.elf.writer import UNDEFINED, OutReloc, OutSection, OutSymbol, write_object
-from xsplice_plugins.errors import ConfigError, LinkError, RelocationError
+from xsplice_plugins.errors import ConfigError, LinkError, RefusedError, RelocationError
 
 ADDR_TEXT_VIRT = 0xA0000200000
 NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(range(20))
@@ -205,5 +205,5 @@ def test_branch_out_of_a_range_without_a_relocation_is_refused(word: int, is_ok:
     if is_ok:
         link(image(), (delta, bytes(patched)))
         return
-    with pytest.raises(LinkError, match="a branch leaves the range"):
+    with pytest.raises(RefusedError, match="a branch leaves the range"):
         link(image(), (delta, bytes(patched)))

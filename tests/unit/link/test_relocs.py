@@ -11,7 +11,7 @@ from tests.kit.link_inputs import Compiler, closure_delta, delta, link
 from tests.unit.link.loading import ADDR_PAYLOAD_VIRT, load
 from xsplice_plugins.artefacts import Reference
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import LinkError, RelocationError
+from xsplice_plugins.errors import LinkError, RefusedError, RelocationError
 
 pytestmark = pytest.mark.toolchain
 
@@ -246,5 +246,5 @@ def test_branch_out_of_a_range_without_a_relocation_is_refused(
     if is_ok:
         link(image, (part, data))
         return
-    with pytest.raises(LinkError, match=r"core\.o\(\.text\.entry\+0x\w+\): a branch leaves"):
+    with pytest.raises(RefusedError, match=r"core\.o\(\.text\.entry\+0x\w+\): a branch leaves"):
         link(image, (part, data))
