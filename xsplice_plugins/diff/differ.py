@@ -22,10 +22,10 @@ from xsplice_plugins.diff.canon import Canon
 from xsplice_plugins.diff.compare import compare
 from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
-from xsplice_plugins.diff.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
 from xsplice_plugins.diff.renamed import lost_state
+from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object

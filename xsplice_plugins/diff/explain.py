@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Difference
-from xsplice_plugins.diff.debuginfo import debug_info
 from xsplice_plugins.diff.lines import line_of
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, PartKind, masked, source_name
+from xsplice_plugins.elf.debuginfo import debug_info
 from xsplice_plugins.target.listing import instruction_text
 
 if TYPE_CHECKING:

@@ -19,50 +19,6 @@ if TYPE_CHECKING:
 Rows = dict[int, list[tuple[int, str]]]  #: section -> (offset, ``file.c:123``), sorted by offset
 
 
-class Cursor:
-    """Bytes of a debug section with its relocations already applied, read in order."""
-
-    def __init__(self, data: bytes, at: int = 0) -> None:
-        """Start reading at an offset."""
-        self.data = data
-        self.at = at
-
-    def number(self, size: int) -> int:
-        """Read a little-endian number of that many bytes."""
-        value = int.from_bytes(self.data[self.at : self.at + size], "little")
-        self.at += size
-        return value
-
-    def uleb(self) -> int:
-        """Read an unsigned LEB128 number."""
-        value = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    def sleb(self) -> int:
-        """Read a signed LEB128 number."""
-        value = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value - (1 << shift) if byte & 0x40 else value
-
-    def text(self) -> str:
-        """Read a text up to its NUL."""
-        end = self.data.index(b"\0", self.at)
-        value = self.data[self.at : end].decode("utf-8", "replace")
-        self.at = end + 1
-        return value
-
-
 def line_of(file: ElfFile, section: int, offset: int) -> str:
     """Return the line of an instruction as ``file.c:123``, or "" if it is not known.
 

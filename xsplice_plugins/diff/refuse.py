@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly, Refusal
 from xsplice_plugins.diff.boot import is_boot_only, is_freed, needed
-from xsplice_plugins.diff.debuginfo import debug_info
-from xsplice_plugins.diff.layouts import layout_difference, layouts_of
 from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
 from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
+from xsplice_plugins.elf.debuginfo import debug_info
+from xsplice_plugins.elf.layouts import layout_difference, layouts_of
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
 from xsplice_plugins.target.sections import SectionClass
 

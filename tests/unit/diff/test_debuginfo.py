@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
-from xsplice_plugins.diff.debuginfo import debug_info
-from xsplice_plugins.diff.layouts import layouts_of
 from xsplice_plugins.diff.lines import line_of
+from xsplice_plugins.elf.debuginfo import debug_info
+from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import DiffError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins.diff.layouts import has_types, layout_difference, layouts_of
+from xsplice_plugins.elf.layouts import has_types, layout_difference, layouts_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 
 pytestmark = pytest.mark.toolchain

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.diff.debuginfo import (
+from xsplice_plugins.elf.debuginfo import (
     AT_BIT_OFFSET,
     AT_BIT_SIZE,
     AT_BYTE_SIZE,

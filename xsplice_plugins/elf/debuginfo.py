@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.diff.lines import Cursor
 from xsplice_plugins.elf.types import SHN_LORESERVE
 from xsplice_plugins.errors import DiffError
 
@@ -51,6 +50,50 @@ _LEB_BLOCKS = frozenset({0x09, 0x18})
 NESTING_MAX = 64
 
 Value = int | str
+
+
+class Cursor:
+    """Bytes of a debug section with its relocations already applied, read in order."""
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        """Start reading at an offset."""
+        self.data = data
+        self.at = at
+
+    def number(self, size: int) -> int:
+        """Read a little-endian number of that many bytes."""
+        value = int.from_bytes(self.data[self.at : self.at + size], "little")
+        self.at += size
+        return value
+
+    def uleb(self) -> int:
+        """Read an unsigned LEB128 number."""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    def sleb(self) -> int:
+        """Read a signed LEB128 number."""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value - (1 << shift) if byte & 0x40 else value
+
+    def text(self) -> str:
+        """Read a text up to its NUL."""
+        end = self.data.index(b"\0", self.at)
+        value = self.data[self.at : end].decode("utf-8", "replace")
+        self.at = end + 1
+        return value
 
 
 @dataclass(slots=True, kw_only=True)
