@@ -90,6 +90,7 @@ class ObjectPair:
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
     layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
+    unchecked: tuple[str, ...] = ()  #: what changed structures leave open
     boot: tuple[BootOnly, ...] = ()  #: of code that is linked on its own and runs once
     edited: tuple[str, ...] | None = None  #: its symbols in changed pieces; ``None``: not known
     is_apart: bool = False  #: compiled once more, for its functions share a section in the tree

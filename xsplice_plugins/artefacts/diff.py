@@ -172,6 +172,7 @@ class Delta:
     removed: tuple[RemovedItem, ...] = ()
     line_only: tuple[LineOnly, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    moot: tuple[Refusal, ...] = ()  #: layouts that changed, and nothing is replaced by them
     boot: tuple[BootOnly, ...] = ()
     extents: tuple[Extent, ...] = ()
     references: tuple[Reference, ...] = ()

@@ -16,6 +16,7 @@ from xsplice_plugins.capture.reaching import (
     forget_texts,
 )
 from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
+from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import (
     lay_out_copy,
     make_again,
@@ -51,6 +52,7 @@ __all__ = [
     "put_patched",
     "read_copy",
     "recorded_job",
+    "settle_layouts",
     "shares_sections",
     "tree_state",
     "words_edited",

@@ -24,6 +24,7 @@ from xsplice_plugins.capture.pairing import (
 )
 from xsplice_plugins.capture.reaching import boot_object
 from xsplice_plugins.capture.rules import is_ignored
+from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import check_copyable, make_copy, recorded_job
 from xsplice_plugins.csource.meaning import judge_texts
 from xsplice_plugins.errors import CaptureError
@@ -122,13 +123,10 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
             continue
         if old.read_bytes() != new.read_bytes():
             if name.endswith(".lds"):
-                refusal = Refusal(
-                    name=target,
-                    reason="the patch changes the linker script, which places the running image",
-                    code="GENERATED",
-                    hint="leave that part of the patch out",
-                )
-                pairs.append(_refused(job, refusal))
+                reason = "the patch changes the linker script, which places the running image"
+                hint = "leave that part of the patch out"
+                script = Refusal(name=target, reason=reason, code="GENERATED", hint=hint)
+                pairs.append(_refused(job, script))
             else:
                 row = boot_object(job.source_path, is_own=True)
                 pairs.append(replace(_refused(job), note="boot only", boot=(row,)))
@@ -187,8 +185,8 @@ def _pair(
             ]
             layouts = LayoutCheck(how=IN_SOURCES, refused=judge_texts(texts[0], texts[1]).refused)
         pair = pair_objects(now, old, new, None, prefix, layouts=layouts)
-        roots = (before.tree.root, after.tree.root)
-        pair = pair_apart(((was, roots[0]), (now, roots[1])), pair, prefix, env=env)
+        both = ((was, before.tree.root), (now, after.tree.root))
+        pair = pair_apart(both, settle_layouts(both, pair, env=env), prefix, env=env)
         return pair if pair.is_changed or pair.refused else None
     finally:
         scratch.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def pair_objects(
     baseline, new = _bytes(baseline_object), _bytes(new_object)
     if tree_object is not None:
         check_drift(job, baseline, _bytes(tree_object))
-    is_changed = baseline != new and differing(job.object_path, baseline, new) != ()
+    is_changed = not same_content(job, baseline, new)
     names = ("", "")
     if is_changed:
         places = tuple(
@@ -131,6 +131,11 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CaptureError(f"{path}: cannot be read ({error.strerror}); build it again") from error
+
+
+def same_content(job: CompileJob, before: bytes, after: bytes) -> bool:
+    """Tell whether two objects' content is equal; debug sections do not count."""
+    return before == after or not differing(job.object_path, before, after)
 
 
 def differing(name: str, before: bytes, after: bytes) -> tuple[str, ...]:

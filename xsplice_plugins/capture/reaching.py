@@ -16,8 +16,9 @@ from xsplice_plugins.capture.compiling import compile_object, preprocess
 from xsplice_plugins.capture.copying import MERGED
 from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
-from xsplice_plugins.capture.pairing import pair_objects
+from xsplice_plugins.capture.pairing import pair_objects, same_content
 from xsplice_plugins.capture.shifting import lines_moved
+from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.csource.meaning import TextVerdict, judge_merged, judge_texts
 from xsplice_plugins.csource.merging import OPTIONS
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob
 
 log = logging.getLogger(__name__)
+
+_EQUAL = "compiled, content equal"
+#: Copies and layouts that changed some object's code: no other need be compiled for them.
+_hopeless: set[tuple[Path, tuple[Refusal, ...]]] = set()
 
 
 def capture_reached(
@@ -63,19 +68,30 @@ def capture_reached(
     if _is_boot_object(job) and (verdict.is_affected or verdict.refused):
         row = boot_object(job.source_path, is_own=job.reach is Reach.DIRECT)
         return replace(_untouched(job, verdict), refused=(), boot=(row,))
-    if verdict.is_affected and not _is_c_object(job):
-        verdict = _judged_output(job, pristine, patched, dest_prefix, env)
-    if not verdict.is_affected:
+    if not _is_c_object(job):
+        if verdict.is_affected or verdict.refused:
+            verdict = _judged_output(job, pristine, patched, dest_prefix, env)
         return _untouched(job, verdict)
-    return compile_pair(
+    if verdict.refused:
+        if (patched, verdict.refused) in _hopeless:
+            return _untouched(job, verdict)
+        equal = _as_built(job, patched, tree_object, dest_prefix, env)
+        if equal:
+            return replace(_untouched(job, verdict), note=_EQUAL, digest_new=equal)
+    elif not verdict.is_affected:
+        return _untouched(job, verdict)
+    pair = compile_pair(
         job,
         pristine=pristine,
         patched=patched,
         tree_object=tree_object,
         dest_prefix=dest_prefix,
-        layouts=LayoutCheck(how=IN_SOURCES),  # the verdict would have refused a changed one
+        layouts=LayoutCheck(how=IN_SOURCES, refused=verdict.refused),
         env=env,
     )
+    if pair.is_changed and pair.refused:
+        _hopeless.add((patched, verdict.refused))
+    return pair
 
 
 def reach_verdict(
@@ -119,10 +135,32 @@ def compile_pair(
             moved=lines_moved(pristine, patched),
             words=words_edited(pristine, patched),
         )
-        return pair_apart(((job, pristine), (job, patched)), pair, dest_prefix, env=env)
+        both = ((job, pristine), (job, patched))
+        pair = settle_layouts(both, pair, env=env)
+        return pair_apart(both, pair, dest_prefix, env=env)
     finally:
         for side in sides:
             side.unlink(missing_ok=True)
+
+
+def _as_built(
+    job: CompileJob,
+    patched: Path,
+    tree_object: Path | None,
+    dest_prefix: Path,
+    env: Mapping[str, str] | None,
+) -> str:
+    """Return the digest of an object whose new side is the tree's own object, else ""."""
+    if tree_object is None or not tree_object.is_file():
+        return ""
+    made = dest_prefix.with_name(f".{dest_prefix.name}.now.o")
+    try:
+        compile_object(job, patched, made, env=env)
+        new = made.read_bytes()
+    finally:
+        made.unlink(missing_ok=True)
+    is_equal = same_content(job, tree_object.read_bytes(), new)
+    return hashlib.sha256(new).hexdigest() if is_equal else ""
 
 
 def _untouched(job: CompileJob, verdict: TextVerdict) -> ObjectPair:

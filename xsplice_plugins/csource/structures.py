@@ -79,6 +79,12 @@ def layout_refusals(
     return tuple(refusals)
 
 
+def record_of(refusal: Refusal) -> str:
+    """Return the structure or union whose field a refusal of `layout_refusals` names, else ""."""
+    name, _, what = refusal.name.partition(": ")
+    return name if what.startswith("field ") else ""
+
+
 def packed(declarations: list[Declaration]) -> list[Declaration]:
     """Return declarations with the packing directive that each record stands under as its part.
 

@@ -127,6 +127,13 @@ def diff_objects(
         notes=_same_elsewhere(canon, comparison),
         findings=findings_about(
             Duty.DATA, "differ", Severity.UNCHECKED, object_path, lost_state(canon, closure.taken)
+        )
+        + findings_about(
+            Duty.LAYOUT,
+            "differ",
+            Severity.UNCHECKED,
+            object_path,
+            refuse.open_questions(canon, closure),
         ),
     )
     source = source_path or _file_name(new_file, old_file)

@@ -13,7 +13,7 @@ from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
 from xsplice_plugins.elf.debuginfo import debug_info
-from xsplice_plugins.elf.layouts import layout_difference, layouts_of
+from xsplice_plugins.elf.layouts import layout_questions, layouts_of
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
 from xsplice_plugins.target.sections import SectionClass
 
@@ -267,21 +267,27 @@ def _structures(canon: Canon) -> Iterator[Refusal]:
     """Refuse changed layouts of structures, where debug information shows them."""
     before, after = layouts_of(canon.old.file), layouts_of(canon.new.file)
     types = debug_info(canon.new.file).types
-    for name in sorted(before.keys() & after.keys()):
-        text = layout_difference(name, before[name], after[name])
-        if text:
-            known = {member for member, *_ in before[name].members}
-            fields = tuple(
-                (member, types.get((name, member), ""))
-                for member, *_ in after[name].members
-                if member not in known
-            )
-            yield refusal(
-                "LAYOUT",
-                name,
-                f"{text}; instances in memory have the old layout",
-                skeleton=shadow_variable(name, fields, canon.new.profile.name) if fields else "",
-            )
+    for name, text in layout_questions(before, after)[0].items():
+        known = {member for member, *_ in before[name].members}
+        fields = tuple(
+            (member, types.get((name, member), ""))
+            for member, *_ in after[name].members
+            if member not in known
+        )
+        yield refusal(
+            "LAYOUT",
+            name,
+            f"{text}; instances in memory have the old layout",
+            skeleton=shadow_variable(name, fields, canon.new.profile.name) if fields else "",
+        )
+
+
+def open_questions(canon: Canon, closure: Closure) -> tuple[str, ...]:
+    """Return what the layouts of structures leave open, where debug information shows them."""
+    if not closure.taken:
+        return ()
+    _, questions = layout_questions(layouts_of(canon.old.file), layouts_of(canon.new.file))
+    return questions
 
 
 def _anchors(canon: Canon) -> Iterator[Refusal]:

@@ -7,7 +7,7 @@ reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.debuginfo import (
@@ -28,6 +28,7 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_POINTER,
     TAG_SUBRANGE,
     TAG_TYPEDEF,
+    TAG_UNION,
     TAG_VOLATILE,
     DebugEntry,
     debug_info,
@@ -37,6 +38,8 @@ from xsplice_plugins.elf.debuginfo import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from xsplice_plugins.elf.reader import ElfFile
 
 
@@ -52,6 +55,10 @@ class StructLayout:
 
     size_bytes: int
     members: tuple[tuple[str, int, int], ...]
+    #: type of each member: ``*`` for a pointer, ``{}`` for a nameless record, else its name
+    types: tuple[str, ...] = field(default=(), compare=False)
+    #: everything of this type that is seen is a member of a union
+    is_in_unions: bool = field(default=False, compare=False)
 
 
 def has_types(file: ElfFile) -> bool:
@@ -95,11 +102,95 @@ def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
     return f"the fields of `{name}` changed their order"
 
 
+def layout_questions(
+    before: Mapping[str, StructLayout], after: Mapping[str, StructLayout]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Say what of two sides' structures is another layout, and what only leaves a question.
+
+    Memory that exists fits the new side if every member stays where it is, in its size. What is
+    added lies in a hole then, behind the last member, or beside other members of a union: the
+    layouts do not tell what memory holds there.
+
+    Args:
+        before: Structures of one side, by name.
+        after: Those of the other.
+
+    Returns:
+        What does not fit, by the structure's name, and the questions; structures that only one
+        side has are neither.
+    """
+    wrong: dict[str, str] = {}
+    questions: list[str] = []
+    both = sorted(before.keys() & after.keys())
+    grown = {
+        name
+        for name in both
+        if before[name].size_bytes < after[name].size_bytes
+        and before[name].is_in_unions
+        and after[name].is_in_unions
+    }
+    for name in both:
+        if before[name] != after[name] or before[name].types != after[name].types:
+            asked = _kept(name, before[name], after[name], grown)
+            if asked is None:
+                wrong[name] = layout_difference(name, before[name], after[name])
+            else:
+                questions += asked
+    return wrong, tuple(questions)
+
+
+def _kept(
+    name: str, old: StructLayout, new: StructLayout, grown: Collection[str]
+) -> list[str] | None:
+    """Return the questions about one structure; ``None`` if memory of the old one does not fit."""
+    if old.size_bytes != new.size_bytes and name not in grown:
+        return None
+    rows_old, rows_new = _rows(old), _rows(new)
+    places = {row: key for key, row in rows_new.items() if key not in rows_old}
+    renamed, changed = set(), []
+    for key, (bits, size_bits, kind) in rows_old.items():
+        other = rows_new.get(key)
+        if other is None:
+            twin = places.get((bits, size_bits, kind))
+            if twin is None:
+                return None
+            renamed.add(twin)
+            continue
+        is_judged_inside = kind == other[2] and (kind == "{}" or kind in grown)
+        if bits != other[0] or (size_bits != other[1] and not is_judged_inside):
+            return None
+        if kind != other[2]:
+            changed.append(
+                f"field `{key[0]}` of `{name}` changed its type in place: nobody has shown that "
+                "what existing objects hold there means the same"
+            )
+    fresh = [member for member, count in rows_new if (member, count) not in rows_old]
+    added = [
+        f"field `{member}` lies in a hole of `{name}`: nobody has shown that existing objects "
+        "hold zero there, and that code that is not replaced leaves it alone"
+        for member in fresh
+        if (member, 0) not in renamed and member.rpartition(".")[0] not in fresh
+    ]
+    return changed + added
+
+
+def _rows(layout: StructLayout) -> dict[tuple[str, int], tuple[int, int, str]]:
+    """Return place, size and type by a member's name and how many of that name come before."""
+    rows: dict[tuple[str, int], tuple[int, int, str]] = {}
+    seen: dict[str, int] = {}
+    for (member, bits, size_bits), kind in zip(layout.members, layout.types, strict=True):
+        count = seen.get(member, 0)
+        seen[member] = count + 1
+        rows[member, count] = (bits, size_bits, kind)
+    return rows
+
+
 class _Layouts:
     """The structures of one object, with the sizes of their members."""
 
     def __init__(self, entries: list[DebugEntry], place_of: dict[int, int]) -> None:
         self.entries, self.place_of = entries, place_of
+        self.users: dict[int, list[int]] = {}  #: of each type, filled when asked for
         self.children: dict[int, list[DebugEntry]] = {}
         for entry in entries:
             if entry.tag in (TAG_MEMBER, TAG_SUBRANGE):
@@ -120,8 +211,43 @@ class _Layouts:
                 continue  # it goes by its tag
             name = f"typedef {entry.values[AT_NAME]}" if is_typedef else type_name(entry)
             size = number_of(record.values[AT_BYTE_SIZE])
-            result[name] = StructLayout(size_bytes=size, members=self._members(place))
+            found = self._members(place)
+            result[name] = StructLayout(
+                size_bytes=size,
+                members=tuple((name, bits, size_bits) for name, bits, size_bits, _ in found),
+                types=tuple(kind for *_, kind in found),
+                is_in_unions=self._is_in_unions(place),
+            )
         return result
+
+    def _is_in_unions(self, number: int) -> bool:
+        """Tell whether all that has a type, under any of its names, is a member of a union."""
+        if not self.users:
+            for user, entry in enumerate(self.entries):
+                self.users.setdefault(self._type_of(entry), []).append(user)
+        todo = [number]
+        while todo:
+            for user in self.users.get(todo.pop(), ()):
+                entry = self.entries[user]
+                if entry.tag in (TAG_TYPEDEF, TAG_CONST, TAG_VOLATILE):
+                    todo.append(user)
+                elif entry.tag != TAG_MEMBER or self.entries[entry.parent].tag != TAG_UNION:
+                    return False
+        return True
+
+    def _type_text(self, number: int) -> str:
+        """Return how `StructLayout.types` calls a type."""
+        number = self._bare(number)
+        if number < 0:
+            return "void"
+        entry = self.entries[number]
+        if entry.tag == TAG_POINTER:
+            return "*"
+        if entry.tag == TAG_ARRAY:
+            return f"{self._type_text(self._type_of(entry))}[]"
+        if AT_NAME in entry.values:
+            return type_name(entry)
+        return "{}" if entry.tag in RECORDS else "?"
 
     def _type_of(self, entry: DebugEntry) -> int:
         """Return the number of an entry's type, -1 for ``void``."""
@@ -129,13 +255,14 @@ class _Layouts:
 
     def _members(
         self, number: int, prefix: str = "", start_bits: int = 0, depth: int = 0
-    ) -> tuple[tuple[str, int, int], ...]:
-        found: list[tuple[str, int, int]] = []
+    ) -> tuple[tuple[str, int, int, str], ...]:
+        found: list[tuple[str, int, int, str]] = []
         for entry in self.children.get(number, []):
             size_bits, bits = self._place(entry)
             name = prefix + str(entry.values.get(AT_NAME, "(unnamed)"))
             kind = self._bare(self._type_of(entry))
-            found.append((name, start_bits + bits, size_bits))
+            text = self._type_text(self._type_of(entry))
+            found.append((name, start_bits + bits, size_bits, text))
             inner = self.entries[kind]
             if kind >= 0 and inner.tag in RECORDS and AT_NAME not in inner.values:
                 assert depth < NESTING_MAX, "structures nest as deep as C allows"

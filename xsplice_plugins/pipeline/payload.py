@@ -80,7 +80,7 @@ def diff_pair(
         RefusedError: A check of a plugin found an error.
     """
     if not pair.is_changed:
-        return Delta(
+        delta = Delta(
             object_path=pair.object_path,
             source_path=pair.source_path,
             profile=run.config.profile,
@@ -89,7 +89,8 @@ def diff_pair(
             refused=pair.refused,
             layouts=pair.layouts,
             boot=pair.boot,
-        ), ()
+        )
+        return _without_moot(delta), ()
     for side, digest in ((baseline, pair.digest_baseline), (new, pair.digest_new)):
         if hashlib.sha256(side).hexdigest() != digest:
             raise ConfigError(
@@ -116,8 +117,10 @@ def diff_pair(
             is_apart=pair.is_apart,
             refused=delta.refused + tuple(r for r in pair.refused if r not in known),
             layouts=delta.layouts or pair.layouts,
+            findings=delta.findings + _open(pair, delta),
         )
     )
+    delta = _without_moot(delta)
     answers = call(run.plugins.hook.xsplice_check_delta, delta=delta, config=run.config)
     findings = tuple(finding for answer in answers for finding in answer)
     errors = [f for f in findings if f.severity in {Severity.ERROR, Severity.HAZARD}]
@@ -157,14 +160,39 @@ def _established(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
     return found
 
 
+def _without_moot(delta: Delta) -> Delta:
+    """Set aside changed layouts of an object that was compiled, and of which nothing is replaced.
+
+    Its code is what a rebuild has whatever its types say. Where another object is refused for the
+    same layout, messages still count this one.
+    """
+    if delta.changed or delta.new or delta.nopped or not delta.digest_new:
+        return delta
+    moot = tuple(refusal for refusal in delta.refused if refusal.code == "LAYOUT")
+    return replace(
+        delta, refused=tuple(r for r in delta.refused if r not in moot), moot=delta.moot + moot
+    )
+
+
+def _open(pair: ObjectPair, delta: Delta) -> tuple[Finding, ...]:
+    """Say what changed structures leave open, where code changes with them."""
+    if not (delta.changed or delta.new or delta.nopped):
+        return ()
+    texts = tuple(word for word in pair.unchecked if word not in delta.unchecked)
+    return findings_about(Duty.LAYOUT, DIFFER, Severity.UNCHECKED, pair.object_path, texts)
+
+
 def refusal_text(deltas: Sequence[Delta]) -> str:
     """Return one line for each refused change, or an empty text.
 
     A header's change is refused in every object that it reaches: it is said once.
     """
     objects: dict[Refusal, list[str]] = {}
+    refused = {replace(r, skeleton="") for delta in deltas for r in delta.refused}
     for delta in deltas:
-        for refusal in delta.refused:
+        for refusal in (*delta.refused, *delta.moot):
+            if replace(refusal, skeleton="") not in refused:
+                continue
             objects.setdefault(replace(refusal, skeleton=""), []).append(delta.object_path)
     lines = []
     for refusal, paths in objects.items():
@@ -315,6 +343,9 @@ def no_change_text(deltas: Sequence[Delta]) -> str:
     """Say that nothing is to be replaced, and what was seen instead."""
     lines = sum(len(delta.line_only) for delta in deltas)
     notes = [note for delta in deltas for note in delta.notes]
+    moot = sorted({refusal.name for delta in deltas for refusal in delta.moot})
+    if moot:
+        notes.append(f"a layout changes ({', '.join(moot[:3])}), and no code or data with it")
     seen = "; ".join(notes[:3]) or "the objects are equal"
     seen = f"{lines} functions differ in line numbers only" if lines else seen
     return f"no functional change: {seen}; nothing needs a live patch"

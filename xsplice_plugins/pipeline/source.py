@@ -128,6 +128,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         words=capture.words_edited(sides.pristine, sides.patched),
     )
     both = ((sides.job, sides.pristine), (sides.job, sides.patched))
+    pair = capture.settle_layouts(both, pair, env=sides.environment)
     return capture.pair_apart(both, pair, dest_prefix, env=sides.environment)
 
 

@@ -263,7 +263,10 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         image = _path(source[0])
         rows = _load_deltas(source[1:])
         deltas = [
-            d for d in rows if not d.is_empty or d.line_only or d.notes or d.removed or d.boot
+            delta
+            for delta in rows
+            if not delta.is_empty
+            or (delta.line_only or delta.notes or delta.removed or delta.boot or delta.moot)
         ]
         objects = [
             new.read_bytes() if new.exists() else b""

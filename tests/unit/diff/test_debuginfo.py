@@ -47,7 +47,7 @@ def test_the_first_difference_names_its_source_line(tmp_path: Path, flag: str) -
     [
         ("int a;", "int a; int z; int q;", "new field `z` at byte 4"),
         ("int a; long b;", "long b; int a;", "field `b` of `struct s` moved from byte 8 to byte 0"),
-        ("unsigned y : 5;", "unsigned y : 5; char w;", "new field `w`"),
+        ("unsigned y : 5;", "unsigned y : 5; long w;", "new field `w`"),
     ],
 )
 def test_a_changed_layout_is_refused_by_the_field(
@@ -58,6 +58,16 @@ def test_a_changed_layout_is_refused_by_the_field(
     refused = [r for r in delta.refused if r.code == "LAYOUT"]
     assert [r.name for r in refused] == ["struct s"]
     assert text in refused[0].reason
+
+
+@FLAGS
+def test_a_field_in_a_hole_is_a_question_and_no_refusal(tmp_path: Path, flag: str) -> None:
+    after = TEXT.replace("unsigned y : 5;", "unsigned y : 5; char w;").replace("+ 3", "+ 4")
+    delta = diff_c(tmp_path, TEXT, after, flag)
+    assert (bool(delta.changed), delta.refused) == (True, ())
+    assert [text.split(":")[0] for text in delta.unchecked] == [
+        "field `w` lies in a hole of `struct s`"
+    ]
 
 
 #: Just enough of Xen's and of Linux' headers to compile the skeletons.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins.elf.layouts import has_types, layout_difference, layouts_of
+from xsplice_plugins.elf.layouts import has_types, layout_difference, layout_questions, layouts_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 
 pytestmark = pytest.mark.toolchain
@@ -82,6 +82,63 @@ def test_a_change_is_seen_and_named(case: str, flag: str, tmp_path: Path) -> Non
     texts = [layout_difference(name, old[name], new[name]) for name in old.keys() & new.keys()]
     assert [text for text in texts if text] == ([text for text in texts if said in text and text])
     assert any(texts) == bool(said)
+
+
+IN_UNION = "struct in { int a; %s }; struct s { int k; union { struct in i; char pad[32]; } u; } x;"
+#: Declared before and after; what is asked, or that it does not fit.
+QUESTIONS = {
+    "hole": ("struct s { char a; int b; } x;", "struct s { char a, c; int b; } x;", "`c` lies in"),
+    "tail": ("struct s { long a; char b; } x;", "struct s { long a; char b, c; } x;", "`c` lies"),
+    "bits": ("struct s { int a:3; } x;", "struct s { int a:3, b:2; } x;", "field `b` lies in"),
+    "return": ("struct s { int (*f)(int); } x;", "struct s { void (*f)(int); } x;", ""),
+    "pointee": ("struct s { int *a; } x;", "struct s { char *a; } x;", ""),
+    "renamed": ("struct s { int a, b; } x;", "struct s { int a, c; } x;", ""),
+    "signed": (
+        "struct s { int a; } x;",
+        "struct s { unsigned a; } x;",
+        "`a` of `struct s` changed",
+    ),
+    "pointer": ("struct s { long a; } x;", "struct s { void *a; } x;", "changed its type in place"),
+    "nameless": (
+        "struct s { union { struct { int a; } i; char pad[32]; } u; } x;",
+        "struct s { union { struct { int a, b; } i; char pad[32]; } u; } x;",
+        "field `u.i.b` lies in a hole of `struct s`",
+    ),
+    "padded union": (IN_UNION % "", IN_UNION % "int b;", "field `b` lies in a hole of `struct in`"),
+    "beyond the pad": (IN_UNION % "", IN_UNION % "char b[40];", None),
+    "used elsewhere": (
+        IN_UNION % "" + " struct in y;",
+        IN_UNION % "int b;" + " struct in y;",
+        None,
+    ),
+    "passed": (
+        IN_UNION % "" + " int f(struct in *p) { return p->a; }",
+        IN_UNION % "int b;" + " int f(struct in *p) { return p->a; }",
+        None,
+    ),
+    "nameless array": (
+        "struct s { union { struct { int a; } i[2]; char pad[32]; } u; } x;",
+        "struct s { union { struct { int a, b; } i[2]; char pad[32]; } u; } x;",
+        None,
+    ),
+    "moved": ("struct s { int a, b; } x;", "struct s { int b, a; } x;", None),
+    "in front": ("struct s { int a; } x;", "struct s { char c; int a; } x;", None),
+    "removed": ("struct s { int a; char b; } x;", "struct s { int a; } x;", None),
+    "replaced": ("struct s { int a; int b; } x;", "struct s { int a; short b; short c; } x;", None),
+    "longer": ("struct s { int a; } x;", "struct s { int a, b; } x;", None),
+}
+
+
+@pytest.mark.parametrize("case", QUESTIONS)
+def test_memory_fits_or_not_and_what_it_holds_is_asked(case: str, tmp_path: Path) -> None:
+    *texts, asked = QUESTIONS[case]
+    flags = ("-g", "-fno-eliminate-unused-debug-types")
+    before, after = (layouts_of(compiled(tmp_path, text, *flags)) for text in texts)
+    assert before.keys() & after.keys(), "nothing was compared"
+    wrong, questions = layout_questions(before, after)
+    assert bool(wrong) == (asked is None), (wrong, questions)
+    if asked is not None:
+        assert [asked in text for text in questions] == ([True] if asked else [])
 
 
 def test_without_debug_information_there_are_none(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A structure whose text differs: does memory of the old one fit the new one?
+
+The text tells that a field is new, not where it lies. So a changed object is compiled twice more,
+with debug information of every type; the code is the same and is not looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import CompileJob, ObjectPair
+from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.csource.structures import record_of
+from xsplice_plugins.elf.layouts import layout_questions, layouts_of
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import CaptureError, DiffError
+from xsplice_plugins.kbuild.commands import edited
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xsplice_plugins.elf.reader import ElfFile
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = "-g -fno-eliminate-unused-debug-types"
+
+Sides = tuple[tuple[CompileJob, Path], tuple[CompileJob, Path]]
+
+
+def settle_layouts(
+    sides: Sides, pair: ObjectPair, *, env: Mapping[str, str] | None = None
+) -> ObjectPair:
+    """Ask debug information about structures that a changed pair is refused for.
+
+    Args:
+        sides: How either side is compiled, and the root of its copy.
+        pair: What was compared, with what the sources show.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        The record without the refusals of structures that memory fits, and with what stays open;
+        the same if one does not fit, or if nobody can tell.
+
+    Raises:
+        MachineError: There is no compiler, or a disk is full.
+    """
+    names = {record_of(refusal) for refusal in pair.refused}
+    if not pair.is_changed or not names or "" in names or not all(job.command for job, _ in sides):
+        return pair
+    with tempfile.TemporaryDirectory(prefix="xsplice-types-") as folder:
+        try:
+            before, after = (
+                layouts_of(_typed(job, root, Path(folder) / str(number), env))
+                for number, (job, root) in enumerate(sides)
+            )
+        except (CaptureError, DiffError) as error:
+            log.debug("%s: types cannot be asked: %s", pair.object_path, error)
+            return pair
+    wrong, questions = layout_questions(before, after)
+    known = {name for name in names if {name, f"typedef {name}"} & before.keys() & after.keys()}
+    if wrong or known != names:
+        log.debug("%s: %s, unknown: %s", pair.object_path, wrong, names - known)
+        return pair
+    return replace(pair, refused=(), unchecked=questions)
+
+
+def _typed(job: CompileJob, root: Path, out: Path, env: Mapping[str, str] | None) -> ElfFile:
+    job = replace(job, command=edited(job.command, {}, _OPTIONS))
+    compile_object(job, root, out, env=env)
+    return read_elf(out.read_bytes(), job.object_path)
