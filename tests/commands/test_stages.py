@@ -83,7 +83,8 @@ def test_what_the_capture_refused_stays_refused(
     run = scons("xsplice", tmp_path, PATCH=CORE / "refused-layout" / "fix.patch")
     assert run.status == 4
     found = sorted((tmp_path / "fix" / "objects").rglob("*.xsplice.pair.json"))
-    refused = [path for path in found if json.loads(path.read_text())["refused"]]
+    rows = {path: json.loads(path.read_text()) for path in found}
+    refused = [path for path, row in rows.items() if row["refused"] and row["is_changed"]]
     assert refused
     delta = tmp_path / "x.diff"
     status, said = xsplice(capsys, "diff", refused[0], "--out", delta)
