@@ -93,6 +93,9 @@ def _link(arguments: Namespace) -> int:
     image = read_file(arguments.xen_syms)
     run = open_run(arguments, pipeline.base_of_image(arguments.xen_syms, image))
     loaded = [(path, artefacts.load(path, tuple[Delta, ...])) for path in arguments.deltas]
+    refused = [delta for _, deltas in loaded for delta in deltas if delta.refused]
+    if refused:
+        raise RefusedError(pipeline.refusal_text(refused))
     pairs = [
         (delta, read_file(path.with_name(Path(delta.object_path).name + ".xsplice.new")))
         for path, deltas in loaded
@@ -105,9 +108,6 @@ def _link(arguments: Namespace) -> int:
         for delta in deltas
         if not (delta.changed or delta.new or delta.nopped)
     ]
-    refused = [delta for _, deltas in loaded for delta in deltas if delta.refused]
-    if refused:
-        raise RefusedError(pipeline.refusal_text(refused))
     made_of = artefacts.load(arguments.patches, PatchSet).digests if arguments.patches else ()
     payload = pipeline.link_payload(
         run,
