@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import origin_of
-from xsplice_plugins.csource.declarations import chunks, plain
+from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
-def words_edited(pristine: Path, patched: Path) -> frozenset[str]:
+_INCLUDE = re.compile(r"\0 #\s*include\b")
+_FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION, ChunkKind.PROTOTYPE}
+
+
+def words_edited(pristine: Path, patched: Path) -> frozenset[str] | None:
     """Return the words of all top-level pieces that a patch changes, adds or removes.
 
-    A function that none of them names was not edited.
+    A function that none of them names was not edited. Where a piece is no function (a constant, a
+    type, a variable) that is no comfort: boot code may have sized something by the old one.
 
     Args:
         pristine: Root of the pristine copy (or the tree itself).
         patched: Root of the patched copy.
+
+    Returns:
+        The words; ``None`` if a piece is neither function nor ``#include``.
     """
     found: set[str] = set()
     for path in sorted(origin_of(patched).patched):
@@ -30,5 +38,8 @@ def words_edited(pristine: Path, patched: Path) -> frozenset[str]:
         sides = [file.read_bytes().decode("latin-1") if file.is_file() else "" for file in files]
         pieces = [{plain(chunk.text) for chunk in chunks(text)} for text in sides]
         for text in pieces[0] ^ pieces[1]:
+            item = declaration(text)
+            if text and item.kind not in _FUNCTIONS and not _INCLUDE.match(item.text):
+                return None
             found.update(_WORD.findall(text))
     return frozenset(found)

@@ -298,9 +298,9 @@ def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[Findin
 def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     """Say what of a fix waits for the next boot, where that is all there is to say.
 
-    Boot code that only absorbs what changed elsewhere need not be replaced, for it never runs
-    again. If it was edited itself, or uses data that the payload brings, the other code of the
-    fix may rely on what it would have left behind.
+    Boot code that only absorbs functions that changed need not be replaced, for it never runs
+    again. If it was edited itself or with a constant or type, or uses data that the payload brings,
+    the other code of the fix may rely on what it would have left behind.
 
     Returns:
         Notes for the payload's record.
@@ -325,7 +325,7 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     for delta, row in rows:
         used = sorted(brought & set(row.needs))
         if row.is_own or used:
-            why = f"uses new `{used[0]}`" if used else "was edited"
+            why = f"uses new `{used[0]}`" if used else "or a constant or type of it was edited"
             refused.append(
                 f"{delta.object_path}: {row.name}: {row.reason}; it {why}, and what it would have "
                 f"left behind may be missing for the rest of the fix [{row.code}]; "
