@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boot code of a fix, over all its objects: its own verdict, a note, or a refusal."""
+
+import pytest
+
+from xsplice_plugins.artefacts import (
+    BootOnly,
+    Cause,
+    ChangedFunction,
+    Delta,
+    NewItem,
+    NoppedRange,
+    OldPlace,
+    Refusal,
+)
+from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
+from xsplice_plugins.pipeline import refusal_text
+from xsplice_plugins.pipeline.payload import check_boot
+
+FUNCTION = ChangedFunction(
+    name="run",
+    reason="its instructions changed",
+    cause=Cause.SOURCE,
+    symbol="run",
+    symbol_baseline="run",
+    section=".text.run",
+    size_before_bytes=16,
+    size_after_bytes=16,
+)
+NOPS = NoppedRange(name="run", place=OldPlace(symbol="run"), size_bytes=5, reason="asked for")
+
+
+def delta(path: str = "a.o", **fields: object) -> Delta:
+    return Delta(
+        object_path=path,
+        source_path="a.c",
+        profile="xen",
+        machine=62,
+        digest_new="x",
+        **fields,  # type: ignore[arg-type]  # fields of a delta
+    )
+
+
+def boot(*, is_own: bool, needs: tuple[str, ...] = ()) -> BootOnly:
+    return BootOnly(
+        name="start",
+        reason="`start` runs only at boot (.init.text)",
+        code="INIT_CODE",
+        is_own=is_own,
+        needs=needs,
+    )
+
+
+def item(kind: str, symbol: str = "state") -> NewItem:
+    return NewItem(name=symbol, reason="new", kind=kind, symbol=symbol, section=".bss")
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_boot_code_alone_has_a_verdict_of_its_own(is_own: bool) -> None:
+    rows = [delta(boot=(boot(is_own=is_own),)), delta("b.o", new=(item("bss"),))]
+    with pytest.raises(NoFunctionalChangeError, match="boot only: `start` .* next boot"):
+        check_boot(rows)
+
+
+def test_what_absorbs_is_a_note_and_what_was_edited_is_refused() -> None:
+    runs = delta("b.o", changed=(FUNCTION,))
+    (note,) = check_boot([delta(boot=(boot(is_own=False),)), runs])
+    assert note.startswith("`start` runs only at boot")
+    with pytest.raises(RefusedError, match=r"a\.o: start: .*\[INIT_CODE\]"):
+        check_boot([delta(boot=(boot(is_own=True),)), runs])
+
+
+@pytest.mark.parametrize("kind", ["bss", "data"])
+def test_state_that_another_object_brings_would_not_have_been_made(kind: str) -> None:
+    row = boot(is_own=False, needs=("state",))
+    runs = delta("b.o", changed=(FUNCTION,), new=(item(kind),))
+    with pytest.raises(RefusedError, match="uses new `state`"):
+        check_boot([delta(boot=(row,)), runs])
+    other = delta("b.o", changed=(FUNCTION,), new=(item(kind, "other"),))
+    assert len(check_boot([delta(boot=(row,)), other])) == 1
+
+
+@pytest.mark.parametrize("fields", [{"nopped": (NOPS,)}, {"new": (item("hook", "h"),)}])
+def test_hooks_and_nops_run_too(fields: dict[str, object]) -> None:
+    assert len(check_boot([delta(boot=(boot(is_own=False),)), delta("b.o", **fields)])) == 1
+
+
+def test_without_boot_code_there_is_nothing_to_say() -> None:
+    assert check_boot([delta(changed=(FUNCTION,)), delta("b.o")]) == ()
+
+
+def test_a_layout_is_counted_in_every_object_if_one_is_refused_for_it() -> None:
+    row = Refusal(name="struct s: field a", reason="it moves", code="LAYOUT", hint="leave it")
+    assert not refusal_text([delta(moot=(row,)), delta("b.o", moot=(row,))])
+    text = refusal_text([delta(moot=(row,)), delta("b.o", refused=(row,))])
+    assert text.startswith("a.o and 1 more: struct s: field a")
