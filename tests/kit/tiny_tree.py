@@ -47,9 +47,19 @@ class TinyTree:
     """A built tree and short ways to patch it."""
 
     def __init__(
-        self, root: Path, cc: str = "gcc", flags: str = "", *, is_split: bool = True
+        self,
+        root: Path,
+        cc: str = "gcc",
+        flags: str = "",
+        *,
+        is_split: bool = True,
+        names_links: bool = False,
     ) -> None:
-        """Write the sources and build them; until Xen 4.16 functions share a section."""
+        """Write the sources and build them.
+
+        Until Xen 4.16 functions share a section; some releases name a source by its link.
+        """
+        self.names_links = names_links
         self.split = "-ffunction-sections -fdata-sections" if is_split else ""
         self.root, self.cc, self.flags = root, cc, flags
         for path, text in SOURCES.items():
@@ -93,6 +103,7 @@ class TinyTree:
         inputs = rule.split(":", 1)[1].split()
         if is_c:
             shown = str((folder / source).resolve().relative_to(folder.resolve()))
+            shown = source if self.names_links else shown
             rename = f"--redefine-sym {Path(source).name}={shown}"
             self._run(f"objcopy {rename} {temporary} {target} && rm -f {temporary}", folder)
         (folder / depends).unlink()

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from xsplice_plugins.artefacts import CompileJob, Reach
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FILE
 from xsplice_plugins.kbuild.records import Listing, Record, folder_of, record_text, scan
 from xsplice_plugins.kbuild.tree import XenTree
 
@@ -258,6 +260,8 @@ def job_of(
         renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
     output = record.output
     is_renamed = output.endswith(".tmp")
+    if is_renamed:
+        shown = _spelled(tree.build_root / target, record, shown)
     build = "" if tree.build_dir == "." else tree.build_dir + "/"
     return CompileJob(
         object_path=target,
@@ -273,6 +277,19 @@ def job_of(
         objcopy=index.objcopy or _objcopy_of(record.command),
         renames=renames,
     )
+
+
+def _spelled(tree_object: Path, record: Record, shown: str) -> str:
+    """Return a source's path as the tree's own object spells it.
+
+    Some releases name a link to a source by where it leads, others by where it lies.
+    """
+    link = os.path.normpath(os.path.join(record.folder, record.source))
+    if link == shown or not tree_object.is_file():
+        return shown
+    symbols = read_elf(tree_object.read_bytes(), str(tree_object)).symbols
+    names = {symbol.name for symbol in symbols if symbol.type == STT_FILE}
+    return link if link in names and shown not in names else shown
 
 
 def _objcopy_of(command: str) -> str:

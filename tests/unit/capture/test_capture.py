@@ -197,6 +197,17 @@ def test_a_compiler_of_several_words_works(tmp_path: Path, program: str) -> None
     assert captured(tree, fix, tmp_path / "work")["common/version.o"].is_changed
 
 
+@pytest.mark.parametrize("names_links", [False, True])
+def test_a_source_behind_a_link_has_the_name_that_its_tree_gives_it(
+    tmp_path: Path, names_links: bool
+) -> None:
+    tree = TinyTree(tmp_path / "tree", names_links=names_links)
+    pairs = captured(tree, tree.patch(("xen/common/unused.c", "0", "1")), tmp_path / "work")
+    pair = pairs["arch/x86/linked.o"]
+    name = "arch/x86/linked.c" if names_links else "common/unused.c"
+    assert (pair.is_changed, pair.source_path) == (True, name)
+
+
 def plan_of(tree: TinyTree, fix: PatchSet) -> capture.CapturePlan:
     """Plan a fix."""
     return capture.plan(locate_tree(tree.root), fix)
