@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Delta, NewItem, Reference
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import RefusedError
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Symbol
@@ -35,7 +35,7 @@ def settle_moved(source: Source, names: Names) -> Source:
         stays new, and is refused later for its name, where size or first content differ.
 
     Raises:
-        LinkError: The image was linked without this object.
+        RefusedError: The image was linked without this object.
     """
     delta, elf = source.delta, source.elf
     _check_linked(source, names)
@@ -66,7 +66,7 @@ def _check_linked(source: Source, names: Names) -> None:
     own = {s.decorated for s in source.elf.symbols if s.type == STT_FUNC and s.shndx}
     asked = {row.name for row in source.delta.changed if row.place is None}
     if asked and not any(map(names.is_taken, own | asked)):
-        raise LinkError(
+        raise RefusedError(
             f"{source.elf.name}: {names.unknown(min(asked))}; no other function of this object is "
             "there: the image was linked without it, nothing runs this code; leave it out"
         )

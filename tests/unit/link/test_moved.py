@@ -10,7 +10,7 @@ import pytest
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import Duty, RemovedItem, Severity
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import LinkError, RefusedError
 from xsplice_plugins.pipeline.run import Run
 from xsplice_plugins.plugins.manager import build_plugin_manager
 from xsplice_plugins.plugins.spec import Config
@@ -61,7 +61,7 @@ def test_a_variable_with_another_first_value_or_size_is_refused(
 
 def test_an_object_that_the_image_lacks_is_named(compiler: Compiler, image: bytes) -> None:
     new = compiler.object("strspn.c", f"{HIDDEN} int strspn_(int x) {{ return x; }}")
-    with pytest.raises(LinkError, match=r"strspn\.o: .* `strspn_`; .* was linked without it"):
+    with pytest.raises(RefusedError, match=r"strspn\.o: .* `strspn_`; .* was linked without it"):
         link(image, (closure_delta(new, "strspn.o", ("strspn_",)), new))
 
 
