@@ -317,8 +317,8 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     runs = any(d.changed or d.nopped or any(n.kind == "hook" for n in d.new) for d in deltas)
     if not runs:
         raise NoFunctionalChangeError(
-            f"boot only: {shown} only matter while the hypervisor starts; the fix takes effect at "
-            "the next boot, and nothing needs a live patch"
+            f"boot only: what changes is used only while the hypervisor starts ({shown}); the fix "
+            "takes effect at the next boot, and nothing needs a live patch"
         )
     brought = {n.symbol for d in deltas for n in d.new if n.kind in {"data", "bss"}}
     refused = []

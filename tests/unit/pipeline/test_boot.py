@@ -58,7 +58,7 @@ def item(kind: str, symbol: str = "state") -> NewItem:
 @pytest.mark.parametrize("is_own", [True, False])
 def test_boot_code_alone_has_a_verdict_of_its_own(is_own: bool) -> None:
     rows = [delta(boot=(boot(is_own=is_own),)), delta("b.o", new=(item("bss"),))]
-    with pytest.raises(NoFunctionalChangeError, match=r"boot only: `start` .* next boot"):
+    with pytest.raises(NoFunctionalChangeError, match=r"boot only: .*\(`start`\); .* next boot"):
         check_boot(rows)
 
 
