@@ -10,7 +10,7 @@ import pytest
 
 from tests.kit.link_inputs import Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import ConfigError, LinkError
+from xsplice_plugins.errors import ConfigError, LinkError, RefusedError
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import ReplacedFunction
@@ -125,7 +125,7 @@ def test_data_and_boot_code_are_no_functions_to_replace(compiler: Compiler, imag
 def test_function_that_the_image_lacks_is_refused_with_near_misses(
     compiler: Compiler, image: bytes
 ) -> None:
-    with pytest.raises(LinkError, match=r"no symbol `padde`; near: padded"):
+    with pytest.raises(RefusedError, match=r"no symbol `padde`; near: padded"):
         replace(compiler, image, "padde")
 
 
