@@ -256,7 +256,7 @@ def test_a_full_rebuild_is_asked_by_name(face: Face, tree: TinyTree, tmp_path: P
         (tree.root / "xen/Makefile").write_text(kept)
         (tree.root / "xen/common/extra.mk").unlink()
     assert ended.status == 0, ended.text
-    assert "whole: 1 of 6 objects made again" in ended.text
+    assert "1 of 6 objects made again" in ended.text
 
 
 def test_what_the_machine_lacks(face: Face, tree: TinyTree, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A build folder that outlives a change of the tree says what a fresh one says.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -100,8 +101,8 @@ def test_an_object_compiled_again_and_not_linked_is_refused_by_name(
     source = tree.root / "xen/common/user.c"
     source.write_text(source.read_text().replace("twice(a)", "twice(a) + 1"))
     shutil.copytree(tree.root, tmp_path / "other", symlinks=True)
-    other = TinyTree.__new__(TinyTree)
-    other.root, other.cc, other.flags = tmp_path / "other", tree.cc, tree.flags
+    other = copy.copy(tree)
+    other.root = tmp_path / "other"
     other.build()
     shutil.copy(object_of(other, "user.o"), object_of(tree, "user.o"))
     for build in (tmp_path / "b", tmp_path / "fresh"):
@@ -118,8 +119,8 @@ def test_the_image_of_another_build_is_refused_by_name(tree: TinyTree, tmp_path:
     """Even with the shipped file of that build beside it."""
     verify(tree, tmp_path / "b")
     shutil.copytree(tree.root, tmp_path / "other", symlinks=True)
-    other = TinyTree.__new__(TinyTree)
-    other.root, other.cc, other.flags = tmp_path / "other", tree.cc, tree.flags
+    other = copy.copy(tree)
+    other.root = tmp_path / "other"
     source = other.root / "xen/common/user.c"
     source.write_text(source.read_text().replace("twice(a)", "twice(a) + 1"))
     other.build()

@@ -129,7 +129,13 @@ def _held(
         *found.unchecked,
         *(f"{path}: a full rebuild does not link it, and it stays" for path in changed.gone),
     ]
-    return (said or [_finding(Severity.HELD, record.name, figures)]) + [
+    if not said:
+        said = [_finding(Severity.HELD, record.name, figures)]
+    if found.boot_only:
+        boot = ", ".join(found.boot_only[:_SHOWN_MAX])
+        text = f"used at boot only, and not replaced: {boot}"
+        said.append(_finding(Severity.INFO, record.name, text))
+    return said + [
         _finding(Severity.UNCHECKED, record.name, text, duty)
         for duty, texts in ((Duty.COMPLETE, unchecked), (Duty.BASE, found.ambiguous))
         for text in texts
