@@ -190,8 +190,10 @@ def _compare(
         for subject, text in found.beneath[:_SHOWN_MAX]
     ]
     old = sum(row.baseline is not None for row in objects)
-    if found.placed and not found.stale:
+    if (found.placed or beneath) and not (found.stale or found.beneath):
         text = f"{found.placed} functions and data of {old} objects lie in the image as compiled"
+        if beneath:
+            text = f"{old} objects before the fix are what runs: the image, and payloads beneath"
         findings.append(_finding(Severity.HELD, name, text, Duty.BASE))
     text = f"{len(still)} objects were compiled with their lines held still"
     if held:
