@@ -22,17 +22,37 @@ from xsplice_plugins.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen.agent import hypercall_agent, tool_agent
 from xsplice_plugins.realxen.initramfs import pack_disk
+from xsplice_plugins.realxen.memory import (
+    PAGE_BYTES,
+    Changes,
+    Memory,
+    facts_of,
+    memory_of,
+    open_saved,
+    write_saved,
+)
 from xsplice_plugins.realxen.parts import prepare_parts
-from xsplice_plugins.realxen.results import FINISHED, READY, Outcome, RunResult, Step, parse_console
+from xsplice_plugins.realxen.results import (
+    FINISHED,
+    MARK,
+    READY,
+    Outcome,
+    RunResult,
+    Step,
+    parse_console,
+)
 from xsplice_plugins.realxen.session import Session, signals_as_interrupt
 
 log = logging.getLogger(__name__)
 
 AgentKind = Literal["tool", "hypercall"]
+#: Looks at a machine that stands still.
+Look = Callable[[Memory], None]
 
 #: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
 DISK_BYTES = 64 * 1024 * 1024
-MACHINES_MAX = 6
+MEMORY_MIB = 512
+MACHINES_MAX = 8
 STEPS_MAX = 20_000
 BOOT_SECONDS = 240.0
 RUN_SECONDS = 60.0
@@ -42,7 +62,23 @@ STEP_SECONDS = 2.0
 _XEN_ARGUMENTS = (
     "console=com1 com1=115200,8n1 loglvl=all serial_tx_buffer=8M dom0_mem=384M,max:384M"
 )
+#: What is asked to see which memory changes from moment to moment; the upload is refused.
+_ORDINARY = (
+    Step(verb="list"),
+    Step(verb="upload", name="junk", payload="junk"),
+    Step(verb="apply", name="junk"),
+    Step(verb="extra"),
+)
+_ROUNDS, _GLANCE_STEPS = 6, 5
 _KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looks:
+    """Who looks at the machine, by the number of a step: after it, or once it has begun."""
+
+    after: Mapping[int, Look]
+    during: Mapping[int, Look]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +88,7 @@ class Machine:
     folder: Path  #: where its files are, in the cache
     packages: tuple[str, ...]  #: what dom0 was made of
     qemu: str  #: QEMU's version line
+    cpus: int = 1
 
     @staticmethod
     def prepare(
@@ -61,6 +98,7 @@ class Machine:
         cache: Path | None = None,
         say: Callable[[str], None] = log.info,
         mirror: str = "",
+        cpus: int = 1,
     ) -> "Machine":
         """Make a machine for one hypervisor image, as far as it is not there yet.
 
@@ -70,6 +108,7 @@ class Machine:
             cache: The user's cache folder, from the environment when absent.
             say: Told what is being done.
             mirror: Debian archive to use in place of the system's.
+            cpus: How many processors it has.
 
         Raises:
             ConfigError: The image cannot be read, or a package cannot be fetched.
@@ -94,9 +133,9 @@ class Machine:
         qemu = done.stdout.split("\n")[0]
         state = hashlib.sha256(image)
         state.update(parts.initramfs.read_bytes())
-        state.update("\n".join([*parts.packages, qemu, *_command(0)]).encode())
+        state.update("\n".join([*parts.packages, qemu, *_command(0, cpus)]).encode())
         folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
-        machine = Machine(folder=folder, packages=parts.packages, qemu=qemu)
+        machine = Machine(folder=folder, packages=parts.packages, qemu=qemu, cpus=cpus)
         with locked(folder):
             if not (folder / "made").is_file():
                 (folder / "xen").write_bytes(image)
@@ -120,6 +159,8 @@ class Machine:
         timeout_seconds: float | None = None,
         cold: bool = False,
         agent: AgentKind = "tool",
+        looks: Mapping[int, Look] | None = None,
+        glances: Mapping[int, Look] | None = None,
     ) -> RunResult:
         """Let the agent do a list of steps on a fresh machine.
 
@@ -130,6 +171,9 @@ class Machine:
             timeout_seconds: Bound of the whole run; derived from the number of steps if absent.
             cold: Boot in place of restoring the saved machine.
             agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it.
+            looks: What shall look at the machine's memory, by the number of the step after which
+                the machine stands still for it; for the agent ``hypercall`` alone.
+            glances: The same by the number of the step that has begun: wherever it is then.
 
         Raises:
             MachineError: QEMU cannot be started.
@@ -138,7 +182,12 @@ class Machine:
         if len(steps) > STEPS_MAX:
             raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")
         files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
-        script = "".join(step.line(number, files) + "\n" for number, step in enumerate(steps))
+        looks = dict(looks or {})
+        assert agent == "hypercall" or not looks, "the other agent does not wait"
+        script = "".join(
+            step.line(number, files) + "\n" + (f"{number} pause\n" if number in looks else "")
+            for number, step in enumerate(steps)
+        )
         members = {files[key]: body for key, body in payloads.items()}
         program = tool_agent() if agent == "tool" else hypercall_agent(self.folder.parents[2])
         members |= {"steps": script.encode(), "agent": program}
@@ -146,7 +195,7 @@ class Machine:
         bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
         began = time.monotonic()
         with locked(self.folder, is_shared=True), _disk(disk) as number:
-            job = (number, -(-len(disk) // 4096), steps)
+            job = (number, -(-len(disk) // 4096), steps, _Looks(after=looks, during=glances or {}))
             result = None if cold else self._attempt(*job, bound, restored=True)
             if result is None:
                 result = self._attempt(*job, bound + BOOT_SECONDS, restored=False)
@@ -168,13 +217,56 @@ class Machine:
             (self.folder / "boot.log").write_text(session.console)
         partial.replace(self.folder / "saved")
 
+    def memory(self) -> Memory:
+        """Give the memory of the saved machine, as it is before anything is uploaded.
+
+        It is read once and kept beside the saved machine, with what changed after some ordinary
+        requests: what does so from moment to moment tells nothing about a host.
+
+        Raises:
+            VerifyError: The saved machine cannot be restored.
+        """
+        path, changing = self.folder / "memory", self.folder / "memory.changes"
+        with locked(self.folder):
+            if not facts_of(path).is_file():
+                with (
+                    _disk(b"") as disk,
+                    _disk(b"") as spare,
+                    self._session(disk, BOOT_SECONDS, *self._incoming(), spare=spare) as session,
+                ):
+                    refusal = (
+                        f"{self.folder}: the saved machine cannot be restored; remove that folder"
+                    )
+                    _await_migration(session, refusal)
+                    write_saved(memory_of(session, spare, MEMORY_MIB << 20), path)
+            is_known = facts_of(changing).is_file()
+        if not is_known:
+            changes = Changes(open_saved(path))
+            steps = [*_ORDINARY] * _ROUNDS
+            last = len(steps) - 1
+            # Now and then while it works, and once when it waits again.
+            moments: dict[int, Look] = dict.fromkeys(range(1, last, _GLANCE_STEPS), changes.see)
+            payloads = {"junk": bytes(PAGE_BYTES)}
+            looks: dict[int, Look] = {last: changes.see}
+            done = self.run(steps, payloads, agent="hypercall", glances=moments, looks=looks)
+            if not done.restored or any(result.outcome != "done" for result in done.steps):
+                raise VerifyError(f"{self.folder}: dom0 does not answer: {done.crash or 'timeout'}")
+            changes.write(changing)
+        return open_saved(path, changing)
+
+    def _incoming(self) -> tuple[str, str]:
+        return ("-incoming", f"exec:cat {shlex.quote(str(self.folder / 'saved'))}")
+
     @contextlib.contextmanager
-    def _session(self, disk: int, bound: float, *more: str) -> Iterator[Session]:
+    def _session(
+        self, disk: int, bound: float, *more: str, spare: int | None = None
+    ) -> Iterator[Session]:
         deadline = time.monotonic() + bound
-        command = [*_command(disk), *more]
+        command = [*_command(disk, self.cpus), *more]
+        files = [disk] if spare is None else [disk, spare]
         with (
             signals_as_interrupt(),
-            Session(command, cwd=self.folder, deadline=deadline, files=[disk]) as session,
+            Session(command, cwd=self.folder, deadline=deadline, files=files) as session,
         ):
             yield session
 
@@ -187,12 +279,21 @@ class Machine:
         )
 
     def _attempt(
-        self, disk: int, pages: int, steps: Sequence[Step], bound: float, *, restored: bool
+        self,
+        disk: int,
+        pages: int,
+        steps: Sequence[Step],
+        looks: _Looks,
+        bound: float,
+        *,
+        restored: bool,
     ) -> RunResult | None:
         """Run the steps once; ``None`` when the machine could not be brought up this way."""
-        saved = shlex.quote(str(self.folder / "saved"))
-        incoming = ("-incoming", f"exec:cat {saved}") if restored else ()
-        with self._session(disk, bound, *incoming) as session:
+        incoming = self._incoming() if restored else ()
+        with (
+            _disk(b"") as spare,
+            self._session(disk, bound, *incoming, spare=spare) as session,
+        ):
             if restored:
                 try:
                     _await_migration(session, "QEMU: the saved machine cannot be restored")
@@ -204,7 +305,7 @@ class Machine:
             elif not session.wait_for(READY):
                 self._refuse_boot(session)
             session.send_line(str(pages))
-            finished = session.wait_for(FINISHED)
+            finished = _let_look(session, spare, looks) and session.wait_for(FINISHED)
             console = session.console
             crash = "" if finished else session.crash
         if not finished and not crash and session.overflowed:
@@ -219,15 +320,30 @@ class Machine:
         )
 
 
-def _command(disk: int) -> list[str]:
+def _let_look(session: Session, spare: int, looks: _Looks) -> bool:
+    """Let each one look when its moment has come; tell whether all of them came."""
+    moments = [(number, f"begin {number}", look) for number, look in looks.during.items()]
+    moments += [(number, f"paused {number} .", look) for number, look in looks.after.items()]
+    for _, words, look in sorted(moments, key=lambda moment: moment[:2]):
+        if not session.wait_for(f"{MARK} {words}"):
+            return False
+        session.control("stop")
+        look(memory_of(session, spare, MEMORY_MIB << 20))
+        session.control("cont")
+        if words.startswith("paused"):
+            session.send_line("")
+    return True
+
+
+def _command(disk: int, cpus: int) -> list[str]:
     return [
         "qemu-system-x86_64",
         *("-accel", "tcg,thread=multi"),
         # The processor that the model takes as given; it decides which alternatives and NOPs
         # are in memory. With SMAP dom0 crashes early under emulation, with MWAIT Xen panics.
         *("-cpu", "EPYC,-smap,-monitor"),
-        *("-smp", "1"),
-        *("-m", "512"),
+        *("-smp", str(cpus)),
+        *("-m", str(MEMORY_MIB)),
         *("-display", "none"),
         "-no-reboot",
         "-nodefaults",

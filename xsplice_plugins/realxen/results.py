@@ -23,6 +23,9 @@ ACTIONS = ("apply", "revert", "unload", "replace")
 #: Everything the agent understands.
 VERBS = ("upload", *ACTIONS, "list", "extra", "build-id", "read")
 
+#: For actions by raw hypercalls: at the first try no other CPU can come in time.
+LATE = ("--late",)
+
 Outcome = Literal["done", "crashed", "timeout", "not-run"]
 
 _CRASH = re.compile(
