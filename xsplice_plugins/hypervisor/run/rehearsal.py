@@ -28,7 +28,7 @@ _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
 class Snapshot:
     """Everything a hook can change."""
 
-    segments: tuple[tuple[MemorySegment, bytes], ...]
+    segments: tuple[tuple[MemorySegment, bytes, str], ...]  #: with content and owner
     values: tuple[tuple[object, str, object], ...]
     applied: tuple[LoadedPayload, ...]
     console: tuple[str, ...]
@@ -40,7 +40,7 @@ def _take_snapshot(xen: Xen, payload: LoadedPayload | None) -> Snapshot:
     if payload is not None:
         owners = (payload, *payload.functions)
     return Snapshot(
-        segments=tuple((segment, bytes(segment.data)) for segment in xen.memory.segments()),
+        segments=tuple((s, bytes(s.data), s.owner) for s in xen.memory.segments()),
         values=tuple(
             (owner, item.name, getattr(owner, item.name))
             for owner in owners
@@ -53,11 +53,12 @@ def _take_snapshot(xen: Xen, payload: LoadedPayload | None) -> Snapshot:
 
 def _put_back(xen: Xen, snapshot: Snapshot) -> None:
     """Undo what happened since a snapshot."""
-    kept = {id(segment) for segment, _ in snapshot.segments}
+    kept = {id(segment) for segment, _, _ in snapshot.segments}
     for segment in xen.memory.segments():
         if id(segment) not in kept:  # what the code allocated
             xen.memory.unmap(segment)
-    for segment, data in snapshot.segments:
+    for segment, data, whose in snapshot.segments:
+        segment.owner = whose  # what was given back is allocated again
         if segment.data != data:
             segment.data[:] = data
             segment.touch()
