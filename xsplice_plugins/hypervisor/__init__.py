@@ -20,7 +20,8 @@ from xsplice_plugins.hypervisor.facts.verdicts import (
     errno_text,
 )
 from xsplice_plugins.hypervisor.image.boot import boot
-from xsplice_plugins.hypervisor.image.image import BootedImage, Region
+from xsplice_plugins.hypervisor.image.image import BootedImage, HostPage, HostPages, Region
+from xsplice_plugins.hypervisor.image.seeding import seeded
 from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol
 from xsplice_plugins.hypervisor.load.signature import OFF, SignaturePolicy, SignatureVerdict
 from xsplice_plugins.hypervisor.proof.probes import Probe, ProbeResult, ask
@@ -40,6 +41,8 @@ __all__ = [
     "CpuProfile",
     "Hazard",
     "Host",
+    "HostPage",
+    "HostPages",
     "Hypervisor",
     "KnownSymbol",
     "LoadedPayload",
@@ -62,4 +65,5 @@ __all__ = [
     "errno_text",
     "prove",
     "release",
+    "seeded",
 ]

@@ -360,6 +360,7 @@ class Hypervisor(Xen):
         payload = work.payload
         if not meeting.is_met:
             payload.rc = -EBUSY
+            payload.why = f"{meeting.reason}; nothing was changed, ask again"
             self.work = None
             return meeting
         payload.rc = actions.perform(work.command.name, payload, self)

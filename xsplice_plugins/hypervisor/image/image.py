@@ -5,7 +5,7 @@ An image is a value; ``boot.py`` makes it from the file. Source: xen/common/symb
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,6 +17,19 @@ from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol
 from xsplice_plugins.releases import Version
 
 _GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPage:
+    """A page of a running host's memory."""
+
+    data: bytes
+    perm: Perm
+    unsteady: frozenset[int] = frozenset()  #: offsets of bytes that change from moment to moment
+
+
+#: Gives the page at an address; None where the host maps nothing.
+HostPages = Callable[[int], HostPage | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +67,10 @@ class BootedImage:
     arena: tuple[int, int]  #: [start, end) of the addresses payloads are placed in
     cpu: CpuProfile = DEFAULT_CPU  #: the profile the image was booted on
     digest: str = ""  #: SHA-256 of the file or of the regions
+    #: the memory of a host that runs it; None where only the file is known
+    host_pages: HostPages | None = field(default=None, repr=False, compare=False)
+    #: addresses in the image whose content changes from moment to moment on that host
+    unsteady: frozenset[int] = frozenset()
     _by_address: tuple[tuple[int, ...], tuple[KnownSymbol, ...]] = field(
         init=False, repr=False, compare=False
     )

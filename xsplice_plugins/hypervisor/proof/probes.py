@@ -126,6 +126,7 @@ def _decode(probe: Probe, result: int, hv: Hypervisor, *, is_as_filed: bool) -> 
     place = next((a for a in range(result, result + probe.size_bytes) if watch.is_unknown(a)), None)
     if place is not None and not is_as_filed:
         raise Unknown("probe", f"depends on {watch.datum(place)}, which only a running host knows")
+    watch.require(result, step="probe")
     if probe.kind == "string":
         return hv.memory.read_c_string(result, step="probe").decode("latin-1")
     return hv.memory.read(result, probe.size_bytes, step="probe").hex()

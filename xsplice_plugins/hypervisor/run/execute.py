@@ -76,13 +76,18 @@ class Engine:
         self._blocks: dict[tuple[int, int], Block] = {}
         self._uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_fault)
-        self.watch = Watch(xen, self._stack, info_bytes=_CPU_INFO_BYTES)
+        self.watch = Watch(xen, self._stack, info_bytes=_CPU_INFO_BYTES, map_segment=self.map)
+        self._watched: set[int] = set()
         for first, last in self.watch.ranges:
-            for kind in (unicorn.UC_HOOK_MEM_READ, unicorn.UC_HOOK_MEM_WRITE):
-                self._uc.hook_add(kind, self._on_access, begin=first, end=last - 1)
+            self._watch_range(first, last)
         self._handlers = intercepts.handlers(xen.image)
         for addr in self._handlers:
             self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_intercept, begin=addr, end=addr)
+
+    def _watch_range(self, first: int, last: int) -> None:
+        unicorn = self._unicorn
+        for kind in (unicorn.UC_HOOK_MEM_READ, unicorn.UC_HOOK_MEM_WRITE):
+            self._uc.hook_add(kind, self._on_access, begin=first, end=last - 1)
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -115,8 +120,13 @@ class Engine:
         self._blocks.clear()
         uc.ctl_flush_tb()
 
-    def map(self, segment: MemorySegment) -> None:
-        """Let the processor see a segment's own bytes."""
+    def map(self, segment: MemorySegment, *, is_watched: bool = False) -> None:
+        """Let the processor see a segment's own bytes; tell the watch of accesses if wanted."""
+        if is_watched and segment.addr_virt not in self._watched:
+            self._watched.add(segment.addr_virt)
+            self._watch_range(segment.addr_virt, segment.end_virt)
+        if segment.addr_virt in self._mapped:  # what lay there is no longer the model's
+            self._uc.mem_unmap(segment.addr_virt, len(self._mapped[segment.addr_virt][0].data))
         protection = self._protection(segment)
         buffer = (ctypes.c_char * len(segment.data)).from_buffer(segment.data)
         pointer = ctypes.cast(buffer, ctypes.c_void_p)
@@ -136,7 +146,10 @@ class Engine:
     def _on_fault(
         self, _uc: object, _access: int, addr: int, _size: int, _value: int, _data: object
     ) -> bool:
-        self._run.fault_virt = addr & MASK64
+        addr &= MASK64
+        if self.watch.fetch(addr):
+            return True
+        self._run.fault_virt = addr
         return False
 
     def _on_block(self, uc: "unicorn.Uc", addr: int, size: int, _data: object) -> None:
@@ -243,10 +256,10 @@ class Engine:
         uc, regs = self._uc, self._regs
         self._synchronise()
         self._run = run
-        self.watch.begin(run.how, run.sight)
         below = _STACK_BYTES - _CPU_INFO_BYTES
         junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.how.is_rehearsal else bytes(below)
         self._stack.data[:] = junk + bytes(_CPU_INFO_BYTES)
+        self.watch.begin(run.how, run.sight, step=run.step)
         top = self._stack.end_virt - _CPU_INFO_BYTES
         if regs.link:
             uc.reg_write(regs.link, self._return_virt)

@@ -12,7 +12,7 @@ from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, page_align
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run.trials import How
-from xsplice_plugins.hypervisor.run.watch import HEAP_OFFSET, Watch
+from xsplice_plugins.hypervisor.run.watch import HEAP_OFFSET, HOST_OWNER, Watch
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -88,7 +88,7 @@ def _allocate_string(xen: Xen, call: Call) -> int:
 def _reallocate(xen: Xen, call: Call) -> int:
     old = call.argument(0)
     place = _new(xen, call, call.argument(1), is_zeroed=False)
-    segment = _allocation(xen, old) if old else None
+    segment = _allocation(xen, call, old) if old else None
     if segment is not None:
         kept = xen.memory.peek(old, call.argument(1))
         xen.memory.write(place, kept, step=_STEP)
@@ -96,11 +96,12 @@ def _reallocate(xen: Xen, call: Call) -> int:
     return place
 
 
-def _allocation(xen: Xen, addr_virt: int) -> MemorySegment:
+def _allocation(xen: Xen, call: Call, addr_virt: int) -> MemorySegment:
     segment = xen.memory.find(addr_virt)
     if segment is not None and segment.owner == HEAP_OWNER:
         return segment
-    if segment is None and addr_virt >= xen.image.arch.heap_virt:
+    is_hosts = segment is not None and segment.owner == HOST_OWNER
+    if is_hosts or call.watch.may_be_mapped(addr_virt):
         raise Unknown(_STEP, f"needs memory at {addr_virt:#x} that only a running host has")
     was = "twice" if segment is not None and segment.owner == _FREED else "that nobody allocated"
     raise Hazard(_STEP, f"memory at {addr_virt:#x} is freed {was}")
@@ -108,7 +109,7 @@ def _allocation(xen: Xen, addr_virt: int) -> MemorySegment:
 
 def _free(xen: Xen, call: Call) -> None:
     if call.argument(0):
-        _give_back(_allocation(xen, call.argument(0)))
+        _give_back(_allocation(xen, call, call.argument(0)))
 
 
 def _give_back(segment: MemorySegment) -> None:

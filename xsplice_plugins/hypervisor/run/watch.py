@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses: what they are called, and which memory nobody knows without a running host."""
 
+from collections.abc import Callable
+
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64
+from xsplice_plugins.hypervisor.facts.verdicts import Unknown
 from xsplice_plugins.hypervisor.image.image import BootedImage
-from xsplice_plugins.hypervisor.image.memory import MemorySegment, Perm
+from xsplice_plugins.hypervisor.image.memory import MemorySegment
+from xsplice_plugins.hypervisor.image.seeding import boot_written
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
 from xsplice_plugins.hypervisor.run.trials import How, Sight, symbol_of
 from xsplice_plugins.hypervisor.state.hook_argument import argument_virt
@@ -16,26 +20,22 @@ _PER_CPU_OFFSET = (48, 40)
 #: All CPUs run with the first CPU's offset, 0. Source: percpu_init_areas of xen/arch/x86/percpu.c.
 _FIRST_OFFSET = "__per_cpu_offset"
 _OTHER_INFO = "the CPU's struct cpu_info"
+#: Where a host keeps each CPU's idle vcpu, and whose registers the first CPU holds.
+_IDLE, _LAST = "idle_vcpu", "per_cpu__curr_vcpu"
+#: Steps in which the CPU serves dom0's hypercall; in other hooks it is idle.
+_ASKED = frozenset({"preapply-hook", "prerevert-hook", "probe"})
+#: Xen's own part of the address space; what a domain has mapped there is not Xen's. Source:
+#: xen/arch/x86/include/asm/config.h.
+_XEN_VIRT = (0xFFFF800000000000, 0xFFFF880000000000)
 #: Where in the model's heap hooks find what they allocate, and how much there is.
 HEAP_OFFSET = 0x1000000
+#: Who owns the pages that come from a running host's memory.
+HOST_OWNER = "(host)"
 _HEAP_BYTES = 256 << 20
 #: How far a string is taken to reach, for what is not known of it.
 _STRING_BYTES = 16
 #: Where a null pointer leads.
 _NULL_BYTES = 0x10000
-
-
-def _unknown_ranges(image: BootedImage) -> tuple[tuple[int, int], ...]:
-    """Give the image's memory that boot writes, [start, end): data and what is sealed after it."""
-    ranges = [
-        (region.addr_virt, region.addr_virt + len(region.data))
-        for region in image.regions
-        if Perm.WRITE in region.perm
-    ]
-    ends = [image.symbols.get(f"__ro_after_init_{end}") for end in ("start", "end")]
-    if ends[0] is not None and ends[1] is not None:
-        ranges.append((ends[0].addr_virt, ends[1].addr_virt))
-    return tuple(ranges)
 
 
 def _known_at_boot(image: BootedImage) -> set[int]:
@@ -47,16 +47,28 @@ def _known_at_boot(image: BootedImage) -> set[int]:
 class Watch:
     """The accesses of one run to what boot or a hook may have written."""
 
-    def __init__(self, xen: Xen, stack: MemorySegment, *, info_bytes: int) -> None:
+    def __init__(
+        self,
+        xen: Xen,
+        stack: MemorySegment,
+        *,
+        info_bytes: int,
+        map_segment: Callable[..., None],
+    ) -> None:
         self._xen = xen
+        self._map = map_segment
+        self._unsteady = set(xen.image.unsteady)
         self._stack = stack
         self._info_virt = stack.end_virt - info_bytes
-        self._unknown = (*_unknown_ranges(xen.image), (self._info_virt, stack.end_virt))
+        written = boot_written(xen.image)
+        is_seeded = xen.image.host_pages is not None
+        self._unknown = (*(() if is_seeded else written), (self._info_virt, stack.end_virt))
         #: what to be told of, [start, end)
         heap_virt = xen.image.arch.heap_virt + HEAP_OFFSET
         hook_virt = argument_virt(xen.image.arch)
         self.ranges = (
-            *self._unknown,
+            *written,
+            (self._info_virt, stack.end_virt),
             xen.image.arena,
             (hook_virt, hook_virt + PAGE_SIZE),
             (heap_virt, heap_virt + _HEAP_BYTES),
@@ -67,10 +79,32 @@ class Watch:
             self._known.update(range(stack.end_virt - start, stack.end_virt - end))
         self.begin(How(), Sight())
 
-    def begin(self, how: How, sight: Sight) -> None:
-        """Start another run."""
+    def begin(self, how: How, sight: Sight, *, step: str = "") -> None:
+        """Start another run, as what ``step`` names."""
         self.how, self.sight = how, sight
         self._replaced: dict[int, int] = {}
+        self._current = self._host_current(step)
+        start, _ = _CPU_INFO["current"]
+        place = len(self._stack.data) - start
+        self._stack.data[place : place + 8] = (self._current or 0).to_bytes(8, "little")
+
+    def _host_current(self, step: str) -> int | None:
+        """Give ``current`` where a host's memory tells: the idle CPU's, or dom0's that asks.
+
+        While a CPU is idle, it keeps the registers of who ran before: that is ``curr_vcpu``.
+        """
+        xen = self._xen
+        if xen.image.host_pages is None or xen.image.arch != X86_64:
+            return None
+        idle, last = (self._number(name) for name in (_IDLE, _LAST))
+        if step in _ASKED:
+            return last if last != idle else None
+        return idle if xen.release.is_idle_only and step.endswith("-hook") else None
+
+    def _number(self, name: str) -> int | None:
+        symbol = self._xen.image.symbols.get(name)
+        data = self._xen.memory.peek(symbol.addr_virt, 8) if symbol is not None else b""
+        return int.from_bytes(data, "little") or None
 
     def is_unknown(self, addr: int) -> bool:
         """Whether nobody knows a byte: boot may have written it, or a hook copied such a value."""
@@ -78,6 +112,12 @@ class Watch:
             return True
         if addr in self._known or addr in self._xen.told:
             return False
+        if addr in self._unsteady:
+            return True
+        if self._current is not None:
+            start, end = _CPU_INFO["current"]
+            if end < self._stack.end_virt - addr <= start:
+                return False
         return any(start <= addr < end for start, end in self._unknown)
 
     def note_write(self, addr: int, size: int) -> None:
@@ -124,11 +164,22 @@ class Watch:
 
         Raises:
             Hazard: it runs into unmapped memory.
+            Unknown: it lies where only a running host has memory.
         """
         if self._segment_at(addr) is self._stack:
             return bytes(self._stack.data[addr - self._stack.addr_virt :]).partition(b"\0")[0]
         self.note_read(addr, _STRING_BYTES)
+        self.require(addr, step=step)
         return self._xen.memory.read_c_string(addr, step=step)
+
+    def require(self, addr: int, *, step: str) -> None:
+        """See that what is read next is known, where a running host may have memory.
+
+        Raises:
+            Unknown: nobody knows what is there.
+        """
+        if self.may_be_mapped(addr) and not self.fetch(addr):
+            raise Unknown(step, f"needs memory at {addr:#x} that only a running host has")
 
     def datum(self, addr: int) -> str:
         """Name what lies at an address: a symbol, ``current``, or what made a byte unsure."""
@@ -141,9 +192,32 @@ class Watch:
             members = _CPU_INFO if self._xen.image.arch == X86_64 else {}
             names = (name for name, (start, end) in members.items() if end < below <= start)
             return next(names, _OTHER_INFO)
+        if addr in self._unsteady - self._xen.image.unsteady:
+            return f"Xen's heap at {addr & -8:#x}"
         name, _, place = (self._xen.image.name_of(addr) or f"{addr:#x}+0x0/").rpartition("+")
         offset = place.partition("/")[0]
         return name if offset == "0x0" else f"{name}+{offset}"
+
+    def fetch(self, addr: int) -> bool:
+        """Map the page at an address from a running host's memory; False where there is none."""
+        image, memory = self._xen.image, self._xen.memory
+        is_xens = _XEN_VIRT[0] <= addr < _XEN_VIRT[1] and self.may_be_mapped(addr)
+        if image.host_pages is None or not is_xens or memory.find(addr) is not None:
+            return False
+        found = image.host_pages(addr)
+        if found is None:
+            return False
+        segment = MemorySegment(
+            addr_virt=addr & -PAGE_SIZE,
+            data=bytearray(found.data),
+            perm=found.perm,
+            name="a running host's memory",
+            owner=HOST_OWNER,
+        )
+        memory.map(segment)
+        self._map(segment, is_watched=bool(found.unsteady))
+        self._unsteady.update(segment.addr_virt + at for at in found.unsteady)
+        return True
 
     def may_be_mapped(self, addr: int) -> bool:
         """Whether a running host may have something where the model maps nothing.
