@@ -227,9 +227,10 @@ def test_scons_puts_the_real_hypervisors_answer_beside_the_models(
     run.assert_success()
     report = json.loads((tmp_path / "fix" / "fix.verify.json").read_text())
     assert report["verdict"] == "proved"
-    told = [row for row in report["findings"] if row["check"].startswith("qemu")]
-    assert [row["check"] for row in told] == ["qemu", *["qemu.effect"] * 3]
-    steps = told[0]["evidence"]["steps"]
+    found = [f for f in report["findings"] if f["check"].startswith("qemu")]
+    checks = [finding["check"] for finding in found]
+    assert checks == ["qemu", "qemu.memory", *["qemu.effect"] * 3, "qemu.busy"]
+    steps = found[0]["evidence"]["steps"]
     assert [(step["verb"], step["observed"]["extra"]) for step in steps] == [
         ("extra", ".5"),
         ("upload", ".5"),

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import (
     OFF,
+    BootedImage,
     BuildFacts,
     Probe,
+    ProofReport,
     Release,
     SignaturePolicy,
     SignatureVerdict,
@@ -32,6 +36,7 @@ from xsplice_plugins.hypervisor import (
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.verify.effects import CHECK as CHECK_EFFECT
 from xsplice_plugins.verify.effects import effect_findings
+from xsplice_plugins.verify.saved import DECIDED, QEMU, TRIED, machine_of, with_saved_memory
 from xsplice_plugins.verify.upgrade import play_upgrade
 
 _SEVERITIES = {
@@ -46,6 +51,9 @@ def verify_in_model(
     data: bytes, record: PayloadRecord, request: VerifyRequest, config: Config
 ) -> tuple[Finding, ...]:
     """Play a payload's whole life in the model.
+
+    What depends on a running host is asked again with memory of the saved machine, if the verifier
+    ``qemu`` is asked too: that one then holds the answer against a real Xen's.
 
     Args:
         data: The whole signed file.
@@ -68,22 +76,39 @@ def verify_in_model(
     ]
     probes = read_probes(request.expected) if request.expected else ()
     policy = _policy(data, request)
-    upgrade: tuple[Finding, ...] = ()
-    if request.supersedes:
-        upgrade = play_upgrade(
+
+    def upgraded(image: BootedImage) -> tuple[Finding, ...]:
+        if not request.supersedes:
+            return ()
+        return play_upgrade(
             data, record, request.supersedes, image, release, probes=probes, signatures=policy
         )
-    report = hypervisor.prove(
-        [*stack, (record.name, data)],
-        image,
-        release,
-        probes=probes,
-        compared=[hypervisor.release(name) for name in request.releases_compared],
-        signatures=policy,
-    )
-    text = report.reason or f"loads, applies and reverts on Xen {report.release}"
-    if report.verdict == "unknown":
-        text = f"cannot be told at {report.step}: {text}"
+
+    def proved(image: BootedImage) -> ProofReport:
+        return hypervisor.prove(
+            [*stack, (record.name, data)],
+            image,
+            release,
+            probes=probes,
+            compared=[hypervisor.release(name) for name in request.releases_compared],
+            signatures=policy,
+        )
+
+    upgrade, report = upgraded(image), proved(image)
+    text = _words(report)
+    is_open = upgrade[:1] and upgrade[0].severity is Severity.UNCHECKED
+    if QEMU in config.verifiers and (is_open or report.verdict == "unknown"):
+        memory = machine_of(request, config, image.build_id).memory()
+        host = with_saved_memory(image, memory)
+        if is_open:
+            upgrade = _decided(upgrade, upgraded(host))
+        if report.verdict == "unknown":
+            why, answer = report.reason, proved(host)
+            # Expected answers speak of the image as built; a host's need not be the same.
+            is_other = answer.step == "probe" and report.step != "probe"
+            report = report if is_other else answer
+            how = TRIED if report.verdict == "unknown" else DECIDED
+            text = f"{_words(report)} ({how}: {why})"
     finding = Finding(
         check="model",
         severity=_SEVERITIES[report.verdict],
@@ -113,6 +138,19 @@ def _looked(record: PayloadRecord, count: int, *, is_read: bool) -> Finding:
         subject=record.name,
         text=text if is_read else "calls are not followed in this machine's code",
     )
+
+
+def _words(report: ProofReport) -> str:
+    if report.verdict == "unknown":
+        return f"cannot be told at {report.step}: {report.reason}"
+    return report.reason or f"loads, applies and reverts on Xen {report.release}"
+
+
+def _decided(before: Sequence[Finding], after: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Say of what an upgrade came to with a host's memory that it needed it, and for what."""
+    how = TRIED if after[0].severity is Severity.UNCHECKED else DECIDED
+    text = f"{after[0].text} ({how}: {before[0].text})"
+    return (replace(after[0], text=text), *after[1:])
 
 
 def release_of(name: str, config: Config) -> Release:

@@ -17,8 +17,9 @@ from xsplice_plugins.hypervisor import (
     Unknown,
     ask,
 )
+from xsplice_plugins.hypervisor.facts.verdicts import EBUSY
 from xsplice_plugins.hypervisor.state.payload import name_bytes
-from xsplice_plugins.realxen.results import Step, StepResult
+from xsplice_plugins.realxen.results import LATE, Step, StepResult
 
 #: The hypervisor copies its extra version into 16 bytes, the last of them NUL.
 EXTRA_CHARACTERS_MAX = 15
@@ -113,8 +114,12 @@ def _perform(step: Step, payloads: Mapping[str, bytes], hv: Hypervisor) -> hyper
         return hv.upload(name, payloads[step.payload])
     if step.verb in _COMMANDS:
         flags = 1 if "--nodeps" in step.flags else 0
-        answer = hv.action(name, _COMMANDS[step.verb], timeout_ns=_TIMEOUT_NS, flags=flags)
-        hv.run_pending()
+        for timeout_ns in (1, _TIMEOUT_NS) if step.flags == LATE else (_TIMEOUT_NS,):
+            answer = hv.action(name, _COMMANDS[step.verb], timeout_ns=timeout_ns, flags=flags)
+            hv.run_pending()
+            _, status = hv.get(name)
+            if answer.code or status is None or status.rc != -EBUSY:
+                break
         return answer
     if step.verb in {"list", "extra"}:
         return hypervisor.Answer(code=0, step=step.verb)

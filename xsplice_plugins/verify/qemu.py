@@ -7,40 +7,49 @@ answer is compared with the model's, and by the real ``xen-livepatch``, as an ad
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import hypervisor
-from xsplice_plugins.artefacts import Finding, PayloadRecord, Severity, VerifyRequest, read_file
-from xsplice_plugins.cache import cache_folder
-from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hypervisor import Probe
-from xsplice_plugins.realxen.machine import Machine
-from xsplice_plugins.realxen.results import RunResult, Step, StepResult
+from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
+    Duty,
+    Finding,
+    PayloadRecord,
+    Severity,
+    VerifyRequest,
+    read_file,
+)
+from xsplice_plugins.hypervisor.facts.verdicts import EBUSY
+from xsplice_plugins.realxen.results import LATE, Step
 from xsplice_plugins.verify.model import read_probes, release_of
+from xsplice_plugins.verify.playing import World, memory_findings, play
 from xsplice_plugins.verify.predict import (
     EXTRA_CHARACTERS_MAX,
     Agreement,
     Prediction,
     compare,
-    predict,
     printable,
 )
+from xsplice_plugins.verify.saved import machine_of
+from xsplice_plugins.verify.upgrade import labels_of, upgrade_steps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xsplice_plugins.hypervisor import Probe
     from xsplice_plugins.plugins.spec import Config
+    from xsplice_plugins.realxen.machine import Machine
+    from xsplice_plugins.realxen.results import RunResult, StepResult
 
 #: What files of dom0 said, in the order in which they were asked.
 Told = Mapping[str, Sequence[str]]
 
 CHECK = "qemu"
-_OBSERVED = ("outcome", "error", "state", "rc", "version", "extra")
+_OBSERVED = ("outcome", "error", "state", "rc", "version", "extra", "tries")
+_GOOD = {Severity.HELD, Severity.INFO}
 _SYSFS = "/sys/hypervisor/"
-#: Names the image that boots, where it does not lie beside ``xen-syms``.
-OPTION_IMAGE = "qemu-xen"
 #: What dom0 can ask for without help of a domain or a device: the file under /sys/hypervisor, and
 #: how many characters get through. Source: xen/include/public/version.h.
 VISIBLE = {
@@ -84,18 +93,13 @@ def verify_on_qemu(
     """
     release = release_of(request.release, config)
     image = hypervisor.boot(read_file(request.image_path), release=release)
-    xen = boot_image(request.image_path, dict(config.options), image.build_id)
+    machine = machine_of(request, config, image.build_id)
     life = life_of(record.name, data, [(path.stem, read_file(path)) for path in request.beneath])
-    predicted = predict(life.steps, life.payloads, image=image, release=release)
-    line = ".".join(request.release.split(".")[:2])
-    machine = Machine.prepare(xen, release=line, cache=cache_folder(os.environ))
     folder = request.payload_path.parent
-    raw = machine.run(
-        life.steps,
-        life.payloads,
-        agent="hypercall",
-        console_log=folder / f"{record.name}.console.log",
-    )
+    world = World(machine=machine, image=image, release=release)
+    log = folder / f"{record.name}.console.log"
+    played = play(world, life.steps, life.payloads, console_log=log)
+    raw, predicted = played.run, played.predicted
     probes = read_probes(request.expected) if request.expected is not None else ()
     watched = machine.run(
         watched_steps(life, probes),
@@ -105,7 +109,13 @@ def verify_on_qemu(
     told, tool = split_watched(watched)
     findings = [_verdict(record.name, machine, predicted, raw, tool)]
     findings += _disagreements(record.name, predicted, raw, tool)
+    findings += memory_findings(world, record.name, played, life.payloads)
     findings += _effects(record.name, probes, told)
+    if request.supersedes:
+        findings += _upgrade(data, record.name, request.supersedes, folder, world)
+    if all(finding.severity in _GOOD for finding in findings):
+        pair = machine_of(request, config, image.build_id, cpus=2)
+        findings += _retried(life, record.name, folder, world, pair)
     return tuple(findings)
 
 
@@ -163,30 +173,62 @@ def split_watched(run: RunResult) -> tuple[Told, RunResult]:
     return told, replace(run, steps=left)
 
 
-def boot_image(syms: Path, options: Mapping[str, str], build_id: bytes | None) -> Path:
-    """Return the image that boots and belongs to ``xen-syms``.
+def _upgrade(
+    data: bytes, name: str, older: Sequence[Path], folder: Path, world: World
+) -> list[Finding]:
+    """Let a payload take the place of others, as ``replace`` does it, and take it off again."""
+    labels = labels_of(name, older)
+    payloads = {name: data}
+    payloads |= {
+        label: read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
+        for label, path in zip(labels, older, strict=True)
+    }
+    up, down = upgrade_steps(name, labels)
+    steps = (*up, *down)
+    log = folder / f"{name}.upgrade-console.log"
+    played = play(world, steps, payloads, console_log=log)
+    tool = world.machine.run(steps, payloads)
+    verdict = _verdict(name, world.machine, played.predicted, played.run, tool)
+    verdict = replace(verdict, obligation=Duty.STACK)
+    if verdict.severity is Severity.HELD:
+        text = f"real Xen put it in the place of {' and '.join(labels)} by replace, twice"
+        verdict = replace(verdict, text=text)
+    found = [verdict, *_disagreements(name, played.predicted, played.run, tool)]
+    found += memory_findings(world, name, played, payloads)
+    return [
+        replace(finding, check=f"{CHECK}.upgrade{finding.check.removeprefix(CHECK)}")
+        for finding in found
+    ]
 
-    Args:
-        syms: Path of ``xen-syms``.
-        options: Option ``qemu-xen`` names another place than beside it.
-        build_id: The identity that both must have.
 
-    Raises:
-        ConfigError: It is missing, or of another build.
-    """
-    path = Path(options.get(OPTION_IMAGE, syms.with_name("xen")))
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: not there; ON=qemu needs the image that boots, name it with "
-            f"OPTIONS={OPTION_IMAGE}=PATH"
+def _retried(life: Life, name: str, folder: Path, world: World, machine: Machine) -> list[Finding]:
+    """Let the CPUs come too late at first, which a busy host may do, and ask again."""
+    steps = tuple(
+        replace(step, flags=LATE)
+        if step.name == name and step.verb in {"apply", "revert"}
+        else step
+        for step in life.steps
+    )
+    log = folder / f"{name}.busy-console.log"
+    played = play(world, steps, life.payloads, console_log=log, machine=machine)
+    verdict = _verdict(name, machine, played.predicted, played.run, played.run)
+    late = [result for result in played.run.steps if result.step.flags]
+    if verdict.severity is Severity.HELD and all(result.tries > 1 for result in late):
+        text = (
+            "on two CPUs that did not meet in time, apply and revert ended with -EBUSY and "
+            "changed nothing; asked again, they did it"
         )
-    content = path.read_bytes()
-    is_packed = content[:2] == b"\x1f\x8b"
-    if build_id is None or (not is_packed and build_id not in content):
-        raise ConfigError(
-            f"{path}: not of the same build as {syms}; every build of Xen has a build-id of its own"
-        )
-    return path
+        verdict = replace(verdict, text=text)
+    elif verdict.severity is Severity.HELD:
+        text = "CPUs that come too late could not be brought about on two CPUs"
+        verdict = replace(verdict, severity=Severity.INFO, text=text)
+    else:
+        verdict = replace(verdict, text=f"on two CPUs that came too late at first: {verdict.text}")
+    found = [verdict, *_disagreements(name, played.predicted, played.run, played.run)]
+    return [
+        replace(finding, check=f"{CHECK}.busy{finding.check.removeprefix(CHECK)}")
+        for finding in found
+    ]
 
 
 def _verdict(
@@ -205,6 +247,8 @@ def _verdict(
         severity, errno, at = Severity.ERROR, refused.error or -refused.rc, refused.step.verb
         said = f": {refused.console[-1]}" if refused.console else ""
         text = f"real Xen refused {refused.step.verb} with error {errno}{said}"
+        if refused.rc == -EBUSY and refused.tries > 1:
+            text += f" (its CPUs did not meet in {refused.tries} tries; ask again)"
     elif by_tool is not None:
         severity, errno, at = Severity.ERROR, by_tool.error, by_tool.step.verb
         text = f"xen-livepatch refused: {' / '.join(by_tool.output)}"

@@ -55,7 +55,7 @@ def play_upgrade(
         probes: What shall be asked once the old payloads are gone.
         signatures: Whether uploads must be signed.
     """
-    labels = [path.stem + (".old" if path.stem == record.name else "") for path in older]
+    labels = labels_of(record.name, older)
     payloads = {record.name: data}
     payloads |= {
         label: read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)
@@ -79,6 +79,11 @@ def play_upgrade(
         problem or _finding(record, Severity.HELD, good),
         *(finding for path in older for finding in _losses(record, path)),
     )
+
+
+def labels_of(name: str, older: Sequence[Path]) -> list[str]:
+    """Return the names that payloads are uploaded by, beside the one that takes their place."""
+    return [path.stem + (".old" if path.stem == name else "") for path in older]
 
 
 def upgrade_steps(name: str, older: Sequence[str]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:

@@ -14,6 +14,7 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.realxen.machine import Machine
 from xsplice_plugins.realxen.results import RunResult, Step, StepResult
 from xsplice_plugins.verify import qemu as plugin
+from xsplice_plugins.verify import saved
 from xsplice_plugins.verify.model import read_probes
 from xsplice_plugins.verify.predict import Agreement, Prediction, compare
 
@@ -100,14 +101,14 @@ def test_a_life_on_top_of_others_is_taken_down_in_reverse() -> None:
 def test_the_image_that_boots_must_be_of_the_same_build(tmp_path: Path) -> None:
     syms = tmp_path / "xen-syms"
     with pytest.raises(ConfigError, match="OPTIONS=qemu-xen=PATH"):
-        plugin.boot_image(syms, {}, b"id" * 10)
+        saved.boot_image(syms, {}, b"id" * 10)
     (tmp_path / "xen").write_bytes(b"\x7fELF" + b"id" * 10)
-    assert plugin.boot_image(syms, {}, b"id" * 10) == tmp_path / "xen"
+    assert saved.boot_image(syms, {}, b"id" * 10) == tmp_path / "xen"
     with pytest.raises(ConfigError, match="not of the same build"):
-        plugin.boot_image(syms, {}, b"no" * 10)
+        saved.boot_image(syms, {}, b"no" * 10)
     other = tmp_path / "other"
     other.write_bytes(b"\x7fELF" + b"no" * 10)
-    assert plugin.boot_image(syms, {"qemu-xen": str(other)}, b"no" * 10) == other
+    assert saved.boot_image(syms, {"qemu-xen": str(other)}, b"no" * 10) == other
 
 
 @pytest.mark.parametrize(
