@@ -2,20 +2,20 @@
 """The one way through, from patch or hand-written source to the verdict, with every gate.
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
-captures it; `stack` holds it against payloads beneath; `payload` diffs, links and signs; `basing`
-and `checking` compare tree, image and payload; `judge` asks the verifiers, `obligations` concludes,
-`reports` keeps the outcome. SCons' nodes, the command line and make in Xen's tree call these
-functions and nothing behind them.
+captures it; `stack` holds it against payloads beneath; `diffing` says what changed, `payload` links
+and signs; `basing` and `checking` compare tree, image and payload; `judge` asks the verifiers,
+`obligations` concludes, `reports` keeps the outcome. SCons' nodes, the command line and make in
+Xen's tree call these functions and nothing behind them.
 """
 
 from xsplice_plugins.capture import apart
 from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.pipeline.basing import BaseObjects, match_base, objects_of_tree
 from xsplice_plugins.pipeline.checking import check_rebuild, shares_sections
+from xsplice_plugins.pipeline.diffing import diff_pair
 from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.payload import (
-    diff_pair,
     link_payload,
     refusal_text,
     sign_payload,
