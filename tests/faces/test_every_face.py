@@ -8,119 +8,35 @@ tests/xen/test_xen_build_series.py.
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.kit.build import ROOT, Run, scons
+from tests.faces.kit import (
+    ALONE,
+    BOOT,
+    FACES,
+    FLAGS,
+    GOOD,
+    HEADER,
+    LAYOUT,
+    MOVED,
+    NOTHING,
+    STARTS,
+    USER,
+    Face,
+    run,
+    with_make,
+    with_scons,
+    with_xsplice,
+    written,
+)
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
-
-HEADER = """
-struct pair { int first; int second; };
-static inline int twice(int a) { return a * 2; }
-#define FILE_NAME __FILE__
-"""
-USER = """
-#include <xen/lib.h>
-struct pair pair;
-unsigned int xen_major_version(void) { return 4; }
-unsigned int xen_minor_version(void) { return 17; }
-int first(struct pair *p) { return p->first * 3; }
-int user(struct pair *p) { return twice(p->second) + first(p); }
-int where(void) { return __LINE__; }
-"""
-FLAGS = "-fcf-protection=none -fno-asynchronous-unwind-tables "
-Face = Callable[..., Run]
-
-
-def run(command: list[object], **environ: str) -> Run:
-    """Run a face's program in this checkout."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-        | {"PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}
-        | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
-    return Run(status=done.returncode, out=done.stdout, err=done.stderr)
-
-
-def with_scons(goal: str, folder: Path, **settings: object) -> Run:
-    """Call ``scons xsplice``."""
-    return scons(goal, settings.pop("BUILD", folder), **settings)  # type: ignore[arg-type]  # a path
-
-
-def with_xsplice(goal: str, folder: Path, **settings: object) -> Run:
-    """Call ``xsplice patch``."""
-    fix = settings.pop("PATCH")
-    words: list[object] = [sys.executable, "-m", "xsplice_plugins", "patch", fix]
-    words += ["--build", settings.pop("BUILD", folder), "--out", folder / "out"]
-    words += ["--verify"] if goal == "xsplice-verify" else []
-    for name, value in settings.items():
-        option = "--option" if name == "OPTIONS" else f"--{name.lower().replace('_', '-')}"
-        words += [option] if value == "1" else [option, value]
-    return run(words)
-
-
-def with_make(goal: str, folder: Path, **settings: object) -> Run:
-    """Call ``make xsplice``; its own status is 2, and it prints the one of what it called."""
-    build = settings.pop("BUILD", folder)
-    given = [f"{name}={value}" for name, value in settings.items()]
-    ended = run(["make", goal, f"BUILD={build}", *given])
-    if not ended.status:
-        return ended
-    assert ended.status == 2, ended.text
-    shown = re.search(rf"make: \*\*\* \[Makefile:\d+: {goal}\] Error (\d+)", ended.err)
-    assert shown is not None, ended.text
-    return Run(status=int(shown[1]), out=ended.out, err=ended.err)
-
-
-FACES = {"scons": with_scons, "xsplice": with_xsplice, "make": with_make}
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> TinyTree:
-    """Return a built tree with a structure that exists and functions that read it."""
-    tiny = TinyTree(tmp_path_factory.mktemp("faces") / "tree", flags=FLAGS)
-    (tiny.root / "xen/include/xen/lib.h").write_text(HEADER)
-    (tiny.root / "xen/common/user.c").write_text(USER)
-    tiny.build()
-    return tiny
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Face:
-    """Return one face after the other."""
-    return FACES[str(request.param)]
-
-
-def written(tree: TinyTree, folder: Path, path: str, old: str, new: str) -> Path:
-    """Write the patch that replaces one text."""
-    patch_set = tree.patch((path, old, new))
-    file = folder / "fix.patch"
-    file.write_text(patch_set.patches[0].text)
-    return file
-
-
-GOOD = "xen/common/user.c", "p->first * 3", "p->first * 5"
-LAYOUT = "xen/include/xen/lib.h", "int first;", "int first; int between;"
-BOOT = "xen/common/entry.S", "    ret", "    nop\n    ret"
-MOVED = "xen/common/user.c", "struct pair pair;", "struct more;\n\nstruct pair pair;"
-STARTS = "xen/common/setup.c", "setup text", "other text"
-ALONE = "xen/common/boot.c", "return 0", "return 1"
-NOTHING = "xen/common/user.c", "* 3", "* /* thrice */ 3"
 
 
 def test_a_fix_is_done(face: Face, tree: TinyTree, tmp_path: Path) -> None:
@@ -374,122 +290,3 @@ def test_a_build_folder_that_outlives_a_change_of_the_tree_gives_what_a_fresh_on
         made.append((record["digest"], sorted(f["name"] for f in record["functions"])))
     assert made[0] == made[1]
     assert made[0][1] == ["first", "user"]
-
-
-def test_two_fixes_of_one_name_do_not_get_each_others_payload(
-    tree: TinyTree, tmp_path: Path
-) -> None:
-    """They share a build folder, so they work one after the other."""
-    edits = [GOOD, ("xen/common/user.c", "twice(p->second)", "twice(p->second + 1)")]
-    started = []
-    for number, edit in enumerate(edits * 2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        patch = written(tree, folder, *edit)
-        words = ["patch", patch, "--xen", tree.root, "--build", tmp_path / "build", "--out", folder]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "xsplice_plugins", *map(str, words)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    for number, process in enumerate(started):
-        said, _ = process.communicate()
-        assert process.returncode == 0, said
-        record = json.loads((tmp_path / str(number) / "fix.payload.json").read_text())
-        assert {row["name"] for row in record["functions"]} == [{"first", "user"}, {"user"}][
-            number % 2
-        ]
-
-
-@pytest.mark.parametrize("setting", ["DEPENDS", "SUPERSEDES"])
-def test_a_payload_that_is_read_is_neither_written_over_nor_taken_away(
-    face: Face, setting: str, tree: TinyTree, tmp_path: Path
-) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    face("xsplice", tmp_path, XEN=tree.root, PATCH=patch).text  # noqa: B018  made below
-    below = next(p for p in sorted(tmp_path.rglob("fix.livepatch")) if p.parent.name != "build")
-    there = below.read_bytes()
-    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, **{setting: below})
-    assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
-    assert below.read_bytes() == there
-
-
-def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    assert with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch).status == 0
-    before = sorted((tmp_path / "out").iterdir())
-    ended = with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch, SIGNER="nobody")
-    assert ended.status == 2
-    assert sorted((tmp_path / "out").iterdir()) == before
-
-
-def test_a_switch_says_yes_or_no(face: Face, tree: TinyTree, tmp_path: Path) -> None:
-    if face is with_xsplice:
-        pytest.skip("there it is an option without a value")
-    patch = written(tree, tmp_path, *GOOD)
-    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, LINE_NEUTRAL="perhaps")
-    assert (ended.status, "neither yes nor no" in ended.text) == (2, True), ended.text
-    assert face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, LINE_NEUTRAL="no").status == 0
-
-
-def test_a_name_that_no_payload_can_have(face: Face, tree: TinyTree, tmp_path: Path) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, NAME="n" * 300)
-    assert (ended.status, "300 characters" in ended.text) == (2, True), ended.text
-    assert face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, NAME="it's").status == 0
-
-
-def test_patch_ends_what_it_started(tree: TinyTree, tmp_path: Path) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    slow = tmp_path / "slow.py"
-    slow.write_text(
-        "import os, pathlib, time\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
-        "time.sleep(60)\n"
-    )
-    words = ["patch", patch, "--xen", tree.root, "--build", tmp_path / "b", "--out", tmp_path]
-    with subprocess.Popen(
-        [sys.executable, "-m", "xsplice_plugins", *map(str, words)],
-        cwd=ROOT,
-        env=os.environ | {"XSPLICE_PLUGINS": f"slow={slow}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while not (tmp_path / "pid").exists():
-            assert process.poll() is None
-        process.terminate()
-        assert process.wait(30) != 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-def test_the_cache_folder_is_where_it_is_named(tree: TinyTree, tmp_path: Path) -> None:
-    """A relative one counts from where the user stands, not from where SCons runs."""
-    patch = written(tree, tmp_path, *GOOD)
-    words = [sys.executable, "-m", "xsplice_plugins", "patch", patch, "--xen", tree.root]
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=tmp_path,
-        env=os.environ | {"XSPLICE_CACHE": "here", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "here").iterdir()} >= {"patch"}
-
-
-def test_a_cache_folder_that_cannot_be(
-    face: Face, tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    for place in (loop, tmp_path / ("a" * 300)):
-        monkeypatch.setenv("XSPLICE_CACHE", str(place))
-        ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch)
-        assert (ended.status, "set XSPLICE_CACHE" in ended.text) == (6, True), ended.text

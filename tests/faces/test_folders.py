@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs share and leave behind: build folders, outputs, the cache, processes, names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faces.kit import GOOD, Face, with_xsplice, written
+from tests.kit.build import ROOT
+from tests.kit.tiny_tree import TinyTree
+
+pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
+
+
+def test_two_fixes_of_one_name_do_not_get_each_others_payload(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    """They share a build folder, so they work one after the other."""
+    edits = [GOOD, ("xen/common/user.c", "twice(p->second)", "twice(p->second + 1)")]
+    started = []
+    for number, edit in enumerate(edits * 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        patch = written(tree, folder, *edit)
+        words = ["patch", patch, "--xen", tree.root, "--build", tmp_path / "build", "--out", folder]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "xsplice_plugins", *map(str, words)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for number, process in enumerate(started):
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        record = json.loads((tmp_path / str(number) / "fix.payload.json").read_text())
+        assert {row["name"] for row in record["functions"]} == [{"first", "user"}, {"user"}][
+            number % 2
+        ]
+
+
+@pytest.mark.parametrize("setting", ["DEPENDS", "SUPERSEDES"])
+def test_a_payload_that_is_read_is_neither_written_over_nor_taken_away(
+    face: Face, setting: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    face("xsplice", tmp_path, XEN=tree.root, PATCH=patch).text  # noqa: B018  made below
+    below = next(p for p in sorted(tmp_path.rglob("fix.livepatch")) if p.parent.name != "build")
+    there = below.read_bytes()
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, **{setting: below})
+    assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
+    assert below.read_bytes() == there
+
+
+def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    assert with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch).status == 0
+    before = sorted((tmp_path / "out").iterdir())
+    ended = with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch, SIGNER="nobody")
+    assert ended.status == 2
+    assert sorted((tmp_path / "out").iterdir()) == before
+
+
+def test_a_switch_says_yes_or_no(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    if face is with_xsplice:
+        pytest.skip("there it is an option without a value")
+    patch = written(tree, tmp_path, *GOOD)
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, LINE_NEUTRAL="perhaps")
+    assert (ended.status, "neither yes nor no" in ended.text) == (2, True), ended.text
+    assert face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, LINE_NEUTRAL="no").status == 0
+
+
+def test_a_name_that_no_payload_can_have(face: Face, tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, NAME="n" * 300)
+    assert (ended.status, "300 characters" in ended.text) == (2, True), ended.text
+    assert face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, NAME="it's").status == 0
+
+
+def test_patch_ends_what_it_started(tree: TinyTree, tmp_path: Path) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    words = ["patch", patch, "--xen", tree.root, "--build", tmp_path / "b", "--out", tmp_path]
+    with subprocess.Popen(
+        [sys.executable, "-m", "xsplice_plugins", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"XSPLICE_PLUGINS": f"slow={slow}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (tmp_path / "pid").exists():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_cache_folder_is_where_it_is_named(tree: TinyTree, tmp_path: Path) -> None:
+    """A relative one counts from where the user stands, not from where SCons runs."""
+    patch = written(tree, tmp_path, *GOOD)
+    words = [sys.executable, "-m", "xsplice_plugins", "patch", patch, "--xen", tree.root]
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=tmp_path,
+        env=os.environ | {"XSPLICE_CACHE": "here", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "here").iterdir()} >= {"patch"}
+
+
+def test_a_cache_folder_that_cannot_be(
+    face: Face, tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = written(tree, tmp_path, *GOOD)
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for place in (loop, tmp_path / ("a" * 300)):
+        monkeypatch.setenv("XSPLICE_CACHE", str(place))
+        ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch)
+        assert (ended.status, "set XSPLICE_CACHE" in ended.text) == (6, True), ended.text
