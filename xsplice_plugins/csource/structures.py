@@ -65,6 +65,8 @@ def layout_refusals(
         )
         for pragma in sorted(pragmas)
     ]
+    refusals += _gone(before, after)
+    refusals += _variables(old, new)
     for name in sorted(before.keys() & after.keys()):
         what = _difference(before[name], after[name])
         if what:
@@ -77,6 +79,84 @@ def layout_refusals(
                 )
             )
     return tuple(refusals)
+
+
+def _gone(before: dict[str, Declaration], after: dict[str, Declaration]) -> list[Refusal]:
+    """Refuse types that are gone where others are new that are not the same under another name.
+
+    Objects of the old type may be read as one of the new type.
+    """
+    fresh = [after[name] for name in sorted(after.keys() - before.keys())]
+    refusals = []
+    for name in sorted(before.keys() - after.keys()):
+        old = before[name]
+        others = [
+            item.name
+            for item in fresh
+            if item.kind is old.kind and _difference(_renamed(old, item.name), item) is not None
+        ]
+        is_renamed = any(
+            item.kind is old.kind
+            and _members(_renamed(old, item.name)) == _members(item)
+            and _frame(_renamed(old, item.name)) == _frame(item)
+            for item in fresh
+        )
+        if others and not is_renamed:
+            refusals.append(
+                Refusal(
+                    name=f"{name}: its name",
+                    reason=f"it is gone and `{others[0]}` is new, and memory that exists may be "
+                    "read as the new one",
+                    code="LAYOUT",
+                    hint="keep the type that existing objects have, under its name",
+                )
+            )
+    return refusals
+
+
+def _renamed(item: Declaration, name: str) -> Declaration:
+    """Return a declaration with its own tag exchanged for another."""
+    old, new = (re.escape(item.name), name)
+    return replace(item, name=name, text=re.sub(rf"(?<!\w){old}(?!\w)", new, item.text))
+
+
+_OWN_RECORD = re.compile(r"^[^={(]*\b(?:struct|union|enum)\b[^={(;]*\{")
+
+
+def _variables(old: tuple[Declaration, ...], new: tuple[Declaration, ...]) -> list[Refusal]:
+    """Refuse variables whose type stands in their own declaration and changes."""
+    sides: list[dict[str, str]] = []
+    for side in (old, new):
+        found = {}
+        for item in side:
+            if item.kind is ChunkKind.OTHER and (match := _OWN_RECORD.match(item.text)):
+                body, rest = _body_and_rest(item.text, match.end() - 1)
+                head = rest.partition("=")[0]
+                if names := re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^()]*\)", "", head)):
+                    dimensions = "".join(re.findall(r"\[[^]]*\]", head))
+                    name = next((n for n in reversed(names) if not n.startswith("__")), names[-1])
+                    found[name] = f"{body} {dimensions}"
+        sides.append(found)
+    return [
+        Refusal(
+            name=f"variable {name}: its type",
+            reason="its type changes, and what it holds already has the old layout",
+            code="LAYOUT",
+            hint=_HINT,
+        )
+        for name in sorted(sides[0].keys() & sides[1].keys())
+        if sides[0][name] != sides[1][name]
+    ]
+
+
+def _body_and_rest(text: str, start: int) -> tuple[str, str]:
+    """Cut a text behind the brace that closes the one at ``start``."""
+    depth = 0
+    for at in range(start, len(text)):
+        depth += (text[at] == "{") - (text[at] == "}")
+        if depth == 0:
+            return text[start : at + 1], text[at + 1 :]
+    return text[start:], ""
 
 
 def record_of(refusal: Refusal) -> str:

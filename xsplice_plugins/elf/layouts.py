@@ -24,6 +24,7 @@ from xsplice_plugins.elf.debuginfo import (
     RECORDS,
     TAG_ARRAY,
     TAG_CONST,
+    TAG_FUNCTION_TYPE,
     TAG_MEMBER,
     TAG_POINTER,
     TAG_SUBRANGE,
@@ -55,7 +56,8 @@ class StructLayout:
 
     size_bytes: int
     members: tuple[tuple[str, int, int], ...]
-    #: type of each member: ``*`` for a pointer, ``{}`` for a nameless record, else its name
+    #: type of each member: ``*`` and what it leads to, ``{}`` for a nameless record (its members
+    #: are the owner's), its name, or, where an array has a nameless type, all of it
     types: tuple[str, ...] = field(default=(), compare=False)
     #: everything of this type that is seen is a member of a union
     is_in_unions: bool = field(default=False, compare=False)
@@ -235,19 +237,35 @@ class _Layouts:
                     return False
         return True
 
-    def _type_text(self, number: int) -> str:
+    def _type_text(self, number: int, depth: int = 0) -> str:
         """Return how `StructLayout.types` calls a type."""
         number = self._bare(number)
         if number < 0:
             return "void"
         entry = self.entries[number]
         if entry.tag == TAG_POINTER:
-            return "*"
+            return f"*{self._whole_text(self._type_of(entry), depth + 1)}"
         if entry.tag == TAG_ARRAY:
-            return f"{self._type_text(self._type_of(entry))}[]"
+            element = self._whole_text(self._type_of(entry), depth + 1)
+            counts = (self._count(child) for child in self.children.get(number, []))
+            return element + "".join(f"[{count}]" for count in counts)
         if AT_NAME in entry.values:
             return type_name(entry)
-        return "{}" if entry.tag in RECORDS else "?"
+        return "{}" if entry.tag in RECORDS else f"?{entry.tag:x}"
+
+    def _whole_text(self, number: int, depth: int) -> str:
+        """Return a type's text; a nameless record with all its members."""
+        bare = self._bare(number)
+        if depth > NESTING_MAX or bare < 0:
+            return "void"
+        entry = self.entries[bare]
+        if entry.tag == TAG_FUNCTION_TYPE:
+            return "()"  # what it takes and returns lies in no object
+        if entry.tag not in RECORDS or AT_NAME in entry.values:
+            return self._type_text(bare, depth)
+        members = self._members(bare)
+        size = number_of(entry.values.get(AT_BYTE_SIZE, 0))
+        return f"{{{size} {' '.join(f'{n}@{b}+{s}:{t}' for n, b, s, t in members)}}}"
 
     def _type_of(self, entry: DebugEntry) -> int:
         """Return the number of an entry's type, -1 for ``void``."""
@@ -293,6 +311,11 @@ class _Layouts:
             number = self._type_of(self.entries[number])
         return number
 
+    def _count(self, entry: DebugEntry) -> int:
+        """Return how many elements one dimension of an array has; 0 where it is open."""
+        last = number_of(entry.values.get(AT_UPPER_BOUND, -1))
+        return number_of(entry.values.get(AT_COUNT, last + 1))
+
     def _size_bytes(self, number: int) -> int:
         """Return a type's size; 0 for an array without one."""
         number, count = self._bare(number), 1
@@ -300,8 +323,7 @@ class _Layouts:
             if number < 0 or self.entries[number].tag != TAG_ARRAY:
                 break
             for entry in self.children.get(number, []):
-                last = number_of(entry.values.get(AT_UPPER_BOUND, -1))
-                count *= number_of(entry.values.get(AT_COUNT, last + 1))
+                count *= self._count(entry)
             number = self._bare(self._type_of(self.entries[number]))
         if number < 0:
             return 0

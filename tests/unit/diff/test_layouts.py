@@ -91,7 +91,22 @@ QUESTIONS = {
     "tail": ("struct s { long a; char b; } x;", "struct s { long a; char b, c; } x;", "`c` lies"),
     "bits": ("struct s { int a:3; } x;", "struct s { int a:3, b:2; } x;", "field `b` lies in"),
     "return": ("struct s { int (*f)(int); } x;", "struct s { void (*f)(int); } x;", ""),
-    "pointee": ("struct s { int *a; } x;", "struct s { char *a; } x;", ""),
+    "pointee": ("struct s { int *a; } x;", "struct s { char *a; } x;", "`a` of `struct s` changed"),
+    "turned": (
+        "struct s { int *a[2][3]; } x;",
+        "struct s { int *a[3][2]; } x;",
+        "`a` of `struct s` changed",
+    ),
+    "nameless in an array": (
+        "struct s { struct { char a, b; } c[9]; } x;",
+        "struct s { struct { char b, a; } c[9]; } x;",
+        "`c` of `struct s` changed",
+    ),
+    "behind a pointer": (
+        "struct s { struct { char a, b; } *c; } x;",
+        "struct s { struct { char b, a; } *c; } x;",
+        "`c` of `struct s` changed",
+    ),
     "renamed": ("struct s { int a, b; } x;", "struct s { int a, c; } x;", ""),
     "signed": (
         "struct s { int a; } x;",

@@ -255,3 +255,34 @@ def test_a_line_number_that_shifts_counts_where_it_is_used() -> None:
     assert not judge_merged(expanded + "int g(void) { return 1; }\n").is_affected
     calm = merged.replace("__LINE__", "1")
     assert not judge_merged(calm + "int g(void) { return f(1); }\n").is_affected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("struct a { int b; char c; };", "struct d { char c; int b; };", "struct a: its name"),
+        ("struct a { int b:3, c:5; };", "struct d { int c:5, b:3; };", "struct a: its name"),
+        ("enum a { B, C };", "enum d { C, B };", "enum a: its name"),
+        ("struct a { int b; };", "struct d { int b; };", ""),
+        ("struct a { struct a *b; };", "struct d { struct d *b; };", ""),
+        ("struct a { int b; };", "enum d { C };", ""),
+        ("struct a { int b; };", "", ""),
+        (
+            "static struct { int b; char c; } x;",
+            "static struct { char c; int b; } x;",
+            "variable x: its type",
+        ),
+        (
+            "static struct t { int b; } x[2][3] __read_mostly;",
+            "static struct t { int b; } x[3][2] __read_mostly;",
+            "variable x: its type",
+        ),
+        ("static struct { int b; } x = { 1 };", "static struct { int b; } x = { 2 };", ""),
+        ("static struct { int b; } x;", "struct { int b; } x;", ""),
+        ("static struct { int b; } x;", "static struct { char b; } y;", ""),
+    ],
+)
+def test_types_that_are_gone_and_types_of_variables(old: str, new: str, name: str) -> None:
+    rest = "int f(void) { return 1; }"
+    refused = judge_texts(f"{old}\n{rest}", f"{new}\n{rest}").refused
+    assert [refusal.name for refusal in refused] == ([name] if name else [])
