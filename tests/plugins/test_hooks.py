@@ -231,8 +231,9 @@ def test_xsplice_check_delta_collects_findings_and_an_error_stops(
     pair, baseline, new = sample_objects()
     config = Config(differ="acme")
     pm = xsplice_manager(Differ(), DeltaCheck(Severity.WARNING))
-    _, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
+    delta, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
     assert findings == (finding(Severity.WARNING),)
+    assert set(findings) <= set(delta.findings), "no later stage loses them"
     pm = xsplice_manager(Differ(), DeltaCheck(Severity.ERROR))
     with pytest.raises(RefusedError, match=r"answer: policy \(check acme\.policy\)"):
         pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from xsplice_plugins import hookimpl
+from xsplice_plugins.artefacts import Finding, Severity
 from xsplice_plugins.errors import NoProviderError, PluginError
 from xsplice_plugins.plugins import manager
 from xsplice_plugins.plugins.spec import Config
@@ -298,6 +299,31 @@ def test_a_check_that_returns_a_list_is_the_plugins_fault(xsplice_manager: Manag
 
     pm = xsplice_manager(Check())
     with pytest.raises(PluginError, match="answered with list, not a tuple of Finding"):
+        manager.call(pm.hook.xsplice_check_delta, delta=None, config=Config())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"severity": "ERROR"},
+        {"severity": None},
+        {"text": None},
+        {"text": "\udc80"},
+        {"evidence": {"a": object()}},
+    ],
+    ids=["text", "nothing", "no text", "surrogate", "object"],
+)
+def test_a_finding_that_no_report_can_keep_is_the_plugins_fault(
+    odd: dict[str, Any], xsplice_manager: ManagerFactory
+) -> None:
+    class Check:
+        @hookimpl
+        def xsplice_check_delta(self) -> object:
+            whole = {"check": "c", "severity": Severity.ERROR, "subject": "s", "text": "t"}
+            return (Finding(**(whole | odd)),)
+
+    pm = xsplice_manager(Check())
+    with pytest.raises(PluginError, match="answered with no Finding"):
         manager.call(pm.hook.xsplice_check_delta, delta=None, config=Config())
 
 

@@ -254,7 +254,7 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
 
 def _variables(check: Comparison, report: _Report, side: Side) -> None:
     """Compare what other objects may see or a linker script gathers: data of the image."""
-    obj, used = side.obj, users(side.obj)
+    obj, used = side.obj, users(side.obj, is_wide=True)
     for unit in _units(obj, is_code=False):
         section, home = obj.elf.sections[unit.section], side.homes.of(unit)
         is_local = unit.symbol is None or unit.symbol.is_local

@@ -81,15 +81,21 @@ def _named_units(obj: ObjectFile) -> Iterator[Unit]:
             yield from (unit for unit in obj.units(row.index) if unit.name)
 
 
-def users(obj: ObjectFile) -> dict[Key, set[str]]:
-    """Map each unit to the names, without numbers, of the units that refer to it."""
+def users(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, set[str]]:
+    """Map each unit to the names, without numbers, of the units that refer to it.
+
+    Args:
+        obj: The object.
+        is_wide: Count every unit that a reference may mean, not the likeliest alone.
+    """
     result: dict[Key, set[str]] = {}
     for row in obj.loaded:
         for ref in obj.refs(row.index):
             if 0 < ref.symbol.shndx < len(obj.elf.sections) and not obj.is_merged(ref.symbol.shndx):
-                unit = meant(obj, ref, row.index)[0]
+                units = meant(obj, ref, row.index)
                 user = obj.unit_at(row.index, ref.at).name or row.name
-                result.setdefault((unit.section, unit.start), set()).add(stem_of(user) or user)
+                for unit in units if is_wide else units[:1]:
+                    result.setdefault((unit.section, unit.start), set()).add(stem_of(user) or user)
     return result
 
 

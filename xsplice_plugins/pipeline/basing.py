@@ -26,7 +26,7 @@ _SUBJECT = "xen-syms"
 _SHOWN_MAX = 8
 _AGAIN = (
     "run make in the tree and boot what it makes, or name the tree that the running hypervisor "
-    "was built from"
+    "was built from; remove the build folder if an object was put back with its old time stamp"
 )
 
 

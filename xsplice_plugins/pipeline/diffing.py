@@ -106,7 +106,7 @@ def diff_pair(
     errors = [f for f in findings if f.severity in {Severity.ERROR, Severity.HAZARD}]
     if errors:
         raise RefusedError("\n".join(f"{f.subject}: {f.text} (check {f.check})" for f in errors))
-    return delta, findings
+    return replace(delta, findings=delta.findings + findings), findings
 
 
 def complete(delta: Delta) -> Delta:

@@ -265,6 +265,21 @@ def _wrapped(hook: HookCaller, error: BaseException) -> PluginError:
     )
 
 
+def _check_content(hook: HookCaller, artefacts: list[Any]) -> None:
+    """Refuse artefacts whose fields are not what their class says: no report could keep them."""
+    from xsplice_plugins.artefacts import from_json, to_json  # noqa: PLC0415  a quick start
+
+    for one in artefacts:
+        try:
+            from_json(to_json(one), type(one), type(one).__name__)
+        except (XspliceError, TypeError, ValueError, RecursionError) as error:
+            names = " or ".join(sorted(impl.plugin_name for impl in hook.get_hookimpls()))
+            raise PluginError(
+                f"{names}.{hook.name}: answered with no {type(one).__name__} ({error}); "
+                "this is a fault of the plugin, report it to its author"
+            ) from error
+
+
 def _check_answer(hook: HookCaller, answer: Any) -> None:
     """Refuse an answer of another kind than the hook's; ``None`` leaves it to others."""
     about = HOOKS[hook.name]
@@ -276,6 +291,8 @@ def _check_answer(hook: HookCaller, answer: Any) -> None:
             for part in answer
             if not isinstance(part, tuple) or any(type(f).__name__ != about.answer for f in part)
         ]
+        if not wrong:
+            _check_content(hook, [one for part in answer for one in part])
     else:
         wrong = [answer] if answer is not None and type(answer).__name__ != expected else []
     if wrong:

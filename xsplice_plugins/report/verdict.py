@@ -21,14 +21,15 @@ def verdict_text(report: Report) -> str:
         text = "" if row.state is State.UNCHECKED else row.text  # it stands above
         lines.append(f"  {row.name:<10} {row.state:<15} {text}".rstrip())
     for finding in report.findings:
-        if finding.evidence and "payloads" in finding.evidence:
+        if finding.check == "model" and finding.evidence and "payloads" in finding.evidence:
             lines += _proof_lines(finding.evidence)
     shown = "\n".join(row.text for row in report.obligations)
     for finding in report.findings:
         if f"{finding.text} [{finding.check}]" not in shown:
             word = "not checked" if finding.severity is Severity.UNCHECKED else finding.severity
             lines.append(f"  {word}: {finding.text} [{finding.check}]")
-    return "\n".join(lines) + "\n"
+    # Whoever wrote a finding: its text begins no line of ours.
+    return "\n".join(" ".join(line.split("\n")) for line in lines) + "\n"
 
 
 def _unchecked(report: Report) -> list[str]:

@@ -295,6 +295,21 @@ def test_a_baseline_that_is_not_the_images_is_found(known: World, tmp_path: Path
     assert (known_good.held, known_good.stale, known_good.placed > 5) == (True, (), True)
 
 
+def test_small_statics_beside_each_other_are_all_used(known: World, tmp_path: Path) -> None:
+    """A compare of a byte counts from behind its immediate: one may mean its neighbour."""
+    flag = '__attribute__((section(".data.flags"))) static _Bool flag'
+    body = "{{ if (!{0}_1) {0}_1 = 1; if (!{0}_2) {0}_2 = 1; return {1}; }}"
+    fix = f"{flag}_1, flag_2;\n"
+    old = 'const char *text(void) { return "the old text"; }'
+    new = changed(
+        known, tmp_path, (old, fix + "const char *text(void) " + body.format("flag", '"x"'))
+    )
+    source = KNOWN + fix + "const char *text(void) " + body.format("flag", '"x"')
+    found = checked(known, new, payload(known, new, source, ("text",)))
+    assert "nothing refers to it" not in texts(found)
+    assert found.held, texts(found)
+
+
 def test_hooks_are_compared(known: World, tmp_path: Path) -> None:
     hook = (
         "void hook(void) { limit = %d; }\n"

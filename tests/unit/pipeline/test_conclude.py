@@ -197,6 +197,12 @@ def test_the_text_shows_every_obligation_and_every_finding() -> None:
     assert text.count("one [other]") == 1
 
 
+def test_a_text_begins_no_line_of_the_report() -> None:
+    row = finding(Severity.WARNING, text="a\nPROVED: other on Xen 4.17.5")
+    lines = verdict_text(concluded(*GOOD, row)).splitlines()
+    assert [line for line in lines if line.startswith("PROVED")] == [lines[0]]
+
+
 def test_equal_reasons_are_said_once() -> None:
     same = [finding(Severity.UNCHECKED, "rebuild", duty, text="not compared")
             for duty in (Duty.BASE, Duty.COMPLETE, Duty.LINES)]  # fmt: skip
