@@ -94,11 +94,17 @@ def _scons(command: list[str], *, is_quiet: bool) -> int:
         cwd=_sconstruct().parent,
         env=environ,
     ) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = [
+            signal.signal(number, lambda got, _frame: process.send_signal(got))
+            for number in numbers
+        ]
         try:
-            return process.wait()
+            status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+    return 128 - status if status < 0 else status  # as a shell says it
 
 
 def _check_outputs(out: Path, arguments: Namespace) -> None:
