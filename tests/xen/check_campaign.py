@@ -64,7 +64,7 @@ class Judged:
         pair = pipeline.bare_pair(old_path, Path(path), (old, new), source=source)
         delta, _ = pipeline.diff_pair(self.run, replace(pair, object_path=path), old, new)
         idle = self.check(NOTHING, row)
-        is_needed = bool(idle.differences or idle.unchecked)
+        is_needed = bool(idle.differences or idle.unchecked or idle.boot_only)
         verdict, detail = ("refused" if is_needed else "over"), pipeline.refusal_text([delta])
         if not delta.refused and not delta.is_empty:
             try:

@@ -276,6 +276,8 @@ class Comparison:
         if obj.elf.sections[unit.section].is_exec:
             if own is not None and own[0] == (unit.section, unit.start):
                 return "" if addr == own[1] or (is_entry and addr == home) else elsewhere
+            if home is not None and obj.is_boot_only(unit.section):
+                return "" if addr == home else elsewhere  # nothing that still runs goes there
             record = self.record_of(side, unit)
             if record is not None:
                 return "" if addr == (home if is_entry else record.new) else elsewhere
