@@ -122,6 +122,7 @@ class BootOnly:
     code: str  #: of the refusal, where the rest of the fix may rely on it
     is_own: bool  #: its own source was edited, or nobody knows; not only what it absorbs
     needs: tuple[str, ...] = ()  #: names of other objects that it came to use
+    leaves_same: bool = False  #: shown to leave in memory what the new one would have left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

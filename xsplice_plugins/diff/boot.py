@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind
+from xsplice_plugins.diff.printed import only_prints_other_texts
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def _rows(
             is_own = edited is None or old.name in edited or new.name in edited or brings_state
             reason = f"`{old.name}` runs only at boot ({new.section_name})"
             yield BootOnly(
-                name=old.decorated, reason=reason, code="INIT_CODE", is_own=is_own, needs=names
+                name=old.decorated,
+                reason=reason,
+                code="INIT_CODE",
+                is_own=is_own,
+                needs=names,
+                leaves_same=only_prints_other_texts(canon, comparison, change.old, number),
             )
     for number, how in comparison.data_changed.items():
         new, old = canon.new.all[number], canon.old.all[canon.pairing.old_of[number]]

@@ -174,6 +174,15 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
         result.lines[new] = FunctionChange(old=old, new=new, frames=frames, stream=stream)
 
 
+def entries_alike(canon: Canon, old: int, new: int) -> bool:
+    """Tell whether the table entries of two functions differ in line numbers at most."""
+    keys = [
+        [row[0] for row in _entry_keys(canon, side, number, streams.places(parts, number))]
+        for side, parts, number in ((OLD, canon.old, old), (NEW, canon.new, new))
+    ]
+    return keys[0] == keys[1]
+
+
 def _entry_keys(
     canon: Canon, is_new: bool, function: int, places: dict[tuple[int, int], int] | None
 ) -> list[tuple[Key, str, int]]:

@@ -24,6 +24,7 @@ from xsplice_plugins.diff.correlate import correlate
 from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
+from xsplice_plugins.diff.printed import only_prints_other_texts
 from xsplice_plugins.diff.renamed import lost_state
 from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -137,7 +138,8 @@ def diff_objects(
         ),
     )
     source = source_path or _file_name(new_file, old_file)
-    return _as_a_whole(delta, source, edited, is_init=is_init)
+    same = _same_results(canon, comparison) if is_init else frozenset()
+    return _as_a_whole(delta, source, edited, same, is_init=is_init)
 
 
 def _file_name(*files: ElfFile) -> str:
@@ -228,8 +230,22 @@ def _line_only(canon: Canon, comparison: Comparison) -> tuple[LineOnly, ...]:
     return tuple(sorted(rows, key=lambda r: r.name))
 
 
+def _same_results(canon: Canon, comparison: Comparison) -> frozenset[str]:
+    """Return the changed functions that leave in memory what the old ones leave."""
+    return frozenset(
+        canon.old.all[change.old].decorated
+        for number, change in comparison.changed.items()
+        if only_prints_other_texts(canon, comparison, change.old, number)
+    )
+
+
 def _as_a_whole(
-    delta: Delta, source_path: str, edited: Collection[str] | None, *, is_init: bool
+    delta: Delta,
+    source_path: str,
+    edited: Collection[str] | None,
+    same: frozenset[str],
+    *,
+    is_init: bool,
 ) -> Delta:
     """Take everything of an object that is assembler, or used only at boot, out of the payload."""
     is_assembler = source_path.endswith((".S", ".s"))
@@ -247,6 +263,7 @@ def _as_a_whole(
                 reason=f"`{name}` belongs to an object that is used only at boot ({source_path})",
                 code="INIT_CODE",
                 is_own=edited is None or not symbol or symbol in edited,
+                leaves_same=name in same,
             )
             for name, symbol in names.items()
             if name not in known

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, PartKind
 from xsplice_plugins.target.machine import CALLS, DIRECT, Flow
 
 if TYPE_CHECKING:
@@ -134,6 +134,34 @@ def difference(canon: Canon, old: int, new: int) -> StreamDifference | None:
             i = places[0]
             return StreamDifference(before=before[i], after=after[i], numbers=numbers)
     return _first_difference(before, after, keys_old, keys_new)
+
+
+def texts_apart(canon: Canon, old: int, new: int) -> set[int] | None:
+    """Return the instructions that differ, if all of them do in nothing but a text's content.
+
+    Returns:
+        Their ordinals; ``None`` if anything else differs.
+    """
+    before, after = steps(canon.old, old), steps(canon.new, new)
+    if len(before) != len(after):
+        return None
+    places_old, places_new = _places(before), _places(after)
+    result = set()
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        if _key(canon, OLD, a, places_old) == _key(canon, NEW, b, places_new):
+            continue
+        plain = (a.jump, b.jump) == (None, None) and a.code == b.code
+        if not plain or len(a.edges) != len(b.edges):
+            return None
+        for c, d in zip(a.edges, b.edges, strict=True):
+            kinds = {
+                parts.all[e.part].kind if e.part != EXTERNAL else None
+                for parts, e in ((canon.old, c), (canon.new, d))
+            }
+            if kinds != {PartKind.STRING} or (c.offset, c.type) != (d.offset, d.type):
+                return None
+        result.add(i)
+    return result
 
 
 def _key(canon: Canon, is_new: bool, step: StreamStep, places: dict[tuple[int, int], int]) -> Key:

@@ -155,7 +155,8 @@ def link_payload(
             findings=record.findings
             + _established(name, [delta for delta, _ in kept])
             + tuple(f for delta in deltas if delta.machine for f in complete(delta).findings)
-            + _moved_state(deltas, record),
+            + _moved_state(deltas, record)
+            + left_by_boot(name, deltas),
         ),
     )
 
@@ -176,8 +177,9 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     """Say what of a fix waits for the next boot, where that is all there is to say.
 
     Boot code that only absorbs functions that changed need not be replaced, for it never runs
-    again. If it was edited itself or with a constant or type, or uses data that the payload brings,
-    the other code of the fix may rely on what it would have left behind.
+    again; `left_by_boot` speaks of what it left. If it was edited itself or with a constant or
+    type, or uses data that the payload brings, the other code of the fix may rely on what it would
+    have left behind.
 
     Returns:
         Notes for the payload's record.
@@ -214,6 +216,26 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
         f"{row.reason}; it absorbs what changed and is not replaced: boot is over"
         for _, row in rows
     )
+
+
+def left_by_boot(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
+    """Say which boot code may have left something else behind than the fix's own would have.
+
+    Args:
+        name: Name of the fix.
+        deltas: What changed; `check_boot` has let its boot code pass.
+
+    Returns:
+        A finding for each function that is not shown to have left the same; "not checked".
+    """
+    texts = (
+        f"{delta.object_path}: `{row.name}` ran at boot with the old code and left its results in "
+        "memory: nobody has shown that the rest of the fix does not rely on what it would have left"
+        for delta in deltas
+        for row in delta.boot
+        if not row.leaves_same
+    )
+    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, name, texts)
 
 
 def no_change_text(deltas: Sequence[Delta]) -> str:

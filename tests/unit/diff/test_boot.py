@@ -19,6 +19,16 @@ static __init used int other(int a) { return get(a + 1); }
 int f(int a) { return get(twice(a)) + level; }
 """
 
+#: An inline that prints; `start` runs at boot, `f` later.
+PRINTS = r"""
+extern void printk(const char *, ...);
+extern int strcmp(const char *, const char *);
+int state, last;
+static inline void check(int a) { BODY }
+static __init used void start(int a) { check(a); last = a; }
+void f(int a) { check(a + 1); }
+"""
+
 
 def rows(delta: Delta) -> list[tuple[str, str, bool]]:
     """Return code, name and whether its own source was edited."""
@@ -86,6 +96,20 @@ def test_an_object_of_boot_is_boot_only_as_a_whole(tmp_path: Path) -> None:
     assert rows(diff(before, after, is_init=True, edited=())) == [("INIT_CODE", "f", False)]
 
 
+@pytest.mark.parametrize(("new", "expected"), [('"other"', True), ('"boot"); put(1, 2', False)])
+def test_an_object_of_boot_leaves_the_same_as_other_boot_code_does(
+    tmp_path: Path, new: str, expected: bool
+) -> None:
+    text = PRINTS.replace("BODY", 'if (a) printk("boot");')
+
+    before, after = (compile_c(tmp_path, t) for t in (text, text.replace('"boot"', new)))
+    delta = diff(before, after, is_init=True, edited={"check"})
+    assert {row.name.split("#")[-1]: row.leaves_same for row in delta.boot} == {
+        "f": expected,
+        "start": expected,
+    }
+
+
 def test_a_trampoline_stays_in_use(tmp_path: Path) -> None:
     place = '__attribute__((section(".trampoline.data"))) used int first = 1; int f('
     text = BASE.replace("int f(", place)
@@ -96,3 +120,40 @@ def test_a_trampoline_stays_in_use(tmp_path: Path) -> None:
 def test_a_row_holds_what_the_link_needs() -> None:
     row = BootOnly(name="a.c#f", reason="`f` runs only at boot", code="INIT_CODE", is_own=False)
     assert row.needs == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "old", "new", "expected"),
+    [
+        ('if (a) printk("old %d", a);', "old %d", "new text %d", True),
+        ('if (a) { printk("one"); printk("two %s", "x"); }', "two %s", "2 %s", True),
+        ('if (a) { printk("one"); printk("two %s", "x"); }', '"x"', '"y"', True),
+        ('if (a > 5) { printk("old"); BUG(); }', "old", "new", True),
+        ('if (a) printk("old %d", a);', "old %d", "old %%n %d", True),
+        ('if (a) printk("old", &state);', '"old"', '"old%n"', False),
+        ('if (a) printk("old%n", &state);', "old", "older", False),
+        ('if (a) printk("old%-8.*ln", a, &state);', "old", "older", False),
+        ('if (a) printk("old"); state = 2;', "state = 2", "state = 3", False),
+        ('if (a) printk("old"); state = 2;', 'old"); state = 2', 'new"); state = 3', False),
+        ('if (a) note("old");', "old", "new", False),
+        ('state = strcmp((void *)(long)a, "old");', "old", "new", False),
+        ('state = *(volatile char *)"old";', "old", "new", False),
+        ('state = (long)"old";', "old", "new", False),
+        ('printk("%d", put(a, (long)"old"));', "old", "new", False),
+        ('const char *t = "old"; printk(t); note(t);', "old", "new", False),
+        ('const char *t = a ? "old" : "other"; printk(t);', "old", "new", False),
+        ('if (a) printk("old");', '"old")', '"old"), printk("more")', False),
+        ('if (a) { printk("old"); BUG(); }', '"old"); B', '"new"); FAULTS("nop", 3); B', False),
+    ],
+)
+def test_boot_code_leaves_the_same_only_if_all_that_differs_is_printed(
+    tmp_path: Path, body: str, old: str, new: str, *, expected: bool
+) -> None:
+    assert old in body
+    texts = (PRINTS.replace("BODY", text) for text in (body, body.replace(old, new)))
+    before, after = (compile_c(tmp_path, text) for text in texts)
+    delta = diff(before, after, edited={"check"})
+    assert summary(delta)[0] == ["f"]
+    assert [(row.name.split("#")[-1], row.leaves_same) for row in delta.boot] == [
+        ("start", expected)
+    ]

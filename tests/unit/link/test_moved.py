@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
 from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import Duty, RemovedItem, Severity
+from xsplice_plugins.artefacts import BootOnly, Delta, Duty, RemovedItem, Severity
 from xsplice_plugins.errors import LinkError, RefusedError
 from xsplice_plugins.pipeline.run import Run
 from xsplice_plugins.plugins.manager import build_plugin_manager
@@ -91,3 +91,20 @@ def test_a_static_that_went_to_another_object_starts_again_and_that_is_said(
         if (finding.severity, finding.obligation) == (Severity.UNCHECKED, Duty.DATA)
     ]
     assert tuple(text for text in texts if "state" in text) == (said if is_said else ())
+
+
+@pytest.mark.parametrize("leaves_same", [True, False])
+def test_what_boot_code_left_is_in_the_record_of_the_payload(
+    compiler: Compiler, image: bytes, *, leaves_same: bool
+) -> None:
+    new = compiler.object("other.c", f"{HIDDEN}int entry(int x) {{ return x; }}")
+    delta = closure_delta(new, "other.o", ("entry",))
+    row = BootOnly(name="start", reason="", code="INIT_CODE", is_own=False, leaves_same=leaves_same)
+    boot = Delta(
+        object_path="boot.o", source_path="", profile="", machine=0, digest_new="", boot=(row,)
+    )
+    run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
+    record = pipeline.link_payload(run, "fix", [boot, delta], [b"", new], image).record
+    left = [row.obligation for row in record.findings if "`start` ran at boot" in row.text]
+    assert left == ([] if leaves_same else [Duty.DATA])
+    assert any("boot is over" in note for note in record.notes)

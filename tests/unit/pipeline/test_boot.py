@@ -8,14 +8,16 @@ from xsplice_plugins.artefacts import (
     Cause,
     ChangedFunction,
     Delta,
+    Duty,
     NewItem,
     NoppedRange,
     OldPlace,
     Refusal,
+    Severity,
 )
 from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
 from xsplice_plugins.pipeline import refusal_text
-from xsplice_plugins.pipeline.payload import check_boot
+from xsplice_plugins.pipeline.payload import check_boot, left_by_boot
 
 FUNCTION = ChangedFunction(
     name="run",
@@ -41,13 +43,14 @@ def delta(path: str = "a.o", **fields: object) -> Delta:
     )
 
 
-def boot(*, is_own: bool, needs: tuple[str, ...] = ()) -> BootOnly:
+def boot(*, is_own: bool, needs: tuple[str, ...] = (), leaves_same: bool = False) -> BootOnly:
     return BootOnly(
         name="start",
         reason="`start` runs only at boot (.init.text)",
         code="INIT_CODE",
         is_own=is_own,
         needs=needs,
+        leaves_same=leaves_same,
     )
 
 
@@ -83,6 +86,14 @@ def test_state_that_another_object_brings_would_not_have_been_made(kind: str) ->
 @pytest.mark.parametrize("fields", [{"nopped": (NOPS,)}, {"new": (item("hook", "h"),)}])
 def test_hooks_and_nops_run_too(fields: dict[str, object]) -> None:
     assert len(check_boot([delta(boot=(boot(is_own=False),)), delta("b.o", **fields)])) == 1
+
+
+def test_what_boot_left_is_not_checked_unless_it_is_shown_to_be_the_same() -> None:
+    runs = delta("b.o", changed=(FUNCTION,))
+    (finding,) = left_by_boot("fix", [delta(boot=(boot(is_own=False),)), runs])
+    assert (finding.severity, finding.obligation) == (Severity.UNCHECKED, Duty.DATA)
+    assert finding.text.startswith("a.o: `start` ran at boot with the old code")
+    assert left_by_boot("fix", [delta(boot=(boot(is_own=False, leaves_same=True),)), runs]) == ()
 
 
 def test_without_boot_code_there_is_nothing_to_say() -> None:
