@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
-
-
+#: What marks code and data that are freed after boot. Source: xen/include/xen/init.h.
+_BOOT = re.compile(r"\b__(hwdom_)?(init|exit)((data|const|constrel)(_cf_clobber)?)?\b")
 _INCLUDE = re.compile(r"\0 #\s*include\b")
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION, ChunkKind.PROTOTYPE}
 
@@ -23,14 +23,15 @@ def words_edited(pristine: Path, patched: Path) -> frozenset[str] | None:
     """Return the words of all top-level pieces that a patch changes, adds or removes.
 
     A function that none of them names was not edited. Where a piece is no function (a constant, a
-    type, a variable) that is no comfort: boot code may have sized something by the old one.
+    type, a variable) that is no comfort: boot code may have sized something by the old one. Nor
+    where a piece is itself for boot: what absorbs it has another name.
 
     Args:
         pristine: Root of the pristine copy (or the tree itself).
         patched: Root of the patched copy.
 
     Returns:
-        The words; ``None`` if a piece is neither function nor ``#include``.
+        The words; ``None`` if a piece is neither function nor ``#include``, or is for boot.
     """
     found: set[str] = set()
     for path in sorted(origin_of(patched).patched):
@@ -40,6 +41,8 @@ def words_edited(pristine: Path, patched: Path) -> frozenset[str] | None:
         for text in pieces[0] ^ pieces[1]:
             item = declaration(text)
             if text and item.kind not in _FUNCTIONS and not _INCLUDE.match(item.text):
+                return None
+            if _BOOT.search(text):
                 return None
             found.update(_WORD.findall(text))
     return frozenset(found)

@@ -37,6 +37,10 @@ TWO = "a * 3;\n}\nextern int f(int user);\nstatic inline int more(int a)\n{\n   
         ((USER, "int user", "int slots = 32;\nint user"), None),
         ((USER, "int user", "struct slot { int a; };\nint user"), None),
         ((USER, "int user", "#include <xen/lib.h>\nint user"), ()),
+        ((USER, "int user", "static int __init first(int a) { return a; }\nint user"), None),
+        ((USER, "int user", "static int __init_late(int a) { return a; }\nint user"), ()),
+        ((USER, "    return", "    static int __initdata seen = 1;\n    return"), None),
+        ((USER, "    return", "    /* like __initdata */\n    return"), ()),
     ],
 )
 def test_a_patch_names_what_it_edited(
