@@ -13,8 +13,9 @@ import re
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind, is_compiler_named
 from xsplice_plugins.diff.printed import only_prints_other_texts
+from xsplice_plugins.target.addresses import AddressFlow
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def _rows(
             and is_boot_only(part)
         ):
             yield _own(part, f"new `{part.name}` is used only at boot ({part.section_name})")
+    for number in sorted(_left_by_boot(canon)):
+        part = canon.new.all[number]
+        yield _own(part, f"only boot code would have handed on new `{part.name}`")
     for part in canon.old.all:
         if (
             part.kind is PartKind.DATA
@@ -96,6 +100,51 @@ def _rows(
             and is_boot_only(part)
         ):
             yield _own(part, f"`{part.name}` of {part.section_name} is removed")
+
+
+def _left_by_boot(canon: Canon) -> set[int]:
+    """Return new statics that run-time code would know only by what boot left of them.
+
+    These are data, and functions whose address boot code takes, that nothing but boot code, or
+    another one of them, refers to. What is only called, or made by the compiler, is not among them.
+    """
+    parts = canon.new
+    flow = AddressFlow(parts.references)
+    users: dict[int, set[int]] = {}
+    taken: set[int] = set()
+    for user in list(parts.all):
+        if user.section_class is SectionClass.IGNORED:
+            continue
+        owner = parts.owner.get(user.number, user.number)
+        is_code = parts.file.sections[user.section].is_exec
+        for edge in parts.edges(user):
+            target = parts.owner.get(edge.part, edge.part)
+            if target in (EXTERNAL, owner) or not _is_new_static(canon, parts.all[target]):
+                continue
+            users.setdefault(target, set()).add(owner)
+            place = (user.section, user.offset + edge.offset)
+            if parts.all[target].kind is PartKind.DATA or not (is_code and flow.is_branch(place)):
+                taken.add(target)
+    found = set(users)
+    while True:
+        used = {
+            number
+            for number in found
+            if not all(n in found or is_boot_only(parts.all[n]) for n in users[number])
+        }
+        if not used:
+            return found & taken
+        found -= used
+
+
+def _is_new_static(canon: Canon, part: Part) -> bool:
+    return (
+        part.kind in (PartKind.FUNCTION, PartKind.DATA)
+        and part.is_local
+        and not is_compiler_named(part.name)
+        and part.number not in canon.pairing.old_of
+        and not is_boot_only(part)
+    )
 
 
 def _own(part: Part, reason: str) -> BootOnly:

@@ -87,6 +87,48 @@ def test_the_names_that_boot_code_came_to_use_are_told(tmp_path: Path) -> None:
     assert [row.needs for row in delta.boot] == [("far",)]
 
 
+@pytest.mark.parametrize(
+    ("new", "body", "later", "left"),
+    [
+        ("static int lazy(int a) { return a + 9; }", "hook = lazy;", "", [("INIT_CODE", "lazy")]),
+        ("static int lazy(int a) { return a + 9; }", "hook = lazy;", "hook = lazy;", []),
+        ("static noinline int lazy(int a) { return get(a); }", "get(lazy(a));", "", []),
+        ("static noinline int lazy(int a) { return get(a); }", "hook = &get;", "get(lazy(a));", []),
+        ("static const int row[9] = {1};", "seen = row;", "", [("INIT_DATA", "row")]),
+        ("static const int row[9] = {1};", "seen = row;", "seen = row;", []),
+        (
+            "static int lazy(int a) { return a + 9; } static fn *const table[2] = {lazy, lazy};",
+            "seen = table;",
+            "",
+            [("INIT_CODE", "lazy"), ("INIT_DATA", "table")],
+        ),
+        (
+            "static int lazy(int a) { return a + 9; } static fn *const table[2] = {lazy, lazy};",
+            "hook = lazy;",
+            "seen = table;",
+            [],
+        ),
+    ],
+)
+def test_a_new_thing_that_only_boot_would_have_handed_on_is_its_own(
+    tmp_path: Path, new: str, body: str, later: str, left: list[tuple[str, str]]
+) -> None:
+    """An inline that boot code absorbs stores an address that the rest would have found there."""
+    old = """typedef int fn(int); fn *hook; const void *seen;
+    static inline void absorb(int a) { put(a, 1); }
+    static __init used void start(int a) { absorb(a); }
+    void f(int a) { put(a, 3); }
+    """
+    text = old.replace("static inline", f"{new} static inline").replace("1);", f"2); {body}")
+    before, after = (
+        compile_c(tmp_path, t) for t in (old, text.replace("a, 3);", f"a, 4); {later}"))
+    )
+    delta = diff(before, after, edited={"absorb", "f"})
+    assert summary(delta)[0] == ["f"]
+    own = [(code, name, True) for code, name in left]
+    assert sorted(rows(delta)) == sorted([*own, ("INIT_CODE", "start", False)])
+
+
 def test_an_object_of_boot_is_boot_only_as_a_whole(tmp_path: Path) -> None:
     texts = BASE, BASE.replace("+ level", "- level")
     before, after = (compile_c(tmp_path, text) for text in texts)
