@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
+from tests.kit.differ_inputs import (
+    Compiler,
+    compile_c,
+    compile_with,
+    diff,
+    diff_c,
+    every_compiler,
+    summary,
+)
 from xsplice_plugins.artefacts import BootOnly, Delta
 
 pytestmark = pytest.mark.toolchain
@@ -150,6 +158,17 @@ def test_an_object_of_boot_leaves_the_same_as_other_boot_code_does(
         "f": expected,
         "start": expected,
     }
+
+
+@every_compiler()
+def test_printed_texts_are_followed_in_the_code_of_every_machine(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    for call, expected in (('printk("old %d", a)', True), ('note("old %d", a)', False)):
+        text = PRINTS.replace("BODY", f"if (a) {call};")
+        sides = [compile_with(compiler, tmp_path, t) for t in (text, text.replace("old", "new"))]
+        delta = diff(*sides, edited={"check"})
+        assert [row.leaves_same for row in delta.boot] == [expected]
 
 
 def test_a_trampoline_stays_in_use(tmp_path: Path) -> None:
