@@ -6,14 +6,35 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import __version__
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.plugins.spec import HOOK_API
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def _check_out(arguments: argparse.Namespace) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        ConfigError: ``--out`` names it, or is no file's name.
+    """
+    out = getattr(arguments, "out", None)
+    if not out or arguments.command == "patch":
+        return  # there it is a folder
+    if not Path(out).name:
+        raise ConfigError(f"--out {out}: names no file; give one")
+    if not Path(out).is_file():
+        return
+    values = [value for name, value in vars(arguments).items() if name != "out"]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    paths = [Path(one) for one in flat if isinstance(one, str | Path) and os.path.isfile(one)]  # noqa: PTH113
+    if any(path.samefile(out) for path in paths):
+        raise ConfigError(f"--out {out}: it is read, and would be written over; give another name")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.set_defaults(run=run)
     arguments = parser.parse_args(argv)
     try:
+        _check_out(arguments)
         return int(arguments.run(arguments))
     except XspliceError as error:
         print(f"xsplice {arguments.command}: {error}", file=sys.stderr)  # noqa: T201

@@ -158,3 +158,13 @@ def test_equal_objects_are_no_functional_change(
     objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert xsplice(capsys, "diff", objects[0], objects[0])[0] == 3
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_is_read_is_not_written_over(
+    which: int, objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = objects[which].read_bytes()
+    status, said = xsplice(capsys, "diff", *objects, "--out", objects[which])
+    assert (status, "would be written over" in said) == (2, True), said
+    assert objects[which].read_bytes() == before

@@ -128,7 +128,7 @@ def chunks(text: str) -> tuple[Chunk, ...]:
 
 def _is_body(head: str) -> bool:
     """Tell whether ``{`` after this head opens a function's body."""
-    bare = _without_attributes(plain(head))
+    bare = without_attributes(plain(head))
     return bare.endswith(")") and "=" not in bare.split("(", 1)[0]
 
 
@@ -153,7 +153,7 @@ def declaration(text: str) -> Declaration:
     flat = plain(text)
     if flat.startswith("\0 #"):
         return Declaration(kind=ChunkKind.DIRECTIVE, name="", text=flat)
-    bare = _without_attributes(flat)
+    bare = without_attributes(flat)
     if match := _TYPEDEF_TAGGED.match(bare):
         kind = ChunkKind.ENUM if match[1] == "enum" else ChunkKind.RECORD
         tail = re.search(rf"\}}\s*({_NAME})\s*;$", bare)
@@ -195,7 +195,7 @@ def _after_braces(text: str) -> str:
     return ""
 
 
-def _without_attributes(text: str) -> str:
+def without_attributes(text: str) -> str:
     """Drop ``__attribute__((...))`` and the like, whose brackets would confuse."""
     parts: list[str] = []
     at = 0

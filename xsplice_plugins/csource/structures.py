@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 
 from xsplice_plugins.artefacts import Refusal
-from xsplice_plugins.csource.declarations import ChunkKind, Declaration
+from xsplice_plugins.csource.declarations import ChunkKind, Declaration, without_attributes
 
 _DECLARATOR = re.compile(r"([A-Za-z_]\w*)\s*((?:\[[^\]]*\]\s*)*(?::\s*[^,;]+)?)$")
 #: Directives that place members. Source: gcc's manual, "Structure-Layout Pragmas".
@@ -120,33 +120,73 @@ def _renamed(item: Declaration, name: str) -> Declaration:
     return replace(item, name=name, text=re.sub(rf"(?<!\w){old}(?!\w)", new, item.text))
 
 
-_OWN_RECORD = re.compile(r"^[^={(]*\b(?:struct|union|enum)\b[^={(;]*\{")
+_STORAGE = re.compile(r"\b(?:static|extern|const|volatile|register|inline)\b")
+_NAMELESS_ENUM = re.compile(r"^enum\s*\{")
 
 
 def _variables(old: tuple[Declaration, ...], new: tuple[Declaration, ...]) -> list[Refusal]:
-    """Refuse variables whose type stands in their own declaration and changes."""
-    sides: list[dict[str, str]] = []
-    for side in (old, new):
-        found = {}
-        for item in side:
-            if item.kind is ChunkKind.OTHER and (match := _OWN_RECORD.match(item.text)):
-                body, rest = _body_and_rest(item.text, match.end() - 1)
-                head = rest.partition("=")[0]
-                if names := re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^()]*\)", "", head)):
-                    dimensions = "".join(re.findall(r"\[[^]]*\]", head))
-                    name = next((n for n in reversed(names) if not n.startswith("__")), names[-1])
-                    found[name] = f"{body} {dimensions}"
-        sides.append(found)
-    return [
+    """Refuse variables that change their type, and constants of nameless enumerations."""
+    types, constants = ([table(side) for side in (old, new)] for table in (_types, _constants))
+    names = sorted(
+        name for name in types[0].keys() & types[1].keys() if types[0][name] != types[1][name]
+    )
+    refusals = [
         Refusal(
             name=f"variable {name}: its type",
             reason="its type changes, and what it holds already has the old layout",
             code="LAYOUT",
             hint=_HINT,
         )
-        for name in sorted(sides[0].keys() & sides[1].keys())
-        if sides[0][name] != sides[1][name]
+        for name in names
     ]
+    moved = [
+        name
+        for name in constants[0].keys() & constants[1].keys()
+        if constants[0][name] != constants[1][name]
+    ]
+    refusals += [
+        Refusal(
+            name=f"constant {name}: its value",
+            reason="its value changes, and memory that exists may hold the old one",
+            code="LAYOUT",
+            hint="add new constants at the end",
+        )
+        for name in sorted(moved)
+    ]
+    return refusals
+
+
+def _types(side: tuple[Declaration, ...]) -> dict[str, str]:
+    """Return the type of each variable that is defined, as its declaration spells it."""
+    found = {}
+    for item in side:
+        if item.kind is not ChunkKind.OTHER or _NAMELESS_ENUM.match(item.text):
+            continue
+        text, body = item.text, ""
+        brace = text.find("{")
+        if brace >= 0 and "=" not in text[:brace] and "(" not in _bare(text[:brace]):
+            body, rest = _body_and_rest(text, brace)
+            text = f"{text[:brace]} {rest}"
+        head = _STORAGE.sub(" ", _bare(text.partition("=")[0].rstrip("; ")))
+        match = re.fullmatch(r"(.*?)([A-Za-z_]\w*)\s*((?:\[[^]]*\]\s*)*)", head.strip())
+        if match and match[1].strip(" *") + body and "(" not in match[2]:
+            found[match[2]] = " ".join(f"{match[1]} {body} {match[3]}".split())
+    return found
+
+
+def _bare(text: str) -> str:
+    """Return a declaration's front without attributes."""
+    return without_attributes(re.sub(r"\b__\w*(?:used|unused|read_mostly|aligned)\w*\b", " ", text))
+
+
+def _constants(side: tuple[Declaration, ...]) -> dict[str, tuple[int, str]]:
+    """Return place and value of each constant of the nameless enumerations."""
+    return {
+        name: (place, value)
+        for item in side
+        if item.kind is ChunkKind.OTHER and _NAMELESS_ENUM.match(item.text)
+        for place, (name, value) in enumerate(_members(replace(item, kind=ChunkKind.ENUM)))
+    }
 
 
 def _body_and_rest(text: str, start: int) -> tuple[str, str]:
@@ -185,6 +225,8 @@ def added_constants(old: Declaration, new: Declaration) -> set[str] | None:
     gained = after[len(before) :]
     if after[: len(before)] != before or any(value for _, value in gained):
         return None
+    if not gained or _frame(old) != _frame(new):
+        return None  # its text differs otherwise: in attributes, for example
     return {name for name, _ in gained}
 
 
@@ -193,11 +235,12 @@ def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
     before, after = _members(old), _members(new)
     word = "constant" if old.kind is ChunkKind.ENUM else "field"
     # An enumeration may grow at its end: no constant changes its value.
+    if _frame(old) != _frame(new):
+        return "attributes", "its attributes change"
     if old.kind is ChunkKind.ENUM and after[: len(before)] == before:
         return None
-    if old.kind is not ChunkKind.ENUM and _frame(old) != _frame(new):
-        return "attributes", "its attributes change"
     names_before, names_after = ([name for name, _ in side] for side in (before, after))
+    renamed: set[str] = set()
     for index, (name, shape) in enumerate(before):
         if index < len(after) and after[index] == (name, shape):
             continue
@@ -211,7 +254,8 @@ def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
                 and other[0] not in names_before
                 and word == "field"
             )
-            if is_renamed:
+            if is_renamed and shape not in renamed:
+                renamed.add(shape)  # a second one may have changed places with it
                 continue
             return f"{word} {name}", "it is removed"
         if index < len(after) and after[index][0] not in names_before:

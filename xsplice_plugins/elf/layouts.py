@@ -149,7 +149,8 @@ def _kept(
         return None
     rows_old, rows_new = _rows(old), _rows(new)
     places = {row: key for key, row in rows_new.items() if key not in rows_old}
-    renamed, changed = set(), []
+    renamed: set[tuple[str, int]] = set()
+    changed = []
     for key, (bits, size_bits, kind) in rows_old.items():
         other = rows_new.get(key)
         if other is None:
@@ -173,6 +174,12 @@ def _kept(
         for member in fresh
         if (member, 0) not in renamed and member.rpartition(".")[0] not in fresh
     ]
+    if len(renamed) > 1:
+        names = ", ".join(f"`{member}`" for member, _ in sorted(renamed))
+        added.append(
+            f"fields {names} of `{name}` have new names: nobody has shown that none took another's "
+            "place"
+        )
     return changed + added
 
 

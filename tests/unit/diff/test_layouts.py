@@ -108,6 +108,11 @@ QUESTIONS = {
         "`c` of `struct s` changed",
     ),
     "renamed": ("struct s { int a, b; } x;", "struct s { int a, c; } x;", ""),
+    "two renamed": (
+        "struct s { short a, b; } x;",
+        "struct s { short c, d; } x;",
+        "`c`, `d` of `struct s` have new names",
+    ),
     "signed": (
         "struct s { int a; } x;",
         "struct s { unsigned a; } x;",
