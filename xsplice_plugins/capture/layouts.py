@@ -73,7 +73,10 @@ def _may_change_types(old: Path, new: Path) -> bool:
     keys = [{plain(chunk.text) for chunk in side} for side in pieces]
     silent = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION, ChunkKind.PROTOTYPE}
     return any(
-        chunk.has_directive or declaration(chunk.text).kind not in silent
+        chunk.has_directive
+        or (item := declaration(chunk.text)).kind not in silent
+        # A macro that defines a variable looks like a prototype.
+        or item.name.isupper()
         for side, other in ((pieces[0], keys[1]), (pieces[1], keys[0]))
         for chunk in side
         if plain(chunk.text) not in other
