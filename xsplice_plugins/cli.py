@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 
 def _check_out(arguments: argparse.Namespace) -> None:
-    """Refuse to write over a file that is read.
+    """Refuse names of no file, and to write over a file that is read.
 
     Raises:
-        ConfigError: ``--out`` names it, or is no file's name.
+        ConfigError: ``--out`` names it, or something is no file's name.
     """
-    out = getattr(arguments, "out", None)
-    if not out or arguments.command == "patch":
+    if arguments.command in {"patch", "play"}:
         return  # there it is a folder
-    if not Path(out).name:
-        raise ConfigError(f"--out {out}: names no file; give one")
-    if not Path(out).is_file():
-        return
+    out = getattr(arguments, "out", None)
     values = [value for name, value in vars(arguments).items() if name != "out"]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    for path in (out, *flat):
+        if isinstance(path, Path) and not path.name:
+            raise ConfigError(f"{path}: names no file; give one")
+    if not out or not Path(out).is_file():
+        return
     paths = [Path(one) for one in flat if isinstance(one, str | Path) and os.path.isfile(one)]  # noqa: PTH113
     if any(path.samefile(out) for path in paths):
         raise ConfigError(f"--out {out}: it is read, and would be written over; give another name")

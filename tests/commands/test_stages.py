@@ -168,3 +168,15 @@ def test_what_is_read_is_not_written_over(
     status, said = xsplice(capsys, "diff", *objects, "--out", objects[which])
     assert (status, "would be written over" in said) == (2, True), said
     assert objects[which].read_bytes() == before
+
+
+def test_a_folder_is_no_file(
+    objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ("diff", ".", "."),
+        ("diff", *objects, "--out", "/"),
+        ("sign", ".", "--out", "x"),
+    ):
+        status, said = xsplice(capsys, *words)
+        assert (status, "names no file" in said) == (2, True), said

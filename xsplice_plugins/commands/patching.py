@@ -202,7 +202,8 @@ def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> li
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
         if status in _MADE and there.is_file() and (arguments.verify or end not in _PROOF):
-            shutil.copyfile(there, here)
+            if not (here.exists() and here.samefile(there)):
+                shutil.copyfile(there, here)
             made.append(here)
         else:
             here.unlink(missing_ok=True)
