@@ -185,7 +185,10 @@ def test_missing_packages_are_named_in_one_message(tmp_path: Path) -> None:
 
 
 def test_nothing_missing_is_no_error(tmp_path: Path) -> None:
-    debian.require_packages("x", {"sh": "dash"}, {str(tmp_path): "there"})
+    there = {"sh": "dash"}, {str(tmp_path): "there"}
+    debian.require_packages("x", *there)
+    with pytest.raises(MachineError, match="apt-get install"):
+        debian.require_packages("x", {"no-such-program": "pkg"}, there[1])
 
 
 def test_a_trees_key_follows_everything_that_makes_it() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Delta
-    from xsplice_plugins.check.results import Beneath, NewObject
+    from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
     from xsplice_plugins.pipeline.run import Run
 
 REBUILD = "rebuild"  #: the check's name in findings
@@ -204,14 +204,7 @@ def _compare(
     if found.boot_only:
         text = f"used at boot only, and not replaced: {_some(found.boot_only)}"
         findings.append(_finding(Severity.INFO, name, text))
-    unknown = sorted(path.name for path in config.depends if kind_of(record_of(path)) == NOTHING)
-    doubts = [
-        f"{row}: no object that its patch reaches has its `{what}`"
-        for row, what in found.unseen
-        if row in unknown
-    ]
-    if unknown and not is_recompiled:
-        doubts.append(f"{_some(unknown)}: no record says what it was made of")
+    doubts = _doubts(config.depends, found, is_recompiled=is_recompiled)
     if beneath and not found.beneath and not doubts:
         names = _some([row.name for row in beneath])
         text = f"{names}: what they changed is what their patches say"
@@ -224,6 +217,19 @@ def _compare(
     for duty, texts in not_checked:
         findings += [_finding(Severity.UNCHECKED, name, text, duty) for text in texts]
     return findings
+
+
+def _doubts(paths: Sequence[Path], found: CheckReport, *, is_recompiled: bool) -> list[str]:
+    """Say what of payloads beneath that have no record nobody could compare."""
+    unknown = sorted(path.name for path in paths if kind_of(record_of(path)) == NOTHING)
+    doubts = [
+        f"{row}: no object that its patch reaches has its `{what}`"
+        for row, what in found.unseen
+        if row in unknown
+    ]
+    if unknown and not is_recompiled:
+        doubts.append(f"{_some(unknown)}: no record says what it was made of")
+    return doubts
 
 
 def _beneath(paths: Sequence[Path]) -> list[Beneath]:

@@ -76,9 +76,10 @@ def test_whatever_ends_us_ends_make_and_all_that_it_started(
     slow = f"tail -f {tmp_path}/copy"
     wait_for(1, slow)
     os.kill(process.pid, number)
-    process.wait(20)
+    assert process.wait(20) != 0
     wait_for(0, slow)
     wait_for(0, f"make -C {tmp_path}/copy")
+    assert processes(slow) == []
 
 
 def test_a_copy_that_was_made_leaves_nothing_running(tree: TinyTree, tmp_path: Path) -> None:
