@@ -96,7 +96,7 @@ def _pairs(
             "record of prelink.o or of any built_in.o); build the tree again with its own Makefile"
         )
     pairs = []
-    for target in sorted(after.linked - after.parts.keys() - _NOT_CODE | _init_objects(after)):
+    for target in _compiled(after):
         new = after.tree.build_root / target
         old = before.tree.build_root / target
         if not new.is_file() or (old.is_file() and old.read_bytes() == new.read_bytes()):
@@ -105,6 +105,7 @@ def _pairs(
         if pair is not None:
             pairs.append(pair)
     pairs += _outside_the_image(before, after)
+    pairs += _gone(before, after)
     return tuple(sorted(pairs, key=lambda pair: pair.object_path))
 
 
@@ -133,8 +134,28 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
     return pairs
 
 
-def _init_objects(index: Index) -> set[str]:
-    return {target for target in index.parts if target.endswith(".init.o")} & index.linked
+def _gone(before: Index, after: Index) -> list[ObjectPair]:
+    """Refuse to leave an object out whose source is still there; a payload takes nothing out."""
+    pairs = []
+    for target in sorted(set(_compiled(before)) - set(_compiled(after))):
+        job = recorded_job(before, target)
+        if job is None or not (after.tree.hypervisor_source / job.source_path).exists():
+            continue
+        gone = Refusal(
+            name=target,
+            reason="the patched tree no longer makes it part of the image",
+            code="REMOVED",
+            hint="leave that part of the patch out; change the functions that shall do nothing",
+        )
+        pairs.append(_refused(job, gone))
+    return pairs
+
+
+def _compiled(index: Index) -> list[str]:
+    """Return the objects of the image, an init object under the name that it is linked by."""
+    init = {target for target in index.parts if target.endswith(".init.o")} & index.linked
+    plain = {t for t in index.linked - index.parts.keys() if init_name(t) not in index.linked}
+    return sorted((plain | init) - _NOT_CODE)
 
 
 def _pair(

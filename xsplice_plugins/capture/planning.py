@@ -21,11 +21,16 @@ from xsplice_plugins.capture.rules import changed_outputs, is_ignored
 from xsplice_plugins.errors import NoFunctionalChangeError
 from xsplice_plugins.kbuild.indexing import Index, canonical_in, init_name, job_of, read_index
 from xsplice_plugins.kbuild.records import Record, parse_record, read_text
+from xsplice_plugins.patch.applying import patched_files, tree_reader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xsplice_plugins.kbuild.tree import XenTree
+
+_VERSION = re.compile(
+    rb"^[ \t]*(?:export\s+)?(XEN_\w*VERSION)[ \t]*[?:+]*=[ \t]*([^#\n]*[^#\s])?", re.MULTILINE
+)
 
 
 def plan(
@@ -55,6 +60,7 @@ def plan(
     prefix = f"{tree.patch_root}/" if tree.patch_root else ""
     wanted = {prefix + file.path: file for file in inside}
     jobs, refused, seen, generated = _reached(index, wanted)
+    refused += _versions(tree, patch_set)
     why_make = _why_make(index, touched, route) if touched else ""
     why_make = why_make or _why_generated(index, patch_set, generated, store)
     if not touched and not why_make:
@@ -226,6 +232,36 @@ def _not_replaceable(file: TouchedFile) -> Refusal:
         reason="it is assembler source, and a payload replaces whole C functions",
         code="ASSEMBLER",
         hint="leave this file out, or replace the C function that calls it",
+    )
+
+
+def _versions(tree: XenTree, patch_set: PatchSet) -> list[Refusal]:
+    """Refuse another version in the hypervisor's Makefile, before anything is made.
+
+    What holds it is compiled from ``compile.h``: boot code and the functions that tell it. Tools
+    and payloads go by what the running image calls itself.
+    """
+    path = f"{tree.hypervisor_source.name}/Makefile"
+    if not any(file.path == path and file.kind is TouchKind.BUILD for file in patch_set.touched):
+        return []
+    texts = (tree_reader(tree.source_root)(path), patched_files(patch_set, tree.source_root)[path])
+    old, new = (dict(_VERSION.findall(text or b"")) for text in texts)
+    names = sorted(
+        name.decode() for name in old.keys() | new.keys() if old.get(name) != new.get(name)
+    )
+    return (
+        [
+            Refusal(
+                name=path,
+                reason=f"it changes {', '.join(names)}: the version that the build stamps into the "
+                "image (compile.h), which stays the one that was booted",
+                code="VERSION",
+                hint="leave these lines out; to show that a fix is in force, let it change what "
+                "xen_extra_version() of common/version.c returns",
+            )
+        ]
+        if names
+        else []
     )
 
 

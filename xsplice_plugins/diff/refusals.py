@@ -36,6 +36,16 @@ not compile again, and some of it cannot be replaced while it runs.
 => leave that part of the patch out; if the change is harmless, write the C part as a patch of its
 own
 
+REMOVED: an object would no longer be part of the image
+What it set up at boot stays set up, and its code and data stay in memory: a payload can replace
+functions, and take none out.
+=> leave that part of the patch out; change the functions that shall do nothing any more
+
+VERSION: the Makefile's version lines were changed
+The build stamps them into compile.h. Boot code holds them, and so do the functions that tell the
+version; tools and payloads go by what the running image says.
+=> leave these lines out of the patch; change what xen_extra_version() returns if a fix shall show
+
 DATA_VALUE: the initial value of existing data was changed
 The variable is in memory already, with whatever value it has by now. A live patch replaces code;
 it does not write to data on its own. A constant table counts too if its address was stored, passed

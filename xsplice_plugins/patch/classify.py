@@ -13,6 +13,8 @@ _PIECE = re.compile(rb"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n]
 _PROSE = {".md", ".rst", ".txt", ".pod", ".pandoc", ".gitignore", ".gitattributes", ".dts"}
 _PROSE_NAMES = {"COPYING", "README", "MAINTAINERS", "CREDITS", "NOTICE", ".gitignore",
                 "CHANGELOG.md", ".gitattributes", ".gitarchive-info"}  # fmt: skip
+_MAKEFILE = re.compile(r"(Makefile|Kconfig|Kbuild).*|.*\.mk")
+_DEFINE = re.compile(rb"\s*(?:override\s+)?(define|endef)\b")
 # Files that programs, not compilers, read during the build of Xen.
 _GENERATED_INPUT = re.compile(
     r"include/xlat\.lst|include/hypercall-defs\.c|include/xen/compile\.h\.in|"
@@ -46,6 +48,24 @@ def without_comments(text: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def without_make_comments(text: bytes) -> bytes:
+    """Return the text of a Makefile or of Kconfig without blank lines and lines of comment.
+
+    A line that continues another one stays, whatever it looks like, and so does one of a
+    ``define``, where it may go to the shell.
+    """
+    lines: list[bytes] = []
+    depth, is_continued = 0, False
+    for line in text.split(b"\n"):
+        is_comment = line.startswith(b"#") and not line.endswith(b"\\")
+        if depth or is_continued or (line.strip() and not is_comment):
+            lines.append(line)
+        if not is_continued and (word := _DEFINE.match(line)):
+            depth = max(0, depth + (1 if word[1] == b"define" else -1))
+        is_continued = line.endswith(b"\\")
+    return b"\n".join(lines)
+
+
 def classify(
     path: str, old: bytes | None, new: bytes | None, hypervisor_dir: str = "xen"
 ) -> TouchedFile | None:
@@ -75,6 +95,14 @@ def classify(
         and new is not None
         and suffix in {".c", ".h", ".S"}
         and without_comments(old) == without_comments(new)
+    ):
+        kind = TouchKind.COMMENTS
+    if (
+        kind is TouchKind.BUILD
+        and _MAKEFILE.fullmatch(PurePosixPath(path).name)
+        and old is not None
+        and new is not None
+        and without_make_comments(old) == without_make_comments(new)
     ):
         kind = TouchKind.COMMENTS
     return TouchedFile(path=path, kind=kind, is_added=old is None, is_removed=new is None)

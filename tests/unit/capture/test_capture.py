@@ -231,7 +231,9 @@ def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree
     """Make builds assembler gladly, and its objects are not compared as C."""
     plan = plan_of(
         built,
-        built.patch(("xen/Makefile", "= 17", "= 18"), ("xen/common/entry.S", "ret", "nop\n ret")),
+        built.patch(
+            ("xen/Makefile", "export", "A=\nexport"), ("xen/common/entry.S", "ret", "nop\n ret")
+        ),
     )
     assert plan.route is Route.MAKE
     assert [refusal.code for refusal in plan.refused] == ["ASSEMBLER"]
@@ -242,8 +244,27 @@ def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:
     plan = plan_of(built, built.patch_text(added))
     assert plan.route is Route.MAKE
     assert plan.reason == "xen/common/new.c is new, so no command is recorded for it"
-    plan = plan_of(built, built.patch(("xen/Makefile", "= 17", "= 18")))
+    plan = plan_of(built, built.patch(("xen/Makefile", "export", "A=\nexport")))
+    assert not plan.refused
     assert (plan.route, plan.reason) == (Route.MAKE, "xen/Makefile is a Makefile or Kconfig")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_refused"),
+    [
+        ("= 17", "= 18", True),
+        (".5", ".6", True),
+        ("export XEN_SUBVERSION", "XEN_VENDORVERSION = -a\nexport XEN_SUBVERSION", True),
+        ("= 17", "=\t17  # as it was", False),
+        ("= 17", "= 17\nXEN_BUILD_HOST = here", False),
+    ],
+)
+def test_another_version_is_refused_before_anything_is_made(
+    old: str, new: str, is_refused: bool, built: TinyTree
+) -> None:
+    """It is in every object that reads compile.h; make would need minutes to say so."""
+    plan = plan_of(built, built.patch(("xen/Makefile", old, new)))
+    assert [refusal.code for refusal in plan.refused] == ["VERSION"] * is_refused
 
 
 def test_a_new_header_stays_on_the_recorded_route(built: TinyTree, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The route through make: what it pairs, and what no payload can follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kit.tiny_make import add_makefile
+from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins import capture
+from xsplice_plugins.artefacts import ObjectPair, Route
+from xsplice_plugins.kbuild.tree import locate_tree
+
+pytestmark = pytest.mark.toolchain
+
+
+@pytest.fixture
+def tree(own_tree: TinyTree) -> TinyTree:
+    add_makefile(own_tree)
+    own_tree.build()
+    return own_tree
+
+
+def made(tree: TinyTree, tmp_path: Path, *edits: tuple[str, str, str]) -> dict[str, ObjectPair]:
+    """Return the pairs of a patch that goes through make."""
+    fix, located = tree.patch(*edits), locate_tree(tree.root)
+    plan = capture.plan(located, fix, route=Route.MAKE)
+    pairs = capture.make_route(located, plan, fix, tmp_path / "work", tmp_path / "objects", jobs=2)
+    return {pair.object_path: pair for pair in pairs}
+
+
+def test_an_init_object_is_the_one_that_is_linked(tree: TinyTree, tmp_path: Path) -> None:
+    """The object that it is made from has the same command, and other names of sections."""
+    pairs = made(tree, tmp_path, ("xen/common/setup.c", "setup text", "other text"))
+    assert {path: pair.is_init for path, pair in pairs.items()} == {"common/setup.init.o": True}
+
+
+def test_an_ordinary_object_is_no_init_object(tree: TinyTree, tmp_path: Path) -> None:
+    pairs = made(tree, tmp_path, ("xen/common/user.c", "twice(a)", "a"))
+    assert {path: pair.is_init for path, pair in pairs.items()} == {"common/user.o": False}
+
+
+def test_an_object_that_is_left_out_is_refused(tree: TinyTree, tmp_path: Path) -> None:
+    record = tree.root / "xen/common/.built_in.o.cmd"
+    edit = ("xen/common/.built_in.o.cmd", " common/user.o", "")
+    assert edit[1] in record.read_text()
+    again = ("xen/Makefile", "common/built_in.o: ", "common/built_in.o: common/.built_in.o.cmd ")
+    [pair] = made(tree, tmp_path, edit, again).values()
+    assert (pair.object_path, [row.code for row in pair.refused]) == ("common/user.o", ["REMOVED"])
+
+
+def test_an_object_whose_source_is_gone_too_is_not(tree: TinyTree, tmp_path: Path) -> None:
+    """Its functions may have moved: the differ looks for them in the others."""
+    edit = ("xen/common/.built_in.o.cmd", " common/user.o", "")
+    again = ("xen/Makefile", "common/built_in.o: ", "common/built_in.o: common/.built_in.o.cmd ")
+    without = (
+        "xen/Makefile",
+        "livepatch version setup.init user entry",
+        "livepatch version setup.init entry",
+    )
+    source = (tree.root / "xen/common/user.c").read_text().splitlines(keepends=True)
+    gone = "--- a/xen/common/user.c\n+++ /dev/null\n" + f"@@ -1,{len(source)} +0,0 @@\n"
+    text = tree.patch(edit, again, without).patches[0].text + gone
+    fix = tree.patch_text(text + "".join(f"-{line}" for line in source))
+    located = locate_tree(tree.root)
+    plan = capture.plan(located, fix, route=Route.MAKE)
+    assert not capture.make_route(located, plan, fix, tmp_path / "work", tmp_path / "objects")
