@@ -6,6 +6,7 @@ from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
+from xsplice_plugins.capture.guarded import end_makes
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
 from xsplice_plugins.capture.pairing import check_drift, differing, pair_objects
@@ -38,6 +39,7 @@ __all__ = [
     "compile_shifted",
     "copy_tree",
     "differing",
+    "end_makes",
     "forget_texts",
     "lay_out_copy",
     "lines_moved",

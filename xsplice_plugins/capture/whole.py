@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob
 from xsplice_plugins.capture.copying import ORIGIN, full_disk_named, special_files
+from xsplice_plugins.capture.guarded import run_guarded
 from xsplice_plugins.errors import CaptureError, MachineError
 from xsplice_plugins.kbuild.commands import environment, words
 from xsplice_plugins.kbuild.indexing import Index, canonical_in, job_of, read_index
@@ -57,13 +57,6 @@ _MISSING = re.compile(r"^.*(?:Error 127\b|compiler .* not found).*$", re.MULTILI
 _OWN_PLACE = ("--map-root-user", "--mount", "sh", "-c",
               'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh")  # fmt: skip
 _NO_MOUNT = re.compile(r"^(?:unshare|mount): .*$", re.MULTILINE)
-#: Runs a command; when the other end of its input is closed, by us or by our death, everything
-#: that the command started is ended.
-_GUARDED = """exec 3<&0
-(read -r _ <&3; kill -KILL 0) & guard=$!
-"$@" </dev/null 3<&-; status=$?
-kill -KILL $guard
-exit $status"""
 
 
 def make_copy(
@@ -303,7 +296,7 @@ def _make(
     for program in {command[0], "make"}:
         if shutil.which(program, path=settings.get("PATH")) is None:
             raise MachineError(f"{program}: is not there; install it")
-    status, said = _run_guarded(command, settings)
+    status, said = run_guarded(command, settings)
     if status != 0:
         if command[0] == "unshare" and (found := _NO_MOUNT.search(said)):
             raise MachineError(
@@ -341,31 +334,6 @@ def _command(tree: XenTree, index: Index, copy: Path, jobs: int, target: str) ->
     if not is_absolute:
         return command
     return ["unshare", *_OWN_PLACE, str(copy), str(place), *command]
-
-
-def _run_guarded(command: list[str], settings: Mapping[str, str]) -> tuple[int, str]:
-    """Run a command that does not outlive us; return its status and what it complained of."""
-    theirs, ours = os.pipe()
-    try:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDED, "sh", *command],
-            env=dict(settings),
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.close(ours)
-        raise MachineError(f"/bin/sh: cannot be started ({error.strerror})") from error
-    finally:
-        os.close(theirs)
-    with process:
-        try:
-            said = process.communicate()[1]
-        finally:
-            os.close(ours)
-    return process.returncode, said.decode("utf-8", "replace")
 
 
 def _variables(tree: XenTree, index: Index) -> list[str]:

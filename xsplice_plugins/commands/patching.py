@@ -7,6 +7,7 @@ It runs SCons on a project of its own, so nodes, signatures and speed are those 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -43,6 +44,7 @@ _ENDS = (
     ".verify.json",
     ".verify.failed.json",
 )
+_PR_SET_PDEATHSIG = 1  #: of prctl(2)
 _PROOF = {".checks.json", ".verify.json", ".verify.failed.json"}
 #: Statuses of a run that made a payload, and of one that says why there shall be none.
 _MADE = {0, VerifyError.exit_status}
@@ -83,28 +85,43 @@ def _patch(arguments: Namespace) -> int:
 
 
 def _scons(command: list[str], *, is_quiet: bool) -> int:
-    """Run SCons and return its status; a signal to end is passed on, so that it ends first."""
+    """Run SCons and return its status.
+
+    A signal to end is passed on, so that SCons ends first; then the status is a shell's for that
+    signal. Whatever else ends this process, SCons is told to end.
+    """
     environ = os.environ | {
         "PYTHONDONTWRITEBYTECODE": "1",
         "XSPLICE_CACHE": str(cache_folder(os.environ)),  # absolute: SCons runs elsewhere
     }
+    got: list[int] = []
     with subprocess.Popen(
         command,
         stdout=sys.stderr if is_quiet else None,
         cwd=_sconstruct().parent,
         env=environ,
+        preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread runs here
     ) as process:
+
+        def passed_on(number: int, _frame: object) -> None:
+            got.append(number)
+            process.send_signal(number)
+
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = [
-            signal.signal(number, lambda got, _frame: process.send_signal(got))
-            for number in numbers
-        ]
+        before = [signal.signal(number, passed_on) for number in numbers]
         try:
             status = process.wait()
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+    if got and status:
+        return 128 + got[0]
     return 128 - status if status < 0 else status  # as a shell says it
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent is gone; of a process that is about to be SCons."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _check_outputs(out: Path, arguments: Namespace) -> None:

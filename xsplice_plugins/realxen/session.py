@@ -33,7 +33,8 @@ _running: "set[subprocess.Popen[bytes]]" = set()
 
 
 @atexit.register
-def _end_all() -> None:
+def end_all() -> None:
+    """End every QEMU of this process."""
     for process in list(_running):
         end_group(process, grace_seconds=0)
     _running.clear()

@@ -27,6 +27,7 @@ from xsplice_plugins.plugins import manager
 from . import actions, rebuilding
 from . import base as bases
 from .actions import Farm, Fix
+from .ending import heed_signals
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -330,4 +331,5 @@ def start(
         stack=stack,
         tree=tree if is_rebuildable else None,
     )
+    heed_signals()
     return Wiring(env, fix)
