@@ -6,36 +6,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import __version__
-from xsplice_plugins.errors import ConfigError, XspliceError
+from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.plugins.spec import HOOK_API
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-def _check_out(arguments: argparse.Namespace) -> None:
-    """Refuse names of no file, and to write over a file that is read.
-
-    Raises:
-        ConfigError: ``--out`` names it, or something is no file's name.
-    """
-    if arguments.command in {"patch", "play"}:
-        return  # there it is a folder
-    out = getattr(arguments, "out", None)
-    values = [value for name, value in vars(arguments).items() if name != "out"]
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    for path in (out, *flat):
-        if isinstance(path, Path) and not path.name:
-            raise ConfigError(f"{path}: names no file; give one")
-    if not out or not Path(out).is_file():
-        return
-    paths = [Path(one) for one in flat if isinstance(one, str | Path) and os.path.isfile(one)]  # noqa: PTH113
-    if any(path.samefile(out) for path in paths):
-        raise ConfigError(f"--out {out}: it is read, and would be written over; give another name")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         A status of ``errors.STATUSES``; 130 after an interrupt, 141 when nobody reads; the real
         tool's commands on a model end with the real tool's 0 or 1.
     """
-    from xsplice_plugins.commands import COMMANDS  # noqa: PLC0415  --version is quick
+    from xsplice_plugins.commands import COMMANDS, check_out  # noqa: PLC0415  --version is quick
 
     parser = argparse.ArgumentParser(
         prog="xsplice", description="Build, sign and prove live patches of the Xen hypervisor."
@@ -65,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.set_defaults(run=run)
     arguments = parser.parse_args(argv)
     try:
-        _check_out(arguments)
+        check_out(arguments)
         return int(arguments.run(arguments))
     except XspliceError as error:
         print(f"xsplice {arguments.command}: {error}", file=sys.stderr)  # noqa: T201

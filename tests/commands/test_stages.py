@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -168,6 +169,39 @@ def test_what_is_read_is_not_written_over(
     status, said = xsplice(capsys, "diff", *objects, "--out", objects[which])
     assert (status, "would be written over" in said) == (2, True), said
     assert objects[which].read_bytes() == before
+
+
+def test_what_is_written_beside_is_not_written_over_what_is_read(
+    objects: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page, a record beside a payload, and the same file under another name."""
+    link, linked = tmp_path / "link", tmp_path / "linked"
+    link.symlink_to(objects[0])
+    os.link(objects[0], linked)
+    payload, record = tmp_path / "fix.livepatch", tmp_path / "fix.payload.json"
+    record.write_text("[]")
+    before = objects[0].read_bytes()
+    for words in (
+        ("diff", *objects, "--html", objects[0]),
+        ("diff", *objects, "--out", link),
+        ("diff", *objects, "--out", linked),
+        (
+            "link",
+            record,
+            "--name",
+            "x",
+            "--xen-syms",
+            objects[0],
+            "--out",
+            payload,
+        ),
+        ("verify", payload, "--xen-syms", objects[0], "--out", record),
+    ):
+        status, said = xsplice(capsys, *words)
+        assert (status, "would be written over" in said) == (2, True), said
+    assert (objects[0].read_bytes(), record.read_text()) == (before, "[]")
+    made = tmp_path / "delta"
+    assert xsplice(capsys, "diff", *objects, "--out", made, "--html", tmp_path / "page")[0] == 0
 
 
 def test_a_folder_is_no_file(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces.kit import GOOD, Face, with_xsplice, written
+from tests.faces.kit import GOOD, Face, with_scons, with_xsplice, written
 from tests.kit.build import ROOT
 from tests.kit.tiny_tree import TinyTree
 
@@ -58,6 +58,52 @@ def test_a_payload_that_is_read_is_neither_written_over_nor_taken_away(
     ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=patch, **{setting: below})
     assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
     assert below.read_bytes() == there
+
+
+@pytest.mark.parametrize(
+    ("setting", "made"),
+    [
+        ("EXPECT", "fix.verify.json"),
+        ("KEY", "objects/common/user.o.xsplice.diff"),
+        ("CERT", "fix.signature.json"),
+        ("DEPENDS", "fix.livepatch.unsigned"),
+        ("PATCH", "fix.patch.json"),
+    ],
+)
+def test_what_a_fix_makes_is_not_what_it_is_made_of(
+    face: Face, setting: str, made: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    """SCons would find a circle, or write over it; what is there says so, made or not."""
+    settings = {"XEN": tree.root, "PATCH": written(tree, tmp_path, *GOOD), "NAME": "fix"}
+    place = tmp_path / "fix" / made
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    ended = face("xsplice-verify", tmp_path, **{**settings, setting: place})
+    assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["fix/checked/fix.verify.json"])
+def test_what_lies_beside_may_be_read(
+    face: Face, place: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    patch, expected = written(tree, tmp_path, *GOOD), tmp_path / place
+    expected.parent.mkdir(parents=True)
+    expected.write_text('{"effect": []}')
+    settings = {"XEN": tree.root, "PATCH": patch, "EXPECT": expected}
+    ended = face("xsplice-verify", tmp_path, **settings)
+    assert ended.status == 0, ended.text
+
+
+@pytest.mark.parametrize("place", ["fix/objects/fix.c", "fix/made.c"])
+def test_hand_written_files_are_not_written_over(
+    place: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("#include <xsplice.h>\n")
+    settings = {"XEN": tree.root, "HOTFIX": tmp_path / place, "NAME": "fix"}
+    ended = with_scons("xsplice", tmp_path, **settings)
+    assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
 
 
 def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """The subcommands of ``xsplice``: arguments in, one call of the pipeline, a file or a text out."""
 
 from xsplice_plugins.commands import handmade, judge, patching, stages, telling, trying
+from xsplice_plugins.commands.words import check_out
 
 _ROWS = (
     patching.COMMANDS
@@ -13,4 +14,4 @@ _ROWS = (
 )
 COMMANDS = (*_ROWS, telling.reference_row(_ROWS))
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "check_out"]

@@ -35,15 +35,7 @@ from xsplice_plugins.settings import SETTINGS, add_options
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-_ENDS = (
-    ".livepatch",
-    ".patch.json",
-    ".payload.json",
-    ".checks.json",
-    ".signature.json",
-    ".verify.json",
-    ".verify.failed.json",
-)
+_ENDS = tuple(end for end in pipeline.MADE if end != ".livepatch.unsigned")
 _PR_SET_PDEATHSIG = 1  #: of prctl(2)
 _PROOF = {".checks.json", ".verify.json", ".verify.failed.json"}
 #: Statuses of a run that made a payload, and of one that says why there shall be none.
@@ -126,18 +118,14 @@ def _end_with_parent() -> None:
 
 def _check_outputs(out: Path, arguments: Namespace) -> None:
     """Refuse to write over a file that the run reads."""
-    made = {(out / f"{arguments.NAME}{end}").resolve() for end in _ENDS}
     names = ("DEPENDS", "SUPERSEDES", "KEY", "CERT", "EXPECT")
     given = [
-        Path(p)
+        (f"--{name.lower()}", Path(path))
         for name in names
-        for p in settings.split_files(getattr(arguments, name) or "", Path)
+        for path in settings.split_files(getattr(arguments, name) or "", Path)
     ]
-    for path in (*arguments.fix, *given):
-        if path.resolve() in made:
-            raise ConfigError(
-                f"{path}: what is made would be written over it; give another --name or --out"
-            )
+    given += [("FIX", path) for path in arguments.fix]
+    pipeline.refuse_overwriting((out / f"{arguments.NAME}{end}" for end in _ENDS), given)
 
 
 def _settings(arguments: Namespace) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline, settings
 from xsplice_plugins.artefacts import plain, record_path
+from xsplice_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,3 +68,41 @@ def checks_path(payload: Path) -> Path:
 def signature_path(payload: Path) -> Path:
     """Return where the record of a payload's signature lies."""
     return record_path(payload).with_suffix("").with_suffix(".signature.json")
+
+
+_OUT = {"--out", "--html"}
+#: What subcommands write beside ``--out``.
+_BESIDE = {
+    "link": (record_path,),
+    "sign": (signature_path,),
+    "build": (record_path, signature_path),
+}
+
+
+def check_out(arguments: Namespace) -> None:
+    """Refuse names of no file, and to write over a file that is read.
+
+    Args:
+        arguments: Of any subcommand, as parsed.
+
+    Raises:
+        ConfigError: What is written names such a file, or something is no file's name.
+    """
+    if arguments.command in {"patch", "play"}:
+        return  # there it is a folder
+    given = [
+        (f"--{name.lower().replace('_', '-')}", one)
+        for name, value in vars(arguments).items()
+        for one in (value if isinstance(value, list) else [value])
+        if isinstance(one, str | Path)
+    ]
+    for _, one in given:
+        if isinstance(one, Path) and not one.name:
+            raise ConfigError(f"{one}: names no file; give one")
+    made = [Path(one) for name, one in given if name in _OUT]
+    made += [beside(arguments.out) for beside in _BESIDE.get(arguments.command, ())]
+    read = [(name, Path(one)) for name, one in given if name not in _OUT and os.path.isfile(one)]  # noqa: PTH113  a text may be too long to be a path
+    if arguments.command == "verify":
+        payload = arguments.payloads[-1]
+        read += [("beside it", place(payload)) for place in (record_path, checks_path)]
+    pipeline.refuse_overwriting(made, read)

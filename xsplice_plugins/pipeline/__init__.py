@@ -4,8 +4,8 @@
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
 captures it; `stack` holds it against payloads beneath; `diffing` says what changed, `payload` links
 and signs; `basing` and `checking` compare tree, image and payload; `judge` asks the verifiers,
-`obligations` concludes, `reports` keeps the outcome. SCons' nodes, the command line and make in
-Xen's tree call these functions and nothing behind them.
+`obligations` concludes, `reports` keeps the outcome; `outputs` says where all this lies.
+SCons' nodes, the command line and make in Xen's tree call these functions and nothing behind them.
 """
 
 from xsplice_plugins.capture import apart
@@ -15,6 +15,7 @@ from xsplice_plugins.pipeline.checking import check_rebuild, shares_sections
 from xsplice_plugins.pipeline.diffing import diff_pair
 from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
+from xsplice_plugins.pipeline.outputs import MADE, check_outputs, refuse_overwriting
 from xsplice_plugins.pipeline.payload import (
     link_payload,
     refusal_text,
@@ -27,7 +28,6 @@ from xsplice_plugins.pipeline.run import (
     Run,
     base_of_image,
     base_of_tree,
-    check_outputs,
     check_outside,
     open_run,
     require_room,
@@ -48,6 +48,7 @@ from xsplice_plugins.pipeline.source import (
 from xsplice_plugins.pipeline.stack import NOTHING, Stack, read_stack
 
 __all__ = [
+    "MADE",
     "NOTHING",
     "Base",
     "BaseObjects",
@@ -80,6 +81,7 @@ __all__ = [
     "read_fix",
     "read_stack",
     "refusal_text",
+    "refuse_overwriting",
     "require_room",
     "save_report",
     "shares_sections",

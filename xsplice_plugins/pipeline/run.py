@@ -93,26 +93,6 @@ def check_outside(folder: Path, tree: XenTree, name: str = "BUILD") -> None:
             )
 
 
-def check_outputs(folder: Path, name: str, config: Config) -> None:
-    """Refuse to write over a payload that the run reads.
-
-    Args:
-        folder: Where the payload is written.
-        name: Its name.
-        config: Settings, with the payloads beneath and those that are superseded.
-
-    Raises:
-        ConfigError: One of them is that file.
-    """
-    made = (folder / f"{name}.livepatch").resolve()
-    for path in (*config.depends, *config.supersedes):
-        if path.resolve() == made:
-            raise ConfigError(
-                f"{path}: the new payload would be written over it; give the new one another "
-                f"name, NAME={name}-2"
-            )
-
-
 def base_of_image(image: Path, data: bytes, *, recorded: str = "") -> Base:
     """Describe the hypervisor of an image alone.
 

@@ -42,16 +42,8 @@ if TYPE_CHECKING:
 
 Nodes = list[Any]
 
-#: What a person may ship or believe.
-_MADE = (
-    ".livepatch",
-    ".livepatch.unsigned",
-    ".payload.json",
-    ".checks.json",
-    ".signature.json",
-    ".verify.json",
-    ".verify.failed.json",
-)
+#: What a person may ship or believe: all but what says what was asked for.
+_BELIEVED = tuple(end for end in pipeline.MADE if end != ".patch.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +88,7 @@ def forgetting(folder: Path, name: str) -> Iterator[None]:
         yield
     except XspliceError as error:
         if error.exit_status != VerifyError.exit_status:
-            for end in _MADE:
+            for end in _BELIEVED:
                 (folder / f"{name}{end}").unlink(missing_ok=True)
         raise
 

@@ -31,7 +31,7 @@ from .ending import heed_signals
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from SCons.Environment import Environment
 
@@ -299,6 +299,7 @@ def start(
     tree: XenTree | None = None,
     *,
     is_rebuildable: bool = False,
+    files: Sequence[Path] = (),
 ) -> Wiring:
     """Begin the wiring of one fix.
 
@@ -310,9 +311,10 @@ def start(
         stack: What of it the payloads beneath brought.
         tree: The tree that nothing may be written into.
         is_rebuildable: Whether the patched tree can be made as a whole.
+        files: The patch or the sources, if nobody has checked that nothing is written over them.
 
     Raises:
-        ConfigError: The fix's folder lies inside the tree.
+        ConfigError: The fix's folder lies inside the tree, or holds what is read.
         PatchError: Nothing is left of the name.
     """
     assert run.config.build_dir is not None, "SCons has a build folder"
@@ -320,7 +322,7 @@ def start(
     folder = run.config.build_dir / name
     if tree is not None:
         pipeline.check_outside(folder, tree, "the fix's folder BUILD/NAME")
-    pipeline.check_outputs(folder, name, run.config)
+    pipeline.check_outputs(folder, name, run.config, files)
     fix = Fix(
         name=name,
         folder=folder,

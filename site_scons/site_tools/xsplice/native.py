@@ -77,8 +77,9 @@ def xsplice(
     with settings.stopping():
         base = pipeline.Base(image=Path(image.get_abspath()), release=release)
         run = settings.open_run(env, base)
+        files = settings.files(env, patch, "PATCH")
         patch_set = pipeline.read_fix(
-            settings.files(env, patch, "PATCH"),
+            files,
             name=name,
             source_root=root_path,
             hypervisor_dir=".",
@@ -98,7 +99,8 @@ def xsplice(
         names, finished = file_symbols or {}, baselines or {}
         jobs = [(node, _job(node, root_path, names.get(node.path))) for node in reached]
     route = "SCons' own commands (the objects are nodes)"
-    wiring = start(env, patch_set, run, route, stack)
+    with settings.stopping():
+        wiring = start(env, patch_set, run, route, stack, files=files)
     stamps = [_copy(wiring, root_path, "copy", patch_set)]
     if stack.lower is not None:
         stamps.append(_copy(wiring, root_path, "lower", stack.lower))

@@ -52,7 +52,8 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
     patch_set = pipeline.handmade_set(name, files)
     run = settings.open_run(env, base)
     stack = pipeline.Stack(patches=patch_set.digests)
-    wiring = start(env, patch_set, run, "the tree's flags (hand-written files)", stack, tree)
+    route = "the tree's flags (hand-written files)"
+    wiring = start(env, patch_set, run, route, stack, tree, files=files)
     image = env.File(str(tree.xen_syms))
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(

@@ -51,7 +51,7 @@ def _wire(env: Environment) -> XspliceNodes:
     run = settings.open_run(env, base)
     build, files = settings.build_folder(env), settings.files(env, env["PATCH"], "PATCH")
     name = clean_name(str(env.get("NAME", ""))) if env.get("NAME") else derived_name(files)
-    pipeline.check_outputs(build / name, name, run.config)
+    pipeline.check_outputs(build / name, name, run.config, files)
     with forgetting(build / name, name):
         patch_set = pipeline.read_fix(
             files,

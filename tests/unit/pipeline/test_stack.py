@@ -20,7 +20,7 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import ConfigError, ElfFormatError, RefusedError
-from xsplice_plugins.pipeline import Stack, check_outputs, read_stack
+from xsplice_plugins.pipeline import Stack, read_stack
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, PATCHES, check_replaced
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing.samples import sample_payload
@@ -179,15 +179,6 @@ def test_a_file_that_is_no_payload_is_said_before_anything_else(name: str, tmp_p
     path.write_bytes(b"garbage")
     with pytest.raises(ElfFormatError, match="not an ELF file"):
         read_stack(Config(**{name: (path,)}), fix(A, B), {"common/a.c"})
-
-
-@pytest.mark.parametrize("name", ["depends", "supersedes"])
-def test_a_payload_that_is_read_is_not_written_over(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "fix" / "fix.livepatch"
-    read = Config(**{name: (path,)})
-    with pytest.raises(ConfigError, match="NAME=fix-2"):
-        check_outputs(tmp_path / "fix", "fix", read)
-    check_outputs(tmp_path / "fix", "fix-2", read)
 
 
 def test_one_function_twice_is_refused_at_the_link_whichever_way_it_came(tmp_path: Path) -> None:
