@@ -13,14 +13,16 @@ from xsplice_plugins.errors import MachineError
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """Return the user's cache folder: ``XSPLICE_CACHE``, else the XDG place.
 
+    ``XDG_CACHE_HOME`` counts only if it is absolute, as its specification says.
+
     Raises:
-        MachineError: There is no home folder, or the path cannot be one.
+        MachineError: There is no home folder, it is relative, or the path cannot be a folder.
     """
     try:
         if environ.get("XSPLICE_CACHE"):
             folder = Path(environ["XSPLICE_CACHE"]).absolute()
-        elif environ.get("XDG_CACHE_HOME"):
-            folder = Path(environ["XDG_CACHE_HOME"]).absolute() / "xsplice"
+        elif environ.get("XDG_CACHE_HOME", "").startswith("/"):
+            folder = Path(environ["XDG_CACHE_HOME"]) / "xsplice"
         else:
             home = Path(environ.get("HOME") or Path("~").expanduser())
             folder = home / ".cache" / "xsplice"
@@ -30,6 +32,8 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
         raise MachineError(
             f"the cache folder cannot be used ({error}); set XSPLICE_CACHE to a folder"
         ) from error
+    if not folder.is_absolute():
+        raise MachineError(f"HOME={home} is not absolute; set it, or set XSPLICE_CACHE to a folder")
     return folder
 
 

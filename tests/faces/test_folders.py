@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces.kit import GOOD, Face, with_scons, with_xsplice, written
+from tests.faces.kit import GOOD, NOTHING, Face, with_scons, with_xsplice, written
 from tests.kit.build import ROOT
 from tests.kit.tiny_tree import TinyTree
 
@@ -104,6 +104,19 @@ def test_hand_written_files_are_not_written_over(
     settings = {"XEN": tree.root, "HOTFIX": tmp_path / place, "NAME": "fix"}
     ended = with_scons("xsplice", tmp_path, **settings)
     assert (ended.status, "would be written over it" in ended.text) == (2, True), ended.text
+
+
+@pytest.mark.parametrize("setting", ["DEPENDS", "SUPERSEDES"])
+def test_a_payload_that_is_none_is_said_whatever_the_fix_is(
+    setting: str, face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    """A patch of comments alone needs no payload beneath; what is named is wrong all the same."""
+    patch, below = written(tree, tmp_path, *NOTHING), tmp_path / "below.livepatch"
+    below.write_bytes(b"garbage")
+    settings = {"XEN": tree.root, "PATCH": patch}
+    ended = face("xsplice", tmp_path, **settings, **{setting: below})
+    assert (ended.status, "not an ELF file" in ended.text) == (2, True), ended.text
+    assert face("xsplice", tmp_path, **settings).status == 3
 
 
 def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:

@@ -145,6 +145,14 @@ def test_cache_folder_follows_the_environment() -> None:
     assert cache_folder({"XSPLICE_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
     assert cache_folder({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/xsplice")
     assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/xsplice")
+    assert cache_folder({"XDG_CACHE_HOME": "x", "HOME": "/h"}) == Path("/h/.cache/xsplice")
+    assert cache_folder({"XSPLICE_CACHE": "c", "HOME": "h"}) == Path("c").absolute()
+
+
+@pytest.mark.parametrize("home", ["h", "./h", "~"])
+def test_a_relative_home_would_be_another_one_in_each_folder(home: str) -> None:
+    with pytest.raises(MachineError, match=r"not absolute.*set XSPLICE_CACHE"):
+        cache_folder({"HOME": home})
 
 
 def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import contextlib
 import hashlib
 import struct
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts, load, save
+from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts, load, save, to_json
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ElfError, MachineError, XspliceError
 from xsplice_plugins.kbuild.commands import edited, other_source, redirected, run
@@ -23,13 +23,6 @@ from xsplice_plugins.kbuild.records import Record, read_record
 from xsplice_plugins.kbuild.tree import XenTree
 from xsplice_plugins.target.known import known_facts
 
-_SIZE_MAX = 1 << 16  #: of what a kept answer may hold; but for these
-_LARGEST = {
-    "record_version": 255,
-    "bug_displacement_bits": 32,
-    "file_size_max": 1 << 48,
-    "sysctl_version": 1 << 32,
-}
 MODEL = "common/livepatch.o"  #: its record says how the probe is compiled
 
 _ALTERNATIVE = {
@@ -96,6 +89,14 @@ static void __attribute__((__used__)) xsplice_calls(void)
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """An answer as it is kept; accidents show, and a user's cache is believed to be theirs."""
+
+    digest: str  #: SHA-256 of what decides the answer, and of the answer
+    facts: Facts
+
+
 class UnansweredError(CaptureError):
     """A tree's headers cannot be asked, or do not know what they are asked."""
 
@@ -140,13 +141,14 @@ def ask_tree(tree: XenTree, *, cache: Path | None) -> Facts:
             f"{MODEL}: the build of Xen {tree.release} recorded no command of it; apply the series "
             "in xen-patches/xen-build and build again"
         )
-    kept = cache / f"facts-{_key(tree, record)}.json" if cache is not None else None
+    key = _key(tree, record) if cache is not None else ""
+    kept = cache / f"facts-{key}.json" if cache is not None else None
     if kept is not None and kept.is_file():
-        # Damaged, or of another version: asked again below.
+        # Damaged, edited, or of another version: asked again below.
         with contextlib.suppress(XspliceError):
-            facts = load(kept, Facts)
-            if _can_be(facts, tree):
-                return facts
+            answer = load(kept, Kept)
+            if answer.digest == _digest(key, answer.facts):
+                return answer.facts
     probe = _compiled(tree, record)
     try:
         facts = _answers(tree, probe)
@@ -154,19 +156,12 @@ def ask_tree(tree: XenTree, *, cache: Path | None) -> Facts:
         raise _unanswered(tree, f"the probe's object lacks what was asked for ({error})") from error
     if kept is not None:
         with contextlib.suppress(MachineError):  # a home that cannot be written
-            save(kept, facts)
+            save(kept, Kept(digest=_digest(key, facts), facts=facts))
     return facts
 
 
-def _can_be(facts: Facts, tree: XenTree) -> bool:
-    """Tell whether a kept answer can be this tree's: names, and numbers in their ranges."""
-    alike = (facts.origin, facts.release, facts.machine) == (ASKED, tree.release, tree.machine)
-    return alike and all(
-        0 <= number <= _LARGEST.get(field.name, _SIZE_MAX)
-        for part in (facts, facts.alternative)
-        for field in fields(part)
-        if isinstance(number := getattr(part, field.name), int)
-    )
+def _digest(key: str, facts: Facts) -> str:
+    return hashlib.sha256(key.encode() + to_json(facts)).hexdigest()
 
 
 def _key(tree: XenTree, record: Record) -> str:

@@ -45,7 +45,7 @@ from xsplice_plugins.pipeline.source import (
     plan_fix,
     read_fix,
 )
-from xsplice_plugins.pipeline.stack import NOTHING, Stack, read_stack
+from xsplice_plugins.pipeline.stack import NOTHING, Stack, check_payloads, read_stack
 
 __all__ = [
     "MADE",
@@ -66,6 +66,7 @@ __all__ = [
     "capture_reached",
     "check_outputs",
     "check_outside",
+    "check_payloads",
     "check_rebuild",
     "compile_shifted",
     "conclude",

@@ -52,6 +52,21 @@ class Stack:
 UNKNOWN = Stack()  #: of objects that came without their sources
 
 
+def check_payloads(config: Config) -> None:
+    """Refuse what is no payload, whatever the fix turns out to be.
+
+    Args:
+        config: Settings; ``config.depends`` and ``config.supersedes`` are read.
+
+    Raises:
+        ConfigError: A record is that of another file.
+        ElfFormatError: A payload is none.
+    """
+    for path in (*config.depends, *config.supersedes):
+        read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))
+        record_of(path)
+
+
 def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | None = None) -> Stack:
     """Say which of a fix's patches the payloads beneath were made of.
 
@@ -70,8 +85,7 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
         ElfFormatError: A payload is none.
     """
     given, done = patch_set.digests, 0
-    for path in (*config.depends, *config.supersedes):
-        read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))  # damaged: said first
+    check_payloads(config)
     beneath: list[tuple[int, str]] = []
     for path in config.depends:
         record = record_of(path)

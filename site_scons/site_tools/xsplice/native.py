@@ -77,6 +77,7 @@ def xsplice(
     with settings.stopping():
         base = pipeline.Base(image=Path(image.get_abspath()), release=release)
         run = settings.open_run(env, base)
+        pipeline.check_payloads(run.config)
         files = settings.files(env, patch, "PATCH")
         patch_set = pipeline.read_fix(
             files,

@@ -54,6 +54,7 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
     stack = pipeline.Stack(patches=patch_set.digests)
     route = "the tree's flags (hand-written files)"
     wiring = start(env, patch_set, run, route, stack, tree, files=files)
+    pipeline.check_payloads(run.config)
     image = env.File(str(tree.xen_syms))
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(

@@ -52,6 +52,7 @@ def _wire(env: Environment) -> XspliceNodes:
     build, files = settings.build_folder(env), settings.files(env, env["PATCH"], "PATCH")
     name = clean_name(str(env.get("NAME", ""))) if env.get("NAME") else derived_name(files)
     pipeline.check_outputs(build / name, name, run.config, files)
+    pipeline.check_payloads(run.config)
     with forgetting(build / name, name):
         patch_set = pipeline.read_fix(
             files,

@@ -137,7 +137,7 @@ def test_an_answer_is_kept_and_serves_until_its_reasons_change(
     tree, cache = locate_tree(asked.root), tmp_path / "cache"
     facts.ask_tree(tree, cache=cache)
     (kept,) = cache.iterdir()
-    assert json.loads(kept.read_text())["symbol_length_max"] == 99
+    assert json.loads(kept.read_text())["facts"]["symbol_length_max"] == 99
     with monkeypatch.context() as patched:
         patched.setattr(facts, "_compiled", None)  # a second compile would fail
         assert facts.ask_tree(tree, cache=cache) == EXPECTED
@@ -159,6 +159,17 @@ def test_a_damaged_answer_is_asked_again(asked: TinyTree, tmp_path: Path) -> Non
     assert kept.read_bytes() == whole
 
 
+def test_an_answer_of_another_tree_is_asked_again(asked: TinyTree, tmp_path: Path) -> None:
+    tree, cache = locate_tree(asked.root), tmp_path / "cache"
+    facts.ask_tree(replace(tree, build_id="00"), cache=cache)
+    (other,) = cache.iterdir()
+    facts.ask_tree(tree, cache=cache)
+    (kept,) = set(cache.iterdir()) - {other}
+    kept.write_bytes(other.read_bytes())
+    assert facts.ask_tree(tree, cache=cache) == EXPECTED
+    assert kept.read_bytes() != other.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -168,17 +179,20 @@ def test_a_damaged_answer_is_asked_again(asked: TinyTree, tmp_path: Path) -> Non
         ("record_version", 300),
         ("bug_displacement_bits", 10**9),
         ("expect_length_max", -1),
-        ("feature_words", 1 << 40),
+        ("feature_words", 23),
+        ("symbol_length_max", 98),
     ],
 )
-def test_an_answer_that_cannot_be_the_trees_is_asked_again(
+def test_an_answer_that_was_edited_is_asked_again(
     key: str, value: object, asked: TinyTree, tmp_path: Path
 ) -> None:
     tree = locate_tree(asked.root)
     facts.ask_tree(tree, cache=tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
-    kept.write_text(json.dumps(json.loads(whole) | {key: value}))
+    content = json.loads(whole)
+    content["facts"][key] = value
+    kept.write_text(json.dumps(content))
     assert facts.ask_tree(tree, cache=tmp_path / "cache") == EXPECTED
     assert kept.read_bytes() == whole
 
