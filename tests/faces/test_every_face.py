@@ -155,6 +155,23 @@ def test_what_is_not_proved(face: Face, tree: TinyTree, tmp_path: Path) -> None:
     assert (ended.status, "expected 18" in ended.text) == (5, True), ended.text
     assert not list(tmp_path.rglob("fix.verify.json"))
     assert list(tmp_path.rglob("fix.verify.failed.json"))
+    assert (tmp_path / "fix/fix.livepatch").is_file()
+    assert not (tmp_path / "out/fix.livepatch").exists(), "nobody shall ship it"
+    ended = face("xsplice-verify", tmp_path, XEN=tree.root, PATCH=patch, EXPECT=expected)
+    assert (ended.status, "expected 18" in ended.text) == (5, True), "said once more"
+
+
+def test_a_verdict_is_said_again_by_a_run_that_has_nothing_to_do(
+    face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    settings = {"XEN": tree.root, "PATCH": written(tree, tmp_path, *GOOD)}
+    place = tmp_path / "fix/fix.verify.json"
+    for _ in range(2):
+        ended = face("xsplice-verify", tmp_path, **settings)
+        assert (ended.status, f"PROVED: fix on Xen 4.17.5: {place}" in ended.out) == (0, True)
+    assert "VERIFY" not in ended.out
+    ended = face("xsplice", tmp_path, **settings)
+    assert (ended.status, "PROVED" in ended.text) == (0, False), "nobody has asked"
 
 
 def test_a_full_rebuild_is_asked_by_name(face: Face, tree: TinyTree, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces.kit import GOOD, NOTHING, Face, with_scons, with_xsplice, written
+from tests.faces.kit import GOOD, LAYOUT, NOTHING, Face, with_scons, with_xsplice, written
 from tests.kit.build import ROOT
 from tests.kit.tiny_tree import TinyTree
 
@@ -117,6 +117,32 @@ def test_a_payload_that_is_none_is_said_whatever_the_fix_is(
     ended = face("xsplice", tmp_path, **settings, **{setting: below})
     assert (ended.status, "not an ELF file" in ended.text) == (2, True), ended.text
     assert face("xsplice", tmp_path, **settings).status == 3
+
+
+@pytest.mark.parametrize(("edit", "status"), [(GOOD, 0), (LAYOUT, 4), (NOTHING, 3)])
+def test_relative_paths_count_from_where_the_user_stands(
+    edit: tuple[str, str, str], status: int, tree: TinyTree, tmp_path: Path
+) -> None:
+    """From any folder, and nothing is written but where it is said."""
+    here = tmp_path / "here"
+    here.mkdir()
+    written(tree, here, *edit)
+    (here / "expected.json").write_text('{"effect": []}')
+    before = set(ROOT.iterdir())
+    words = ["patch", "fix.patch", "--xen", os.path.relpath(tree.root, here), "--build", "../b"]
+    done = subprocess.run(
+        [sys.executable, "-m", "xsplice_plugins", *words, "--verify", "--expect", "expected.json"],
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    made = {path.name for path in here.iterdir()}
+    assert ("fix.livepatch" in made, "fix.verify.json" in made) == (not status, not status)
+    assert (tmp_path / "b").is_dir()
+    assert set(ROOT.iterdir()) == before
 
 
 def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:

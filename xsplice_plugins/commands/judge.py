@@ -48,7 +48,7 @@ def _verify(arguments: Namespace) -> int:
         run, data, record, path, checks=checks, beneath=arguments.payloads[:-1]
     )
     if arguments.out:
-        artefacts.save(arguments.out, report)
+        pipeline.save_report_as(report, arguments.out)
     show(artefacts.to_json(report) if arguments.json else verdict_text(report))
     return 0 if pipeline.is_proved(report) else VerifyError.exit_status
 

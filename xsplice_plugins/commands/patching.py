@@ -198,6 +198,8 @@ def _open_out(named: Path | None, xen: Path) -> Path:
 def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> list[Path]:
     """Copy what was made to where the user wants it; nothing of an earlier run stays there.
 
+    A payload that was judged and not proved is not handed out; it stays in the build folder.
+
     What could not be read or done at all says nothing about what an earlier run made.
     """
     made: list[Path] = []
@@ -206,12 +208,18 @@ def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> li
     name = arguments.NAME
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
-        if status in _MADE and there.is_file() and (arguments.verify or end not in _PROOF):
+        is_wanted = (arguments.verify or end not in _PROOF) and (not status or end != ".livepatch")
+        if status in _MADE and there.is_file() and is_wanted:
             if not (here.exists() and here.samefile(there)):
                 shutil.copyfile(there, here)
             made.append(here)
         else:
             here.unlink(missing_ok=True)
+    if status == VerifyError.exit_status:
+        sys.stderr.write(
+            f"xsplice patch: {name}.livepatch is not proved, so it is not put into {out}; it stays "
+            f"in {folder / name}\n"
+        )
     return made
 
 

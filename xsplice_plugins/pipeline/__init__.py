@@ -22,7 +22,7 @@ from xsplice_plugins.pipeline.payload import (
     sign_payload,
     write_signed,
 )
-from xsplice_plugins.pipeline.reports import is_proved, save_report
+from xsplice_plugins.pipeline.reports import is_proved, save_report, save_report_as
 from xsplice_plugins.pipeline.run import (
     Base,
     Run,
@@ -85,6 +85,7 @@ __all__ = [
     "refuse_overwriting",
     "require_room",
     "save_report",
+    "save_report_as",
     "shares_sections",
     "sign_payload",
     "verify_payload",

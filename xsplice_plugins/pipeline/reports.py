@@ -37,6 +37,27 @@ def save_report(report: Report, path: Path) -> Path:
     return wanted
 
 
+def save_report_as(report: Report, path: Path) -> Path:
+    """Write a report under a name that somebody chose; a name that says a verdict is true of it.
+
+    Args:
+        report: What was found.
+        path: Where to; ``FIX.verify.json`` and ``FIX.verify.failed.json`` are what `save_report`
+            writes, whichever was named.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        MachineError: It cannot be written.
+    """
+    for end in (_FAILED, _PROVED):
+        if path.name.endswith(end):
+            return save_report(report, path.with_name(path.name.removesuffix(end) + _PROVED))
+    artefacts.save(path, report)
+    return path
+
+
 def forget_reports(payload: Path, data: bytes) -> None:
     """Take away the reports beside a payload that speak of another file.
 

@@ -10,7 +10,7 @@ import pytest
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import Report, Verdict
-from xsplice_plugins.pipeline import save_report
+from xsplice_plugins.pipeline import save_report, save_report_as
 from xsplice_plugins.pipeline.reports import forget_reports
 
 DATA = b"payload"
@@ -45,6 +45,23 @@ def test_a_newer_verdict_takes_the_place_of_an_older_one(bad: Verdict, tmp_path:
         assert save_report(report(verdict), path) == tmp_path / name
         assert names(tmp_path) == [name]
         assert artefacts.load(tmp_path / name, Report).verdict is verdict
+
+
+@pytest.mark.parametrize("named", ["fix.verify.json", "fix.verify.failed.json"])
+def test_a_name_that_says_a_verdict_is_true_of_it(named: str, tmp_path: Path) -> None:
+    for verdict, name in (
+        (Verdict.HAZARD, "fix.verify.failed.json"),
+        (Verdict.PROVED, "fix.verify.json"),
+        (Verdict.UNPROVED, "fix.verify.failed.json"),
+    ):
+        assert save_report_as(report(verdict), tmp_path / named) == tmp_path / name
+        assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PROVED, Verdict.HAZARD])
+def test_any_other_name_is_kept(verdict: Verdict, tmp_path: Path) -> None:
+    assert save_report_as(report(verdict), tmp_path / "report") == tmp_path / "report"
+    assert names(tmp_path) == ["report"]
 
 
 @pytest.mark.parametrize("end", ["verify.json", "verify.failed.json"])
