@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces.kit import GOOD, LAYOUT, NOTHING, Face, with_scons, with_xsplice, written
+from tests.faces.kit import GOOD, LAYOUT, NOTHING, Face, run, with_scons, with_xsplice, written
 from tests.kit.build import ROOT
 from tests.kit.tiny_tree import TinyTree
 
@@ -143,6 +143,32 @@ def test_relative_paths_count_from_where_the_user_stands(
     assert ("fix.livepatch" in made, "fix.verify.json" in made) == (not status, not status)
     assert (tmp_path / "b").is_dir()
     assert set(ROOT.iterdir()) == before
+
+
+def test_what_is_not_proved_stays_in_the_build_folder_also_if_that_is_named(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    patch, expected = written(tree, tmp_path, *GOOD), tmp_path / "expected.json"
+    probe = {"probe": "xen_minor_version", "args": [], "type": "int"}
+    row = {**probe, "before": 17, "during": 18, "after": 17}
+    expected.write_text(json.dumps({"effect": [row]}))
+    words = [
+        sys.executable,
+        "-m",
+        "xsplice_plugins",
+        "patch",
+        patch,
+        "--xen",
+        tree.root,
+        "--verify",
+    ]
+    words += ["--build", tmp_path / "b", "--expect", expected]
+    for out, is_there in ((tmp_path / "b/fix", True), (tmp_path / "out", False)):
+        ended = run([*words, "--out", out])
+        assert (ended.status, "is not put into" in ended.err) == (5, not is_there), ended.text
+        assert (out / "fix.livepatch").is_file() is is_there
+        assert (out / "fix.verify.failed.json").is_file()
+    assert (tmp_path / "b/fix/fix.livepatch").is_file()
 
 
 def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:

@@ -208,14 +208,16 @@ def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> li
     name = arguments.NAME
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
-        is_wanted = (arguments.verify or end not in _PROOF) and (not status or end != ".livepatch")
-        if status in _MADE and there.is_file() and is_wanted:
-            if not (here.exists() and here.samefile(there)):
+        is_here = here.exists() and there.exists() and here.samefile(there)
+        is_handed_out = not status or end != ".livepatch" or is_here
+        is_asked_for = arguments.verify or end not in _PROOF
+        if status in _MADE and there.is_file() and is_asked_for and is_handed_out:
+            if not is_here:
                 shutil.copyfile(there, here)
             made.append(here)
         else:
             here.unlink(missing_ok=True)
-    if status == VerifyError.exit_status:
+    if status == VerifyError.exit_status and out / f"{name}.livepatch" not in made:
         sys.stderr.write(
             f"xsplice patch: {name}.livepatch is not proved, so it is not put into {out}; it stays "
             f"in {folder / name}\n"
