@@ -190,3 +190,38 @@ def test_the_next_cumulative_payload_is_proved_as_an_upgrade(series: Series) -> 
     alone.add("other", ("    return 4;", "    return 5;"))
     run = series.prove("other", "other", old="one").assert_success()
     assert "`xen_extra_version` is replaced by one only" in run.out
+
+
+def test_hooks_of_the_payload_beneath_stay_its_own(series: Series) -> None:
+    hook = """static void on_load(void)
+{
+    stack_val = 7;
+}
+void (*xsplice_at_load)(void) __attribute__((section(".livepatch.hooks.load"), used)) = on_load;
+
+"""
+    name = "unsigned int xen_minor_version(void)"
+    other = hook.replace("on_load", "on_more").replace("at_load", "at_more")
+    hooked = Series(series.folder)
+    brought = FIRST[1].replace(name, hook + name)
+    hooked.add("hooked", (FIRST[0], brought), ("    return 17;", "    return stack_get(1);"))
+    hooked.add("upper", (OLD, OLD[:-2] + '-two";'), ("return stack_get(1)", "return stack_get(2)"))
+    hooked.add("more", (name, other + name))
+    hooked.prove("hooked", "hooked").assert_success()
+    hooked.prove("upper", "hooked", "upper", beneath=("hooked",)).assert_success()
+    assert hooked.read("upper", "payload")["hooks"] == []
+    assert hooked.replaced("upper") == ["xen_extra_version", "xen_minor_version"]
+    hooked.prove("more", "hooked", "upper", "more", beneath=("hooked", "upper")).assert_success()
+    assert hooked.read("more", "payload")["hooks"] == [".livepatch.hooks.load"]
+    # Other code in the hook of a payload beneath, which has run already.
+    hooked.add(
+        "edited",
+        (
+            "    stack_val = 7;\n}\nvoid (*xsplice_at_load",
+            "    stack_val = 8;\n}\nvoid (*xsplice_at_load",
+        ),
+    )
+    files = ("hooked", "upper", "more", "edited")
+    run = hooked.prove("edited", *files, beneath=("hooked", "upper", "more"))
+    assert run.status == 5, run.text
+    assert "a hook that the new objects have not, or once more" in run.text

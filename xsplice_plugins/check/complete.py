@@ -14,6 +14,7 @@ from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
 from xsplice_plugins.check.compare import Comparison, Side, is_root, names_of, own_size, title
 from xsplice_plugins.check.homes import Homes, find_homes, homes_in, users
+from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
@@ -21,8 +22,6 @@ from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
 from xsplice_plugins.check.tables import SNIPPETS
 from xsplice_plugins.elf.types import SHN_LORESERVE
-
-_HOOKS = ".livepatch.hooks."
 
 
 class _Report:
@@ -82,7 +81,7 @@ def check_payload(
         new, *others = (_side(running, row.path, data, old) for data in (row.new, *twins))
         sides.append((new, others))
     done = _compare(check, report, sides)
-    _hooks(check, report, [side.obj.path for side, _ in sides], [side for side, _ in sides])
+    _hooks(check, report, [side for side, _ in sides])
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
     return CheckReport(
@@ -167,9 +166,13 @@ def _baselines(
     for text in check.overlaps():
         lower.add("variables", text)
     report.notes |= dict.fromkeys(check.notes)
-    report.beneath = lower.differences
     report.unseen = [running.title(row) for row in running.replaced.values() if row not in done]
-    report.unseen += _hooks_beneath(check, running, [side for side, _ in sides])
+    wanted = slots_of(side for side, _ in sides)
+    left = left_of(check, wanted, running.beneath.areas)
+    report.unseen += [(running.at(at).words, name) for name, at in left]
+    for side, unit in wanted:
+        lower.add(unit.name, f"no payload beneath has the hook of {side.obj.path}")
+    report.beneath = lower.differences
     return {side.obj.path: side for side, _ in sides}
 
 
@@ -287,42 +290,15 @@ def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str
                 yield unit.name
 
 
-def _hooks(check: Comparison, report: _Report, paths: list[str], sides: list[Side]) -> None:
-    """Compare the sections of hooks."""
-    wanted: dict[str, int] = {}
-    for path, side in zip(paths, sides, strict=True):
-        for row in side.obj.loaded:
-            if not row.name.startswith(_HOOKS):
-                continue
-            wanted[row.name] = wanted.get(row.name, 0) + row.size_bytes
-            unit = Unit(row.index, 0, row.size_bytes, row.name, None)
-            areas = check.payload.section(row.name)
-            places = [at for area in areas for at in range(area.start, area.end, 8)]
-            if all(check.attempt(side, unit, at) for at in places):
-                report.add(row.name, f"the payload has not the hook of {path}")
-    for area in check.payload.areas:
-        if area.name.startswith(_HOOKS) and wanted.get(area.name) != area.end - area.start:
-            report.add(area.name, "the payload has another number of hooks than the new objects")
-
-
-def _hooks_beneath(
-    check: Comparison, running: Running, sides: list[Side]
-) -> Iterator[tuple[str, str]]:
-    """Give the hooks of payloads beneath that no baseline has."""
-    known = [
-        (side, Unit(row.index, at, at + 8, row.name, None))
-        for side in sides
-        for row in side.obj.loaded
-        if row.name.startswith(_HOOKS)
-        for at in range(0, row.size_bytes, 8)
-    ]
-    for layer in running.beneath.layers:
-        for area in layer.areas:
-            slots = range(area.start, area.end, 8) if area.name.startswith(_HOOKS) else ()
-            for at in slots:
-                mine = (pair for pair in known if pair[1].name == area.name)
-                if all(check.attempt(side, unit, at) for side, unit in mine):
-                    yield layer.words, area.name
+def _hooks(check: Comparison, report: _Report, sides: list[Side]) -> None:
+    """Compare the hooks; those of payloads beneath are theirs, and run with them alone."""
+    wanted = slots_of(sides)
+    if isinstance(check.image, Running):
+        left_of(check, wanted, check.image.beneath.areas)
+    for name, _ in left_of(check, wanted, check.payload.areas):
+        report.add(name, "the payload has a hook that the new objects have not, or once more")
+    for side, unit in wanted:
+        report.add(unit.name, f"the payload has not the hook of {side.obj.path}")
 
 
 def _leftovers(

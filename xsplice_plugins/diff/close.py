@@ -78,11 +78,19 @@ def _roots(canon: Canon, comparison: Comparison) -> list[int]:
             continue
         is_new = part.number not in canon.pairing.old_of
         is_owner = canon.new.owner.get(part.number, part.number) == part.number
-        if part.section_class is SectionClass.HOOK or (
+        is_hook = part.section_class is SectionClass.HOOK
+        if (is_hook and not _is_hook_beneath(canon, comparison, part)) or (
             is_new and is_owner and part.section_class not in (*_NOT_NEW, SectionClass.IGNORED)
         ):
             roots.add(part.number)
     return sorted(n for n in roots if canon.new.all[n].section_class is not SectionClass.INIT)
+
+
+def _is_hook_beneath(canon: Canon, comparison: Comparison, part: Part) -> bool:
+    """Tell whether a hook is that of a payload beneath: both sides have it, and call the same."""
+    calls = {canon.new.owner.get(edge.part, edge.part) for edge in canon.new.edges(part)}
+    changed = {*comparison.changed, *comparison.data_changed}
+    return part.number in canon.pairing.old_of and not changed & {part.number, *calls}
 
 
 def _reach(

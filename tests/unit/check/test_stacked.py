@@ -200,11 +200,25 @@ def test_hooks_of_the_one_beneath_are_its_patchs_or_named(stack: Stack, tmp_path
     first = compiled(tmp_path, "unit.c", edited(*FIRST) + hook % 8)
     second = compiled(tmp_path, "unit.c", edited(*FIRST, SECOND) + hook % 8)
     source = KNOWN + BROUGHT + "int work(int x) { return brought(x); }\n" + TEXT
-    top = payload(stack.known, second, NAMES + UPPER + hook % 8, ("work",))
-    for number, unseen in ((8, ()), (9, (("s1.livepatch", ".livepatch.hooks.load"),))):
-        lower = payload(stack.known, first, source + hook % number, ("work", "text"))
-        found = stack.check(top, second, lower=(lower,), baseline=first)
-        assert found.unseen == unseen, found
+    top = payload(stack.known, second, NAMES + UPPER, ("work",))
+    lowers = [
+        payload(stack.known, first, source + more, ("work", "text"))
+        for more in (hook % 8, hook % 9, "")
+    ]
+    found = [stack.check(top, second, lower=(lower,), baseline=first) for lower in lowers]
+    assert [row.held for row in found] == [True, False, False]
+    assert [row.unseen for row in found] == [(), (("s1.livepatch", ".livepatch.hooks.load"),), ()]
+    assert "no payload beneath has the hook of unit.o" in texts(found[2])
+    # What runs with the one beneath is not run again, and a new one is brought.
+    again = payload(stack.known, second, NAMES + UPPER + hook % 8, ("work",))
+    said = texts(stack.check(again, second, lower=(lowers[0],), baseline=first))
+    assert "a hook that the new objects have not, or once more" in said
+    more = (hook % 5).replace("hook(", "other(").replace("= hook", "= other")
+    more = more.replace("at_load", "at_load_2")
+    third = compiled(tmp_path, "unit.c", edited(*FIRST, SECOND) + hook % 8 + more)
+    for text, holds in ((more, True), (more.replace("= 5", "= 6"), False), ("", False)):
+        own = payload(stack.known, third, NAMES + UPPER + text, ("work",))
+        assert stack.check(own, third, lower=(lowers[0],), baseline=first).held == holds, text
 
 
 @pytest.mark.parametrize(
