@@ -225,3 +225,24 @@ void (*xsplice_at_load)(void) __attribute__((section(".livepatch.hooks.load"), u
     run = hooked.prove("edited", *files, beneath=("hooked", "upper", "more"))
     assert run.status == 5, run.text
     assert "a hook that the new objects have not, or once more" in run.text
+
+
+def test_what_a_payload_beneath_changed_elsewhere_is_held(series: Series) -> None:
+    """Its record is right by name; in an object that the fix does not reach it has other code."""
+    path, old = "common/domain.c", "d->domain_id = next_domid++ & 0x7fff;"
+    series.add("far", (old, old.replace("0x7fff", "0x3fff")), path=path)
+    files = ("one", "far")
+    series.prove("low", *files).assert_success()
+    series.prove("two", *files, "two", beneath=("low",)).assert_success()
+    assert "of 2 objects are what a rebuild has, on top of low" in json.dumps(
+        series.read("two", "checks")
+    )
+    other = Series(series.folder)
+    other.add("far2", (old, old.replace("0x7fff", "0x1fff")), path=path)
+    patches = series.read("low", "payload")["patches"]
+    series.prove("low", "one", "far2").assert_success()
+    record = series.read("low", "payload") | {"patches": patches}
+    series.payload("low").with_suffix(".payload.json").write_text(json.dumps(record))
+    run = series.prove("two", *files, "two", beneath=("low",))
+    assert run.status == 5, run.text
+    assert "it is not replaced, and low.livepatch differs" in run.text

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from difflib import unified_diff
@@ -145,6 +146,33 @@ def test_a_fix_on_a_fix_takes_from_it_what_it_brought(bench: Bench) -> None:
     assert run.status != 0
     assert "PATCH must begin with the patches of s1.livepatch" in run.text
     assert not bench.payload("wrong").exists()
+
+
+def test_what_a_payload_beneath_changed_elsewhere_is_held_once_for_a_stack(bench: Bench) -> None:
+    """The fix does not reach the object; a function of it beneath is not what its patch says."""
+    dead = "    t->is_dead = 1;\n"
+    bench.patch("s1", *FIRST)
+    bench.patch(
+        "more", (dead,), (dead + "    t->scheduled_on = 4711;\n",), path="xen/common/tasklet.c"
+    )
+    for name, text in (("s2", '".5-s2a"'), ("s3", '".5-s3a"')):
+        bench.patch(name, ('".5-s1a"',), (text,), on="s1")
+    bench.prove("s1", "s1.patch", "more.patch").assert_success()
+    fixes = [(name, "s1.patch", "more.patch", f"{name}.patch") for name in ("s2", "s3")]
+    first, second = (bench.prove(*fix, beneath=("s1",)).assert_success().out for fix in fixes)
+    assert "untouched functions of 2 objects are what a rebuild has, on top of s1" in first
+    assert (first.count("/lower-"), second.count("/lower-")) == (3, 0), "compiled once"
+    path = bench.payload("s1")
+    data = path.read_bytes()
+    assert data.count((4711).to_bytes(4, "little")) == 1
+    data = data.replace((4711).to_bytes(4, "little"), (4712).to_bytes(4, "little"))
+    path.write_bytes(data)
+    record = bench.record("s1")
+    record["digest"] = hashlib.sha256(data[: record["size_bytes"]]).hexdigest()
+    path.with_suffix(".payload.json").write_text(json.dumps(record))
+    run = bench.prove(*fixes[1], beneath=("s1",))
+    assert run.status == 5, run.text
+    assert "tasklet_kill: not what a rebuild has" in run.text
 
 
 def test_a_wrong_payload_on_another_or_beneath_is_caught(bench: Bench) -> None:

@@ -220,13 +220,14 @@ def _compare(
 
 
 def _doubts(paths: Sequence[Path], found: CheckReport, *, is_recompiled: bool) -> list[str]:
-    """Say what of payloads beneath that have no record nobody could compare."""
-    unknown = sorted(path.name for path in paths if kind_of(record_of(path)) == NOTHING)
+    """Say what of payloads beneath that were made of patches nobody could compare."""
+    kinds = {path.name: kind_of(record_of(path)) for path in paths}
     doubts = [
         f"{row}: no object that its patch reaches has its `{what}`"
         for row, what in found.unseen
-        if row in unknown
+        if kinds.get(row) != BY_HAND
     ]
+    unknown = sorted(name for name, kind in kinds.items() if kind == NOTHING)
     if unknown and not is_recompiled:
         doubts.append(f"{_some(unknown)}: no record says what it was made of")
     return doubts

@@ -259,7 +259,7 @@ class Wiring:
                 _facts(config),
             ],
         )
-        env.Depends(checked, [base, *files])
+        env.Depends(checked, [base, *files, *map(str, rebuild.lower_objects.values())])
         whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(
             "XspliceVerify",

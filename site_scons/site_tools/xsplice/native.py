@@ -123,6 +123,11 @@ def xsplice(
             job.object_path: Path(finished.get(node.path, node).get_abspath()) for node, job in jobs
         },
         sides=sides,
+        lower_objects={
+            job.object_path: wiring.fix.folder / "lower.objects" / job.object_path
+            for _, job in jobs
+            if stack.lower is not None
+        },
     )
     name = hashlib.sha256(str(image.get_abspath()).encode()).hexdigest()[:16]
     matched = wiring.base(image, name, partial(objects_of_image, image))

@@ -14,6 +14,8 @@ from xsplice_plugins.artefacts import Severity
 from .actions import Farm, Fix, Nodes, Side, _load_deltas, _path, _prefix, lay_out, staged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import Delta, PatchSet
@@ -29,6 +31,8 @@ class Rebuild:
     plain: Path = Path()  #: root of the sources without the patches of payloads beneath
     tree_objects: dict[str, Path] = field(default_factory=dict)  #: what those give, by object path
     sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
+    #: By object path, for all that the patches of payloads beneath reach: made with those alone.
+    lower_objects: dict[str, Path] = field(default_factory=dict)
     base: Path = Path()  #: where lies whether the tree is what its image holds
 
 
@@ -73,14 +77,18 @@ def _new_object(fix: Fix, rebuild: Rebuild, delta: Delta) -> pipeline.NewObject:
     return _with_plain(fix, rebuild, side, row)
 
 
-def _reached_object(fix: Fix, rebuild: Rebuild, path: str, side: Side) -> pipeline.NewObject:
-    """Return an object that the patches reach and leave as the payloads beneath made it."""
-    new = _once_more(fix, side, side.copy, "new", is_apart=False)
-    row = pipeline.NewObject(path=path, new=new)
-    if is_apart := pipeline.shares_sections(row):
-        row = replace(row, new=_once_more(fix, side, side.copy, "new", is_apart=True))
-    baseline = _once_more(fix, side, rebuild.pristine, "baseline", is_apart=is_apart)
-    return _with_plain(fix, rebuild, side, replace(row, baseline=baseline, is_apart=is_apart))
+def _lower_objects(fix: Fix, rebuild: Rebuild, known: set[str]) -> Iterator[pipeline.NewObject]:
+    """Give the objects in which payloads beneath changed something, and the fix nothing."""
+    for path, place in sorted(rebuild.lower_objects.items()):
+        data, own = place.read_bytes(), rebuild.tree_objects.get(path)
+        is_equal = own is not None and not capture.differing(path, own.read_bytes(), data)
+        if path in known or is_equal:
+            continue
+        row, side = pipeline.NewObject(path=path, new=data, baseline=data), rebuild.sides[path]
+        if pipeline.shares_sections(row):
+            data = _once_more(fix, side, rebuild.pristine, "baseline", is_apart=True)
+            row = pipeline.NewObject(path=path, new=data, baseline=data, is_apart=True)
+        yield _with_plain(fix, rebuild, side, row)
 
 
 def _with_plain(
@@ -136,11 +144,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         if rebuild.farm is not None and any(delta.line_only for delta in deltas):
             lay_out(rebuild.farm)
         objects = [_new_object(fix, rebuild, delta) for delta in deltas]
-        if any(kind == pipeline.NOTHING for _, kind in fix.stack.beneath):
-            known = {row.path for row in objects}
-            for path, side in rebuild.sides.items():
-                if path not in known:
-                    objects.append(_reached_object(fix, rebuild, path, side))
+        objects += _lower_objects(fix, rebuild, {row.path for row in objects})
         payload, image = (_path(node).read_bytes() for node in source[:2])
         check = partial(pipeline.check_rebuild, fix.run, fix.name, payload, image, deltas)
         is_recompiled = rebuild.farm is not None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from .rebuilding import Rebuild
 if TYPE_CHECKING:
     from SCons.Environment import Environment
 
-    from xsplice_plugins.artefacts import CapturePlan, PatchSet
+    from xsplice_plugins.artefacts import CapturePlan, CompileJob, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
 
 
@@ -101,16 +102,40 @@ def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
     still = replace(wiring.fix.patch_set, is_line_neutral=True)
     if plan.route is Route.MAKE:
         return Rebuild()
-    folder = wiring.fix.folder
+    folder, before = wiring.fix.folder, _before(wiring, tree)
     return Rebuild(
         farm=Farm(source_root=tree.root, tree=tree, copy=folder / "still", patch_set=still),
-        pristine=folder / "lower" if wiring.fix.stack.lower else _pristine(wiring, tree),
+        pristine=before,
         plain=_pristine(wiring, tree),
         tree_objects={
             job.object_path: tree.root / job.tree_object for job in plan.jobs if job.tree_object
         },
         sides={job.object_path: Side(job=job, copy=folder / "copy") for job in plan.jobs},
+        lower_objects={
+            job.object_path: before.with_name(f"{before.name}.objects") / job.object_path
+            for job in _lower_jobs(wiring, tree, plan)
+        },
     )
+
+
+def _before(wiring: Wiring, tree: XenTree) -> Path:
+    """Return the folder of the copy before the fix; those on the same payloads share it."""
+    lower = wiring.fix.stack.lower
+    if lower is None:
+        return _pristine(wiring, tree)
+    name = hashlib.sha256(_content(tree, lower).encode()).hexdigest()[:16]
+    return wiring.fix.folder.parent / f"lower-{name}"
+
+
+def _lower_jobs(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[CompileJob]:
+    """Return the objects of a plan that the patches of payloads beneath reach."""
+    lower = wiring.fix.stack.lower
+    if lower is None:
+        return []
+    below = capture.plan(tree, lower, store=wiring.fix.folder.parent / "preprocessed")
+    reached = {job.object_path for job in below.jobs}
+    is_known = below.route is Route.RECORDED
+    return [job for job in plan.jobs if job.object_path in reached or not is_known]
 
 
 def _pristine(wiring: Wiring, tree: XenTree) -> Path:
@@ -142,17 +167,19 @@ def _lay_out(wiring: Wiring, tree: XenTree) -> tuple[Path, list[object]]:
             f"tree {tree.root} {tree_digest(tree)}",
         )
     ]
-    sides = [("copy", fix.patch_set)] + ([("lower", lower)] if lower is not None else [])
+    before, sides = _before(wiring, tree), [("copy", fix.patch_set)]
+    if lower is not None:
+        sides.append((f"../{before.name}", lower))
     for name, patch_set in sides:
         farm = Farm(
             source_root=tree.root,
             tree=tree,
-            copy=fix.folder / name,
+            copy=fix.folder / name if patch_set is fix.patch_set else before,
             patch_set=patch_set,
             is_merged=lower is None,
         )
         stamps.append(wiring.copy(farm, f"{name}.stamp", _content(tree, patch_set)))
-    return (pristine if lower is None else fix.folder / "lower"), stamps
+    return before, stamps
 
 
 def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
@@ -162,7 +189,7 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
     inputs = old = capture.InputDigests(tree, fix.patch_set)
     if lower is not None:
         old = capture.InputDigests(tree, lower)
-    deltas = []
+    deltas, reached = [], _lower_jobs(wiring, tree, plan)
     for job in plan.jobs:
         sides = Sides(
             job=job,
@@ -179,6 +206,14 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
             before += [f"with patch set {lower.digest}", *inputs.texts(job, is_patched=False)]
         pair = _pair(wiring, sides, before, after, stamps)
         deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair, sides, after))
+        if job in reached and not _is_compiled(job):
+            _compiled(
+                wiring,
+                f"../{baseline_copy.name}.objects/{job.object_path}",
+                Side(job=job, copy=baseline_copy),
+                before,
+                stamps,
+            )
     return deltas
 
 
@@ -188,19 +223,13 @@ def _pair(
     """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content."""
     fix, env, job = wiring.fix, wiring.env, sides.job
     builder, carries, compiled = "XspliceReached", (fix, sides), []
-    if job.reach is Reach.DIRECT and job.tree_object:  # not what is linked on its own
+    if _is_compiled(job):
         builder = "XsplicePair"
-        is_lower = fix.stack.lower is not None
-        made = "lower" if is_lower else f"../{sides.pristine.name}"
         for target, copy, values in (
-            (f"{made}.objects/{job.object_path}", sides.pristine, before),
+            (f"../{sides.pristine.name}.objects/{job.object_path}", sides.pristine, before),
             (f"objects/{job.object_path}.xsplice", sides.patched, after),
         ):
-            side = (fix, Side(job=job, copy=copy))
-            compiled += wiring.node(
-                "XspliceObject", [target], [], carries=side, library=CAPTURING, values=values
-            )
-        env.Requires(compiled, stamps)
+            compiled += _compiled(wiring, target, Side(job=job, copy=copy), values, stamps)
         if sides.tree_object is not None:
             env.Depends(compiled[0], env.File(str(sides.tree_object)))
     pair = wiring.node(
@@ -213,6 +242,22 @@ def _pair(
     )
     env.Requires(pair, stamps)
     return pair[0]
+
+
+def _is_compiled(job: CompileJob) -> bool:
+    """Tell whether an object is compiled whatever its text says, and is linked on its own."""
+    return job.reach is Reach.DIRECT and bool(job.tree_object)
+
+
+def _compiled(
+    wiring: Wiring, target: str, side: Side, values: list[str], stamps: list[object]
+) -> list[object]:
+    """Wire the compile of one object in a private copy."""
+    made = wiring.node(
+        "XspliceObject", [target], [], carries=(wiring.fix, side), library=CAPTURING, values=values
+    )
+    wiring.env.Requires(made, stamps)
+    return made
 
 
 def _content(tree: XenTree, patch_set: PatchSet) -> str:
