@@ -159,11 +159,23 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         text = f"{record.name} starts its own `{name}`; the value in {old.name} is lost{hint}"
         found.append(_finding(record, Severity.WARNING, text))
     now = {function.name for function in record.functions}
+    severity, hint = Severity.WARNING, ""
+    if not _is_meant(record, old):
+        severity = Severity.UNCHECKED
+        hint = ", and its sources lack that fix; begin PATCH= with its patches, or unload it first"
     for function in old.functions:
         if function.name not in now:
             text = f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
-            found.append(_finding(record, Severity.WARNING, text))
+            found.append(_finding(record, severity, text + hint))
     return found
+
+
+def _is_meant(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether the sources hold the old one's patches, or a person wrote the new one."""
+    held = {patch.sha256 for patch in record.patches}
+    if record.patches and not any(patch.files for patch in record.patches):
+        return True
+    return bool(old.patches) and all(patch.sha256 in held for patch in old.patches)
 
 
 def _variables(record: PayloadRecord) -> set[str]:

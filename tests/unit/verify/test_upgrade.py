@@ -25,6 +25,7 @@ from xsplice_plugins import artefacts, hypervisor
 from xsplice_plugins.artefacts import (
     Finding,
     NewItem,
+    PatchDigest,
     PayloadRecord,
     ReplacedFunction,
     Severity,
@@ -174,11 +175,38 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
     _, *losses = played(minimal(build_id=NEW_ID), [path], after)
     assert [(finding.severity, finding.text) for finding in losses] == [
         (Severity.WARNING, "new starts its own `a.c#reads`; the value in old is lost"),
-        (Severity.WARNING, "`answer` is replaced by old only; the hypervisor's runs again"),
+        (
+            Severity.UNCHECKED,
+            (
+                "`answer` is replaced by old only; the hypervisor's runs again, and its sources lack "
+                "that fix; begin PATCH= with its patches, or unload it first"
+            ),
+        ),
     ]
     after = replace(after, hooks=(".livepatch.hooks.load",))
     texts = [finding.text for finding in played(minimal(build_id=NEW_ID), [path], after)]
     assert texts[1].endswith("is lost unless its hook carries it over")
+
+
+@pytest.mark.parametrize(
+    ("held", "severity"),
+    [
+        ((PatchDigest(name="b", sha256="2", files=("b.c",)),), Severity.UNCHECKED),
+        ((PatchDigest(name="a", sha256="1", files=("a.c",)),), Severity.WARNING),
+        ((PatchDigest(name="by-hand.c", sha256="3", files=()),), Severity.WARNING),
+    ],
+)
+def test_a_function_that_is_given_back_must_be_meant(
+    held: tuple[PatchDigest, ...], severity: Severity, tmp_path: Path
+) -> None:
+    """The sources held the old one's patches, or a person wrote the new one."""
+    patches = (PatchDigest(name="a", sha256="1", files=("a.c",)),)
+    before = replace(record_with("old", replaced=("answer",)), patches=patches)
+    after = replace(record_with("new", replaced=("xen_extra_version",)), patches=held)
+    path = written(tmp_path, minimal(), before)
+    _, loss = played(minimal(build_id=NEW_ID), [path], after)
+    assert loss.severity is severity
+    assert loss.text.startswith("`answer` is replaced by old only")
 
 
 def test_without_a_record_what_is_lost_stays_unchecked(tmp_path: Path) -> None:
