@@ -148,6 +148,9 @@ class Sources:
 
     tree: Path  #: the build folder of the built tree
     patch_set: PatchSet  #: with the patches of payloads beneath
+    #: Of each payload beneath, bottom first: how many of the patches it and those under it are
+    #: made of, and whether it is hand-written.
+    beneath: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

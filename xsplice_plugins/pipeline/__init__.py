@@ -45,11 +45,11 @@ from xsplice_plugins.pipeline.source import (
     plan_fix,
     read_fix,
 )
-from xsplice_plugins.pipeline.stack import NOTHING, Stack, check_payloads, read_stack
+from xsplice_plugins.pipeline.stack import BY_HAND, Stack, check_payloads, read_stack
 
 __all__ = [
+    "BY_HAND",
     "MADE",
-    "NOTHING",
     "Base",
     "BaseObjects",
     "NewObject",

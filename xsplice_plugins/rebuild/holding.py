@@ -11,18 +11,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
+    PAYLOAD_SIZE_MAX,
     Duty,
     Finding,
     PayloadRecord,
     Severity,
     VerifyRequest,
+    load,
     read_file,
+    record_path,
 )
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.memory import read_image
+from xsplice_plugins.check.results import Beneath
 from xsplice_plugins.check.tables import layouts
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
@@ -30,7 +35,7 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.rebuild.linking import Link
-from xsplice_plugins.rebuild.sides import both_sides, make_patched
+from xsplice_plugins.rebuild.sides import Before, before_fix, both_sides, make_patched
 from xsplice_plugins.rebuild.trees import Build, Changes, changes, read_build, waiting_for
 from xsplice_plugins.target.known import facts_of
 
@@ -67,16 +72,23 @@ def verify_by_rebuild(
         MachineError: The copy cannot be written, or make or a compiler is missing.
     """
     name, sources = record.name, request.sources
+    if record.patches and not any(patch.files for patch in record.patches):
+        text = "hand-written: there is no patched tree to make"
+        return (_finding(Severity.EXEMPT, name, text),)
     if sources is None:
         text = (
-            "no full rebuild: no patch and no Xen tree are at hand (hand-written files have none); "
+            "no full rebuild: no patch and no Xen tree are at hand; "
             "build it from tree and patch, with `scons xsplice-verify` or `xsplice patch --verify`"
         )
         return (_finding(Severity.UNCHECKED, name, text),)
-    if request.beneath:
+    if len(request.beneath) != len(sources.beneath):
+        text = "no full rebuild: nothing tells which patches are those of the payloads beneath"
+        return (_finding(Severity.UNCHECKED, name, text),)
+    lacking = [path.name for path in request.beneath if _lacks(sources, path)]
+    if lacking:
         text = (
-            "no full rebuild on top of other payloads, which the image lacks; make a cumulative "
-            "payload with SUPERSEDES="
+            f"no full rebuild: the patches lack those of {', '.join(lacking)}, which lies beneath; "
+            "name them all in PATCH=, bottom first"
         )
         return (_finding(Severity.UNCHECKED, name, text),)
     if record.patches and record.patches != sources.patch_set.digests:
@@ -93,7 +105,41 @@ def verify_by_rebuild(
     folder = request.payload_path.parent / _FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        return tuple(_held(before, folder, data[: record.size_bytes], record, sources, facts))
+        beneath = _beneath(request.beneath, sources)
+        payload = data[: record.size_bytes]
+        return tuple(_held(before, folder, payload, record, sources, facts, beneath))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lacks(sources: Sources, path: Path) -> bool:
+    """Tell whether the sources lack a patch that a payload beneath was made of."""
+    held, beside = {patch.sha256 for patch in sources.patch_set.digests}, record_path(path)
+    rows = load(beside, PayloadRecord).patches if beside.exists() else ()
+    return any(patch.files and patch.sha256 not in held for patch in rows)
+
+
+def _beneath(paths: Sequence[Path], sources: Sources) -> list[Beneath]:
+    """Read the payloads beneath."""
+    return [
+        Beneath(
+            name=path.name,
+            data=read_file(path, limit_bytes=PAYLOAD_SIZE_MAX),
+            is_handmade=is_handmade,
+        )
+        for path, (_, is_handmade) in zip(paths, sources.beneath, strict=True)
+    ]
+
+
+def _lower(before: Build, folder: Path, sources: Sources, jobs: int) -> dict[str, Before]:
+    """Make what lies beneath the fix; its copy is gone afterwards."""
+    depths = [depth for depth, _ in sources.beneath]
+    if not max(depths):
+        return {}
+    patches = sources.patch_set.patches[: max(depths)]
+    try:
+        lower = replace(sources.patch_set, patches=patches)
+        return before_fix(before, lower, folder, depths, jobs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,9 +151,12 @@ def _held(
     record: PayloadRecord,
     sources: Sources,
     facts: Facts,
+    beneath: Sequence[Beneath],
 ) -> list[Finding]:
     """Make the copy, and say how everything compares."""
     sizes, jobs = layouts(facts), len(os.sched_getaffinity(0))
+    lower = _lower(before, folder, sources, jobs) if beneath else None
+    depths = [depth for depth, _ in sources.beneath]
     link = Link(before, folder, sizes)
     try:
         after = make_patched(before, sources.patch_set, folder, jobs)
@@ -115,16 +164,17 @@ def _held(
         link.stop()
     changed, linked = changes(before, after), link.answer(after)
     touched = {function.object_path for function in record.functions} & after.objects.keys()
-    names = sorted(touched.union(changed.differing))
-    rows = both_sides(before, after, sources.patch_set, names, jobs)
+    names = sorted(touched.union(changed.differing, (lower or {}).keys() & after.objects.keys()))
+    rows = both_sides(before, after, sources.patch_set, names, jobs, depths=depths, lower=lower)
     image = read_image(before.image, "xen-syms", sizes)
-    found = check_payload(image, payload, rows, facts)
+    found = check_payload(image, payload, rows, facts, beneath)
     wrong = [*_link(linked), *_trees(before, after, changed), *_differences(found, rows)]
     said = wrong[:_SHOWN_MAX]
     if len(wrong) > _SHOWN_MAX:
         text = f"and {len(wrong) - _SHOWN_MAX} more that differ in a full rebuild"
         said.append(_finding(wrong[-1].severity, record.name, text))
     figures = _figures(after, changed, linked, found)
+    figures += "".join(f", on top of {row.name}" for row in beneath[-1:])
     unchecked = [
         *found.unchecked,
         *(f"{path}: a full rebuild does not link it, and it stays" for path in changed.gone),
@@ -137,7 +187,11 @@ def _held(
         said.append(_finding(Severity.INFO, record.name, text))
     return said + [
         _finding(Severity.UNCHECKED, record.name, text, duty)
-        for duty, texts in ((Duty.COMPLETE, unchecked), (Duty.BASE, found.ambiguous))
+        for duty, texts in (
+            (Duty.COMPLETE, unchecked),
+            (Duty.BASE, found.ambiguous),
+            (Duty.STACK, _unseen(found, beneath)),
+        )
         for text in texts
     ]
 
@@ -180,11 +234,24 @@ def _differences(found: CheckReport, rows: Sequence[NewObject]) -> Iterator[Find
         owners |= {s.decorated: (row.path, count[s.shndx] > 1) for s in symbols}
     for path, text in found.stale:
         yield _finding(Severity.ERROR, path, f"{path}: {text}", Duty.BASE)
-    for subject, text in found.differences:
+    said = [(row, Duty.COMPLETE, "") for row in found.differences]
+    said += [(row, Duty.STACK, " before the fix") for row in found.beneath]
+    for (subject, text), duty, when in said:
         path, is_shared = owners.get(subject, ("", False))
         place = f" in {path}" if path else ""
         severity = Severity.UNCHECKED if is_shared else Severity.ERROR
-        yield _finding(severity, subject, f"{subject}{place} differs in a full rebuild: {text}")
+        words = f"{subject}{place} differs in a full rebuild{when}: {text}"
+        yield _finding(severity, subject, words, duty)
+
+
+def _unseen(found: CheckReport, beneath: Sequence[Beneath]) -> list[str]:
+    """Say what payloads beneath replace, and their patches do not."""
+    judged = {row.name for row in beneath if not row.is_handmade}
+    return [
+        f"{name}: no object of a full rebuild before the fix has its `{what}`"
+        for name, what in found.unseen
+        if name in judged
+    ]
 
 
 def _figures(after: Build, changed: Changes, link: ImageMatch, found: CheckReport) -> str:

@@ -311,6 +311,14 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         )
 
 
+def _sources(fix: Fix) -> artefacts.Sources | None:
+    """Return what a fix was made of, where the patched tree can be made as a whole."""
+    if fix.tree is None:
+        return None
+    beneath = tuple((depth, kind == pipeline.BY_HAND) for depth, kind in fix.stack.beneath)
+    return artefacts.Sources(tree=fix.tree.build_root, patch_set=fix.patch_set, beneath=beneath)
+
+
 def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Prove the signed payload; any verdict but "proved" fails the build and keeps the report."""
     fix = target[0].attributes.xsplice
@@ -331,9 +339,7 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             payload,
             checks=checks,
             beneath=config.depends,
-            sources=artefacts.Sources(tree=fix.tree.build_root, patch_set=fix.patch_set)
-            if fix.tree
-            else None,
+            sources=_sources(fix),
         )
         written = pipeline.save_report(report, _path(target[0]))
         sys.stdout.write(verdict_text(report))

@@ -243,7 +243,7 @@ def request(case: Case, **changes: object) -> tuple[PayloadRecord, VerifyRequest
     ("changes", "words"),
     [
         ({"sources": None}, "`scons xsplice-verify` or `xsplice patch --verify`"),
-        ({"beneath": (Path("v1.livepatch"),)}, "SUPERSEDES="),
+        ({"beneath": (Path("v1.livepatch"),)}, "nothing tells which patches are those"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_unchecked_and_says_what_to_give(
@@ -253,6 +253,14 @@ def test_what_cannot_be_rebuilt_is_unchecked_and_says_what_to_give(
     (finding,) = verify_by_rebuild(case.data, record, asked, Config())
     assert finding.severity is Severity.UNCHECKED
     assert words in finding.text
+
+
+def test_hand_written_files_have_no_patched_tree(case: Case) -> None:
+    record, asked = request(case, sources=None)
+    by_hand = replace(record, patches=(replace(record.patches[0], files=()),))
+    (finding,) = verify_by_rebuild(case.data, by_hand, asked, Config())
+    assert finding.severity is Severity.EXEMPT
+    assert "hand-written: there is no patched tree to make" in finding.text
 
 
 def test_another_image_and_other_patches_are_refused(case: Case) -> None:
