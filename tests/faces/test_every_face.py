@@ -7,6 +7,7 @@ tests/xen/test_xen_build_series.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from tests.faces.kit import (
 )
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
+from tests.xen.mutations import sections_of
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
 
@@ -172,6 +174,28 @@ def test_a_verdict_is_said_again_by_a_run_that_has_nothing_to_do(
     assert "VERIFY" not in ended.out
     ended = face("xsplice", tmp_path, **settings)
     assert (ended.status, "PROVED" in ended.text) == (0, False), "nobody has asked"
+
+
+def test_bytes_that_a_payload_should_expect_and_does_not_are_found(
+    face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    """Somebody takes them out of the payload, and mends the digest in its record."""
+    patch = written(tree, tmp_path, *GOOD)
+    settings = {"XEN": tree.root, "PATCH": patch, "SIGNER": "none"}
+    ended = face("xsplice-verify", tmp_path, **settings)
+    assert ended.status == 0, ended.text
+    [payload] = tmp_path.rglob("fix.livepatch.unsigned")
+    data = bytearray(payload.read_bytes())
+    [funcs] = [row for row in sections_of(bytes(data)) if row.name == ".livepatch.funcs"]
+    assert any(data[funcs.offset + 72 : funcs.offset + 104])
+    data[funcs.offset + 72 : funcs.offset + 104] = bytes(32)
+    payload.write_bytes(data)
+    beside = payload.with_name("fix.payload.json")
+    record = json.loads(beside.read_text()) | {"digest": hashlib.sha256(data).hexdigest()}
+    beside.write_text(json.dumps(record))
+    ended = face("xsplice-verify", tmp_path, **settings)
+    assert (ended.status, "the payload has no such record" in ended.text) == (5, True), ended.text
+    assert not list(tmp_path.rglob("fix.verify.json"))
 
 
 def test_a_full_rebuild_is_asked_by_name(face: Face, tree: TinyTree, tmp_path: Path) -> None:

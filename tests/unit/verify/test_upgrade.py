@@ -178,8 +178,8 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
         (
             Severity.UNCHECKED,
             (
-                "`answer` is replaced by old only; the hypervisor's runs again, and its sources lack "
-                "that fix; begin PATCH= with its patches, or unload it first"
+                "`answer` is replaced by old only; the hypervisor's runs again, and its sources "
+                "lack that fix; begin PATCH= with its patches, or unload it first"
             ),
         ),
     ]
