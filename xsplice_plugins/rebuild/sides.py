@@ -8,6 +8,7 @@ brings carries the new numbers.
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import CompileJob
 from xsplice_plugins.check.results import NewObject
+from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.rebuild.trees import Build, changes, read_build
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
 
 
 def make_patched(before: Build, patch_set: PatchSet, copy: Path, jobs: int) -> Build:
@@ -74,6 +77,44 @@ def before_fix(
     return {
         name: Before(own=own[name], stills=tuple(row[name] for row in stills)) for name in names
     }
+
+
+def stacked_sides(
+    tree: XenTree,
+    patch_set: PatchSet,
+    depths: Sequence[int],
+    names: Collection[str],
+    copy: Path,
+    jobs: int,
+) -> list[NewObject]:
+    """Make a tree twice, before a fix on others and with it; give both sides of what differs.
+
+    Args:
+        tree: The tree; it is only read.
+        patch_set: All patches.
+        depths: As in `before_fix`; one of them is more than none.
+        names: More objects that are wanted.
+        copy: The copies' root; what is there is removed, before and afterwards.
+        jobs: How many compiles at a time.
+
+    Raises:
+        CaptureError: It does not build.
+        MachineError: The copy cannot be written, or make or a compiler is missing.
+        PatchError: The patches do not apply.
+    """
+    before = read_build(read_index(tree))
+    lower = replace(patch_set, patches=patch_set.patches[: max(depths)])
+    try:
+        shutil.rmtree(copy, ignore_errors=True)
+        below = before_fix(before, lower, copy, depths, jobs)
+        shutil.rmtree(copy)
+        after = make_patched(before, patch_set, copy, jobs)
+        wanted = {*names, *below, *changes(before, after).differing} & after.objects.keys()
+        return both_sides(
+            before, after, patch_set, sorted(wanted), jobs, depths=depths, lower=below
+        )
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def both_sides(

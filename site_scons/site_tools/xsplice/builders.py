@@ -253,10 +253,11 @@ class Wiring:
             [f"{fix.name}.checks.json"],
             [linked[0], image, *deltas],
             carries=(fix, replace(rebuild, base=Path(base.get_abspath()))),
-            library=("check", *CAPTURING),
+            library=("check", "rebuild", *CAPTURING),
             values=[
                 f"check for {config.release} on {fix.stack.beneath}",
                 _facts(config),
+                *([f"tree {capture.tree_state(fix.tree)}"] if rebuild.needs_make(fix) else []),
             ],
         )
         env.Depends(checked, [base, *files, *map(str, rebuild.lower_objects.values())])

@@ -35,6 +35,10 @@ class Rebuild:
     lower_objects: dict[str, Path] = field(default_factory=dict)
     base: Path = Path()  #: where lies whether the tree is what its image holds
 
+    def needs_make(self, fix: Fix) -> bool:
+        """Tell whether only make can give both sides, with the lines of payloads beneath."""
+        return self.is_possible and self.farm is None and bool(fix.tree and fix.stack.lower)
+
 
 def _once_more(fix: Fix, side: Side, copy: Path, end: str, *, is_apart: bool) -> bytes:
     """Compile an object for the check alone, every function in a section of its own if asked."""
@@ -136,6 +140,16 @@ def _with_lines(
     ]
 
 
+def _made_again(fix: Fix, deltas: list[Delta], jobs: int) -> list[pipeline.NewObject]:
+    """Make the whole tree once more for the check: before the fix, and with it."""
+    from xsplice_plugins.rebuild import stacked_sides  # noqa: PLC0415  only where needed
+
+    assert fix.tree is not None
+    depths = [depth for depth, _ in fix.stack.beneath]
+    names = [delta.object_path for delta in deltas]
+    return stacked_sides(fix.tree, fix.patch_set, depths, names, fix.folder / "check-make", jobs)
+
+
 def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
     """Hold the payload against the objects. Sources: payload, image, then the deltas."""
     fix, rebuild = target[0].attributes.xsplice
@@ -148,9 +162,11 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         payload, image = (_path(node).read_bytes() for node in source[:2])
         check = partial(pipeline.check_rebuild, fix.run, fix.name, payload, image, deltas)
         is_recompiled = rebuild.farm is not None
+        if rebuild.needs_make(fix) and not any(delta.is_apart for delta in deltas):
+            objects, is_recompiled = _made_again(fix, deltas, env.GetOption("num_jobs")), True
         checks = check(objects, is_recompiled=is_recompiled)
         is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
-        if not is_held and is_recompiled and fix.stack.lower is not None:
+        if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
         base = artefacts.load(rebuild.base, artefacts.BaseMatch)
         artefacts.save(_path(target[0]), replace(checks, base=base))

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.kit.build import scons
+from tests.kit.build import Run, scons
 from tests.kit.tiny_tree import TinyTree
 from tests.unit.pipeline.test_stacked_sources import series
 from tests.unit.rebuild.test_holding import FIRST, MOVED, USERS, make_tree
@@ -124,3 +126,33 @@ def test_without_the_patches_beneath_nothing_is_compared(stack: Stack) -> None:
     (finding,) = stack.judged(replace(stack.patches, patches=stack.patches.patches[:1]), depth=1)
     assert finding.severity is Severity.UNCHECKED
     assert "the patches lack those of low.livepatch" in finding.text
+
+
+def test_a_stack_that_only_make_can_build_is_compared_with_its_own_lines(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """The second fix moves lines; what the first changed elsewhere is held as well."""
+    made = "xen/Makefile", "xen: xen-syms", "# more\nxen: xen-syms"
+    where = "xen/common/user.c", "int where(void) { return", "int where(void) { return 4711 +"
+    series(stack.tree, tmp_path, made, FIRST, FAR, where, MOVED, USERS)
+    files = [str(tmp_path / f"{number}.patch") for number in range(6)]
+    given = {"XEN": stack.tree.root, "SIGNER": "none"}
+
+    def proved(name: str, count: int, **more: object) -> Run:
+        patches = " ".join(files[:count])
+        return scons("xsplice-verify", tmp_path / "b", PATCH=patches, NAME=name, **more, **given)
+
+    lower = tmp_path / "b/low/low.livepatch"
+    assert "  MAKE " in proved("low", 4).assert_success().out
+    said = proved("up", 6, DEPENDS=lower).assert_success().text
+    assert "untouched functions of 2 objects are what a rebuild has, on top of low" in said
+    data = lower.read_bytes()
+    number = (4711 + 12).to_bytes(4, "little")
+    assert data.count(number) == 1
+    lower.write_bytes(data.replace(number, (4724).to_bytes(4, "little")))
+    beside = lower.with_suffix(".payload.json")
+    digest = hashlib.sha256(lower.read_bytes()).hexdigest()
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"digest": digest}))
+    ended = proved("up", 6, DEPENDS=lower)
+    assert ended.status == 5, ended.text
+    assert "livepatch: not what a rebuild has" in ended.text
