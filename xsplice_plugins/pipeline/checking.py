@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import Delta
+    from xsplice_plugins.artefacts import Delta, PatchDigest
     from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
     from xsplice_plugins.pipeline.run import Run
 
@@ -41,6 +41,7 @@ def check_rebuild(
     objects: Sequence[NewObject],
     *,
     is_recompiled: bool = True,
+    patches: Sequence[PatchDigest] = (),
 ) -> Checks:
     """Hold a payload against the objects of a rebuild, the image and the payloads beneath.
 
@@ -54,6 +55,7 @@ def check_rebuild(
         objects: Both sides of every object that differs; none for hand-written files. On a
             payload without its record: of every object that the patches reach.
         is_recompiled: Whether objects were compiled once more where the check needs it.
+        patches: What the objects are made of.
 
     Returns:
         What was found, for this payload alone.
@@ -71,7 +73,16 @@ def check_rebuild(
         digest=digest,
         beneath=tuple(digest_of(path) for path in run.config.depends),
         findings=tuple(
-            _compare(run, name, payload, image, deltas, objects, is_recompiled=is_recompiled)
+            _compare(
+                run,
+                name,
+                payload,
+                image,
+                deltas,
+                objects,
+                is_recompiled=is_recompiled,
+                held=frozenset(patch.sha256 for patch in patches),
+            )
         ),
     )
 
@@ -148,6 +159,7 @@ def _compare(
     objects: Sequence[NewObject],
     *,
     is_recompiled: bool,
+    held: frozenset[str],
 ) -> list[Finding]:
     from xsplice_plugins.check.complete import check_payload  # noqa: PLC0415  only where needed
     from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
@@ -165,7 +177,7 @@ def _compare(
     }
     is_shared = any(row.is_apart or shares_sections(row) for row in objects)
     differences = [(s, text) for s, text in found.differences if s not in lines]
-    held = sorted({s for s, _ in found.differences if s in lines})
+    moved = sorted({s for s, _ in found.differences if s in lines})
     text = (
         f"{found.replaced} replaced and {found.unchanged} untouched functions of "
         f"{len(objects)} objects are what a rebuild has"
@@ -196,15 +208,15 @@ def _compare(
             text = f"{old} objects before the fix are what runs: the image, and payloads beneath"
         findings.append(_finding(Severity.HELD, name, text, Duty.BASE))
     text = f"{len(still)} objects were compiled with their lines held still"
-    if held:
-        text = f"{len(held)} functions differ from the image in line numbers only: {_some(held)}"
+    if moved:
+        text = f"{len(moved)} functions differ from the image in line numbers only: {_some(moved)}"
     elif not any(delta.line_only for delta in deltas):
         text = "no difference was taken for a line number"
     findings.append(_finding(Severity.HELD, name, text, Duty.LINES))
     if found.boot_only:
         text = f"used at boot only, and not replaced: {_some(found.boot_only)}"
         findings.append(_finding(Severity.INFO, name, text))
-    doubts = _doubts(config.depends, found, is_recompiled=is_recompiled)
+    doubts = _doubts(config.depends, found, held, is_recompiled=is_recompiled)
     if beneath and not found.beneath and not doubts:
         names = _some([row.name for row in beneath])
         text = f"{names}: what they changed is what their patches say"
@@ -219,13 +231,21 @@ def _compare(
     return findings
 
 
-def _doubts(paths: Sequence[Path], found: CheckReport, *, is_recompiled: bool) -> list[str]:
-    """Say what of payloads beneath that were made of patches nobody could compare."""
-    kinds = {path.name: kind_of(record_of(path)) for path in paths}
+def _doubts(
+    paths: Sequence[Path], found: CheckReport, held: frozenset[str], *, is_recompiled: bool
+) -> list[str]:
+    """Say what payloads beneath do and no object shows; where the fix meets them, it has all."""
+    records = {path.name: record_of(path) for path in paths}
+    kinds = {name: kind_of(record) for name, record in records.items()}
+    apart = {
+        name
+        for name, record in records.items()
+        if record is not None and any(row.sha256 not in held for row in record.patches)
+    }
     doubts = [
         f"{row}: no object that its patch reaches has its `{what}`"
         for row, what in found.unseen
-        if kinds.get(row) != BY_HAND
+        if row not in apart and kinds.get(row) != BY_HAND
     ]
     unknown = sorted(name for name, kind in kinds.items() if kind == NOTHING)
     if unknown and not is_recompiled:

@@ -257,7 +257,11 @@ class Wiring:
             values=[
                 f"check for {config.release} on {fix.stack.beneath}",
                 _facts(config),
-                *([f"tree {capture.tree_state(fix.tree)}"] if rebuild.needs_make(fix) else []),
+                *(
+                    [f"tree {capture.tree_state(fix.tree)}"]
+                    if fix.tree and rebuild.needs_make(fix)
+                    else []
+                ),
             ],
         )
         env.Depends(checked, [base, *files, *map(str, rebuild.lower_objects.values())])

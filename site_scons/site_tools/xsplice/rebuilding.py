@@ -160,7 +160,15 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         objects = [_new_object(fix, rebuild, delta) for delta in deltas]
         objects += _lower_objects(fix, rebuild, {row.path for row in objects})
         payload, image = (_path(node).read_bytes() for node in source[:2])
-        check = partial(pipeline.check_rebuild, fix.run, fix.name, payload, image, deltas)
+        check = partial(
+            pipeline.check_rebuild,
+            fix.run,
+            fix.name,
+            payload,
+            image,
+            deltas,
+            patches=fix.stack.patches,
+        )
         is_recompiled = rebuild.farm is not None
         if rebuild.needs_make(fix) and not any(delta.is_apart for delta in deltas):
             objects, is_recompiled = _made_again(fix, deltas, env.GetOption("num_jobs")), True
