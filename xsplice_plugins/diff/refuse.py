@@ -15,6 +15,7 @@ from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
 from xsplice_plugins.elf.debuginfo import debug_info
 from xsplice_plugins.elf.layouts import layout_questions, layouts_of
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
+from xsplice_plugins.elf.values import value_questions, values_of
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _commons(canon: Canon) -> Iterator[Refusal]:
 
 
 def _structures(canon: Canon) -> Iterator[Refusal]:
-    """Refuse changed layouts of structures, where debug information shows them."""
+    """Refuse changed layouts and other meanings, where debug information shows them."""
     before, after = layouts_of(canon.old.file), layouts_of(canon.new.file)
     types = debug_info(canon.new.file).types
     for name, text in layout_questions(before, after)[0].items():
@@ -280,14 +281,19 @@ def _structures(canon: Canon) -> Iterator[Refusal]:
             f"{text}; instances in memory have the old layout",
             skeleton=shadow_variable(name, fields, canon.new.profile.name) if fields else "",
         )
+    moved, _ = value_questions(values_of(canon.old.file), values_of(canon.new.file))
+    for name, text in moved.items():
+        yield refusal("LAYOUT", name, f"{text}; memory holds what the old code stored")
 
 
 def open_questions(canon: Canon, closure: Closure) -> tuple[str, ...]:
-    """Return what the layouts of structures leave open, where debug information shows them."""
+    """Return what layouts and values leave open, where debug information shows them."""
     if not closure.taken:
         return ()
-    _, questions = layout_questions(layouts_of(canon.old.file), layouts_of(canon.new.file))
-    return questions
+    files = canon.old.file, canon.new.file
+    _, questions = layout_questions(*(layouts_of(file) for file in files))
+    _, asked = value_questions(*(values_of(file) for file in files))
+    return (*questions, *asked)
 
 
 def _anchors(canon: Canon) -> Iterator[Refusal]:

@@ -27,12 +27,14 @@ AT_SPECIFICATION, AT_TYPE, AT_STR_OFFSETS_BASE = 0x47, 0x49, 0x72
 AT_OLD_BIT_OFFSET, AT_BIT_SIZE, AT_UPPER_BOUND, AT_COUNT = 0x0C, 0x0D, 0x2F, 0x37
 TAG_POINTER, TAG_CONST, TAG_ENUM, TAG_TYPEDEF, TAG_VOLATILE = 0x0F, 0x26, 0x04, 0x16, 0x35
 TAG_ARRAY, TAG_SUBRANGE, TAG_FUNCTION_TYPE = 0x01, 0x21, 0x15
+TAG_ENUMERATOR, TAG_VARIABLE = 0x28, 0x34
+AT_LOCATION, AT_CONST_VALUE = 0x02, 0x1C
 RECORDS = (TAG_STRUCT, TAG_UNION)
 _WANTED = frozenset(
     {
         AT_NAME, AT_BYTE_SIZE, AT_LOW_PC, AT_ORIGIN, AT_MEMBER_LOCATION, AT_BIT_OFFSET,
         AT_RANGES, AT_SPECIFICATION, AT_TYPE, AT_OLD_BIT_OFFSET, AT_BIT_SIZE,
-        AT_UPPER_BOUND, AT_COUNT, AT_STR_OFFSETS_BASE,
+        AT_UPPER_BOUND, AT_COUNT, AT_STR_OFFSETS_BASE, AT_LOCATION, AT_CONST_VALUE,
     }
 )  # fmt: skip
 
@@ -47,6 +49,8 @@ _STR_OFFSETS_HEADER_BYTES = 8
 _STRING, _STRP, _LINE_STRP, _SDATA, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x0D, 0x21
 _BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
 _LEB_BLOCKS = frozenset({0x09, 0x18})
+#: Operations that begin the place of what has an address of its own: DW_OP_addr, its indexed forms.
+_ADDRESSES = frozenset({0x03, 0xA1, 0xFB})
 NESTING_MAX = 64
 
 Value = int | str
@@ -221,8 +225,11 @@ def _read_unit(
         tag, has_children, attributes = table[code]
         values: dict[int, Value] = {}
         for attribute, form, constant in attributes:
+            at = cursor.at
             value = constant if form == _IMPLICIT else _value(cursor, form, texts, start, name)
             if attribute in _WANTED:
+                if attribute == AT_LOCATION:
+                    value = int(_is_address(cursor.data, at, form))
                 if form in _STRX:
                     at = base + 4 * number_of(value)
                     value = Cursor(texts[_STRP], Cursor(texts[_STR_OFFSETS], at).number(4)).text()
@@ -260,6 +267,16 @@ def _value(cursor: Cursor, form: int, texts: dict[int, bytes], unit: int, name: 
         f"{name}: its debug information uses form {form:#x}, which is not known; "
         "compile with -gdwarf-4 or without -g"
     )
+
+
+def _is_address(data: bytes, at: int, form: int) -> bool:
+    """Tell whether a place is an address of its own, no register, list or place in the stack."""
+    cursor = Cursor(data, at)
+    if form in _BLOCKS:
+        cursor.at += _BLOCKS[form]
+    elif form not in _LEB_BLOCKS or not cursor.uleb():
+        return False
+    return data[cursor.at] in _ADDRESSES
 
 
 def type_name(entry: DebugEntry) -> str:
@@ -300,6 +317,28 @@ def _type_text(entries: list[DebugEntry], place_of: dict[int, int], entry: Debug
         else:
             return ""
     return ""
+
+
+def origin_of(info: DebugInfo, number: int) -> int:
+    """Return the entry that a copy or a definition was first declared with, or the entry itself."""
+    for _ in range(NESTING_MAX):
+        values = info.entries[number].values
+        other = values.get(AT_ORIGIN, values.get(AT_SPECIFICATION))
+        place = info.place_of.get(number_of(other)) if other is not None else None
+        if place is None:
+            break
+        number = place
+    return number
+
+
+def function_around(info: DebugInfo, number: int) -> str:
+    """Return the function that an entry lies in, as its source calls it; "" at file scope."""
+    at = info.entries[number].parent
+    while at >= 0 and info.entries[at].tag not in (TAG_SUBPROGRAM, TAG_INLINED):
+        at = info.entries[at].parent
+    if at < 0:
+        return ""
+    return str(info.entries[origin_of(info, at)].values.get(AT_NAME, "(nameless)"))
 
 
 def within_function(entries: list[DebugEntry], entry: DebugEntry) -> bool:

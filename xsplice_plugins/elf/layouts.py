@@ -14,6 +14,7 @@ from xsplice_plugins.elf.debuginfo import (
     AT_BIT_OFFSET,
     AT_BIT_SIZE,
     AT_BYTE_SIZE,
+    AT_CONST_VALUE,
     AT_COUNT,
     AT_MEMBER_LOCATION,
     AT_NAME,
@@ -24,6 +25,8 @@ from xsplice_plugins.elf.debuginfo import (
     RECORDS,
     TAG_ARRAY,
     TAG_CONST,
+    TAG_ENUM,
+    TAG_ENUMERATOR,
     TAG_FUNCTION_TYPE,
     TAG_MEMBER,
     TAG_POINTER,
@@ -75,7 +78,7 @@ def layouts_of(file: ElfFile) -> dict[str, StructLayout]:
         DiffError: It uses a form that is not known, or is damaged.
     """
     info = debug_info(file)
-    return _Layouts(info.entries, info.place_of).by_name()
+    return Layouts(info.entries, info.place_of).by_name()
 
 
 def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
@@ -194,15 +197,17 @@ def _rows(layout: StructLayout) -> dict[tuple[str, int], tuple[int, int, str]]:
     return rows
 
 
-class _Layouts:
+class Layouts:
     """The structures of one object, with the sizes of their members."""
 
     def __init__(self, entries: list[DebugEntry], place_of: dict[int, int]) -> None:
+        """Take the entries of one object's debug information, and their numbers by place."""
         self.entries, self.place_of = entries, place_of
         self.users: dict[int, list[int]] = {}  #: of each type, filled when asked for
         self.children: dict[int, list[DebugEntry]] = {}
+        self.open: set[int] = set()  #: records whose text is being written
         for entry in entries:
-            if entry.tag in (TAG_MEMBER, TAG_SUBRANGE):
+            if entry.tag in (TAG_MEMBER, TAG_SUBRANGE, TAG_ENUMERATOR):
                 self.children.setdefault(entry.parent, []).append(entry)
 
     def by_name(self) -> dict[str, StructLayout]:
@@ -212,7 +217,7 @@ class _Layouts:
             if AT_NAME not in entry.values or within_function(self.entries, entry):
                 continue
             is_typedef = entry.tag == TAG_TYPEDEF
-            place = self._type_of(entry) if is_typedef else number
+            place = self.type_of(entry) if is_typedef else number
             record = self.entries[place]
             if place < 0 or record.tag not in RECORDS or AT_BYTE_SIZE not in record.values:
                 continue
@@ -233,7 +238,7 @@ class _Layouts:
         """Tell whether all that has a type, under any of its names, is a member of a union."""
         if not self.users:
             for user, entry in enumerate(self.entries):
-                self.users.setdefault(self._type_of(entry), []).append(user)
+                self.users.setdefault(self.type_of(entry), []).append(user)
         todo = [number]
         while todo:
             for user in self.users.get(todo.pop(), ()):
@@ -251,14 +256,41 @@ class _Layouts:
             return "void"
         entry = self.entries[number]
         if entry.tag == TAG_POINTER:
-            return f"*{self._whole_text(self._type_of(entry), depth + 1)}"
+            return f"*{self._whole_text(self.type_of(entry), depth + 1)}"
         if entry.tag == TAG_ARRAY:
-            element = self._whole_text(self._type_of(entry), depth + 1)
+            element = self._whole_text(self.type_of(entry), depth + 1)
             counts = (self._count(child) for child in self.children.get(number, []))
             return element + "".join(f"[{count}]" for count in counts)
         if AT_NAME in entry.values:
             return type_name(entry)
+        if entry.tag == TAG_ENUM:
+            return f"enum {'-' if self.is_signed(number) else ''}{self._size_bytes(number)}"
         return "{}" if entry.tag in RECORDS else f"?{entry.tag:x}"
+
+    def is_signed(self, number: int) -> bool:
+        """Tell whether an enumeration has a negative constant."""
+        values = (child.values for child in self.children.get(number, []))
+        return any(number_of(value.get(AT_CONST_VALUE, 0)) < 0 for value in values)
+
+    def variable_text(self, entry: DebugEntry) -> str:
+        """Return size and type of a variable, with records that no other place may name told whole.
+
+        A constant is "const": it has content, but no state.
+        """
+        at = self.type_of(entry)
+        for _ in range(NESTING_MAX):
+            tag = self.entries[at].tag if at >= 0 else 0
+            if tag == TAG_CONST:
+                return "const"
+            if tag not in (TAG_TYPEDEF, TAG_VOLATILE, TAG_ARRAY):
+                break
+            at = self.type_of(self.entries[at])
+        return self.type_text(entry)
+
+    def type_text(self, entry: DebugEntry) -> str:
+        """Return size and type of what has a type; nameless records are told whole."""
+        number = self.type_of(entry)
+        return f"{self._size_bytes(number)} {self._whole_text(number, 0)}"
 
     def _whole_text(self, number: int, depth: int) -> str:
         """Return a type's text; a nameless record with all its members."""
@@ -268,13 +300,16 @@ class _Layouts:
         entry = self.entries[bare]
         if entry.tag == TAG_FUNCTION_TYPE:
             return "()"  # what it takes and returns lies in no object
-        if entry.tag not in RECORDS or AT_NAME in entry.values:
+        is_known = AT_NAME in entry.values and not within_function(self.entries, entry)
+        if entry.tag not in RECORDS or is_known or bare in self.open:
             return self._type_text(bare, depth)
+        self.open.add(bare)
         members = self._members(bare)
+        self.open.discard(bare)
         size = number_of(entry.values.get(AT_BYTE_SIZE, 0))
         return f"{{{size} {' '.join(f'{n}@{b}+{s}:{t}' for n, b, s, t in members)}}}"
 
-    def _type_of(self, entry: DebugEntry) -> int:
+    def type_of(self, entry: DebugEntry) -> int:
         """Return the number of an entry's type, -1 for ``void``."""
         return self.place_of.get(number_of(entry.values.get(AT_TYPE, -1)), -1)
 
@@ -285,8 +320,8 @@ class _Layouts:
         for entry in self.children.get(number, []):
             size_bits, bits = self._place(entry)
             name = prefix + str(entry.values.get(AT_NAME, "(unnamed)"))
-            kind = self._bare(self._type_of(entry))
-            text = self._type_text(self._type_of(entry))
+            kind = self._bare(self.type_of(entry))
+            text = self._type_text(self.type_of(entry))
             found.append((name, start_bits + bits, size_bits, text))
             inner = self.entries[kind]
             if kind >= 0 and inner.tag in RECORDS and AT_NAME not in inner.values:
@@ -300,7 +335,7 @@ class _Layouts:
         size_bits = number_of(values.get(AT_BIT_SIZE, 0))
         bits = 8 * number_of(values.get(AT_MEMBER_LOCATION, 0))
         bits += number_of(values.get(AT_BIT_OFFSET, 0))
-        whole = 8 * self._size_bytes(self._type_of(entry))
+        whole = 8 * self._size_bytes(self.type_of(entry))
         if AT_OLD_BIT_OFFSET in values:  # DWARF 4 counts from the storage unit's other end
             storage = 8 * number_of(values.get(AT_BYTE_SIZE, 0)) or whole
             bits += storage - number_of(values[AT_OLD_BIT_OFFSET]) - size_bits
@@ -315,7 +350,7 @@ class _Layouts:
                 TAG_VOLATILE,
             ):
                 break
-            number = self._type_of(self.entries[number])
+            number = self.type_of(self.entries[number])
         return number
 
     def _count(self, entry: DebugEntry) -> int:
@@ -331,7 +366,7 @@ class _Layouts:
                 break
             for entry in self.children.get(number, []):
                 count *= self._count(entry)
-            number = self._bare(self._type_of(self.entries[number]))
+            number = self._bare(self.type_of(self.entries[number]))
         if number < 0:
             return 0
         entry = self.entries[number]

@@ -41,6 +41,30 @@ def test_the_first_difference_names_its_source_line(tmp_path: Path, flag: str) -
     assert (difference.line_before, difference.line_after) == ("file.c:11", "file.c:13")
 
 
+KEEPS = """enum e { OFF, ON }; enum e state;
+int f(int a) { static unsigned short next; next += a; return state == ON ? next : get(a); }
+int g(int a) { return put(a, ON); }
+"""
+
+
+@FLAGS
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("static unsigned short next", "static short next", "variable next"),
+        ("OFF, ON", "ON, OFF", "constant ON"),
+        ("OFF, ON", "OFF = 0, ON = 1, MORE", ""),
+    ],
+)
+def test_values_that_memory_holds_keep_their_meaning(
+    tmp_path: Path, flag: str, old: str, new: str, name: str
+) -> None:
+    delta = diff_c(tmp_path, KEEPS, KEEPS.replace("? next", "? -next").replace(old, new), flag)
+    names = [r.name for r in delta.refused if r.code == "LAYOUT"]
+    assert (name in names) == bool(names) == bool(name)
+    assert "f" in summary(delta)[0]
+
+
 @FLAGS
 @pytest.mark.parametrize(
     ("old", "new", "text"),

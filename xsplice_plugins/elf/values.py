@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What memory's values mean, as debug information tells: types of variables, and constants.
+
+A variable keeps its state when a payload is applied, and what is stored of an enumeration keeps
+its number; both must mean the same to the new code, in functions' bodies too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.debuginfo import (
+    AT_BYTE_SIZE,
+    AT_CONST_VALUE,
+    AT_LOCATION,
+    AT_NAME,
+    AT_TYPE,
+    TAG_ENUM,
+    TAG_TYPEDEF,
+    TAG_VARIABLE,
+    debug_info,
+    function_around,
+    number_of,
+    origin_of,
+    type_name,
+)
+from xsplice_plugins.elf.layouts import Layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xsplice_plugins.elf.debuginfo import DebugInfo
+    from xsplice_plugins.elf.reader import ElfFile
+
+Key = tuple[str, str]  #: function ("" at file scope) and name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """Types of variables and values of constants; each key is (function or "", name)."""
+
+    #: variables with an address of their own: the type of each that has this name there
+    variables: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    #: enumerations by tag (``enum e``) or ``typedef T``; all nameless ones of a place are ""
+    enumerations: dict[Key, frozenset[tuple[str, int]]] = field(default_factory=dict)
+    sizes: dict[Key, int] = field(default_factory=dict)  #: of enumerations, in bytes
+    constants: dict[Key, frozenset[int]] = field(default_factory=dict)
+    typedefs: dict[str, str] = field(default_factory=dict)  #: what each name at file scope means
+
+
+def values_of(file: ElfFile) -> Values:
+    """Return what an object's debug information tells of variables and enumerations.
+
+    Raises:
+        DiffError: It uses a form that is not known, or is damaged.
+    """
+    info = debug_info(file)
+    layouts = Layouts(info.entries, info.place_of)
+    found = Values()
+    for key, text in sorted(_variables(info, layouts)):
+        found.variables[key] = (*found.variables.get(key, ()), text)
+    names = {}
+    for number, entry in enumerate(info.entries):
+        if entry.tag == TAG_TYPEDEF:
+            names[layouts.type_of(entry)] = f"typedef {entry.values.get(AT_NAME, '')}"
+            if not function_around(info, number):
+                found.typedefs[str(entry.values.get(AT_NAME, ""))] = layouts.type_text(entry)
+    for number, entry in enumerate(info.entries):
+        if entry.tag != TAG_ENUM:
+            continue
+        function = function_around(info, number)
+        name = type_name(entry) if AT_NAME in entry.values else names.get(number, "")
+        rows = frozenset(
+            (str(child.values.get(AT_NAME, "")), number_of(child.values.get(AT_CONST_VALUE, 0)))
+            for child in layouts.children.get(number, ())
+        )
+        key = (function, name)
+        found.enumerations[key] = found.enumerations.get(key, frozenset()) | rows
+        found.sizes[key] = number_of(entry.values.get(AT_BYTE_SIZE, 0))
+        for constant, value in rows:
+            known = found.constants.get((function, constant), frozenset())
+            found.constants[function, constant] = known | {value}
+    return found
+
+
+def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str]]:
+    """Return place and type of each variable; copies of a function's body count once."""
+    found = {}
+    for number, entry in enumerate(info.entries):
+        if entry.tag != TAG_VARIABLE or not entry.values.get(AT_LOCATION):
+            continue
+        root = origin_of(info, number)
+        first = info.entries[root]
+        typed = entry if AT_TYPE in entry.values else first
+        name = str(first.values.get(AT_NAME, ""))
+        # What a definition was declared as lies elsewhere than itself; a copy's original does not.
+        found[root] = ((function_around(info, root), name), layouts.variable_text(typed))
+    return list(found.values())
+
+
+def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Say what memory holds in another meaning, and what only leaves a question.
+
+    Args:
+        before: Variables and constants of one side.
+        after: Those of the other.
+
+    Returns:
+        What does not fit, by "variable NAME", "constant NAME" or the enumeration's name, and the
+        questions; what only one side has is neither, unless others took its place.
+    """
+    wrong: dict[str, str] = {}
+    questions: list[str] = []
+    for key in sorted(before.variables.keys() & after.variables.keys()):
+        # A constant's content is compared where it lies; it has no state.
+        old, new = (
+            Counter(text for text in side.variables[key] if text != "const")
+            for side in (before, after)
+        )
+        if old - new and new - old:
+            wrong[f"variable {key[1]}"] = f"{_shown(key)} changed its type"
+        elif old != new and len(old | new) > 1:
+            questions.append(
+                f"one {_shown(key)} of several is new or gone: nobody has shown that the others "
+                "keep theirs"
+            )
+    for key in sorted(before.constants.keys() & after.constants.keys()):
+        values = [side.constants[key] for side in (before, after)]
+        if values[0] != values[1]:
+            was, now = (", ".join(str(value) for value in sorted(side)) for side in values)
+            wrong[f"constant {key[1]}"] = f"{_shown(key)} was {was} and would be {now}"
+    questions += [
+        f"`{name}` is in another function with another type: nobody has shown that it does not "
+        "take over what memory holds"
+        for name in _elsewhere(before.variables, after.variables)
+    ]
+    questions += [
+        f"`{name}` is in another function with another value: nobody has shown that memory does "
+        "not hold the old one"
+        for name in _elsewhere(before.constants, after.constants)
+    ]
+    for key in sorted(before.enumerations.keys() & after.enumerations.keys()):
+        wrong |= _enumeration(key, before, after, questions)
+    return wrong, tuple(questions)
+
+
+def _enumeration(key: Key, before: Values, after: Values, questions: list[str]) -> dict[str, str]:
+    """Judge one enumeration's size, and its constants that only one side has."""
+    wrong: dict[str, str] = {}
+    function, name = key
+    rows = before.enumerations[key], after.enumerations[key]
+    fresh = {v for n, v in rows[1] if (function, n) not in before.constants}
+    kept = {v for n, v in rows[1] if (function, n) in before.constants}
+    renamed = []
+    for constant, value in sorted(rows[0]):
+        if (function, constant) in after.constants or value in kept:
+            continue
+        if value in fresh:
+            renamed.append(f"`{constant}`")
+        else:
+            text = f"{_shown((function, constant))} is gone, and memory may hold its value {value}"
+            wrong[f"constant {constant}"] = text
+    if len(renamed) > 1:
+        questions.append(
+            f"constants {', '.join(renamed)} have new names: nobody has shown that none took "
+            "another's place"
+        )
+    if name and before.sizes[key] != after.sizes[key]:
+        wrong[name] = (
+            f"{_shown(key)} had {before.sizes[key]} bytes and would have {after.sizes[key]}"
+        )
+    if name and len({any(value < 0 for _, value in side) for side in rows}) > 1:
+        questions.append(
+            f"{_shown(key)} gets or loses its sign: nobody has shown that no bit-field of it holds "
+            "a value that is read otherwise"
+        )
+    return wrong
+
+
+def known_names(before: Values, after: Values) -> frozenset[str]:
+    """Return what `value_questions` judges of two sides, each as a refusal of the sources calls it.
+
+    Returns:
+        "variable NAME", "constant NAME", tags of enumerations and names of their ``typedef``, and
+        "typedef NAME" of those that mean the same on both sides.
+    """
+    both = before.enumerations.keys() & after.enumerations.keys()
+    judged = {name for function, name in before.constants.keys() & after.constants.keys()}
+    judged |= {name for key in both for name, _ in before.enumerations[key]}
+    return frozenset(
+        {f"variable {name}" for _, name in before.variables.keys() & after.variables.keys()}
+        | {f"constant {name}" for name in judged}
+        | {name.removeprefix("typedef ") for _, name in both if name}
+        | {
+            f"typedef {name}"
+            for name, text in before.typedefs.items()
+            if after.typedefs.get(name) == text
+        }
+    )
+
+
+def _elsewhere(old: Mapping[Key, object], new: Mapping[Key, object]) -> list[str]:
+    """Return names that are gone from one place and new in another, and not the same there."""
+    lost, found = (
+        {key[1]: value for key, value in one.items() if key not in other}
+        for one, other in ((old, new), (new, old))
+    )
+    return sorted(name for name in lost.keys() & found.keys() if lost[name] != found[name])
+
+
+def _shown(key: Key) -> str:
+    return f"`{key[1]}` of `{key[0]}`" if key[0] else f"`{key[1]}`"
