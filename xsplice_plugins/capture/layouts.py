@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.copying import origin_of
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration, plain
+from xsplice_plugins.csource.inner import may_keep
 from xsplice_plugins.csource.meaning import judge_texts
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def compare_layouts(
     """Compare the layouts that the sources of a directly patched object define.
 
     Cheap where the patch changes only functions: the preprocessor runs only if a patched input
-    of this object has a changed directive or type.
+    of this object has a changed directive or type, or a function that keeps values.
 
     Args:
         job: How the object is compiled.
@@ -77,6 +78,7 @@ def _may_change_types(old: Path, new: Path) -> bool:
         or (item := declaration(chunk.text)).kind not in silent
         # A macro that defines a variable looks like a prototype.
         or item.name.isupper()
+        or may_keep(chunk.text)
         for side, other in ((pieces[0], keys[1]), (pieces[1], keys[0]))
         for chunk in side
         if plain(chunk.text) not in other

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A structure whose text differs: does memory of the old one fit the new one?
+"""A structure, variable or enumeration whose text differs: does memory of the old one fit?
 
-The text tells that a field is new, not where it lies. So a changed object is compiled twice more,
-with debug information of every type; the code is the same and is not looked at.
+The text tells that a field is new, not where it lies, and spells a type in many ways. So a changed
+object is compiled twice more, with debug information of every type; the code is the same and is not
+looked at.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair
 from xsplice_plugins.capture.compiling import compile_object
-from xsplice_plugins.csource.structures import record_of
+from xsplice_plugins.csource.structures import subject_of
 from xsplice_plugins.elf.layouts import layout_questions, layouts_of
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.values import known_names, value_questions, values_of
 from xsplice_plugins.errors import CaptureError, DiffError
 from xsplice_plugins.kbuild.commands import edited
 
@@ -36,7 +38,7 @@ Sides = tuple[tuple[CompileJob, Path], tuple[CompileJob, Path]]
 def settle_layouts(
     sides: Sides, pair: ObjectPair, *, env: Mapping[str, str] | None = None
 ) -> ObjectPair:
-    """Ask debug information about structures that a changed pair is refused for.
+    """Ask debug information about what the sources refuse a changed pair for.
 
     Args:
         sides: How either side is compiled, and the root of its copy.
@@ -44,30 +46,34 @@ def settle_layouts(
         env: The compiler's environment; this process's own if ``None``.
 
     Returns:
-        The record without the refusals of structures that memory fits, and with what stays open;
+        The record without the refusals of what memory fits, and with what stays open;
         the same if one does not fit, or if nobody can tell.
 
     Raises:
         MachineError: There is no compiler, or a disk is full.
     """
-    names = {record_of(refusal) for refusal in pair.refused}
+    names = {subject_of(refusal) for refusal in pair.refused}
     if not pair.is_changed or not names or "" in names or not all(job.command for job, _ in sides):
         return pair
     with tempfile.TemporaryDirectory(prefix="xsplice-types-") as folder:
         try:
-            before, after = (
-                layouts_of(_typed(job, root, Path(folder) / str(number), env))
+            files = [
+                _typed(job, root, Path(folder) / str(number), env)
                 for number, (job, root) in enumerate(sides)
-            )
+            ]
+            before, after = (layouts_of(file) for file in files)
+            olds, news = (values_of(file) for file in files)
         except (CaptureError, DiffError) as error:
             log.debug("%s: types cannot be asked: %s", pair.object_path, error)
             return pair
     wrong, questions = layout_questions(before, after)
-    known = {name for name in names if {name, f"typedef {name}"} & before.keys() & after.keys()}
-    if wrong or known != names:
-        log.debug("%s: %s, unknown: %s", pair.object_path, wrong, names - known)
+    moved, asked = value_questions(olds, news)
+    known = before.keys() & after.keys() | known_names(olds, news)
+    unknown = {name for name in names if not {name, f"typedef {name}"} & known}
+    if wrong or moved or unknown:
+        log.debug("%s: %s, unknown: %s", pair.object_path, wrong | moved, unknown)
         return pair
-    return replace(pair, refused=(), unchecked=questions)
+    return replace(pair, refused=(), unchecked=(*questions, *asked))
 
 
 def _typed(job: CompileJob, root: Path, out: Path, env: Mapping[str, str] | None) -> ElfFile:

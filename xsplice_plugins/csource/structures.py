@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from xsplice_plugins.artefacts import Refusal
 from xsplice_plugins.csource.declarations import ChunkKind, Declaration, without_attributes
+from xsplice_plugins.csource.inner import enumerations_in, variables_in
 
 _DECLARATOR = re.compile(r"([A-Za-z_]\w*)\s*((?:\[[^\]]*\]\s*)*(?::\s*[^,;]+)?)$")
 #: Directives that place members. Source: gcc's manual, "Structure-Layout Pragmas".
 _PACKING = re.compile(r"#\s*pragma\s+(?:pack|ms_struct|scalar_storage_order)\b[^\0\n]*")
+_SETTLED = ("field ", "constant ", "its type", "its value")
 _HINT = (
     "keep the structure as it is and put new state into a shadow variable (livepatch hooks) or "
     "into an unused field"
@@ -120,13 +122,18 @@ def _renamed(item: Declaration, name: str) -> Declaration:
     return replace(item, name=name, text=re.sub(rf"(?<!\w){old}(?!\w)", new, item.text))
 
 
+_PLAIN = re.compile(r"(.*?)([A-Za-z_]\w*)\s*((?:\[[^]]*\]\s*)*)")
+_POINTER = re.compile(r"(.*?(?<!typeof)(?<!typeof__)\(\s*\*[\s*]*)([A-Za-z_]\w*)(.*)")
+_WORDS = {"struct", "union", "enum"}  #: what is left of a type without variables
 _STORAGE = re.compile(r"\b(?:static|extern|const|volatile|register|inline)\b")
-_NAMELESS_ENUM = re.compile(r"^enum\s*\{")
 
 
 def _variables(old: tuple[Declaration, ...], new: tuple[Declaration, ...]) -> list[Refusal]:
-    """Refuse variables that change their type, and constants of nameless enumerations."""
-    types, constants = ([table(side) for side in (old, new)] for table in (_types, _constants))
+    """Refuse variables that change their type, and constants of nameless enumerations.
+
+    Those in functions' bodies too, of enumerations with a name as well.
+    """
+    types = [_types(side) for side in (old, new)]
     names = sorted(
         name for name in types[0].keys() & types[1].keys() if types[0][name] != types[1][name]
     )
@@ -139,38 +146,51 @@ def _variables(old: tuple[Declaration, ...], new: tuple[Declaration, ...]) -> li
         )
         for name in names
     ]
-    moved = [
-        name
-        for name in constants[0].keys() & constants[1].keys()
-        if constants[0][name] != constants[1][name]
-    ]
+    rows = [_constants(side) for side in (old, new)]
+    before, after = ({name: places for (_, name), places in side.items()} for side in rows)
+    moved = {name for name in before.keys() & after.keys() if before[name] != after[name]}
+    holders = {holder for holder, _ in rows[1]}
+    gone = {name for holder, name in rows[0] if holder in holders and name not in after}
     refusals += [
         Refusal(
             name=f"constant {name}: its value",
-            reason="its value changes, and memory that exists may hold the old one",
+            reason="its value changes, and memory that exists may hold the old one"
+            if name in moved
+            else "it is gone, and memory that exists may hold its value",
             code="LAYOUT",
             hint="add new constants at the end",
         )
-        for name in sorted(moved)
+        for name in sorted(moved | gone)
     ]
     return refusals
 
 
 def _types(side: tuple[Declaration, ...]) -> dict[str, str]:
-    """Return the type of each variable that is defined, as its declaration spells it."""
-    found = {}
+    """Return the types of the variables of each name, as their declarations spell them."""
+    found: dict[str, list[str]] = {}
     for item in side:
-        if item.kind is not ChunkKind.OTHER or _NAMELESS_ENUM.match(item.text):
-            continue
-        text, body = item.text, ""
-        brace = text.find("{")
-        if brace >= 0 and "=" not in text[:brace] and "(" not in _bare(text[:brace]):
-            body, rest = _body_and_rest(text, brace)
-            text = f"{text[:brace]} {rest}"
-        head = _STORAGE.sub(" ", _bare(text.partition("=")[0].rstrip("; ")))
-        match = re.fullmatch(r"(.*?)([A-Za-z_]\w*)\s*((?:\[[^]]*\]\s*)*)", head.strip())
-        if match and match[1].strip(" *") + body and "(" not in match[2]:
-            found[match[2]] = " ".join(f"{match[1]} {body} {match[3]}".split())
+        for text, around in variables_in(item):
+            for name, kind in _declared(text):
+                found.setdefault(name, []).append(f"{kind} {around}".strip())
+    return {name: " | ".join(sorted(kinds)) for name, kinds in found.items()}
+
+
+def _declared(text: str) -> list[tuple[str, str]]:
+    """Return name and type of each variable that one declaration defines."""
+    body = ""
+    brace = text.find("{")
+    if brace >= 0 and "=" not in text[:brace] and "(" not in _bare(text[:brace]):
+        body, rest = _body_and_rest(text, brace)
+        text = f"{text[:brace]} {rest}"
+    found: list[tuple[str, str]] = []
+    base = ""
+    for part in _split(_STORAGE.sub(" ", _bare(text.rstrip("; "))), ","):
+        flat = f"{base} {part.partition('=')[0]}".strip()
+        match = _POINTER.fullmatch(flat) or _PLAIN.fullmatch(flat)
+        if match is None or not match[1].strip(" *(") + body or match[2] in _WORDS:
+            break
+        base = base or match[1].partition("(")[0].rstrip(" *")
+        found.append((match[2], " ".join(f"{match[1]} {body} {match[3]}".split())))
     return found
 
 
@@ -179,14 +199,17 @@ def _bare(text: str) -> str:
     return without_attributes(re.sub(r"\b__\w*(?:used|unused|read_mostly|aligned)\w*\b", " ", text))
 
 
-def _constants(side: tuple[Declaration, ...]) -> dict[str, tuple[int, str]]:
-    """Return place and value of each constant of the nameless enumerations."""
-    return {
-        name: (place, value)
-        for item in side
-        if item.kind is ChunkKind.OTHER and _NAMELESS_ENUM.match(item.text)
-        for place, (name, value) in enumerate(_members(replace(item, kind=ChunkKind.ENUM)))
-    }
+def _constants(
+    side: tuple[Declaration, ...],
+) -> dict[tuple[str, str], list[tuple[int, str]]]:
+    """Return places and values of constants, by the function that they lie in and their name."""
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for item in side:
+        for text in enumerations_in(item):
+            members = _members(replace(item, kind=ChunkKind.ENUM, text=text))
+            for place, (name, value) in enumerate(members):
+                found.setdefault((item.name, name), []).append((place, value))
+    return found
 
 
 def _body_and_rest(text: str, start: int) -> tuple[str, str]:
@@ -199,10 +222,15 @@ def _body_and_rest(text: str, start: int) -> tuple[str, str]:
     return text[start:], ""
 
 
-def record_of(refusal: Refusal) -> str:
-    """Return the structure or union whose field a refusal of `layout_refusals` names, else ""."""
+def subject_of(refusal: Refusal) -> str:
+    """Return what a refusal of `layout_refusals` is about, if debug information may settle it.
+
+    Returns:
+        The structure, union or enumeration with its tag, "variable NAME", "constant NAME" or
+        "typedef NAME"; "" for attributes, packing and types that are gone.
+    """
     name, _, what = refusal.name.partition(": ")
-    return name if what.startswith("field ") else ""
+    return name if what.startswith(_SETTLED) else ""
 
 
 def packed(declarations: list[Declaration]) -> list[Declaration]:
@@ -234,11 +262,12 @@ def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
     """Return (which field, what about it); ``None`` if the layout is the same."""
     before, after = _members(old), _members(new)
     word = "constant" if old.kind is ChunkKind.ENUM else "field"
-    # An enumeration may grow at its end: no constant changes its value.
     if _frame(old) != _frame(new):
         return "attributes", "its attributes change"
     if old.kind is ChunkKind.ENUM and after[: len(before)] == before:
-        return None
+        # It may grow at its end: no constant changes its value.
+        wide = next((name for name, value in after[len(before) :] if not _is_small(value)), "")
+        return (f"constant {wide}", "its value may take a wider type") if wide else None
     names_before, names_after = ([name for name, _ in side] for side in (before, after))
     renamed: set[str] = set()
     for index, (name, shape) in enumerate(before):
@@ -264,6 +293,11 @@ def _difference(old: Declaration, new: Declaration) -> tuple[str, str] | None:
     if len(after) > len(before):
         return f"{word} {after[len(before)][0]}", "it is added"
     return None
+
+
+def _is_small(value: str) -> bool:
+    """Tell whether a constant's value surely leaves the size and sign of its enumeration."""
+    return not value or (re.fullmatch(r"0|[1-9]\d{0,8}|0[xX][0-9a-fA-F]{1,7}", value) is not None)
 
 
 def _frame(item: Declaration) -> tuple[str, str]:

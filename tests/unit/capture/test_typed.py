@@ -25,11 +25,21 @@ SOURCE = "xen/common/user.c"
 TYPES = """
 struct item { char kind; long size; int (*ask)(int); };
 extern struct item *item;
+enum mode { OFF, ON };
 """
 USER = """
 #include <xen/lib.h>
 struct item *item;
+static void *table[16];
 int user(int a) { return item->kind + a; }
+int keeps(int a)
+{
+    static unsigned short next;
+    enum { IDLE, BUSY };
+
+    table[a & 15] = item;
+    return a == BUSY ? ++next : next + !table[a & 7];
+}
 """
 
 
@@ -121,3 +131,35 @@ def test_a_field_that_moves_beside_one_in_a_hole_is_refused(tree: TinyTree, tmp_
     )
     pairs = captured(tree, tree.patch(*edits), tmp_path)
     assert codes(pairs, tmp_path)["common/user.o"] == ["LAYOUT"]
+
+
+#: Edits of the source or the header, each beside a change of code; what is refused.
+VALUES = {
+    "static": ((SOURCE, "static unsigned short next;", "static short next;"), "variable next"),
+    "static, spelled": ((SOURCE, "static unsigned short n", "static short unsigned n"), ""),
+    "static, hidden": ((SOURCE, "static void", "#define unsigned signed\nstatic void"),
+                       "variable next"),
+    "dimension": ((SOURCE, "table[16];", "table[0x10];"), ""),
+    "pointee": ((SOURCE, "void *table[16];", "struct item *table[16];"), "variable table"),
+    "constants": ((SOURCE, "IDLE, BUSY };", "BUSY, IDLE };"), "constant BUSY"),
+    "constant, renamed": ((SOURCE, "{ IDLE,", "{ NONE,"), ""),
+    "constant, said": ((SOURCE, "{ IDLE,", "{ IDLE = 0,"), ""),
+    "in a header": ((HEADER, "OFF, ON };", "ON, OFF };"), "enum mode"),
+    "in a header, renamed": ((HEADER, "OFF, ON };", "NO, ON };"), ""),
+    "in a header, wide": ((HEADER, "OFF, ON };", "OFF, ON, ALL = 0x100000000 };"), "enum mode"),
+    "in a header, more": ((HEADER, "OFF, ON };", "OFF, ON, ALL = 1 << 2 };"), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_what_memory_holds_keeps_its_meaning(case: str, tree: TinyTree, tmp_path: Path) -> None:
+    edit, name = VALUES[case]
+    pairs = captured(
+        tree, tree.patch(edit, (SOURCE, "++next : next +", "++next : next -")), tmp_path
+    )
+    delta = delta_of(pairs["common/user.o"], tmp_path)
+    refused = [(refusal.code, refusal.name.partition(":")[0]) for refusal in delta.refused]
+    assert refused[:1] == ([("LAYOUT", name)] if name else [])
+    assert not delta.unchecked
+    if not name:
+        assert [row.name for row in delta.changed] == ["keeps"]

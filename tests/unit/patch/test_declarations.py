@@ -289,6 +289,15 @@ def test_a_line_number_that_shifts_counts_where_it_is_used() -> None:
         ("enum { A, B };", "enum { B, A };", "constant A: its value"),
         ("enum { A, B };", "enum { A, B, C };", ""),
         ("enum e { A };", "enum __attribute__((packed)) e { A };", "enum e: attributes"),
+        ("enum { A, B };", "enum { A };", "constant B: its value"),
+        ("enum e { A };", "enum e { A, B = 7 };", ""),
+        ("enum e { A };", "enum e { A, B = 0x100000000UL };", "enum e: constant B"),
+        ("enum e { A };", "enum e { A, B = -1 };", "enum e: constant B"),
+        ("enum { A } x;", "enum { A, B } x;", "variable x: its type"),
+        ("static int (*x)(int);", "static int (**x)(int);", "variable x: its type"),
+        ("static int (*x)(int) = f;", "static int (*x)(int) = 0;", ""),
+        ("static int a = 1, *x;", "static int a = 1, **x;", "variable x: its type"),
+        ("static int a, x[2];", "static int b, x[2];", ""),
         ("struct s { int a, b; };", "struct s { int a, c; };", "struct s: field b"),
         ("struct s { int a; int b; };", "struct s { int a; int c; };", ""),
         ("struct s { int a; int b; };", "struct s { int d; int c; };", "struct s: field b"),
@@ -297,4 +306,34 @@ def test_a_line_number_that_shifts_counts_where_it_is_used() -> None:
 def test_types_that_are_gone_and_types_of_variables(old: str, new: str, name: str) -> None:
     rest = "int f(void) { return 1; }"
     refused = judge_texts(f"{old}\n{rest}", f"{new}\n{rest}").refused
+    assert [refusal.name for refusal in refused][:1] == ([name] if name else [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("static short x = 0; x++;", "static char x[2]; x[1]++;", "variable x: its type"),
+        ("if (f) { static short x; }", "if (f) { static int x; }", "variable x: its type"),
+        ("{ static int x; } { static char x; }", "{ static int x; } { static short x; }",
+         "variable x: its type"),
+        ("const static struct s { int b; } x;", "const static struct s { char b; } x;",
+         "variable x: its type"),
+        ("struct s { int b; }; static struct s x;", "struct s { char b; }; static struct s x;",
+         "variable x: its type"),
+        ("struct s { int b; } x; static int y;", "struct s { int b; } x; static int y; y++;", ""),
+        ("static int x = 1; short y;", "static int x = 2; long y;", ""),
+        ('g("; static int x;");', 'g("; static char x;");', ""),
+        ("int g(int a[static 3]);", "int g(char a[static 3]);", ""),
+        ("enum { A, B }; g(A);", "enum { B, A }; g(A);", "constant A: its value"),
+        ("{ enum e { A, B } x; }", "{ enum e { A, C, B } x; }", "constant B: its value"),
+        ("enum { A, B }; g(A);", "enum { A }; g(A);", "constant B: its value"),
+        ("enum { A, B }; g(A);", "enum { A, B, C }; g(C);", ""),
+        ("enum { A, B }; g(A);", "g(0);", ""),
+        ("enum e x = A;", "enum e x = B;", ""),
+    ],
+)  # fmt: skip
+def test_what_outlives_a_call_keeps_its_meaning(old: str, new: str, name: str) -> None:
+    """Static variables and enumerations in functions, at any depth, are as those outside."""
+    texts = [f"static inline int f(int f)\n{{\n{body}\n}}\n" for body in (old, new)]
+    refused = judge_texts(texts[0], texts[1]).refused
     assert [refusal.name for refusal in refused][:1] == ([name] if name else [])
