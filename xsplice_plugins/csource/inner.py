@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LITERAL = re.compile(r'"(?:\\.|[^"\\])*"|' + r"'(?:\\.|[^'\\])*'")
 _STATIC = re.compile(r"\bstatic\b")
 _ENUM = re.compile(r"\benum\b[^{};()=,]*\{")
-_TYPES = re.compile(r"\b(?:struct|union|typedef)\b[^{};()=,]*\{")
+_TYPES = re.compile(r"\b(?:struct|union)\b[^{};()=,]*\{|\btypedef\b")
 _FUNCTIONS = (ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION)
 
 
@@ -30,8 +30,7 @@ def variables_in(item: Declaration) -> tuple[tuple[str, str], ...]:
     Returns:
         For each declaration of variables its text, and the types around it that it may use.
     """
-    if item.kind is ChunkKind.OTHER:
-        return ((item.text, ""),)
+    outside = ((item.text, ""),) if item.kind is ChunkKind.OTHER else ()
     body = _body(item)
     found = []
     for match in _STATIC.finditer(body):
@@ -39,7 +38,8 @@ def variables_in(item: Declaration) -> tuple[tuple[str, str], ...]:
         if "(" not in body[start : match.start()]:  # else it speaks of a parameter
             found.append(body[start : _end(body, match.end())].strip())
     around = [body[match.start() : _end(body, match.end() - 1)] for match in _TYPES.finditer(body)]
-    return tuple((text, " ".join(around)) for text in found)
+    types = " ".join(around)
+    return outside + tuple((text, item.text if "typeof" in text else types) for text in found)
 
 
 def enumerations_in(item: Declaration) -> tuple[str, ...]:
@@ -51,7 +51,10 @@ def enumerations_in(item: Declaration) -> tuple[str, ...]:
 
 
 def _body(item: Declaration) -> str:
-    if item.kind not in _FUNCTIONS:
+    is_odd = item.kind is ChunkKind.OTHER and item.text.endswith(
+        "}"
+    )  # a function, but for its head
+    if item.kind not in _FUNCTIONS and not is_odd:
         return ""
     text = _LITERAL.sub('""', without_attributes(item.text))
     return text[text.find("{") + 1 :]

@@ -172,7 +172,7 @@ def _types(side: tuple[Declaration, ...]) -> dict[str, str]:
         for text, around in variables_in(item):
             for name, kind in _declared(text):
                 found.setdefault(name, []).append(f"{kind} {around}".strip())
-    return {name: " | ".join(sorted(kinds)) for name, kinds in found.items()}
+    return {name: " | ".join(kinds) for name, kinds in found.items()}
 
 
 def _declared(text: str) -> list[tuple[str, str]]:

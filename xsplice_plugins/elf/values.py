@@ -29,7 +29,7 @@ from xsplice_plugins.elf.debuginfo import (
 from xsplice_plugins.elf.layouts import Layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from xsplice_plugins.elf.debuginfo import DebugInfo
     from xsplice_plugins.elf.reader import ElfFile
@@ -38,14 +38,21 @@ Key = tuple[str, str]  #: function ("" at file scope) and name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Enumeration:
+    """One enumeration: its constants with their values."""
+
+    key: Key  #: its name is the tag (``enum e``), ``typedef T``, or ""
+    size_bytes: int
+    rows: frozenset[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Values:
     """Types of variables and values of constants; each key is (function or "", name)."""
 
-    #: variables with an address of their own: the type of each that has this name there
+    #: variables with an address of their own: the type of each that has this name there, in order
     variables: dict[Key, tuple[str, ...]] = field(default_factory=dict)
-    #: enumerations by tag (``enum e``) or ``typedef T``; all nameless ones of a place are ""
-    enumerations: dict[Key, frozenset[tuple[str, int]]] = field(default_factory=dict)
-    sizes: dict[Key, int] = field(default_factory=dict)  #: of enumerations, in bytes
+    enumerations: list[Enumeration] = field(default_factory=list)
     constants: dict[Key, frozenset[int]] = field(default_factory=dict)
     typedefs: dict[str, str] = field(default_factory=dict)  #: what each name at file scope means
 
@@ -59,7 +66,7 @@ def values_of(file: ElfFile) -> Values:
     info = debug_info(file)
     layouts = Layouts(info.entries, info.place_of)
     found = Values()
-    for key, text in sorted(_variables(info, layouts)):
+    for key, text in _variables(info, layouts):
         found.variables[key] = (*found.variables.get(key, ()), text)
     names = {}
     for number, entry in enumerate(info.entries):
@@ -76,9 +83,10 @@ def values_of(file: ElfFile) -> Values:
             (str(child.values.get(AT_NAME, "")), number_of(child.values.get(AT_CONST_VALUE, 0)))
             for child in layouts.children.get(number, ())
         )
-        key = (function, name)
-        found.enumerations[key] = found.enumerations.get(key, frozenset()) | rows
-        found.sizes[key] = number_of(entry.values.get(AT_BYTE_SIZE, 0))
+        size_bytes = number_of(entry.values.get(AT_BYTE_SIZE, 0))
+        found.enumerations.append(
+            Enumeration(key=(function, name), size_bytes=size_bytes, rows=rows)
+        )
         for constant, value in rows:
             known = found.constants.get((function, constant), frozenset())
             found.constants[function, constant] = known | {value}
@@ -121,16 +129,16 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
         )
         if old - new and new - old:
             wrong[f"variable {key[1]}"] = f"{_shown(key)} changed its type"
-        elif old != new and len(old | new) > 1:
+        elif before.variables[key] != after.variables[key] and len(old | new) > 1:
             questions.append(
-                f"one {_shown(key)} of several is new or gone: nobody has shown that the others "
-                "keep theirs"
+                f"{_shown(key)} is several, and one is new, gone or elsewhere: nobody has shown "
+                "that each keeps its state"
             )
     for key in sorted(before.constants.keys() & after.constants.keys()):
         values = [side.constants[key] for side in (before, after)]
         if values[0] != values[1]:
-            was, now = (", ".join(str(value) for value in sorted(side)) for side in values)
-            wrong[f"constant {key[1]}"] = f"{_shown(key)} was {was} and would be {now}"
+            earlier, later = (", ".join(str(value) for value in sorted(side)) for side in values)
+            wrong[f"constant {key[1]}"] = f"{_shown(key)} was {earlier} and would be {later}"
     questions += [
         f"`{name}` is in another function with another type: nobody has shown that it does not "
         "take over what memory holds"
@@ -141,21 +149,40 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
         "not hold the old one"
         for name in _elsewhere(before.constants, after.constants)
     ]
-    for key in sorted(before.enumerations.keys() & after.enumerations.keys()):
-        wrong |= _enumeration(key, before, after, questions)
-    return wrong, tuple(questions)
+    for was, now in _pairs(before, after):
+        wrong |= _enumeration(was, now, (before, after), questions)
+    return wrong, tuple(dict.fromkeys(questions))
 
 
-def _enumeration(key: Key, before: Values, after: Values, questions: list[str]) -> dict[str, str]:
+def _pairs(before: Values, after: Values) -> Iterator[tuple[Enumeration, Enumeration]]:
+    """Yield what an enumeration became: the same name, or nameless with a constant or all values.
+
+    One that is nameless and lost its constants' names is known by its values.
+    """
+    for old in before.enumerations:
+        twins = [new for new in after.enumerations if new.key == old.key]
+        if not old.key[1]:
+            names = {name for name, _ in old.rows}
+            values = sorted(value for _, value in old.rows)
+            alike = [new for new in twins if names & {name for name, _ in new.rows}]
+            twins = alike or [
+                new for new in twins if values == sorted(value for _, value in new.rows)
+            ]
+        yield from ((old, new) for new in twins)
+
+
+def _enumeration(
+    old: Enumeration, new: Enumeration, sides: tuple[Values, Values], questions: list[str]
+) -> dict[str, str]:
     """Judge one enumeration's size, and its constants that only one side has."""
     wrong: dict[str, str] = {}
-    function, name = key
-    rows = before.enumerations[key], after.enumerations[key]
-    fresh = {v for n, v in rows[1] if (function, n) not in before.constants}
-    kept = {v for n, v in rows[1] if (function, n) in before.constants}
+    function, name = old.key
+    before, after = (side.constants for side in sides)
+    fresh = {v for n, v in new.rows if (function, n) not in before}
+    kept = {v for n, v in new.rows if (function, n) in before}
     renamed = []
-    for constant, value in sorted(rows[0]):
-        if (function, constant) in after.constants or value in kept:
+    for constant, value in sorted(old.rows):
+        if (function, constant) in after or value in kept:
             continue
         if value in fresh:
             renamed.append(f"`{constant}`")
@@ -167,14 +194,14 @@ def _enumeration(key: Key, before: Values, after: Values, questions: list[str]) 
             f"constants {', '.join(renamed)} have new names: nobody has shown that none took "
             "another's place"
         )
-    if name and before.sizes[key] != after.sizes[key]:
+    if name and old.size_bytes != new.size_bytes:
         wrong[name] = (
-            f"{_shown(key)} had {before.sizes[key]} bytes and would have {after.sizes[key]}"
+            f"{_shown(old.key)} had {old.size_bytes} bytes and would have {new.size_bytes}"
         )
-    if name and len({any(value < 0 for _, value in side) for side in rows}) > 1:
+    if name and len({any(value < 0 for _, value in one.rows) for one in (old, new)}) > 1:
         questions.append(
-            f"{_shown(key)} gets or loses its sign: nobody has shown that no bit-field of it holds "
-            "a value that is read otherwise"
+            f"{_shown(old.key)} gets or loses its sign: nobody has shown that no bit-field of it "
+            "holds a value that is read otherwise"
         )
     return wrong
 
@@ -186,13 +213,13 @@ def known_names(before: Values, after: Values) -> frozenset[str]:
         "variable NAME", "constant NAME", tags of enumerations and names of their ``typedef``, and
         "typedef NAME" of those that mean the same on both sides.
     """
-    both = before.enumerations.keys() & after.enumerations.keys()
+    both = [old for old, _ in _pairs(before, after)]
     judged = {name for function, name in before.constants.keys() & after.constants.keys()}
-    judged |= {name for key in both for name, _ in before.enumerations[key]}
+    judged |= {name for old in both for name, _ in old.rows}
     return frozenset(
         {f"variable {name}" for _, name in before.variables.keys() & after.variables.keys()}
         | {f"constant {name}" for name in judged}
-        | {name.removeprefix("typedef ") for _, name in both if name}
+        | {old.key[1].removeprefix("typedef ") for old in both if not old.key[0]} - {""}
         | {
             f"typedef {name}"
             for name, text in before.typedefs.items()

@@ -55,7 +55,12 @@ BODIES = {
     "one of two gone": (
         "{ static short x; g(&x); } { static char x[2]; g(x); }",
         "{ static short x; g(&x); }",
-        "several is new or gone",
+        "each keeps its state",
+    ),
+    "two that change places": (
+        "{ static short x; g(&x); } { static char x[2]; g(x); }",
+        "{ static char x[2]; g(x); } { static short x; g(&x); }",
+        "each keeps its state",
     ),
     "another function": (
         "static short x; g(&x);",
@@ -106,6 +111,12 @@ OUTSIDE = {
     ),
     "typedef": ("typedef enum { A, B } e; e x;", "typedef enum { B, A } e; e x;", ["A", "B"]),
     "two renamed": ("enum e { A, B } x;", "enum e { C, D } x;", "new names"),
+    "gone beside another": (
+        "enum { A, B } x; enum { C, D } y;",
+        "enum { A } x; enum { C, D } y;",
+        ["B"],
+    ),
+    "nameless, two renamed": ("enum { A, B } x;", "enum { C, D } x;", "new names"),
     "alias gone": ("enum e { A, B = 0 } x;", "enum e { A } x;", []),
     "in a gap": ("enum e { A, B = 2 } x;", "enum e { A, C, B } x;", []),
     "counter": ("enum e { A, N } x;", "enum e { A, B, N } x;", ["N"]),

@@ -309,6 +309,12 @@ def test_types_that_are_gone_and_types_of_variables(old: str, new: str, name: st
     assert [refusal.name for refusal in refused][:1] == ([name] if name else [])
 
 
+def test_a_function_with_an_odd_head_is_searched_too() -> None:
+    text = "int (*f(int a))(int)\n{\n static short x;\n}\n"
+    (refusal,) = judge_texts(text, text.replace("short", "char")).refused
+    assert refusal.name == "variable x: its type"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "name"),
     [
@@ -319,6 +325,11 @@ def test_types_that_are_gone_and_types_of_variables(old: str, new: str, name: st
         ("const static struct s { int b; } x;", "const static struct s { char b; } x;",
          "variable x: its type"),
         ("struct s { int b; }; static struct s x;", "struct s { char b; }; static struct s x;",
+         "variable x: its type"),
+        ("typedef short t; static t x;", "typedef unsigned short t; static t x;",
+         "variable x: its type"),
+        ("short y; static typeof(y) x;", "char y[2]; static typeof(y) x;", "variable x: its type"),
+        ("{ static int x; } { static short x; }", "{ static short x; } { static int x; }",
          "variable x: its type"),
         ("struct s { int b; } x; static int y;", "struct s { int b; } x; static int y; y++;", ""),
         ("static int x = 1; short y;", "static int x = 2; long y;", ""),
