@@ -146,6 +146,21 @@ def _variables(old: tuple[Declaration, ...], new: tuple[Declaration, ...]) -> li
         )
         for name in names
     ]
+    gone_types, fresh_types = (
+        {name: kind for name, kind in one.items() if name not in other}
+        for one, other in (types, types[::-1])
+    )
+    refusals += [
+        Refusal(
+            name=f"variable {name}: its type",
+            reason=f"it is gone and `{other}` of another type is new, which may take over what it "
+            "holds",
+            code="LAYOUT",
+            hint=_HINT,
+        )
+        for name, kind in sorted(gone_types.items())
+        if (other := next((n for n, k in sorted(fresh_types.items()) if k != kind), ""))
+    ]
     rows = [_constants(side) for side in (old, new)]
     before, after = ({name: places for (_, name), places in side.items()} for side in rows)
     moved = {name for name in before.keys() & after.keys() if before[name] != after[name]}

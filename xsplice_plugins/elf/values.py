@@ -145,6 +145,11 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
         for name in _elsewhere(before.variables, after.variables)
     ]
     questions += [
+        f"`{old}` is gone and `{new}`, of the same size and another type, is new: nobody has shown "
+        "that it does not take over what memory holds"
+        for old, new in _replaced(before, after)
+    ]
+    questions += [
         f"`{name}` is in another function with another value: nobody has shown that memory does "
         "not hold the old one"
         for name in _elsewhere(before.constants, after.constants)
@@ -209,6 +214,8 @@ def _enumeration(
 def known_names(before: Values, after: Values) -> frozenset[str]:
     """Return what `value_questions` judges of two sides, each as a refusal of the sources calls it.
 
+    A variable without a place on the new side is in no code there.
+
     Returns:
         "variable NAME", "constant NAME", tags of enumerations and names of their ``typedef``, and
         "typedef NAME" of those that mean the same on both sides.
@@ -217,7 +224,7 @@ def known_names(before: Values, after: Values) -> frozenset[str]:
     judged = {name for function, name in before.constants.keys() & after.constants.keys()}
     judged |= {name for old in both for name, _ in old.rows}
     return frozenset(
-        {f"variable {name}" for _, name in before.variables.keys() & after.variables.keys()}
+        {f"variable {name}" for _, name in before.variables}
         | {f"constant {name}" for name in judged}
         | {old.key[1].removeprefix("typedef ") for old in both if not old.key[0]} - {""}
         | {
@@ -235,6 +242,24 @@ def _elsewhere(old: Mapping[Key, object], new: Mapping[Key, object]) -> list[str
         for one, other in ((old, new), (new, old))
     )
     return sorted(name for name in lost.keys() & found.keys() if lost[name] != found[name])
+
+
+def _replaced(before: Values, after: Values) -> Iterator[tuple[str, str]]:
+    """Yield variables that are gone, with each new one that could be it under another name."""
+    gone, fresh = (
+        sorted(
+            (key[1], text)
+            for key, texts in one.variables.items()
+            if key[1] not in {name for _, name in other.variables}
+            for text in texts
+            if text != "const"
+        )
+        for one, other in ((before, after), (after, before))
+    )
+    for old, was in gone:
+        for new, now in fresh:
+            if was != now and was.partition(" ")[0] == now.partition(" ")[0]:
+                yield old, new
 
 
 def _shown(key: Key) -> str:

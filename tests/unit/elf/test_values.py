@@ -122,6 +122,9 @@ OUTSIDE = {
     "counter": ("enum e { A, N } x;", "enum e { A, B, N } x;", ["N"]),
     "dimension": ("void *x[256];", "void *x[0x100];", []),
     "member": ("struct { long a; } x[2];", "typedef long w; struct { w a; } x[2];", []),
+    "renamed, another type": ("int *x;", "char *y;", "take over"),
+    "renamed, another size": ("int x;", "char y;", []),
+    "renamed": ("int *x;", "int *y;", []),
     "declared before": ("extern int x; int x;", "extern unsigned x; unsigned x;", ["variable x"]),
     "inline": (INLINE % ("short x", "x", ""), INLINE % ("char x[2]", "x[1]", ""), ["variable x"]),
     "inlined once more": (INLINE % ("int x", "x", ""), INLINE % ("int x", "x", " + h(1)"), []),
@@ -171,10 +174,11 @@ def test_each_version_of_debug_information_tells_it(flag: str, tmp_path: Path) -
 def test_what_is_not_seen_on_both_sides_is_not_known(tmp_path: Path) -> None:
     """A refusal of the sources stands unless debug information judged its subject."""
     before = values(tmp_path, "enum e { A } x; enum { C } y; typedef int t; t z;", *FLAGS)
-    after = values(tmp_path, "enum e { B } x; typedef signed t; t z;", *FLAGS)
+    after = values(tmp_path, "enum e { B } x; typedef signed t; t z; int w;", *FLAGS)
     known = known_names(before, after)
     assert {"enum e", "constant A", "variable x", "variable z", "typedef t"} <= known
-    assert not {"constant B", "constant C", "variable y"} & known
+    assert not {"constant B", "constant C", "variable w"} & known
     other = values(tmp_path, "typedef long t; t z;", *FLAGS)
     assert "typedef t" not in known_names(before, other)
-    assert not known_names(before, Values())
+    assert "variable x" not in known_names(Values(), after)
+    assert not {"enum e", "constant A"} & known_names(before, Values())
