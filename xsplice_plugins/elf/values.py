@@ -103,7 +103,6 @@ def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str]]:
         first = info.entries[root]
         typed = entry if AT_TYPE in entry.values else first
         name = str(first.values.get(AT_NAME, ""))
-        # What a definition was declared as lies elsewhere than itself; a copy's original does not.
         found[root] = ((function_around(info, root), name), layouts.variable_text(typed))
     return list(found.values())
 
