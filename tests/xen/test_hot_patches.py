@@ -50,6 +50,21 @@ def test_accepted_hot_patch_is_built_and_proved(case: str, xen_tree: Path, tmp_p
     assert report["verdict"] == "proved"
 
 
+@pytest.mark.parametrize("case", of_verdict("unproved"))
+def test_what_memory_does_not_fit_is_not_proved(case: str, xen_tree: Path, tmp_path: Path) -> None:
+    run = scons(
+        "xsplice-verify", tmp_path, XEN=xen_tree, PATCH=FOLDER / case / "fix.patch", NAME="fix"
+    )
+    assert run.status == 5, run.text
+    record = json.loads((tmp_path / "fix" / "fix.payload.json").read_text())
+    assert sorted(f["name"] for f in record["functions"]) == expected_of(case)["replaced"]
+    report = json.loads((tmp_path / "fix" / "fix.verify.failed.json").read_text())
+    assert report["verdict"] == "unproved"
+    assert {"name": "data", "state": "not checked"}.items() <= next(
+        row for row in report["obligations"] if row["name"] == "data"
+    ).items()
+
+
 @pytest.mark.parametrize("case", of_verdict("refused"))
 def test_refused_hot_patch_is_refused_by_name(case: str, xen_tree: Path, tmp_path: Path) -> None:
     run = scons("xsplice", tmp_path, XEN=xen_tree, PATCH=FOLDER / case / "fix.patch", NAME="fix")

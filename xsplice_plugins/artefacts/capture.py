@@ -91,6 +91,8 @@ class ObjectPair:
     layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
     unchecked: tuple[str, ...] = ()  #: what changed structures leave open
+    stale: tuple[str, ...] = ()  #: what memory holds of constants, and new code reads otherwise
+    remarks: tuple[str, ...] = ()  #: changed constants of which nothing like that is known
     boot: tuple[BootOnly, ...] = ()  #: of code that is linked on its own and runs once
     edited: tuple[str, ...] | None = None  #: its symbols in changed pieces; ``None``: not known
     is_apart: bool = False  #: compiled once more, for its functions share a section in the tree

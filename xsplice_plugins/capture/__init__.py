@@ -3,6 +3,7 @@
 
 from xsplice_plugins.capture.apart import apart, pair_apart, shares_sections
 from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import copy_tree, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
@@ -54,6 +55,7 @@ __all__ = [
     "put_patched",
     "read_copy",
     "recorded_job",
+    "settle_constants",
     "settle_layouts",
     "shares_sections",
     "tree_state",

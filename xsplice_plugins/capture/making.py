@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
 from xsplice_plugins.capture.apart import pair_apart
 from xsplice_plugins.capture.compiling import compile_object, preprocess
+from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import full_disk_named
 from xsplice_plugins.capture.layouts import IN_SOURCES, NOT_COMPARED, LayoutCheck
 from xsplice_plugins.capture.pairing import (
@@ -207,7 +208,10 @@ def _pair(
             layouts = LayoutCheck(how=IN_SOURCES, refused=judge_texts(texts[0], texts[1]).refused)
         pair = pair_objects(now, old, new, None, prefix, layouts=layouts)
         both = ((was, before.tree.root), (now, after.tree.root))
-        pair = pair_apart(both, settle_layouts(both, pair, env=env), prefix, env=env)
+        pair = settle_layouts(both, pair, env=env)
+        if was.command and now.command:
+            pair = settle_constants(both, pair, env=env)
+        pair = pair_apart(both, pair, prefix, env=env)
         return pair if pair.is_changed or pair.refused else None
     finally:
         scratch.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import BootOnly, ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.apart import pair_apart
 from xsplice_plugins.capture.compiling import compile_object, preprocess
+from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import MERGED
 from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
@@ -137,6 +138,7 @@ def compile_pair(
         )
         both = ((job, pristine), (job, patched))
         pair = settle_layouts(both, pair, env=env)
+        pair = settle_constants(both, pair, env=env)
         return pair_apart(both, pair, dest_prefix, env=env)
     finally:
         for side in sides:

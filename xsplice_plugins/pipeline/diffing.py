@@ -139,8 +139,12 @@ def _without_moot(delta: Delta) -> Delta:
 
 
 def _open(pair: ObjectPair, delta: Delta) -> tuple[Finding, ...]:
-    """Say what changed structures leave open, where code changes with them."""
+    """Say what changed structures and constants leave open, where code changes with them."""
     if not (delta.changed or delta.new or delta.nopped):
         return ()
     texts = tuple(word for word in pair.unchecked if word not in delta.unchecked)
-    return findings_about(Duty.LAYOUT, DIFFER, Severity.UNCHECKED, pair.object_path, texts)
+    return (
+        *findings_about(Duty.LAYOUT, DIFFER, Severity.UNCHECKED, pair.object_path, texts),
+        *findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, pair.object_path, pair.stale),
+        *findings_about(Duty.EFFECT, DIFFER, Severity.WARNING, pair.object_path, pair.remarks),
+    )

@@ -129,6 +129,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
     )
     both = ((sides.job, sides.pristine), (sides.job, sides.patched))
     pair = capture.settle_layouts(both, pair, env=sides.environment)
+    pair = capture.settle_constants(both, pair, env=sides.environment)
     return capture.pair_apart(both, pair, dest_prefix, env=sides.environment)
 
 

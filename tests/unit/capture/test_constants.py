@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constants that live in memory: what one object made, another one reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kit.tiny_tree import TinyTree
+from tests.unit.capture.test_capture import captured
+from tests.unit.capture.test_typed import delta_of
+from xsplice_plugins.artefacts import Duty, Severity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xsplice_plugins.artefacts import Finding
+
+pytestmark = pytest.mark.toolchain
+
+HEADER = "xen/include/xen/lib.h"
+MAKER = "xen/common/livepatch.c"
+READER = "xen/common/user.c"
+TEXTS = {
+    HEADER: """#ifndef LIB_H
+#define LIB_H
+#define FILE_NAME __FILE__
+#define FLAG_A 1
+#define FLAG_B (FLAG_A << 1)
+#define LIMIT 10
+#define HASH(id) ((id) & 7)
+struct item { int flags; int count; };
+extern struct item *item;
+static inline int twice(int a) { return a * 2; }
+#endif
+""",
+    MAKER: """#include <xen/lib.h>
+struct item *item;
+int table[8];
+int livepatch(void) { item->flags |= FLAG_B; table[HASH(item->count)] = 3; return 0; }
+""",
+    READER: """#include <xen/lib.h>
+#define OWN 3
+int user(int a)
+{
+    if ( a > LIMIT || item->count > OWN )
+        return 0;
+    return item->flags & FLAG_B;
+}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> TinyTree:
+    """Return a tree in which one object stores a flag and another one asks for it."""
+    tiny = TinyTree(tmp_path_factory.mktemp("constants") / "tree")
+    for path, text in TEXTS.items():
+        (tiny.root / path).write_text(text)
+    tiny.build()
+    return tiny
+
+
+def found(tree: TinyTree, work: Path, *edits: tuple[str, str, str]) -> list[Finding]:
+    """Return what is said of data and effect by the pairs that change."""
+    pairs = [pair for pair in captured(tree, tree.patch(*edits), work).values() if pair.is_changed]
+    assert pairs
+    return [
+        finding
+        for pair in pairs
+        for finding in delta_of(pair, work).findings
+        if finding.obligation in {Duty.DATA, Duty.EFFECT} and finding.severity != Severity.HELD
+    ]
+
+
+def test_a_flag_that_is_another_bit_is_not_checked(tree: TinyTree, tmp_path: Path) -> None:
+    """The macro that changes is used in another macro alone."""
+    rows = found(tree, tmp_path, (HEADER, "FLAG_A 1", "FLAG_A 4"))
+    wrong = {row.text for row in rows if row.severity is Severity.UNCHECKED}
+    text = (
+        "state that was made with `FLAG_B` = 2 (xen/common/livepatch.c:4) is read with 8 "
+        "(xen/common/user.c:7): objects made before keep the old value"
+    )
+    assert wrong == {text}
+    assert {row.obligation for row in rows if row.severity is Severity.UNCHECKED} == {Duty.DATA}
+
+
+def test_a_table_that_is_asked_at_another_place_is_not_checked(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    rows = found(tree, tmp_path, (HEADER, "((id) & 7)", "(((id) >> 4) & 7)"))
+    texts = [row.text for row in rows if row.severity is Severity.UNCHECKED]
+    assert len(texts) == 1
+    assert texts[0].startswith("the macro `HASH` leads to another place than before")
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [((HEADER, "LIMIT 10", "LIMIT 20"), "`LIMIT` = 10"), ((READER, "OWN 3", "OWN 4"), "`OWN` = 3")],
+)
+def test_a_bound_is_a_remark(
+    tree: TinyTree, tmp_path: Path, edit: tuple[str, str, str], name: str
+) -> None:
+    rows = found(tree, tmp_path, edit)
+    assert [(row.severity, row.obligation) for row in rows] == [(Severity.WARNING, Duty.EFFECT)]
+    assert f"the changed constant {name}" in rows[0].text
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        (HEADER, "FLAG_A 1", "FLAG_A (1 << 0)"),
+        (HEADER, "#define LIMIT", "#define MORE 5\n#define LIMIT"),
+        (HEADER, "#ifndef LIB_H\n#define LIB_H", "#ifndef OTHER_H\n#define OTHER_H"),
+    ],
+)
+def test_another_spelling_beside_a_fix_says_nothing(
+    tree: TinyTree, tmp_path: Path, edit: tuple[str, str, str]
+) -> None:
+    assert found(tree, tmp_path, edit, (READER, "return 0;", "return 5;")) == []
+
+
+def test_a_constant_that_has_another_name_now_says_nothing(tree: TinyTree, tmp_path: Path) -> None:
+    edits = [(READER, "define OWN", "define MINE"), (READER, "> OWN", "> MINE")]
+    assert found(tree, tmp_path, *edits, (READER, "return 0;", "return 5;")) == []

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How C text uses a constant: makes state with it, reads state by it, looks something up by it."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.csource.uses import uses_in
+
+
+def kinds(text: str) -> str:
+    """Return the letters of all that one text does with ``X``."""
+    rows = list(uses_in(text, {"X"}))
+    assert rows, text
+    return "".join(
+        letter
+        for letter, does in (
+            ("m", any(row.makes for row in rows)),
+            ("r", any(row.reads for row in rows)),
+            ("i", any(row.indexes for row in rows)),
+        )
+        if does
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v->flags |= X;",
+        "v->flags = X;",
+        "v->flags = (unsigned char)(X | Y);",
+        "v->flags &= ~X;",
+        "v->flags = b ? X : 0;",
+        "v->flags = 1u << X;",
+        "return X;",
+        "set_bit(X, &v->flags);",
+        "set_bit(X + base, &v->flags);",
+        "struct s s = { .kind = X };",
+        "struct s s = { 1, X };",
+        "change(v, BIT(X, UL));",
+    ],
+)
+def test_what_makes_state(text: str) -> None:
+    assert kinds(f"void f(void) {{ {text} }}") == "m"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if ( v->flags & X ) g();",
+        "if ( X & v->flags ) g();",
+        "if ( v->flags & (X | Y) ) g();",
+        "if ( v->flags & (1u << X) ) g();",
+        "if ( (v->kind == X) && b ) g();",
+        "if ( X != v->kind ) g();",
+        "switch ( v->kind ) { case X: g(); }",
+        "switch ( v->kind ) { case 1: case X: g(); }",
+        "if ( test_bit(X, &v->flags) ) g();",
+        "if ( unlikely(v->kind == X) ) g();",
+        "while ( has_flag(v, X) ) g();",
+    ],
+)
+def test_what_reads_state(text: str) -> None:
+    assert kinds(f"void f(void) {{ {text} }}") == "r"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if ( test_and_clear_bit(X, &v->flags) ) g();",
+        "v->flags = v->flags & ~X;",
+        "if ( v->kind == X ) v->kind = X;",
+    ],
+)
+def test_what_does_both(text: str) -> None:
+    assert kinds(f"void f(void) {{ {text} }}") == "mr"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "h = table[id & (X - 1)];",
+        "h = table[hash(id)] + other[X];",
+        "return table[X];",
+        "h = id % X;",
+        "v->table = xzalloc_array(struct s, X);",
+        "v->table = _xmalloc(X * sizeof(struct s), 8);",
+    ],
+)
+def test_what_says_where_or_how_large(text: str) -> None:
+    assert "r" in kinds(f"void f(void) {{ {text} }}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if ( n > X ) return -1;",
+        "for ( i = 0; i < X; i++ ) g();",
+        "if ( n >= X + 1 ) return -1;",
+        "char buf[X];",
+        "struct s *table[X];",
+        "if ( sizeof(X) ) g();",
+        "if ( memcmp(a, b, X) ) g();",
+        "if ( X ) g();",
+        "if ( b && X ) g();",
+    ],
+)
+def test_what_is_a_bound(text: str) -> None:
+    assert kinds(f"void f(void) {{ {text} }}") == ""
+
+
+def test_comments_texts_and_directives_are_no_uses() -> None:
+    text = '#define Y X\n/* X */ // X\nconst char *s = "X"; /* x\n */ int a = X;\n'
+    assert [(use.name, use.line) for use in uses_in(text, {"X"})] == [("X", 4)]

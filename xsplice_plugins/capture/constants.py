@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constants that live in memory: what the old code made of them, new code reads otherwise.
+
+Two things are asked of a changed pair: which named constants have another value, by the
+preprocessor's own word; and how the sources use them, in all files, for what one object stores
+another one may read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.capture.compiling import preprocess
+from xsplice_plugins.capture.copying import origin_of
+from xsplice_plugins.csource.constants import (
+    Changed,
+    changed_constants,
+    constants_in,
+    macros_in,
+)
+from xsplice_plugins.csource.literals import changed_literals
+from xsplice_plugins.csource.uses import Use, uses_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from xsplice_plugins.artefacts import CompileJob, ObjectPair
+
+_DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_ARCH = re.compile(r"(?:^|/)(?:arch/|asm-)(\w+)/")
+_DEFINED = r"^[ \t]*#[ \t]*define[ \t]+{}\b"
+_FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
+_SOURCES = (".c", ".h")
+
+Sides = tuple[tuple["CompileJob", Path], tuple["CompileJob", Path]]
+
+
+class _Place(NamedTuple):
+    """A use, and in which file."""
+
+    path: str
+    use: Use
+
+
+def settle_constants(
+    sides: Sides, pair: ObjectPair, *, env: Mapping[str, str] | None = None
+) -> ObjectPair:
+    """Ask the sources about constants whose old value memory may hold.
+
+    Args:
+        sides: How either side is compiled, and the root of its copy.
+        pair: What was compared.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        The record with what may be read otherwise than it was made (``stale``) and remarks; the
+        same if its code does not change.
+
+    Raises:
+        CaptureError: Preprocessing fails.
+    """
+    if not pair.is_changed:
+        return pair
+    (was, before), (now, after) = sides
+    stale: list[str] = []
+    remarks: list[str] = []
+    texts = _patched_texts(before, after)
+    for path, (old, new) in texts.items():
+        if path.endswith((".h", pair.source_path)):
+            found = changed_literals(old, new)
+            stale += (f"{path}: {text}" for text in found.stale)
+            remarks += (f"{path}: {text}" for text in found.remarks)
+    if any(_may_change(old, new) for old, new in texts.values()):
+        macros = []
+        for number, (job, root) in enumerate(((was, before), (now, after))):
+            known = macros_in(preprocess(job, root, env=env, options="-dD"))
+            for pieces in texts.values():
+                known.update(constants_in(pieces[number]))
+            macros.append(known)
+        changed = changed_constants(*macros)
+        places = _places(now, before, after, frozenset(item.name for item in changed))
+        for item in changed:
+            _judge(item, places.get(item.name, ()), stale, remarks)
+    return replace(pair, stale=tuple(dict.fromkeys(stale)), remarks=tuple(dict.fromkeys(remarks)))
+
+
+def _patched_texts(before: Path, after: Path) -> dict[str, tuple[str, str]]:
+    """Return both versions of each C file that the patch changes."""
+    found = {}
+    for path in sorted(origin_of(after).patched | origin_of(before).patched):
+        if path.endswith(_SOURCES):
+            old, new = (_text(root / path) for root in (before, after))
+            if old != new:
+                found[path] = (old, new)
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("latin-1")
+    except OSError:
+        return ""
+
+
+def _may_change(old: str, new: str) -> bool:
+    """Tell whether directives differ, or constants that are named otherwise."""
+    directives = [_DIRECTIVE.findall(text) for text in (old, new)]
+    return directives[0] != directives[1] or constants_in(old) != constants_in(new)
+
+
+def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks: list[str]) -> None:
+    """Say of one constant what its uses make of the change."""
+    made, read, indexed = (
+        [place for place in places if getattr(place.use, what)]
+        for what in ("makes", "reads", "indexes")
+    )
+    if item.takes_arguments:
+        if indexed:
+            stale.append(
+                f"the macro `{item.name}` leads to another place than before, and tables hold what "
+                f"the old one put there ({_shown(indexed[0])})"
+            )
+        elif places:
+            remarks.append(f"the macro `{item.name}` is another: what it made before stays so")
+        return
+    was, now = (f"`{item.name}` = {item.old}", item.new or "none, for it is gone")
+    if made and read:
+        stale.append(
+            f"state that was made with {was} ({_shown(made[0])}) is read with {now} "
+            f"({_shown(read[0])}): objects made before keep the old value"
+        )
+    elif places:
+        remarks.append(
+            f"the changed constant {was} is now {now} ({_shown(places[0])}): what was made or "
+            "set with the old one stays so"
+        )
+
+
+def _shown(place: _Place) -> str:
+    return f"{place.path}:{place.use.line}"
+
+
+def _places(
+    job: CompileJob, before: Path, after: Path, names: frozenset[str]
+) -> dict[str, tuple[_Place, ...]]:
+    """Return all uses of some names, on both sides."""
+    if not names:
+        return {}
+    base = next((part for part in Path(job.cwd).parts if part not in {"/", ".", ".."}), "")
+    arches = frozenset(match[1] for path in job.inputs for match in _ARCH.finditer(path))
+    files = _files(origin_of(before).folder, base, arches)
+    rows: dict[str, list[_Place]] = {}
+    own = _own(job, before, after, names)
+    changed = origin_of(before).patched | origin_of(after).patched
+    for path in sorted({*files, *changed}):
+        if not path.endswith(_SOURCES):
+            continue
+        texts = {_text(root / path) for root in ((before, after) if path in changed else (before,))}
+        here = names if path.endswith(job.source_path) else names - own
+        for text in sorted(texts):
+            for use in _uses(text, here):
+                rows.setdefault(use.name, []).append(_Place(path, use))
+    return {name: tuple(found) for name, found in rows.items()}
+
+
+def _own(job: CompileJob, before: Path, after: Path, names: frozenset[str]) -> frozenset[str]:
+    """Return the names that an object's own source defines: no other file means the same."""
+    path = next((path for path in job.inputs if path.endswith(job.source_path)), "")
+    texts = [_text(root / path) for root in (before, after)] if path else []
+    return frozenset(
+        name
+        for name in names
+        if any(re.search(_DEFINED.format(name), text, re.MULTILINE) for text in texts)
+    )
+
+
+def _uses(text: str, names: frozenset[str]) -> Iterator[Use]:
+    if names and any(name in text for name in names) and not names.isdisjoint(_WORD.findall(text)):
+        yield from uses_in(text, names)
+
+
+@cache
+def _files(folder: str, base: str, arches: frozenset[str]) -> tuple[str, ...]:
+    """Return the C files below a folder of a tree, without those of other machines."""
+    found = []
+    top = os.path.join(folder, base)  # noqa: PTH118  # thousands of files: a `Path` each is slow
+    for place, folders, files in os.walk(top):
+        here = os.path.relpath(place, folder)
+        is_arch = os.path.basename(here) == "arch" and bool(arches)  # noqa: PTH119
+        folders[:] = [
+            name
+            for name in folders
+            if name not in _FOLDERS_LEFT_OUT
+            and not (is_arch and name not in arches)
+            and not (arches and name.startswith("asm-") and name[4:] not in {*arches, "generic"})
+        ]
+        names = (name for name in files if name.endswith(_SOURCES))
+        found += [os.path.normpath(os.path.join(here, name)) for name in names]  # noqa: PTH118
+    return tuple(sorted(found))

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named constants that have another value on either side of a patch.
+
+Objects that exist hold what the old code made of the old value. What the preprocessor lists as
+defined is compared, expanded; another spelling of the same number is no change.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.csource.declarations import plain
+from xsplice_plugins.csource.uses import tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
+_CONST = re.compile(r"\bconst\b[^;={}()\[\]]*?\b([A-Za-z_]\w*)\s*=\s*([^;{}]+);")
+_ENUM = re.compile(r"\benum\b[^;{}()]*\{([^{}]*)\}")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uUlL]*")
+_CAST = re.compile(r"\(\s*(?:(?:unsigned|signed|int|long|short|char|bool|[us]\d+|\w+_t)\s*)+\)")
+_DEPTH_MAX = 30
+_OPERATIONS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+}
+_SHIFT_MAX = 128
+_HEX_FROM = 10_000  #: larger numbers are shown as addresses and masks are written
+
+#: (parameters, or ``None``; body) of each definition of a name, in their order.
+Macros = dict[str, tuple[tuple[tuple[str, ...] | None, str], ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A constant, or a macro with arguments, that is something else on the other side."""
+
+    name: str
+    old: str  #: its value, as a number where it is one; "" where the side has none
+    new: str
+    takes_arguments: bool
+
+
+def macros_in(text: str) -> Macros:
+    """Read the definitions that a text holds.
+
+    Args:
+        text: What ``gcc -E -dD`` gives, or a source as it is.
+    """
+    found: Macros = {}
+    for match in _DEFINE.finditer(text):
+        words = tuple(_WORD.findall(match[2])) if match[2] is not None else None
+        body = " ".join(plain(match[3].replace("\\\n", " ")).split())
+        found[match[1]] = (*found.get(match[1], ()), (words, body))
+    return found
+
+
+def constants_in(text: str) -> Macros:
+    """Read the constants that a source names otherwise: ``const`` variables, enumerators.
+
+    Args:
+        text: A source as it is.
+    """
+    flat = " ".join(token.text for token in tokens(text))
+    found: Macros = {}
+    for match in _CONST.finditer(flat):
+        found[match[1]] = (*found.get(match[1], ()), (None, match[2].strip()))
+    for match in _ENUM.finditer(flat):
+        last, step = "0", 0
+        for part in match[1].split(","):
+            name, _, value = (word.strip() for word in part.partition("="))
+            if _WORD.fullmatch(name):
+                last, step = (value, 0) if value else (last, step)
+                found[name] = (*found.get(name, ()), (None, f"({last}) + {step}"))
+                step += 1
+    return found
+
+
+def changed_constants(old: Macros, new: Macros) -> tuple[Changed, ...]:
+    """Name what both sides define and that is not the same on both.
+
+    A name that is gone is among them where no new one has its value; what is new is not.
+
+    Args:
+        old: All definitions that hold before the patch.
+        new: And after it.
+
+    Returns:
+        In the order of names.
+    """
+    direct = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    found = []
+    for name in sorted(_carriers(direct, (old, new)) & old.keys()):
+        takes_arguments = any(words is not None for words, _ in (*old[name], *new.get(name, ())))
+        values = [_shown(name, side) for side in (old, new)]
+        if values[0] == values[1]:
+            continue
+        if name not in new:
+            fresh = {_shown(other, new) for other in direct - old.keys()}
+            if takes_arguments or values[0] in fresh:
+                continue  # it is gone, or it has another name now
+        found.append(
+            Changed(name=name, old=values[0], new=values[1], takes_arguments=takes_arguments)
+        )
+    return tuple(found)
+
+
+def _carriers(names: Iterable[str], sides: tuple[Macros, Macros]) -> set[str]:
+    """Return names with those of all macros whose bodies mention them."""
+    users: dict[str, set[str]] = {}
+    for side in sides:
+        for name, definitions in side.items():
+            for _, body in definitions:
+                for word in _WORD.findall(body):
+                    users.setdefault(word, set()).add(name)
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += users.get(name, ())
+    return found
+
+
+def _shown(name: str, side: Macros) -> str:
+    """Return a constant's values as numbers where they are, else as they expand."""
+    return ", ".join(
+        _value(_expanded(body, side, frozenset({name, *(words or ())})), words)
+        for words, body in side.get(name, ())
+    )
+
+
+def _value(text: str, words: tuple[str, ...] | None) -> str:
+    for place, word in enumerate(words or ()):  # a parameter that is renamed is the same
+        text = re.sub(rf"\b{word}\b", f"@{place}", text)
+    number = number_of(text) if words is None else None
+    if number is None:
+        return " ".join(token.text for token in tokens(text))
+    return str(number) if number < _HEX_FROM else f"{number:#x}"
+
+
+def _expanded(text: str, side: Macros, hidden: frozenset[str], depth: int = 0) -> str:
+    """Put bodies in the place of macros; with arguments only where they are plain."""
+    if depth > _DEPTH_MAX:
+        return text
+    row = [token.text for token in tokens(text)]
+    parts, at = [], 0
+    while at < len(row):
+        word = row[at]
+        definitions = side.get(word, ())
+        at += 1
+        if len(definitions) != 1 or word in hidden:
+            parts.append(word)
+            continue
+        words, body = definitions[0]
+        if words is not None:
+            given, end = _arguments(row, at)
+            if len(given) != len(words):
+                parts.append(word)
+                continue
+            at = end
+            body = _filled(body, dict(zip(words, given, strict=True)))
+        parts.append(_expanded(body, side, hidden | {word}, depth + 1))
+    return " ".join(parts)
+
+
+def _arguments(row: list[str], at: int) -> tuple[list[str], int]:
+    """Return the arguments of a call that begins at a bracket, and where it ends."""
+    if at >= len(row) or row[at] != "(":
+        return [], at
+    depth, given = 0, [""]
+    for place in range(at, len(row)):
+        word = row[place]
+        depth += (word in "([{") - (word in ")]}")
+        if depth == 0:
+            return [part.strip() for part in given], place + 1
+        if depth == 1 and word == ",":
+            given.append("")
+        elif place > at:
+            given[-1] += f" {word}"
+    return [], at
+
+
+def _filled(body: str, given: Mapping[str, str]) -> str:
+    text = " ".join(given.get(token.text, token.text) for token in tokens(body))
+    return re.sub(r"\s*##\s*", "", text)
+
+
+@cache
+def number_of(text: str) -> int | None:
+    """Return the integer that a C expression is, ``None`` where it is none for certain."""
+    bare = _NUMBER.sub(lambda match: str(_integer(match[1])), _CAST.sub(" ", text))
+    try:
+        return _evaluated(ast.parse(" ".join(bare.replace("/", "//").split()), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, KeyError):
+        return None
+
+
+def _integer(text: str) -> int:
+    if text[:2].lower() in {"0x", "0b"}:
+        return int(text, 0)
+    return int(text, 8) if text.startswith("0") and text.isdigit() and len(text) > 1 else int(text)
+
+
+def _evaluated(node: ast.expr) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Invert | ast.UAdd):
+        value = _evaluated(node.operand)
+        if isinstance(node.op, ast.Invert):
+            return ~value
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluated(node.left), _evaluated(node.right)
+        if isinstance(node.op, ast.LShift) and right > _SHIFT_MAX:
+            raise ValueError("too far")
+        return int(_OPERATIONS[type(node.op)](left, right))
+    raise ValueError("no number")
