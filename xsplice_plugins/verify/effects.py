@@ -8,7 +8,7 @@ what its author expects; each remark shows the chain of calls or the instruction
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
 from xsplice_plugins.elf.reader import read_elf
@@ -32,6 +32,7 @@ _DEAD_ENDS = frozenset(
     {"panic", "fatal_trap", "show_execution_state", "machine_restart", "machine_halt"}
 )
 _ANYWHERE = "anywhere"
+_CALLERS_MAX = 3  #: that a remark names
 _Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
 
 
@@ -51,6 +52,7 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
     for function in record.functions:
         name = function.name
         texts += [(name, text) for text in _when(name, graph)]
+        texts += [(name, text) for text in _at_boot(function, graph, image)]
         if "inlined into" in function.reason:
             texts.append((name, f"{_short(name)} itself may be unchanged: {function.reason}"))
     severity = Severity.WARNING
@@ -69,7 +71,7 @@ def _short(name: str) -> str:
 
 def _when(name: str, graph: CallGraph) -> Iterator[str]:
     """Say when a function runs, where that is not at any time."""
-    chains = graph.origins(name, lambda at: at in _CPU_ROOTS)
+    chains = _origins(name, graph)
     kinds: dict[str, tuple[str, ...]] = {}
     for origin, chain in chains.items():
         kinds.setdefault(_kind(origin, chain, graph), chain)
@@ -93,6 +95,47 @@ def _when(name: str, graph: CallGraph) -> Iterator[str]:
             yield f"{_short(name)} {words} its first bytes are written ({chain_text(chain)})"
 
 
+def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -> Iterator[str]:
+    """Say which boot code called a function that runs afterwards as well."""
+    callers = sorted(graph.callers.get(function.name, frozenset()) & graph.boot_only)
+    kinds = {_kind(at, chain, graph) for at, chain in _origins(function.name, graph).items()}
+    if callers and _ANYWHERE in kinds and _may_store(_old_code(function, image), image):
+        shown = ", ".join(f"{_short(name)}" for name in callers[:_CALLERS_MAX])
+        more = f" and {len(callers) - _CALLERS_MAX} more" if len(callers) > _CALLERS_MAX else ""
+        yield (
+            f"{_short(function.name)} was called at boot by {shown}{more}: what it stored then is "
+            "the old code's"
+        )
+
+
+def _may_store(code: bytes, image: BootedImage) -> bool:
+    """Tell whether code stores beyond its stack, or calls what may; in doubt it does."""
+    if not image.arch.are_stores_read:
+        return True
+    import iced_x86 as iced  # noqa: PLC0415  # costs what only verifying pays
+
+    facts = iced.InstructionInfoFactory()
+    leaving = {iced.FlowControl.CALL, iced.FlowControl.INDIRECT_CALL}
+    reading = {iced.OpAccess.READ, iced.OpAccess.COND_READ, iced.OpAccess.NO_MEM_ACCESS}
+    return any(
+        insn.flow_control in leaving
+        or (
+            insn.flow_control == iced.FlowControl.UNCONDITIONAL_BRANCH
+            and not 0 <= insn.near_branch_target < len(code)
+        )
+        or any(
+            memory.access not in reading and memory.base != iced.Register.RSP
+            for memory in facts.info(insn).used_memory()
+        )
+        for insn in iced.Decoder(64, code, ip=0)
+    )
+
+
+def _origins(name: str, graph: CallGraph) -> Mapping[str, tuple[str, ...]]:
+    """Give where the chains of calls to a function begin."""
+    return graph.origins(name, lambda at: at in _CPU_ROOTS)
+
+
 def _kind(origin: str, chain: Sequence[str], graph: CallGraph) -> str:
     """Say when a chain of calls begins."""
     plain = origin.rpartition("#")[2]
@@ -109,7 +152,7 @@ def _kept_values(
     data: bytes, record: PayloadRecord, image: BootedImage
 ) -> Iterator[tuple[str, str]]:
     """Find constants that a function stores into objects and stores differently now."""
-    if not image.arch.is_call_graph_read:
+    if not image.arch.are_stores_read:
         return
     elf = read_elf(data, record.name)
     starts = {symbol.decorated: symbol for symbol in elf.symbols if symbol.shndx}

@@ -125,16 +125,19 @@ def verify_in_model(
         )
     if report.verdict in {"proved", "unknown"}:
         remarks = effect_findings(data, record, image)
-        findings += [*remarks, _looked(record, len(remarks), is_read=image.arch.is_call_graph_read)]
+        findings += [*remarks, _looked(record, len(remarks), image)]
     return tuple(findings)
 
 
-def _looked(record: PayloadRecord, count: int, *, is_read: bool) -> Finding:
+def _looked(record: PayloadRecord, count: int, image: BootedImage) -> Finding:
     """Say that effects were looked at; remarks alone would not show it."""
     text = f"{len(record.functions)} replaced functions looked at, {count} remarks"
+    if not image.arch.are_stores_read:
+        text += "; constants that code stores are not read in this machine's code"
+    is_read = image.arch.is_call_graph_read
     return Finding(
         check=CHECK_EFFECT,
-        severity=Severity.HELD if is_read else Severity.EXEMPT,
+        severity=Severity.HELD if is_read else Severity.UNCHECKED,
         subject=record.name,
         text=text if is_read else "calls are not followed in this machine's code",
     )

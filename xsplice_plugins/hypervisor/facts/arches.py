@@ -35,6 +35,7 @@ class Arch:
     has_ex_table: bool = False  #: whether ``.ex_table`` is known
     has_alternative_calls: bool = False  #: whether ``.alt_call_sites`` is known (from 4.21)
     is_call_graph_read: bool = False  #: whether calls are read off the image's bytes, for remarks
+    are_stores_read: bool = False  #: and the constants that code stores
 
     @property
     def pointer_bytes(self) -> int:
@@ -76,6 +77,7 @@ X86_64 = Arch(
     has_ex_table=True,
     has_alternative_calls=True,
     is_call_graph_read=True,
+    are_stores_read=True,
 )
 ARM64 = Arch(
     name="arm64",
@@ -93,6 +95,7 @@ ARM64 = Arch(
     ),
     rel_errno=ENOSYS,
     heap_virt=0x0000800000000000,
+    is_call_graph_read=True,
 )
 ARM32 = Arch(
     name="arm32",
