@@ -7,33 +7,14 @@ to matter: remarks are made of it, no verdict. Addresses of functions that lie i
 computed by code, are kept apart.
 """
 
-import re
 import struct
-from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xsplice_plugins.hypervisor import BootedImage
 from xsplice_plugins.hypervisor.image.memory import Perm
-
-#: call and jmp, the conditional jumps, and lea of an address near by; each with 32 bits.
-_BRANCH = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=(....))", re.DOTALL)
-#: On arm64: (mask, value of those bits, where the distance begins, its bits).
-#: Source: Arm Architecture Reference Manual, C4.1: B and BL, B.cond, CBZ and CBNZ, TBZ and TBNZ.
-_ARM_BRANCHES = (
-    (0x7C000000, 0x14000000, 0, 26),
-    (0xFF000010, 0x54000000, 5, 19),
-    (0x7E000000, 0x34000000, 5, 19),
-    (0x7E000000, 0x36000000, 5, 14),
-)
-_ADRP, _ADR, _ADR_MASK = 0x90000000, 0x10000000, 0x9F000000
-_ADD, _ADD_MASK = 0x91000000, 0xFFC00000  #: add of 64 bits, an immediate that is not shifted
-_PAGE_BITS = 12
-_NEAR = 8  #: instructions between the two that make an address
-_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(....))", re.DOTALL)
-
 
 #: Xen's own list of functions for messages; nobody calls what it names.
 _LISTINGS = frozenset({"symbols_addresses"})
@@ -125,15 +106,11 @@ def read_calls(image: BootedImage) -> CallGraph:
     takers: dict[str, set[str]] = {}
     boot_only: set[str] = set()
     for region in image.regions if image.arch.is_call_graph_read else ():
-        is_code = region.name in {"text", "init"}
-        if is_code and image.arch.name == "arm64":
-            for at, target, is_branch in _arm64_references(region.data, region.addr_virt):
+        if region.name in {"text", "init"} and image.arch.references is not None:
+            for at, target, is_branch in image.arch.references(region.data, region.addr_virt):
                 if target in names.functions:
                     into = callers if is_branch else takers
                     into.setdefault(names.functions[target], set()).add(names.around(at))
-        elif is_code:
-            for pattern, into in ((_BRANCH, callers), (_LEA, takers)):
-                _collect(pattern, region.data, region.addr_virt, names, into)
         words = struct.iter_unpack("<Q", region.data) if region.name != "text" else ()
         for index, (word,) in enumerate(words):
             if word in names.functions:
@@ -152,56 +129,6 @@ def read_calls(image: BootedImage) -> CallGraph:
         takers={name: frozenset(found - {name}) for name, found in takers.items()},
         boot_only=frozenset(boot_only),
     )
-
-
-def _collect(
-    pattern: "re.Pattern[bytes]",
-    data: bytes,
-    addr_virt: int,
-    names: _Names,
-    into: dict[str, set[str]],
-) -> None:
-    """Note for each function whose first byte a displacement names, in whose code it is."""
-    functions = names.functions
-    for match in pattern.finditer(data):
-        end = addr_virt + match.end() + 4
-        target = functions.get(end + int.from_bytes(match[1], "little", signed=True))
-        if target is not None:
-            into.setdefault(target, set()).add(names.around(end - 5))
-
-
-def _signed(number: int, bits: int) -> int:
-    """Read a number of so many bits as one with a sign."""
-    return (number & ((1 << bits) - 1)) - ((number >> (bits - 1) & 1) << bits)
-
-
-def _arm64_references(data: bytes, addr_virt: int) -> Iterator[tuple[int, int, bool]]:
-    """Give (place, address, whether it is a branch) for each address that code leads to or makes.
-
-    An address is made of a page and a place in it, by two instructions on one register that stand
-    close together.
-    """
-    pages: dict[int, tuple[int, int]] = {}  # register -> where, and which page
-    words = array("I", data[: len(data) & ~3])
-    for index, word in enumerate(words):
-        place = addr_virt + 4 * index
-        kind = word & _ADR_MASK
-        if kind in {_ADRP, _ADR}:
-            distance = _signed(word >> 5 << 2 | word >> 29 & 3, 21)
-            if kind == _ADR:
-                yield place, place + distance, False
-            else:
-                page = (place >> _PAGE_BITS) + distance << _PAGE_BITS
-                pages[word & 31] = (index, page)
-        elif word & _ADD_MASK == _ADD:
-            at, page = pages.get(word >> 5 & 31, (-_NEAR - 1, 0))
-            if index - at <= _NEAR:
-                yield place, page + (word >> 10 & 0xFFF), False
-        else:
-            for mask, value, start, bits in _ARM_BRANCHES:
-                if word & mask == value:
-                    yield place, place + 4 * _signed(word >> start, bits), True
-                    break
 
 
 def chain_text(chain: Sequence[str]) -> str:

@@ -5,9 +5,10 @@ Source: asm/livepatch.h and asm/insn.h of each; arch/*/livepatch.c; LIVEPATCH_VM
 asm/config.h, since 4.18 asm/mmu/layout.h.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from xsplice_plugins.hypervisor.facts.branches import Reference, byte_references, word_references
 from xsplice_plugins.hypervisor.facts.verdicts import ENOSYS, EOPNOTSUPP, Hazard
 
 PAGE_SIZE = 4096
@@ -34,13 +35,19 @@ class Arch:
     heap_virt: int
     has_ex_table: bool = False  #: whether ``.ex_table`` is known
     has_alternative_calls: bool = False  #: whether ``.alt_call_sites`` is known (from 4.21)
-    is_call_graph_read: bool = False  #: whether calls are read off the image's bytes, for remarks
+    #: reads calls off the image's bytes, for remarks; ``None``: nobody does
+    references: Callable[[bytes, int], Iterable[Reference]] | None = None
     are_stores_read: bool = False  #: and the constants that code stores
 
     @property
     def pointer_bytes(self) -> int:
         """Size of a pointer in the payload's structures."""
         return 8 if self.is_64bit else 4
+
+    @property
+    def is_call_graph_read(self) -> bool:
+        """Whether calls are read off the image's bytes."""
+        return self.references is not None
 
     @property
     def mask(self) -> int:
@@ -76,7 +83,7 @@ X86_64 = Arch(
     heap_virt=0xFFFF840000000000,
     has_ex_table=True,
     has_alternative_calls=True,
-    is_call_graph_read=True,
+    references=byte_references,
     are_stores_read=True,
 )
 ARM64 = Arch(
@@ -95,7 +102,7 @@ ARM64 = Arch(
     ),
     rel_errno=ENOSYS,
     heap_virt=0x0000800000000000,
-    is_call_graph_read=True,
+    references=word_references,
 )
 ARM32 = Arch(
     name="arm32",
