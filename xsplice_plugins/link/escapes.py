@@ -76,22 +76,37 @@ def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
     return _Payload(read_elf(data, "payload"), image, abi).sentences()
 
 
-def _code_of(image: XenImage) -> ElfFile:
+def _code_of(image: XenImage, abi: Abi) -> References:
     """Return the image as an object: its symbols count from the start of their sections."""
     code = copy(image.elf)
     starts = {s.index: s.addr_virt for s in image.elf.sections if s.is_exec}
+    traps = {
+        s.index: {
+            at - s.addr_virt: size
+            for at, size in image.traps.items()
+            if 0 <= at - s.addr_virt < s.size_bytes
+        }
+        for s in image.elf.sections
+        if s.is_exec
+    }
     code.__dict__["symbols"] = tuple(
         s._replace(value=s.value - starts[s.shndx]) for s in image.elf.symbols if s.shndx in starts
     )
     code.__dict__["rela_by_target"] = {}
-    return code
+    resumed = [
+        (s.index, at - s.addr_virt)
+        for s in image.elf.sections
+        for at in image.resumed
+        if s.is_exec and 0 <= at - s.addr_virt < s.size_bytes
+    ]
+    return References(code, abi.profile, traps, resumed)
 
 
 class _Payload:
     def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
         self.elf = elf
         self.abi = abi
-        outside = cache(lambda: AddressFlow(References(_code_of(image), abi.profile)))
+        outside = cache(lambda: AddressFlow(_code_of(image, abi)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
         self.symbols = sorted(
             (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),

@@ -152,9 +152,20 @@ class XenImage:
             base = start + at + (0 if row.counts_from_entry else row.owner_field)
             yield entry, base + entry_distance(row, word)
 
+    @property
+    def traps(self) -> dict[int, int]:
+        """Return where instructions lie that a decoder may not know: address -> length."""
+        return self._traps[0]
+
+    @property
+    def resumed(self) -> frozenset[int]:
+        """Return the addresses of traps behind which code goes on."""
+        tables = [row for row in self.profile.tables if row.is_resumed]
+        return frozenset(site for row in tables for _entry, site in self._entries(row))
+
     @cached_property
     def _traps(self) -> tuple[dict[int, int], list[int]]:
-        """Return where instructions lie that a decoder may not know: address -> length."""
+        """Return `traps`, and their addresses in order."""
         found = {
             site: len(row.trap)
             for row in self.profile.tables

@@ -257,7 +257,8 @@ class AddressFlow:
     def _next(self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]) -> _Todo:
         section = place[0]
         following = (section, effect.end)
-        if effect.flow is Flow.NEXT:
+        is_trap = effect.flow is Flow.LEAVE and not (effect.returns or effect.jumps)
+        if effect.flow is Flow.NEXT or (is_trap and self._references.goes_on(*place)):
             return [(following, held)]
         if effect.returns:
             return self._return(place, held, kept)

@@ -20,6 +20,8 @@ from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF, Reloc, Section, 
 from xsplice_plugins.errors import RelocationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.target.machine import Effect, Instruction, Marks
     from xsplice_plugins.target.sections import Profile, SpecialSection
@@ -40,11 +42,23 @@ class Target(NamedTuple):
 class References:
     """The places of one object. What it finds once it keeps."""
 
-    def __init__(self, file: ElfFile, profile: Profile) -> None:
-        """Read ``file`` as ``profile`` describes its special sections."""
+    def __init__(
+        self,
+        file: ElfFile,
+        profile: Profile,
+        traps: dict[int, dict[int, int]] | None = None,
+        resumed: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        """Read ``file`` as ``profile`` describes its special sections.
+
+        ``traps`` are places of instructions that decoders may not know (section -> offset ->
+        length) in a file whose own tables do not tell, as a linked one's; ``resumed`` are those
+        (section, offset) behind which code goes on.
+        """
         self.file = file
         self.profile = profile
-        self._marks: dict[int, dict[int, int]] | None = None
+        self._marks = traps
+        self._resumed = set(resumed)
         self._ends: dict[tuple[int, int], dict[int, int]] = {}
 
     def target_of(self, section: Section, reloc: Reloc) -> Target:
@@ -74,6 +88,11 @@ class References:
     def effects(self, section: int, start: int, end: int) -> tuple[Effect, ...]:
         """Return what the instructions of a range do with registers and memory."""
         return self.profile.machine.registers.effects(*self._code(section, start, end))
+
+    def goes_on(self, section: int, offset: int) -> bool:
+        """Tell whether code goes on behind a trap: a warning, a function that is run."""
+        self._known_places()
+        return (section, offset) in self._resumed
 
     def _code(self, section: int, start: int, end: int) -> tuple[bytes, int, Marks]:
         known = self._known_places().get(section, {})
@@ -129,6 +148,8 @@ class References:
             if index is None or offset < 0 or not self.file.sections[index].is_exec:
                 continue
             is_trap = self.file.sections[index].data.startswith(row.trap, offset)
+            if row.is_resumed:
+                self._resumed.add((index, offset))
             known = marks.setdefault(index, {})
             known[offset] = max(known.get(offset, 0), len(row.trap) if is_trap else 0)
 

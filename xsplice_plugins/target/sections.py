@@ -76,6 +76,7 @@ class SpecialSection:
     counts_from_entry: bool = False
     unused_fields: tuple[int, ...] = ()  #: pointers that nothing reads
     trap: bytes = b""  #: the instruction at the owner's place, where decoders may not know it
+    is_resumed: bool = False  #: the code goes on behind that instruction
     bounds: tuple[str, str] = ("", "")  #: the image's symbols around its own table
     rewritten: str = ""  #: what boot may do to the owner's place; "": nothing
     rewritten_lengths: tuple[int, ...] = ()  #: bytes whose sum says how much
@@ -199,6 +200,11 @@ _LINUX_CLASSES = (
 )  # fmt: skip
 
 
+#: Bug frames behind which code goes on: a function that is run, a warning.
+#: Source: xen/include/xen/bug.h, before 4.18 that of each machine.
+_RESUMED = (0, 1)
+
+
 def _xen_tables(facts: Facts) -> Iterable[SpecialSection]:
     """Return Xen's special sections, in the order in which a payload holds them."""
     alt = facts.alternative
@@ -227,6 +233,7 @@ def _xen_tables(facts: Facts) -> Iterable[SpecialSection]:
             # A frame of its own format points at whatever string follows where it has no message.
             unused_fields=() if is_packed or has_message else (8,),
             trap=bytes.fromhex(facts.bug_instruction),
+            is_resumed=number in _RESUMED,
             bounds=(f"__start_bug_frames_{number}", f"__stop_bug_frames_{number}"),
         )
     yield SpecialSection(pattern=r"\.bug_frames\..*", entry_size_bytes=0)

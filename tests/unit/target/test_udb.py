@@ -14,8 +14,10 @@ from tests.kit.differ_inputs import assemble, diff, references_of, summary
 from tests.kit.link_inputs import Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import RelocationError
+from xsplice_plugins.target.addresses import AddressFlow
 from xsplice_plugins.target.listing import listing
 from xsplice_plugins.target.machine import Flow
+from xsplice_plugins.target.references import References
 from xsplice_plugins.target.x86_64 import decode
 
 if TYPE_CHECKING:
@@ -132,3 +134,60 @@ def test_the_linker_takes_such_code(tmp_path: Path) -> None:
     payload = link(image, part, release="4.22.0")
     assert [function.name for function in payload.record.functions] == ["f"]
     assert payload.record.references == ("flag",)
+
+
+#: A function that is given an address; behind its trap lies what stores it.
+KEEPING = """
+.file "a.c"
+.section .text.f, "ax"
+.globl f
+.type f, @function
+f: push %rbx
+mov %rdi, %rbx
+test %esi, %esi
+jne 1f
+pop %rbx
+ret
+1: .byte 0xd6
+mov %rbx, last(%rip)
+pop %rbx
+ret
+.size f, .-f
+.section .bug_frames.KIND, "a"
+4: .long 1b - 4b
+.long name - 4b
+.section .rodata.str1.1, "aMS", @progbits, 1
+name: .string "a.c"
+"""
+
+
+def keeps(places: References) -> bool:
+    """Ask whether the function keeps the address that it is given."""
+    is_kept, _ = AddressFlow(places).answer("f", frozenset({"RDI"}), is_pointer=False)
+    return is_kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_kept"), [("0", True), ("1", True), ("2", False), ("3", False)]
+)
+def test_code_goes_on_behind_a_warning(tmp_path: Path, kind: str, *, is_kept: bool) -> None:
+    source = KEEPING.replace("KIND", kind)
+    source += ".long 0\n" if kind == "3" else ""
+    if kind == "3":  # its frame has a message as well
+        source = source.replace(".long name - 4b\n", ".long name - 4b\n.long 0\n").removesuffix(
+            ".long 0\n"
+        )
+    places = references_of(assemble(tmp_path, source), release="4.22.0")
+    assert keeps(places) is is_kept
+
+
+def test_a_file_without_tables_is_told_where_its_traps_are(tmp_path: Path) -> None:
+    """As a linked image: without that, nobody knows what lies there, and the address counts."""
+    source = KEEPING.replace("KIND", "2").partition(".section .bug")[0]
+    bare = references_of(assemble(tmp_path, source), release="4.22.0")
+    file, profile = bare.file, bare.profile
+    code = file.section_by_name[".text.f"]
+    trap = code.data.index(b"\xd6")
+    assert keeps(bare)
+    assert not keeps(References(file, profile, {code.index: {trap: 1}}))
+    assert keeps(References(file, profile, {code.index: {trap: 1}}, [(code.index, trap)]))
