@@ -19,9 +19,11 @@ from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.copying import origin_of
 from xsplice_plugins.csource.constants import (
     Changed,
+    Macros,
     changed_constants,
     constants_in,
     macros_in,
+    replaced_words,
 )
 from xsplice_plugins.csource.literals import changed_literals
 from xsplice_plugins.csource.uses import Use, uses_in
@@ -83,11 +85,20 @@ def settle_constants(
             for pieces in texts.values():
                 known.update(constants_in(pieces[number]))
             macros.append(known)
-        changed = changed_constants(*macros)
+        changed = changed_constants(macros[0], macros[1], _renamed(texts, macros))
         places = _places(now, before, after, frozenset(item.name for item in changed))
         for item in changed:
             _judge(item, places.get(item.name, ()), stale, remarks)
     return replace(pair, stale=tuple(dict.fromkeys(stale)), remarks=tuple(dict.fromkeys(remarks)))
+
+
+def _renamed(texts: dict[str, tuple[str, str]], macros: list[Macros]) -> dict[str, set[str]]:
+    """Return what stands now where a constant stood that is gone."""
+    found: dict[str, set[str]] = {}
+    for old, new in texts.values() if macros[0].keys() - macros[1].keys() else ():
+        for was, words in replaced_words(old, new).items():
+            found.setdefault(was, set()).update(words)
+    return found
 
 
 def _patched_texts(before: Path, after: Path) -> dict[str, tuple[str, str]]:

@@ -11,6 +11,7 @@ import ast
 import operator
 import re
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -91,14 +92,18 @@ def constants_in(text: str) -> Macros:
     return found
 
 
-def changed_constants(old: Macros, new: Macros) -> tuple[Changed, ...]:
+def changed_constants(
+    old: Macros, new: Macros, renamed: Mapping[str, set[str]] | None = None
+) -> tuple[Changed, ...]:
     """Name what both sides define and that is not the same on both.
 
-    A name that is gone is among them where no new one has its value; what is new is not.
+    A name that is gone is among them unless what stands in its place has its value; what is new is
+    not.
 
     Args:
         old: All definitions that hold before the patch.
         new: And after it.
+        renamed: What stands now where a word stood, see `replaced_words`.
 
     Returns:
         In the order of names.
@@ -111,13 +116,40 @@ def changed_constants(old: Macros, new: Macros) -> tuple[Changed, ...]:
         if values[0] == values[1]:
             continue
         if name not in new:
-            fresh = {_shown(other, new) for other in direct - old.keys()}
-            if takes_arguments or values[0] in fresh:
+            heirs = sorted((renamed or {}).get(name, set()) & (direct - old.keys()))
+            others = [value for heir in heirs if (value := _shown(heir, new)) != values[0]]
+            if takes_arguments or (heirs and not others):
                 continue  # it is gone, or it has another name now
+            values[1] = others[0] if others else ""
         found.append(
             Changed(name=name, old=values[0], new=values[1], takes_arguments=takes_arguments)
         )
     return tuple(found)
+
+
+def replaced_words(old: str, new: str) -> dict[str, set[str]]:
+    """Say which words stand where another word stood.
+
+    Args:
+        old: A source before the patch.
+        new: And after it.
+    """
+    found: dict[str, set[str]] = {}
+    lines = [text.split("\n") for text in (old, new)]
+    for tag, a, b, c, d in SequenceMatcher(None, lines[0], lines[1], autojunk=False).get_opcodes():
+        if tag != "replace":
+            continue
+        sides = [
+            [token.text for token in tokens("\n".join(part))]
+            for part in (lines[0][a:b], lines[1][c:d])
+        ]
+        for kind, e, f, g, h in SequenceMatcher(
+            None, sides[0], sides[1], autojunk=False
+        ).get_opcodes():
+            if kind == "replace" and f - e == h - g:
+                for was, now in zip(sides[0][e:f], sides[1][g:h], strict=True):
+                    found.setdefault(was, set()).add(now)
+    return found
 
 
 def _carriers(names: Iterable[str], sides: tuple[Macros, Macros]) -> set[str]:

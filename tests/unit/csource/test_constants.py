@@ -10,6 +10,7 @@ from xsplice_plugins.csource.constants import (
     constants_in,
     macros_in,
     number_of,
+    replaced_words,
 )
 from xsplice_plugins.csource.literals import changed_literals
 
@@ -52,7 +53,6 @@ def test_what_is_another_value(old: str, new: str, found: list[tuple[str, str, s
         ("#define A 4", "#define A ((unsigned int)0x4UL)"),
         ("#define A 010", "#define A 8"),
         ("#define A 1", "#define A 1\n#define B 2"),
-        ("#define A 1", "#define B 1"),
         ("#ifndef X_H\n#define X_H\n#endif", "#ifndef Y_H\n#define Y_H\n#endif"),
         ("#define F(a) ((a) & 1)", "#define F(b) ((b) & 1)"),
         ("#define F(a) 1", ""),
@@ -61,6 +61,30 @@ def test_what_is_another_value(old: str, new: str, found: list[tuple[str, str, s
 )
 def test_what_is_another_spelling(old: str, new: str) -> None:
     assert changes(old, new) == []
+
+
+RENAMED = "#define A 1\n#define B 2\nint f(int v)\n{\n    v |= A;\n    return v & B;\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "found"),
+    [
+        (RENAMED.replace("A", "C"), []),
+        (RENAMED.replace("A", "C").replace("B", "D"), []),
+        (RENAMED.replace("A 1", "C 3").replace("A", "C"), [("A", "1", "3")]),
+        (
+            RENAMED.replace("A 1", "C 2").replace("B 2", "D 1").replace("A", "C").replace("B", "D"),
+            [("A", "1", "2"), ("B", "2", "1")],
+        ),
+        (RENAMED.replace("#define A 1\n", "").replace("v |= A;", ""), [("A", "1", "")]),
+    ],
+)
+def test_what_has_another_name_is_the_same_where_it_stands(
+    new: str, found: list[tuple[str, str, str]]
+) -> None:
+    """Two flags that exchange their values and take new names are no renaming."""
+    rows = changed_constants(macros_in(RENAMED), macros_in(new), replaced_words(RENAMED, new))
+    assert [(row.name, row.old, row.new) for row in rows] == found
 
 
 def test_a_macro_with_arguments_that_changes_is_named() -> None:
