@@ -85,6 +85,9 @@ def settle_constants(
             for pieces in texts.values():
                 known.update(constants_in(pieces[number]))
             macros.append(known)
+        # A header that is read no more takes names along that nobody changed.
+        own = {name for old, _ in texts.values() for name in (*macros_in(old), *constants_in(old))}
+        macros[0] = {n: rows for n, rows in macros[0].items() if n in macros[1] or n in own}
         changed = changed_constants(macros[0], macros[1], _renamed(texts, macros))
         places = _places(now, before, after, frozenset(item.name for item in changed))
         for item in changed:

@@ -108,7 +108,7 @@ def changed_constants(
     Returns:
         In the order of names.
     """
-    direct = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    direct = {name for name in old if old[name] != new.get(name)}
     found = []
     for name in sorted(_carriers(direct, (old, new)) & old.keys()):
         takes_arguments = any(words is not None for words, _ in (*old[name], *new.get(name, ())))
@@ -116,7 +116,7 @@ def changed_constants(
         if values[0] == values[1]:
             continue
         if name not in new:
-            heirs = sorted((renamed or {}).get(name, set()) & (direct - old.keys()))
+            heirs = sorted((renamed or {}).get(name, set()) & (new.keys() - old.keys()))
             others = [value for heir in heirs if (value := _shown(heir, new)) != values[0]]
             if takes_arguments or (heirs and not others):
                 continue  # it is gone, or it has another name now

@@ -107,6 +107,16 @@ def test_a_bound_is_a_remark(
     assert f"the changed constant {name}" in rows[0].text
 
 
+def test_a_header_that_is_read_besides_changes_no_constant(tree: TinyTree, tmp_path: Path) -> None:
+    """What it defines is new in this object; macros that stand for it were there before."""
+    edits = [
+        (READER, "#include <xen/lib.h>\n", ""),
+        (READER, "#define OWN 3", "#include <xen/lib.h>\n#include <limits.h>\n#define OWN 3"),
+        (READER, "return 0;", "return 5;"),
+    ]
+    assert found(tree, tmp_path, *edits) == []
+
+
 @pytest.mark.parametrize(
     "edit",
     [

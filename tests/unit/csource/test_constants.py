@@ -53,6 +53,7 @@ def test_what_is_another_value(old: str, new: str, found: list[tuple[str, str, s
         ("#define A 4", "#define A ((unsigned int)0x4UL)"),
         ("#define A 010", "#define A 8"),
         ("#define A 1", "#define A 1\n#define B 2"),
+        ("#define A (B + 1)", "#define A (B + 1)\n#define B 2"),
         ("#ifndef X_H\n#define X_H\n#endif", "#ifndef Y_H\n#define Y_H\n#endif"),
         ("#define F(a) ((a) & 1)", "#define F(b) ((b) & 1)"),
         ("#define F(a) 1", ""),
