@@ -32,6 +32,7 @@ _DEAD_ENDS = frozenset(
     {"panic", "fatal_trap", "show_execution_state", "machine_restart", "machine_halt"}
 )
 _ANYWHERE = "anywhere"
+_RETURN_THUNK = "__x86_return_thunk"
 _CALLERS_MAX = 3  #: that a remark names
 _Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
 
@@ -99,7 +100,7 @@ def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -
     """Say which boot code called a function that runs afterwards as well."""
     callers = sorted(graph.callers.get(function.name, frozenset()) & graph.boot_only)
     kinds = {_kind(at, chain, graph) for at, chain in _origins(function.name, graph).items()}
-    if callers and _ANYWHERE in kinds and _may_store(_old_code(function, image), image):
+    if callers and _ANYWHERE in kinds and _may_store(function, image):
         shown = ", ".join(f"{_short(name)}" for name in callers[:_CALLERS_MAX])
         more = f" and {len(callers) - _CALLERS_MAX} more" if len(callers) > _CALLERS_MAX else ""
         yield (
@@ -108,26 +109,32 @@ def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -
         )
 
 
-def _may_store(code: bytes, image: BootedImage) -> bool:
-    """Tell whether code stores beyond its stack, or calls what may; in doubt it does."""
+def _may_store(function: ReplacedFunction, image: BootedImage) -> bool:
+    """Tell whether old code stores beyond its stack, or calls what may; in doubt it does."""
     if not image.arch.are_stores_read:
         return True
     import iced_x86 as iced  # noqa: PLC0415  # costs what only verifying pays
 
-    facts = iced.InstructionInfoFactory()
+    facts, code, start = (
+        iced.InstructionInfoFactory(),
+        _old_code(function, image),
+        function.addr_old_virt,
+    )
     leaving = {iced.FlowControl.CALL, iced.FlowControl.INDIRECT_CALL}
     reading = {iced.OpAccess.READ, iced.OpAccess.COND_READ, iced.OpAccess.NO_MEM_ACCESS}
+    thunk = image.symbols.get(_RETURN_THUNK)
+    within = {*range(start, start + len(code)), thunk.addr_virt if thunk is not None else start}
     return any(
         insn.flow_control in leaving
         or (
             insn.flow_control == iced.FlowControl.UNCONDITIONAL_BRANCH
-            and not 0 <= insn.near_branch_target < len(code)
+            and insn.near_branch_target not in within
         )
         or any(
             memory.access not in reading and memory.base != iced.Register.RSP
             for memory in facts.info(insn).used_memory()
         )
-        for insn in iced.Decoder(64, code, ip=0)
+        for insn in iced.Decoder(64, code, ip=start)
     )
 
 

@@ -261,6 +261,17 @@ def test_what_stores_nothing_left_nothing_at_boot(tmp_path: Path, text: str) -> 
     assert effect_findings(compiled(tmp_path, text), record("shared"), image) == ()
 
 
+def test_a_return_by_way_of_a_thunk_stores_nothing(tmp_path: Path) -> None:
+    other = compiled(tmp_path, "int unrelated;")
+    place = IMAGE.symbols["shared"].addr_virt
+    for name, said in (("__x86_return_thunk", 0), ("elsewhere", 1)):
+        end = IMAGE.symbols["late"].addr_virt - (place + 5)
+        image = filled(with_boot_call("shared"), b"\xe9" + end.to_bytes(4, "little", signed=True))
+        symbols = {**image.symbols, name: dataclasses.replace(IMAGE.symbols["late"], name=name)}
+        image = dataclasses.replace(image, symbols=symbols)
+        assert len(effect_findings(other, record("shared", size=5), image)) == said
+
+
 STORING = "void shared(int *p) { *p = 1; }"
 
 
