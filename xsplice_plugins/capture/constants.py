@@ -22,6 +22,7 @@ from xsplice_plugins.csource.constants import (
     Macros,
     changed_constants,
     constants_in,
+    families,
     macros_in,
     replaced_words,
 )
@@ -37,6 +38,8 @@ _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _ARCH = re.compile(r"(?:^|/)(?:arch/|asm-)(\w+)/")
 _DEFINED = r"^[ \t]*#[ \t]*define[ \t]+{}\b"
+#: What a macro stands for: it may set or test a flag for its users.
+_BODY = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 _FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
 _SOURCES = (".c", ".h")
 
@@ -92,6 +95,9 @@ def settle_constants(
         places = _places(now, before, after, frozenset(item.name for item in changed))
         for item in changed:
             _judge(item, places.get(item.name, ()), stale, remarks)
+        plain = frozenset(item.name for item in changed if not item.takes_arguments)
+        for family in families(macros, plain):
+            _judge_family(family, places, stale)
     return replace(pair, stale=tuple(dict.fromkeys(stale)), remarks=tuple(dict.fromkeys(remarks)))
 
 
@@ -156,6 +162,24 @@ def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks:
         )
 
 
+def _judge_family(
+    family: tuple[str, ...], places: dict[str, tuple[_Place, ...]], stale: list[str]
+) -> None:
+    """Say where state is made with one of some constants and read by another: a bit, its mask."""
+    rows = {name: places.get(name, ()) for name in family}
+    made, read = (
+        [(name, place) for name in family for place in rows[name] if getattr(place.use, what)]
+        for what in ("makes", "reads")
+    )
+    if {name for name, _ in made} & {name for name, _ in read} or not (made and read):
+        return  # said already, or nothing of the kind
+    stale.append(
+        f"state that was made with `{made[0][0]}` ({_shown(made[0][1])}) is read with "
+        f"`{read[0][0]}` ({_shown(read[0][1])}), and both changed: objects made before keep the "
+        "old value"
+    )
+
+
 def _shown(place: _Place) -> str:
     return f"{place.path}:{place.use.line}"
 
@@ -197,6 +221,10 @@ def _own(job: CompileJob, before: Path, after: Path, names: frozenset[str]) -> f
 def _uses(text: str, names: frozenset[str]) -> Iterator[Use]:
     if names and any(name in text for name in names) and not names.isdisjoint(_WORD.findall(text)):
         yield from uses_in(text, names)
+        for match in _BODY.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            for use in uses_in(match[1].replace("\\\n", " "), names):
+                yield use._replace(line=line)
 
 
 @cache

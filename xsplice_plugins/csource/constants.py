@@ -19,7 +19,7 @@ from xsplice_plugins.csource.declarations import plain
 from xsplice_plugins.csource.uses import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 _CONST = re.compile(r"\bconst\b[^;={}()\[\]]*?\b([A-Za-z_]\w*)\s*=\s*([^;{}]+);")
@@ -125,6 +125,26 @@ def changed_constants(
             Changed(name=name, old=values[0], new=values[1], takes_arguments=takes_arguments)
         )
     return tuple(found)
+
+
+def families(sides: Iterable[Macros], names: Collection[str]) -> list[tuple[str, ...]]:
+    """Group names of which one is made of another, such as a bit's number and its mask.
+
+    Args:
+        sides: All definitions of either side.
+        names: What to group.
+
+    Returns:
+        Groups of two and more, sorted.
+    """
+    group = {name: {name} for name in names}
+    for side in sides:
+        for name in names:
+            for _, body in side.get(name, ()):
+                for other in group.keys() & set(_WORD.findall(body)):
+                    joined = group[name] | group[other]
+                    group.update(dict.fromkeys(joined, joined))
+    return sorted({tuple(sorted(found)) for found in group.values() if len(found) > 1})
 
 
 def replaced_words(old: str, new: str) -> dict[str, set[str]]:

@@ -30,7 +30,14 @@ TEXTS = {
 #define FLAG_B (FLAG_A << 1)
 #define LIMIT 10
 #define HASH(id) ((id) & 7)
+#define FLAG_C 0
+#define FLAG_D (1 << FLAG_C)
+#define FLAG_E 16
+#define has_e(i) ((i)->flags & FLAG_E)
+#define set_e(i) \\
+    ((i)->flags |= FLAG_E)
 struct item { int flags; int count; };
+void set_bit(int bit, int *flags);
 extern struct item *item;
 static inline int twice(int a) { return a * 2; }
 #endif
@@ -38,7 +45,9 @@ static inline int twice(int a) { return a * 2; }
     MAKER: """#include <xen/lib.h>
 struct item *item;
 int table[8];
-int livepatch(void) { item->flags |= FLAG_B; table[HASH(item->count)] = 3; return 0; }
+int livepatch(void) { item->flags |= FLAG_B; table[HASH(item->count)] = 3;
+ set_bit(FLAG_C, &item->flags); set_e(item); return 0; }
+void set_bit(int bit, int *flags) { *flags |= 1 << bit; }
 """,
     READER: """#include <xen/lib.h>
 #define OWN 3
@@ -46,7 +55,7 @@ int user(int a)
 {
     if ( a > LIMIT || item->count > OWN )
         return 0;
-    return item->flags & FLAG_B;
+    return (item->flags & FLAG_B) + (item->flags & FLAG_D) + has_e(item);
 }
 """,
 }
@@ -84,6 +93,25 @@ def test_a_flag_that_is_another_bit_is_not_checked(tree: TinyTree, tmp_path: Pat
     )
     assert wrong == {text}
     assert {row.obligation for row in rows if row.severity is Severity.UNCHECKED} == {Duty.DATA}
+
+
+def test_a_bit_and_its_mask_are_one(tree: TinyTree, tmp_path: Path) -> None:
+    """State is made with the number of the bit, and read with the mask."""
+    rows = found(tree, tmp_path, (HEADER, "FLAG_C 0", "FLAG_C 6"))
+    wrong = [row.text for row in rows if row.severity is Severity.UNCHECKED]
+    assert len(set(wrong)) == 1
+    assert wrong[0].startswith("state that was made with `FLAG_C` (xen/common/livepatch.c:5)")
+    assert "is read with `FLAG_D` (xen/common/user.c:7)" in wrong[0]
+
+
+def test_what_macros_with_arguments_make_and_read_counts(tree: TinyTree, tmp_path: Path) -> None:
+    rows = found(tree, tmp_path, (HEADER, "FLAG_E 16", "FLAG_E 32"))
+    wrong = {row.text for row in rows if row.severity is Severity.UNCHECKED}
+    text = (
+        f"state that was made with `FLAG_E` = 16 ({HEADER}:12) is read with 32 ({HEADER}:11): "
+        "objects made before keep the old value"
+    )
+    assert wrong == {text}
 
 
 def test_a_table_that_is_asked_at_another_place_is_not_checked(
