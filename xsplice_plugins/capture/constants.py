@@ -192,7 +192,7 @@ def _places(
         return {}
     base = next((part for part in Path(job.cwd).parts if part not in {"/", ".", ".."}), "")
     arches = frozenset(match[1] for path in job.inputs for match in _ARCH.finditer(path))
-    files = _files(origin_of(before).folder, base, arches)
+    files = _mentioning(origin_of(before).folder, base, arches, names)
     rows: dict[str, list[_Place]] = {}
     own = _own(job, before, after, names)
     changed = origin_of(before).patched | origin_of(after).patched
@@ -225,6 +225,15 @@ def _uses(text: str, names: frozenset[str]) -> Iterator[Use]:
             line = text.count("\n", 0, match.start()) + 1
             for use in uses_in(match[1].replace("\\\n", " "), names):
                 yield use._replace(line=line)
+
+
+@cache
+def _mentioning(
+    folder: str, base: str, arches: frozenset[str], names: frozenset[str]
+) -> tuple[str, ...]:
+    """Return those of `_files` in which one of some names stands: asked for every object."""
+    search = re.compile("|".join(sorted(names))).search
+    return tuple(path for path in _files(folder, base, arches) if search(_text(Path(folder, path))))
 
 
 @cache
