@@ -72,7 +72,7 @@ def _diff(arguments: Namespace) -> int:
     if arguments.json:
         show(artefacts.to_json(delta))
     else:
-        from xsplice_plugins.report.summary import print_delta  # noqa: PLC0415  rich is slow
+        from xsplice_plugins.report.summary import print_delta  # noqa: PLC0415  only where needed
 
         print_delta(delta, findings)
     if delta.refused:

@@ -128,12 +128,11 @@ def _note(section: Section | None) -> str:
 
 def print_description(d: Description) -> None:
     """Print a description for a person."""
-    from rich.markup import escape  # noqa: PLC0415  0.1 s that machines need not pay
+    from rich.console import Console  # noqa: PLC0415  0.1 s that machines need not pay
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from xsplice_plugins.report.summary import console  # noqa: PLC0415
-
-    out = console()
+    out = Console(highlight=False, soft_wrap=True)  # colours only where a person looks on
     out.print(f"[bold]{escape(d.name)}[/]: {d.size_bytes} bytes, signature: {d.signature}")
     for label, text in (
         ("build-id", d.build_id),

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from rich.console import Console
 
     from xsplice_plugins.artefacts import (
         ChangedFunction,
@@ -21,11 +21,28 @@ if TYPE_CHECKING:
     )
 
 
-def console() -> Console:
-    """Return the console for people: colours only where a person looks on."""
-    from rich.console import Console  # noqa: PLC0415  0.1 s that machines need not pay
+_STYLES = {
+    "bold": "1",
+    "bold yellow": "1;33",
+    "cyan": "36",
+    "dim": "2",
+    "green": "32",
+    "red": "31",
+    "yellow": "33",
+}  #: of ECMA-48, as every terminal knows them; a package for them takes 20 ms to load
 
-    return Console(highlight=False, soft_wrap=True)
+
+def _in(style: str, text: str) -> str:
+    """Return a text with its style, which only a person who looks on sees."""
+    environ = os.environ.get
+    is_seen = sys.stdout.isatty() and environ("TERM", "dumb") not in {"dumb", "unknown"}
+    if environ("NO_COLOR") or not (is_seen or environ("FORCE_COLOR")):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line.expandtabs() + "\n")
 
 
 def print_summary(
@@ -47,87 +64,77 @@ def print_summary(
         path: The signed file.
         route: How the objects were compiled, and why that way.
     """
-    from rich.markup import escape  # noqa: PLC0415  as in `console`
-
-    out = console()
     count = len(record.functions)
-    out.print(f"\n[bold]{escape(record.name)}[/]: replaces {count} function{'s' * (count != 1)}")
+    _say(f"\n{_in('bold', record.name)}: replaces {count} function{'s' * (count != 1)}")
     if route:
-        out.print(f"  compiled by {escape(route)}")
+        _say(f"  compiled by {route}")
     for function in record.functions:
         sizes = f"{function.size_old_bytes} -> {function.size_new_bytes} bytes"
-        out.print(f"  [cyan]{escape(function.name)}[/] {sizes}: {escape(function.reason)}")
+        _say(f"  {_in('cyan', function.name)} {sizes}: {function.reason}")
     for item in record.new:
-        out.print(f"  brings {item.kind} [cyan]{escape(item.name)}[/]: {escape(item.reason)}")
+        _say(f"  brings {item.kind} {_in('cyan', item.name)}: {item.reason}")
     for hook in record.hooks:
-        out.print(f"  hook {escape(hook)}")
+        _say(f"  hook {hook}")
     lines = sum(len(delta.line_only) for delta in deltas)
     if lines:
-        out.print(f"  {lines} more differ in line numbers only and are not replaced")
+        _say(f"  {lines} more differ in line numbers only and are not replaced")
     for function in record.functions:
         if function.expect_note:
-            out.print(f"  no expectation for {escape(function.name)}: {function.expect_note}")
+            _say(f"  no expectation for {function.name}: {function.expect_note}")
     for note in record.notes:
-        out.print(f"  note: {escape(note)}")
+        _say(f"  note: {note}")
     for text in record.unchecked:
-        out.print(f"  [bold yellow]not checked:[/] {escape(text)}")
+        _say(f"  {_in('bold yellow', 'not checked:')} {text}")
     files = ", ".join(f"{file.path} ({file.kind})" for file in patch_set.touched)
-    out.print(f"  patch touches {escape(files)}")
-    out.print(f"  for Xen {record.release}, build-id {record.xen_depends}")
-    out.print(f"  payload {record.size_bytes} bytes, build-id {record.build_id}")
+    _say(f"  patch touches {files}")
+    _say(f"  for Xen {record.release}, build-id {record.xen_depends}")
+    _say(f"  payload {record.size_bytes} bytes, build-id {record.build_id}")
     who = f" by {signature.subject}" if signature.subject else ""
-    out.print(f"  signature: {escape(signature.signer + who)}")
+    _say(f"  signature: {signature.signer + who}")
     if signature.note:
-        style = "[bold yellow]" if signature.is_development_key else ""
-        out.print(f"  {style}{escape(signature.note)}")
-    out.print(f"  written to [bold]{escape(str(path))}[/]\n")
+        is_own = signature.is_development_key
+        _say(f"  {_in('bold yellow', signature.note) if is_own else signature.note}")
+    _say(f"  written to {_in('bold', str(path))}\n")
 
 
 def print_delta(delta: Delta, findings: Sequence[Finding] = ()) -> None:
     """Print what changed in one object, why, and what is refused."""
-    from rich.markup import escape  # noqa: PLC0415  0.1 s that machines need not pay
-
-    out = console()
-    out.print(f"[bold]{escape(delta.object_path)}[/] ({delta.profile})")
+    _say(f"{_in('bold', delta.object_path)} ({delta.profile})")
     if delta.is_empty and not (delta.line_only or delta.removed or delta.boot):
-        out.print("  no functional change")
+        _say("  no functional change")
     for changed in delta.changed:
-        _print_changed(out, changed)
+        _print_changed(changed)
     for item in delta.new:
-        out.print(
-            f"  [green]new[/] {item.kind} [cyan]{escape(item.name)}[/]: {escape(item.reason)}"
-        )
+        _say(f"  {_in('green', 'new')} {item.kind} {_in('cyan', item.name)}: {item.reason}")
     for gone in delta.removed:
-        out.print(f"  removed [cyan]{escape(gone.name)}[/]: {escape(gone.reason)}")
+        _say(f"  removed {_in('cyan', gone.name)}: {gone.reason}")
     for row in delta.line_only:
         text = f"line numbers only ({row.reason}), not replaced"
-        out.print(f"  [dim]{escape(row.name)}: {escape(text)}[/]")
+        _say("  " + _in("dim", f"{row.name}: {text}"))
     for late in delta.boot:
         text = f"{late.reason}; it waits for the next boot"
-        out.print(f"  boot only [cyan]{escape(late.name)}[/]: {escape(text)}")
+        _say(f"  boot only {_in('cyan', late.name)}: {text}")
     for refusal in delta.refused:
         where = f"{refusal.line}: " if refusal.line else ""
-        out.print(
-            f"  [red]refused[/] {escape(where)}[cyan]{escape(refusal.name)}[/]: "
-            f"{escape(refusal.reason)} [bold]\\[{refusal.code}][/]"
+        _say(
+            f"  {_in('red', 'refused')} {where}{_in('cyan', refusal.name)}: "
+            f"{refusal.reason} {_in('bold', f'[{refusal.code}]')}"
         )
-        out.print(f"    hint: {escape(refusal.hint)}")
+        _say(f"    hint: {refusal.hint}")
         if refusal.skeleton:
-            out.print("    to start from:")
-            out.print("\n".join(f"      {escape(x)}" for x in refusal.skeleton.splitlines()))
+            _say("    to start from:")
+            _say("\n".join(f"      {x}" for x in refusal.skeleton.splitlines()))
     for text in delta.unchecked:
-        out.print(f"  [bold yellow]not checked:[/] {escape(text)}")
+        _say(f"  {_in('bold yellow', 'not checked:')} {text}")
     for finding in findings:
-        out.print(f"  {finding.severity.value}: {escape(finding.subject)}: {escape(finding.text)}")
+        _say(f"  {finding.severity.value}: {finding.subject}: {finding.text}")
 
 
-def _print_changed(out: Console, changed: ChangedFunction) -> None:
-    from rich.markup import escape  # noqa: PLC0415  as above
-
+def _print_changed(changed: ChangedFunction) -> None:
     sizes = f"{changed.size_before_bytes} -> {changed.size_after_bytes} bytes"
-    out.print(
-        f"  [yellow]changed[/] [cyan]{escape(changed.name)}[/] ({sizes}): "
-        f"{escape(changed.reason)} [dim]({changed.cause.value})[/]"
+    _say(
+        f"  {_in('yellow', 'changed')} {_in('cyan', changed.name)} ({sizes}): "
+        f"{changed.reason} {_in('dim', f'({changed.cause.value})')}"
     )
     difference = changed.difference
     if difference is None:
@@ -139,4 +146,4 @@ def _print_changed(out: Console, changed: ChangedFunction) -> None:
     for mark, text, offset, line in sides:
         where = f"  ({line})" if line else ""
         if text:
-            out.print(f"    {mark} {offset:#6x}  {escape(text)}{escape(where)}")
+            _say(f"    {mark} {offset:#6x}  {text}{where}")

@@ -286,7 +286,7 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Sign the payload as the last write and say what was made."""
     fix = target[0].attributes.xsplice
     with staged(target):
-        from xsplice_plugins.report.summary import print_summary  # noqa: PLC0415  rich is slow
+        from xsplice_plugins.report.summary import print_summary  # noqa: PLC0415  only where needed
 
         data = _path(source[0]).read_bytes()
         record = artefacts.load(_path(source[1]), PayloadRecord)
