@@ -20,9 +20,6 @@ from pathlib import Path
 from xsplice_plugins.errors import CaptureError, MachineError
 
 _WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)
-#: Preprocessed text fits into such a pipe: the compiler does not wait for this process to read,
-#: which may be at work in another thread. (It is what Linux allows everyone.)
-PIPE_SIZE_BYTES = 1 << 20
 SHELL_NOT_FOUND = 127  #: the shell's own status where a command's program is not there
 OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
 
@@ -144,21 +141,27 @@ def environment(env: Mapping[str, str] | None) -> dict[str, str]:
 def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str) -> bytes:
     """Run a shell line and return its standard output.
 
+    The output goes to a file in memory: of a pipe, a megabyte of preprocessed text is read in
+    hundreds of pieces, and the compiler waits for this process, which may be at work elsewhere.
+
     Raises:
         CaptureError: It fails; the message has its own last lines.
         MachineError: A program of the line is not there, or the disk is full.
     """
     try:
-        done = subprocess.run(  # noqa: S602  # the tree's own recorded line is a shell line
-            command,
-            shell=True,
-            cwd=cwd,
-            env=environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            pipesize=PIPE_SIZE_BYTES,
-        )
+        with open(os.memfd_create("stdout"), "w+b", buffering=0) as out:  # noqa: PTH123  no path
+            done = subprocess.run(  # noqa: S602  # the tree's own recorded line is a shell line
+                command,
+                shell=True,
+                cwd=cwd,
+                env=environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+            out.seek(0)
+            written = out.read()
     except OSError as error:
         raise MachineError(
             f"{subject}: the compiler cannot be started ({error.strerror}); check the tree's folder"
@@ -175,4 +178,4 @@ def run(command: str, cwd: Path, *, env: Mapping[str, str] | None, subject: str)
         raise CaptureError(
             f"{subject}: does not compile; correct the source or the patch:\n" + "\n".join(lines)
         )
-    return done.stdout
+    return written
