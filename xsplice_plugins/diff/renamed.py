@@ -70,6 +70,9 @@ def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> N
 def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
     """Say which variables' state may start again: a new one stands where an old one was used.
 
+    One of the same size counts wherever it is used; one of another size, where code uses it that
+    used the old one, or that is new itself.
+
     Args:
         canon: Both objects under their pairing.
         taken: Numbers of the parts of the new object that the payload brings.
@@ -90,12 +93,33 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
             continue
         for a in unpaired | idle:
             row = old.all[a]
-            if row.size_bytes == part.size_bytes and _plain(row) not in known:
-                result.add(
-                    f"state of `{row.name}` would start again: new `{part.name}` of the same size "
-                    "is used where it is no longer"
-                )
+            is_same = row.size_bytes == part.size_bytes
+            if _plain(row) in known or not (is_same or _is_heir(canon, a, number)):
+                continue
+            size = " of the same size" if is_same else ""
+            result.add(
+                f"state of `{row.name}` would start again: new `{part.name}`{size} is used where "
+                "it is no longer"
+            )
     return tuple(sorted(result))
+
+
+def _is_heir(canon: Canon, a: int, b: int) -> bool:
+    """Tell whether code uses a new variable that used the old one, or that is new itself."""
+    before, after = _users(canon.old, a), _users(canon.new, b)
+    twins = canon.pairing.old_of
+    return any(user not in twins or twins[user] in before for user in after)
+
+
+def _users(parts: ObjectParts, number: int) -> set[int]:
+    """Return the functions and data that refer to a part; a piece counts as its function."""
+    return {
+        parts.owner.get(part.number, part.number)
+        for part in list(parts.all)
+        if part.number != number
+        and part.section_class is not SectionClass.IGNORED
+        and any(edge.part == number for edge in parts.edges(part))
+    }
 
 
 def _plain(part: Part) -> str:

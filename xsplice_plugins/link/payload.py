@@ -11,7 +11,7 @@ from xsplice_plugins.artefacts import Duty, Payload, PayloadRecord, Severity, fi
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHF_ALLOC, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutSection, write_object
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import LinkError, NoFunctionalChangeError
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.escapes import escapes
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Finding
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
     from xsplice_plugins.link.funcs import Records
-    from xsplice_plugins.link.placement import Placement
+    from xsplice_plugins.link.placement import Placement, Source
     from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.target.abi import Abi
 
@@ -60,6 +60,7 @@ def link_payload(
 
     Raises:
         LinkError: The deltas cannot become a payload of this release on this image.
+        NoFunctionalChangeError: They bring something new, and nothing that would use it.
         ElfError: An input cannot be read, or a relocation not be made.
     """
     names = read_names(image, config)
@@ -76,7 +77,7 @@ def link_payload(
     links = link_relocs(placement, find_entries(placement, wholes), names)
     hooks = _check_hooks(placement, links.relocs)
     records = make_records(placement, bodies, names)
-    _check_effect(name, records, hooks, abi)
+    _check_effect(name, sources, records, hooks, abi)
     undefined = tuple(sorted({*links.undefined, *records.undefined}))
     depends = names.beneath[-1].build_id if names.beneath else xen_id
     sections = _sections(name, placement, records, links.relocs, abi)
@@ -159,14 +160,22 @@ def _check_hooks(placement: Placement, relocs: dict[str, tuple[OutReloc, ...]]) 
     return hooks
 
 
-def _check_effect(name: str, records: Records, hooks: tuple[str, ...], abi: Abi) -> None:
+def _check_effect(
+    name: str, sources: tuple[Source, ...], records: Records, hooks: tuple[str, ...], abi: Abi
+) -> None:
     """Refuse a payload that would change nothing: the hypervisor does so too (-EINVAL)."""
     if records.functions or (hooks and abi.is_v2):
         return
-    reason = f" and Xen {abi.facts.release} takes no payload of hooks alone" if hooks else ""
-    raise LinkError(
-        f"{name}: nothing to patch: no function is replaced{reason}; "
-        "change a function of the running hypervisor"
+    if hooks:
+        raise LinkError(
+            f"{name}: nothing to patch: no function is replaced and Xen {abi.facts.release} takes "
+            "no payload of hooks alone; change a function of the running hypervisor"
+        )
+    new = sorted({f"`{item.symbol}`" for row in sources for item in row.delta.new if item.symbol})
+    unused = f", and no code that runs uses what is new ({', '.join(new[:3])})" if new else ""
+    raise NoFunctionalChangeError(
+        f"{name}: no functional change: nothing to patch: no function is replaced{unused}; "
+        "nothing needs a live patch"
     )
 
 

@@ -84,11 +84,35 @@ def test_lost_state_is_said(tmp_path: Path) -> None:
     assert "state of `mine.0` would start again" in delta.unchecked[0]
 
 
-def test_a_variable_of_another_type_is_simply_new(tmp_path: Path) -> None:
-    after = _renamed(CLOCK, ("static int count", "static char number"), ("count", "number"))
+@pytest.mark.parametrize("retyped", ["char number", "long number", "int number[3]"])
+def test_a_variable_of_another_name_and_type_starts_again(tmp_path: Path, retyped: str) -> None:
+    name = "*number" if "[" in retyped else "number"
+    after = _renamed(CLOCK, ("static int count", f"static {retyped}"), ("count +=", f"{name} +="))
     delta = diff_c(tmp_path, CLOCK, after)
     assert [n.symbol for n in delta.new] == ["number"]
-    assert delta.unchecked == ()
+    assert delta.unchecked == (
+        "state of `count` would start again: new `number` is used where it is no longer",
+    )
+
+
+def test_a_variable_that_a_new_function_keeps_otherwise_starts_again(tmp_path: Path) -> None:
+    before = "int f(int a) { static int mine; mine += get(a); return mine; }"
+    after = """
+    static noinline long keep(int a) { static long all; return all += get(a); }
+    int f(int a) { return keep(a); }"""
+    delta = diff_c(tmp_path, before, after)
+    assert len(delta.unchecked) == 1
+    assert "state of `mine.0` would start again: new `all.0`" in delta.unchecked[0]
+
+
+def test_another_variable_in_code_that_never_used_the_old_one_is_simply_new(tmp_path: Path) -> None:
+    before = """
+    int f(int a) { static int mine; return mine += get(a); }
+    int g(int a) { return get(a) * 3; }"""
+    after = """
+    int f(int a) { return get(a); }
+    int g(int a) { static char other; return (other += get(a)) * 3; }"""
+    assert diff_c(tmp_path, before, after).unchecked == ()
 
 
 def test_a_new_variable_beside_the_old_ones_is_simply_new(tmp_path: Path) -> None:

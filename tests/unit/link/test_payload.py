@@ -16,7 +16,7 @@ from tests.unit.link.loading import load
 from xsplice_plugins.artefacts import Payload, from_json, to_json
 from xsplice_plugins.artefacts import PayloadRecord as Record
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import LinkError, NoFunctionalChangeError
 
 pytestmark = pytest.mark.toolchain
 
@@ -192,7 +192,7 @@ def test_pointer_to_a_replaced_function_stays_that_of_the_image(
 
 def test_nothing_to_replace_is_refused(compiler: Compiler, image: bytes) -> None:
     new = compiler.object("a.c", "int fresh(int x) { return x + 1; }")
-    with pytest.raises(LinkError, match="nothing to patch"):
+    with pytest.raises(NoFunctionalChangeError, match="nothing to patch"):
         link(image, (closure_delta(new, "a.o", (), new=("fresh",)), new))
 
 
