@@ -15,6 +15,7 @@ import pytest
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
+from xsplice_plugins.artefacts import CapturePlan, Route
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
@@ -25,6 +26,7 @@ MAKING = """
 import sys
 from pathlib import Path
 from xsplice_plugins import capture
+from xsplice_plugins.artefacts import CapturePlan, Route
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import read_patch_set
@@ -142,3 +144,21 @@ def test_absolute_paths_in_records_lead_into_the_copy(tree: TinyTree, tmp_path: 
     assert (tmp_path / "again.o").read_bytes() == (
         tmp_path / "copy/xen/common/version.o"
     ).read_bytes()
+
+
+def test_boot_code_that_make_changes_is_compared_as_it_is_linked(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    """The object under its other name has no renamed sections, and is no drift."""
+    fix = tree.patch(
+        ("xen/common/setup.c", '"setup text"', '"other text"'),
+        ("xen/common/version.c", "FILE_NAME", '"hello"'),
+    )
+    found = locate_tree(tree.root)
+    plan = CapturePlan(route=Route.MAKE, reason="asked for", jobs=())
+    pairs = capture.make_route(found, plan, fix, tmp_path / "work", tmp_path / "objects")
+    assert [(pair.object_path, pair.is_init) for pair in pairs] == [
+        ("common/setup.init.o", True),
+        ("common/version.o", False),
+    ]
+    assert all(pair.is_changed and not pair.refused for pair in pairs)
