@@ -90,6 +90,7 @@ class RemovedItem:
 
     name: str
     reason: str
+    state_bytes: int = 0  #: size of a variable that code may have written; else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
 from xsplice_plugins.diff.printed import only_prints_other_texts
-from xsplice_plugins.diff.renamed import lost_state
+from xsplice_plugins.diff.renamed import keeps_state, lost_state
 from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
@@ -193,7 +193,8 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
             and is_owner
         ):
             reason = "it is gone from the object; the running copy stays in memory, unused"
-            result.append(RemovedItem(name=part.decorated, reason=reason))
+            size = part.size_bytes if keeps_state(canon.new.profile, part) else 0
+            result.append(RemovedItem(name=part.decorated, reason=reason, state_bytes=size))
     return tuple(sorted(result, key=lambda r: r.name))
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.normalise import ObjectParts
     from xsplice_plugins.diff.pairing import Pairing
+    from xsplice_plugins.target.sections import Profile
 
 _STATE = (SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
 
@@ -81,7 +82,6 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
         Sentences for people, sorted.
     """
     old, new, pairing = canon.old, canon.new, canon.pairing
-    known = new.profile.once_flags
     unpaired = _unpaired(old, pairing.new_of)
     both = {a: b for a, b in pairing.new_of.items() if _has_state(old.all[a])}
     before, after = _use_counts(old, set(both)), _use_counts(new, set(both.values()))
@@ -89,12 +89,12 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
     result = set()
     for number in set(taken) & _unpaired(new, pairing.old_of):
         part = new.all[number]
-        if _plain(part) in known or new.profile.counters.fullmatch(part.name):
+        if not keeps_state(new.profile, part):
             continue
         for a in unpaired | idle:
             row = old.all[a]
             is_same = row.size_bytes == part.size_bytes
-            if _plain(row) in known or not (is_same or _is_heir(canon, a, number)):
+            if not keeps_state(new.profile, row) or not (is_same or _is_heir(canon, a, number)):
                 continue
             size = " of the same size" if is_same else ""
             result.add(
@@ -102,6 +102,12 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
                 "it is no longer"
             )
     return tuple(sorted(result))
+
+
+def keeps_state(profile: Profile, part: Part) -> bool:
+    """Tell whether a part is a variable whose value matters: flags of once are said again."""
+    is_known = _plain(part) in profile.once_flags or profile.counters.fullmatch(part.name)
+    return _has_state(part) and not is_known
 
 
 def _is_heir(canon: Canon, a: int, b: int) -> bool:

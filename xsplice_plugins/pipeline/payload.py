@@ -23,6 +23,7 @@ from xsplice_plugins.artefacts import (
     SignedPayload,
     findings_about,
 )
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import (
     NoFunctionalChangeError,
     PluginError,
@@ -155,22 +156,43 @@ def link_payload(
             findings=record.findings
             + _established(name, [delta for delta, _ in kept])
             + tuple(f for delta in deltas if delta.machine for f in complete(delta).findings)
-            + _moved_state(deltas, record)
+            + _moved_state(deltas, objects, record)
             + left_by_boot(name, deltas),
         ),
     )
 
 
-def _moved_state(deltas: Sequence[Delta], record: PayloadRecord) -> tuple[Finding, ...]:
-    """Say which variables went from one object to another and would start again there."""
-    gone = {row.name.rpartition("#")[2]: d.object_path for d in deltas for row in d.removed}
-    texts = (
-        f"state of `{item.symbol}` would start again: it was in {gone[item.symbol]}, and the "
-        "payload brings a new one"
-        for item in record.new
-        if item.kind in {"data", "bss"} and item.symbol in gone
-    )
-    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, record.name, texts)
+def _moved_state(
+    deltas: Sequence[Delta], objects: Sequence[bytes], record: PayloadRecord
+) -> tuple[Finding, ...]:
+    """Say which variables went from one object to another and would start again there.
+
+    A new one counts for one that is gone if it has its name, or its size, or if the object that
+    lost the one uses the other.
+    """
+    brought = {item.symbol: item for item in record.new if item.kind in {"data", "bss"}}
+    texts = []
+    for delta, data in zip(deltas, objects, strict=True):
+        gone = [row for row in delta.removed if row.state_bytes]
+        others = brought.keys() - {item.symbol for item in delta.new} if gone else set()
+        elf = read_elf(data, delta.object_path) if others else None
+        used = {symbol.name for symbol in elf.symbols if not symbol.shndx} if elf else set()
+        for row in gone:
+            name = row.name.rpartition("#")[2]
+            texts += [
+                f"state of `{name}` would start again: it is gone from {delta.object_path}, and "
+                f"the payload brings a new `{symbol}`"
+                for symbol in others
+                if symbol in used
+                or _plain(symbol) == _plain(name)
+                or brought[symbol].size_bytes == row.state_bytes
+            ]
+    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, record.name, sorted(texts))
+
+
+def _plain(symbol: str) -> str:
+    """Return the name of a function's own variable without the compiler's number."""
+    return symbol.rstrip("0123456789").rstrip(".")
 
 
 def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:

@@ -105,6 +105,18 @@ def test_a_variable_that_a_new_function_keeps_otherwise_starts_again(tmp_path: P
     assert "state of `mine.0` would start again: new `all.0`" in delta.unchecked[0]
 
 
+def test_the_size_of_a_variable_that_is_gone_is_told_unless_nothing_was_kept(
+    tmp_path: Path,
+) -> None:
+    before = """
+    static long seconds; static const int table[2] = { 1, 2 };
+    int f(int a) { static char warned; return (seconds += a) + table[a] + warned++; }"""
+    delta = diff_c(tmp_path, before, "int f(int a) { return a; }")
+    gone = {row.name: row.state_bytes for row in delta.removed}
+    assert gone["file.c#seconds"] == 8
+    assert not any(size for name, size in gone.items() if name != "file.c#seconds")
+
+
 def test_another_variable_in_code_that_never_used_the_old_one_is_simply_new(tmp_path: Path) -> None:
     before = """
     int f(int a) { static int mine; return mine += get(a); }

@@ -66,25 +66,38 @@ def test_an_object_that_the_image_lacks_is_named(compiler: Compiler, image: byte
 
 
 @pytest.mark.parametrize(
-    ("gone", "is_said"), [("version.c#seen", True), ("version.c#other", False)]
+    ("gone", "size", "user", "is_said"),
+    [
+        ("version.c#seen", 8, "", True),
+        ("version.c#seen.7", 8, "", True),
+        ("version.c#other", 8, "", False),
+        ("version.c#other", 4, "", True),
+        ("version.c#other", 8, "extern int seen; int more(void) { return seen; }", True),
+        ("version.c#other", 0, "extern int seen; int more(void) { return seen; }", False),
+        ("version.c#other", 8, "extern int entry(int); int more(void) { return entry(1); }", False),
+    ],
 )
-def test_a_static_that_went_to_another_object_starts_again_and_that_is_said(
-    compiler: Compiler, image: bytes, gone: str, is_said: bool
+def test_a_variable_that_went_to_another_object_starts_again_and_that_is_said(
+    compiler: Compiler, image: bytes, gone: str, size: int, user: str, is_said: bool
 ) -> None:
-    text = f"{HIDDEN}static int seen; int entry(int x) {{ return seen += x; }}"
+    """It is told by its name, its size, or by the object that lost one and uses the new one."""
+    text = f"{HIDDEN}int seen; int entry(int x) {{ return seen += x; }}"
     new = compiler.object("other.c", text)
     delta = closure_delta(new, "other.o", ("entry",), new=("seen",))
+    delta = replace(delta, new=tuple(replace(item, size_bytes=4) for item in delta.new))
     left = replace(
         delta,
         object_path="version.o",
         changed=(),
         new=(),
         extents=(),
-        removed=(RemovedItem(name=gone, reason="it is gone"),),
+        removed=(RemovedItem(name=gone, reason="it is gone", state_bytes=size),),
     )
+    left_object = compiler.object("version.c", user)
     run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
-    record = pipeline.link_payload(run, "fix", [left, delta], [new, new], image).record
-    said = ("state of `seen` would start again: it was in version.o",)
+    record = pipeline.link_payload(run, "fix", [left, delta], [left_object, new], image).record
+    name = gone.partition("#")[2]
+    said = (f"state of `{name}` would start again: it is gone from version.o",)
     texts = [
         finding.text.partition(",")[0]
         for finding in record.findings
