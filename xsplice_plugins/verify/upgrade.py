@@ -155,8 +155,10 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
     old = artefacts.load(beside, PayloadRecord)
     found = []
     hint = " unless its hook carries it over" if record.hooks else ""
-    for name in sorted(_variables(old) & _variables(record)):
-        text = f"{record.name} starts its own `{name}`; the value in {old.name} is lost{hint}"
+    for name in sorted(_variables(old)):
+        is_kept = name in _variables(record)
+        what = f"starts its own `{name}`" if is_kept else f"has no variable `{name}`"
+        text = f"{record.name} {what}; the value in {old.name} is lost{hint}"
         found.append(_finding(record, Severity.WARNING, text))
     now = {function.name for function in record.functions}
     severity, hint = Severity.WARNING, ""

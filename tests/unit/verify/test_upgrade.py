@@ -164,7 +164,7 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
     before = record_with(
         "old",
         replaced=("xen_extra_version", "answer"),
-        new=(new_item("a.c#reads.0", "bss"), new_item("kept", "data"), new_item("text", "string")),
+        new=(new_item("a.c#reads.0", "bss"), new_item("total", "data"), new_item("text", "string")),
     )
     path = written(tmp_path, minimal(), before)
     after = record_with(
@@ -175,6 +175,7 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
     _, *losses = played(minimal(build_id=NEW_ID), [path], after)
     assert [(finding.severity, finding.text) for finding in losses] == [
         (Severity.WARNING, "new starts its own `a.c#reads`; the value in old is lost"),
+        (Severity.WARNING, "new has no variable `total`; the value in old is lost"),
         (
             Severity.UNCHECKED,
             (
