@@ -133,10 +133,10 @@ def test_expected_outcome_is_well_formed(name: str) -> None:
         if kind is list and key != "effect":
             assert expected[key] == sorted(set(expected[key])), key
     assert expected["schema"] == 1
-    assert expected["verdict"] in {"accepted", "refused", "no-change", "boot-only"}
+    assert expected["verdict"] in {"accepted", "unproved", "refused", "no-change", "boot-only"}
     assert (expected["verdict"] == "refused") == bool(expected["refused"])
     assert name.startswith("refused-") == (expected["verdict"] == "refused")
-    if expected["verdict"] == "accepted":
+    if expected["verdict"] in {"accepted", "unproved"}:
         assert expected["replaced"] or expected["hooks"]
     else:
         assert not expected["replaced"] + expected["new"] + expected["hooks"] + expected["effect"]

@@ -132,7 +132,7 @@ def test_a_stack_that_only_make_can_build_is_compared_with_its_own_lines(
     stack: Stack, tmp_path: Path
 ) -> None:
     """The second fix moves lines; what the first changed elsewhere is held as well."""
-    made = "xen/Makefile", "xen: xen-syms", "# more\nxen: xen-syms"
+    made = "xen/Makefile", "xen: xen-syms", "more := 1\nxen: xen-syms"
     where = "xen/common/user.c", "int where(void) { return", "int where(void) { return 4711 +"
     series(stack.tree, tmp_path, made, FIRST, FAR, where, MOVED, USERS)
     files = [str(tmp_path / f"{number}.patch") for number in range(6)]
