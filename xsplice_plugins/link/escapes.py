@@ -15,31 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.link.sections import STRINGS
+from xsplice_plugins.link.takeback import TakeBack, hooks_of
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
-from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept, Place
+from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept
 from xsplice_plugins.target.references import References
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.link.image import XenImage
     from xsplice_plugins.target.abi import Abi
+    from xsplice_plugins.target.code import Place
 
-#: What takes back what was handed to a function of the image.
-#: Source: xen/include/xen/{timer,tasklet,irq,notifier,rcupdate}.h, xen/arch/x86/include/asm/irq.h.
-_TAKERS = {
-    "init_timer": {"kill_timer"},
-    "set_timer": {"kill_timer", "stop_timer"},
-    "migrate_timer": {"kill_timer"},
-    "tasklet_init": {"tasklet_kill"},
-    "softirq_tasklet_init": {"tasklet_kill"},
-    "tasklet_schedule": {"tasklet_kill"},
-    "tasklet_schedule_on_cpu": {"tasklet_kill"},
-    "request_irq": {"release_irq"},
-    "setup_irq": {"release_irq"},
-    "call_rcu": {"rcu_barrier"},
-    "register_virtual_region": {"unregister_virtual_region"},
-}
-_GOING = tuple(f"{HOOK_PREFIX}{kind}" for kind in ("unload", "prerevert", "revert", "postrevert"))
 _TEXT_MAX = 40  #: characters of a text that a message shows
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
@@ -108,6 +96,7 @@ class _Payload:
         self.abi = abi
         outside = cache(lambda: AddressFlow(_code_of(image, abi)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
+        self.takeback = TakeBack(self.flow, hooks_of(self._pointers()))
         self.symbols = sorted(
             (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),
             key=lambda s: (s.shndx, s.value),
@@ -116,6 +105,14 @@ class _Payload:
         self.calls: dict[Place, set[Place]] = {}  #: function -> fields of calls to it
         self.held: dict[Thing, set[Thing]] = {}  #: data -> what its pointers lead to
         self._read()
+
+    def _pointers(self) -> Iterator[tuple[str, list[Place]]]:
+        for section in self.elf.sections:
+            rows = self.flow.targets(section).values() if not section.is_exec else ()
+            yield (
+                section.name,
+                [(r.section_index, r.offset) for r in rows if r.section_index is not None],
+            )
 
     def _is_data(self, place: Place) -> bool:
         section = self.elf.sections[place[0]]
@@ -177,7 +174,8 @@ class _Payload:
     def sentences(self) -> tuple[str, ...]:
         found: dict[Thing, set[Kept]] = {}
         for thing, fields in self.fields.items():
-            found[thing] = self.flow.follow(fields)
+            is_code = self.elf.sections[thing.place[0]].is_exec
+            found[thing] = self.flow.follow(fields, is_code=is_code)
             for place in self.flow.take_filled():
                 self.held.setdefault(self._thing(place), set()).add(thing)
         for owner, things in self.held.items():
@@ -215,7 +213,7 @@ class _Payload:
         is_lock_note = row.verb.startswith("is stored through") and not thing.name
         if is_lock_note and _IDENTIFIER.fullmatch(thing.text or ""):
             return False
-        return not self._is_taken_back(thing, row)
+        return not self.takeback.undoes(row)
 
     def _replaced(self) -> set[str]:
         """Return the names of the functions that stand for ones of the image."""
@@ -226,45 +224,6 @@ class _Payload:
             for offset, target in (self.flow.targets(funcs) if funcs is not None else {}).items()
             if offset % size == NEW_ADDR_OFFSET and target.section_index is not None
         }
-
-    def _is_taken_back(self, thing: Thing, row: Kept) -> bool:
-        """Tell whether a hook that runs on the way out undoes a hand-over."""
-        names, places = self._reached_by_hooks()
-        if row.verb.startswith("is passed"):
-            if any(row.name in takers for takers in _TAKERS.values()):
-                return True
-            return bool(_TAKERS.get(row.name, set()) & names)
-        if row.verb == "is stored in":
-            return row.name in names
-        return thing.place in places and row.verb.startswith("is stored")
-
-    def _reached_by_hooks(self) -> tuple[set[str], set[Place]]:
-        """Return image names and own places that the hooks on the way out refer to."""
-        names: set[str] = set()
-        places: set[Place] = set()
-        todo = [
-            (target.section_index, target.offset)
-            for section in self.elf.sections
-            if section.name in _GOING
-            for target in self.flow.targets(section).values()
-            if target.section_index is not None
-        ]
-        while todo:
-            place = todo.pop()
-            if place in places:
-                continue
-            places.add(place)
-            symbol = next((s for s in self.symbols if (s.shndx, s.value) == place), None)
-            if symbol is None or symbol.type != STT_FUNC:
-                continue
-            code = self.elf.sections[place[0]]
-            for offset, target in self.flow.targets(code).items():
-                if symbol.value <= offset < symbol.value + symbol.size_bytes:
-                    if target.section_index is None:
-                        names.add(target.symbol.name)
-                    else:
-                        todo.append(self._thing((target.section_index, target.offset)).place)
-        return names, places
 
     def _sentence(self, thing: Thing, row: Kept) -> str:
         name = row.name.rpartition("#")[2]

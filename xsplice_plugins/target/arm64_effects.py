@@ -87,8 +87,11 @@ def _effect(row: Any, capstone: Any) -> Effect:
         compares=stem in _COMPARING,
         returns=stem == "ret",
         jumps=stem == "br",
+        system=stem == "msr",
         displacement_at=row.address if memory is not None else -1,
     )
 
 
-REGISTERS = Registers(effects=effects, arguments=_ARGUMENTS, scratch=_SCRATCH, result="x0")
+REGISTERS = Registers(
+    effects=effects, arguments=_ARGUMENTS, scratch=_SCRATCH, result="x0", stack="sp"
+)

@@ -79,6 +79,16 @@ class Effect:
     returns: bool = False
     jumps: bool = False  #: to what a register or memory holds
     displacement_at: int = -1  #: where the displacement of its memory operand starts
+    system: bool = False  #: it hands what it reads to the processor or to a device
+    moves: bool = False  #: it writes what it reads, or its number, unchanged
+    adds: bool = False  #: it adds its number to the register that it writes
+    number: int | None = None  #: its constant, as a signed number
+    base: str = ""  #: the one register that addresses its memory operand; "" if there are others
+    displacement: int = 0  #: what is added to ``base``
+    memory_bytes: int = 0
+    equal: bool | None = None  #: a branch: whether it goes to its target if equal, or if not
+    both: bool = False  #: it compares what two values have in common
+    keeps_flags: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +99,8 @@ class Registers:
     arguments: tuple[str, ...]
     scratch: frozenset[str]  #: do not survive a call
     result: str
+    stack: str
+    counter: str = ""  #: how instructions name the place that they count from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

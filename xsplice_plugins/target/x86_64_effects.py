@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 _POINTER_BYTES = 8
 _ARGUMENTS = ("RDI", "RSI", "RDX", "RCX", "R8", "R9")
+#: Source: Intel SDM volume 2, AMD APM volume 3.
+_SYSTEM = (
+    *("WRMSR", "WRMSRNS", "WRMSRLIST", "LIDT", "LGDT", "LLDT", "LTR", "LMSW", "XSETBV"),
+    *("WRFSBASE", "WRGSBASE", "VMWRITE", "VMRUN", "VMLOAD", "VMSAVE"),
+    *("OUT", "WRSSQ", "WRUSSQ", "ENQCMD", "ENQCMDS", "MOVDIR64B"),
+)
 _SCRATCH = frozenset({*_ARGUMENTS, "RAX", "R10", "R11"})
 
 
@@ -49,6 +55,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
         controls.CONDITIONAL_BRANCH: Flow.BRANCH,
         controls.UNCONDITIONAL_BRANCH: Flow.JUMP,
     }
+    immediates = {v for k, v in vars(kinds).items() if k.startswith("IMMEDIATE")}
     near = (kinds.NEAR_BRANCH64, kinds.NEAR_BRANCH32, kinds.NEAR_BRANCH16)
     names = {v: k for k, v in vars(iced_x86.Register).items() if isinstance(v, int)}
     factory, decoder = iced_x86.InstructionInfoFactory(), iced_x86.Decoder(64, code, ip=base)
@@ -70,6 +77,30 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
         is_lea = row.mnemonic == mnemonics.LEA
         values = reads & named | (reads if is_lea else reads - through)
         values |= {name for name, how in used if how == access.COND_WRITE}  # cmov may keep it
+        writes = {name for name, how in used if how in writing}
+        operands = [row.op_kind(i) for i in range(row.op_count)]
+        in_memory = kinds.MEMORY in operands
+        if in_memory and row.mnemonic == mnemonics.POP:
+            values.add(PUSHED)
+        if in_memory and row.mnemonic == mnemonics.PUSH:
+            writes.add(PUSHED)
+        width = 0
+        if operands[:1] == [kinds.REGISTER]:
+            width = iced_x86.RegisterExt.size(row.op0_register)
+        is_wide = width == _POINTER_BYTES
+        is_zeroing = (
+            row.mnemonic == mnemonics.XOR
+            and width >= _POINTER_BYTES // 2
+            and (operands == [kinds.REGISTER] * 2 and row.op0_register == row.op1_register)
+        )
+        last = row.op_count - 1
+        number = None
+        if last > 0 and operands[last] in immediates:
+            number = _signed(row.immediate(last))
+        is_move = row.mnemonic == mnemonics.MOV and (
+            in_memory or is_wide or (number is not None and width == _POINTER_BYTES // 2)
+        )
+        is_move = is_move or (row.mnemonic == mnemonics.MOVZX and in_memory)
         flow = Flow.UNKNOWN if row.is_invalid else flows.get(row.flow_control, Flow.LEAVE)
         is_branch = row.op_count and row.op0_kind in near
         yield Effect(
@@ -79,7 +110,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             target=_signed(row.near_branch_target - base) + base if is_branch else None,
             values=frozenset(values),
             through=frozenset(through),
-            writes=frozenset(name for name, how in used if how in writing),
+            writes=frozenset(writes),
             loads=any(m.access in reading for m in memory),
             stores=any(m.access in writing for m in memory),
             wide=iced_x86.MemorySizeExt.size(row.memory_size) >= _POINTER_BYTES,
@@ -90,6 +121,16 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             returns=row.flow_control == controls.RETURN,
             jumps=row.flow_control == controls.INDIRECT_BRANCH,
             displacement_at=row.ip + places.displacement_offset if places.has_displacement else -1,
+            system=_is_system(row, iced_x86),
+            moves=is_move or is_zeroing,
+            adds=row.mnemonic == mnemonics.ADD and is_wide and not in_memory,
+            number=0 if is_zeroing else number,
+            base=_base(row, full),
+            displacement=_signed(row.memory_displacement),
+            memory_bytes=iced_x86.MemorySizeExt.size(row.memory_size),
+            equal={mnemonics.JE: True, mnemonics.JNE: False}.get(row.mnemonic),
+            both=row.mnemonic == mnemonics.TEST,
+            keeps_flags=not row.rflags_modified,
         )
 
 
@@ -102,9 +143,42 @@ def _slot(row: Any, full: Callable[[int], str]) -> str:
     return STACK if row.memory_index else f"{STACK}{_signed(row.memory_displacement):+d}"
 
 
+def _base(row: Any, full: Callable[[int], str]) -> str:
+    """Return the register that alone addresses the memory operand, "" if there are others."""
+    if not row.memory_base or row.memory_index or row.has_segment_prefix:
+        return ""
+    return full(row.memory_base)
+
+
+def _is_system(row: Any, iced_x86: Any) -> bool:
+    """Tell whether an instruction hands what it reads to the processor, or to a device."""
+    code = _codes(iced_x86)
+    kind = iced_x86.OpKind.REGISTER
+    to = iced_x86.RegisterExt
+    is_control = (
+        row.mnemonic == iced_x86.Mnemonic.MOV
+        and row.op0_kind == kind
+        and (to.is_cr(row.op0_register) or to.is_dr(row.op0_register))
+    )
+    return is_control or row.mnemonic in code
+
+
+@lru_cache(maxsize=1)
+def _codes(iced_x86: Any) -> frozenset[int]:
+    names = vars(iced_x86.Mnemonic)
+    return frozenset(names[name] for name in _SYSTEM if name in names)
+
+
 def _signed(value: int) -> int:
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
 
-REGISTERS = Registers(effects=effects, arguments=_ARGUMENTS, scratch=_SCRATCH, result="RAX")
+REGISTERS = Registers(
+    effects=effects,
+    arguments=_ARGUMENTS,
+    scratch=_SCRATCH,
+    result="RAX",
+    stack="RSP",
+    counter="RIP",
+)

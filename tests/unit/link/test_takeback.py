@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hooks surely take back what a payload hands out: the very thing, on every path."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
+
+pytestmark = pytest.mark.toolchain
+
+HEAD = f"""{HIDDEN}
+struct list {{ struct list *next, *prev; }};
+struct timer {{ struct list l; void (*run)(void *); long data[2]; short cpu; char status; }};
+struct key {{ void (*run)(char); const char *text; long flags; }};
+struct node {{ struct list l, other; int count; }};
+struct domain {{ long id; struct list all; void *field; }};
+extern void init_timer(struct timer *, void (*)(void *)), kill_timer(struct timer *);
+extern void tasklet_schedule(struct timer *), tasklet_kill(struct timer *);
+extern void set_timer(struct timer *, long);
+extern void call_rcu(struct list *, void (*)(struct list *)), rcu_barrier(void);
+extern void set_nmi_callback(int (*)(int)), unset_nmi_callback(void);
+extern void register_keyhandler(unsigned char, void (*)(char), const char *);
+extern void on_selected_cpus(const long *, void (*)(void *), void *, int);
+extern void *memcpy(void *, const void *, unsigned long);
+extern int snprintf(char *, unsigned long, const char *, ...), printk(const char *, ...);
+extern int copy_to_guest_pv(void *, const void *, unsigned long);
+extern struct key key_table[128]; extern struct domain *current; extern struct list heads[4];
+extern void *slots[4]; extern int number; extern volatile unsigned long size;
+static inline void list_add(struct list *n, struct list *h)
+{{ struct list *next = h->next; next->prev = n; n->next = next; n->prev = h; h->next = n; }}
+static inline void list_del(struct list *n)
+{{ n->next->prev = n->prev; n->prev->next = n->next; n->next = (void *)256; n->prev = 0; }}
+static inline int list_empty(const struct list *n) {{ return n->next == n; }}
+#define NOINLINE __attribute__((noinline))
+"""
+BODIES = """
+struct key key_table[128]; struct domain *current; struct list heads[4]; static struct timer *first;
+void *slots[4]; int number; volatile unsigned long size; static void *kept[9];
+void NOINLINE init_timer(struct timer *t, void (*r)(void *)) { t->run = r; first = t; }
+void NOINLINE kill_timer(struct timer *t) { if ( first == t ) first = 0; }
+void NOINLINE set_timer(struct timer *t, long n) { first = t; number = n; }
+void NOINLINE tasklet_schedule(struct timer *t) { kept[1] = t; }
+void NOINLINE tasklet_kill(struct timer *t) { if ( kept[1] == t ) kept[1] = 0; }
+void NOINLINE call_rcu(struct list *l, void (*r)(struct list *)) { kept[2] = l; kept[3] = r; }
+void NOINLINE rcu_barrier(void) { kept[2] = kept[3] = 0; }
+void NOINLINE set_nmi_callback(int (*f)(int)) { kept[4] = f; }
+void NOINLINE unset_nmi_callback(void) { kept[4] = 0; }
+void NOINLINE register_keyhandler(unsigned char k, void (*f)(char), const char *s)
+{ key_table[k].run = f; key_table[k].text = s; }
+void NOINLINE on_selected_cpus(const long *m, void (*f)(void *), void *p, int wait)
+{ kept[5] = f; kept[6] = p; if ( wait ) f(p); number = *m; }
+void *NOINLINE memcpy(void *d, const void *s, unsigned long n)
+{ char *a = d; const char *b = s; while ( n-- ) { *a++ = *b++; asm volatile(""); } return d; }
+int NOINLINE snprintf(char *s, unsigned long n, const char *f, ...) { *s = *f; return n; }
+int NOINLINE printk(const char *f, ...) { return *f; }
+int NOINLINE copy_to_guest_pv(void *d, const void *s, unsigned long n)
+{ *(char *)d = *(const char *)s; return n; }
+int entry(int x) { return x * 3 + number; }
+"""
+THINGS = """
+static struct timer one, two, many[4]; static struct node node = { { &node.l, &node.l } };
+static void NOINLINE tick(void *p) { number++; } static void NOINLINE tap(char c) { number--; }
+static int NOINLINE nmi(int c) { return c + number; }
+static void NOINLINE freed(struct list *l) { number += 2; }
+"""
+LEAVE = """
+static void leave(void) { %s }
+static void *__attribute__((used, section(".livepatch.hooks.%s"))) hook = leave;
+"""
+ARRIVE = """
+static void arrive(void) { %s }
+static void *__attribute__((used, section(".livepatch.hooks.load"))) hook2 = arrive;
+"""
+
+#: What the replaced function does, the hook that takes it back, and one that does not.
+PAIRS = {
+    "the tasklet": (
+        "tasklet_schedule(&one);",
+        "tasklet_kill(&one);",
+        "tasklet_kill(&two);",
+    ),
+    "two tasklets": (
+        "tasklet_schedule(&one); tasklet_schedule(&two);",
+        "tasklet_kill(&one); tasklet_kill(&two);",
+        "tasklet_kill(&one);",
+    ),
+    "one of four": (
+        "tasklet_schedule(&many[2]);",
+        "tasklet_kill(&many[2]);",
+        "tasklet_kill(&many[0]);",
+    ),
+    "a callback in a timer of its own": (
+        "init_timer(&one, tick);",
+        "kill_timer(&one);",
+        "kill_timer(&two);",
+    ),
+    "in a function that the hook calls": (
+        "init_timer(&two, tick);",
+        "help(&two);",
+        "help(&one);",
+    ),
+    "on every path": (
+        "init_timer(&one, tick);",
+        "if ( number == 7 ) kill_timer(&one); else { number = 1; kill_timer(&one); }",
+        "if ( number == 7 ) kill_timer(&one);",
+    ),
+    "unless the timer tells": (
+        "init_timer(&one, tick);",
+        "if ( one.status ) kill_timer(&one);",
+        "if ( !one.status ) kill_timer(&one);",
+    ),
+    "the timer tells of itself alone": (
+        "init_timer(&one, tick);",
+        "if ( !one.status ) return; kill_timer(&one);",
+        "if ( !two.status ) return; kill_timer(&one);",
+    ),
+    "the timer tells, and something else": (
+        "init_timer(&one, tick);",
+        "if ( one.status ) { number = 3; kill_timer(&one); }",
+        "if ( one.status ) { if ( number == 3 ) kill_timer(&one); }",
+    ),
+    "calls of freed memory": (
+        "call_rcu((struct list *)size, freed);",
+        "rcu_barrier();",
+        "if ( number > 100 ) rcu_barrier();",
+    ),
+    "an NMI's callback": (
+        "set_nmi_callback(nmi);",
+        "unset_nmi_callback();",
+        "if ( number ) unset_nmi_callback();",
+    ),
+    "a key": (
+        'register_keyhandler(90, tap, "a text");',
+        "key_table[90].run = 0; key_table[90].text = 0;",
+        "key_table[89].run = 0; key_table[89].text = 0;",
+    ),
+    "a key and its text": (
+        'register_keyhandler(90, tap, "a text");',
+        "key_table[90].text = 0; key_table[90].run = 0;",
+        "key_table[90].run = 0;",
+    ),
+    "a field of a table": (
+        "slots[2] = tick;",
+        "slots[2] = 0;",
+        "slots[1] = 0;",
+    ),
+    "two fields of a table": (
+        "slots[1] = tick; slots[2] = tap;",
+        "slots[1] = 0; slots[2] = 0;",
+        "slots[1] = 0;",
+    ),
+    "a field that is only written": (
+        "slots[2] = tick;",
+        "slots[2] = (void *)size;",
+        "number = slots[2] != 0;",
+    ),
+    "a field that gets nothing of its own": (
+        "slots[2] = tick;",
+        "slots[2] = &number;",
+        "slots[2] = tap;",
+    ),
+    "a field that holds it": (
+        "slots[2] = tick;",
+        "if ( slots[2] == tick ) slots[2] = 0;",
+        "if ( slots[2] != tick ) slots[2] = 0;",
+    ),
+    "a field that holds something": (
+        "slots[2] = tick;",
+        "if ( slots[2] ) slots[2] = 0;",
+        "if ( slots[3] ) slots[2] = 0;",
+    ),
+    "a node of a list": (
+        "list_add(&node.l, &current->all);",
+        "list_del(&node.l);",
+        'printk("used %d times", node.count);',
+    ),
+    "a node of a list of the image": (
+        "list_add(&node.l, &heads[1]);",
+        "list_del(&node.l);",
+        "heads[1].next = 0;",
+    ),
+    "the same node": (
+        "list_add(&node.other, &current->all);",
+        "list_del(&node.other);",
+        "list_del(&node.l);",
+    ),
+    "a node that is in a list": (
+        "if ( list_empty(&node.l) ) list_add(&node.l, &current->all);",
+        "if ( !list_empty(&node.l) ) list_del(&node.l);",
+        "if ( list_empty(&node.l) ) list_del(&node.l);",
+    ),
+    "a node, whatever it counts": (
+        "list_add(&node.l, &current->all);",
+        "node.count++; list_del(&node.l);",
+        "if ( node.count > 3 ) list_del(&node.l);",
+    ),
+    "a pointer that is no list": (
+        "slots[3] = &node.l;",
+        "slots[3] = 0;",
+        "list_del(&node.l);",
+    ),
+}
+ALWAYS_HELD = {
+    "four in a loop": (
+        "for ( int i = 0; i < 4; i++ ) tasklet_schedule(&many[i]);",
+        "tasklet_kill(&many[0]);",
+    ),
+    "a callback in another's timer": (
+        "init_timer((struct timer *)&current->field, tick);",
+        "kill_timer(&one);",
+    ),
+    "a pointer of a domain": ("current->field = &node;", "list_del(&node.l);"),
+    "handed out by the hook itself": ("number = 4;", "slots[2] = 0; slots[2] = tick;"),
+    "handed out again by the hook": ("init_timer(&one, tick);", "kill_timer(&one); arrive();"),
+}
+HELPERS = """
+static void NOINLINE help(struct timer *t) { number = 5; kill_timer(t); }
+static void NOINLINE arrive(void) { init_timer(&one, tick); }
+"""
+
+
+@pytest.fixture(scope="module")
+def image(compiler: Compiler) -> bytes:
+    return compiler.image(version_c=HEAD + BODIES)
+
+
+def _unchecked(compiler: Compiler, image: bytes, text: str) -> tuple[str, ...]:
+    new = compiler.object("version.c", f"{HEAD}{text}", "-Wno-unused")
+    elf = read_elf(new, "version.o")
+    own = tuple(
+        s.name
+        for s in elf.symbols
+        if s.type in (STT_FUNC, STT_OBJECT)
+        and s.shndx
+        and s.name != "entry"
+        and not elf.sections[s.shndx].name.startswith(".livepatch")
+    )
+    delta = closure_delta(new, "version.o", ("entry",), new=own)
+    return link(image, (delta, new)).record.unchecked
+
+
+def _fix(does: str, hook: str, kind: str = "unload") -> str:
+    helpers = "".join(
+        row + "\n"
+        for row in HELPERS.splitlines()
+        for name in ("help", "arrive")
+        if f" {name}(" in row and f"{name}(" in hook
+    )
+    return f"{THINGS}{helpers}int entry(int x) {{ {does} return x; }}{LEAVE % (hook, kind)}"
+
+
+@pytest.mark.parametrize(("does", "right", "_wrong"), PAIRS.values(), ids=PAIRS)
+def test_a_hook_that_takes_the_very_thing_back_is_believed(
+    compiler: Compiler, image: bytes, does: str, right: str, _wrong: str
+) -> None:
+    assert _unchecked(compiler, image, _fix(does, right)) == ()
+
+
+@pytest.mark.parametrize(("does", "_right", "wrong"), PAIRS.values(), ids=PAIRS)
+def test_a_hook_that_may_not_take_it_back_is_not_believed(
+    compiler: Compiler, image: bytes, does: str, _right: str, wrong: str
+) -> None:
+    rows = _unchecked(compiler, image, _fix(does, wrong))
+    assert rows
+    assert all("after unload it would dangle" in row for row in rows)
+
+
+@pytest.mark.parametrize(("does", "hook"), ALWAYS_HELD.values(), ids=ALWAYS_HELD)
+def test_what_no_hook_can_tell_is_not_believed(
+    compiler: Compiler, image: bytes, does: str, hook: str
+) -> None:
+    assert _unchecked(compiler, image, _fix(does, hook))
+
+
+EARLY = {
+    "a tasklet, which is dead then": ("tasklet_schedule(&one);", "tasklet_kill(&one);", True),
+    "a timer that is set up again": ("init_timer(&one, tick);", "kill_timer(&one);", False),
+    "a node that is added again": (
+        "list_add(&node.l, &current->all);",
+        "list_del(&node.l);",
+        False,
+    ),
+    "a field that is written again": ("slots[2] = tick;", "slots[2] = 0;", False),
+}
+
+
+@pytest.mark.parametrize(("does", "hook", "is_believed"), EARLY.values(), ids=EARLY)
+def test_before_the_revert_only_what_is_final_counts(
+    compiler: Compiler, image: bytes, does: str, hook: str, *, is_believed: bool
+) -> None:
+    rows = _unchecked(compiler, image, _fix(does, hook, "prerevert"))
+    assert (rows == ()) is is_believed
+
+
+@pytest.mark.parametrize(("does", "hook", "_is_believed"), EARLY.values(), ids=EARLY)
+def test_what_a_hook_handed_out_is_taken_back_before_the_revert(
+    compiler: Compiler, image: bytes, does: str, hook: str, *, _is_believed: bool
+) -> None:
+    text = _fix("number = 1;", hook, "prerevert") + ARRIVE % does
+    assert _unchecked(compiler, image, text) == ()
+
+
+#: What hands an address over, and what looks like it and does not.
+HAND_OVER = {
+    "a copy of a table": (
+        "static void *table[3] = { tick, tick, tick };",
+        "memcpy(slots, table, size);",
+        "memcpy(slots, many, size);",
+        "is copied by `memcpy`",
+    ),
+    "a copy of what is on the stack": (
+        "",
+        "void *a[2] = { tick, tick }; memcpy(slots, a, size);",
+        'memcpy(slots, "only a text", size);',
+        "is copied by `memcpy`",
+    ),
+    "a copy for a guest": (
+        "",
+        "void *a = tick; copy_to_guest_pv((void *)size, &a, 8);",
+        "long a = number; copy_to_guest_pv((void *)size, &a, 8);",
+        "is copied by `copy_to_guest_pv`",
+    ),
+    "a function's address as a text": (
+        "",
+        'snprintf((char *)slots, 8, "%p", tick);',
+        'snprintf((char *)slots, 8, "%s", "a text");',
+        "is written as text by `snprintf`",
+    ),
+    "a model specific register": (
+        "",
+        'asm volatile("wrmsr" :: "a"(tick), "c"(8), "d"((long)tick >> 32));',
+        'asm volatile("wrmsr" :: "a"(number), "c"(8), "d"(0));',
+        "is given to the processor",
+    ),
+    "a table of descriptors on the stack": (
+        "",
+        """struct __attribute__((packed)) { short limit; void *base; } d = { 9, &one };
+        asm volatile("lidt %0" :: "m"(d));""",
+        """struct __attribute__((packed)) { short limit; void *base; } d = { 9, slots };
+        asm volatile("lidt %0" :: "m"(d));""",
+        "is given to the processor",
+    ),
+    "a table of descriptors that a datum names": (
+        """static struct __attribute__((packed)) { short limit; void *base; }
+        desc = { 9, &one };""",
+        'asm volatile("lidt %0" :: "m"(desc)); desc.limit++;',
+        'asm volatile("incw %0" : "+m"(desc));',
+        "is given to the processor",
+    ),
+    "a control register": (
+        "",
+        'asm volatile("mov %0, %%cr3" :: "r"(&one));',
+        'asm volatile("mov %0, %%cr3" :: "r"(size));',
+        "is given to the processor",
+    ),
+    "the way over the stack": (
+        "",
+        'asm volatile("push %1; pop %0" : "=m"(slots[1]) : "r"(tick));',
+        'asm volatile("push %1; pop %0" : "=m"(slots[1]) : "r"(size));',
+        "is stored in `slots`",
+    ),
+    "calls of others that go on": (
+        "",
+        "on_selected_cpus(&current->id, tick, 0, 0);",
+        "on_selected_cpus(&current->id, tick, 0, 1);",
+        "is passed to `on_selected_cpus`",
+    ),
+}
+
+
+def _entry(own: str, does: str) -> str:
+    return f"{THINGS}{own}\nint entry(int x) {{ {does} return x; }}"
+
+
+@pytest.mark.parametrize(("own", "does", "_other", "found"), HAND_OVER.values(), ids=HAND_OVER)
+def test_what_leaves_the_payload_is_named(
+    compiler: Compiler, image: bytes, own: str, does: str, _other: str, found: str
+) -> None:
+    rows = _unchecked(compiler, image, _entry(own, does))
+    assert any(found in row for row in rows), rows
+
+
+@pytest.mark.parametrize(("own", "_does", "other", "_found"), HAND_OVER.values(), ids=HAND_OVER)
+def test_what_only_looks_like_it_is_not(
+    compiler: Compiler, image: bytes, own: str, _does: str, other: str, _found: str
+) -> None:
+    assert _unchecked(compiler, image, _entry(own, other)) == ()
