@@ -49,9 +49,9 @@ _KEY_TABLE, _KEY_BYTES = "key_table", 24
 _TIMER_STATUS, _STATUS_BYTES = 0x2A, 1
 _CALL_DEPTH_MAX = 10
 
-_LEAVING = ("unload", "revert", "postrevert")
+_UNSURE = ("preapply", "apply")  #: if they or what follows fails, it may be unloaded at once
 _EARLY = ("prerevert",)  #: replaced functions still run after these
-_COMING = ("load", "preapply", "apply", "postapply")
+_COMING = ("load", "postapply")
 
 #: ("call", name, object or None), ("store", field, ...), ("unlink", side, node)
 Event = tuple[object, ...]
@@ -68,7 +68,11 @@ class TakeBack:
         self._arguments = code.registers.arguments
         self._coming = {place for kind in _COMING for place in hooks.get(kind, ())}
         self._entered: dict[Place, bool] = {}  #: code of hooks that leave -> it unlinks a node
-        self._leaving = self._all(hooks, _LEAVING)
+        self._all(hooks, _UNSURE)
+        self._unsure, self._entered = frozenset(self._entered), {}
+        # A revert hook stands for what would run the unload hooks.
+        last = ("revert", "postrevert") if hooks.get("revert") else ("unload", "postrevert")
+        self._leaving = self._all(hooks, last)
         self._early = self._all(hooks, _EARLY)
 
     def undoes(self, row: Kept) -> bool:
@@ -76,7 +80,7 @@ class TakeBack:
         step = self._step_at(row)
         if row.verb.startswith("is passed"):
             return self._is_call_undone(row, step)
-        if not row.verb.startswith("is stored") or step is None:
+        if not row.verb.startswith("is stored") or step is None or step.place in self._unsure:
             return False
         if step.place in self._entered:
             return self._entered[step.place]
@@ -92,7 +96,7 @@ class TakeBack:
         if row.name in _WAITING:
             value = step.value(self._arguments[_WAITING[row.name]])
             return value.base is None and value.offset != 0
-        if step.place in self._entered:
+        if step.place in self._entered or step.place in self._unsure:
             return False
         if row.name in _KEYS:
             key = step.value(self._arguments[0])

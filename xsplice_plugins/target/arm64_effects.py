@@ -70,6 +70,9 @@ def _effect(row: Any, capstone: Any) -> Effect:
     slot = ""
     if memory is not None and full(memory.base) == "sp":
         slot = STACK if memory.index or row.writeback else f"{STACK}{memory.disp:+d}"
+    is_number = bool(operands) and operands[-1].type == capstone.arm64.ARM64_OP_IMM
+    is_wide = all(row.reg_name(o.reg).startswith("x") for o in named)
+    is_unshifted = is_number and operands[-1].shift.value == 0
     return Effect(
         start=row.address,
         end=row.address + 4,
@@ -88,6 +91,9 @@ def _effect(row: Any, capstone: Any) -> Effect:
         returns=stem == "ret",
         jumps=stem == "br",
         system=stem == "msr",
+        moves=stem == "mov" and (is_wide or is_number),
+        adds=stem == "add" and is_wide and is_unshifted and len(named) == 2,
+        number=operands[-1].imm if is_number and is_unshifted else None,
         displacement_at=row.address if memory is not None else -1,
     )
 

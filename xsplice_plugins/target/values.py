@@ -202,9 +202,12 @@ class ValueFlow:
             return None
         if effect.takes:
             return self.spot(step)
-        if effect.adds and effect.number is not None and len(effect.writes) == 1:
-            value = step.value(next(iter(effect.writes)))
-            return Value(value.base, value.offset + effect.number)
+        if effect.adds and len(effect.values) == 1:
+            constant = self._constant(step)
+            if constant is None or constant.base is not None:
+                return constant  # arm64: the lower part of an address
+            value = step.value(next(iter(effect.values)))
+            return Value(value.base, value.offset + constant.offset)
         if not effect.moves:
             return None
         if effect.loads:

@@ -72,7 +72,7 @@ static void *__attribute__((used, section(".livepatch.hooks.%s"))) hook = leave;
 """
 ARRIVE = """
 static void arrive(void) { %s }
-static void *__attribute__((used, section(".livepatch.hooks.load"))) hook2 = arrive;
+static void *__attribute__((used, section(".livepatch.hooks.%s"))) hook2 = arrive;
 """
 
 #: What the replaced function does, the hook that takes it back, and one that does not.
@@ -299,8 +299,26 @@ def test_before_the_revert_only_what_is_final_counts(
 def test_what_a_hook_handed_out_is_taken_back_before_the_revert(
     compiler: Compiler, image: bytes, does: str, hook: str, *, _is_believed: bool
 ) -> None:
-    text = _fix("number = 1;", hook, "prerevert") + ARRIVE % does
+    text = _fix("number = 1;", hook, "prerevert") + ARRIVE % (does, "load")
     assert _unchecked(compiler, image, text) == ()
+
+
+@pytest.mark.parametrize("kind", ["preapply", "apply"])
+def test_an_apply_that_fails_runs_no_hook_that_takes_back(
+    compiler: Compiler, image: bytes, kind: str
+) -> None:
+    texts = [
+        _fix("number = 1;", "slots[2] = 0;", "postrevert") + ARRIVE % ("slots[2] = tick;", when)
+        for when in (kind, "load")
+    ]
+    assert [bool(_unchecked(compiler, image, text)) for text in texts] == [True, False]
+
+
+def test_beside_a_revert_hook_no_unload_hook_runs(compiler: Compiler, image: bytes) -> None:
+    text = _fix("slots[2] = tick;", "slots[2] = 0;")
+    other = LEAVE.replace("leave", "back").replace("hook ", "hook2 ")
+    assert _unchecked(compiler, image, text + other % ("number = 4;", "revert"))
+    assert _unchecked(compiler, image, text + other % ("number = 4;", "postrevert")) == ()
 
 
 #: What hands an address over, and what looks like it and does not.
