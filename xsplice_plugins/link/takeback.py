@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.target.abi import HOOK_PREFIX
+from xsplice_plugins.target.machine import Flow
 from xsplice_plugins.target.values import POINTER_BYTES, Loaded, Value, ValueFlow, test_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _TAKERS: dict[str, tuple[int, frozenset[str]]] = {
     "register_virtual_region": (0, frozenset({"unregister_virtual_region"})),
     "set_nmi_callback": (-1, frozenset({"unset_nmi_callback"})),
 }
-#: After `kill_timer` and `tasklet_kill` these do nothing.
+_FINAL = {"kill_timer", "tasklet_kill"}
+#: After those, these do nothing.
 _DEAD_AFTER = {"set_timer", "migrate_timer", "tasklet_schedule", "tasklet_schedule_on_cpu"}
 #: Functions that return when all is done if this argument is not zero. Source: xen/common/smp.c.
 _WAITING = {"on_selected_cpus": 3}
@@ -140,7 +142,7 @@ class TakeBack:
         if event in self._leaving:
             return True
         start = self._code.start_of((row.at[0], row.at[1]))
-        is_final = event[0] == "call" and row.name in _DEAD_AFTER
+        is_final = event[1] in _FINAL and row.name in _DEAD_AFTER
         return event in self._early and (is_final or start in self._coming)
 
     def _steps_around(self, place: Place) -> dict[Place, Step]:
@@ -199,6 +201,8 @@ class TakeBack:
     def _events(self, step: Step, depth: int) -> Events | None:
         place = step.place
         self._entered.setdefault(place, False)
+        if step.effect.flow is Flow.BRANCH:
+            return frozenset()  # it may go to another function, and may not
         if step.callee:
             thing = step.value(self._arguments[0])
             events: set[Event] = {("call", step.callee, None)}

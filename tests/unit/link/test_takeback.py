@@ -41,6 +41,7 @@ struct key key_table[128]; struct domain *current; struct list heads[4]; static 
 void *slots[4]; int number; volatile unsigned long size; static void *kept[9];
 void NOINLINE init_timer(struct timer *t, void (*r)(void *)) { t->run = r; first = t; }
 void NOINLINE kill_timer(struct timer *t) { if ( first == t ) first = 0; }
+void NOINLINE stop_timer(struct timer *t) { if ( first == t ) first = 0; }
 void NOINLINE set_timer(struct timer *t, long n) { first = t; number = n; }
 void NOINLINE tasklet_schedule(struct timer *t) { kept[1] = t; }
 void NOINLINE tasklet_kill(struct timer *t) { if ( kept[1] == t ) kept[1] = 0; }
@@ -208,6 +209,11 @@ ALWAYS_HELD = {
         "for ( int i = 0; i < 4; i++ ) tasklet_schedule(&many[i]);",
         "tasklet_kill(&many[0]);",
     ),
+    "where a branch leaves the hook": (
+        "init_timer(&one, tick);",
+        """asm volatile("lea %0, %%rdi; cmpl $7, number(%%rip); je kill_timer"
+        :: "m"(one) : "rdi", "memory");""",
+    ),
     "a callback in another's timer": (
         "init_timer((struct timer *)&current->field, tick);",
         "kill_timer(&one);",
@@ -278,6 +284,11 @@ def test_what_no_hook_can_tell_is_not_believed(
 EARLY = {
     "a tasklet, which is dead then": ("tasklet_schedule(&one);", "tasklet_kill(&one);", True),
     "a timer that is set up again": ("init_timer(&one, tick);", "kill_timer(&one);", False),
+    "a timer that is only stopped": (
+        "set_timer(&one, 4);",
+        "extern void stop_timer(struct timer *); stop_timer(&one);",
+        False,
+    ),
     "a node that is added again": (
         "list_add(&node.l, &current->all);",
         "list_del(&node.l);",
