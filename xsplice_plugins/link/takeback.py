@@ -39,6 +39,9 @@ _TAKERS: dict[str, tuple[int, frozenset[str]]] = {
     "register_virtual_region": (0, frozenset({"unregister_virtual_region"})),
     "set_nmi_callback": (-1, frozenset({"unset_nmi_callback"})),
 }
+#: An apply or a revert puts the callback back that it found: xen/arch/x86/livepatch.c,
+#: arch_livepatch_unmask. So an unload hook undoes only what a load hook did.
+_RESTORED = {"set_nmi_callback"}
 _FINAL = {"kill_timer", "tasklet_kill"}
 #: After those, these do nothing.
 _DEAD_AFTER = {"set_timer", "migrate_timer", "tasklet_schedule", "tasklet_schedule_on_cpu"}
@@ -75,6 +78,8 @@ class TakeBack:
         # A revert hook stands for what would run the unload hooks.
         last = ("revert", "postrevert") if hooks.get("revert") else ("unload", "postrevert")
         self._leaving = self._all(hooks, last)
+        self._after = self._all(hooks, ("postrevert",))
+        self._load = frozenset(hooks.get("load", ()))
         self._early = self._all(hooks, _EARLY)
 
     def undoes(self, row: Kept) -> bool:
@@ -139,9 +144,10 @@ class TakeBack:
         )
 
     def _has(self, row: Kept, event: Event) -> bool:
-        if event in self._leaving:
-            return True
         start = self._code.start_of((row.at[0], row.at[1]))
+        is_masked = row.name in _RESTORED and start not in self._load
+        if event in (self._after if is_masked else self._leaving):
+            return True
         is_final = event[1] in _FINAL and row.name in _DEAD_AFTER
         return event in self._early and (is_final or start in self._coming)
 

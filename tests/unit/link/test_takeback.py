@@ -128,11 +128,6 @@ PAIRS = {
         "rcu_barrier();",
         "if ( number > 100 ) rcu_barrier();",
     ),
-    "an NMI's callback": (
-        "set_nmi_callback(nmi);",
-        "unset_nmi_callback();",
-        "if ( number ) unset_nmi_callback();",
-    ),
     "a key": (
         'register_keyhandler(90, tap, "a text");',
         "key_table[90].run = 0; key_table[90].text = 0;",
@@ -417,3 +412,30 @@ def test_what_only_looks_like_it_is_not(
     compiler: Compiler, image: bytes, own: str, _does: str, other: str, _found: str
 ) -> None:
     assert _unchecked(compiler, image, _entry(own, other)) == ()
+
+
+@pytest.mark.parametrize(
+    ("come", "leave", "is_believed"),
+    [
+        ("load", "unload", True),
+        ("postapply", "postrevert", True),
+        ("postapply", "prerevert", True),
+        ("postapply", "unload", False),  # the revert puts back what it found before the hook
+    ],
+)
+def test_a_callback_of_nmis_is_taken_back_where_nothing_restores_it(
+    compiler: Compiler, image: bytes, come: str, leave: str, *, is_believed: bool
+) -> None:
+    text = _fix("number = 1;", "unset_nmi_callback();", leave)
+    text += ARRIVE % ("set_nmi_callback(nmi);", come)
+    assert (_unchecked(compiler, image, text) == ()) is is_believed
+
+
+def test_a_callback_of_nmis_that_a_replaced_function_sets_outlives_an_unload_hook(
+    compiler: Compiler, image: bytes
+) -> None:
+    does = "set_nmi_callback(nmi);"
+    assert _unchecked(compiler, image, _fix(does, "unset_nmi_callback();"))
+    assert _unchecked(compiler, image, _fix(does, "unset_nmi_callback();", "postrevert")) == ()
+    some = "if ( number ) unset_nmi_callback();"
+    assert _unchecked(compiler, image, _fix(does, some, "postrevert"))
