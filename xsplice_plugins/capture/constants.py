@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.copying import origin_of
+from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
 from xsplice_plugins.csource.constants import (
     Changed,
     Macros,
@@ -81,6 +82,7 @@ def settle_constants(
             found = changed_literals(old, new)
             stale += (f"{path}: {text}" for text in found.stale)
             remarks += (f"{path}: {text}" for text in found.remarks)
+    stale += _callbacks(now, before, pair.source_path, texts)
     if any(_may_change(old, new) for old, new in texts.values()):
         macros = []
         for number, (job, root) in enumerate(((was, before), (now, after))):
@@ -99,6 +101,21 @@ def settle_constants(
         for family in families(macros, plain):
             _judge_family(family, places, stale)
     return replace(pair, stale=tuple(dict.fromkeys(stale)), remarks=tuple(dict.fromkeys(remarks)))
+
+
+def _callbacks(
+    job: CompileJob, before: Path, source: str, texts: Mapping[str, tuple[str, str]]
+) -> Iterator[str]:
+    """Say which functions of an object take data that memory holds for something else."""
+    old, new = ("\n".join(rows[side] for rows in texts.values()) for side in (0, 1))
+    names = frozenset(retyped_functions(old, new))
+    paths = _related(job, before, names)
+    taken = frozenset(n for path in paths for n in taken_in(_text(before / path), names))
+    for name, text in changed_callbacks(old, new, taken):
+        for path, (was, _) in texts.items():
+            if path.endswith((".h", source)) and re.search(rf"\b{name}\b", was):
+                yield f"{path}: {text}"
+                break
 
 
 def _renamed(texts: dict[str, tuple[str, str]], macros: list[Macros]) -> dict[str, set[str]]:
@@ -190,9 +207,7 @@ def _places(
     """Return all uses of some names, on both sides."""
     if not names:
         return {}
-    base = next((part for part in Path(job.cwd).parts if part not in {"/", ".", ".."}), "")
-    arches = frozenset(match[1] for path in job.inputs for match in _ARCH.finditer(path))
-    files = _mentioning(origin_of(before).folder, base, arches, names)
+    files = _related(job, before, names)
     rows: dict[str, list[_Place]] = {}
     own = _own(job, before, after, names)
     changed = origin_of(before).patched | origin_of(after).patched
@@ -205,6 +220,15 @@ def _places(
             for use in _uses(text, here):
                 rows.setdefault(use.name, []).append(_Place(path, use))
     return {name: tuple(found) for name, found in rows.items()}
+
+
+def _related(job: CompileJob, before: Path, names: frozenset[str]) -> tuple[str, ...]:
+    """Return the C files of the tree, for an object's machine, in which some names stand."""
+    if not names:
+        return ()
+    base = next((part for part in Path(job.cwd).parts if part not in {"/", ".", ".."}), "")
+    arches = frozenset(match[1] for path in job.inputs for match in _ARCH.finditer(path))
+    return _mentioning(origin_of(before).folder, base, arches, names)
 
 
 def _own(job: CompileJob, before: Path, after: Path, names: frozenset[str]) -> frozenset[str]:

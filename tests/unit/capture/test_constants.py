@@ -48,6 +48,10 @@ int table[8];
 int livepatch(void) { item->flags |= FLAG_B; table[HASH(item->count)] = 3;
  set_bit(FLAG_C, &item->flags); set_e(item); return 0; }
 void set_bit(int bit, int *flags) { *flags |= 1 << bit; }
+void init_timer(void *timer, void (*call)(void *), void *data, int cpu);
+void tock(void *data) { struct item *i = data; i->count--; }
+static void tick(void *data) { struct item *i = data; i->count++; }
+void begin(struct item *i) { init_timer(table, tick, i, 0); }
 """,
     READER: """#include <xen/lib.h>
 #define OWN 3
@@ -57,6 +61,9 @@ int user(int a)
         return 0;
     return (item->flags & FLAG_B) + (item->flags & FLAG_D) + has_e(item);
 }
+void tock(void *data);
+void init_timer(void *timer, void (*call)(void *), void *data, int cpu) { }
+void end(struct item *i) { init_timer(&item, &tock, i, 0); }
 """,
 }
 
@@ -121,6 +128,22 @@ def test_a_table_that_is_asked_at_another_place_is_not_checked(
     texts = [row.text for row in rows if row.severity is Severity.UNCHECKED]
     assert len(texts) == 1
     assert texts[0].startswith("the macro `HASH` leads to another place than before")
+
+
+@pytest.mark.parametrize("name", ["tick", "tock"])
+def test_data_that_objects_hold_and_a_function_takes_otherwise(
+    tree: TinyTree, tmp_path: Path, name: str
+) -> None:
+    """The function's own file hands its address over, or another one does."""
+    was = f"{name}(void *data) {{ struct item *i = data;"
+    now = f"{name}(void *data) {{ struct item **o = data, *i = *o;"
+    rows = found(tree, tmp_path / "wrong", (MAKER, was, now))
+    texts = [row.text for row in rows if row.severity is Severity.UNCHECKED]
+    text = f"{MAKER}: objects that exist already hold what `{name}` took before: it takes"
+    assert texts == [f"{text} `item * *` where it took `item *`"]
+    assert {row.obligation for row in rows} == {Duty.DATA}
+    right = (MAKER, was, f"{was} if ( !i->flags ) return;")
+    assert found(tree, tmp_path / "right", right) == []
 
 
 @pytest.mark.parametrize(
