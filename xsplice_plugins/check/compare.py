@@ -296,16 +296,17 @@ class Comparison:
             if addr != home and self.payload.covers(addr):
                 return f"state of {name} would start again: the payload brings a copy"
             return "" if addr == home else elsewhere
-        if not self.payload.covers(addr):
+        likely = side.homes.likely.get((unit.section, unit.start))
+        if addr != likely and not self.payload.covers(addr):
             if addr not in side.homes.spare.get(stem_of(unit.name), ()):
                 return f"{name} is new, and it leads to what the image has"
             self.note(f"{name}: several variables of the image may be meant")
             return ""
-        if _PER_CPU in obj.elf.sections[unit.section].name:
+        if addr != likely and _PER_CPU in obj.elf.sections[unit.section].name:
             return f"{name} is a new per-CPU variable, which no payload can bring"
         if self.seen.setdefault(self._variable(obj, unit), addr) != addr:
             return f"the payload brings {name} twice, so its state is split"
-        return self._reached(side, unit, addr)
+        return "" if addr == likely else self._reached(side, unit, addr)
 
     def _is_known(self, unit: Unit, addr: int, home: int, own: Own | None) -> bool:
         """Tell whether what lies at an address must be the one place that a name has.

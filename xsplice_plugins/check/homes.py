@@ -6,11 +6,14 @@ share. What the compiler numbers (``count.3`` of a static in a function) may get
 the new object: there the functions that use it tell, and the order among those that the same
 functions use. A static function that the compiler specialises otherwise (``f`` became
 ``f.isra.0``) is the one of that stem, if there is one on each side: who calls it is compared too.
+A variable of the object's own that has another name, or left its function, may be the one that
+the same code used as often, if nothing else is like either of them; or it is a new one.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -63,6 +66,8 @@ class Homes:
     renamed: dict[Key, str] = field(default_factory=dict)
     #: places of numbered variables that no rule gave to one of the new object: by stem
     spare: dict[str, set[int]] = field(default_factory=dict)
+    #: places of variables that may be one of the new object under its old name
+    likely: dict[Key, int] = field(default_factory=dict)
 
     def of(self, unit: Unit) -> int | None:
         """Return where the image has what a unit is named after; ``None`` if it has not."""
@@ -88,14 +93,21 @@ def users(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, set[str]]:
         obj: The object.
         is_wide: Count every unit that a reference may mean, not the likeliest alone.
     """
-    result: dict[Key, set[str]] = {}
+    counts = _use_counts(obj, is_wide=is_wide)
+    return {key: set(names) for key, names in counts.items()}
+
+
+def _use_counts(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, Counter[str]]:
+    """Count how often each unit is referred to by each function or datum."""
+    result: dict[Key, Counter[str]] = {}
     for row in obj.loaded:
         for ref in obj.refs(row.index):
             if 0 < ref.symbol.shndx < len(obj.elf.sections) and not obj.is_merged(ref.symbol.shndx):
                 units = meant(obj, ref, row.index)
                 user = obj.unit_at(row.index, ref.at).name or row.name
                 for unit in units if is_wide else units[:1]:
-                    result.setdefault((unit.section, unit.start), set()).add(stem_of(user) or user)
+                    counts = result.setdefault((unit.section, unit.start), Counter())
+                    counts[stem_of(user) or user] += 1
     return result
 
 
@@ -126,6 +138,7 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
     numbered = [unit for unit in _named_units(new) if baseline and _is_numbered(new, unit)]
     old: dict[str, int] = {}
     old_numbered: list[tuple[Unit, int]] = []
+    old_data: list[tuple[Unit, int]] = []
     renamed: dict[str, str] = {}
     for unit in _named_units(baseline) if baseline else ():
         home = olds.of(unit)
@@ -137,6 +150,8 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
                 old[symbol.decorated] = home
         if _is_numbered(baseline, unit):
             old_numbered.append((unit, home))
+        if _is_own_data(baseline, unit):
+            old_data.append((unit, home))
     for unit in _named_units(new):
         if unit in numbered:
             continue
@@ -150,7 +165,64 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
     if baseline is not None:
         _pair_numbered(found, new, numbered, baseline, old_numbered)
         _pair_specialised(found, new, old)
+        _pair_renamed(found, new, baseline, old_data)
     return found
+
+
+def _is_own_data(obj: ObjectFile, unit: Unit) -> bool:
+    """Tell whether a unit is a variable that no other object can name, and that lives on."""
+    row = obj.elf.sections[unit.section]
+    is_local = unit.symbol is not None and unit.symbol.is_local
+    is_state = not row.is_exec and not obj.is_constant(unit.section)
+    return is_local and is_state and not obj.is_boot_only(unit.section)
+
+
+def _pair_renamed(
+    found: Homes, new: ObjectFile, baseline: ObjectFile, olds: list[tuple[Unit, int]]
+) -> None:
+    """Pair variables that are left, where each is the only one like the other.
+
+    Alike is what has the size and the kind of section, and a user in common. A pair has the same
+    users, each as often, and the same first value.
+    """
+    taken = set(found.by_unit.values())
+    fresh = [u for u in _named_units(new) if _is_own_data(new, u) and found.of(u) is None]
+    stale = [row for row in olds if row[1] not in taken]
+    if not fresh or not stale:
+        return
+    tables = _use_counts(new), _use_counts(baseline)
+    rows = [_Look(new, unit, tables[0]) for unit in fresh]
+    lefts = [_Look(baseline, unit, tables[1]) for unit, _ in stale]
+    for unit, row in zip(fresh, rows, strict=True):
+        alike = [n for n, left in enumerate(lefts) if left.is_like(row)]
+        if len(alike) != 1 or sum(other.is_like(lefts[alike[0]]) for other in rows) != 1:
+            continue
+        if row.uses == lefts[alike[0]].uses and row.value == lefts[alike[0]].value is not None:
+            found.likely[unit.section, unit.start] = stale[alike[0]][1]
+
+
+class _Look:
+    """What can be said of a variable without its name."""
+
+    def __init__(self, obj: ObjectFile, unit: Unit, table: dict[Key, Counter[str]]) -> None:
+        row, symbol = obj.elf.sections[unit.section], unit.symbol
+        assert symbol is not None
+        end = unit.start + (symbol.size_bytes or unit.end - unit.start)
+        self.kind = (
+            row.name.removesuffix("." + symbol.name),
+            row.type,
+            row.flags,
+            row.align_bytes,
+            end - unit.start,
+        )
+        self.uses = table.get((unit.section, unit.start), Counter())
+        #: The first value; none if it holds addresses.
+        has_refs = bool(obj.refs_in(unit.section, unit.start, end))
+        self.value = None if has_refs else obj.content(unit.section, unit.start, end)
+
+    def is_like(self, other: _Look) -> bool:
+        """Tell whether one could be the other under a new name."""
+        return self.kind == other.kind and not self.uses.keys().isdisjoint(other.uses)
 
 
 def _pair_specialised(found: Homes, new: ObjectFile, old: dict[str, int]) -> None:

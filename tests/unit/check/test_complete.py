@@ -163,6 +163,69 @@ def test_two_functions_of_a_stem_are_not_taken_for_one(known: World, tmp_path: P
     assert not found.held
 
 
+RENAMED = ("static int counter", "static int total"), ("{ counter +=", "{ total +=")
+RENAMED_HELPER = (*RENAMED, ("return counter", "return total + 1"))
+RIGHT = "{ counter += x; spare_counter -= x; return counter + 1; }"
+MORE = (("-= x;", "-= x; elsewhere(x); total *= x;"),)
+FRESH = ("static int total", "static int fresh = 5, total"), ("-= x;", "-= x + fresh++;")
+
+
+@pytest.mark.parametrize(
+    ("more", "own", "body", "is_right"),
+    [
+        ((), "", RIGHT, True),
+        # a variable that stays is exchanged for the one that was renamed
+        ((), "", "{ counter += x; spare_counter -= x; return spare_counter + 1; }", False),
+        ((), "", "{ spare_counter += x; counter -= x; return spare_counter + 1; }", False),
+        # another one like it is new
+        (FRESH, "static int fresh = 5;", RIGHT.replace("= x; r", "= x + fresh++; r"), False),
+        # another first value, another kind of section, one use more
+        ((("total = 5", "total = 6"),), "", RIGHT, False),
+        ((("total = 5", "total"),), "", RIGHT, False),
+        (MORE, "", RIGHT.replace("= x; r", "= x; elsewhere(x); counter *= x; r"), False),
+        # the one is there, and a copy as well
+        ((), "static int total = 5;", RIGHT.replace("counter + 1", "(total += 0) + 1"), False),
+    ],
+)  # fmt: skip
+def test_a_variable_under_another_name_is_the_images(
+    more: tuple[tuple[str, str], ...],
+    own: str,
+    body: str,
+    is_right: bool,
+    known: World,
+    tmp_path: Path,
+) -> None:
+    new = changed(known, tmp_path, *RENAMED_HELPER, *more)
+    data = payload_of_helper(known, new, own + HELPER.format(body=body))
+    found = checked(known, new, data)
+    assert found.held == is_right, texts(found)
+
+
+def test_a_variable_under_another_name_may_be_new(known: World, tmp_path: Path) -> None:
+    """The differ says that state starts again; half of it may not."""
+    new = changed(known, tmp_path, *RENAMED_HELPER)
+    body = RIGHT.replace("{ counter", "{ total").replace("return counter", "return total")
+    own = "static int total = 5;\n"
+    assert checked(known, new, payload_of_helper(known, new, own + HELPER.format(body=body))).held
+    copies = (
+        own
+        + 'static int again asm("total.1") = 5;\n'
+        + HELPER.format(body=body.replace("return total", "return again"))
+    )
+    found = checked(known, new, payload_of_helper(known, new, copies))
+    assert not found.held
+
+
+def payload_of_helper(known: World, new: bytes, code: str) -> bytes:
+    """Return a payload that replaces ``helper``, which the image knows under its local name."""
+    sizes = f"{size_of(new, 'helper')}, {size_of(known.unit, 'helper')}"
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    record = f'{{"unit.c_helper", (void *)fixed, 0, {sizes}, 2}}'
+    more = f"struct livepatch_func own[] {place} = {{{record}}};"
+    data = KNOWN.replace("extern int helper(int)", "extern int unused(int)")
+    return payload(known, new, data + code, (), more)
+
+
 def test_new_functions_and_data_are_compared_by_content(known: World, tmp_path: Path) -> None:
     more = "static int fresh = 9; LOCAL int added(int x) { return fresh += x; }\n"
     edit = (
