@@ -46,12 +46,18 @@ def pair_renamed_functions(old: ObjectParts, new: ObjectParts, pairing: Pairing)
 
 
 def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
-    """Pair variables that are alike and that the same code uses at the same places."""
+    """Pair variables that are alike and that the same code uses at the same places.
+
+    Where code that uses one changes besides: if nothing else is like either, each function uses
+    both as often, and one that is otherwise the same, byte for byte, uses them.
+    """
     olds, news = _unpaired(old, pairing.new_of), _unpaired(new, pairing.old_of)
     if not olds or not news:
         return
     votes: Counter[tuple[int, int]] = Counter()
     total_old, total_new = _use_counts(old, olds), _use_counts(new, news)
+    anchored: set[tuple[int, int]] = set()
+    uses: list[tuple[Counter[int], Counter[int]]] = []
     for function in [p for p in named(old, PartKind.FUNCTION) if p.number in pairing.new_of]:
         twin = new.all[pairing.new_of[function.number]]
         before = _references(old, function, olds, pairing.new_of, OLD)
@@ -62,10 +68,26 @@ def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> N
                 pair = (before[block.a + i][1], after[block.b + i][1])
                 if EXTERNAL not in pair:
                     votes[pair] += 1
+                    if block.size == len(before) == len(after):
+                        anchored |= {pair} if old.content(function) == new.content(twin) else set()
+        uses.append((Counter(n for _, n in before), Counter(n for _, n in after)))
     for (a, b), count in votes.items():
         is_only = sum(a == x or b == y for x, y in votes) == 1
-        if is_only and count == total_old[a] == total_new[b] and _are_alike(old, new, a, b):
+        is_everywhere = count == total_old[a] == total_new[b] or (
+            (a, b) in anchored
+            and all(before[a] == after[b] for before, after in uses)
+            and sum(before[a] for before, _ in uses) == total_old[a] == total_new[b]
+            and _is_sole(old, a, olds)
+            and _is_sole(new, b, news)
+        )
+        if is_only and is_everywhere and _are_alike(old, new, a, b):
             pairing.pair(a, b)
+
+
+def _is_sole(parts: ObjectParts, number: int, group: set[int]) -> bool:
+    """Tell whether no other member of a group has the same kind and size."""
+    looks = [(parts.all[n].section_class, parts.all[n].size_bytes) for n in group]
+    return looks.count((parts.all[number].section_class, parts.all[number].size_bytes)) == 1
 
 
 def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:

@@ -56,6 +56,39 @@ def test_a_renamed_static_with_other_uses_is_not_taken_for_proved(tmp_path: Path
     assert "state of `seconds` would start again" in delta.unchecked[0]
 
 
+#: One function stays, byte for byte; another one uses the variable otherwise.
+MASK = """
+static int mask = 7;
+int set_mask(int x) { mask |= x; return get(mask); }
+int get_mask(void) { return put(mask, 1); }
+"""
+
+
+def test_a_renamed_static_that_changed_code_uses_as_often(tmp_path: Path) -> None:
+    after = _renamed(MASK, ("mask |= x", "mask = (mask + x) & 15"), ("mask", "cache"))
+    after = _renamed(after, ("set_cache", "set_mask"), ("get_cache", "get_mask"))
+    delta = diff_c(tmp_path, MASK, after)
+    assert summary(delta)[0] == ["set_mask"]
+    assert delta.unchecked == ()
+    assert delta.new == ()
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("mask, 1", "mask, 1 + mask")],  # no function stays
+        [("get(mask)", "get(mask) + mask")],  # used once more
+        [("static int mask", "static int second = 7, mask"), ("15;", "15; second--;")],  # like it
+    ],
+)
+def test_a_new_static_in_doubt_is_not_the_old_one(
+    tmp_path: Path, pairs: list[tuple[str, str]]
+) -> None:
+    after = _renamed(MASK, ("mask |= x", "mask = (mask + x) & 15"), *pairs, ("mask", "cache"))
+    after = _renamed(after, ("set_cache", "set_mask"), ("get_cache", "get_mask"))
+    assert "state of `mask` would start again" in diff_c(tmp_path, MASK, after).unchecked[0]
+
+
 def test_a_static_of_a_function_moves_to_the_file(tmp_path: Path) -> None:
     before = "int f(int a) { static int mine; return mine += get(a); }"
     after = "static int mine; int f(int a) { return mine += get(a); }"
