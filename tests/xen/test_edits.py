@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
 
 VERSION, TIME = "xen/common/version.c", "xen/common/time.c"
 RANGES, EVENTS = "xen/common/rangeset.c", "xen/common/event_2l.c"
+PMT, DOMCTL = "xen/arch/x86/hvm/pmtimer.c", "xen/common/domctl.c"
+TAKES, PMT_OF = "PMTState *s = opaque;", "&v->domain->arch.hvm.pl_time->vpmt"
 EXTRA = "    return XEN_EXTRAVERSION;"
 START = "struct tm gmtime\\("  #: where new things go in time.c
 BUMP = 'static void cf_check lc_say(void) { printk("said"); }\n'
@@ -198,6 +200,27 @@ CASES: dict[str, tuple[int, str, tuple[Edit, ...]]] = {
         "moved from .text to .init.text",
         ((TIME, "unsigned long get_sec", "unsigned long __init get_sec"),),
     ),
+    "timer that takes something else": (
+        5,
+        "already hold what `pmt_timer_callback` took before: it takes `vcpu \\*`",
+        (
+            (PMT, re.escape(TAKES), "struct vcpu *v = opaque;\n" + TAKES.replace("opaque", PMT_OF)),
+            (PMT, r"pmt_timer_callback(, |\()s\b", r"pmt_timer_callback\1v"),
+        ),
+    ),
+    "timer that changes": (
+        0,
+        "PROVED",
+        ((PMT, "(    uint64_t time_until_flip;)", "\\1\n\n    if ( !s->vcpu )\n        return;"),),
+    ),
+    "static of another name in changed code": (
+        0,
+        "`last_domid.0` is `rover.0` under another name",
+        (
+            (DOMCTL, r"\brover\b", "last_domid"),
+            (DOMCTL, "(op->domain;\n)(        if)", "\\1        if ( dom == 77 ) return 1;\n\\2"),
+        ),
+    ),
 }
 #: What is tried on other releases as well.
 ELSEWHERE = (
@@ -206,6 +229,7 @@ ELSEWHERE = (
     "own table is stored",
     "variable of another name and type",
     "early end behind a bug",
+    "timer that takes something else",
 )
 
 
