@@ -25,7 +25,7 @@ from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
 from xsplice_plugins.diff.printed import only_prints_other_texts
-from xsplice_plugins.diff.renamed import keeps_state, lost_state
+from xsplice_plugins.diff.renamed import keeps_state, lost_state, new_state
 from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION, has_types
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
@@ -113,6 +113,7 @@ def diff_objects(
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
     loose, boot = refuse.unexplained(canon, closure)
+    asked, remarks = new_state(canon, closure.taken)
     for row in (*refuse.refuse(canon, comparison, closure), *loose):
         found.setdefault((row.name, row.code), row)
     delta = replace(
@@ -127,8 +128,13 @@ def diff_objects(
         boot=(*boot_rows(canon, comparison, closure, edited), *boot),
         notes=_same_elsewhere(canon, comparison),
         findings=findings_about(
-            Duty.DATA, "differ", Severity.UNCHECKED, object_path, lost_state(canon, closure.taken)
+            Duty.DATA,
+            "differ",
+            Severity.UNCHECKED,
+            object_path,
+            (*lost_state(canon, closure.taken), *asked),
         )
+        + findings_about(Duty.EFFECT, "differ", Severity.WARNING, object_path, remarks)
         + findings_about(
             Duty.LAYOUT,
             "differ",

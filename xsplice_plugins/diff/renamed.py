@@ -16,7 +16,7 @@ from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, Part, Part
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.normalise import ObjectParts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.sections import Profile
 
 _STATE = (SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
+_KEPT = (*_STATE, SectionClass.PERCPU)
 
 
 def pair_renamed_functions(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
@@ -104,8 +105,8 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
         Sentences for people, sorted.
     """
     old, new, pairing = canon.old, canon.new, canon.pairing
-    unpaired = _unpaired(old, pairing.new_of)
-    both = {a: b for a, b in pairing.new_of.items() if _has_state(old.all[a])}
+    unpaired = _unpaired(old, pairing.new_of, _KEPT)
+    both = {a: b for a, b in pairing.new_of.items() if _has_state(old.all[a], _KEPT)}
     before, after = _use_counts(old, set(both)), _use_counts(new, set(both.values()))
     idle = {a for a, b in both.items() if before[a] and not after[b]}
     result = set()
@@ -126,10 +127,64 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
     return tuple(sorted(result))
 
 
+def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Say which new variables know nothing of what happened before.
+
+    It is a question where a function uses a variable that lives on less than before, and uses the
+    new one, or a new function does: the new one stands for it. Else it is a remark.
+
+    Args:
+        canon: Both objects under their pairing.
+        taken: Numbers of the parts of the new object that the payload brings.
+
+    Returns:
+        Questions and remarks, for people, sorted.
+    """
+    old, new, pairing = canon.old, canon.new, canon.pairing
+    kept = [a for a in pairing.new_of if keeps_state(new.profile, old.all[a])]
+    before = _uses_by_function(old, set(kept))
+    after = _uses_by_function(new, {pairing.new_of[a] for a in kept})
+    less: dict[int, set[int]] = {}  # function: variables; both of the old object
+    for (function, a), count in before.items():
+        twin = pairing.new_of.get(function)
+        if twin is not None and after[twin, pairing.new_of[a]] < count:
+            less.setdefault(function, set()).add(a)
+    questions, remarks = set(), set()
+    for number in set(taken) & _unpaired(new, pairing.old_of):
+        part = new.all[number]
+        if not keeps_state(new.profile, part) or not old.all:
+            continue
+        said = (
+            f"`{part.name}` is new: it starts at its first value, and what happened before is not "
+            "in it"
+        )
+        users = _users(new, number)
+        is_open = any(user not in pairing.old_of for user in users)
+        heirs = less if is_open else {pairing.old_of[user] for user in users} & less.keys()
+        questions |= {
+            f"{said}; `{old.all[function].name}` uses `{old.all[a].name}` less than before"
+            for function in heirs
+            for a in less[function]
+        }
+        remarks |= set() if heirs else {said}
+    return tuple(sorted(questions)), tuple(sorted(remarks))
+
+
+def _uses_by_function(parts: ObjectParts, group: set[int]) -> Counter[tuple[int, int]]:
+    """Count how often each function refers to each member of a group."""
+    return Counter(
+        (parts.owner.get(part.number, part.number), edge.part)
+        for part in list(parts.all)
+        if part.section_class is not SectionClass.IGNORED
+        for edge in parts.edges(part)
+        if edge.part in group
+    )
+
+
 def keeps_state(profile: Profile, part: Part) -> bool:
     """Tell whether a part is a variable whose value matters: flags of once are said again."""
     is_known = _plain(part) in profile.once_flags or profile.counters.fullmatch(part.name)
-    return _has_state(part) and not is_known
+    return _has_state(part, _KEPT) and not is_known
 
 
 def _is_heir(canon: Canon, a: int, b: int) -> bool:
@@ -154,12 +209,14 @@ def _plain(part: Part) -> str:
     return next((w for w in reversed(part.name.split(".")) if not w.isdigit()), part.name)
 
 
-def _unpaired(parts: ObjectParts, taken: dict[int, int]) -> set[int]:
-    return {p.number for p in parts.all if p.number not in taken and _has_state(p)}
+def _unpaired(
+    parts: ObjectParts, taken: dict[int, int], classes: Collection[SectionClass] = _STATE
+) -> set[int]:
+    return {p.number for p in parts.all if p.number not in taken and _has_state(p, classes)}
 
 
-def _has_state(part: Part) -> bool:
-    return part.kind is PartKind.DATA and part.section_class in _STATE and part.symbol is not None
+def _has_state(part: Part, classes: Collection[SectionClass]) -> bool:
+    return part.kind is PartKind.DATA and part.section_class in classes and part.symbol is not None
 
 
 def _use_counts(parts: ObjectParts, group: set[int]) -> Counter[int]:

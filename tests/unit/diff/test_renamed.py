@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit.differ_inputs import diff_c, summary
+from xsplice_plugins.artefacts import Duty
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,3 +166,96 @@ def test_a_new_variable_beside_the_old_ones_is_simply_new(tmp_path: Path) -> Non
     delta = diff_c(tmp_path, CLOCK, after)
     assert [n.symbol for n in delta.new] == ["extra"]
     assert delta.unchecked == ()
+
+
+PER_CPU = """
+static __attribute__((section(".bss.percpu"))) long per_cpu__seed;
+int random(int x) { return per_cpu__seed += get(x); }
+"""
+
+
+def test_a_per_cpu_variable_that_becomes_a_plain_one_starts_again(tmp_path: Path) -> None:
+    plain = "static long seed;\nint random(int x) { return seed += get(x); }"
+    inner = "int random(int x) { static long seed; return seed += get(x); }"
+    for number, after in enumerate((plain, inner)):
+        work = tmp_path / str(number)
+        work.mkdir()
+        delta = diff_c(work, PER_CPU, after)
+        assert [row for row in delta.unchecked if "would start again" in row] == [
+            (
+                "state of `per_cpu__seed` would start again: new "
+                f"`seed{'.0' if number else ''}` of the same size is used where it is no longer"
+            )
+        ]
+
+
+def test_a_per_cpu_variable_that_is_used_as_before_keeps_its_state(tmp_path: Path) -> None:
+    delta = diff_c(tmp_path, PER_CPU, PER_CPU.replace("get(x)", "get(x + 1)"))
+    assert (delta.refused, delta.unchecked) == ((), ())
+    assert [row.name for row in delta.changed] == ["random"]
+
+
+def test_a_plain_variable_that_becomes_per_cpu_is_refused(tmp_path: Path) -> None:
+    before = "static long seed;\nint random(int x) { return seed += get(x); }"
+    delta = diff_c(tmp_path, before, PER_CPU)
+    assert "PERCPU" in {row.code for row in delta.refused}
+
+
+TWO_READERS = CLOCK + "long since(long x) { return x - seconds; }"
+
+
+def test_a_new_variable_that_stands_for_one_that_lives_on_knows_nothing(tmp_path: Path) -> None:
+    after = _renamed(
+        TWO_READERS,
+        ("static long seconds;", "static long seconds; static long local;"),
+        ("return seconds +", "return local +"),
+        ("seconds = s;", "seconds = s; local = s;"),
+    )
+    delta = diff_c(tmp_path, TWO_READERS, after)
+    assert delta.unchecked == (
+        (
+            "`local` is new: it starts at its first value, and what happened before is not in it; "
+            "`read_clock` uses `seconds` less than before"
+        ),
+    )
+    assert [row.text for row in delta.findings if row.obligation is Duty.EFFECT] == []
+
+
+def test_a_new_function_may_read_the_new_variable(tmp_path: Path) -> None:
+    after = _renamed(
+        TWO_READERS,
+        (
+            "static long seconds;",
+            "static long seconds, local;\nstatic noinline long now(void) { return local; }",
+        ),
+        ("return seconds +", "return now() +"),
+        ("seconds = s;", "seconds = s; local = s;"),
+    )
+    delta = diff_c(tmp_path, TWO_READERS, after)
+    assert len(delta.unchecked) == 1
+    assert "`local` is new: it starts at its first value" in delta.unchecked[0]
+
+
+def test_a_new_variable_beside_all_old_reads_stands_for_none(tmp_path: Path) -> None:
+    after = _renamed(
+        TWO_READERS,
+        ("static long seconds;", "static long seconds; static long local;"),
+        ("return seconds +", "return local + seconds +"),
+        ("seconds = s;", "seconds = s; local = s;"),
+    )
+    assert diff_c(tmp_path, TWO_READERS, after).unchecked == ()
+
+
+def test_a_mere_new_variable_is_a_remark(tmp_path: Path) -> None:
+    after = CLOCK.replace("int tick", "static int extra; int tick").replace("put(x", "put(extra++")
+    delta = diff_c(tmp_path, CLOCK, after)
+    assert delta.unchecked == ()
+    assert [row.text for row in delta.findings if row.obligation is Duty.EFFECT] == [
+        "`extra` is new: it starts at its first value, and what happened before is not in it"
+    ]
+
+
+def test_a_flag_of_a_message_said_once_is_no_remark(tmp_path: Path) -> None:
+    after = CLOCK.replace("int tick(int x) {", "int tick(int x) { static char warned; warned = x;")
+    delta = diff_c(tmp_path, CLOCK, after.replace("put(x", "put(x + 1"))
+    assert [row.text for row in delta.findings if row.obligation is Duty.EFFECT] == []
