@@ -24,11 +24,13 @@ from xsplice_plugins.csource.constants import (
     changed_constants,
     constants_in,
     families,
+    looks_elsewhere,
     macros_in,
     replaced_words,
 )
 from xsplice_plugins.csource.literals import changed_literals
-from xsplice_plugins.csource.uses import Use, uses_in
+from xsplice_plugins.csource.returned import without_passing
+from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob, ObjectPair
 
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
+_ENUM = re.compile(r"\benum\b[^;{}()]*\{[^{}]*\}")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _ARCH = re.compile(r"(?:^|/)(?:arch/|asm-)(\w+)/")
 _DEFINED = r"^[ \t]*#[ \t]*define[ \t]+{}\b"
@@ -73,23 +76,19 @@ def settle_constants(
     """
     if not pair.is_changed:
         return pair
-    (was, before), (now, after) = sides
+    (_, before), (now, after) = sides
     stale: list[str] = []
     remarks: list[str] = []
     texts = _patched_texts(before, after)
+    tables = cache(lambda: _tables(sides, texts, env))
     for path, (old, new) in texts.items():
         if path.endswith((".h", pair.source_path)):
-            found = changed_literals(old, new)
+            found = changed_literals(old, new, tables)
             stale += (f"{path}: {text}" for text in found.stale)
             remarks += (f"{path}: {text}" for text in found.remarks)
     stale += _callbacks(now, before, pair.source_path, texts)
     if any(_may_change(old, new) for old, new in texts.values()):
-        macros = []
-        for number, (job, root) in enumerate(((was, before), (now, after))):
-            known = macros_in(preprocess(job, root, env=env, options="-dD"))
-            for pieces in texts.values():
-                known.update(constants_in(pieces[number]))
-            macros.append(known)
+        macros = list(tables())
         # A header that is read no more takes names along that nobody changed.
         own = {name for old, _ in texts.values() for name in (*macros_in(old), *constants_in(old))}
         macros[0] = {n: rows for n, rows in macros[0].items() if n in macros[1] or n in own}
@@ -116,6 +115,22 @@ def _callbacks(
             if path.endswith((".h", source)) and re.search(rf"\b{name}\b", was):
                 yield f"{path}: {text}"
                 break
+
+
+def _tables(
+    sides: Sides, texts: dict[str, tuple[str, str]], env: Mapping[str, str] | None
+) -> tuple[Macros, Macros]:
+    """Return all definitions of either side that hold in the object's source."""
+    found = []
+    for number, (job, root) in enumerate(sides):
+        text = preprocess(job, root, env=env, options="-dD")
+        known = macros_in(text)
+        for match in _ENUM.finditer(_DIRECTIVE.sub("", text)):
+            known.update(constants_in(match[0]))
+        for pieces in texts.values():
+            known.update(constants_in(pieces[number]))
+        found.append(known)
+    return found[0], found[1]
 
 
 def _renamed(texts: dict[str, tuple[str, str]], macros: list[Macros]) -> dict[str, set[str]]:
@@ -158,16 +173,16 @@ def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks:
         for what in ("makes", "reads", "indexes")
     )
     if item.takes_arguments:
-        if indexed:
+        if indexed or (places and looks_elsewhere(item.old, item.new)):
             stale.append(
                 f"the macro `{item.name}` leads to another place than before, and tables hold what "
-                f"the old one put there ({_shown(indexed[0])})"
+                f"the old one put there ({_shown((indexed or places)[0])})"
             )
         elif places:
             remarks.append(f"the macro `{item.name}` is another: what it made before stays so")
         return
     was, now = (f"`{item.name}` = {item.old}", item.new or "none, for it is gone")
-    if made and read:
+    if is_read_otherwise([place.use for place in places]):
         stale.append(
             f"state that was made with {was} ({_shown(made[0])}) is read with {now} "
             f"({_shown(read[0])}): objects made before keep the old value"
@@ -188,7 +203,8 @@ def _judge_family(
         [(name, place) for name in family for place in rows[name] if getattr(place.use, what)]
         for what in ("makes", "reads")
     )
-    if {name for name, _ in made} & {name for name, _ in read} or not (made and read):
+    is_said = {name for name, _ in made} & {name for name, _ in read}
+    if is_said or not is_read_otherwise([place.use for _, place in (*made, *read)]):
         return  # said already, or nothing of the kind
     stale.append(
         f"state that was made with `{made[0][0]}` ({_shown(made[0][1])}) is read with "
@@ -244,7 +260,7 @@ def _own(job: CompileJob, before: Path, after: Path, names: frozenset[str]) -> f
 
 def _uses(text: str, names: frozenset[str]) -> Iterator[Use]:
     if names and any(name in text for name in names) and not names.isdisjoint(_WORD.findall(text)):
-        yield from uses_in(text, names)
+        yield from without_passing(text, uses_in(text, names))
         for match in _BODY.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             for use in uses_in(match[1].replace("\\\n", " "), names):

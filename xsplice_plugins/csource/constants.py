@@ -190,6 +190,39 @@ def _carriers(names: Iterable[str], sides: tuple[Macros, Macros]) -> set[str]:
     return found
 
 
+def value_in(text: str, side: Macros) -> int | None:
+    """Return the integer that an expression of constants is, ``None`` where it is none for certain.
+
+    Args:
+        text: Such as a number, a name, or names that are joined.
+        side: All definitions that hold where it stands.
+    """
+    return number_of(_expanded(text, side, frozenset()))
+
+
+def looks_elsewhere(old: str, new: str) -> bool:
+    """Tell whether a macro looks at another place of a table than before.
+
+    Args:
+        old: Its body, expanded.
+        new: And after the patch; a place that is only guarded against speculation is the same.
+    """
+    return _subscripts(old) != _subscripts(new)
+
+
+def _subscripts(text: str) -> list[str]:
+    """Return what stands in square brackets, the inner ones by themselves as well."""
+    row = [token.text for token in tokens(text)]
+    found, opened = [], []
+    for at, word in enumerate(row):
+        if word == "[":
+            opened.append(at)
+        elif word == "]" and opened:
+            inside = " ".join(row[opened.pop() + 1 : at])
+            found.append(re.sub(r"^array_index_nospec \( (.*) , [^,]* \)$", r"\1", inside))
+    return found
+
+
 def _shown(name: str, side: Macros) -> str:
     """Return a constant's values as numbers where they are, else as they expand."""
     return ", ".join(

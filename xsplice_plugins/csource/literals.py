@@ -4,19 +4,40 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.constants import macros_in, number_of
+from xsplice_plugins.csource.constants import (
+    Macros,
+    constants_in,
+    macros_in,
+    value_in,
+)
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
-from xsplice_plugins.csource.uses import Token, Use, allocation_around, tokens, use_at
+from xsplice_plugins.csource.returned import is_kept
+from xsplice_plugins.csource.uses import (
+    Token,
+    Use,
+    allocation_around,
+    is_read_otherwise,
+    opening_before,
+    tokens,
+    use_at,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _NUMBER = re.compile(r"\d\w*")
+_CONSTANT = re.compile(r"\w+")
+_ERROR = re.compile(r"E[A-Z0-9]+")  #: what a call answers, behind a minus: nobody keeps it
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
+_WORDS_MAX = 8  #: of one constant that is joined of several
+_MEMBERS = {"->", "."}
+_NO_CONSTANTS = {"(", "[", "->", ".", "=", "++", "--", "+=", "-=", "|=", "&="}
+_STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
+_BORDERS = {";", "{", "}", "&&", "||", ",", "?", ":", "=", "if", "while", "return"}
 _TWICE = 2  #: places of one number: a single subscript that changes is an ordinary fix
 
 
@@ -28,40 +49,139 @@ class Literals:
     remarks: tuple[str, ...]
 
 
-def changed_literals(old: str, new: str) -> Literals:
-    """Compare numbers of functions that both sides have, and sizes that they allocate.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replaced:
+    """A constant that stands where another one stood."""
+
+    function: str
+    texts: tuple[str, str]
+    use: Use  #: on the new side
+    member: str  #: of a structure, that it makes or that is asked for it; "" if not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offset:
+    """A number that is added or taken away on one side only."""
+
+    function: str
+    text: str  #: such as ``+ 1``
+    is_gone: bool
+    use: Use
+
+
+def changed_literals(
+    old: str, new: str, tables: Callable[[], tuple[Macros, Macros]] | None = None
+) -> Literals:
+    """Compare constants in functions that both sides have, and sizes that they allocate.
 
     Args:
         old: A source before the patch.
         new: And after it.
+        tables: Gives all definitions of both sides; asked only if names change. Without it, those
+            of the sources themselves count.
 
     Returns:
         Sentences, each in the order of the text.
     """
     before, after = _bodies(old), _bodies(new)
-    uses: dict[tuple[str, str], list[tuple[str, Use]]] = {}
+    rows: list[_Replaced] = []
+    offsets: list[_Offset] = []
     stale: list[str] = []
     for name in before:
         if before[name] == after.get(name, before[name]):
             continue
         sides = (tokens(before[name]), tokens(after[name]))
-        for here, there in _replaced(*sides):
-            use, other = use_at(sides[1], there), use_at(sides[0], here)
-            if use[2:] == other[2:]:
-                uses.setdefault((other.name, use.name), []).append((name, use))
+        rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, *sides))
+        offsets += (replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, *sides))
         stale += _sizes(name, *sides)
+    groups = _by_values(rows, tables or (lambda: (_own(old), _own(new))))
+    said: set[str] = set()
     remarks: list[str] = []
-    for (was, now), rows in uses.items():
-        names = ", ".join(dict.fromkeys(f"`{name}`" for name, _ in rows))
-        plain = [use for _, use in rows if not use.indexes or len(rows) >= _TWICE]
-        if any(use.makes for use in plain) and any(use.reads for use in plain):
+    for group in groups.values():
+        names = ", ".join(dict.fromkeys(f"`{row.function}`" for row in group))
+        was, now = group[0].texts
+        uses = [row.use for row in group if not row.use.indexes or len(group) >= _TWICE]
+        if is_read_otherwise(uses):
             stale.append(f"state that was made with {was} is read with {now} ({names})")
-        elif any(use.reads for use in plain):
+            said.update(row.member for row in group)
+        elif any(use.reads for use in uses):
             remarks.append(
                 f"{names} asks for {now} where it asked for {was}: what was made before is as the "
                 "old code made it"
             )
+    stale += _members([row for group in groups.values() for row in group], said)
+    stale += _shifted(offsets)
     return Literals(stale=tuple(sorted(set(stale))), remarks=tuple(sorted(set(remarks))))
+
+
+def _settled(text: str, function: str, use: Use) -> Use:
+    """Return a use; what callers only compare makes no state."""
+    is_passed = use.is_returned and use.makes and not is_kept(text, function)
+    return use._replace(makes=False) if is_passed else use
+
+
+def _own(text: str) -> Macros:
+    return {**macros_in(text), **constants_in(text)}
+
+
+def _by_values(
+    rows: Sequence[_Replaced], tables: Callable[[], tuple[Macros, Macros]]
+) -> dict[tuple[int, int], list[_Replaced]]:
+    """Group what is another number now by both numbers; names are looked up."""
+    is_named = any(not _is_number(text) for row in rows for text in row.texts)
+    uses = [row.use for row in rows]
+    if is_named and not is_read_otherwise(uses):  # it would be a remark at most
+        rows = [row for row in rows if all(_is_number(text) for text in row.texts)]
+        is_named = False
+    sides: tuple[Macros, Macros] = tables() if is_named else ({}, {})
+    found: dict[tuple[int, int], list[_Replaced]] = {}
+    for row in rows:
+        old, new = (value_in(text, side) for text, side in zip(row.texts, sides, strict=True))
+        if old is not None and new is not None and old != new:
+            shown = tuple(
+                text if _is_number(text) else f"`{text}` = {value}"
+                for text, value in zip(row.texts, (old, new), strict=True)
+            )
+            found.setdefault((old, new), []).append(replace(row, texts=(shown[0], shown[1])))
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
+
+
+def _members(rows: Sequence[_Replaced], said: set[str]) -> Iterator[str]:
+    """Say which members are made with another number, and asked for another one, not the same."""
+    for name in sorted({row.member for row in rows} - {"", *said}):
+        group = [row for row in rows if row.member == name and not row.use.indexes]
+        made = [row for row in group if row.use.makes]
+        read = [row for row in group if row.use.reads]
+        if made and read and is_read_otherwise([row.use for row in group]):
+            (was, now), (asked, asks) = made[0].texts, read[0].texts
+            yield (
+                f"`{name}` was made with {was}, where {now} makes it now (`{made[0].function}`), "
+                f"and is read with {asks} where it was read with {asked} (`{read[0].function}`)"
+            )
+
+
+def _shifted(rows: Sequence[_Offset]) -> Iterator[str]:
+    """Say where a number is added no more where a value is made, and where one is read."""
+    for made in rows:
+        for read in rows:
+            is_pair = made.use.makes and not made.use.indexes and read.use.reads
+            if (
+                is_pair
+                and made.function != read.function
+                and made.text.split()[1:] == read.text.split()[1:]
+            ):
+                first, second = (
+                    f"`{row.text}` is {'gone' if row.is_gone else 'new'} where `{row.function}`"
+                    for row in (made, read)
+                )
+                yield (
+                    f"{first} makes a value, and {second} reads one: what was made before may be "
+                    "read otherwise"
+                )
 
 
 def _bodies(text: str) -> dict[str, str]:
@@ -88,17 +208,83 @@ def _differences(old: Sequence[Token], new: Sequence[Token]) -> Iterator[tuple[s
             yield slice(a, b), slice(c, d)
 
 
-def _replaced(old: Sequence[Token], new: Sequence[Token]) -> Iterator[tuple[int, int]]:
-    """Give the places of numbers that stand where another number stood."""
+def _replaced(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[_Replaced]:
+    """Give the constants, as far as the text tells, that stand where another one stood."""
     for was, now in _differences(old, new):
-        if was.stop - was.start != now.stop - now.start:
-            continue
-        for here, there in zip(range(was.start, was.stop), range(now.start, now.stop), strict=True):
-            texts = (old[here].text, new[there].text)
-            if all(_NUMBER.fullmatch(text) for text in texts) and number_of(texts[0]) != number_of(
-                texts[1]
-            ):
-                yield here, there
+        places = [(was, now)]
+        if was.stop - was.start == now.stop - now.start:
+            places = [
+                (slice(here, here + 1), slice(there, there + 1))
+                for here, there in zip(
+                    range(was.start, was.stop), range(now.start, now.stop), strict=True
+                )
+            ]
+        for here, there in places:
+            texts = (" ".join(_words(old[here])), " ".join(_words(new[there])))
+            if not all(_may_be_constant(*pair) for pair in ((old, here), (new, there))):
+                continue
+            other, use = use_at(old, here.start), use_at(new, there.start)
+            if texts[0] != texts[1] and use[2:] == other[2:] and (use.makes or use.reads):
+                yield _Replaced(
+                    function=name, texts=texts, use=use, member=_member(new, there.start, use)
+                )
+
+
+def _may_be_constant(row: Sequence[Token], place: slice) -> bool:
+    """Tell whether tokens may be a constant: not what is called, assigned, or holds something."""
+    words = _words(row[place])
+    if not any(_CONSTANT.fullmatch(word) for word in words) or len(words) > _WORDS_MAX:
+        return False
+    behind = row[place.stop].text if place.stop < len(row) else ";"
+    before = row[place.start - 1].text if place.start else ";"
+    if len(words) == 1 and not _is_number(words[0]):
+        is_error = before == "-" and _ERROR.fullmatch(words[0]) is not None
+        return not (is_error or before in _MEMBERS or behind in _NO_CONSTANTS)
+    return True
+
+
+def _member(row: Sequence[Token], at: int, use: Use) -> str:
+    """Return the member of a structure that a constant goes to, or that is compared with it."""
+    if use.makes == use.reads:
+        return ""
+    left = at - 1
+    if use.makes:
+        while left > 0 and not _STORE.fullmatch(row[left].text) and row[left].text not in ";{}":
+            left -= 1
+        left -= 1
+        if left > 0 and row[left].text == "]":
+            left = opening_before(row, left) - 1
+        return _after_point(row, left) if left > 0 else ""
+    while left > 0 and row[left].text not in _BORDERS:
+        if found := _after_point(row, left):
+            return found
+        left -= 1
+    right = at + 1
+    while right < len(row) and row[right].text not in _BORDERS:
+        if _after_point(row, right) and row[right + 1].text not in _MEMBERS:
+            return row[right].text
+        right += 1
+    return ""
+
+
+def _after_point(row: Sequence[Token], at: int) -> str:
+    return row[at].text if row[at - 1].text in _MEMBERS else ""
+
+
+def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[_Offset]:
+    """Give the numbers that are added or taken away on one side only."""
+    for places in _differences(old, new):
+        for row, place, other in zip((old, new), places, reversed(places), strict=True):
+            words = _words(row[place])
+            if other.start != other.stop or len(words) != _TWICE or words[0] not in {"+", "-"}:
+                continue
+            if _is_number(words[1]):
+                yield _Offset(
+                    function=name,
+                    text=" ".join(words),
+                    is_gone=row is old,
+                    use=use_at(row, place.start + 1),
+                )
 
 
 def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:

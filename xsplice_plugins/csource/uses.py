@@ -2,7 +2,8 @@
 """How C text uses a constant: does it make state with it, does it read state by it?
 
 State is *made* where a constant is assigned, returned or passed; it is *read* where a value is
-masked with it, compared for equality, or looked up by it. A comparison with ``<`` is a bound.
+masked with it, compared for equality, scaled by it, or looked up by it. A comparison with ``<`` is
+a bound.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _TOKEN = re.compile(
     r"(?P<gap>/\*.*?\*/|//[^\n]*|\s+|\\\n)|(?P<directive>^[ \t]*\#(?:/\*.*?\*/|\\\n|[^\n])*)"
@@ -23,6 +24,7 @@ _TOKEN = re.compile(
 _STORES = {"=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>="}
 _BOUNDS = {"<", ">", "<=", ">="}
 _EQUALS = {"==", "!="}
+_TRUTHS = {*_BOUNDS, *_EQUALS, "&&", "||", "?"}  #: what is asked, and not kept
 _ENDS = {"(", "[", "{", ")", "]", "}", ",", ";", "?", ":", "&", "&&", "||", "%", "return", "case"}
 _DELIMITERS = _ENDS | _STORES | _BOUNDS | _EQUALS
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
@@ -31,7 +33,20 @@ _NO_TYPES = {"return", "case", "else", "sizeof", "goto", "do"}
 _TESTING = re.compile(r"test|has_|is_|_is|check|match", re.IGNORECASE)
 _TESTED_AND_SET = re.compile(r"test_and_|cmpxchg")
 _LENGTHS = re.compile(r"(mem|str|strn)cmp")
-_WRAPPING = re.compile(r"[A-Z_0-9]+|(un)?likely|array_index_nospec")
+_WRAPPING = re.compile(r"[A-Z_0-9]+|(un)?likely|array_index_nospec|get_order_from_\w+")
+_EXTRACTING = re.compile(r"MASK_EXTR|FIELD_GET")
+_SCALES = {"/", ">>", "-"}
+#: Which arguments of a call say how large memory is, from 0; a type does so as well.
+_ALLOCATORS = (
+    (re.compile(r"_?xv?[mz]alloc(_bytes)?|v[mz]alloc(_xen|_type)?|k[mz]alloc"), {0}),
+    (re.compile(r"alloc_(xenheap|boot)_pages|xmem_pool_alloc|alloc_pgtable_maddr"), {0}),
+    (re.compile(r"xv?[mz]alloc_array|kcalloc"), {0, 1}),
+    (re.compile(r"_xv?[mz]alloc_array"), {0, 2}),
+    (re.compile(r"xv?[mz]alloc_flex_struct"), {0, 1, 2}),
+    (re.compile(r"_xv?realloc|alloc_domheap_pages|devm_k[mz]alloc"), {1}),
+    (re.compile(r"xv?realloc_(flex_struct|array)"), {1, 2}),
+    (re.compile(r"alloc_heap_pages"), {2}),
+)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _STEPS_MAX = 40  #: expressions around one use
 
@@ -51,6 +66,8 @@ class Use(NamedTuple):
     makes: bool  #: state is made with it
     reads: bool  #: state is read by it
     indexes: bool  #: it says where in a table something lies, or how large memory is
+    scales: bool = False  #: it reads as what is divided by, shifted out or taken away
+    is_returned: bool = False  #: state is made with it only if the caller keeps what it gets
 
 
 def tokens(text: str) -> list[Token]:
@@ -82,11 +99,13 @@ def uses_in(text: str, names: Collection[str]) -> Iterator[Use]:
 
 def use_at(row: Sequence[Token], at: int) -> Use:
     """Say how the token at a place is used; of other tokens than names and numbers, nothing."""
-    makes = reads = indexes = False
+    makes = reads = indexes = scales = is_returned = False
     low = high = at
     through: set[str] = set()
     is_negated = False
     for _ in range(_STEPS_MAX):
+        if low and row[low - 1].text in _SCALES and _is_operand(row, low - 2):
+            reads = scales = True
         low, high = _expression(row, low, high, through)
         is_negated |= row[low].text == "~"
         left = row[low - 1].text if low else ";"
@@ -100,8 +119,8 @@ def use_at(row: Sequence[Token], at: int) -> Use:
             reads = True
             if not is_negated:
                 break
-        if left in _STORES or left == "return":
-            makes = True
+        if (left in _STORES or left == "return") and right not in _TRUTHS:
+            makes, is_returned = True, left == "return" and not makes
         if left in _STORES | _EQUALS | {"return", "case", "%", "&&", "||", ";", "}"}:
             break
         if right == "?" or left in _BOUNDS or right in _BOUNDS | _EQUALS:
@@ -112,7 +131,7 @@ def use_at(row: Sequence[Token], at: int) -> Use:
                 break
             low -= left in through
             continue
-        opening = _opening(row, low - 1)
+        opening = opening_before(row, low - 1)
         if opening < 0:
             break
         callee = row[opening - 1].text if opening else ""
@@ -130,7 +149,12 @@ def use_at(row: Sequence[Token], at: int) -> Use:
                 break
             continue
         if "alloc" in callee:
-            makes = reads = indexes = True
+            makes = True
+            if _is_size(row, opening, at) is not False:
+                reads = indexes = True
+        elif _EXTRACTING.fullmatch(callee):
+            reads = True
+            break
         elif _TESTED_AND_SET.search(callee):
             makes = reads = True
         elif _TESTING.search(callee):
@@ -140,25 +164,80 @@ def use_at(row: Sequence[Token], at: int) -> Use:
         if not _WRAPPING.fullmatch(callee):
             break
         low -= 1
-    return Use(row[at].text, row[at].line, makes, reads, indexes)
+    return Use(row[at].text, row[at].line, makes, reads, indexes, scales, is_returned)
+
+
+def is_read_otherwise(uses: Iterable[Use]) -> bool:
+    """Tell whether state is made and read by some uses: what was made before does not fit.
+
+    Args:
+        uses: All of one constant. One that stores a quotient both makes and scales; such uses
+            alone are none that read what others made.
+    """
+    found = [use for use in uses if use.makes or use.reads]
+    is_both = any(use.makes for use in found) and any(use.reads for use in found)
+    return is_both and not all(use.scales and not use.indexes for use in found)
 
 
 def allocation_around(row: Sequence[Token], at: int) -> tuple[str, bool] | None:
-    """Return the allocating call whose argument a token is, and whether memory keeps the result.
+    """Return the allocating call whose size a token gives, and whether memory keeps the result.
 
-    ``None`` where it is in no such call.
+    ``None`` where it is in no such call, or in another argument of it.
     """
-    while (opening := _opening(row, at - 1)) >= 0 and row[opening].text != "{":
+    while (opening := opening_before(row, at - 1)) >= 0 and row[opening].text != "{":
         callee = row[opening - 1].text if opening else ""
-        if "alloc" in callee and "free" not in callee:
-            start = opening - 1
-            while start and row[start - 1].text not in {";", "{", "}"}:
-                start -= 1
-            target = [token.text for token in row[start : opening - 1]]
-            is_kept = bool({"->", ".", "["} & set(target)) or target[:1] == ["*"]
-            return callee, is_kept or target[1:] == ["="]
+        if _is_size(row, opening, at):
+            return callee, _is_kept(row, opening - 1)
         at = opening
     return None
+
+
+def _is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
+    """Tell whether a token is in an argument that is a size; ``None`` of unknown functions."""
+    callee = row[opening - 1].text if opening else ""
+    places = next((places for name, places in _ALLOCATORS if name.fullmatch(callee)), None)
+    if places is None:
+        return None
+    depth = argument = 0
+    for token in row[opening + 1 : at]:
+        depth += (token.text in _OPENING) - (token.text in _CLOSING)
+        argument += token.text == "," and depth == 0
+    return argument in places
+
+
+def _is_kept(row: Sequence[Token], callee: int) -> bool:
+    """Tell whether what a call returns goes to memory that stays."""
+    start = callee
+    while start and row[start - 1].text not in {";", "{", "}"}:
+        start -= 1
+    target = [token.text for token in row[start:callee]]
+    is_member = bool({"->", ".", "["} & set(target)) or target[:1] == ["*"]
+    return (is_member and not _is_freed_member(row, target)) or target[1:] == ["="]
+
+
+def _is_freed_member(row: Sequence[Token], target: Sequence[str]) -> bool:
+    """Tell whether a target is a member of a local structure, freed again and never handed on."""
+    texts = [token.text for token in row]
+    if not {"->", "[", "*"}.isdisjoint(target) or target.count("=") != 1:
+        return False
+    path = list(target[: target.index("=")])
+    while (path[:1] and not _WORD.fullmatch(path[0])) or path[:1] == ["if"]:
+        path = path[1:]
+    if len(path) < 3 or path[1] != ".":
+        return False
+    spots = [at for at, text in enumerate(texts) if text == path[0] and at]
+    declared = [at for at in spots if _WORD.fullmatch(texts[at - 1]) and texts[at - 1] != "return"]
+    freed = any(
+        "free" in texts[at - 2] and texts[at - 1 : at + len(path) + 1] == ["(", *path, ")"]
+        for at in spots
+    )
+    given = any(
+        texts[at - 1] in {"=", "return"}
+        and (texts[at + 1] in {";", ","} or texts[at : at + len(path)] == path)
+        for at in spots
+    )
+    is_static = any("static" in texts[max(at - 4, 0) : at] for at in declared)
+    return bool(declared) and freed and not given and not is_static
 
 
 def _expression(
@@ -169,7 +248,7 @@ def _expression(
     while low and row[low - 1].text not in stops - _CLOSING:
         low -= 1
         if row[low].text in _CLOSING:
-            low = max(_opening(row, low), 0)
+            low = max(opening_before(row, low), 0)
     while high + 1 < len(row) and row[high + 1].text not in stops - _OPENING:
         high += 1
         if row[high].text in _OPENING:
@@ -177,7 +256,13 @@ def _expression(
     return low, high
 
 
-def _opening(row: Sequence[Token], at: int) -> int:
+def is_type(row: Sequence[Token], at: int) -> bool:
+    """Tell whether a word stands at a place behind which something is declared."""
+    text = row[at].text
+    return bool(_WORD.fullmatch(text)) and text not in _NO_TYPES
+
+
+def opening_before(row: Sequence[Token], at: int) -> int:
     """Return the bracket that is open before a place (or that the one there closes), or -1."""
     depth = 1 if at < 0 or row[at].text not in _CLOSING else 0
     while at >= 0:
@@ -217,6 +302,8 @@ def _is_statement(row: Sequence[Token], at: int) -> bool:
 def _is_dimension(row: Sequence[Token], opening: int) -> bool:
     """Tell whether brackets give a declared array's size; in doubt they look something up."""
     before = row[opening - 2].text if opening > 1 else ""
+    if opening and row[opening - 1].text == ")":
+        return row[opening_before(row, opening - 1) + 1].text == "*"
     if before == "*":
         return row[opening - 4].text in {";", "{", "}", "struct", "const", "static"}
     return bool(_WORD.fullmatch(before)) and before not in _NO_TYPES

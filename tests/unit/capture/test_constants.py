@@ -38,7 +38,11 @@ TEXTS = {
     ((i)->flags |= FLAG_E)
 struct item { int flags; int count; };
 void set_bit(int bit, int *flags);
+#define last_of(t) ((t)[8 - 1])
+#define KIND 21
+enum { OTHER_KIND = 22 };
 extern struct item *item;
+extern int table[];
 static inline int twice(int a) { return a * 2; }
 #endif
 """,
@@ -52,6 +56,8 @@ void init_timer(void *timer, void (*call)(void *), void *data, int cpu);
 void tock(void *data) { struct item *i = data; i->count--; }
 static void tick(void *data) { struct item *i = data; i->count++; }
 void begin(struct item *i) { init_timer(table, tick, i, 0); }
+void set_kind(void) { item->count = KIND; }
+int has_kind(void) { return item->count == KIND; }
 """,
     READER: """#include <xen/lib.h>
 #define OWN 3
@@ -59,7 +65,7 @@ int user(int a)
 {
     if ( a > LIMIT || item->count > OWN )
         return 0;
-    return (item->flags & FLAG_B) + (item->flags & FLAG_D) + has_e(item);
+    return last_of(table) + (item->flags & FLAG_B) + (item->flags & FLAG_D) + has_e(item);
 }
 void tock(void *data);
 void init_timer(void *timer, void (*call)(void *), void *data, int cpu) { }
@@ -144,6 +150,30 @@ def test_data_that_objects_hold_and_a_function_takes_otherwise(
     assert {row.obligation for row in rows} == {Duty.DATA}
     right = (MAKER, was, f"{was} if ( !i->flags ) return;")
     assert found(tree, tmp_path / "right", right) == []
+
+
+def test_a_macro_that_looks_up_at_another_place_is_not_checked(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    rows = found(tree, tmp_path, (HEADER, "[8 - 1]", "[8 - 2]"))
+    texts = [row.text for row in rows if row.severity is Severity.UNCHECKED]
+    assert len(texts) == 1
+    assert texts[0].startswith("the macro `last_of` leads to another place than before")
+
+
+def test_another_flag_that_a_header_knew_before_is_another_number(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    edits = [(MAKER, "= KIND", "= OTHER_KIND"), (MAKER, "== KIND", "== OTHER_KIND")]
+    rows = found(tree, tmp_path, *edits)
+    assert [row.text for row in rows if row.severity is Severity.UNCHECKED] == [
+        (
+            f"{MAKER}: state that was made with `KIND` = 21 is read with `OTHER_KIND` = 22 "
+            "(`set_kind`, `has_kind`)"
+        )
+    ]
+    rows = found(tree, tmp_path, edits[0])
+    assert [row.text for row in rows if row.severity is Severity.UNCHECKED] == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from xsplice_plugins.csource.constants import (
     changed_constants,
     constants_in,
+    looks_elsewhere,
     macros_in,
     number_of,
     replaced_words,
@@ -157,8 +158,181 @@ def test_a_number_of_which_nothing_is_said(old: str, new: str) -> None:
         ("v->t = NULL;", "v->t = xzalloc_array(int, N);", False),
         ("v->t = xmalloc(int);", "v->t = xzalloc(int);", False),
         ("v->n = 1; v->t = xmalloc(int);", "v->n = 2; v->t = xmalloc(int);", False),
+        ("v->t = xmalloc(int);", "v->t = xmalloc(long);", True),
+        ("v->p = alloc_domheap_pages(d, 1, m);", "v->p = alloc_domheap_pages(d, 2, m);", True),
+        ("v->p = alloc_domheap_pages(d, 1, m);", "v->p = alloc_domheap_pages(d, 1, m | 4);", False),
+        ("v->p = alloc_port(d, 0, g(1));", "v->p = alloc_port(d, 1, g(1));", False),
+        (
+            "struct s c = { 0 }; if ( (c.b = xmalloc_bytes(8)) == NULL ) return; xfree(c.b);",
+            "struct s c = { 0 }; if ( (c.b = xmalloc_bytes(9)) == NULL ) return; xfree(c.b);",
+            False,
+        ),
+        (
+            "struct s c = { 0 }; c.b = xmalloc_bytes(8); v->b = c.b; if ( e ) xfree(c.b);",
+            "struct s c = { 0 }; c.b = xmalloc_bytes(9); v->b = c.b; if ( e ) xfree(c.b);",
+            True,
+        ),
+        (
+            "struct s c = { 0 }; c.b = xmalloc_bytes(8); v->s = c; if ( e ) xfree(c.b);",
+            "struct s c = { 0 }; c.b = xmalloc_bytes(9); v->s = c; if ( e ) xfree(c.b);",
+            True,
+        ),
+        (
+            "static struct s c; c.b = xmalloc_bytes(8); if ( e ) xfree(c.b);",
+            "static struct s c; c.b = xmalloc_bytes(9); if ( e ) xfree(c.b);",
+            True,
+        ),
+        ("c.b = xmalloc_bytes(8); xfree(c.b);", "c.b = xmalloc_bytes(9); xfree(c.b);", True),
+        (
+            "struct s c = { 0 }; c.b = xmalloc_bytes(8);",
+            "struct s c = { 0 }; c.b = xmalloc_bytes(9);",
+            True,
+        ),
     ],
 )
 def test_memory_of_another_size(old: str, new: str, *, is_kept: bool) -> None:
     found = changed_literals(f"void f(struct v *v) {{ {old} }}", f"void f(struct v *v) {{ {new} }}")
     assert bool(found.stale) is is_kept
+
+
+NAMED = (
+    "#define A 1\n#define B 3\nenum { C = 1, D };\n"
+    "void set(struct v *v) { v->kind = A; v->other = C; }\n"
+    "int ask(struct v *v) { return v->kind == A && v->other == C; }\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "text"),
+    [
+        (" A;", " B;", "state that was made with `A` = 1 is read with `B` = 3 (`set`, `ask`)"),
+        (" A;", " 3;", "state that was made with `A` = 1 is read with 3 (`set`, `ask`)"),
+        (
+            " A;",
+            " B << 1;",
+            "state that was made with `A` = 1 is read with `B << 1` = 6 (`set`, `ask`)",
+        ),
+        (" C;", " D;", "state that was made with `C` = 1 is read with `D` = 2 (`set`, `ask`)"),
+    ],
+)
+def test_another_name_is_another_number_if_it_has_another_value(
+    was: str, now: str, text: str
+) -> None:
+    """The old name stays defined, with its value."""
+    new = NAMED.replace(was, now)
+    new = new.replace(f"{was[:-1]} &&", f"{now[:-1]} &&").replace(f"=={was}", f"=={now}")
+    assert new.count(now.strip(" ;")) > NAMED.count(now.strip(" ;")) + 1
+    assert changed_literals(NAMED, new).stale == (text,)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("= A", "= C"),  # the same value
+        ("= A", "= v->b"),  # no constant
+        ("= A;", "= B;"),  # where it is made alone
+        ("== A", "== B"),  # where it is read alone
+    ],
+)
+def test_another_name_that_changes_nothing_that_was_made(was: str, now: str) -> None:
+    assert changed_literals(NAMED, NAMED.replace(was, now)).stale == ()
+
+
+def test_an_error_that_a_call_answers_is_no_state() -> None:
+    old = "int f(void) { return -ENOMEM; } int g(int rc) { return rc == -ENOMEM; }"
+    tables = (macros_in("#define ENOMEM 12\n#define EBUSY 16"),) * 2
+    found = changed_literals(old, old.replace("ENOMEM", "EBUSY"), lambda: tables)
+    assert (found.stale, found.remarks) == ((), ())
+
+
+def test_names_are_looked_up_on_their_own_side_and_only_if_need_be() -> None:
+    asked = []
+
+    def tables() -> tuple[dict[str, tuple[tuple[None, str], ...]], ...]:
+        asked.append(1)
+        return {"A": ((None, "1"),)}, {"F": ((None, "8"),)}
+
+    old = "void set(struct v *v) { v->flags |= A; } int ask(struct v *v) { return v->flags & A; }"
+    assert changed_literals(old, old.replace("v->flags & A", "1"), tables).stale == ()
+    assert asked == []
+    found = changed_literals(old, old.replace("A", "F"), tables)
+    assert found.stale == ("state that was made with `A` = 1 is read with `F` = 8 (`set`, `ask`)",)
+
+
+BITS = (
+    "void set(struct v *v, int n) { v->state = (n & 3) << 2; }\n"
+    "int ask(struct v *v) { return !(v->state & 8); }\n"
+)
+
+
+def test_a_member_that_is_made_with_one_number_and_asked_for_another() -> None:
+    new = BITS.replace("<< 2", "<< 3").replace("& 8", "& 16")
+    assert changed_literals(BITS, new).stale == (
+        (
+            "`state` was made with 2, where 3 makes it now (`set`), and is read with 16 where it "
+            "was read with 8 (`ask`)"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        BITS.replace("<< 2", "<< 3"),
+        BITS.replace("& 8", "& 16"),
+        BITS.replace("<< 2", "<< 3").replace("!(v->state & 8)", "v->state > 16"),
+    ],
+)
+def test_a_member_that_is_only_made_or_only_read_otherwise(new: str) -> None:
+    assert changed_literals(BITS, new).stale == ()
+
+
+def test_members_of_other_names_have_nothing_to_do_with_each_other() -> None:
+    old = BITS.replace("!(v->state", "!(v->flags")
+    assert changed_literals(old, old.replace("<< 2", "<< 3").replace("& 8", "& 16")).stale == ()
+
+
+OFFSET = (
+    "static int place(int i) { return i + 1; }\n"
+    "void set(struct v *v, int i) { v->place = place(i); }\n"
+    "int get(struct v *v) { return table[v->place - 1]; }\n"
+)
+
+
+@pytest.mark.parametrize(("sides", "how"), [(1, "gone"), (-1, "new")])
+def test_an_offset_that_is_added_and_taken_away_no_more(sides: int, how: str) -> None:
+    plain = OFFSET.replace("i + 1", "i").replace("place - 1", "place")
+    assert changed_literals(*(OFFSET, plain)[::sides]).stale == (
+        (
+            f"`+ 1` is {how} where `place` makes a value, and `- 1` is {how} where `get` reads "
+            "one: what was made before may be read otherwise"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        OFFSET.replace("i + 1", "i"),
+        OFFSET.replace("place - 1", "place"),
+        OFFSET.replace("i + 1", "i").replace("return table[v->place - 1]", "return 0"),
+    ],
+)
+def test_an_offset_at_one_place_is_an_ordinary_fix(new: str) -> None:
+    assert changed_literals(OFFSET, new).stale == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "answer"),
+    [
+        ("((p)[N-1].v)", "((p)[N-2].v)", True),
+        ("(t[(e)->x-1])", "(t[(e)->x])", True),
+        ("(t[u[x]])", "(t[u[x + 1]])", True),
+        ("t[x]", "u[x]", False),
+        ("t[ (x) ].a + 1", "t[(x)].a + 2", False),
+        ("t[x]", "t[array_index_nospec(x, 8)]", False),
+        ("x + 1", "x + 2", False),
+    ],
+)
+def test_a_macro_that_looks_at_another_place(old: str, new: str, *, answer: bool) -> None:
+    assert looks_elsewhere(old, new) is answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from xsplice_plugins.csource.uses import uses_in
+from xsplice_plugins.csource.uses import is_read_otherwise, uses_in
 
 
 def kinds(text: str) -> str:
@@ -38,6 +38,10 @@ def kinds(text: str) -> str:
         "struct s s = { .kind = X };",
         "struct s s = { 1, X };",
         "change(v, BIT(X, UL));",
+        "v->flags = MASK_INSR(n, X);",
+        "v->offset = -X;",
+        "v->page = alloc_domheap_pages(d, order, memflags | X);",
+        "v->page = alloc_heap_pages(lo, hi, order, X, d);",
     ],
 )
 def test_what_makes_state(text: str) -> None:
@@ -58,6 +62,13 @@ def test_what_makes_state(text: str) -> None:
         "if ( test_bit(X, &v->flags) ) g();",
         "if ( unlikely(v->kind == X) ) g();",
         "while ( has_flag(v, X) ) g();",
+        "return X == v->kind;",
+        "v->is_it = X != v->kind;",
+        "if ( (v->time >> X) > n ) g();",
+        "if ( v->time / (2 * X) > n ) g();",
+        "n = MASK_EXTR(v->flags, X);",
+        "g(FIELD_GET(X, v->flags));",
+        "if ( v->time - X > n ) g();",
     ],
 )
 def test_what_reads_state(text: str) -> None:
@@ -70,6 +81,7 @@ def test_what_reads_state(text: str) -> None:
         "if ( test_and_clear_bit(X, &v->flags) ) g();",
         "v->flags = v->flags & ~X;",
         "if ( v->kind == X ) v->kind = X;",
+        "v->time = t / X;",
     ],
 )
 def test_what_does_both(text: str) -> None:
@@ -85,6 +97,10 @@ def test_what_does_both(text: str) -> None:
         "h = id % X;",
         "v->table = xzalloc_array(struct s, X);",
         "v->table = _xmalloc(X * sizeof(struct s), 8);",
+        "v->page = alloc_domheap_pages(d, X, memflags);",
+        "v->page = alloc_xenheap_pages(get_order_from_bytes(X), 0);",
+        "v->x = alloc_of_another_kind(d, X);",
+        "return (table)[X].member;",
     ],
 )
 def test_what_says_where_or_how_large(text: str) -> None:
@@ -99,10 +115,13 @@ def test_what_says_where_or_how_large(text: str) -> None:
         "if ( n >= X + 1 ) return -1;",
         "char buf[X];",
         "struct s *table[X];",
+        "int (*table)[X];",
         "if ( sizeof(X) ) g();",
         "if ( memcmp(a, b, X) ) g();",
         "if ( X ) g();",
         "if ( b && X ) g();",
+        "return X < n;",
+        "v->n = X ? 1 : 2;",
     ],
 )
 def test_what_is_a_bound(text: str) -> None:
@@ -112,3 +131,20 @@ def test_what_is_a_bound(text: str) -> None:
 def test_comments_texts_and_directives_are_no_uses() -> None:
     text = '#define Y X\n/* X */ // X\nconst char *s = "X"; /* x\n */ int a = X;\n'
     assert [(use.name, use.line) for use in uses_in(text, {"X"})] == [("X", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("v->scale = X * n; t = v->time / X;", True),
+        ("v->time = t - X; n = v->time + X;", True),
+        ("v->time = t / X; if ( v->time == X ) g();", True),
+        ("v->time = t / X;", False),
+        ("v->time = t / X; v->other = n - X;", False),
+        ("v->flags = X;", False),
+        ("if ( v->time / X > 3 ) g();", False),
+    ],
+)
+def test_what_scales_reads_what_another_use_makes(text: str, *, answer: bool) -> None:
+    """One quotient that is stored both makes and reads, and changes nothing that was there."""
+    assert is_read_otherwise(uses_in(f"void f(void) {{ {text} }}", {"X"})) is answer
