@@ -83,7 +83,8 @@ def settle_constants(
     tables = cache(lambda: _tables(sides, texts, env))
     for path, (old, new) in texts.items():
         if path.endswith((".h", pair.source_path)):
-            found = changed_literals(old, new, tables)
+            others = (pieces for other, pieces in texts.items() if other != path)
+            found = changed_literals(old, new, tables, others)
             stale += (f"{path}: {text}" for text in found.stale)
             remarks += (f"{path}: {text}" for text in found.remarks)
     stale += _callbacks(now, before, pair.source_path, texts)

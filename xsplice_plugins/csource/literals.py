@@ -27,7 +27,7 @@ from xsplice_plugins.csource.uses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _NUMBER = re.compile(r"\d\w*")
 _CONSTANT = re.compile(r"\w+")
@@ -70,30 +70,41 @@ class _Offset:
 
 
 def changed_literals(
-    old: str, new: str, tables: Callable[[], tuple[Macros, Macros]] | None = None
+    old: str,
+    new: str,
+    tables: Callable[[], tuple[Macros, Macros]] | None = None,
+    others: Iterable[tuple[str, str]] = (),
 ) -> Literals:
     """Compare constants in functions that both sides have, and sizes that they allocate.
 
     Args:
         old: A source before the patch.
         new: And after it.
+        others: Both sides of other files that change: a name for which they have another name, as
+            this one has, is one with it. Numbers of theirs are their own.
         tables: Gives all definitions of both sides; asked only if names change. Without it, those
             of the sources themselves count.
 
     Returns:
         Sentences, each in the order of the text.
     """
-    before, after = _bodies(old), _bodies(new)
     rows: list[_Replaced] = []
     offsets: list[_Offset] = []
     stale: list[str] = []
-    for name in before:
-        if before[name] == after.get(name, before[name]):
-            continue
-        sides = (tokens(before[name]), tokens(after[name]))
-        rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, *sides))
-        offsets += (replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, *sides))
-        stale += _sizes(name, *sides)
+    for name, before, after in _changed_bodies(old, new):
+        rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, before, after))
+        offsets += (
+            replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, before, after)
+        )
+        stale += _sizes(name, before, after)
+    named = {row.texts for row in rows if not any(_is_number(text) for text in row.texts)}
+    for was, now in others if named else ():
+        for name, before, after in _changed_bodies(was, now):
+            rows += (
+                replace(r, use=_settled(now, name, r.use), member="")
+                for r in _replaced(name, before, after)
+                if r.texts in named
+            )
     groups = _by_values(rows, tables or (lambda: (_own(old), _own(new))))
     said: set[str] = set()
     remarks: list[str] = []
@@ -182,6 +193,14 @@ def _shifted(rows: Sequence[_Offset]) -> Iterator[str]:
                     f"{first} makes a value, and {second} reads one: what was made before may be "
                     "read otherwise"
                 )
+
+
+def _changed_bodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list[Token]]]:
+    """Give the functions and macros that both sides have, and that differ, with their names."""
+    before, after = _bodies(old), _bodies(new)
+    for name in before:
+        if before[name] != after.get(name, before[name]):
+            yield name, tokens(before[name]), tokens(after[name])
 
 
 def _bodies(text: str) -> dict[str, str]:

@@ -259,6 +259,24 @@ def test_names_are_looked_up_on_their_own_side_and_only_if_need_be() -> None:
     assert found.stale == ("state that was made with `A` = 1 is read with `F` = 8 (`set`, `ask`)",)
 
 
+def test_a_name_that_another_file_takes_as_well_is_one_with_it() -> None:
+    """One file makes, another one reads."""
+    define = "#define A 1\n#define B 3\n"
+    make = define + "void set(struct v *v) { v->kind = A; }"
+    read = "int ask(struct v *v) { return v->kind == A; }"
+    sides = (make, make.replace("= A", "= B"))
+    other = (read, read.replace("== A", "== B"))
+    text = "state that was made with `A` = 1 is read with `B` = 3 (`set`, `ask`)"
+    assert changed_literals(*sides, others=[other]).stale == (text,)
+    assert changed_literals(*sides, others=[(read, read.replace("== A", "!= A"))]).stale == ()
+    assert changed_literals(*sides, others=[(read, read.replace("== A", "== C"))]).stale == ()
+
+
+def test_a_number_that_another_file_has_as_well_is_another_one() -> None:
+    other = (ASK, ASK.replace("4", "8"))
+    assert changed_literals(SET, SET.replace("4", "8"), others=[other]).stale == ()
+
+
 BITS = (
     "void set(struct v *v, int n) { v->state = (n & 3) << 2; }\n"
     "int ask(struct v *v) { return !(v->state & 8); }\n"
