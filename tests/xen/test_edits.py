@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
 
 VERSION, TIME = "xen/common/version.c", "xen/common/time.c"
+RANDOM, IRQ = "xen/common/random.c", "xen/arch/x86/irq.c"
 RANGES, EVENTS = "xen/common/rangeset.c", "xen/common/event_2l.c"
 PMT, DOMCTL = "xen/arch/x86/hvm/pmtimer.c", "xen/common/domctl.c"
 TAKES, PMT_OF = "PMTState *s = opaque;", "&v->domain->arch.hvm.pl_time->vpmt"
@@ -140,6 +141,55 @@ CASES: dict[str, tuple[int, str, tuple[Edit, ...]]] = {
                 VERSION,
                 "const char \\*xen_compile_date",
                 "extern uint64_t wc_seconds;\nuint64_t wc_seconds;\n\n\\g<0>",
+            ),
+        ),
+    ),
+    "variable of one CPU that becomes everybody's": (
+        5,
+        STARTS_AGAIN,
+        (
+            (RANDOM, r"static DEFINE_PER_CPU\(unsigned int, seed\);", "static unsigned int all;"),
+            (RANDOM, r"this_cpu\(seed\)", "all"),
+        ),
+    ),
+    "new variable that is read for one that lives on": (
+        5,
+        "`wc_local` is new: it starts at its first value",
+        (
+            (TIME, "static uint64_t wc_sec;", "static uint64_t wc_local;\n\\g<0>"),
+            (TIME, r"    wc_sec  = x;\n", "\\g<0>    wc_local = x;\n"),
+            (TIME, r"return wc_sec \+", "return wc_local +"),
+        ),
+    ),
+    "new variable beside all others": (
+        0,
+        "`lc_asked` is new: it starts at its first value",
+        (
+            (TIME, START, "static unsigned int lc_asked;\n\\g<0>"),
+            (TIME, r"return wc_sec \+", "return lc_asked++ + wc_sec +"),
+        ),
+    ),
+    "constant that a helper returns to be compared": (
+        0,
+        "`VPIC_PRIO_NONE` = 8 is now 16",
+        (("xen/arch/x86/hvm/vpic.c", "define VPIC_PRIO_NONE 8", "define VPIC_PRIO_NONE 16"),),
+    ),
+    "name for another name's number": (
+        5,
+        "state that was made with `ACKTYPE_UNMASK` = 1 is read with `ACKTYPE_PIC` = 3",
+        (
+            (IRQ, "(?<!define )ACKTYPE_UNMASK", "ACKTYPE_PIC"),
+            (IRQ, "#define ACKTYPE_EOI", "#define ACKTYPE_PIC 3\n\\g<0>"),
+        ),
+    ),
+    "flags of an allocation": (
+        0,
+        "increase_reservation",
+        (
+            (
+                "xen/common/memory.c",
+                r"alloc_domheap_pages\(d, a->extent_order, a->memflags\)",
+                "alloc_domheap_pages(d, a->extent_order, a->memflags | MEMF_no_scrub)",
             ),
         ),
     ),
