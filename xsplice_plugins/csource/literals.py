@@ -176,13 +176,17 @@ def _members(rows: Sequence[_Replaced], said: set[str]) -> Iterator[str]:
 
 
 def _shifted(rows: Sequence[_Offset]) -> Iterator[str]:
-    """Say where a number is added no more where a value is made, and where one is read."""
+    """Say where a number is added no more where a value is made, and where one is read.
+
+    What is taken away on both sides says nothing: most values are lengths.
+    """
     for made in rows:
         for read in rows:
             is_pair = made.use.makes and not made.use.indexes and read.use.reads
             if (
                 is_pair
                 and made.function != read.function
+                and (made.text != read.text or not read.use.scales)
                 and made.text.split()[1:] == read.text.split()[1:]
             ):
                 first, second = (

@@ -328,6 +328,19 @@ def test_an_offset_that_is_added_and_taken_away_no_more(sides: int, how: str) ->
     )
 
 
+def test_what_is_taken_away_on_both_sides_is_an_ordinary_fix() -> None:
+    old = OFFSET.replace("i + 1", "i - 1")
+    assert (
+        changed_literals(old, old.replace("i - 1", "i").replace("place - 1", "place")).stale == ()
+    )
+
+
+def test_an_offset_that_is_compared_with_no_more() -> None:
+    old = OFFSET.replace("table[v->place - 1]", "v->place == n + 1")
+    new = old.replace("i + 1", "i").replace("n + 1", "n")
+    assert len(changed_literals(old, new).stale) == 1
+
+
 @pytest.mark.parametrize(
     "new",
     [
