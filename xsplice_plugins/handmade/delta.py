@@ -284,6 +284,7 @@ def resolve(names: Names, name: str, subject: str) -> str:
 
     Raises:
         LinkError: Unknown (near misses are suggested), or several could be meant (they are listed).
+        RefusedError: A static local of a payload beneath, which has no name there.
     """
     if names.is_taken(name):
         return name
@@ -302,4 +303,4 @@ def resolve(names: Names, name: str, subject: str) -> str:
             f"{subject}: `{name}` may be any of {', '.join(found[:_CANDIDATES_MAX])}{more}; "
             "write the one you mean"
         )
-    raise LinkError(f"{subject}: {names.unknown(name)}")
+    raise names.missing(subject, name)

@@ -15,7 +15,7 @@ from xsplice_plugins.elf.types import (
     SHN_UNDEF,
     STT_FUNC,
 )
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import LinkError, RefusedError, XspliceError
 from xsplice_plugins.link.image import read_image, read_note
 from xsplice_plugins.target.abi import (
     BUILD_ID_SECTION,
@@ -139,6 +139,7 @@ class Names:
 
         Raises:
             LinkError: Unknown, ambiguous, too long, or in memory that is freed after boot.
+            RefusedError: A static local of a payload beneath, which has no name there.
         """
         most = self.abi.facts.symbol_length_max
         if not 0 < len(name.encode("utf-8", "surrogateescape")) <= most:
@@ -150,7 +151,7 @@ class Names:
         if found is None:
             if self.bringer(name) is not None:
                 return ""
-            raise LinkError(f"{subject}: {self.unknown(name)}")
+            raise self.missing(subject, name)
         if not found.is_unique:
             raise LinkError(
                 f"{subject}: {self.image.name} has several symbols `{name}`, and which one the "
@@ -197,13 +198,21 @@ class Names:
         hint = f"near: {near}" if near else "give the payload that brings it as DEPENDS"
         if not self.beneath:
             return f"{self.image.name} has no symbol `{name}`; {hint}"
-        if name[-1:].isdigit() and "." in name:
+        if self._is_local_beneath(name):
             hint = (
                 "static locals that a payload brings have no name there; make one payload that "
                 "takes its place, with SUPERSEDES"
             )
         where = " nor ".join([self.image.name, *(below.name for below in self.beneath)])
         return f"`{name}` is in the symbol table of neither {where}; {hint}"
+
+    def missing(self, subject: str, name: str) -> XspliceError:
+        """Return the error for a name that nobody has: a refusal where no other name would do."""
+        kind = RefusedError if self._is_local_beneath(name) else LinkError
+        return kind(f"{subject}: {self.unknown(name)}")
+
+    def _is_local_beneath(self, name: str) -> bool:
+        return bool(self.beneath) and name[-1:].isdigit() and "." in name
 
     def is_taken(self, name: str) -> bool:
         """Tell whether a payload that adds this name would be refused (-EEXIST)."""

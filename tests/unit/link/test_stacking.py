@@ -10,7 +10,7 @@ import pytest
 
 from tests.kit.link_inputs import Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import LinkError
+from xsplice_plugins.errors import LinkError, RefusedError
 from xsplice_plugins.link.plugin import LivepatchLinker
 from xsplice_plugins.plugins.spec import Config
 
@@ -184,8 +184,10 @@ def test_names_of_every_payload_of_the_chain_are_known(
     with pytest.raises(LinkError, match=r"`nobody` is in the symbol table of neither"):
         second(compiler, image, chain, "leaf", SECOND.replace("fresh", "nobody"))
     local = SECOND.replace("fresh(int)", 'fresh(int) __asm__("calls.0")')
-    with pytest.raises(LinkError, match=r"static locals .* no name there; .* SUPERSEDES"):
+    with pytest.raises(RefusedError, match=r"static locals .* no name there; .* SUPERSEDES"):
         second(compiler, image, chain, "leaf", local)
+    with pytest.raises(LinkError, match=r"no symbol `calls\.0`"):  # nothing beneath brings it
+        second(compiler, image, (), "leaf", local)
 
 
 AGAIN = """extern int counter; static int calls = 1;
