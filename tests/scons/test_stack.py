@@ -170,16 +170,9 @@ def test_a_payload_of_which_the_fix_reaches_nothing_is_held_against_its_patch_to
 
 def test_the_next_cumulative_payload_is_proved_as_an_upgrade(series: Series) -> None:
     series.prove("one", "one").assert_success()
-    again = Series(series.folder)
-    again.add(
-        "next",
-        FIRST,
-        ("    return 17;", "    return stack_get(2);"),
-        (OLD, OLD[:-2] + '-next";'),
-    )
-    run = series.prove("plain", "next")
+    run = series.prove("plain", "one", "two")
     run.assert_success()
-    run = series.prove("next", "next", old="one").assert_success()
+    run = series.prove("next", "one", "two", old="one").assert_success()
     texts = [row["text"] for row in series.read("next", "checks")["findings"]]
     assert any(text.endswith("are what a rebuild has") for text in texts), "the image alone"
     assert not any("on top of" in text for text in texts)
@@ -191,6 +184,12 @@ def test_the_next_cumulative_payload_is_proved_as_an_upgrade(series: Series) -> 
     run = series.prove("other", "other", old="one")
     assert run.status == 5, run.text
     assert "`xen_extra_version` is replaced by one only" in run.text
+    # So does what both replace, in sources that were not made of the old one's.
+    alone = Series(series.folder)
+    alone.add("common", ("    return 17;", "    return 18;"), (OLD, OLD[:-2] + '-two";'))
+    run = series.prove("common", "common", old="one")
+    assert run.status == 5, run.text
+    assert "what one changed in `xen_minor_version` is given up" in run.text
 
 
 def test_hooks_of_the_payload_beneath_stay_its_own(series: Series) -> None:

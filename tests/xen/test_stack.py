@@ -262,14 +262,31 @@ def test_a_fix_on_one_that_only_make_can_build(bench: Bench) -> None:
 
 def test_the_next_cumulative_payload_is_proved_as_an_upgrade(bench: Bench) -> None:
     bench.patch("n1", *FIRST)
-    text = FIRST[1][1].replace("kp_get(1)", "kp_get(2)")
-    bench.patch("n2", FIRST[0], (FIRST[1][0], text))
+    bench.patch("n2", ("kp_get(1)",), ("kp_get(2)",), on="n1")
     bench.prove("n1", "n1.patch").assert_success()
-    run = bench.prove("n2", "n2.patch", old="n1").assert_success()
+    run = bench.prove("n2", "n1.patch", "n2.patch", old="n1").assert_success()
     assert "uploaded beside n1, put in its place by replace; n1 unloaded" in run.out
     assert "n2 starts its own `kp_val`; the value in n1 is lost" in run.out
     notes = bench.record("n2")["notes"]
     assert any(note.startswith("`kp_get` is called `kp_get.") for note in notes)
+
+
+def test_an_upgrade_that_undoes_a_fix_of_the_same_function_is_not_proved(bench: Bench) -> None:
+    bench.patch("k1", (EXTRA,), ('    return XEN_EXTRAVERSION "-one";',))
+    bench.patch("k2", (EXTRA,), ('    return XEN_EXTRAVERSION "-two";',))
+    bench.prove("k1", "k1.patch").assert_success()
+    run = bench.prove("k2", "k2.patch", old="k1")
+    assert run.status == 5, run.text
+    assert "not checked: stack: what k1 changed in `xen_extra_version` is given up" in run.text
+    hooks = "static void off(void) { }\nXSPLICE_UNLOAD_HOOK(off);\n"
+    bench.by_hand("hooks", text=hooks).assert_success()
+    run = bench.prove("k3", "k2.patch", old="hooks")
+    assert run.status == 5, run.text
+    assert "what the hooks of hooks do (unload) is given up" in run.text
+    # Who writes a payload by hand says what it does.
+    text = 'static const char *n(void) { return "by hand"; }\nXSPLICE_REPLACE("%s", n);\n'
+    run = bench.by_hand("own", old="k1", text=text % "xen_extra_version").assert_success()
+    assert "warning: what k1 changed in `xen_extra_version` is given up" in run.text
 
 
 def test_a_replace_that_fails_leaves_the_host_unpatched_and_says_so(bench: Bench) -> None:

@@ -7,6 +7,7 @@ old one unloaded. All that the old one did alone, and all that its variables hel
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -150,9 +151,13 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
     """Say what ends with an old payload."""
     beside = record_path(path)
     if not beside.exists():
-        text = f"{path.name} has no record: which of its variables start again was not compared"
+        text = f"{path.name} has no record: what ends with it was not compared"
         return [_finding(record, Severity.UNCHECKED, text)]
     old = artefacts.load(beside, PayloadRecord)
+    data = read_file(path, limit_bytes=PAYLOAD_SIZE_MAX)[: old.size_bytes]
+    if hashlib.sha256(data).hexdigest() != old.digest:
+        text = f"{beside.name} is the record of another file: what ends with it was not compared"
+        return [_finding(record, Severity.UNCHECKED, text)]
     found = []
     hint = " unless its hook carries it over" if record.hooks else ""
     for name in sorted(_variables(old)):
@@ -160,24 +165,41 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         what = f"starts its own `{name}`" if is_kept else f"has no variable `{name}`"
         text = f"{record.name} {what}; the value in {old.name} is lost{hint}"
         found.append(_finding(record, Severity.WARNING, text))
-    now = {function.name for function in record.functions}
     severity, hint = Severity.WARNING, ""
-    if not _is_meant(record, old):
+    is_held = _holds(record, old)
+    if not is_held and not _is_by_hand(record):
         severity = Severity.UNCHECKED
         hint = ", and its sources lack that fix; begin PATCH= with its patches, or unload it first"
+    texts = _given_up(record, old, is_held=is_held)
+    return found + [_finding(record, severity, text + hint) for text in texts]
+
+
+def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> list[str]:
+    """Name what the old one did and the new one does not; all, where it lacks its patches."""
+    now = {function.name for function in record.functions}
+    texts = []
     for function in old.functions:
         if function.name not in now:
             text = f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
-            found.append(_finding(record, severity, text + hint))
-    return found
+            texts.append(text)
+        elif not is_held:
+            texts.append(f"what {old.name} changed in `{function.name}` is given up")
+    hooks = sorted(set(old.hooks) - (set(record.hooks) if is_held else set()))
+    kinds = ", ".join(section.rpartition(".")[2] for section in hooks)
+    if kinds:
+        texts.append(f"what the hooks of {old.name} do ({kinds}) is given up")
+    return texts
 
 
-def _is_meant(record: PayloadRecord, old: PayloadRecord) -> bool:
-    """Tell whether the sources hold the old one's patches, or a person wrote the new one."""
+def _holds(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether the sources hold all that the old one was made of."""
     held = {patch.sha256 for patch in record.patches}
-    if record.patches and not any(patch.files for patch in record.patches):
-        return True
     return bool(old.patches) and all(patch.sha256 in held for patch in old.patches)
+
+
+def _is_by_hand(record: PayloadRecord) -> bool:
+    """Tell whether a person wrote the new one, and so chose what it does."""
+    return bool(record.patches) and not any(patch.files for patch in record.patches)
 
 
 def _variables(record: PayloadRecord) -> set[str]:

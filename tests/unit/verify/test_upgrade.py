@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tests.kit.payloads import (
     ALLOC,
     UND,
     WRITE,
+    XEN_ID,
     Draft,
     Sec,
     Sym,
@@ -40,6 +42,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NEW_ID = b"\xb2" * 20
+LACKS = ", and its sources lack that fix; begin PATCH= with its patches, or unload it first"
+OLD_PATCH = PatchDigest(name="a", sha256="1", files=("a.c",))
+OTHER_PATCH = PatchDigest(name="b", sha256="2", files=("b.c",))
+OLD_BY_HAND = PatchDigest(name="old.c", sha256="4", files=())
+LOAD, UNLOAD = ".livepatch.hooks.load", ".livepatch.hooks.unload"
+BY_HAND = PatchDigest(name="by-hand.c", sha256="3", files=())
 
 
 def new_item(name: str, kind: str) -> NewItem:
@@ -66,12 +74,14 @@ def record_with(
     return replace(sample_payload()[1], name=name, functions=functions, new=new, **more)  # type: ignore[arg-type]
 
 
-def written(folder: Path, draft: Draft, record: PayloadRecord | None) -> Path:
+def written(folder: Path, draft: Draft, record: PayloadRecord | None, name: str = "old") -> Path:
     """Write the old payload, with its record if there is one."""
-    path = folder / "old.livepatch"
+    path = folder / f"{name}.livepatch"
     path.write_bytes(draft.build())
     if record is not None:
-        artefacts.save(record_path(path), record)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        artefacts.save(record_path(path), replace(record, digest=digest, size_bytes=len(data)))
     return path
 
 
@@ -163,25 +173,23 @@ def test_probes_are_asked_once_the_old_one_is_gone(wanted: str, severity: str, o
 def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
     before = record_with(
         "old",
-        replaced=("xen_extra_version", "answer"),
+        replaced=("guarded", "answer"),
         new=(new_item("a.c#reads.0", "bss"), new_item("total", "data"), new_item("text", "string")),
     )
     path = written(tmp_path, minimal(), before)
     after = record_with(
         "new",
-        replaced=("xen_extra_version",),
+        replaced=("guarded",),
         new=(new_item("a.c#reads.7", "bss"), new_item("text", "string")),
     )
     _, *losses = played(minimal(build_id=NEW_ID), [path], after)
     assert [(finding.severity, finding.text) for finding in losses] == [
         (Severity.WARNING, "new starts its own `a.c#reads`; the value in old is lost"),
         (Severity.WARNING, "new has no variable `total`; the value in old is lost"),
+        (Severity.UNCHECKED, f"what old changed in `guarded` is given up{LACKS}"),
         (
             Severity.UNCHECKED,
-            (
-                "`answer` is replaced by old only; the hypervisor's runs again, and its sources "
-                "lack that fix; begin PATCH= with its patches, or unload it first"
-            ),
+            f"`answer` is replaced by old only; the hypervisor's runs again{LACKS}",
         ),
     ]
     after = replace(after, hooks=(".livepatch.hooks.load",))
@@ -190,24 +198,67 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "severity"),
+    ("old_patch", "held", "severity"),
     [
-        ((PatchDigest(name="b", sha256="2", files=("b.c",)),), Severity.UNCHECKED),
-        ((PatchDigest(name="a", sha256="1", files=("a.c",)),), Severity.WARNING),
-        ((PatchDigest(name="by-hand.c", sha256="3", files=()),), Severity.WARNING),
+        (OLD_PATCH, (OTHER_PATCH,), Severity.UNCHECKED),
+        (OLD_PATCH, (), Severity.UNCHECKED),
+        (OLD_BY_HAND, (OTHER_PATCH,), Severity.UNCHECKED),
+        (OLD_PATCH, (OLD_PATCH,), Severity.WARNING),
+        (OLD_PATCH, (OLD_PATCH, OTHER_PATCH), Severity.WARNING),
+        (OLD_PATCH, (BY_HAND,), Severity.WARNING),
     ],
 )
-def test_a_function_that_is_given_back_must_be_meant(
-    held: tuple[PatchDigest, ...], severity: Severity, tmp_path: Path
+def test_what_is_given_up_must_be_meant(
+    old_patch: PatchDigest, held: tuple[PatchDigest, ...], severity: Severity, tmp_path: Path
 ) -> None:
     """The sources held the old one's patches, or a person wrote the new one."""
-    patches = (PatchDigest(name="a", sha256="1", files=("a.c",)),)
-    before = replace(record_with("old", replaced=("answer",)), patches=patches)
-    after = replace(record_with("new", replaced=("xen_extra_version",)), patches=held)
+    before = record_with(
+        "old", replaced=("guarded", "answer"), patches=(old_patch,), hooks=(LOAD, UNLOAD)
+    )
+    after = record_with("new", replaced=("guarded",), patches=held, hooks=(LOAD,))
     path = written(tmp_path, minimal(), before)
-    _, loss = played(minimal(build_id=NEW_ID), [path], after)
-    assert loss.severity is severity
-    assert loss.text.startswith("`answer` is replaced by old only")
+    _, *losses = played(minimal(build_id=NEW_ID), [path], after)
+    assert {loss.severity for loss in losses} == {severity}
+    texts = [loss.text.removesuffix(LACKS) for loss in losses]
+    gone = "`answer` is replaced by old only; the hypervisor's runs again"
+    if old_patch in held:  # what both do is compiled from the old one's sources too
+        assert texts == [gone, "what the hooks of old do (unload) is given up"]
+    else:
+        common = "what old changed in `guarded` is given up"
+        assert texts == [common, gone, "what the hooks of old do (load, unload) is given up"]
+
+
+def test_an_upgrade_whose_sources_hold_the_old_ones_loses_nothing(tmp_path: Path) -> None:
+    before = record_with("old", replaced=("guarded",), patches=(OLD_PATCH,), hooks=(LOAD,))
+    after = replace(before, name="new", patches=(OLD_PATCH, OTHER_PATCH))
+    path = written(tmp_path, minimal(), before)
+    (finding,) = played(minimal(build_id=NEW_ID), [path], after)
+    assert finding.severity is Severity.HELD
+
+
+def test_each_payload_of_a_chain_that_is_superseded_counts(tmp_path: Path) -> None:
+    """Sources that hold the lowest one's patches alone give up what the others changed."""
+    paths = []
+    for name, build_id, depends, patches in (
+        ("low", b"\xa1" * 20, XEN_ID, (OLD_PATCH,)),
+        ("high", b"\xc3" * 20, b"\xa1" * 20, (OLD_PATCH, OTHER_PATCH)),
+    ):
+        draft = minimal(build_id=build_id, depends=depends)
+        record = record_with(name, replaced=("guarded",), patches=patches)
+        paths.append(written(tmp_path, draft, record, name))
+    for patches, lost in (((OLD_PATCH,), 1), ((OLD_PATCH, OTHER_PATCH), 0)):
+        after = record_with("new", replaced=("guarded",), patches=patches)
+        first, *losses = played(minimal(build_id=NEW_ID), paths, after)
+        assert first.severity is Severity.HELD, first.text
+        assert [loss.severity for loss in losses] == [Severity.UNCHECKED] * lost
+        assert all("what high changed in `guarded`" in loss.text for loss in losses)
+
+
+def test_a_record_of_another_file_is_not_believed(old: Path) -> None:
+    old.write_bytes(minimal(text=b"another").build())
+    _, finding = played(minimal(build_id=NEW_ID), [old])
+    assert finding.severity is Severity.UNCHECKED
+    assert finding.text.startswith("old.payload.json is the record of another file")
 
 
 def test_without_a_record_what_is_lost_stays_unchecked(tmp_path: Path) -> None:
