@@ -8,15 +8,19 @@ from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.memory import Perm
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 
+TAKE_BACK = "take it back in a hook"
 _LOW_BYTES = 2  #: of a pointer that differ within 64 KiB; the upper ones are searched for
 
 
-def check_pointers(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
+def check_pointers(
+    stack: Sequence[LoadedPayload], hv: Hypervisor, *, hint: str = TAKE_BACK
+) -> None:
     """Search all writable memory for pointers into payloads that were unloaded.
 
     Args:
         stack: The payloads, all unloaded.
         hv: The hypervisor after that.
+        hint: What to do about it.
 
     Raises:
         Hazard: There is one; the text names where it lies and what it pointed to.
@@ -30,7 +34,7 @@ def check_pointers(stack: Sequence[LoadedPayload], hv: Hypervisor) -> None:
                         raise Hazard(
                             "unload",
                             f"{where} still points to {name_of(payload, value)} of "
-                            f"{payload.name}, which was unloaded; take it back in a hook",
+                            f"{payload.name}, which was unloaded; {hint}",
                         )
 
 

@@ -7,7 +7,7 @@ same question, and where their answer differs the report says so.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from xsplice_plugins.hypervisor.core import Hypervisor
@@ -23,6 +23,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import (
 from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.load.signature import OFF, SignaturePolicy
 from xsplice_plugins.hypervisor.proof.dangling import check_pointers
+from xsplice_plugins.hypervisor.proof.failing import Course, play_failures
 from xsplice_plugins.hypervisor.proof.observe import (
     FunctionProof,
     bytes_at,
@@ -254,12 +255,33 @@ class _Course:
             )
 
 
+def _asked(probes: Sequence[Probe], hv: Hypervisor) -> None:
+    """Ask once more what holds while everything is applied.
+
+    Raises:
+        Hazard: A function crashed, or the answer is wrong.
+    """
+    for probe in probes:
+        try:
+            result = ask(probe, hv, "during")
+        except Unknown:
+            result = ask(probe, hv, "during", is_as_filed=True)
+        if not result.is_good:
+            what = result.problem or f"{result.found!r} instead of {result.expected!r}"
+            raise Hazard("probe", f"{probe.function}: {what}")
+
+
 _VERDICTS = {XenRefusal: "refused", Hazard: "hazard", Unknown: "unknown"}
 
 
 def _live(
-    payloads: Sequence[tuple[str, bytes]], hv: Hypervisor, probes: Sequence[Probe] = ()
+    payloads: Sequence[tuple[str, bytes]],
+    hv: Hypervisor,
+    probes: Sequence[Probe] = (),
+    *,
+    boot: Callable[[], Hypervisor] | None = None,
 ) -> tuple[_Course, ReleaseAnswer]:
+    """Live the whole life, and with ``boot`` play on new hosts how actions around hooks fail."""
     life = _Course(hv, probes)
     verdict, problem = "proved", None
     try:
@@ -267,6 +289,10 @@ def _live(
             text = f"Xen {hv.release.name} has no live patching on {hv.image.arch.name}"
             raise XenRefusal(ENOSYS, "release", text)
         life.run(payloads)
+        if boot is not None:
+            course = Course(payloads=payloads, boot=boot, observe=lambda host: _asked(probes, host))
+            for action, text in play_failures(course):
+                life.note(payloads[-1][0], action, "failure", text)
     except Stopped as stopped:
         verdict, problem = _VERDICTS[type(stopped)], stopped
     return life, ReleaseAnswer(
@@ -315,8 +341,12 @@ def prove(
     Returns:
         The report; refusals and hazards are verdicts in it, not exceptions.
     """
-    hv = Hypervisor(image, release, host=host, signatures=signatures, hook_runner=hook_runner)
-    life, mine = _live(payloads, hv, probes)
+
+    def boot() -> Hypervisor:
+        return Hypervisor(image, release, host=host, signatures=signatures, hook_runner=hook_runner)
+
+    hv = boot()
+    life, mine = _live(payloads, hv, probes, boot=boot)
     others = [
         _live(payloads, Hypervisor(image, other, hook_runner=_without_execution))[1]
         for other in compared

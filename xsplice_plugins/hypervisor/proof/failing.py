@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hooks around an apply and a revert that fail: who asked for them may unload, or ask again.
+
+The first hook runs when an action is asked for. If CPUs then do not meet in time the action ends
+with -EBUSY: nothing was changed and no other hook runs. If a domain waits in a queue, apply ends
+with -EBUSY while the CPUs meet, and the hook behind it runs. Either can happen on any host, so both
+are played around a payload that has such hooks. Source: ``check_for_livepatch_work`` of
+xen/common/livepatch.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.hypervisor.core import Hypervisor
+from xsplice_plugins.hypervisor.facts.arches import X86_64
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, Unknown, XenRefusal
+from xsplice_plugins.hypervisor.proof.dangling import TAKE_BACK, check_pointers
+from xsplice_plugins.hypervisor.run.helpers import HEAP_OWNER
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload, State, name_bytes
+from xsplice_plugins.hypervisor.state.rendezvous import Cpu, CpuState
+from xsplice_plugins.hypervisor.state.requests import Command, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ASKED_MAX = 3  #: as often a revert is asked for again
+_LATE = "its CPUs come too late"
+_WAITING = "a domain waits in a queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What shall be played on a host of its own."""
+
+    payloads: Sequence[tuple[str, bytes]]  #: bottom first; the last one is judged
+    boot: Callable[[], Hypervisor]  #: gives a new host
+    observe: Callable[[Hypervisor], None]  #: asks what holds while everything is applied
+
+
+def play_failures(course: Course) -> tuple[tuple[str, str], ...]:
+    """Play each way in which an action around hooks can fail, where the payload has such hooks.
+
+    Args:
+        course: What is played; without the failures it is known to go well.
+
+    Returns:
+        (action, what was played and went well) for each.
+
+    Raises:
+        Hazard: Something goes wrong; the text begins with what was played.
+        Unknown: The model cannot tell whether it does.
+    """
+    hv, top = _loaded(course)
+    played: list[tuple[str, str]] = []
+    for why in _reasons(hv, top):
+        for path in (_unloaded, _applied_again):
+            text = f"apply ends with -EBUSY ({why}), then {_WORDS[path]}"
+            _try(text, lambda path=path, why=why: path(course, why))  # type: ignore[misc]
+            played.append(("apply", text))
+    if "prerevert" in top.hooks:
+        text = f"revert ends with -EBUSY ({_LATE}), then asked again"
+        _try(text, lambda: _reverted_again(course))
+        played.append(("revert", text))
+    return tuple(played)
+
+
+def _reasons(hv: Hypervisor, top: LoadedPayload) -> list[str]:
+    """Say why an apply may fail around the hooks that a payload has."""
+    hooks = set(top.hooks)
+    reasons = [_LATE] if "preapply" in hooks else []
+    is_asked = hv.release.checks_waitqueues and hv.image.arch == X86_64 and "apply" not in hooks
+    if is_asked and hooks & {"preapply", "postapply"}:
+        reasons.append(_WAITING)
+    return reasons
+
+
+def _try(played: str, course: Callable[[], None]) -> None:
+    """Play; say of what goes wrong after what it did."""
+    try:
+        course()
+    except XenRefusal as refusal:
+        raise Hazard(refusal.step, f"{played}: {refusal.reason}") from refusal
+    except Stopped as stopped:
+        raise type(stopped)(stopped.step, f"{played}: {stopped.reason}") from stopped
+
+
+def _loaded(course: Course) -> tuple[Hypervisor, LoadedPayload]:
+    """Boot a host, apply all but the last payload and upload that one."""
+    hv = course.boot()
+    for name, data in course.payloads:
+        if hv.payloads:
+            _act(hv, hv.payloads[-1], Command.APPLY)
+        answer = hv.upload(name_bytes(name) + b"\0", data)
+        if answer.code < 0:
+            raise XenRefusal(-answer.code, answer.step, answer.reason)
+    return hv, hv.payloads[-1]
+
+
+def _act(hv: Hypervisor, payload: LoadedPayload, command: Command) -> int:
+    """Ask for an action, let the CPUs do it; give its result."""
+    answer = hv.action(name_bytes(payload.name) + b"\0", command)
+    if not answer.code:
+        hv.run_pending()
+    return answer.code or payload.rc
+
+
+def _failed(hv: Hypervisor, payload: LoadedPayload, command: Command, why: str) -> None:
+    """Ask for an action on a host where it fails."""
+    kept = hv.host
+    late = [Cpu(number=0, state=CpuState.HYPERCALL), Cpu(number=1, is_stuck=True)]
+    hv.host = Host(cpus=late) if why == _LATE else Host(cpus=kept.cpus, has_waitqueue=True)
+    _act(hv, payload, command)
+    hv.host = kept
+
+
+def _refused_apply(course: Course, why: str) -> tuple[Hypervisor, LoadedPayload, str]:
+    hv, top = _loaded(course)
+    before = hv.memory.digest(owner="xen", code_only=True)
+    _failed(hv, top, Command.APPLY, why)
+    return hv, top, before
+
+
+def _unloaded(course: Course, why: str) -> None:
+    hint = "no hook runs then; hand it out in one that runs once it is applied"
+    _end(*_refused_apply(course, why), hint if why == _LATE else TAKE_BACK)
+
+
+def _applied_again(course: Course, why: str) -> None:
+    hv, top, before = _refused_apply(course, why)
+    if not _act(hv, top, Command.APPLY):  # a hook may refuse: it is unloaded then
+        course.observe(hv)
+        rc = _act(hv, top, Command.REVERT)
+        if rc:
+            raise Hazard("revert", f"revert ends with {rc}")
+    _end(hv, top, before)
+
+
+_WORDS = {_unloaded: "it is unloaded", _applied_again: "asked again"}
+
+
+def _reverted_again(course: Course) -> None:
+    hv, top = _loaded(course)
+    before = hv.memory.digest(owner="xen", code_only=True)
+    _act(hv, top, Command.APPLY)
+    # A hook may refuse the first time; the one that fails is the one after.
+    borrowed = {id(s): s for s in hv.memory.segments() if s.owner == HEAP_OWNER}
+    _failed(hv, top, Command.REVERT, _LATE)
+    if top.state != State.APPLIED:
+        return None
+    course.observe(hv)
+    gone = [segment for segment in borrowed.values() if segment.owner != HEAP_OWNER]
+    if gone:
+        raise Unknown(
+            "prerevert-hook",
+            f"the hook before revert frees memory ({gone[0].name}) while the replaced functions "
+            "still run, and nothing shows that they do without; free it after the revert",
+        )
+    for _ in range(_ASKED_MAX):
+        rc = _act(hv, top, Command.REVERT)
+        if not rc:
+            return _end(hv, top, before)
+    raise Hazard("revert", f"revert ends with {rc} each time; the payload cannot be taken off")
+
+
+def _end(hv: Hypervisor, top: LoadedPayload, before: str, hint: str = TAKE_BACK) -> None:
+    """Unload, and see that nothing is left."""
+    hv.action(name_bytes(top.name) + b"\0", Command.UNLOAD)
+    if hv.memory.digest(owner="xen", code_only=True) != before:
+        raise Hazard("unload", "code or read-only data is not what it was before")
+    check_pointers([top], hv, hint=hint)
