@@ -14,7 +14,7 @@ import pytest
 
 from tests.kit.build import Run, scons
 from tests.xen.wrong_payloads import addresses_of, image_of, wrong_payloads
-from xsplice_plugins import pipeline
+from xsplice_plugins import cli, pipeline
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.results import Beneath, NewObject
 from xsplice_plugins.errors import XspliceError
@@ -271,13 +271,19 @@ def test_the_next_cumulative_payload_is_proved_as_an_upgrade(bench: Bench) -> No
     assert any(note.startswith("`kp_get` is called `kp_get.") for note in notes)
 
 
-def test_an_upgrade_that_undoes_a_fix_of_the_same_function_is_not_proved(bench: Bench) -> None:
+def test_an_upgrade_that_undoes_a_fix_of_the_same_function_is_not_proved(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench.patch("k1", (EXTRA,), ('    return XEN_EXTRAVERSION "-one";',))
     bench.patch("k2", (EXTRA,), ('    return XEN_EXTRAVERSION "-two";',))
     bench.prove("k1", "k1.patch").assert_success()
     run = bench.prove("k2", "k2.patch", old="k1")
     assert run.status == 5, run.text
     assert "not checked: stack: what k1 changed in `xen_extra_version` is given up" in run.text
+    words = ["verify", str(bench.payload("k2")), "--supersedes", str(bench.payload("k1"))]
+    words += ["--xen-syms", str(bench.tree / "xen/xen-syms"), "--signer", "none"]
+    assert cli.main([*words, "--out", str(bench.folder / "k2.json")]) == 5
+    assert "what k1 changed in `xen_extra_version` is given up" in capsys.readouterr().out
     hooks = "static void off(void) { }\nXSPLICE_UNLOAD_HOOK(off);\n"
     bench.by_hand("hooks", text=hooks).assert_success()
     run = bench.prove("k3", "k2.patch", old="hooks")

@@ -169,7 +169,9 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
     is_held = _holds(record, old)
     if not is_held and not _is_by_hand(record):
         severity = Severity.UNCHECKED
-        hint = ", and its sources lack that fix; begin PATCH= with its patches, or unload it first"
+        is_patched = any(patch.files for patch in old.patches)
+        both = "begin PATCH= with its patches" if is_patched else "write by hand what does both"
+        hint = f", and its sources lack that fix; {both}, or unload it first"
     texts = _given_up(record, old, is_held=is_held)
     return found + [_finding(record, severity, text + hint) for text in texts]
 
