@@ -139,6 +139,23 @@ def test_expected_answers_hold_after_a_revert_that_failed(*, is_spoilt: bool) ->
         assert report.reason == f"{REVERT}: xen_extra_version: 'xatched' instead of 'patched'"
 
 
+@pytest.mark.parametrize("used", ["", "by its code", "through a pointer"])
+def test_a_variable_that_changes_before_a_revert_may_be_in_use(used: str) -> None:
+    draft = draft_of(prerevert=(FLIP,), postrevert=(FLIP,))
+    if used == "by its code":
+        code = draft.sec(".text.new")
+        code.relocs = [dataclasses.replace(rel, symbol="kept") for rel in code.relocs]
+    if used == "through a pointer":
+        draft.sections.append(Sec(".data.rel.ro", bytes(8), align=8, relocs=[Rel(0, 1, "kept")]))
+    report = proof(draft)
+    if not used:
+        assert report.verdict == "proved", "hooks alone use it"
+        return
+    assert (report.verdict, report.step) == ("unknown", "prerevert-hook")
+    text = "the hook before revert changes kept while the replaced functions still run"
+    assert text in report.reason
+
+
 def test_the_payload_on_top_of_others_is_played() -> None:
     lower = minimal(target="answer")
     lower_id = lower.sec(".note.gnu.build-id").data[-20:]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import X86_64
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, Unknown, XenRefusal
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, XenRefusal
 from xsplice_plugins.hypervisor.proof.dangling import TAKE_BACK, check_pointers
-from xsplice_plugins.hypervisor.run.helpers import HEAP_OWNER
-from xsplice_plugins.hypervisor.state.payload import LoadedPayload, State, name_bytes
+from xsplice_plugins.hypervisor.proof.withdrawn import check_freed, check_variables, what_is_used
+from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
 from xsplice_plugins.hypervisor.state.rendezvous import Cpu, CpuState
 from xsplice_plugins.hypervisor.state.requests import Command, Host
 
@@ -144,19 +144,11 @@ def _reverted_again(course: Course) -> None:
     hv, top = _loaded(course)
     before = hv.memory.digest(owner="xen", code_only=True)
     _act(hv, top, Command.APPLY)
-    # A hook may refuse the first time; the one that fails is the one after.
-    borrowed = {id(s): s for s in hv.memory.segments() if s.owner == HEAP_OWNER}
+    used = what_is_used(hv, top)
     _failed(hv, top, Command.REVERT, _LATE)
-    if top.state != State.APPLIED:
-        return None
     course.observe(hv)
-    gone = [segment for segment in borrowed.values() if segment.owner != HEAP_OWNER]
-    if gone:
-        raise Unknown(
-            "prerevert-hook",
-            f"the hook before revert frees memory ({gone[0].name}) while the replaced functions "
-            "still run, and nothing shows that they do without; free it after the revert",
-        )
+    check_freed(used)
+    check_variables(used, hv, top)
     for _ in range(_ASKED_MAX):
         rc = _act(hv, top, Command.REVERT)
         if not rc:
