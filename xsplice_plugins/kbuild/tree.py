@@ -14,6 +14,7 @@ from pathlib import Path
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
+from xsplice_plugins.kbuild.configured import check_configured
 from xsplice_plugins.kbuild.records import read_text
 
 _VERSION = re.compile(
@@ -67,7 +68,8 @@ def locate_tree(xen: Path) -> XenTree:
 
     Raises:
         ConfigError: Not a Xen tree.
-        CaptureError: Not built, built without live patching, or ``xen-syms`` of another build.
+        CaptureError: Not built, built without live patching, configured otherwise since, or
+            ``xen-syms`` of another build.
     """
     named = Path(os.path.abspath(xen))  # noqa: PTH100  # links in the user's path stay as they are
     build_root, source = _parts(named)
@@ -82,6 +84,7 @@ def locate_tree(xen: Path) -> XenTree:
     if not xen_syms.is_file():
         raise CaptureError(f"{named}: the tree is not built (no xen-syms); {_HOW_TO_BUILD}")
     image = _image(xen_syms)
+    check_configured(build_root, image)
     source_root = source.parent
     if build_root == source or build_root.is_relative_to(source_root):
         root = source_root

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a tree configured as its image is? The image holds its own settings (``CONFIG_HYPFS_CONFIG``).
+
+Source: xen/common/Makefile (4.14 and later): ``config_data.S`` holds the gzipped ``.config``;
+xen/tools/kconfig/confdata.c: what ``autoconf.h`` and ``auto.conf`` say of each setting.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.records import read_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xsplice_plugins.elf.reader import ElfFile
+
+_SETTING = re.compile(r"^CONFIG_(\w+)=(.*)$", re.MULTILINE)
+_DEFINE = re.compile(r"^#define CONFIG_(\w+) (.*)$", re.MULTILINE)
+_NAMED_MAX = 4
+_AGAIN = (
+    "run make in the tree and boot what it makes, or put the settings of the running hypervisor's "
+    "build back"
+)
+
+AUTOCONF = "include/generated/autoconf.h"  #: what C sources read of the settings
+HOLDS = "HYPFS_CONFIG"  #: the setting by which an image holds its settings
+
+
+def check_configured(build_root: Path, image: ElfFile) -> None:
+    """Check that ``.config``, ``auto.conf`` and ``autoconf.h`` say what the image was built with.
+
+    Where the image does not hold its settings, the three are held against each other.
+
+    Args:
+        build_root: Where they lie.
+        image: The hypervisor's ``xen-syms``.
+
+    Raises:
+        CaptureError: One says otherwise; the message names the file and the settings.
+    """
+    told = _told(image)
+    text = read_text(str(build_root / ".config")) if told is None else told
+    where = "the settings that the image holds" if told is not None else ".config"
+    wanted = dict(_SETTING.findall(text))
+    if told is None and wanted.get(HOLDS) == "y":
+        raise CaptureError(
+            f"{build_root / '.config'}: says CONFIG_{HOLDS}=y, and {image.name} holds no settings; "
+            f"{_AGAIN}"
+        )
+    defines = {name: "1" if value == "y" else value for name, value in wanted.items()}
+    for path, pattern, values in (
+        (".config", _SETTING, wanted),
+        ("include/config/auto.conf", _SETTING, wanted),
+        (AUTOCONF, _DEFINE, defines),
+    ):
+        said = read_text(str(build_root / path))
+        found = dict(pattern.findall(said))
+        names = sorted(n for n in found.keys() | values.keys() if found.get(n) != values.get(n))
+        if said and names:
+            shown = ", ".join(f"CONFIG_{name}" for name in names[:_NAMED_MAX])
+            more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+            raise CaptureError(
+                f"{build_root / path}: says otherwise than {where}: {shown}{more}; {_AGAIN}"
+            )
+
+
+def _told(image: ElfFile) -> str | None:
+    """Return the settings that an image was built with; ``None`` if it does not hold them."""
+    places = image.values_of("xen_config_data", "xen_config_data_size")
+    if len(places) < 2:
+        return None
+    size = int.from_bytes(_bytes(image, places["xen_config_data_size"], 4), "little")
+    data = _bytes(image, places["xen_config_data"], size)
+    try:
+        return gzip.decompress(data).decode("utf-8", "surrogateescape")
+    except (OSError, EOFError, zlib.error) as error:
+        raise CaptureError(
+            f"{image.name}: the settings that it holds cannot be read ({error}); build it again"
+        ) from error
+
+
+def _bytes(image: ElfFile, addr_virt: int, count: int) -> bytes:
+    for section in image.sections:
+        at = addr_virt - section.addr_virt
+        if section.addr_virt and 0 <= at < section.size_bytes:
+            return section.data[at : at + count]
+    return b""
