@@ -34,12 +34,12 @@ def tree(tmp_path: Path) -> TinyTree:
     return TinyTree(tmp_path / "tree", flags=FLAGS)
 
 
-def verify(tree: TinyTree, build: Path) -> Run:
+def verify(tree: TinyTree, build: Path, environ: dict[str, str] | None = None) -> Run:
     """Make and judge a fix of version.c, which reaches no other object."""
     patch = build.parent / "fix.patch"
     patch.write_text(tree.patch(FIX).patches[0].text)
     words = {"XEN": tree.root, "PATCH": patch, "SIGNER": "none"}
-    return scons("xsplice-verify", build, **words)
+    return scons("xsplice-verify", build, environ=environ, **words)
 
 
 def said_of_base(build: Path) -> list[tuple[str, str]]:
@@ -145,6 +145,60 @@ def test_a_changed_source_that_no_object_has_seen_changes_nothing(
     assert said_of_base(tmp_path / "b") == said_of_base(tmp_path / "fresh")
     made = [(tmp_path / name / "fix/fix.livepatch").read_bytes() for name in ("b", "fresh")]
     assert made[0] == made[1]
+
+
+def test_a_header_that_is_newer_than_an_object_is_not_proved_until_it_is_put_back(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    """Its members are used by the fix alone, so no object compiled again shows it."""
+    header = tree.root / "xen/include/xen/lib.h"
+    times, text = header.stat(), header.read_text()
+    header.write_text(text + "#define UNUSED 2\n")
+    environ = {"XSPLICE_CACHE": str(tmp_path / "cache")}
+    for build in (tmp_path / "b", tmp_path / "b", tmp_path / "fresh"):
+        ended = verify(tree, build, environ)
+        assert (ended.status, "UNPROVED: fix" in ended.out) == (5, True), ended.text
+        rows = [text for severity, text in said_of_base(build) if severity == "unchecked"]
+        assert ["xen/include/xen/lib.h: newer than " in row for row in rows] == [True]
+    header.write_text(text)
+    os.utime(header, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.copytree(tree.root, tmp_path / "other", symlinks=True)
+    tree.root = tmp_path / "other"  # built an hour ago, elsewhere: its times of change are lost
+    for file in tree.root.rglob("*"):
+        stamp = file.lstat().st_mtime_ns - 3600 * 10**9
+        os.utime(file, ns=(stamp, stamp), follow_symlinks=False)
+    verify(tree, tmp_path / "c", environ)
+    assert [severity for severity, _ in said_of_base(tmp_path / "c")] == ["held"]
+
+
+def test_a_header_with_another_content_than_before_is_refused_before_anything_is_built(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    environ = {"XSPLICE_CACHE": str(tmp_path / "cache")}
+    verify(tree, tmp_path / "b", environ)
+    header = tree.root / "xen/include/xen/lib.h"
+    times, text = header.stat(), header.read_text()
+    for content, status in ((text + "#define UNUSED 2\n", 2), (text, 0)):
+        header.write_text(content)
+        os.utime(header, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for build in (tmp_path / "b", tmp_path / f"fresh{status}"):
+            ended = verify(tree, build, environ)
+            assert ("lib.h: changed since" in ended.err) == (status == 2), ended.text
+            assert (build / "fix/fix.livepatch").exists() == (status == 0)
+
+
+def test_hand_written_files_are_compiled_with_the_headers_of_the_image(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    environ = {"XSPLICE_CACHE": str(tmp_path / "cache")}
+    hotfix = tmp_path / "hotfix.c"
+    hotfix.write_text("#include <xsplice.h>\n")
+    words = {"XEN": tree.root, "HOTFIX": hotfix, "SIGNER": "none"}
+    scons("xsplice-verify", tmp_path / "b", environ=environ, **words)
+    header = tree.root / "xen/include/xen/lib.h"
+    header.write_text(header.read_text() + "#define UNUSED 2\n")
+    ended = scons("xsplice-verify", tmp_path / "b", environ=environ, **words)
+    assert (ended.status, "lib.h: changed since" in ended.err) == (2, True), ended.text
 
 
 def test_objects_that_are_gone_are_not_checked(tree: TinyTree, tmp_path: Path) -> None:

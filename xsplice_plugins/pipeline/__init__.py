@@ -13,6 +13,7 @@ from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.pipeline.basing import BaseObjects, match_base, objects_of_tree
 from xsplice_plugins.pipeline.checking import check_rebuild, shares_sections
 from xsplice_plugins.pipeline.diffing import diff_pair
+from xsplice_plugins.pipeline.inputs import check_inputs
 from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.outputs import MADE, check_outputs, refuse_overwriting
@@ -64,6 +65,7 @@ __all__ = [
     "capture_made",
     "capture_pair",
     "capture_reached",
+    "check_inputs",
     "check_outputs",
     "check_outside",
     "check_payloads",

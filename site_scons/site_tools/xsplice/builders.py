@@ -256,6 +256,7 @@ class Wiring:
             library=("check", "rebuild", *CAPTURING),
             values=[
                 f"check for {config.release} on {fix.stack.beneath}",
+                f"inputs {rebuild.doubts}",
                 _facts(config),
                 *(
                     [f"tree {capture.tree_state(fix.tree)}"]

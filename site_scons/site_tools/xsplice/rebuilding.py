@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Severity
+from xsplice_plugins.artefacts import Finding, Severity
 
 from .actions import Farm, Fix, Nodes, Side, _load_deltas, _path, _prefix, lay_out, staged
 
@@ -34,6 +34,7 @@ class Rebuild:
     #: By object path, for all that the patches of payloads beneath reach: made with those alone.
     lower_objects: dict[str, Path] = field(default_factory=dict)
     base: Path = Path()  #: where lies whether the tree is what its image holds
+    doubts: tuple[Finding, ...] = ()  #: whether what is compiled may have changed since
 
     def needs_make(self, fix: Fix) -> bool:
         """Tell whether only make can give both sides, with the lines of payloads beneath."""
@@ -177,4 +178,5 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
         base = artefacts.load(rebuild.base, artefacts.BaseMatch)
-        artefacts.save(_path(target[0]), replace(checks, base=base))
+        checks = replace(checks, base=base, findings=checks.findings + rebuild.doubts)
+        artefacts.save(_path(target[0]), checks)

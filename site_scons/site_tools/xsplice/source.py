@@ -70,4 +70,6 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
         ],
     )
     env.Depends(made, [image, *(env.File(str(path)) for path in run.config.depends)])
-    return wiring.rest(made, image, base_node(wiring, tree), Rebuild(is_possible=False))
+    doubts = pipeline.check_inputs(tree)
+    rebuild = Rebuild(is_possible=False, doubts=doubts)
+    return wiring.rest(made, image, base_node(wiring, tree), rebuild)

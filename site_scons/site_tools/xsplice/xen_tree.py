@@ -67,6 +67,12 @@ def _wire(env: Environment) -> XspliceNodes:
         prefix = f"{tree.patch_root}/" if tree.patch_root else ""
         reads = {path.removeprefix(prefix) for job in plan.jobs for path in job.inputs}
         is_known = plan.route is Route.RECORDED
+        doubts = pipeline.check_inputs(
+            tree,
+            patch_set,
+            plan.jobs if is_known else None,
+            is_made_again=not is_known or "rebuild" in run.config.verifiers,
+        )
         stack = pipeline.read_stack(run.config, patch_set, reads if is_known else None)
     route = f"{plan.route} ({plan.reason})"
     wiring = start(env, patch_set, run, route, stack, tree, is_rebuildable=True)
@@ -88,7 +94,8 @@ def _wire(env: Environment) -> XspliceNodes:
     else:
         deltas = _recorded(wiring, tree, plan)
     image = env.File(str(tree.xen_syms))
-    return wiring.rest(deltas, image, base_node(wiring, tree), _rebuild(wiring, tree, plan))
+    rebuild = replace(_rebuild(wiring, tree, plan), doubts=doubts)
+    return wiring.rest(deltas, image, base_node(wiring, tree), rebuild)
 
 
 def base_node(wiring: Wiring, tree: XenTree) -> object:
