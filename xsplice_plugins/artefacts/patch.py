@@ -7,6 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
+_SAYS_CHARACTERS = 4  #: of a line without blanks; a brace says nothing
+
 
 class TouchKind(StrEnum):
     """What a source patch touches, as far as a file's name and the hunk's text can tell."""
@@ -48,6 +50,20 @@ class PatchDigest:
     name: str  #: of its file; does not count
     sha256: str  #: of the text, as `PatchFile` has it
     files: tuple[str, ...]  #: as in `PatchFile`
+    #: Short digests of the lines that it adds, or, if it adds none, takes away: what a revised
+    #: patch has in common with it.
+    lines: tuple[str, ...] = ()
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Return short digests of the lines of a diff that say something, sorted."""
+    rows = [line for line in text.splitlines() if not line.startswith(("+++", "---"))]
+    for sign in "+-":
+        words = {"".join(row[1:].split()) for row in rows if row.startswith(sign)}
+        if said := {word for word in words if len(word) >= _SAYS_CHARACTERS}:
+            digests = (hashlib.sha256(w.encode("utf-8", "surrogateescape")) for w in said)
+            return tuple(sorted(digest.hexdigest()[:12] for digest in digests))
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +85,7 @@ class PatchSet:
                 name=patch.name,
                 sha256=hashlib.sha256(patch.text.encode("utf-8", "surrogateescape")).hexdigest(),
                 files=patch.files,
+                lines=_lines(patch.text) if patch.files else (),
             )
             for patch in self.patches
         )

@@ -167,7 +167,9 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         found.append(_finding(record, Severity.WARNING, text))
     severity, hint = Severity.WARNING, ""
     is_held = _holds(record, old)
-    if not is_held and not _is_by_hand(record):
+    if not is_held and _is_revised(record, old):
+        hint = ", as far as its sources do not say the same: they hold most lines of that fix"
+    elif not is_held and not _is_by_hand(record):
         severity = Severity.UNCHECKED
         is_patched = any(patch.files for patch in old.patches)
         both = "begin PATCH= with its patches" if is_patched else "write by hand what does both"
@@ -197,6 +199,18 @@ def _holds(record: PayloadRecord, old: PayloadRecord) -> bool:
     """Tell whether the sources hold all that the old one was made of."""
     held = {patch.sha256 for patch in record.patches}
     return bool(old.patches) and all(patch.sha256 in held for patch in old.patches)
+
+
+def _is_revised(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether the sources hold most of what each of the old one's patches says.
+
+    A cumulative patch that was written anew is another text with the same lines.
+    """
+    lines = {line for patch in record.patches for line in patch.lines}
+    return bool(old.patches) and all(
+        patch.lines and 2 * len(lines.intersection(patch.lines)) > len(patch.lines)
+        for patch in old.patches
+    )
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:
