@@ -30,6 +30,7 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_FUNCTION_TYPE,
     TAG_MEMBER,
     TAG_POINTER,
+    TAG_STRUCT,
     TAG_SUBRANGE,
     TAG_TYPEDEF,
     TAG_UNION,
@@ -286,6 +287,22 @@ class Layouts:
                 break
             at = self.type_of(self.entries[at])
         return self.type_text(entry)
+
+    def inner_text(self, entry: DebugEntry) -> str:
+        """Return `type_text` of the one member that fills the structure that an entry holds.
+
+        Memory holds the same bits; what is no such structure has its own text.
+        """
+        number = self._bare(self.type_of(entry))
+        size = self._size_bytes(number)
+        for _ in range(NESTING_MAX):
+            members = self.children.get(number, [])
+            if number < 0 or self.entries[number].tag != TAG_STRUCT or len(members) != 1:
+                break
+            if AT_BIT_SIZE in members[0].values or self._place(members[0]) != (8 * size, 0):
+                break
+            number = self._bare(self.type_of(members[0]))
+        return f"{size} {self._whole_text(number, 0)}"
 
     def type_text(self, entry: DebugEntry) -> str:
         """Return size and type of what has a type; nameless records are told whole."""

@@ -52,6 +52,8 @@ class Values:
 
     #: variables with an address of their own: the type of each that has this name there, in order
     variables: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    #: of the types above that are a structure of one member: that member's
+    inner: dict[str, str] = field(default_factory=dict)
     enumerations: list[Enumeration] = field(default_factory=list)
     constants: dict[Key, frozenset[int]] = field(default_factory=dict)
     typedefs: dict[str, str] = field(default_factory=dict)  #: what each name at file scope means
@@ -66,8 +68,10 @@ def values_of(file: ElfFile) -> Values:
     info = debug_info(file)
     layouts = Layouts(info.entries, info.place_of)
     found = Values()
-    for key, text in _variables(info, layouts):
+    for key, text, inner in _variables(info, layouts):
         found.variables[key] = (*found.variables.get(key, ()), text)
+        if text not in {inner, "const"}:
+            found.inner[text] = inner
     names = {}
     for number, entry in enumerate(info.entries):
         if entry.tag == TAG_TYPEDEF:
@@ -93,8 +97,8 @@ def values_of(file: ElfFile) -> Values:
     return found
 
 
-def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str]]:
-    """Return place and type of each variable; copies of a function's body count once."""
+def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str, str]]:
+    """Return place, type and inner type of each; copies of a function's body count once."""
     found = {}
     for number, entry in enumerate(info.entries):
         if entry.tag != TAG_VARIABLE or not entry.values.get(AT_LOCATION):
@@ -103,7 +107,8 @@ def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str]]:
         first = info.entries[root]
         typed = entry if AT_TYPE in entry.values else first
         name = str(first.values.get(AT_NAME, ""))
-        found[root] = ((function_around(info, root), name), layouts.variable_text(typed))
+        texts = layouts.variable_text(typed), layouts.inner_text(typed)
+        found[root] = ((function_around(info, root), name), *texts)
     return list(found.values())
 
 
@@ -121,14 +126,12 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
     wrong: dict[str, str] = {}
     questions: list[str] = []
     for key in sorted(before.variables.keys() & after.variables.keys()):
+        texts = _fitted(before, after, key), _fitted(after, before, key)
         # A constant's content is compared where it lies; it has no state.
-        old, new = (
-            Counter(text for text in side.variables[key] if text != "const")
-            for side in (before, after)
-        )
+        old, new = (Counter(text for text in side if text != "const") for side in texts)
         if old - new and new - old:
             wrong[f"variable {key[1]}"] = f"{_shown(key)} changed its type"
-        elif before.variables[key] != after.variables[key] and len(old | new) > 1:
+        elif texts[0] != texts[1] and len(old | new) > 1:
             questions.append(
                 f"{_shown(key)} is several, and one is new, gone or elsewhere: nobody has shown "
                 "that each keeps its state"
@@ -156,6 +159,15 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
     for was, now in _pairs(before, after):
         wrong |= _enumeration(was, now, (before, after), questions)
     return wrong, tuple(dict.fromkeys(questions))
+
+
+def _fitted(side: Values, other: Values, key: Key) -> tuple[str, ...]:
+    """Return a variable's types; a structure of one member is that where the other side has it."""
+    theirs = other.variables[key]
+    return tuple(
+        side.inner[text] if text not in theirs and side.inner.get(text) in theirs else text
+        for text in side.variables[key]
+    )
 
 
 def _pairs(before: Values, after: Values) -> Iterator[tuple[Enumeration, Enumeration]]:

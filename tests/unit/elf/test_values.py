@@ -41,6 +41,47 @@ BODIES = {
         "typedef long unsigned word; static word x[0x10]; g(x);",
         [],
     ),
+    "one member": ("static long x; g(&x);", "static struct { long a; } x; g(&x);", []),
+    "no longer one member": (
+        "static struct { struct { void *a; } b; } x; g(&x);",
+        "static void *x; g(&x);",
+        [],
+    ),
+    "one member of another type": (
+        "static long x; g(&x);",
+        "static struct { unsigned long a; } x; g(&x);",
+        ["variable x"],
+    ),
+    "one member behind a hole": (
+        "static long x; g(&x);",
+        "static struct { int : 32; int a; } x; g(&x);",
+        ["variable x"],
+    ),
+    "one member, and room behind it": (
+        "static int x; g(&x);",
+        "static struct { int a; } __attribute__((aligned(8))) x; g(&x);",
+        ["variable x"],
+    ),
+    "one bit-field": (
+        "static int x; g(&x);",
+        "static struct { int a : 32; } x; g(&x);",
+        ["variable x"],
+    ),
+    "one member each": (
+        "static struct { long gfn; } x; g(&x);",
+        "static struct { long mfn; } x; g(&x);",
+        ["variable x"],
+    ),
+    "two members": (
+        "static long x; g(&x);",
+        "static struct { int a, b; } x; g(&x);",
+        ["variable x"],
+    ),
+    "a union": (
+        "static long x; g(&x);",
+        "static union { long a; } x; g(&x);",
+        ["variable x"],
+    ),
     "in no memory": ("short x = a; g(&x);", "char x = a; g(&x);", []),
     "constant": (
         "static const short x[1] = { 1 }; g(&x);",
