@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import __version__
-from xsplice_plugins.errors import XspliceError
+from xsplice_plugins.errors import FULL, MachineError, XspliceError
 from xsplice_plugins.plugins.spec import HOOK_API
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         check_out(arguments)
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
     except XspliceError as error:
         print(f"xsplice {arguments.command}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
@@ -54,3 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"xsplice {arguments.command}: interrupted", file=sys.stderr)  # noqa: T201
         return 130
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        text = f"xsplice {arguments.command}: {error.filename or 'the standard output'}: "
+        print(f"{text}cannot be written ({error.strerror}); make room", file=sys.stderr)  # noqa: T201
+        return MachineError.exit_status
+    return status

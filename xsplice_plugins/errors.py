@@ -5,6 +5,8 @@ A message has three parts: the subject (object, symbol, source line where known)
 and what to do next. A broken invariant of our own is an ``assert``, never one of these.
 """
 
+import errno
+
 #: What a run ends with, the same through ``scons`` and ``xsplice``.
 STATUSES = {
     0: "done, or proved",
@@ -14,6 +16,9 @@ STATUSES = {
     5: "not proved: a hazard, a refusal by the hypervisor, a disagreement, or something unchecked",
     6: "the machine lacks something: a program, room on a disk, a permission",
 }
+
+#: What the system says where a disk, or what stands for the standard output, takes no more.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 class XspliceError(Exception):

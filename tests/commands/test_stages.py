@@ -204,6 +204,28 @@ def test_what_is_written_beside_is_not_written_over_what_is_read(
     assert xsplice(capsys, "diff", *objects, "--out", made, "--html", tmp_path / "page")[0] == 0
 
 
+def test_what_is_no_regular_file_is_not_written_over(
+    objects: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is done first: neither is there a file beside it."""
+    payload = tmp_path / "fix.livepatch.unsigned"
+    payload.write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "good.signature.json").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for words, place in (
+        (("diff", *objects, "--out", "/dev/null"), "/dev/null"),
+        (("diff", *objects, "--html", tmp_path / "pipe"), tmp_path / "pipe"),
+        (("sign", payload, "--out", "/dev/null"), "/dev/null"),
+        (("sign", payload, "--out", tmp_path / "good"), tmp_path / "good.signature.json"),
+    ):
+        status, said = xsplice(capsys, *words)
+        assert (status, f"{place}: is " in said, "not replaced" in said) == (2, True, True), said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/dev/null.signature.json").exists()
+    assert xsplice(capsys, "diff", *objects, "--out", tmp_path / "delta")[0] == 0
+
+
 def test_a_folder_is_no_file(
     objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,43 @@ def test_file_that_cannot_be_written_whole_keeps_the_old_content(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["payload"]
 
 
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    """``--out /dev/null`` of root would take the device away."""
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (
+        ("link", "a symbolic link"),
+        ("dangling", "a symbolic link"),
+        ("folder", "a folder"),
+        ("pipe", "no regular file"),
+        ("/dev/null", "no regular file"),
+    ):
+        path = tmp_path / name
+        before = path.lstat()
+        with pytest.raises(ConfigError, match=f"{path}: is {words} and is not replaced"):
+            artefacts.write_file(path, b"new")
+        assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert file.read_bytes() == b"old"
+    for path in (file, tmp_path / "none"):
+        artefacts.write_file(path, b"new")
+        assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"name": "\xff"}', b'{"name": "a\xc3("}', b'{"n": ' + b"[" * 100_000]
+)
+def test_bytes_that_are_no_json_text_are_refused_by_name(text: bytes) -> None:
+    with pytest.raises(XspliceError, match=r"a\.json: not a PatchSet of this version") as caught:
+        artefacts.from_json(text, PatchSet, "a.json")
+    assert caught.value.exit_status == 2
+    odd = artefacts.to_json(PATCH_SET).replace(b'"fix"', '"исправ"'.encode())
+    assert artefacts.from_json(odd, PatchSet, "a.json").name == "исправ"
+
+
 def test_only_regular_files_up_to_a_limit_are_read(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")

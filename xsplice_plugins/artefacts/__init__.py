@@ -33,6 +33,7 @@ from xsplice_plugins.artefacts.facts import Facts as Facts
 from xsplice_plugins.artefacts.files import IMAGE_SIZE_MAX as IMAGE_SIZE_MAX
 from xsplice_plugins.artefacts.files import PAYLOAD_SIZE_MAX as PAYLOAD_SIZE_MAX
 from xsplice_plugins.artefacts.files import SCHEMA as SCHEMA
+from xsplice_plugins.artefacts.files import check_replaceable as check_replaceable
 from xsplice_plugins.artefacts.files import from_json as from_json
 from xsplice_plugins.artefacts.files import load as load
 from xsplice_plugins.artefacts.files import plain as plain

@@ -50,7 +50,7 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
     try:
         with _ONE_AT_A_TIME:
             result = msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         wrong = error
     else:
         for item in result if isinstance(result, tuple) else (result,):
@@ -71,12 +71,30 @@ def _schema_of(kind: type) -> int | None:
     return default if isinstance(default, int) else None
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe, a folder or a symbolic link.
+
+    Raises:
+        ConfigError: There is something, and it is no regular file.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing is there, or writing says what is wrong
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
+        kind = kinds.get(stat.S_IFMT(mode), "no regular file")
+        raise ConfigError(f"{path}: is {kind} and is not replaced; name another file")
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see either the old content or all of the new.
 
     Raises:
+        ConfigError: Something is there that is no regular file.
         MachineError: The file cannot be written (disk full, no permission).
     """
+    check_replaceable(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ It runs SCons on a project of its own, so nodes, signatures and speed are those 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +27,7 @@ from xsplice_plugins.errors import (
     NoFunctionalChangeError,
     RefusedError,
     VerifyError,
+    XspliceError,
 )
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import clean_name, derived_name
@@ -34,6 +35,7 @@ from xsplice_plugins.settings import SETTINGS, add_options
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
 
 _ENDS = tuple(end for end in pipeline.MADE if end != ".livepatch.unsigned")
 _PR_SET_PDEATHSIG = 1  #: of prctl(2)
@@ -56,7 +58,11 @@ def _patch(arguments: Namespace) -> int:
     xen = Path(arguments.XEN).absolute()
     if not arguments.verify and (arguments.ON or arguments.RELEASES or arguments.EXPECT):
         raise ConfigError("--on, --releases and --expect are about the proof; add --verify")
-    out = _open_out(arguments.out, xen)
+    with _open_out(arguments.out, xen) as out:
+        return _run(arguments, xen, out)
+
+
+def _run(arguments: Namespace, xen: Path, out: Path) -> int:
     folder = Path(arguments.BUILD).absolute() if arguments.BUILD else _folder_of(xen)
     kind = "HOTFIX" if arguments.fix[0].suffix == ".c" else "PATCH"
     arguments.NAME = clean_name(arguments.NAME) if arguments.NAME else derived_name(arguments.fix)
@@ -117,7 +123,7 @@ def _end_with_parent() -> None:
 
 
 def _check_outputs(out: Path, arguments: Namespace) -> None:
-    """Refuse to write over a file that the run reads."""
+    """Refuse to write over a file that the run reads, or over what is no regular file."""
     names = ("DEPENDS", "SUPERSEDES", "KEY", "CERT", "EXPECT")
     given = [
         (f"--{name.lower()}", Path(path))
@@ -125,7 +131,10 @@ def _check_outputs(out: Path, arguments: Namespace) -> None:
         for path in settings.split_files(getattr(arguments, name) or "", Path)
     ]
     given += [("FIX", path) for path in arguments.fix]
-    pipeline.refuse_overwriting((out / f"{arguments.NAME}{end}" for end in _ENDS), given)
+    made = [out / f"{arguments.NAME}{end}" for end in _ENDS]
+    pipeline.refuse_overwriting(made, given)
+    for path in made:
+        artefacts.check_replaceable(path)
 
 
 def _settings(arguments: Namespace) -> list[str]:
@@ -174,8 +183,11 @@ def _folder_of(xen: Path) -> Path:
     return cache_folder(os.environ) / "patch" / name
 
 
-def _open_out(named: Path | None, xen: Path) -> Path:
-    """Return the folder for what is made; by default never one inside the tree.
+@contextlib.contextmanager
+def _open_out(named: Path | None, xen: Path) -> Iterator[Path]:
+    """Give the folder for what is made; by default never one inside the tree.
+
+    A folder that was made for it and stays empty is taken away.
 
     Raises:
         ConfigError: It is no folder, or none was named inside the tree.
@@ -186,13 +198,19 @@ def _open_out(named: Path | None, xen: Path) -> Path:
         pipeline.check_outside(out, locate_tree(xen), "--out")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is no folder; give one for what is made")
+    fresh = [place for place in (out, *out.parents) if not place.exists()]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"--out {out}: cannot be made ({error.strerror})") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise MachineError(f"--out {out}: cannot be written; choose another folder")
-    return out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"--out {out}: cannot be made ({error.strerror})") from error
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise MachineError(f"--out {out}: cannot be written; choose another folder")
+        yield out
+    finally:
+        with contextlib.suppress(OSError):  # what holds something stays
+            for place in fresh:
+                place.rmdir()
 
 
 def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> list[Path]:
@@ -201,22 +219,33 @@ def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> li
     A payload that was judged and not proved is not handed out; it stays in the build folder.
 
     What could not be read or done at all says nothing about what an earlier run made.
+
+    Raises:
+        MachineError: One cannot be written; then no copy stays, old or new.
     """
     made: list[Path] = []
     if status not in _MADE | _UNMADE:
         return made
     name = arguments.NAME
+    copies: dict[Path, Path] = {}
     for end in _ENDS:
         there, here = folder / name / f"{name}{end}", out / f"{name}{end}"
         is_here = here.exists() and there.exists() and here.samefile(there)
         is_handed_out = not status or end != ".livepatch" or is_here
         is_asked_for = arguments.verify or end not in _PROOF
         if status in _MADE and there.is_file() and is_asked_for and is_handed_out:
-            if not is_here:
-                shutil.copyfile(there, here)
             made.append(here)
+            if not is_here:
+                copies[here] = there
         else:
             here.unlink(missing_ok=True)
+    try:  # the payload comes last: who finds it finds its verdict
+        for here in sorted(copies, key=lambda path: path.suffix == ".livepatch"):
+            artefacts.write_file(here, artefacts.read_file(copies[here]))
+    except XspliceError:
+        for here in copies:
+            here.unlink(missing_ok=True)
+        raise
     if status == VerifyError.exit_status and out / f"{name}.livepatch" not in made:
         sys.stderr.write(
             f"xsplice patch: {name}.livepatch is not proved, so it is not put into {out}; it stays "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline, settings
-from xsplice_plugins.artefacts import plain, record_path
+from xsplice_plugins.artefacts import check_replaceable, plain, record_path
 from xsplice_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ _BESIDE = {
 
 
 def check_out(arguments: Namespace) -> None:
-    """Refuse names of no file, and to write over a file that is read.
+    """Refuse names of no file, and to write over a file that is read or over no regular file.
 
     Args:
         arguments: Of any subcommand, as parsed.
@@ -106,3 +106,5 @@ def check_out(arguments: Namespace) -> None:
         payload = arguments.payloads[-1]
         read += [("beside it", place(payload)) for place in (record_path, checks_path)]
     pipeline.refuse_overwriting(made, read)
+    for path in made:
+        check_replaceable(path)
