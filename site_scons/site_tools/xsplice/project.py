@@ -49,7 +49,7 @@ def xsplice_project(env: Environment) -> None:
             raise ConfigError(
                 f"unknown variables: {', '.join(unknown)}; `scons -h` lists the known ones"
             )
-        build = str(env["BUILD"])
+        build = str(env["BUILD"]) or "build"
         settings.absolute(env, build, "BUILD")
         env["XSPLICE_BUILD"] = build if Path(build).is_absolute() else f"#{build}"
         folder = Path(env.Dir(env["XSPLICE_BUILD"]).get_abspath())
@@ -59,6 +59,7 @@ def xsplice_project(env: Environment) -> None:
         pipeline.require_room(folder)
         _HELD.enter_context(locked(folder, waiting=lambda: _say_busy(folder)))
     SConsignFile(f"{folder}/.sconsign")
+    settings.heed_full_disk(folder)
     SetOption("num_jobs", os.cpu_count() or 1)
     SetOption("max_drift", 60)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SCons.Errors
+import SCons.SConsign
 
-from xsplice_plugins import pipeline, settings
-from xsplice_plugins.errors import ConfigError, XspliceError
+from xsplice_plugins import artefacts, pipeline, settings
+from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
 from xsplice_plugins.kbuild.tree import XenTree, locate_tree
 
 if TYPE_CHECKING:
@@ -46,6 +47,36 @@ def translated(target: list[Any]) -> Iterator[None]:
         yield
     except XspliceError as error:
         raise StageError(node=target[0], errstr=str(error), status=error.exit_status) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        text = f"{error.filename or target[0]}: cannot be written ({error.strerror}); make room"
+        raise StageError(node=target[0], errstr=text, status=MachineError.exit_status) from error
+
+
+def heed_full_disk(folder: Path) -> None:
+    """End SCons with a message and the documented status where its own record finds no room.
+
+    Args:
+        folder: Where the record lies.
+    """
+    write = SCons.SConsign.write
+
+    def written() -> None:
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            for base in SCons.SConsign.DB_sync_list:
+                base._needs_sync = False  # noqa: SLF001  it would try again while Python ends
+            with stopping():
+                raise MachineError(
+                    f"{folder}/.sconsign: cannot be written ({error.strerror}); make room and "
+                    "run again"
+                ) from error
+
+    SCons.SConsign.write = written
 
 
 @cache
@@ -84,8 +115,11 @@ def absolute(env: Environment, named: object, name: str) -> Path:
         name: How messages call the variable.
 
     Raises:
-        ConfigError: A ``$``, which SCons would read as a variable's name.
+        ConfigError: A ``$``, which SCons would read as a variable's name, or no text in UTF-8,
+            which it could not keep in its record.
     """
+    if isinstance(named, str) and artefacts.plain(named) != named:
+        raise ConfigError(f"{name}={artefacts.plain(named)}: not a name in UTF-8; rename it")
     if isinstance(named, str) and "$" in named:
         raise ConfigError(f"{name}={named}: SCons reads $ as a variable; rename that folder")
     return Path(env.Entry(named).srcnode().get_abspath())
