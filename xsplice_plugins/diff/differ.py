@@ -73,7 +73,7 @@ def diff_objects(
         shifted: Compiles the new side once more with all lines shifted; asked only if numbers
             in code may be lines. ``None``: such numbers count as changes.
         edited: Names of the object's symbols that changed pieces of the sources have; ``None``
-            where no sources are known. Boot code is told by it from boot code that only absorbs.
+            where no sources are known. By it, code is told from code that only absorbs.
 
     Returns:
         The delta. Every difference is listed in it, or refused.
@@ -118,7 +118,7 @@ def diff_objects(
         found.setdefault((row.name, row.code), row)
     delta = replace(
         empty,
-        changed=_changed(canon, comparison),
+        changed=_changed(canon, comparison, edited or ()),
         new=close.new_items(canon, comparison, closure),
         removed=_removed(canon),
         line_only=_line_only(canon, comparison),
@@ -179,9 +179,11 @@ def _read_side(data: bytes, name: str) -> ElfFile | None:
     return file
 
 
-def _changed(canon: Canon, comparison: Comparison) -> tuple[ChangedFunction, ...]:
+def _changed(
+    canon: Canon, comparison: Comparison, edited: Collection[str]
+) -> tuple[ChangedFunction, ...]:
     rows = [
-        explain(canon, change)
+        explain(canon, change, edited)
         for number, change in comparison.changed.items()
         if canon.new.all[number].section_class is not SectionClass.INIT
     ]

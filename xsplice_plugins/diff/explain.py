@@ -12,6 +12,8 @@ from xsplice_plugins.elf.debuginfo import debug_info
 from xsplice_plugins.target.listing import instruction_text
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.compare import FunctionChange
     from xsplice_plugins.diff.normalise import ObjectParts
@@ -20,10 +22,17 @@ if TYPE_CHECKING:
 _TEXT_MAX = 60  #: characters of a string literal that are shown beside an instruction
 
 
-def explain(canon: Canon, change: FunctionChange) -> ChangedFunction:
-    """Return the record of one changed function."""
+def explain(canon: Canon, change: FunctionChange, edited: Collection[str]) -> ChangedFunction:
+    """Return the record of one changed function.
+
+    Args:
+        canon: Both sides.
+        change: What differs.
+        edited: Names of functions whose own source is known to have changed: what the compiler
+            took in is not their cause.
+    """
     old, new = canon.old.all[change.old], canon.new.all[change.new]
-    cause, reason = _cause(canon, change)
+    cause, reason = _cause(canon, change, is_edited=old.name in edited or new.name in edited)
     pieces = canon.new.pieces[change.new][1:]
     return ChangedFunction(
         name=old.decorated,
@@ -60,13 +69,13 @@ def _line(parts: ObjectParts, step: StreamStep | None) -> str:
     return line_of(parts.file, part.section, part.offset + step.offset)
 
 
-def _cause(canon: Canon, change: FunctionChange) -> tuple[Cause, str]:
+def _cause(canon: Canon, change: FunctionChange, *, is_edited: bool) -> tuple[Cause, str]:
     if change.data != EXTERNAL:
         name = canon.new.all[change.data].name
         return Cause.DATA, f"it reads `{source_name(name)}`, whose content changed"
     if change.entry:
         return Cause.SPECIAL, f"its entries in {change.entry} changed, its instructions did not"
-    inlining = _inlining(canon, change)
+    inlining = "" if is_edited else _inlining(canon, change)
     if inlining:
         return Cause.INLINING, inlining
     clone = _cloned(canon, change)
@@ -145,7 +154,7 @@ def _absorbed(canon: Canon, name: str, held: frozenset[str], holds: frozenset[st
         (canon.new, held - holds, "is no longer"),
     ):
         known = {source_name(p.name) for p in parts.all if p.kind is PartKind.FUNCTION}
-        for callee in sorted(names & known):
+        for callee in sorted(names & known - {name}):
             return f"`{callee}` {verb} inlined into `{name}`"
     return ""
 

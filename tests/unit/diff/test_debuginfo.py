@@ -162,6 +162,31 @@ def test_a_function_that_is_no_longer_inlined_is_named(tmp_path: Path, flag: str
 
 
 @FLAGS
+def test_what_the_compiler_took_in_is_no_cause_where_the_function_was_edited(
+    tmp_path: Path, flag: str
+) -> None:
+    """Only what absorbs another's change may be unchanged itself."""
+    after = TEXT.replace("static inline", "static noinline")
+    sides = [compile_c(tmp_path, text, flag) for text in (TEXT, after)]
+    for edited, is_cause in ((["g"], False), (["h"], True), ([], True), (None, True)):
+        (changed,) = diff(*sides, edited=edited).changed
+        assert ("inlined into" in changed.reason) is is_cause, edited
+
+
+@FLAGS
+def test_no_function_is_inlined_into_itself(tmp_path: Path, flag: str) -> None:
+    """A compiler unrolls recursive calls; whether it does is no reason."""
+    text = "int fib(int a) { return a < 2 ? get(a) : fib(a - 1) + fib(a - 2); }\n"
+    plain = text.replace("int fib", "__attribute__((optimize(1))) int fib", 1)
+    sides = [compile_c(tmp_path, each, flag, "-O2") for each in (text, plain)]
+    held = [debug_info(read_elf(side, "x.o")).inlined for side in sides]
+    assert held == [{"fib": frozenset({"fib"})}, {}]
+    for before, after in (sides, sides[::-1]):
+        (changed,) = diff(before, after).changed
+        assert "inlined into" not in changed.reason
+
+
+@FLAGS
 def test_of_several_callers_each_names_what_it_absorbed(tmp_path: Path, flag: str) -> None:
     text = """static noinline int one(int a) { return get(a) + 3; }
 static noinline int two(int a) { return get(a) ^ 5; }
