@@ -25,6 +25,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import (
+    ConfigError,
     NoFunctionalChangeError,
     PluginError,
     RefusedError,
@@ -121,9 +122,9 @@ def link_payload(
         if not (delta.changed or delta.new or delta.nopped):
             continue
         if hashlib.sha256(data).hexdigest() != delta.digest_new:
-            raise RefusedError(
-                f"{delta.object_path}: the object is not the one its delta speaks of; "
-                "run the diff again"
+            raise ConfigError(
+                f"{delta.object_path}: its new object is not the one its delta speaks of; give the "
+                "one that was compared, or remove the objects and their records and build again"
             )
     kept = [
         (delta, data)

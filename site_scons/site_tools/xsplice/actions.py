@@ -30,6 +30,7 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.errors import VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
 
+from .healing import require_whole
 from .settings import translated
 
 if TYPE_CHECKING:
@@ -209,14 +210,19 @@ def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:
         artefacts.save(_path(target[0]), made.deltas)
 
 
-def _delta_of(fix: Fix, pair: ObjectPair, sources: pipeline.Sides | None = None) -> Delta:
+def _delta_of(
+    fix: Fix, pair: ObjectPair, maker: Any, sources: pipeline.Sides | None = None
+) -> Delta:
     """Diff one pair; equal content gives an empty delta that keeps the pair's refusals."""
     sides = (b"", b"")
     prefix = _prefix(fix, pair.object_path)
     if pair.is_changed:
         baseline, new = prefix.with_name(pair.baseline), prefix.with_name(pair.new)
         _say(fix, "xsplice", "diff", baseline, new)
-        sides = (baseline.read_bytes(), new.read_bytes())
+        sides = (
+            require_whole(baseline, pair.digest_baseline, [maker]),
+            require_whole(new, pair.digest_new, [maker]),
+        )
     again = prefix.with_suffix(".xsplice.shifted")
     again.unlink(missing_ok=True)  # an earlier patch's would show nothing
     if sources is not None and pair.is_apart:
@@ -233,7 +239,7 @@ def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
     fix, sides = target[0].attributes.xsplice
     with staged(target):
         pair = artefacts.load(_path(source[0]), ObjectPair)
-        artefacts.save(_path(target[0]), (_delta_of(fix, pair, sides),))
+        artefacts.save(_path(target[0]), (_delta_of(fix, pair, source[0], sides),))
 
 
 def diff_made(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -241,11 +247,19 @@ def diff_made(target: Nodes, source: Nodes, env: Environment) -> None:
     fix = target[0].attributes.xsplice
     with staged(target):
         pairs = artefacts.load(_path(source[0]), tuple[ObjectPair, ...])
-        artefacts.save(_path(target[0]), tuple(_delta_of(fix, pair) for pair in pairs))
+        artefacts.save(_path(target[0]), tuple(_delta_of(fix, pair, source[0]) for pair in pairs))
 
 
 def _load_deltas(nodes: Nodes) -> list[Delta]:
     return [d for node in nodes for d in artefacts.load(_path(node), tuple[Delta, ...])]
+
+
+def _new(fix: Fix, delta: Delta, maker: Any) -> bytes:
+    """Return a delta's new object; nothing where there is none and none is needed."""
+    path = _prefix(fix, delta.object_path).with_suffix(".xsplice.new")
+    if delta.changed or delta.new or delta.nopped:
+        return require_whole(path, delta.digest_new, [maker])
+    return path.read_bytes() if path.exists() else b""
 
 
 def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -253,17 +267,14 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     fix = target[0].attributes.xsplice
     with staged(target):
         image = _path(source[0])
-        rows = _load_deltas(source[1:])
-        deltas = [
-            delta
-            for delta in rows
+        rows = [(delta, node) for node in source[1:] for delta in _load_deltas([node])]
+        told = [
+            (delta, node)
+            for delta, node in rows
             if not delta.is_empty
             or (delta.line_only or delta.notes or delta.removed or delta.boot or delta.moot)
         ]
-        objects = [
-            new.read_bytes() if new.exists() else b""
-            for new in (_prefix(fix, d.object_path).with_suffix(".xsplice.new") for d in deltas)
-        ]
+        deltas, objects = [delta for delta, _ in told], [_new(fix, *row) for row in told]
         words = ["--name", fix.name, "--xen-syms", image, "--out", _path(target[0])]
         if fix.stack.patches and fix.stack.patches[0].files:
             words += ["--patches", fix.folder / f"{fix.name}.patch.json"]
@@ -309,6 +320,7 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             _path(target[0]),
             route=fix.route,
         )
+        target[0].attributes.xsplice_told = True
 
 
 def _sources(fix: Fix) -> artefacts.Sources | None:
@@ -345,6 +357,13 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         sys.stdout.write(verdict_text(report))
         if not pipeline.is_proved(report):
             raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {written}")
+
+
+def tell_payloads(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Say where the payloads of a goal lie that an earlier run made; this run's are told."""
+    for node in source:
+        if str(node).endswith(".livepatch") and not hasattr(node.attributes, "xsplice_told"):
+            sys.stdout.write(f"up to date: {node}\n")
 
 
 def tell_verdicts(target: Nodes, source: Nodes, env: Environment) -> None:

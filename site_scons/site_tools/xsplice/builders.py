@@ -28,6 +28,7 @@ from . import actions, rebuilding
 from . import base as bases
 from .actions import Farm, Fix
 from .ending import heed_signals
+from .healing import heal
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Wiring:
         paths = [str(self.fix.folder / target) for target in targets]
         nodes = getattr(env, builder)(paths, list(sources))
         nodes[0].attributes.xsplice = carries
+        heal(nodes)
         digest = f"xsplice's own {'+'.join(library)} {sources_digest(*library)}"
         env.Depends(nodes, [env.Value(text) for text in (digest, *values)])
         return list(nodes)
@@ -284,15 +286,15 @@ class Wiring:
         given = (config.certificate, config.key, config.expected, *loaded)
         env.Depends(verified, [env.File(str(p)) for p in given if p])
         env.NoCache(verified)
-        env.Alias("xsplice", signed)
-        self._tell(verified)
+        self._tell("xsplice", signed, actions.tell_payloads)
+        self._tell("xsplice-verify", verified, actions.tell_verdicts)
         return XspliceNodes(payload=signed[0], report=verified[0])
 
-    def _tell(self, reports: list[Node]) -> None:
-        """Hang reports on the goal that says their verdicts at the end, made now or earlier."""
-        alias = self.env.Alias("xsplice-verify", reports)
+    def _tell(self, goal: str, nodes: list[Node], words: Callable[..., None]) -> None:
+        """Hang nodes on a goal that says at its end what they are, made now or earlier."""
+        alias = self.env.Alias(goal, nodes)
         if not alias[0].always_build:
-            self.env.Alias("xsplice-verify", [], Action(actions.tell_verdicts, None))
+            self.env.Alias(goal, [], Action(words, None))
             self.env.AlwaysBuild(alias)
 
 
