@@ -161,6 +161,22 @@ def test_equal_objects_are_no_functional_change(
     assert xsplice(capsys, "diff", objects[0], objects[0])[0] == 3
 
 
+def test_a_damaged_object_is_not_linked(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = built.folder.glob("objects/*/*.diff")
+    delta, new = tmp_path / made.name, tmp_path / made.name.replace(".diff", ".new")
+    delta.write_bytes(made.read_bytes())
+    whole = made.with_name(new.name).read_bytes()
+    words = ["link", delta, "--name", "x", "--xen-syms", built.image, "--out", tmp_path / "x"]
+    for data, status in ((whole[:-1], 2), (b"", 2), (whole, 0)):
+        new.write_bytes(data)
+        ended, said = xsplice(capsys, *words)
+        is_named = "is not the one its delta speaks of; give the one" in said
+        assert (ended, is_named) == (status, bool(status)), said
+        assert (tmp_path / "x").exists() is not bool(status)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_is_read_is_not_written_over(
     which: int, objects: tuple[Path, Path], capsys: pytest.CaptureFixture[str]

@@ -184,6 +184,21 @@ def test_a_record_that_lists_what_the_payload_has_not_is_refused(
     assert base.split()[1] == "failed"
 
 
+@pytest.mark.parametrize("field", ["build_id", "depends", "xen_depends"])
+def test_a_record_of_another_identity_is_refused(
+    field: str, copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file itself is whole: only what the record says of it is not true."""
+    words = copied, "--xen-syms", built.image, "--cert", built.certificate
+    record = copied.with_name("extra-version.payload.json")
+    content = json.loads(record.read_text())
+    for value, status in ((content[field], 0), ("ab" * 20, 5), ("", 5), (content[field][:-2], 5)):
+        record.write_text(json.dumps(content | {field: value}))
+        ended, said = verify(capsys, *words)
+        assert ended == status, said
+        assert ("the record beside it says that it" in said) is bool(status), said
+
+
 def test_a_record_of_another_schema_is_refused(
     copied: Path, built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from xsplice_plugins.pipeline.payload import check_signature
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.plugins.manager import call, chosen
 from xsplice_plugins.settings import check_release
+from xsplice_plugins.target.abi import BUILD_ID_SECTION, DEPENDS_SECTION, XEN_DEPENDS_SECTION
 from xsplice_plugins.target.funcs import read_funcs
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Checks, Report, SignatureCheck, Sources
     from xsplice_plugins.pipeline.run import Run
 
+_NOTE_HEAD_BYTES = 16  #: three numbers and ``GNU``
 _BROUGHT = {"function", "data", "bss"}
 
 
@@ -136,21 +138,39 @@ def _record_findings(data: bytes, record: PayloadRecord) -> list[Finding]:
 
 
 def _differences(payload: bytes, record: PayloadRecord) -> Iterator[str]:
-    """Say which functions' records in a payload are not what the record beside it lists."""
+    """Say which identities and functions of a payload are not what the record beside it lists."""
+    elf = read_elf(payload, record.name)
+    for name, what, listed in (
+        (BUILD_ID_SECTION, "is", record.build_id),
+        (DEPENDS_SECTION, "depends on", record.depends),
+        (XEN_DEPENDS_SECTION, "is for Xen", record.xen_depends),
+    ):
+        section = elf.section_by_name.get(name)
+        if section is not None and _identity(section.data) != listed:
+            yield (
+                f"the record beside it says that it {what} {listed or 'nothing'}, and the payload "
+                f"says {_identity(section.data)}"
+            )
     if not record.functions:  # of hooks alone, or of another tool
         return
-    rows = read_funcs(read_elf(payload, record.name))
+    rows = read_funcs(elf)
     there = Counter((r.name, r.size_old_bytes, r.size_new_bytes, r.expect) for r in rows)
-    listed = {f.name: (f.size_old_bytes, f.size_new_bytes, f.expect) for f in record.functions}
-    for name, (old, new, expect) in listed.items():
+    known = {f.name: (f.size_old_bytes, f.size_new_bytes, f.expect) for f in record.functions}
+    for name, (old, new, expect) in known.items():
         if not there[name, old, new, expect]:
             wants = f" and expects {expect} there" if expect else ""
             yield (
                 f"the record beside it says that it replaces {old} bytes of `{name}` by {new}"
                 f"{wants}, and the payload has no such record"
             )
-    if len(rows) != len(listed):
-        yield f"{len(listed)} functions are listed beside it, and the payload has {len(rows)}"
+    if len(rows) != len(known):
+        yield f"{len(known)} functions are listed beside it, and the payload has {len(rows)}"
+
+
+def _identity(note: bytes) -> str:
+    """Return the build-id in a GNU note, in hex."""
+    size = int.from_bytes(note[4:8], "little")
+    return note[_NOTE_HEAD_BYTES : _NOTE_HEAD_BYTES + size].hex()
 
 
 def _stack_findings(run: Run, name: str, beneath: Sequence[Path]) -> list[Finding]:
