@@ -144,10 +144,14 @@ def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[str, ...], tupl
     kept = [a for a in pairing.new_of if keeps_state(new.profile, old.all[a])]
     before = _uses_by_function(old, set(kept))
     after = _uses_by_function(new, {pairing.new_of[a] for a in kept})
+    moved: Counter[int] = Counter()  # uses that new functions have taken over, perhaps
+    for (function, b), count in after.items():
+        moved[b] += count if function not in pairing.old_of else 0
     less: dict[int, set[int]] = {}  # function: variables; both of the old object
     for (function, a), count in before.items():
         twin = pairing.new_of.get(function)
-        if twin is not None and after[twin, pairing.new_of[a]] < count:
+        b = pairing.new_of[a]
+        if twin is not None and after[twin, b] + moved[b] < count:
             less.setdefault(function, set()).add(a)
     questions, remarks = set(), set()
     for number in set(taken) & _unpaired(new, pairing.old_of):
