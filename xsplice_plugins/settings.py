@@ -61,7 +61,7 @@ _JUDGES = ("verify", "patch")
 SETTINGS = (
     Setting(
         name="XEN",
-        help="a built Xen tree (its top, its xen/ folder, or an O= build folder); only read",
+        help="a built Xen tree (its top, its xen/ folder, an O= folder), or base:NAME; only read",
         takes=Takes.FOLDER,
         commands=("patch", "build", "play"),
     ),

@@ -8,7 +8,7 @@ from tests.kit.tiny_tree import SOURCES, TinyTree
 #: As Xen's own: commands and inputs come from the records beside the objects.
 RULES = r"""
 objects := livepatch version setup.init user entry
-recorded := $(wildcard common/.*.o.cmd)
+recorded := $(wildcard common/.*.o.cmd arch/x86/.*.o.cmd)
 xen: xen-syms
 	objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen
 xen-syms: prelink.o tiny.lds
@@ -22,8 +22,16 @@ common/setup.init.o: common/setup.o
 common/%.o: common/%.c
 	$(cmd_$@)
 	objcopy --redefine-sym $(<F)=$< common/.$(@F).tmp $@ && rm common/.$(@F).tmp
+arch/x86/linked.o: arch/x86/linked.c
+	$(cmd_$@)
+	objcopy --redefine-sym linked.c=common/unused.c arch/x86/.linked.o.tmp $@
+	rm arch/x86/.linked.o.tmp
 common/entry.o: common/entry.S
 	$(cmd_$@)
+clean:
+	rm -f common/*.o arch/x86/*.o prelink.o xen-syms xen
+defconfig olddefconfig:
+	test -e .config || printf 'CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n' >.config
 include $(recorded) common/extra.mk
 """
 

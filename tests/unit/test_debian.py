@@ -16,7 +16,7 @@ from tests.xen import xen_tree
 from tests.xen.source import download_source
 from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError, MachineError
-from xsplice_plugins.realxen import debian, process
+from xsplice_plugins.system import debian, process
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "xen" / "make_xen_tree.py"

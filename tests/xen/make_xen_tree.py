@@ -19,7 +19,7 @@ from tests.xen import xen_tree
 from tests.xen.source import commit_of
 from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError, XspliceError
-from xsplice_plugins.realxen import debian
+from xsplice_plugins.system import debian
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.realxen.debian import PrivateApt
-from xsplice_plugins.realxen.process import run_logged
+from xsplice_plugins.system.debian import PrivateApt
+from xsplice_plugins.system.process import run_logged
 
 
 def commit_of(clone: Path, ref: str) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from tests.xen.source import download_source, export_commit
 from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.realxen import debian
-from xsplice_plugins.realxen.process import run_logged
+from xsplice_plugins.system import debian
+from xsplice_plugins.system.process import run_logged
 
 VERSION_DEFAULT = "4.17.5+72-g01140da4e8-1"
 #: Changes when the steps below change what comes out; part of the tree's key.

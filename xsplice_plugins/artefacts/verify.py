@@ -111,6 +111,12 @@ class BaseMatch:
     schema: int = SCHEMA
     image: str  #: sha256 of ``xen-syms``
     findings: tuple[Finding, ...]
+    objects: int = 0  #: that lie in the image
+    matched: int = 0  #: functions and data that lie there as the objects have them
+    differs: tuple[str, ...] = ()  #: that do not, each with its object
+    absent: tuple[str, ...] = ()  #: that the image does not hold
+    ambiguous: tuple[str, ...] = ()  #: that fit in several places
+    strangers: tuple[str, ...] = ()  #: that the image holds and no object has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,6 +293,8 @@ def _make(
         for name, value in environment(env).items()
         if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
     }
+    if tree.base is not None:
+        settings |= dict(tree.base.environment)
     for program in {command[0], "make"}:
         if shutil.which(program, path=settings.get("PATH")) is None:
             raise MachineError(f"{program}: is not there; install it")
@@ -362,4 +364,6 @@ def _variables(tree: XenTree, index: Index) -> list[str]:
         made = read_text(str(tree.build_root / "include" / "xen" / "compile.h"))
         for name, value in _STAMP_DEFINES.findall(made):
             variables[_STAMP_VARIABLES[name.lower()]] = value
+    if tree.base is not None:  # the base's record says it all
+        variables |= dict(word.split("=", 1) for word in tree.base.make)
     return [f"{name}={value}" for name, value in sorted(variables.items())]

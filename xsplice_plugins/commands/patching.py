@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, pipeline, settings
 from xsplice_plugins.cache import cache_folder, locked
-from xsplice_plugins.commands.words import Row, show
+from xsplice_plugins.commands.words import Row, show, tree_path
 from xsplice_plugins.errors import (
     ConfigError,
     MachineError,
@@ -55,7 +55,7 @@ def _add_patch(parser: ArgumentParser) -> None:
 
 
 def _patch(arguments: Namespace) -> int:
-    xen = Path(arguments.XEN).absolute()
+    xen = tree_path(arguments.XEN)
     if not arguments.verify and (arguments.ON or arguments.RELEASES or arguments.EXPECT):
         raise ConfigError("--on, --releases and --expect are about the proof; add --verify")
     with _open_out(arguments.out, xen) as out:

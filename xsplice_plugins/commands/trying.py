@@ -31,7 +31,7 @@ def cycle(name: str, key: str) -> tuple[Step, ...]:
 
 
 def try_each(
-    machine: Machine, payloads: dict[str, bytes], log: Path | None, agent: AgentKind
+    machine: Machine, payloads: dict[str, bytes], log: Path | None, agent: AgentKind | None
 ) -> list[RunResult]:
     """Run every payload's cycle; one that crashes or stays loaded ends that boot."""
     left = list(payloads)
@@ -65,9 +65,7 @@ def _add_try(parser: ArgumentParser) -> None:
     parser.add_argument("--boot", type=Path, required=True, help="the image that boots: xen/xen")
     parser.add_argument("--tool-release", default="4.17", help="whose xen-livepatch to use")
     parser.add_argument("--console-log", type=Path, help="where to keep what the console said")
-    parser.add_argument(
-        "--agent", choices=("tool", "hypercall"), default="tool", help="who speaks to Xen in dom0"
-    )
+    parser.add_argument("--agent", choices=("tool", "hypercall"), help="who speaks to Xen in dom0")
     parser.add_argument("--mirror", default="", help="Debian archive to use")
     parser.add_argument("payloads", nargs="*", type=Path, metavar="PAYLOAD")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline, settings
 from xsplice_plugins.artefacts import check_replaceable, plain, record_path
+from xsplice_plugins.bases.store import tree_of
 from xsplice_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ def open_run(
 
 def tree_base(arguments: Namespace) -> pipeline.Base:
     """Return the hypervisor of the tree that ``--xen`` names."""
-    return pipeline.base_of_tree(Path(arguments.XEN).absolute())
+    return pipeline.base_of_tree(tree_path(arguments.XEN))
+
+
+def tree_path(xen: str) -> Path:
+    """Return the absolute path that a value of ``XEN`` stands for."""
+    return tree_of(xen).absolute()
 
 
 def checks_path(payload: Path) -> Path:

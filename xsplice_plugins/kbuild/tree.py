@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
@@ -37,6 +38,7 @@ class XenTree:
     xen_syms: Path
     build_id: str  #: hex; of ``xen-syms``
     config: tuple[tuple[str, str], ...]  #: ``.config``: (name without ``CONFIG_``, value)
+    base: BaseRecord | None = None  #: what it was made of, if it is a named base's
 
     @property
     def is_out_of_source(self) -> bool:
@@ -104,12 +106,20 @@ def locate_tree(xen: Path) -> XenTree:
         xen_syms=xen_syms,
         build_id=_checked_build_id(build_root, image),
         config=config,
+        base=_base_of(source_root),
     )
+
+
+def _base_of(source_root: Path) -> BaseRecord | None:
+    """Return the record of a named base; it lies beside the tree that was made for it."""
+    path = source_root.parent / BASE_FILE
+    return load(path, BaseRecord) if path.is_file() else None
 
 
 def tree_digest(tree: XenTree) -> str:
     """Return a short name for this build of this tree, for folders that outlive a fix."""
     text = f"{tree.root}\0{tree.build_dir}\0{tree.build_id}"
+    text += f"\0{tree.base.key}" if tree.base is not None else ""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -153,7 +163,7 @@ def _config(build_root: Path) -> tuple[tuple[str, str], ...]:
 
 def _checked_release(source: Path, image: ElfFile) -> str:
     """Return the release that the sources name; refuse an image that says it is another."""
-    release = _release(source)
+    release = release_of_source(source)
     said = release_of_image(image)
     if said not in {None, release}:
         raise CaptureError(
@@ -163,7 +173,15 @@ def _checked_release(source: Path, image: ElfFile) -> str:
     return release
 
 
-def _release(source: Path) -> str:
+def release_of_source(source: Path) -> str:
+    """Return the release that the sources name, e.g. ``4.17.5``.
+
+    Args:
+        source: The hypervisor's sources: the folder ``xen``.
+
+    Raises:
+        ConfigError: They name none.
+    """
     # A file `xen-version` of the user's is read by the Makefile and has the last word.
     texts = (read_text(str(source / name)) for name in ("Makefile", "xen-version"))
     found = dict(_VERSION.findall("\n".join(texts)))

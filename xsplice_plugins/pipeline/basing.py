@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import BaseMatch, Finding, Severity, read_file
+from xsplice_plugins.artefacts import BaseMatch, Finding, Likeness, Severity, read_file
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ElfError
 from xsplice_plugins.pipeline.run import settled
@@ -37,6 +37,9 @@ class BaseObjects:
     files: tuple[tuple[str, Path], ...]  #: how messages call it, and where it lies
     optional: frozenset[str] = frozenset()  #: those of archives, which the linker may leave out
     is_told: bool = True  #: records say what is linked; else it is a guess, which refuses nothing
+    #: The image was not linked from them: a named base that was matched when it was added. Then
+    #: what differs is known, and refused where a fix needs it.
+    is_matched: bool = False
 
 
 def objects_of_tree(tree: XenTree) -> BaseObjects:
@@ -53,6 +56,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         is_told=index.is_told,
         files=tuple((path, tree.build_root / path) for path in members),
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
+        is_matched=tree.base is not None and tree.base.likeness is Likeness.MATCHED,
     )
 
 
@@ -72,8 +76,22 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ElfFormatError: The image cannot be read.
     """
     run = settled(run, image)
+    digest = hashlib.sha256(image).hexdigest()
+    match, findings = _match(run, image, objects)
+    if match is None:
+        return BaseMatch(image=digest, findings=findings)
+    rows = match.objects
     return BaseMatch(
-        image=hashlib.sha256(image).hexdigest(), findings=tuple(_found(run, image, objects))
+        image=digest,
+        findings=tuple(_told(match, objects)),
+        objects=sum(row.is_linked for row in rows),
+        matched=sum(len(row.matched) for row in rows if row.is_linked),
+        differs=tuple(f"{m.name} ({row.object_path})" for row in rows for m in row.differs),
+        absent=tuple(
+            f"{name} ({row.object_path})" for row in rows if not row.held for name in row.absent
+        ),
+        ambiguous=tuple(name for row in rows for name in row.ambiguous),
+        strangers=(*match.strangers, *match.overlaps),
     )
 
 
@@ -97,7 +115,10 @@ def base_findings(checks: Checks | None, name: str, image: bytes) -> tuple[Findi
     return (Finding(check=BASE, severity=Severity.UNCHECKED, subject=name, text=text),)
 
 
-def _found(run: Run, image: bytes, objects: BaseObjects) -> Iterator[Finding]:
+def _match(
+    run: Run, image: bytes, objects: BaseObjects
+) -> tuple[ImageMatch | None, tuple[Finding, ...]]:
+    """Match objects and image, or say why that cannot be done."""
     from xsplice_plugins.check.base import match_objects  # noqa: PLC0415  only where needed
     from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
     from xsplice_plugins.check.tables import layouts  # noqa: PLC0415
@@ -107,29 +128,25 @@ def _found(run: Run, image: bytes, objects: BaseObjects) -> Iterator[Finding]:
     sizes = layouts(facts_of(config.facts, config.release, read_elf(image, _SUBJECT).machine))
     memory = read_image(image, _SUBJECT, sizes)
     if gone := [path for path, file in objects.files if not file.is_file()]:
-        yield _finding(
-            Severity.UNCHECKED,
-            f"{len(gone)} objects of the tree are gone: {_some(gone)}; the image was not compared "
-            "with them; build the tree again",
-        )
-        return
+        text = f"{len(gone)} objects of the tree are gone: {_some(gone)}; the image was not "
+        text += "compared with them; build the tree again"
+        return None, (_finding(Severity.UNCHECKED, text),)
     if not objects.files:
         text = "nothing tells from which objects the image is linked; they were not compared"
-        yield _finding(Severity.UNCHECKED, text)
-        return
+        return None, (_finding(Severity.UNCHECKED, text),)
     try:
         content = [(p, read_file(file, error=CaptureError)) for p, file in objects.files]
-        match = match_objects(memory, content, sizes, objects.optional)
+        return match_objects(memory, content, sizes, objects.optional), ()
     except (ElfError, CaptureError) as error:
-        yield _finding(
-            Severity.UNCHECKED, f"the objects of the tree could not be compared with it: {error}"
-        )
-        return
-    yield from _told(match, Severity.ERROR if objects.is_told else Severity.UNCHECKED)
+        text = f"the objects of the tree could not be compared with it: {error}"
+        return None, (_finding(Severity.UNCHECKED, text),)
 
 
-def _told(match: ImageMatch, severity: Severity) -> Iterator[Finding]:
+def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     """Put a match into words: what speaks against it first, and how much that weighs."""
+    severity = Severity.ERROR if objects.is_told else Severity.UNCHECKED
+    if objects.is_matched:
+        severity = Severity.INFO
     rows = match.objects
     wrong = [f"{m.name} ({row.object_path})" for row in rows for m in row.differs]
     wrong += [
@@ -164,7 +181,7 @@ def _told(match: ImageMatch, severity: Severity) -> Iterator[Finding]:
     if counts["ambiguous"]:
         names = [name for row in rows for name in row.ambiguous]
         text += f"; {len(names)} fit in several places: {_some(names)}"
-    is_held = not (wrong or match.strangers or match.overlaps)
+    is_held = objects.is_matched or not (wrong or match.strangers or match.overlaps)
     good = Severity.HELD if is_held else Severity.INFO
     yield Finding(check=BASE, severity=good, subject=_SUBJECT, text=text, evidence=counts)
 

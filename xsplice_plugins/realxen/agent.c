@@ -27,6 +27,8 @@ enum { STATE_CHECKED = 1, STATE_APPLIED = 2 };
 enum { E_NOENT = 2, E_AGAIN = 11, E_ACCES = 13, E_BUSY = 16 };
 enum { IOCTL_PRIVCMD_HYPERCALL = 0x305000 };
 enum { NODEPS = 1 };
+/* 4.14 has 0x13; the last is far from what any release has. */
+enum { VERSION_FIRST = 0x13, VERSION_LAST = 0x40 };
 
 #define BUFFER_BYTES (4ul << 20)
 #define STEPS_BYTES (4ul << 20)
@@ -308,6 +310,36 @@ static long build_id(void)
     return 0;
 }
 
+/* Print the lines of a file; only plain words come here, see results.py. */
+static long show(const char *path)
+{
+    int fd = sys3(NR_open, (long)path, 0, 0);
+    long got;
+    char *text = (char *)buffer;
+
+    if ( fd < 0 )
+        return fd;
+    got = sys3(NR_read, fd, (long)text, BUFFER_BYTES - 1);
+    sys3(NR_close, fd, 0, 0);
+    if ( got < 0 )
+        return got;
+    text[got] = 0;
+    while ( *text )
+    {
+        char *end = text;
+
+        while ( *end && *end != '\n' )
+            end++;
+        got = *end;
+        *end = 0;
+        start("out ");
+        put(text);
+        finish();
+        text = end + (got != 0);
+    }
+    return 0;
+}
+
 /* Say that we stand still, and wait for a line: meanwhile our host reads the machine's memory. */
 static void pause(const char *number)
 {
@@ -353,9 +385,11 @@ static void step(int words, char **word)
         ret = list();
     else if ( same(verb, "build-id") )
         ret = build_id();
+    else if ( same(verb, "read") )
+        ret = show(name);
     else
         ret = same(verb, "extra") ? 0 : -38; /* ENOSYS: only the other agent can do it */
-    if ( *name && get(name, &status) )
+    if ( *name && !same(verb, "read") && get(name, &status) )
         status.state = 0;
     /* What a payload did to a function shows only when it is called: ask for the version too. */
     version = hypercall(HYPERCALL_xen_version, 0, 0);
@@ -386,11 +420,8 @@ static void step(int words, char **word)
 /* The interface version differs between releases; a wrong one is refused before all else. */
 static void find_interface(void)
 {
-    static const u32 known[] = { 0x15, 0x16, 0x14, 0x13 };
-
-    for ( u32 n = 0; n < sizeof(known) / sizeof(*known); n++ )
+    for ( interface_version = VERSION_FIRST; interface_version < VERSION_LAST; interface_version++ )
     {
-        interface_version = known[n];
         prepare(OP_LIST);
         if ( issue() != -E_ACCES )
             return;

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsplice_plugins.cache import locked
-from xsplice_plugins.realxen import debian
-from xsplice_plugins.realxen.process import run_logged
 from xsplice_plugins.realxen.results import MARK
+from xsplice_plugins.system import debian
+from xsplice_plugins.system.process import run_logged
 
 #: Applets that the scripts use; each becomes a link to busybox.
 APPLETS = (

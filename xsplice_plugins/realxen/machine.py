@@ -88,6 +88,7 @@ class Machine:
     folder: Path  #: where its files are, in the cache
     packages: tuple[str, ...]  #: what dom0 was made of
     qemu: str  #: QEMU's version line
+    has_tool: bool = True  #: the release's own ``xen-livepatch``; else our agent alone
     cpus: int = 1
 
     @staticmethod
@@ -104,7 +105,7 @@ class Machine:
 
         Args:
             xen: The ELF image that boots (``xen`` or ``xen.gz``, not ``xen-syms``).
-            release: The Xen release whose tool is to be used.
+            release: The Xen release whose tool is to be used, where Debian has it.
             cache: The user's cache folder, from the environment when absent.
             say: Told what is being done.
             mirror: Debian archive to use in place of the system's.
@@ -135,7 +136,13 @@ class Machine:
         state.update(parts.initramfs.read_bytes())
         state.update("\n".join([*parts.packages, qemu, *_command(0, cpus)]).encode())
         folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
-        machine = Machine(folder=folder, packages=parts.packages, qemu=qemu, cpus=cpus)
+        machine = Machine(
+            folder=folder,
+            packages=parts.packages,
+            qemu=qemu,
+            has_tool=parts.has_tool,
+            cpus=cpus,
+        )
         with locked(folder):
             if not (folder / "made").is_file():
                 (folder / "xen").write_bytes(image)
@@ -158,7 +165,7 @@ class Machine:
         console_log: Path | None = None,
         timeout_seconds: float | None = None,
         cold: bool = False,
-        agent: AgentKind = "tool",
+        agent: AgentKind | None = None,
         looks: Mapping[int, Look] | None = None,
         glances: Mapping[int, Look] | None = None,
     ) -> RunResult:
@@ -170,7 +177,8 @@ class Machine:
             console_log: File that everything printed is written to.
             timeout_seconds: Bound of the whole run; derived from the number of steps if absent.
             cold: Boot in place of restoring the saved machine.
-            agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it.
+            agent: ``tool`` drives the real xen-livepatch, ``hypercall`` is fast and bypasses it;
+                default: the tool if there is one.
             looks: What shall look at the machine's memory, by the number of the step after which
                 the machine stands still for it; for the agent ``hypercall`` alone.
             glances: The same by the number of the step that has begun: wherever it is then.
@@ -183,6 +191,7 @@ class Machine:
             raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")
         files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
         looks = dict(looks or {})
+        agent = agent or ("tool" if self.has_tool else "hypercall")
         assert agent == "hypercall" or not looks, "the other agent does not wait"
         script = "".join(
             step.line(number, files) + "\n" + (f"{number} pause\n" if number in looks else "")

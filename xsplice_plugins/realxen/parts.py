@@ -10,13 +10,14 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.realxen import debian
 from xsplice_plugins.realxen.agent import APPLETS, init_script
 from xsplice_plugins.realxen.initramfs import pack_cpio, unpack_kernel
+from xsplice_plugins.system import debian
 
 #: Changes when what is kept of the packages changes.
 RECIPE = "1"
@@ -58,6 +59,8 @@ class Parts:
     initramfs: Path
     #: What they were made of, for reports: package names with versions.
     packages: tuple[str, ...]
+    #: Whether the release's own ``xen-livepatch`` is there; else our agent is the only tool.
+    has_tool: bool
 
 
 def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> Parts:
@@ -65,7 +68,8 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
 
     Args:
         cache: The user's cache folder.
-        release: The Xen release whose ``xen-livepatch`` is wanted, for example ``4.17``.
+        release: The Xen release whose ``xen-livepatch`` is wanted, for example ``4.17``. Where no
+            Debian release carries it, dom0 has our own agent only, which knows every release.
         say: Told what is being done.
         mirror: An archive to use in place of the system's.
 
@@ -74,13 +78,12 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
         MachineError: A program is missing.
     """
     debian.require_packages("real Xen under QEMU", PROGRAMS, FILES)
-    suite = debian.suite_of(release)
+    has_tool = release in debian.SUITES
     kernel = cache / "qemu" / f"kernel-{KERNEL_SUITE}-{RECIPE}"
-    tool = cache / "qemu" / f"tool-{release}-{RECIPE}"
-    for folder, place, make in (
-        (kernel, KERNEL_SUITE, _make_kernel),
-        (tool, suite, lambda apt, into: _make_tool(apt, into, release)),
-    ):
+    tool = cache / "qemu" / f"tool-{release if has_tool else 'none'}-{RECIPE}"
+    suite = debian.suite_of(release) if has_tool else KERNEL_SUITE
+    make_tool = partial(_make_tool, release=release) if has_tool else _make_shell
+    for folder, place, make in ((kernel, KERNEL_SUITE, _make_kernel), (tool, suite, make_tool)):
         with locked(cache / "apt" / place):
             if (folder / "packages.json").is_file():
                 continue
@@ -88,18 +91,21 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
             known = debian.system_sources()
             sources = debian.choose_sources(known, suite=place, mirror=mirror)
             apt = debian.open_apt(cache / "apt" / place, sources)
-            partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            packages = make(apt, partial)
-            (partial / "packages.json").write_text(json.dumps(packages, indent=2) + "\n")
+            unfinished = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            packages = make(apt, unfinished)
+            (unfinished / "packages.json").write_text(json.dumps(packages, indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            unfinished.rename(folder)
     lists = [json.loads((folder / "packages.json").read_text()) for folder in (kernel, tool)]
     initramfs = tool / "initramfs.img"
     _write_if_new(initramfs, _pack_initramfs(kernel, tool))
     return Parts(
-        kernel=kernel / "vmlinux", initramfs=initramfs, packages=tuple(lists[0] + lists[1])
+        kernel=kernel / "vmlinux",
+        initramfs=initramfs,
+        packages=tuple(lists[0] + lists[1]),
+        has_tool=has_tool,
     )
 
 
@@ -154,6 +160,16 @@ def _make_tool(apt: debian.PrivateApt, into: Path, release: str) -> list[str]:
     return packages
 
 
+def _make_shell(apt: debian.PrivateApt, into: Path) -> list[str]:
+    """Make what dom0 needs beside our own agent: a shell."""
+    root = into / "root"
+    packages = debian.unpack_packages(apt, ["busybox-static"], root)
+    shutil.copyfile(next(root.glob("**/busybox")), into / "busybox")
+    (into / "lib").mkdir()
+    shutil.rmtree(root)
+    return packages
+
+
 def _pack_initramfs(kernel: Path, tool: Path) -> bytes:
     modules = json.loads((kernel / "modules.json").read_text())
     files = {"init": init_script(modules).encode(), "bin/busybox": (tool / "busybox").read_bytes()}
@@ -161,8 +177,9 @@ def _pack_initramfs(kernel: Path, tool: Path) -> bytes:
     files |= {
         f"xen/lib/{path.name}": path.read_bytes() for path in sorted((tool / "lib").iterdir())
     }
-    files["xen/xen-livepatch"] = (tool / "xen-livepatch").read_bytes()
-    files["lib64/ld-linux-x86-64.so.2"] = files["xen/lib/ld-linux-x86-64.so.2"]
+    if (tool / "xen-livepatch").is_file():
+        files["xen/xen-livepatch"] = (tool / "xen-livepatch").read_bytes()
+        files["lib64/ld-linux-x86-64.so.2"] = files["xen/lib/ld-linux-x86-64.so.2"]
     return pack_cpio(files, {f"bin/{applet}": "busybox" for applet in APPLETS})
 
 

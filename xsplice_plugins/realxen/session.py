@@ -21,8 +21,8 @@ from types import FrameType
 from typing import Self
 
 from xsplice_plugins.errors import MachineError, VerifyError
-from xsplice_plugins.realxen.process import end_group
 from xsplice_plugins.realxen.results import crash_line
+from xsplice_plugins.system.process import end_group
 
 #: A hypervisor that double-faults for ever prints for ever.
 CONSOLE_BYTES_MAX = 16 * 1024 * 1024

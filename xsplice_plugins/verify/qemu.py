@@ -240,6 +240,8 @@ def _verdict(
     by_tool = next((step for step in tool.steps if not step.accepted), None)
     severity, errno, at = Severity.HELD, 0, ""
     text = "real Xen uploaded, applied, reverted and unloaded it, twice"
+    if not machine.has_tool:
+        text += ", asked by our own agent, for Debian carries no xen-livepatch of this release"
     if crash or broken is not None:
         severity, at = Severity.HAZARD, broken.step.verb if broken is not None else "tool"
         text = f"real Xen did not survive: {crash or 'no answer in time'}"

@@ -54,7 +54,7 @@ def xsplice_project(env: Environment) -> None:
         env["XSPLICE_BUILD"] = build if Path(build).is_absolute() else f"#{build}"
         folder = Path(env.Dir(env["XSPLICE_BUILD"]).get_abspath())
         if env["XEN"]:
-            tree = settings.located(settings.absolute(env, env["XEN"], "XEN"))
+            tree = settings.tree_at(env, env["XEN"])
             pipeline.check_outside(folder, tree)
         pipeline.require_room(folder)
         _HELD.enter_context(locked(folder, waiting=lambda: _say_busy(folder)))

@@ -14,6 +14,7 @@ import SCons.Errors
 import SCons.SConsign
 
 from xsplice_plugins import artefacts, pipeline, settings
+from xsplice_plugins.bases.store import PREFIX, tree_of
 from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
 from xsplice_plugins.kbuild.tree import XenTree, locate_tree
 
@@ -83,6 +84,17 @@ def heed_full_disk(folder: Path) -> None:
 def located(xen: Path) -> XenTree:
     """Return the built tree at a path; it is read once in a run of SCons."""
     return locate_tree(xen)
+
+
+def tree_at(env: Environment, xen: object) -> XenTree:
+    """Return the built tree that a value of ``XEN`` stands for: a path, or ``base:NAME``.
+
+    Raises:
+        ConfigError: There is none.
+        CaptureError: It is not built, or not for live patching.
+    """
+    is_named = isinstance(xen, str) and xen.startswith(PREFIX)
+    return located(tree_of(str(xen)) if is_named else absolute(env, xen, "XEN"))
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def tree_base(env: Environment, xen: object) -> pipeline.Base:
     if not xen:
         raise ConfigError("XEN is not set; give a built Xen tree: XEN=/src/xen")
     folder = Path(env.Dir(env.get("XSPLICE_BUILD", "#build")).get_abspath())
-    tree = settings.located(settings.absolute(env, xen, "XEN"))
+    tree = settings.tree_at(env, xen)
     return pipeline.base_of_tree(tree, build_dir=folder)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError, MachineError
-from xsplice_plugins.realxen.process import run_logged
+from xsplice_plugins.system.process import run_logged
 
 #: Debian release that carries each Xen release as its own.
 SUITES = {"4.11": "buster", "4.14": "bullseye", "4.17": "bookworm", "4.20": "trixie"}

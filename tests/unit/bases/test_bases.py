@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base is built once from what a vendor keeps, held against what was shipped, and found by name.
+
+The sources are a tiny tree with a Makefile; what was shipped is its own image, or another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.kit.tiny_make import add_makefile
+from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
+from xsplice_plugins.bases import adding, store
+from xsplice_plugins.bases.adding import Order, add_base
+from xsplice_plugins.bases.checking import check_base
+from xsplice_plugins.cli import main
+from xsplice_plugins.errors import ConfigError, RefusedError
+from xsplice_plugins.kbuild.tree import locate_tree
+
+pytestmark = pytest.mark.toolchain
+
+PRODUCTS = ("*.o", "xen-syms", "xen")
+
+
+@pytest.fixture(scope="module")
+def vendor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what a vendor keeps: sources before the build, ``.config`` and ``xen-syms``."""
+    tree = TinyTree(tmp_path_factory.mktemp("vendor") / "sources")
+    add_makefile(tree)
+    shutil.copy(tree.root / "xen" / "xen-syms", tree.root)
+    for pattern in ("common/*.o", "arch/x86/*.o", "prelink.o", "xen-syms", "xen"):
+        for path in (tree.root / "xen").glob(pattern):
+            path.unlink()
+    return tree.root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a cache of the test's own; building these trees takes a compiler and make only."""
+    monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(adding, "_PROGRAMS", {"make": "make"})
+    monkeypatch.setattr(adding, "_FILES", {})
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def own(vendor: Path, tmp_path: Path) -> Path:
+    """Give sources of the test's own."""
+    return shutil.copytree(vendor, tmp_path / "own", symlinks=True)
+
+
+def added(source: Path, **more: object) -> BaseRecord:
+    return add_base(replace(Order(name="fleet", source=source), **more))  # type: ignore[arg-type]
+
+
+def test_sources_before_the_build_become_a_base_with_the_shipped_image(vendor: Path) -> None:
+    steps: list[str] = []
+    order = Order(name="fleet", source=vendor)
+    record = add_base(order, progress=lambda step, _done, _total: steps.append(step))
+    assert list(dict.fromkeys(steps)) == ["unpack", "configure", "build", "image"]
+    assert record.likeness is Likeness.IDENTICAL
+    assert record.matched > 0
+    assert (record.differs, record.absent, record.strangers) == ((), (), ())
+    tree = locate_tree(store.tree_of("base:fleet"))
+    assert tree.base == record
+    assert tree.build_id == record.build_id
+    assert tree.xen_syms.read_bytes() == (vendor / "xen-syms").read_bytes()
+    assert not (vendor / "xen" / "prelink.o").exists()  # what the user gave is only read
+
+
+def test_the_same_again_does_nothing_and_something_else_is_refused(own: Path) -> None:
+    record = added(own)
+    steps: list[str] = []
+    again = add_base(
+        Order(name="fleet", source=own), progress=lambda step, _done, _total: steps.append(step)
+    )
+    assert (again, steps) == (record, [])
+    with pytest.raises(ConfigError, match="made of something else"):
+        added(own, make=("debug=y",))
+    (own / "xen" / "common" / "user.c").write_text("int user(int a) { return a; }\n")
+    with pytest.raises(ConfigError, match="made of something else"):
+        added(own)
+    assert store.known_bases() == ("fleet",)
+
+
+def test_another_image_is_matched_function_by_function(own: Path, tmp_path: Path) -> None:
+    shipped = TinyTree(tmp_path / "shipped")
+    source = shipped.root / "xen" / "common" / "user.c"
+    source.write_text(source.read_text().replace("twice(a)", "twice(a) + 1"))
+    shipped.build()
+    image = shipped.root / "xen" / "xen-syms"
+    record = added(own, image=image)
+    assert record.likeness is Likeness.MATCHED
+    assert record.differs == ("user (common/user.o)",)
+    tree = locate_tree(store.tree_of("base:fleet"))
+    assert tree.xen_syms.read_bytes() == image.read_bytes()
+    assert record.build_id == locate_tree(shipped.root).build_id
+
+
+def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:
+    (own / "xen-syms").unlink()
+    record = added(own)
+    assert record.likeness is Likeness.OWN
+    assert record.matched > 0
+
+
+@pytest.mark.parametrize("form", ["gz", "xz"])
+def test_a_tarball_is_a_source(vendor: Path, tmp_path: Path, form: str) -> None:
+    tarball = tmp_path / f"xen.tar.{form}"
+    subprocess.run(["tar", "-caf", tarball, "-C", vendor.parent, vendor.name], check=True)
+    assert added(tarball).likeness is Likeness.IDENTICAL
+
+
+def test_source_packages_are_unpacked_by_their_own_tools(
+    vendor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    scripts = {
+        "dpkg-source": f'for w; do last=$w; done; cp -a {vendor} "$last"',
+        "rpmbuild": f'mkdir -p "${{3#_topdir }}/BUILD"; cp -a {vendor} "${{3#_topdir }}/BUILD/xen"',
+    }
+    for name, body in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name in ("xen_1.dsc", "xen-1.src.rpm"):
+        package = tmp_path / name
+        package.write_text("no more than a name\n")
+        assert add_base(Order(name=package.stem, source=package)).likeness is Likeness.IDENTICAL
+
+
+def test_patches_that_the_hypervisor_was_built_with_are_applied(own: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "pristine.patch"
+    patch.write_text(
+        "--- a/xen/common/user.c\n+++ b/xen/common/user.c\n@@ -4 +4 @@\n"
+        "-    return twice(a);\n+    return twice(a) + 1;\n"
+    )
+    record = added(own, pristine=(patch,))
+    assert record.differs == ("user (common/user.o)",)
+    patch.write_text(patch.read_text().replace("twice(a);", "no such line;"))
+    with pytest.raises(ConfigError, match="patch: ended with status 1"):
+        add_base(Order(name="other", source=own, pristine=(patch,)))
+    assert store.known_bases() == ("fleet",)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(own: Path, cache: Path) -> None:
+    makefile = own / "xen" / "Makefile"
+    good = makefile.read_text()
+    makefile.write_text(
+        good.replace("clean:\n", "clean:\n").replace("xen: xen-syms\n", "xen:\n\tfalse\n")
+    )
+    with pytest.raises(ConfigError, match="make: ended with status 2"):
+        added(own)
+    with pytest.raises(ConfigError, match="has not ended"):
+        store.load_base("fleet")
+    # Mended in the copy: the sources are as they were, so the steps that ended stay.
+    (cache / "bases" / "fleet" / "tree" / "xen" / "Makefile").write_text(good)
+    steps: list[str] = []
+    add_base(
+        Order(name="fleet", source=own), progress=lambda step, _done, _total: steps.append(step)
+    )
+    assert list(dict.fromkeys(steps)) == ["build", "image"]
+    # And sources that changed begin afresh.
+
+
+def test_an_image_of_another_compiler_or_release_is_refused_before_the_build(
+    own: Path, tmp_path: Path, cache: Path
+) -> None:
+    image = tmp_path / "xen-syms"
+    comment = tmp_path / "comment"
+    comment.write_bytes(b"GCC: (Vendor 4.8.5) 4.8.5\0")
+    line = ["objcopy", "--update-section", f".comment={comment}", own / "xen-syms", image]
+    subprocess.run(line, check=True)
+    with pytest.raises(ConfigError, match=r"Vendor 4\.8\.5.*name it with --cc"):
+        added(own, image=image)
+    assert not (cache / "bases" / "fleet" / "tree" / "xen" / "prelink.o").exists()
+    subprocess.run(["strip", own / "xen-syms", "-o", image], check=True)
+    with pytest.raises(ConfigError, match="has no names of functions"):
+        added(own, image=image)
+    image.write_text("no image")
+    with pytest.raises(ConfigError, match="not readable"):
+        added(own, image=image)
+
+
+def test_sources_without_a_configuration_are_refused(own: Path) -> None:
+    (own / "xen" / ".config").unlink()
+    with pytest.raises(ConfigError, match="--config defconfig"):
+        added(own)
+    assert added(own, config="defconfig").likeness is Likeness.IDENTICAL
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--source", "nowhere"], "no such file or folder"),
+        (["--source", "words.txt"], "neither a folder, a tarball"),
+        (["--source", "empty"], "holds no hypervisor"),
+        ([], "give one of the two"),
+        (["--source", "empty", "--debian", "12"], "give one of the two"),
+        (["--debian", "banana"], "neither a Debian release"),
+        (["--source", "empty", "--boot", "words.txt"], "give --image"),
+        (["--source", "empty", "--config", "nowhere"], "cannot be read"),
+        (["--source", "empty", "--jobs", "0"], "a number from 1 on"),
+    ],
+)
+def test_orders_that_cannot_be_fulfilled_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("words\n")
+    (tmp_path / "empty").mkdir()
+    assert main(["base", "add", "fleet", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert store.known_bases() == ()
+
+
+def test_words_for_make_are_variables(own: Path) -> None:
+    with pytest.raises(ConfigError, match="--make V: not NAME=value"):
+        added(own, make=("V",))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a" * 101])
+def test_a_bases_name_is_a_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="not a name"):
+        store.folder_of(name)
+
+
+def test_the_commands_list_check_and_remove(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["base", "list"]) == 0
+    assert "no bases" in capsys.readouterr().out
+    assert main(["base", "add", "fleet", "--source", str(own)]) == 0
+    said = capsys.readouterr().out
+    assert "bit-identical" in said
+    assert "XEN=base:fleet" in said
+    assert main(["base", "list"]) == 0
+    assert capsys.readouterr().out.startswith("fleet\tXen 4.17.5\tidentical\t")
+    assert main(["base", "check", "fleet"]) == 0
+    assert main(["base", "remove", "fleet"]) == 0
+    assert main(["base", "check", "fleet"]) == 2
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_a_base_whose_objects_or_image_changed_is_told(own: Path) -> None:
+    added(own)
+    tree = store.tree_of("base:fleet")
+    assert check_base("fleet").likeness is Likeness.IDENTICAL
+    image = tree / "xen" / "xen-syms"
+    data = bytearray(image.read_bytes())
+    (tree / "xen" / "common" / "user.o").unlink()
+    with pytest.raises(RefusedError, match="not any more what was added"):
+        check_base("fleet")
+    data[-1] ^= 1
+    image.write_bytes(bytes(data))
+    with pytest.raises(RefusedError, match="image"):
+        check_base("fleet")
+
+
+def test_a_damaged_record_is_no_base(own: Path, cache: Path) -> None:
+    added(own)
+    (cache / "bases" / "fleet" / BASE_FILE).write_text("{}")
+    assert main(["base", "check", "fleet"]) == 2

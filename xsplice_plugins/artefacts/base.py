@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor that runs, by name: what it was built of, and how that compares with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xsplice_plugins.artefacts.files import SCHEMA
+
+BASE_FILE = "base.json"  #: beside the tree's folder
+
+
+class Likeness(StrEnum):
+    """How the build of a base compares with what was shipped."""
+
+    IDENTICAL = "identical"  #: the build's ``xen-syms`` is the shipped one, byte for byte
+    MATCHED = "matched"  #: each function and datum was held against the shipped image
+    OWN = "own"  #: nothing was shipped: the build is what boots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRecord:
+    """What a base is. Target: ``base.json``."""
+
+    schema: int = SCHEMA
+    name: str
+    key: str  #: digest of all that was asked for
+    release: str  #: e.g. ``4.17.5``
+    machine: int  #: ``e_machine``
+    build_id: str  #: hex; of the hypervisor that runs
+    image: str  #: sha256 of its ``xen-syms``
+    source: str  #: where the sources came from: a file's or folder's name, or Debian's version
+    recipe: str  #: who says how it is built: ``debian`` or ``plain``
+    compiler: str  #: as objects name it
+    make: tuple[str, ...]  #: variables of make
+    environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual
+    likeness: Likeness
+    objects: int  #: linked into the image
+    matched: int  #: functions and data that lie in the image as the objects have them
+    differs: tuple[str, ...]  #: those that do not, each with its object
+    absent: tuple[str, ...]  #: those that the image does not hold
+    ambiguous: tuple[str, ...]  #: those that fit in several places
+    strangers: tuple[str, ...]  #: what the image holds and no object has

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a base what was shipped? Its objects are held against the image, one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import BaseRecord, Likeness
+from xsplice_plugins.bases.recipes import Recipe, ask_compiler
+from xsplice_plugins.bases.store import folder_of, load_base
+from xsplice_plugins.errors import RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xsplice_plugins.bases.shipped import Shipped
+
+
+def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shipped]) -> BaseRecord:
+    """Hold the objects of a base against its image.
+
+    Args:
+        name: The base's name.
+        key: Digest of what was asked for.
+        folder: Of the base.
+        origin: Where the sources came from, how they were built, what was shipped.
+
+    Raises:
+        CaptureError: The tree is not usable for live patches.
+        ConfigError: The image cannot be compared with it.
+    """
+    source, recipe, shipped = origin
+    base = pipeline.base_of_tree(folder / "tree")
+    assert base.tree is not None, "it was made of one"
+    assert base.image is not None, "it was made of one"
+    image = base.image.read_bytes()
+    run = pipeline.open_run({}, base, environ=os.environ)
+    found = pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
+    likeness = Likeness.OWN
+    if shipped.image is not None:
+        is_other = (folder / "is-other").is_file()
+        likeness = Likeness.MATCHED if is_other else Likeness.IDENTICAL
+    return BaseRecord(
+        name=name,
+        key=key,
+        release=base.release,
+        machine=base.tree.machine,
+        build_id=base.tree.build_id,
+        image=hashlib.sha256(image).hexdigest(),
+        source=source,
+        recipe=recipe.name,
+        compiler=ask_compiler(recipe.compiler),
+        make=recipe.make,
+        environment=recipe.environment,
+        likeness=likeness,
+        objects=found.objects,
+        matched=found.matched,
+        differs=found.differs,
+        absent=found.absent,
+        ambiguous=found.ambiguous,
+        strangers=found.strangers,
+    )
+
+
+def check_base(name: str) -> BaseRecord:
+    """Hold a base against its image once more.
+
+    Raises:
+        ConfigError: There is no such base.
+        RefusedError: It is not any more what its record says.
+    """
+    record = load_base(name)
+    folder = folder_of(name)
+    base = pipeline.base_of_tree(folder / "tree")
+    assert base.tree is not None, "it was made of one"
+    assert base.image is not None, "it was made of one"
+    image = base.image.read_bytes()
+    run = pipeline.open_run({}, base, environ=os.environ)
+    found = pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
+    rows = ("objects", "matched", "differs", "absent", "ambiguous", "strangers")
+    wrong = [row for row in rows if getattr(found, row) != getattr(record, row)]
+    if hashlib.sha256(image).hexdigest() != record.image:
+        wrong.insert(0, "image")
+    if wrong:
+        raise RefusedError(
+            f"base {name}: is not any more what was added ({', '.join(wrong)} changed); remove it "
+            "and add it again"
+        )
+    return record

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a tree is built: as its vendor does, or as anybody does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import ConfigError, ElfError, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xsplice_plugins.elf.reader import ElfFile
+
+DEFCONFIG = "defconfig"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_ENTRY = re.compile(r"^\S+ \((?P<version>[^)]+)\)", re.MULTILINE)
+_DATE = re.compile(r"^ -- .*>  (?P<date>.+)$", re.MULTILINE)
+_MAINTAINER = re.compile(r"^Maintainer: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a tree is built."""
+
+    name: str  #: ``debian`` or ``plain``
+    make: tuple[str, ...]  #: variables of make; later ones win
+    environment: tuple[tuple[str, str], ...] = ()
+    config: str = ""  #: text of ``.config`` before ``olddefconfig``; "" for none
+
+    @property
+    def compiler(self) -> list[str]:
+        """Return the compiler's command."""
+        known = dict(word.partition("=")[::2] for word in self.make)
+        prefix = known.get("CROSS_COMPILE", "")
+        return shlex.split(known.get("CC", "")) or [f"{prefix}gcc"]
+
+
+def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
+    """Say how a tree is built.
+
+    Args:
+        tree: The folder that holds ``xen/``, in its final place: some builds record it.
+        words: Variables of make that the user gave.
+        compiler: The user's; "" for the recipe's.
+
+    Raises:
+        ConfigError: A word is no variable, or the packaging cannot be understood.
+    """
+    for word in words:
+        if not _VARIABLE.fullmatch(word):
+            raise ConfigError(f"--make {word}: not NAME=value; give variables of make")
+    more = (*words, *([f"CC={compiler}"] if compiler else []))
+    recipe = _debian(tree) if (tree / "debian" / "xen-kconfig").is_file() else _plain()
+    merged: dict[str, str] = {}
+    for word in (*recipe.make, *more):
+        name, _, value = word.partition("=")
+        merged[name] = value
+    return replace(recipe, make=tuple(f"{name}={value}" for name, value in merged.items()))
+
+
+def _plain() -> Recipe:
+    return Recipe(name="plain", make=("XEN_TARGET_ARCH=x86_64",))
+
+
+def _debian(tree: Path) -> Recipe:
+    """Do as Debian's packaging: debian/rules of its source package ``xen``, for amd64."""
+    changelog = (tree / "debian" / "changelog").read_text(encoding="utf-8", errors="replace")
+    control = (tree / "debian" / "control").read_text(encoding="utf-8", errors="replace")
+    version, date = _ENTRY.search(changelog), _DATE.search(changelog)
+    maintainer = _MAINTAINER.search(control)
+    try:
+        when = parsedate_to_datetime(date["date"]).astimezone(UTC) if date else None
+    except ValueError:
+        when = None
+    if version is None or when is None or maintainer is None:
+        raise ConfigError(
+            f"{tree}/debian: version, date or maintainer cannot be read of changelog and control; "
+            "give the sources as they come from Debian, or remove the folder debian"
+        )
+    flags = f"-ffile-prefix-map={tree}=. -fdebug-prefix-map={tree}=."
+    return Recipe(
+        name="debian",
+        make=(
+            "CC=x86_64-linux-gnu-gcc",
+            "LD=x86_64-linux-gnu-ld",
+            "XEN_COMPILE_ARCH=x86_64",
+            "XEN_TARGET_ARCH=x86_64",
+            f"EXTRA_CFLAGS_XEN_CORE={flags}",
+        ),
+        environment=(
+            ("DEB_MAINTAINER", maintainer[1]),
+            ("DEB_VERSION", version["version"]),
+            ("SMBIOS_REL_DATE", when.strftime("%m/%d/%Y")),
+            ("SOURCE_DATE_EPOCH", str(int(when.timestamp()))),
+            # As `date -u` prints it in the C locale.
+            ("XEN_BUILD_DATE", when.strftime("%a %b %e %H:%M:%S UTC %Y")),
+            ("XEN_BUILD_TIME", when.strftime("%H:%M:%S")),
+        ),
+        config=(tree / "debian" / "xen-kconfig").read_text(),
+    )
+
+
+def compilers_of(elf: ElfFile) -> tuple[str, ...]:
+    """Return the compilers that made an object or an image, as ``.comment`` names them."""
+    section = elf.section_by_name.get(".comment")
+    if section is None:
+        return ()
+    texts = section.data.decode("utf-8", "replace").split("\0")
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def ask_compiler(command: Sequence[str]) -> str:
+    """Return how a compiler names itself in the objects that it makes.
+
+    Raises:
+        ConfigError: It does not compile an empty file.
+        MachineError: It is not there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "empty.o"
+        line = [*command, "-x", "c", "-c", "/dev/null", "-o", str(out)]
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise MachineError(
+                f"{command[0]}: cannot be started ({error.strerror}); install it, or name another "
+                "with --cc"
+            ) from error
+        try:
+            found = compilers_of(read_elf(out.read_bytes(), str(out)))
+        except (OSError, ElfError):
+            found = ()
+        if done.returncode != 0 or not found:
+            raise ConfigError(
+                f"{' '.join(command)}: does not compile an empty file: {done.stderr.strip()}; name "
+                "a compiler with --cc"
+            )
+    return found[0]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sources of a base: a folder, a tarball, a Debian or an RPM source package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from enum import StrEnum
+from pathlib import Path
+
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.system.debian import require_packages
+from xsplice_plugins.system.process import run_logged
+
+_TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
+_DEPTH_MAX = 5  #: folders between the top of an archive and the sources
+
+
+class Kind(StrEnum):
+    """What sources come as."""
+
+    FOLDER = "folder"
+    TARBALL = "tarball"
+    DSC = "Debian source package"
+    SRPM = "RPM source package"
+
+
+#: What unpacking each kind takes: program to Debian package.
+PROGRAMS = {
+    Kind.FOLDER: {},
+    Kind.TARBALL: {"tar": "tar", "xz": "xz-utils"},
+    Kind.DSC: {"dpkg-source": "dpkg-dev"},
+    Kind.SRPM: {"rpmbuild": "rpm", "cpio": "cpio"},
+}
+
+
+def kind_of(source: Path) -> Kind:
+    """Tell what sources come as.
+
+    Raises:
+        ConfigError: There is nothing, or it is of no known kind.
+    """
+    if source.is_dir():
+        return Kind.FOLDER
+    if not source.is_file():
+        raise ConfigError(f"--source {source}: there is no such file or folder; check the path")
+    name = source.name.lower()
+    if name.endswith(".dsc"):
+        return Kind.DSC
+    if name.endswith(".src.rpm"):
+        return Kind.SRPM
+    if name.endswith(_TARBALLS):
+        return Kind.TARBALL
+    raise ConfigError(
+        f"--source {source}: neither a folder, a tarball ({', '.join(_TARBALLS)}), a .dsc nor a "
+        ".src.rpm; unpack it and give the folder"
+    )
+
+
+def digest_of(source: Path, kind: Kind) -> str:
+    """Return what tells these sources from others: content, of a folder names, sizes and times."""
+    digest = hashlib.sha256()
+    if kind is not Kind.FOLDER:
+        files = [source, *(source.parent / name for name in _listed(source, kind))]
+        for path in files:
+            digest.update(f"{path.name}\0".encode("utf-8", "surrogateescape"))
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        return digest.hexdigest()
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(names):
+            file = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
+            row = os.lstat(file)
+            text = f"{os.path.relpath(file, source)}\0{row.st_size}\0{row.st_mtime_ns}\n"
+            digest.update(text.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _listed(source: Path, kind: Kind) -> list[str]:
+    """Return the files that a .dsc names: they lie beside it."""
+    if kind is not Kind.DSC:
+        return []
+    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+    words = [line.split() for line in lines if line.startswith(" ")]
+    return sorted({row[2] for row in words if len(row) == 3 and "/" not in row[2]})
+
+
+def unpack(source: Path, kind: Kind, into: Path, *, log: Path) -> None:
+    """Put sources into a folder, so that ``xen/`` lies at its top.
+
+    Args:
+        source: What the user gave; only read.
+        kind: What it is.
+        into: Where to; made.
+        log: Where the programs' words go.
+
+    Raises:
+        ConfigError: It cannot be unpacked, or holds no hypervisor.
+        MachineError: A program is missing.
+    """
+    require_packages(f"unpacking a {kind}", PROGRAMS[kind], {})
+    place = into.with_name(into.name + ".unpacked")
+    for path in (place, into):
+        shutil.rmtree(path, ignore_errors=True)
+    if kind is Kind.FOLDER:
+        place = source
+    else:
+        place.mkdir(parents=True)
+        _extract(source, kind, place, log)
+    top = _top(place, source)
+    if kind is Kind.FOLDER:
+        _copy(top, into)
+    else:
+        top.rename(into)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _extract(source: Path, kind: Kind, place: Path, log: Path) -> None:
+    if kind is Kind.TARBALL:
+        line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source), "-C"]
+        run_logged([*line, str(place)], log=log)
+    elif kind is Kind.DSC:
+        line = ["dpkg-source", "--no-check", "-x", str(source), str(place / "source")]
+        run_logged(line, log=log)
+    else:
+        topdir = f"_topdir {place / 'rpm'}"
+        run_logged(["rpmbuild", "--nodeps", "--define", topdir, "-rp", str(source)], log=log)
+
+
+def _top(place: Path, source: Path) -> Path:
+    """Return the folder that holds ``xen/``."""
+    found = [place]
+    for _ in range(_DEPTH_MAX):
+        tops = [path for path in found if (path / "xen" / "common" / "livepatch.c").is_file()]
+        if len(tops) == 1:
+            return tops[0]
+        if tops:
+            names = ", ".join(sorted(path.name for path in tops))
+            raise ConfigError(f"--source {source}: holds several hypervisors ({names}); give one")
+        found = [row for path in found for row in path.iterdir() if row.is_dir()]
+    raise ConfigError(
+        f"--source {source}: holds no hypervisor that takes live patches (no "
+        "xen/common/livepatch.c); give Xen's own sources"
+    )
+
+
+def _copy(top: Path, into: Path) -> None:
+    """Copy sources without history; what is neither file, folder nor link is none."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        modes = {name: os.lstat(Path(folder) / name).st_mode for name in names}
+        kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
+        return {n for n in names if n == ".git" or not any(is_(modes[n]) for is_ in kinds)}
+
+    try:
+        shutil.copytree(top, into, symlinks=True, ignore=left_out)
+    except (OSError, shutil.Error) as error:
+        raise ConfigError(f"--source {top}: cannot be copied ({error}); check it") from error

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommands about bases: ``xsplice base add``, ``list``, ``check``, ``remove``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import artefacts
+from xsplice_plugins.artefacts import BaseRecord, Likeness
+from xsplice_plugins.commands.words import Row, show
+from xsplice_plugins.errors import ConfigError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
+
+    from xsplice_plugins.bases.adding import Order, Progress
+
+_SHOWN_MAX = 12
+_LIKE = {
+    Likeness.IDENTICAL: "bit-identical: the build gives the shipped image byte for byte",
+    Likeness.MATCHED: "matched: each function and datum was held against the shipped image",
+    Likeness.OWN: "its own build: nothing shipped was given, so boot what lies in the tree",
+}
+
+
+def _add_base(parser: ArgumentParser) -> None:
+    deeds = parser.add_subparsers(dest="deed", required=True, metavar="DEED")
+    add = deeds.add_parser("add", help="build a hypervisor that runs, and keep it by name")
+    add.add_argument("name", metavar="NAME", help="how it is called in XEN=base:NAME")
+    add.add_argument("--source", type=Path, help="folder, tarball, .dsc or .src.rpm; only read")
+    add.add_argument("--debian", default="", help="a package's version, or 12: fetch all of it")
+    add.add_argument("--config", default="", help="the running hypervisor's, or `defconfig`")
+    add.add_argument("--image", type=Path, help="the shipped xen-syms")
+    add.add_argument("--boot", type=Path, help="the shipped xen or xen.gz")
+    add.add_argument(
+        "--pristine", type=Path, action="append", default=[], help="a patch that it was built with"
+    )
+    add.add_argument("--make", action="append", default=[], metavar="NAME=VALUE")
+    add.add_argument("--targets", default="", help="more targets of make")
+    add.add_argument("--cc", default="", help="the compiler; default: the recipe's, else gcc")
+    add.add_argument("--mirror", default="", help="an archive in place of the system's")
+    add.add_argument("--jobs", "-j", type=int, default=os.cpu_count() or 1)
+    for name, about in (
+        ("check", "hold it against its image once more"),
+        ("remove", "remove it"),
+        ("path", "print the folder of its tree"),
+    ):
+        deeds.add_parser(name, help=about).add_argument("name", metavar="NAME")
+    deeds.add_parser("list", help="say which there are")
+
+
+def _base(arguments: Namespace) -> int:
+    from xsplice_plugins.bases import adding, checking, store  # noqa: PLC0415  they are large
+
+    deed = arguments.deed
+    if deed == "add":
+        with _shown_progress() as progress:
+            record = adding.add_base(_order(arguments), progress=progress)
+        show(artefacts.to_json(record) if arguments.json else _told(record))
+    elif deed == "check":
+        record = checking.check_base(arguments.name)
+        show(artefacts.to_json(record) if arguments.json else _told(record))
+    elif deed == "path":
+        show(f"{store.tree_of(f'base:{arguments.name}')}\n")
+    elif deed == "remove":
+        store.remove_base(arguments.name)
+    else:
+        rows = [store.load_base(name) for name in store.known_bases()]
+        text = "".join(f"{_line(row)}\n" for row in rows) or "no bases; see `xsplice base add -h`\n"
+        show(artefacts.to_json(rows) if arguments.json else text)
+    return 0
+
+
+def _order(arguments: Namespace) -> Order:
+    from xsplice_plugins.bases.adding import Order  # noqa: PLC0415  it is large
+
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs {arguments.jobs}: give a number from 1 on")
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else path.absolute()
+
+    config = arguments.config
+    return Order(
+        name=arguments.name,
+        source=absolute(arguments.source),
+        debian=arguments.debian,
+        config=str(Path(config).absolute()) if config not in {"", "defconfig"} else config,
+        image=absolute(arguments.image),
+        boot=absolute(arguments.boot),
+        pristine=tuple(path.absolute() for path in arguments.pristine),
+        make=tuple(arguments.make),
+        targets=tuple(arguments.targets.split()),
+        compiler=arguments.cc,
+        mirror=arguments.mirror,
+        jobs=arguments.jobs,
+    )
+
+
+def _line(record: BaseRecord) -> str:
+    words = (f"Xen {record.release}", record.likeness, record.build_id, record.source)
+    return "\t".join((record.name, *words))
+
+
+def _told(record: BaseRecord) -> str:
+    rows = [
+        f"base:{record.name}: Xen {record.release}, build-id {record.build_id}",
+        f"  sources   {record.source}, built the {record.recipe} way by {record.compiler}",
+        f"  image     {_LIKE[record.likeness]}",
+        f"  matched   {record.matched} functions and data of {record.objects} objects",
+    ]
+    for title, names in (
+        ("differ", record.differs),
+        ("absent", record.absent),
+        ("ambiguous", record.ambiguous),
+        ("strangers", record.strangers),
+    ):
+        if names:
+            more = len(names) - _SHOWN_MAX
+            listed = ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+            rows.append(f"  {title:9} {len(names)}: {listed}")
+    return "\n".join([*rows, f"  use it as XEN=base:{record.name}", ""])
+
+
+@contextlib.contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """Give a progress function: a bar on a terminal, a line for each step elsewhere."""
+    if not sys.stderr.isatty():
+        said: set[str] = set()
+
+        def say(step: str, _done: int, _total: int) -> None:
+            if step not in said:
+                said.add(step)
+                sys.stderr.write(f"{step} ...\n")
+
+        yield say
+        return
+    from rich.console import Console  # noqa: PLC0415  # only where a person looks on
+    from rich.progress import Progress as Bar  # noqa: PLC0415  # as above
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, object] = {}
+
+        def show_step(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                for task in tasks.values():
+                    bar.update(task, total=1, completed=1)  # type: ignore[arg-type]
+                tasks[step] = bar.add_task(step, total=None)
+            bar.update(tasks[step], completed=done, total=total or None)  # type: ignore[arg-type]
+
+        yield show_step
+
+
+COMMANDS: tuple[Row, ...] = (
+    ("base", "name the hypervisors that run: add, list, check, remove", _add_base, _base),
+)
