@@ -8,12 +8,15 @@ READY := $(VENV)/.ready
 # Variables of `scons xsplice`, passed on when given: make xsplice XEN=/src/xen PATCH=fix.patch
 NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS SUPERSEDES RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE BUILD
 # What else is said on the command line goes to scons as well, which refuses what it does not know.
-OWN := PYTHON VENV SCONSFLAGS AGREEMENT XEN_TREE
+OWN := PYTHON VENV SCONSFLAGS AGREEMENT XEN_TREE BASE DEBIAN
 ODD := $(foreach name,$(filter-out $(NAMES) $(OWN),$(.VARIABLES)),\
          $(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 SETTINGS = $(foreach name,$(NAMES) $(ODD),$(if $($(name)),'$(name)=$(subst ','\'',$($(name)))'))
 SCONS = '$(BIN)/scons' -Q $(SETTINGS) $(SCONSFLAGS)
-XEN_TREE = $$('$(BIN)/python' tests/xen/make_xen_tree.py --print-path)
+# The hypervisor that the tests are about: Debian's, built as Debian does.
+DEBIAN := 4.17.5+72-g01140da4e8-1
+BASE := debian-$(DEBIAN)
+XEN_TREE = $$('$(BIN)/xsplice' base path '$(BASE)')
 
 .PHONY: help setup xsplice xsplice-verify test test-xen test-qemu xen-tree bench agreement lint clean
 .DEFAULT_GOAL := help
@@ -39,9 +42,9 @@ xsplice-verify: $(READY) ## build it and prove it against the reference hypervis
 test: $(READY) ## run the tests that need no Xen tree (under 4 minutes)
 	@'$(BIN)/python' -m pytest -q -n 2 -m 'not xen and not qemu'
 
-xen-tree: $(READY) ## fetch and build Debian's Xen 4.17.5 in the cache folder
+xen-tree: $(READY) ## fetch and build Debian's Xen 4.17.5 as a base in the cache folder
 	@PYTHON='$(PYTHON)' .ci/needs core xen
-	@'$(BIN)/python' tests/xen/make_xen_tree.py
+	@'$(BIN)/xsplice' base add '$(BASE)' --debian '$(DEBIAN)' --targets tests --replace
 
 test-xen: xen-tree ## run the tests on the real Xen tree
 	@XSPLICE_XEN_TREE="$(XEN_TREE)" '$(BIN)/python' -m pytest -q -n 2 -m 'xen and not qemu' tests

@@ -5,21 +5,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.xen import xen_tree
-from tests.xen.source import download_source
+from xsplice_plugins.bases.debian import choose_version, download_source, source_versions
 from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.system import debian, process
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tests" / "xen" / "make_xen_tree.py"
 
 ONE_LINE = """
 # deb http://commented.example/debian bookworm main
@@ -157,20 +151,34 @@ def test_a_relative_home_would_be_another_one_in_each_folder(home: str) -> None:
 
 def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -> None:
     apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
-    dsc = download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
-    assert dsc == tmp_path / "source" / "xen_fake.dsc"
+    download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
+    assert (tmp_path / "source" / "xen_fake.dsc").is_file()
     said = apt.log.read_text()
     assert "xen=4.17.5-1" in said
     assert f"Dir::State::Lists={tmp_path / 'apt' / 'lists'}" in said
     assert "deb-src" in (tmp_path / "apt" / "sources.list").read_text()
 
 
-def test_a_version_that_is_gone_names_those_that_are_there(fake_apt: Path, tmp_path: Path) -> None:
+def test_versions_are_found_and_the_newest_is_a_releases(fake_apt: Path, tmp_path: Path) -> None:
     apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
+    found = source_versions(apt, "xen")
+    assert found == ("4.17.5-1", "4.17.7-2")
+    assert choose_version("12", found, apt) == "4.17.7-2"
+    assert choose_version("4.17.5-1", found, apt) == "4.17.5-1"
     with pytest.raises(ConfigError, match=r"available: 4\.17\.5-1, 4\.17\.7-2") as caught:
-        download_source(apt, "xen", "4.17.1-1", tmp_path / "source")
+        choose_version("4.17.1-1", found, apt)
     assert "--mirror" in str(caught.value)
-    assert not (tmp_path / "source").exists()
+    with pytest.raises(ConfigError, match="none at all"):
+        choose_version("12", (), apt)
+
+
+def test_sources_that_are_listed_and_not_there_are_said_to_be_so(
+    fake_apt: Path, tmp_path: Path
+) -> None:
+    apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
+    fake_program(fake_apt, "apt-get", "echo 'Err 404  Not Found'; exit 100")
+    with pytest.raises(ConfigError, match=r"(?s)does not have them.*--source.*404"):
+        download_source(apt, "xen", "4.17.5-1", tmp_path / "source")
 
 
 def test_an_archive_that_cannot_be_reached_is_an_error_with_apts_words(
@@ -199,79 +207,9 @@ def test_nothing_missing_is_no_error(tmp_path: Path) -> None:
         debian.require_packages("x", {"no-such-program": "pkg"}, there[1])
 
 
-def test_a_trees_key_follows_everything_that_makes_it() -> None:
-    base = xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12")
-    others = [
-        xen_tree.TreeRecipe(version="4.17.5-2", config=(), compiler="gcc 12"),
-        xen_tree.TreeRecipe(version="4.17.5-1", config=("CONFIG_DEBUG=y",), compiler="gcc 12"),
-        xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 13"),
-    ]
-    assert len({recipe.key for recipe in (base, *others)}) == 4
-    assert base.key == xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12").key
-    assert base.release == "4.17"
-
-
 def test_a_version_of_no_known_release_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"known: .*4\.17"):
         debian.suite_of("4.2")
-    with pytest.raises(ConfigError, match="not a Xen package version"):
-        _ = xen_tree.TreeRecipe(version="1:banana", config=(), compiler="gcc").release
-
-
-def make_fake_toolchain(folder: Path) -> None:
-    """Put apt, dpkg-source and make on the way; each step says that it ran."""
-    said = f'echo "$0 $@" >>{folder}/said'
-    fake_program(folder, "apt-cache", "echo 'Version: 4.17.5-1'")
-    body = f'{said}; case "$*" in *--download-only*) : >xen_1.dsc ;; esac'
-    fake_program(folder, "apt-get", body)
-    fake_program(
-        folder, "dpkg-source", f'{said}; for w; do last=$w; done; mkdir -p "$last/xen"; exit 0'
-    )
-    fake_program(folder, "make", f'{said}; case "$*" in *tests*) [ -z "$FAIL" ];; esac; exit $?')
-
-
-def tree_job(cache: Path) -> xen_tree.TreeJob:
-    recipe = xen_tree.TreeRecipe(version="4.17.5-1", config=(), compiler="gcc 12")
-    return xen_tree.TreeJob(recipe=recipe, cache=cache, jobs=1)
-
-
-@pytest.mark.toolchain
-def test_an_interrupted_tree_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(xen_tree, "FILES", {})
-    monkeypatch.setattr(xen_tree, "PROGRAMS", {})
-    make_fake_toolchain(tmp_path / "bin")
-    fake_program(tmp_path / "bin", "make", f'echo "$0 $@" >>{tmp_path}/bin/said; exit 1')
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    job = tree_job(tmp_path / "cache")
-    steps: list[str] = []
-    with pytest.raises(ConfigError, match="ended with status 1"):
-        xen_tree.make_tree(job, progress=lambda step, _done, _total: steps.append(step))
-    assert not xen_tree.is_complete(job.recipe, job.cache)
-    make_fake_toolchain(tmp_path / "bin")
-    again: list[str] = []
-    tree = xen_tree.make_tree(job, progress=lambda step, _done, _total: again.append(step))
-    assert steps == ["fetch", "unpack", "configure"]
-    assert again == ["configure", "build", "tests"]
-    assert tree == xen_tree.tree_path(job.recipe, job.cache)
-    assert (tree / "xen").is_dir()
-    before = (tmp_path / "bin" / "said").read_text()
-    assert xen_tree.make_tree(job, progress=lambda *_: None) == tree
-    assert (tmp_path / "bin" / "said").read_text() == before
-
-
-def test_print_path_of_a_tree_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--print-path", "--cc", "gcc"],
-        env={"PATH": os.environ["PATH"], "XSPLICE_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == ""
-    said = {2: "make xen-tree", 6: "apt-get install"}  # not built; or not to be built here
-    assert said[done.returncode] in done.stderr
 
 
 def test_a_failed_program_leaves_its_last_lines_in_the_message(tmp_path: Path) -> None:

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every built tree in the cache folder is what its image holds; a byte more or less is named.
-
-The trees are those that `tests/xen/make_xen_tree.py` left; releases that are not there are skipped.
-"""
+"""Every built tree at hand is what its image holds; a byte more or less is named."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import replace
@@ -14,25 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.xen.trees import trees
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import Finding, Severity
-from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.pipeline import BaseObjects
 
 pytestmark = pytest.mark.xen
 
-RELEASES = ("4.14", "4.16", "4.17", "4.17-arm64", "4.20", "4.22", "master")
 SECONDS_MAX = 10
 
-
-def cached_tree(release: str) -> Path:
-    """Return a tree of a release and machine; skip where there is none."""
-    release, _, machine = release.partition("-")
-    for stamp in sorted((cache_folder(os.environ) / "xen-tree").glob(f"*{release}*/tree")):
-        if ("arm64" in stamp.parent.name) == bool(machine) and (stamp / "xen/xen-syms").is_file():
-            return stamp
-    pytest.skip(f"no built tree of Xen {release} {machine} in the cache folder")
+every_tree = pytest.mark.parametrize("tree", trees().values(), ids=trees())
 
 
 def findings_of(tree: Path, other: dict[str, Path]) -> tuple[Finding, ...]:
@@ -47,13 +35,12 @@ def findings_of(tree: Path, other: dict[str, Path]) -> tuple[Finding, ...]:
     return pipeline.match_base(pipeline.open_run({}, base, environ={}), image, objects).findings
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_a_built_tree_is_what_its_image_holds(release: str) -> None:
-    tree = cached_tree(release)
+@every_tree
+def test_a_built_tree_is_what_its_image_holds(tree: Path) -> None:
     start = time.process_time()
     found = findings_of(tree, {})
     took = time.process_time() - start
-    sys.stdout.write(f"{release}: {found[-1].text}, {took:.1f} s\n")
+    sys.stdout.write(f"{tree}: {found[-1].text}, {took:.1f} s\n")
     assert [finding.severity for finding in found] == [Severity.HELD], found[0].text
     counts = found[0].evidence
     assert counts is not None
@@ -62,10 +49,9 @@ def test_a_built_tree_is_what_its_image_holds(release: str) -> None:
     assert took < SECONDS_MAX
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_a_byte_of_one_object_is_named(release: str, tmp_path: Path) -> None:
+@every_tree
+def test_a_byte_of_one_object_is_named(tree: Path, tmp_path: Path) -> None:
     """Also where functions share a section."""
-    tree = cached_tree(release)
     path = "common/timer.o"
     data = bytearray((tree / "xen" / path).read_bytes())
     elf = read_elf(bytes(data), path)

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The differ on the objects of a real tree built for arm64.
-
-Build one with ``make XEN_TARGET_ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-`` and CONFIG_LIVEPATCH,
-and name it in ``XSPLICE_XEN_TREE_ARM64``.
-"""
-
-import os
-from pathlib import Path
+"""The differ on the objects of a real tree built for arm64."""
 
 import pytest
 
+from tests.xen.trees import tree_like
 from xsplice_plugins.diff.differ import diff_objects
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_AARCH64
@@ -21,10 +15,7 @@ LINKED = ("built_in.o", "prelink.o")  #: many objects in one: never compared
 
 
 def test_every_arm64_object_equals_itself() -> None:
-    named = os.environ.get("XSPLICE_XEN_TREE_ARM64")
-    if not named:
-        pytest.skip("XSPLICE_XEN_TREE_ARM64 is not set; build a tree for arm64 and name it")
-    root = Path(named) / "xen"
+    root = tree_like("4.17", "arm64") / "xen"
     count = 0
     for path in sorted(root.rglob("*.o")):
         name, data = str(path.relative_to(root)), path.read_bytes()

@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What real trees answer is what the lists say, the writer's and the model's.
-
-The trees: the one in ``XSPLICE_XEN_TREE``, and every finished one in the cache folder; make more
-with ``tests/xen/make_xen_tree.py --git CLONE --ref RELEASE-4.22.0 [--arch arm64]``.
-"""
+"""What real trees answer is what the lists say, the writer's and the model's."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from xsplice_plugins.cache import cache_folder
+from tests.xen.trees import trees
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_X86_64
@@ -27,20 +22,7 @@ from xsplice_plugins.target.known import known_facts
 pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
 
 
-def trees() -> list[Path]:
-    """Return every built tree at hand."""
-    named = os.environ.get("XSPLICE_XEN_TREE")
-    made = sorted((cache_folder(os.environ) / "xen-tree").glob("*/tests.done"))
-    found = [Path(named)] if named else []
-    return list(dict.fromkeys(found + [stamp.parent / "tree" for stamp in made]))
-
-
-def name_of(tree: Path) -> str:
-    """Return how a tree's test is called."""
-    return tree.parent.name
-
-
-every_tree = pytest.mark.parametrize("path", trees(), ids=name_of)
+every_tree = pytest.mark.parametrize("path", trees().values(), ids=trees())
 
 
 @every_tree

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Xen 4.20.3 and 4.14.6: the series for Xen's own build, and our pipeline on such trees.
-
-The trees are those that `tests/xen/make_xen_tree.py --version ...` left in the cache folder; a
-release that is not there is skipped.
-"""
+"""Xen 4.20.3 and 4.14.6: the series for Xen's own build, and our pipeline on such trees."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.build import ROOT, scons
-from xsplice_plugins.cache import cache_folder
+from tests.xen.trees import tree_like
 
 PATCHES = ROOT / "xen-patches"
 CASES = sorted(
@@ -31,22 +27,13 @@ PARTS = ("xen", "config", "Config.mk", ".gitignore")
 pytestmark = [pytest.mark.xen, pytest.mark.toolchain]
 
 
-def cached_tree(release: str) -> Path:
-    """Return the newest finished tree of a release; skip where there is none."""
-    folder = cache_folder(os.environ) / "xen-tree"
-    stamps = sorted(folder.glob(f"{release}.*/tests.done"), key=lambda path: path.stat().st_mtime)
-    if not stamps:
-        pytest.skip(f"no built tree of Xen {release} in {folder}; see xen-patches/README.md")
-    return stamps[-1].parent / "tree"
-
-
 def series_of(release: str) -> list[Path]:
     return sorted((PATCHES / "xen-build" / release).glob("*.patch"))
 
 
 def patched_copy(release: str, folder: Path) -> Path:
     """Return a copy of a built tree with the series applied, older than the build."""
-    source, root = cached_tree(release), folder / "tree"
+    source, root = tree_like(release), folder / "tree"
     root.mkdir()
     for name in PARTS:
         subprocess.run(["cp", "-a", source / name, root / name], check=True)
@@ -83,7 +70,7 @@ def compiler_of(tree: Path) -> str:
 def test_series_is_applied_by_git_am(
     release: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    source = request.getfixturevalue("xen_tree") if release == "4.17" else cached_tree(release)
+    source = request.getfixturevalue("xen_tree") if release == "4.17" else tree_like(release)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     for patch in series_of(release):
         for path in re.findall(r"^--- a/(\S+)", patch.read_text(), re.MULTILINE):
@@ -101,7 +88,7 @@ def test_series_is_applied_by_git_am(
 @pytest.mark.parametrize("case", CASES)
 def test_hot_patch_is_built_and_proved(case: str, tmp_path: Path) -> None:
     folder = PATCHES / "regression" / case
-    tree = cached_tree(case.partition("/")[0])
+    tree = tree_like(case.partition("/")[0])
     expected = json.loads((folder / "expected.json").read_text())
     run = scons(
         "xsplice-verify", tmp_path, XEN=tree, PATCH=folder / "fix.patch", NAME="fix",

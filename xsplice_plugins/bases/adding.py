@@ -22,8 +22,7 @@ from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, ask_compiler, recip
 from xsplice_plugins.bases.sources import digest_of, kind_of, unpack
 from xsplice_plugins.bases.store import folder_of, load_base
 from xsplice_plugins.cache import locked
-from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.errors import ConfigError, ElfError
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
@@ -41,6 +40,8 @@ _PROGRAMS = {
     "python3": "python3",
 }
 _FILES = {"/usr/include/stdio.h": "libc6-dev", "/usr/include/libelf.h": "libelf-dev"}
+#: Fields of an order that do not decide what a base is, or are read otherwise.
+_NOT_KEY = {"name", "jobs", "mirror", "source", "ref", "is_replaced"}
 _OWN_IMAGES = ("xen", "xen.gz", "xen.efi")
 #: What of the user's environment make sees; the rest is in no key.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
@@ -55,6 +56,7 @@ class Order:
 
     name: str
     source: Path | None = None  #: ``None`` with ``debian``
+    ref: str = ""  #: tag or commit, where the source is a clone
     debian: str = ""  #: version of Debian's package, or a Debian release: ``12``
     config: str = ""  #: a file, or ``defconfig``; "" for the one that comes with the sources
     image: Path | None = None  #: the shipped ``xen-syms``
@@ -65,6 +67,7 @@ class Order:
     compiler: str = ""
     mirror: str = ""  #: an archive in place of the system's
     jobs: int = 1
+    is_replaced: bool = False  #: make it again if the name stands for something else
 
 
 def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: None) -> BaseRecord:
@@ -89,10 +92,11 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         if (folder / BASE_FILE).is_file():
             if stamp.is_file() and stamp.read_text() == key:
                 return load_base(order.name)
-            raise ConfigError(
-                f"base {order.name}: is there already, made of something else; choose another name "
-                f"or remove it with `xsplice base remove {order.name}`"
-            )
+            if not order.is_replaced:
+                raise ConfigError(
+                    f"base {order.name}: is there already, made of something else; choose another "
+                    f"name, or make it again with --replace"
+                )
         if not stamp.is_file() or stamp.read_text() != key:
             _empty(folder)
             stamp.write_text(key)
@@ -122,7 +126,7 @@ def _key(order: Order) -> str:
     rows = [_RECIPE]
     for field in fields(order):
         value = getattr(order, field.name)
-        if field.name in {"name", "jobs", "mirror", "source"}:
+        if field.name in _NOT_KEY:
             continue
         for one in value if isinstance(value, tuple) else (value,):
             is_file = isinstance(one, Path) or (
@@ -131,8 +135,8 @@ def _key(order: Order) -> str:
             content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
             rows.append(f"{field.name}={content}")
     if order.source is not None:
-        kind = kind_of(order.source)
-        rows.append(f"source={digest_of(order.source, kind)}")
+        kind = kind_of(order.source, order.ref)
+        rows.append(f"source={digest_of(order.source, kind, order.ref)}")
     return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -178,6 +182,7 @@ class _Work:
         """Return where the sources came from, how they were built, and what was shipped."""
         source = self.order.source
         origin = f"Debian {self._package_version()}" if source is None else source.name
+        origin += f" {self.order.ref}" if self.order.ref else ""
         return origin, self._recipe(), self._shipped()
 
     def _fetch(self) -> None:
@@ -196,7 +201,8 @@ class _Work:
 
     def _unpack(self) -> None:
         source = self._source()
-        unpack(source, kind_of(source), self.tree, log=self.log)
+        kind = kind_of(source, self.order.ref)
+        unpack(source, kind, self.tree, log=self.log, ref=self.order.ref)
         shipped.keep(self.folder, self.tree, source)
         for path in self.order.pristine:
             line = ["patch", "-p1", "--fuzz=0", "--force", "-d", str(self.tree), "-i", str(path)]
@@ -273,9 +279,10 @@ def _unzipped(path: Path) -> bytes:
     data = read_file(path)
     try:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        read_elf(data, str(path))
-    except (OSError, EOFError, zlib.error, ElfError) as error:
-        raise ConfigError(
-            f"--boot {path}: no image that boots ({error}); give xen or xen.gz"
-        ) from (error)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
+            error
+        )
+    if data[:4] != b"\x7fELF" and data[:2] != b"MZ":  # arm64 boots one with a PE header
+        raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
     return data

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Kind(StrEnum):
     TARBALL = "tarball"
     DSC = "Debian source package"
     SRPM = "RPM source package"
+    CLONE = "git clone"
 
 
 #: What unpacking each kind takes: program to Debian package.
@@ -33,17 +35,24 @@ PROGRAMS = {
     Kind.TARBALL: {"tar": "tar", "xz": "xz-utils"},
     Kind.DSC: {"dpkg-source": "dpkg-dev"},
     Kind.SRPM: {"rpmbuild": "rpm", "cpio": "cpio"},
+    Kind.CLONE: {"git": "git", "tar": "tar"},
 }
 
 
-def kind_of(source: Path) -> Kind:
+def kind_of(source: Path, ref: str = "") -> Kind:
     """Tell what sources come as.
+
+    Args:
+        source: The file or folder.
+        ref: A tag or commit of a clone; "" if it is none.
 
     Raises:
         ConfigError: There is nothing, or it is of no known kind.
     """
     if source.is_dir():
-        return Kind.FOLDER
+        return Kind.CLONE if ref else Kind.FOLDER
+    if ref:
+        raise ConfigError(f"--ref {ref}: --source {source} is no git clone; give a clone's folder")
     if not source.is_file():
         raise ConfigError(f"--source {source}: there is no such file or folder; check the path")
     name = source.name.lower()
@@ -59,8 +68,10 @@ def kind_of(source: Path) -> Kind:
     )
 
 
-def digest_of(source: Path, kind: Kind) -> str:
+def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
     """Return what tells these sources from others: content, of a folder names, sizes and times."""
+    if kind is Kind.CLONE:
+        return commit_of(source, ref)
     digest = hashlib.sha256()
     if kind is not Kind.FOLDER:
         files = [source, *(source.parent / name for name in _listed(source, kind))]
@@ -78,6 +89,27 @@ def digest_of(source: Path, kind: Kind) -> str:
     return digest.hexdigest()
 
 
+def commit_of(clone: Path, ref: str) -> str:
+    """Return the commit that a name stands for.
+
+    Args:
+        clone: A git clone, or its git folder.
+        ref: A tag, branch or commit.
+
+    Raises:
+        ConfigError: There is no such name, or no clone.
+        MachineError: There is no git.
+    """
+    require_packages("a git clone", PROGRAMS[Kind.CLONE], {})
+    line = ["git", "-C", str(clone), "rev-parse", "--verify", "--end-of-options"]
+    done = subprocess.run([*line, f"{ref}^{{commit}}"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigError(
+            f"--ref {ref}: {clone} has no such commit; name a git clone of Xen and fetch its tags"
+        )
+    return done.stdout.strip()
+
+
 def _listed(source: Path, kind: Kind) -> list[str]:
     """Return the files that a .dsc names: they lie beside it."""
     if kind is not Kind.DSC:
@@ -87,7 +119,7 @@ def _listed(source: Path, kind: Kind) -> list[str]:
     return sorted({row[2] for row in words if len(row) == 3 and "/" not in row[2]})
 
 
-def unpack(source: Path, kind: Kind, into: Path, *, log: Path) -> None:
+def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") -> None:
     """Put sources into a folder, so that ``xen/`` lies at its top.
 
     Args:
@@ -95,6 +127,7 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path) -> None:
         kind: What it is.
         into: Where to; made.
         log: Where the programs' words go.
+        ref: Tag or commit of a clone.
 
     Raises:
         ConfigError: It cannot be unpacked, or holds no hypervisor.
@@ -108,7 +141,7 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path) -> None:
         place = source
     else:
         place.mkdir(parents=True)
-        _extract(source, kind, place, log)
+        _extract(source, kind, place, log, ref)
     top = _top(place, source)
     if kind is Kind.FOLDER:
         _copy(top, into)
@@ -117,8 +150,14 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _extract(source: Path, kind: Kind, place: Path, log: Path) -> None:
-    if kind is Kind.TARBALL:
+def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
+    if kind is Kind.CLONE:
+        archive = place / "commit.tar"
+        line = ["git", "-C", str(source), "archive", "--format=tar", f"--output={archive}"]
+        run_logged([*line, commit_of(source, ref)], log=log)
+        run_logged(["tar", "-xf", str(archive), "-C", str(place)], log=log)
+        archive.unlink()
+    elif kind is Kind.TARBALL:
         line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source), "-C"]
         run_logged([*line, str(place)], log=log)
     elif kind is Kind.DSC:

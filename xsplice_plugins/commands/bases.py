@@ -33,6 +33,7 @@ def _add_base(parser: ArgumentParser) -> None:
     add = deeds.add_parser("add", help="build a hypervisor that runs, and keep it by name")
     add.add_argument("name", metavar="NAME", help="how it is called in XEN=base:NAME")
     add.add_argument("--source", type=Path, help="folder, tarball, .dsc or .src.rpm; only read")
+    add.add_argument("--ref", default="", help="a tag or commit, where the source is a git clone")
     add.add_argument("--debian", default="", help="a package's version, or 12: fetch all of it")
     add.add_argument("--config", default="", help="the running hypervisor's, or `defconfig`")
     add.add_argument("--image", type=Path, help="the shipped xen-syms")
@@ -44,6 +45,9 @@ def _add_base(parser: ArgumentParser) -> None:
     add.add_argument("--targets", default="", help="more targets of make")
     add.add_argument("--cc", default="", help="the compiler; default: the recipe's, else gcc")
     add.add_argument("--mirror", default="", help="an archive in place of the system's")
+    add.add_argument(
+        "--replace", action="store_true", help="make it again if it is made of something else"
+    )
     add.add_argument("--jobs", "-j", type=int, default=os.cpu_count() or 1)
     for name, about in (
         ("check", "hold it against its image once more"),
@@ -89,6 +93,7 @@ def _order(arguments: Namespace) -> Order:
     return Order(
         name=arguments.name,
         source=absolute(arguments.source),
+        ref=arguments.ref,
         debian=arguments.debian,
         config=str(Path(config).absolute()) if config not in {"", "defconfig"} else config,
         image=absolute(arguments.image),
@@ -98,6 +103,7 @@ def _order(arguments: Namespace) -> Order:
         targets=tuple(arguments.targets.split()),
         compiler=arguments.cc,
         mirror=arguments.mirror,
+        is_replaced=arguments.replace,
         jobs=arguments.jobs,
     )
 

@@ -271,3 +271,20 @@ def test_a_damaged_record_is_no_base(own: Path, cache: Path) -> None:
     added(own)
     (cache / "bases" / "fleet" / BASE_FILE).write_text("{}")
     assert main(["base", "check", "fleet"]) == 2
+
+
+def test_a_commit_of_a_clone_is_a_source(own: Path, tmp_path: Path) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=m")
+    for words in (["init", "-q"], ["add", "-Af"], ["commit", "-qm", "one"], ["tag", "ONE"]):
+        subprocess.run(["git", *identity, *words], cwd=own, check=True)
+    source = own / "xen" / "common" / "user.c"
+    source.write_text(source.read_text() + "int later(void) { return 1; }\n")
+    subprocess.run(["git", *identity, "commit", "-qam", "two"], cwd=own, check=True)
+    assert added(own, ref="ONE").likeness is Likeness.IDENTICAL
+    record = added(own, ref="HEAD", is_replaced=True)
+    assert record.absent == ("later (common/user.o)",)
+    for ref in ("none", "--all"):
+        with pytest.raises(ConfigError, match="has no such commit"):
+            added(own, ref=ref)
+    with pytest.raises(ConfigError, match="is no git clone"):
+        added(own / "xen-syms", ref="ONE")
