@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,6 +18,12 @@ class Likeness(StrEnum):
     IDENTICAL = "identical"  #: the build's ``xen-syms`` is the shipped one, byte for byte
     MATCHED = "matched"  #: each function and datum was held against the shipped image
     OWN = "own"  #: nothing was shipped: the build is what boots
+
+
+def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Return path and name of titles such as ``user (common/user.o)``."""
+    pairs = (title.rpartition(" (") for title in titles)
+    return frozenset((path.removesuffix(")"), name) for name, _, path in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,7 @@ class BaseMatch:
     schema: int = SCHEMA
     image: str  #: sha256 of ``xen-syms``
     findings: tuple[Finding, ...]
+    is_matched: bool = False  #: a named base's: it was not linked from them, and differs are known
     objects: int = 0  #: that lie in the image
     matched: int = 0  #: functions and data that lie there as the objects have them
     differs: tuple[str, ...] = ()  #: that do not, each with its object

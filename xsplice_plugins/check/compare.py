@@ -49,6 +49,13 @@ def names_of(obj: ObjectFile, unit: Unit) -> list[str]:
     return [s.decorated for s in obj.named.get(unit.section, ()) if s.value == unit.start]
 
 
+def units_of(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
+    """Return the pieces of loaded sections, without merged and replacement ones."""
+    for row in obj.loaded:
+        if row.is_exec == is_code and not obj.is_merged(row.index) and row.name not in SNIPPETS:
+            yield from obj.units(row.index)
+
+
 def title(obj: ObjectFile, unit: Unit) -> str:
     """Return how messages call a unit."""
     return unit.name or obj.elf.sections[unit.section].name

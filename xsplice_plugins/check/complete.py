@@ -8,19 +8,27 @@ values that the image has; what the payload holds beyond the new objects must do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
-from xsplice_plugins.check.compare import Comparison, Side, is_root, names_of, own_size, title
+from xsplice_plugins.check.compare import (
+    Comparison,
+    Side,
+    is_root,
+    names_of,
+    own_size,
+    title,
+    units_of,
+)
 from xsplice_plugins.check.homes import Homes, find_homes, homes_in, users
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
-from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
+from xsplice_plugins.check.objects import Unit, read_object
+from xsplice_plugins.check.otherwise import settle
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
-from xsplice_plugins.check.tables import SNIPPETS
 from xsplice_plugins.elf.types import SHN_LORESERVE
 
 
@@ -53,6 +61,7 @@ def check_payload(
     objects: Iterable[NewObject],
     facts: Facts,
     beneath: Iterable[Beneath] = (),
+    otherwise: Container[tuple[str, str]] = (),
 ) -> CheckReport:
     """Say whether a payload turns the running hypervisor into what a full rebuild would run.
 
@@ -63,6 +72,9 @@ def check_payload(
         facts: What the build's headers define.
         beneath: Payloads that are applied before it, bottom first. What they turn the image into
             must be what the baselines say.
+        otherwise: Object and name of what the image is known to have otherwise than the objects,
+            for it was not linked from them. That is no difference where the fix leaves it alone
+            and nothing of the payload leads to it.
 
     Raises:
         ElfFormatError: A file is not what it should be.
@@ -70,7 +82,7 @@ def check_payload(
     """
     rows, report, lower = list(objects), _Report(), list(beneath)
     running = apply_payloads(image, lower, facts) if lower else image
-    olds = _baselines(image, running, rows, report)
+    olds = _baselines(image, running, rows, report, otherwise)
     loaded = load_payload(payload, "the payload", running)
     records = read_records(loaded, running, facts)
     check = Comparison(running, loaded, records)
@@ -81,6 +93,8 @@ def check_payload(
         new, *others = (_side(running, row.path, data, old) for data in (row.new, *twins))
         sides.append((new, others))
     done = _compare(check, report, sides)
+    for name, text in settle(sides, olds, loaded, otherwise, report.differences):
+        report.add(name, text)
     _hooks(check, report, [side for side, _ in sides])
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
@@ -122,7 +136,11 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
 
 
 def _baselines(
-    image: Image, running: Image, rows: list[NewObject], report: _Report
+    image: Image,
+    running: Image,
+    rows: list[NewObject],
+    report: _Report,
+    otherwise: Container[tuple[str, str]],
 ) -> dict[str, Side]:
     """Hold what lies beneath the fix against the baselines: the image, and payloads on it.
 
@@ -142,6 +160,8 @@ def _baselines(
         if match.object_path in trees_own:
             report.placed += len(match.matched)
             for mismatch in match.differs:
+                if (match.object_path, mismatch.name) in otherwise:
+                    continue
                 text = f"before the patch it is not the image's: {mismatch}"
                 report.stale[match.object_path, text] = None
             for name in match.ambiguous:
@@ -159,7 +179,7 @@ def _baselines(
     lower = _Report()
     done = _compare(check, lower, sides)
     for side, _ in sides:
-        for unit in _units(side.obj, is_code=False):
+        for unit in units_of(side.obj, is_code=False):
             addr = check.brought(side.obj, unit)
             if addr is not None:
                 side.homes.by_unit[unit.section, unit.start] = addr
@@ -176,12 +196,6 @@ def _baselines(
     return {side.obj.path: side for side, _ in sides}
 
 
-def _units(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
-    for row in obj.loaded:
-        if row.is_exec == is_code and not obj.is_merged(row.index) and row.name not in SNIPPETS:
-            yield from obj.units(row.index)
-
-
 def _as_is(
     check: Comparison, side: Side, twins: list[Side], unit: Unit, addr: int | None = None
 ) -> str:
@@ -196,7 +210,7 @@ def _as_is(
     text = check.attempt(side, own_size(side.obj, unit), addr)
     is_code = side.obj.elf.sections[unit.section].is_exec
     for twin in twins if text else ():
-        for same in _units(twin.obj, is_code=is_code):
+        for same in units_of(twin.obj, is_code=is_code):
             if same.name == unit.name and twin.homes.of(same) == home:
                 if not check.attempt(twin, own_size(twin.obj, same), addr):
                     return ""
@@ -209,7 +223,7 @@ def _functions(
 ) -> Iterator[Record]:
     """Compare each function of a new object; give the records that are its."""
     by_hand = check.image.by_hand if isinstance(check.image, Running) else {}
-    for unit in _units(side.obj, is_code=True):
+    for unit in units_of(side.obj, is_code=True):
         if not is_root(side.obj, unit):
             continue
         home, record = side.homes.of(unit), check.record_of(side, unit)
@@ -258,7 +272,7 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
 def _variables(check: Comparison, report: _Report, side: Side) -> None:
     """Compare what other objects may see or a linker script gathers: data of the image."""
     obj, used = side.obj, users(side.obj, is_wide=True)
-    for unit in _units(obj, is_code=False):
+    for unit in units_of(obj, is_code=False):
         section, home = obj.elf.sections[unit.section], side.homes.of(unit)
         is_local = unit.symbol is None or unit.symbol.is_local
         is_constant = obj.is_constant(unit.section)
@@ -282,7 +296,7 @@ def _variables(check: Comparison, report: _Report, side: Side) -> None:
 def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str]:
     """Name what is used at boot only and is not what the image holds: it never runs again."""
     for is_code in (True, False):
-        for unit in _units(side.obj, is_code=is_code):
+        for unit in units_of(side.obj, is_code=is_code):
             home = side.homes.of(unit)
             if home is None or not side.obj.is_boot_only(unit.section):
                 continue

@@ -84,6 +84,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
     return BaseMatch(
         image=digest,
         findings=tuple(_told(match, objects)),
+        is_matched=objects.is_matched,
         objects=sum(row.is_linked for row in rows),
         matched=sum(len(row.matched) for row in rows if row.is_linked),
         differs=tuple(f"{m.name} ({row.object_path})" for row in rows for m in row.differs),

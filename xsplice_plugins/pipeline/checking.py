@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
+    BaseMatch,
     Checks,
     Duty,
     Finding,
     Severity,
+    object_and_name,
     read_file,
 )
 from xsplice_plugins.elf.reader import read_elf
@@ -42,6 +44,7 @@ def check_rebuild(
     *,
     is_recompiled: bool = True,
     patches: Sequence[PatchDigest] = (),
+    base: BaseMatch | None = None,
 ) -> Checks:
     """Hold a payload against the objects of a rebuild, the image and the payloads beneath.
 
@@ -56,6 +59,7 @@ def check_rebuild(
             payload without its record: of every object that the patches reach.
         is_recompiled: Whether objects were compiled once more where the check needs it.
         patches: What the objects are made of.
+        base: How the whole tree compares with the image; says what a matched base has otherwise.
 
     Returns:
         What was found, for this payload alone.
@@ -82,6 +86,7 @@ def check_rebuild(
                 objects,
                 is_recompiled=is_recompiled,
                 held=frozenset(patch.sha256 for patch in patches),
+                base=base,
             )
         ),
     )
@@ -160,6 +165,7 @@ def _compare(
     *,
     is_recompiled: bool,
     held: frozenset[str],
+    base: BaseMatch | None,
 ) -> list[Finding]:
     from xsplice_plugins.check.complete import check_payload  # noqa: PLC0415  only where needed
     from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
@@ -170,7 +176,9 @@ def _compare(
     facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
     beneath = _beneath(config.depends)
     hypervisor = read_image(image, "xen-syms", layouts(facts))
-    found = check_payload(hypervisor, payload, objects, facts, beneath)
+    is_matched = base is not None and base.is_matched
+    otherwise = object_and_name(base.differs) if base and is_matched else frozenset()
+    found = check_payload(hypervisor, payload, objects, facts, beneath, otherwise)
     still = {row.path for row in objects if row.neutral is not None}
     lines = {
         item.name for delta in deltas for item in delta.line_only if delta.object_path not in still

@@ -18,10 +18,12 @@ from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
     Duty,
     Finding,
+    Likeness,
     PayloadRecord,
     Severity,
     VerifyRequest,
     load,
+    object_and_name,
     read_file,
     record_path,
 )
@@ -167,7 +169,10 @@ def _held(
     names = sorted(touched.union(changed.differing, (lower or {}).keys() & after.objects.keys()))
     rows = both_sides(before, after, sources.patch_set, names, jobs, depths=depths, lower=lower)
     image = read_image(before.image, "xen-syms", sizes)
-    found = check_payload(image, payload, rows, facts, beneath)
+    base = before.index.tree.base
+    is_matched = base is not None and base.likeness is Likeness.MATCHED
+    otherwise = object_and_name(base.differs) if base and is_matched else frozenset()
+    found = check_payload(image, payload, rows, facts, beneath, otherwise)
     wrong = [*_link(linked), *_trees(before, after, changed), *_differences(found, rows)]
     said = wrong[:_SHOWN_MAX]
     if len(wrong) > _SHOWN_MAX:

@@ -161,6 +161,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         objects = [_new_object(fix, rebuild, delta) for delta in deltas]
         objects += _lower_objects(fix, rebuild, {row.path for row in objects})
         payload, image = (_path(node).read_bytes() for node in source[:2])
+        base = artefacts.load(rebuild.base, artefacts.BaseMatch)
         check = partial(
             pipeline.check_rebuild,
             fix.run,
@@ -169,6 +170,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
             image,
             deltas,
             patches=fix.stack.patches,
+            base=base,
         )
         is_recompiled = rebuild.farm is not None
         if rebuild.needs_make(fix) and not any(delta.is_apart for delta in deltas):
@@ -177,6 +179,5 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
-        base = artefacts.load(rebuild.base, artefacts.BaseMatch)
         checks = replace(checks, base=base, findings=checks.findings + rebuild.doubts)
         artefacts.save(_path(target[0]), checks)
