@@ -164,7 +164,8 @@ def _make_shell(apt: debian.PrivateApt, into: Path) -> list[str]:
     """Make what dom0 needs beside our own agent: a shell."""
     root = into / "root"
     packages = debian.unpack_packages(apt, ["busybox-static"], root)
-    shutil.copyfile(next(root.glob("**/busybox")), into / "busybox")
+    (found,) = root.glob("**/bin/busybox")
+    shutil.copyfile(found, into / "busybox")
     (into / "lib").mkdir()
     shutil.rmtree(root)
     return packages
