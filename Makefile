@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 # Variables of `scons xsplice`, passed on when given: make xsplice XEN=/src/xen PATCH=fix.patch
-NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS SUPERSEDES RELEASE RELEASES DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE BUILD
+NAMES := XEN PATCH HOTFIX NAME SIGNER KEY CERT DEPENDS SUPERSEDES RELEASE RELEASES LOADER DIFFER LINKER ON EXPECT OPTIONS LINE_NEUTRAL VERBOSE BUILD
 # What else is said on the command line goes to scons as well, which refuses what it does not know.
 OWN := PYTHON VENV SCONSFLAGS AGREEMENT XEN_TREE BASE DEBIAN
 ODD := $(foreach name,$(filter-out $(NAMES) $(OWN),$(.VARIABLES)),\

@@ -114,6 +114,12 @@ SETTINGS = (
         commands=("patch", "build", "diff", "link", "verify", "model"),
     ),
     Setting(
+        name="LOADER",
+        help="a vendor's loader: xenserver takes names that exist already; default: the base's",
+        field="loader",
+        commands=("patch", "build", "verify", "model"),
+    ),
+    Setting(
         name="RELEASES",
         help="further releases to judge the payload against",
         takes=Takes.WORDS,
@@ -264,6 +270,7 @@ def make_config(
     release: str,
     image: Path | None = None,
     facts: Facts | None = None,
+    loader: str = "",
     build_dir: Path | None = None,
     resolve: Callable[[str], Path] = Path,
 ) -> Config:
@@ -274,6 +281,7 @@ def make_config(
         release: The hypervisor's release as tree, image or record tell it; "" if none does.
         image: ``xen-syms``.
         facts: What the tree's headers define; ``None`` if no tree could be asked.
+        loader: A vendor's loader, as the base names it.
         build_dir: Where a development key may be made.
         resolve: Turns a path as it was given into one that can be opened.
 
@@ -293,6 +301,7 @@ def make_config(
         parse_release(name)
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
+    fields.setdefault("loader", loader)
     if release or said:
         parse_release(release or said)
     if fields.get("depends") and fields.get("supersedes"):

@@ -17,6 +17,7 @@ from tests.kit.payloads import (
     record,
 )
 from tests.kit.tiny_xen import tiny_xen
+from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import Hazard, Hypervisor, release
 from xsplice_plugins.hypervisor.facts.arches import X86_64
 
@@ -103,6 +104,16 @@ def test_u46_local_symbols_of_loaded_payloads_are_taken() -> None:
     assert hv.upload(b"a\0", first.build()).code == 0
     answer = hv.upload(b"b\0", second.build())
     assert (answer.code, answer.step) == (EEXIST, "symbol-table")
+    # A vendor's loader takes them; what it does not share with others stays as it is.
+    hv = Hypervisor(tiny_xen(), release("4.17.5", loader="xenserver"))
+    assert hv.upload(b"a\0", first.build()).code == 0
+    assert hv.upload(b"b\0", second.build()).code == 0
+    assert hv.upload(b"c\0", second.build()).step == "build-id"
+
+
+def test_a_loader_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="known are xenserver"):
+        release("4.17.5", loader="other")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def main() -> int:
             fixes = candidates(arguments.clone, span, tree, folder, arguments.count)
             for fix in fixes:
                 build(fix, base, folder)
+                print(f"{base} {fix.commit} {fix.status} {fix.why}", file=sys.stderr, flush=True)  # noqa: T201
             ask_real_xen(fixes, base, tree)
         for fix in fixes:
             words = (base, fix.commit, WORDS.get(fix.status, str(fix.status)), fix.why, fix.real)

@@ -41,6 +41,7 @@ class BaseRecord:
     recipe: str  #: who says how it is built: ``debian`` or ``plain``
     compiler: str  #: as objects name it
     make: tuple[str, ...]  #: variables of make
+    loader: str = ""  #: a vendor's loader; "" for upstream's
     environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual
     likeness: Likeness
     objects: int  #: linked into the image

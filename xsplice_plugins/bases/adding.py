@@ -12,7 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save
@@ -23,6 +23,7 @@ from xsplice_plugins.bases.sources import digest_of, kind_of, unpack
 from xsplice_plugins.bases.store import folder_of, load_base
 from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.hypervisor.facts.releases import check_loader
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
@@ -65,6 +66,7 @@ class Order:
     make: tuple[str, ...] = ()  #: variables of make
     targets: tuple[str, ...] = ()  #: more targets of make
     compiler: str = ""
+    loader: str = ""  #: a vendor's loader, by its name
     mirror: str = ""  #: an archive in place of the system's
     jobs: int = 1
     is_replaced: bool = False  #: make it again if the name stands for something else
@@ -107,6 +109,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
                 work()
                 done.touch()
         record = compare(order.name, key, folder, _Work(order, folder, progress).origin())
+        record = replace(record, loader=order.loader)
         save(folder / BASE_FILE, record)
         return record
 
@@ -123,6 +126,7 @@ def _key(order: Order) -> str:
         raise ConfigError(
             f"--boot {order.boot}: has no names of functions; give --image, its xen-syms"
         )
+    check_loader(order.loader)
     rows = [_RECIPE]
     for field in fields(order):
         value = getattr(order, field.name)

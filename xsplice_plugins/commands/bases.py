@@ -44,6 +44,7 @@ def _add_base(parser: ArgumentParser) -> None:
     add.add_argument("--make", action="append", default=[], metavar="NAME=VALUE")
     add.add_argument("--targets", default="", help="more targets of make")
     add.add_argument("--cc", default="", help="the compiler; default: the recipe's, else gcc")
+    add.add_argument("--loader", default="", help="a vendor's loader: xenserver")
     add.add_argument("--mirror", default="", help="an archive in place of the system's")
     add.add_argument(
         "--replace", action="store_true", help="make it again if it is made of something else"
@@ -103,6 +104,7 @@ def _order(arguments: Namespace) -> Order:
         targets=tuple(arguments.targets.split()),
         compiler=arguments.cc,
         mirror=arguments.mirror,
+        loader=arguments.loader,
         is_replaced=arguments.replace,
         jobs=arguments.jobs,
     )

@@ -189,6 +189,7 @@ def open_run(
         release=base.release if base else "",
         image=base.image if base else None,
         facts=base.facts if base else None,
+        loader=base.tree.base.loader if base and base.tree and base.tree.base else "",
         build_dir=build_dir,
         resolve=resolve or Path,
     )

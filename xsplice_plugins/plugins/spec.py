@@ -48,6 +48,7 @@ class Config:
     """
 
     release: str = ""  #: the hypervisor's release
+    loader: str = ""  #: a vendor's loader that takes other payloads than upstream's; "" for that
     facts: Facts | None = None  #: what its headers define; ``None``: the nearest list that is known
     profile: str = "xen"  #: the differ's table of special sections
     image: Path | None = None  #: xen-syms

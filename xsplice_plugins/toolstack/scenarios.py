@@ -177,7 +177,7 @@ def play(
     if "model" in places:
         from xsplice_plugins import hypervisor  # noqa: PLC0415  the model is only needed here
 
-        release = hypervisor.release(tree.release)
+        release = hypervisor.release(tree.release, loader=tree.base.loader if tree.base else "")
         image = hypervisor.boot(tree.xen_syms.read_bytes(), release=release)
         outcomes += play_in_model(table, payloads, image, release)
     if "qemu" in places:

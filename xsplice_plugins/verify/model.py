@@ -119,6 +119,11 @@ def verify_in_model(
         evidence=msgspec.to_builtins(report),
     )
     findings = [*upgrade, finding]
+    if release.loader:
+        text = f"judged by the loader of {release.loader}, not by upstream's"
+        findings.append(
+            Finding(check="model", severity=Severity.INFO, subject=record.name, text=text)
+        )
     if release.note:
         findings.append(
             Finding(check="model", severity=Severity.INFO, subject=record.name, text=release.note)
@@ -164,7 +169,7 @@ def release_of(name: str, config: Config) -> Release:
     """
     facts = config.facts
     if facts is None:
-        return hypervisor.release(name)
+        return hypervisor.release(name, loader=config.loader)
     built = BuildFacts(
         feature_words=facts.feature_words,
         record_version=facts.record_version,
@@ -172,7 +177,7 @@ def release_of(name: str, config: Config) -> Release:
         alternative_bytes=facts.alternative.size_bytes,
         bug_instruction=bytes.fromhex(facts.bug_instruction),
     )
-    return hypervisor.release(name, built)
+    return hypervisor.release(name, built, config.loader)
 
 
 def _policy(data: bytes, request: VerifyRequest) -> SignaturePolicy:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
 from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
@@ -288,3 +289,13 @@ def test_a_commit_of_a_clone_is_a_source(own: Path, tmp_path: Path) -> None:
             added(own, ref=ref)
     with pytest.raises(ConfigError, match="is no git clone"):
         added(own / "xen-syms", ref="ONE")
+
+
+def test_a_base_names_its_vendors_loader(own: Path) -> None:
+    record = added(own, loader="xenserver")
+    assert record.loader == "xenserver"
+    base = pipeline.base_of_tree(store.tree_of("base:fleet"))
+    assert pipeline.open_run({}, base, environ={}).config.loader == "xenserver"
+    assert pipeline.open_run({"LOADER": "other"}, base, environ={}).config.loader == "other"
+    with pytest.raises(ConfigError, match="known are xenserver"):
+        add_base(Order(name="other", source=own, loader="acme"))

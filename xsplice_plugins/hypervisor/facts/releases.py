@@ -72,6 +72,8 @@ class Release:
     bug_instruction: bytes  #: what a bug frame's trap looks like on x86
     remaps_text: bool  #: text is made writable by mapping, not by clearing CR0.WP (x86)
     remaps_rodata: bool  #: so is read-only data
+    loader: str = ""  #: of a vendor; "" for upstream's
+    takes_known_names: bool = False  #: a new name may be there already
 
     @property
     def note(self) -> str:
@@ -100,6 +102,23 @@ class Release:
         return 104 if arch.is_64bit else 92
 
 
+#: Vendors' loaders: in what they differ from upstream's of the same release. XenServer and XCP-ng
+#: build cumulative payloads for `replace`, so never more than one is in force, and their series of
+#: patches to Xen takes out the refusal of a name that is there already.
+LOADERS: dict[str, dict[str, bool]] = {"xenserver": {"takes_known_names": True}}
+
+
+def check_loader(name: str) -> None:
+    """Refuse a loader that nobody has; "" is upstream's.
+
+    Raises:
+        ConfigError: there is no such loader.
+    """
+    if name and name not in LOADERS:
+        known = ", ".join(sorted(LOADERS))
+        raise ConfigError(f"LOADER={name}: there is no such loader; known are {known}")
+
+
 def _since(version: Version, *, mainline: Version, backports: tuple[Version, ...] = ()) -> bool:
     """Tell whether a change is in a release.
 
@@ -122,20 +141,22 @@ def _check_facts(facts: BuildFacts) -> None:
         )
 
 
-def release(name: str, facts: BuildFacts | None = None) -> Release:
+def release(name: str, facts: BuildFacts | None = None, loader: str = "") -> Release:
     """Give what one release does.
 
     Args:
         name: ``4.17.5`` or ``4.17`` (its ``.0``).
         facts: of the build that runs, where its headers were asked; else the release's own.
+        loader: a vendor's, by its name in `LOADERS`; "" for upstream's.
 
     Returns:
         The release's behaviour; the last known one's for a newer branch (see ``note``).
 
     Raises:
-        ConfigError: the name is not a release with live patching, or the build has structures that
-            the model does not know.
+        ConfigError: the name is not a release with live patching, the build has structures that the
+            model does not know, or there is no such loader.
     """
+    check_loader(loader)
     asked = parse_release(name)
     v = asked if is_known(asked) else known_releases()[-1]
     if facts is not None:
@@ -180,4 +201,6 @@ def release(name: str, facts: BuildFacts | None = None) -> Release:
         bug_instruction=(facts.bug_instruction if facts else b"") or bug,
         remaps_rodata=_since(v, mainline=(4, 19, 0), backports=((4, 17, 4), (4, 18, 2))),
         remaps_text=remaps_text,
+        loader=loader,
+        **LOADERS.get(loader, {}),
     )

@@ -105,8 +105,10 @@ def add_symbols(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
         if not _is_kept(symbol, elf, xen.release):
             continue
         is_new = symbol.value not in overrides
-        if is_new and (
-            symbol.name in xen.image.symbols or find_symbol(symbol.name, xen) is not None
+        if (
+            is_new
+            and not xen.release.takes_known_names
+            and (symbol.name in xen.image.symbols or find_symbol(symbol.name, xen) is not None)
         ):
             raise XenRefusal(EEXIST, STEP_TABLE, f"symbol {symbol.name} exists already")
         names.append(
