@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,9 @@ from xsplice_plugins.errors import RefusedError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xsplice_plugins.artefacts import BaseMatch
     from xsplice_plugins.bases.shipped import Shipped
+    from xsplice_plugins.kbuild.tree import XenTree
 
 
 def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shipped]) -> BaseRecord:
@@ -33,12 +34,7 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
         ConfigError: The image cannot be compared with it.
     """
     source, recipe, shipped = origin
-    base = pipeline.base_of_tree(folder / "tree")
-    assert base.tree is not None, "it was made of one"
-    assert base.image is not None, "it was made of one"
-    image = base.image.read_bytes()
-    run = pipeline.open_run({}, base, environ=os.environ)
-    found = pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
+    tree, found = _matched(folder)
     likeness = Likeness.OWN
     if shipped.image is not None:
         is_other = (folder / "is-other").is_file()
@@ -46,10 +42,10 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
     return BaseRecord(
         name=name,
         key=key,
-        release=base.release,
-        machine=base.tree.machine,
-        build_id=base.tree.build_id,
-        image=hashlib.sha256(image).hexdigest(),
+        release=tree.release,
+        machine=tree.machine,
+        build_id=tree.build_id,
+        image=found.image,
         source=source,
         recipe=recipe.name,
         compiler=ask_compiler(recipe.compiler),
@@ -65,6 +61,15 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
     )
 
 
+def _matched(folder: Path) -> tuple[XenTree, BaseMatch]:
+    """Match the tree of a base with the image that lies in it."""
+    base = pipeline.base_of_tree(folder / "tree")
+    assert base.tree is not None, "it was made of one"
+    run = pipeline.open_run({}, base, environ=os.environ)
+    image = base.tree.xen_syms.read_bytes()
+    return base.tree, pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
+
+
 def check_base(name: str) -> BaseRecord:
     """Hold a base against its image once more.
 
@@ -74,15 +79,10 @@ def check_base(name: str) -> BaseRecord:
     """
     record = load_base(name)
     folder = folder_of(name)
-    base = pipeline.base_of_tree(folder / "tree")
-    assert base.tree is not None, "it was made of one"
-    assert base.image is not None, "it was made of one"
-    image = base.image.read_bytes()
-    run = pipeline.open_run({}, base, environ=os.environ)
-    found = pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
+    _, found = _matched(folder)
     rows = ("objects", "matched", "differs", "absent", "ambiguous", "strangers")
     wrong = [row for row in rows if getattr(found, row) != getattr(record, row)]
-    if hashlib.sha256(image).hexdigest() != record.image:
+    if found.image != record.image:
         wrong.insert(0, "image")
     if wrong:
         raise RefusedError(
