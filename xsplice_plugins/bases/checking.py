@@ -10,7 +10,7 @@ from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BaseRecord, Likeness
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler
 from xsplice_plugins.bases.store import folder_of, load_base
-from xsplice_plugins.errors import RefusedError
+from xsplice_plugins.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import BaseMatch
     from xsplice_plugins.bases.shipped import Shipped
     from xsplice_plugins.kbuild.tree import XenTree
+
+#: Part of all functions and data; below it an image is another build's, not a base's.
+_LIKE_MIN = 0.8
+_SHOWN_MAX = 8
 
 
 def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shipped]) -> BaseRecord:
@@ -35,6 +39,7 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
     """
     source, recipe, shipped = origin
     tree, found = _matched(folder)
+    _require_likeness(name, found)
     likeness = Likeness.OWN
     if shipped.image is not None:
         is_other = (folder / "is-other").is_file()
@@ -59,6 +64,19 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
         ambiguous=found.ambiguous,
         strangers=found.strangers,
     )
+
+
+def _require_likeness(name: str, found: BaseMatch) -> None:
+    """Refuse what could not be compared, and an image of other sources or settings."""
+    if not found.objects:
+        raise ConfigError(f"base {name}: {found.findings[0].text}")
+    other = (*found.differs, *found.absent)
+    if found.matched < _LIKE_MIN * (found.matched + len(other)):
+        raise ConfigError(
+            f"base {name}: only {found.matched} of {found.matched + len(other)} functions and data "
+            f"are those of the image, so it was built of other sources or settings; "
+            f"{', '.join(other[:_SHOWN_MAX])} differ"
+        )
 
 
 def _matched(folder: Path) -> tuple[XenTree, BaseMatch]:

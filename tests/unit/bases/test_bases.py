@@ -91,6 +91,13 @@ def test_the_same_again_does_nothing_and_something_else_is_refused(own: Path) ->
     assert store.known_bases() == ("fleet",)
 
 
+def test_an_image_of_other_sources_or_settings_is_refused(own: Path, tmp_path: Path) -> None:
+    shipped = TinyTree(tmp_path / "shipped", flags="-O0")
+    with pytest.raises(ConfigError, match=r"only \d of \d functions.*user \(common/user.o\)"):
+        added(own, image=shipped.root / "xen" / "xen-syms")
+    assert store.known_bases() == ()
+
+
 def test_another_image_is_matched_function_by_function(own: Path, tmp_path: Path) -> None:
     shipped = TinyTree(tmp_path / "shipped")
     source = shipped.root / "xen" / "common" / "user.c"
