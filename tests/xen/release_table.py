@@ -27,7 +27,7 @@ from xsplice_plugins.bases.store import load_base, tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = {0: "PROVED", 2: "error", 3: "no change", 4: "refused", 5: "UNPROVED", 6: "machine"}
-_CODE = re.compile(r"\b([A-Z]{3,}(?:_[A-Z]+)*):", re.MULTILINE)
+_CODE = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)\]")
 
 
 @dataclass(kw_only=True)
@@ -77,8 +77,7 @@ def build(fix: Fix, base: str, folder: Path) -> None:
     ended = run(sys.executable, "-m", "xsplice_plugins", *words, "--out", out, cwd=ROOT)
     fix.status = ended.returncode
     said = ended.stdout + ended.stderr
-    codes = dict.fromkeys(_CODE.findall(said))
-    fix.why = ", ".join(code for code in codes if code not in {"PROVED", "UNPROVED", "BUILD"})[:60]
+    fix.why = ", ".join(dict.fromkeys(_CODE.findall(said)))
     payload = out / f"{fix.commit}.livepatch"
     fix.payload = payload if payload.is_file() and fix.status == 0 else None
     (folder / f"{fix.commit}.log").write_text(said)
