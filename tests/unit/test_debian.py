@@ -159,6 +159,16 @@ def test_a_version_that_is_there_is_downloaded(fake_apt: Path, tmp_path: Path) -
     assert "deb-src" in (tmp_path / "apt" / "sources.list").read_text()
 
 
+def test_packages_of_another_machine_are_asked_for_by_its_name(
+    fake_apt: Path, tmp_path: Path
+) -> None:
+    sources = debian.choose_sources((), suite="bookworm")
+    for wanted in ("arm64", ""):
+        apt = debian.open_apt(tmp_path / f"apt{wanted}", sources, architecture=wanted)
+        assert ("APT::Architecture=arm64" in apt.log.read_text()) is bool(wanted)
+        assert ("APT::Architectures=arm64" in apt.options) is bool(wanted)
+
+
 def test_versions_are_found_and_the_newest_is_a_releases(fake_apt: Path, tmp_path: Path) -> None:
     apt = debian.open_apt(tmp_path / "apt", debian.choose_sources((), suite="bookworm"))
     found = source_versions(apt, "xen")

@@ -25,7 +25,8 @@ from tests.xen.mutations import mutations
 from xsplice_plugins import hypervisor
 from xsplice_plugins.cache import cache_folder, locked
 from xsplice_plugins.errors import XspliceError
-from xsplice_plugins.realxen import Machine, Step, StepResult, debian
+from xsplice_plugins.realxen import Machine, Step, StepResult
+from xsplice_plugins.system import debian
 from xsplice_plugins.verify.predict import Agreement, Prediction, compare, predict
 
 BATCH = 150

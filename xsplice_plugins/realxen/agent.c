@@ -18,8 +18,14 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long u64;
 
-enum { NR_read = 0, NR_write = 1, NR_open = 2, NR_close = 3, NR_mmap = 9, NR_ioctl = 16 };
+#ifdef __aarch64__
+enum { NR_read = 63, NR_write = 64, NR_openat = 56, NR_close = 57, NR_mmap = 222, NR_ioctl = 29 };
+enum { NR_nanosleep = 101, NR_exit = 93 };
+#else
+enum { NR_read = 0, NR_write = 1, NR_openat = 257, NR_close = 3, NR_mmap = 9, NR_ioctl = 16 };
 enum { NR_nanosleep = 35, NR_exit = 60 };
+#endif
+enum { AT_FDCWD = -100 };
 enum { HYPERCALL_xen_version = 17, HYPERCALL_sysctl = 35 };
 enum { SYSCTL_livepatch_op = 27, OP_UPLOAD = 0, OP_GET = 1, OP_LIST = 2, OP_ACTION = 3 };
 enum { ACTION_UNLOAD = 1, ACTION_REVERT = 2, ACTION_APPLY = 3, ACTION_REPLACE = 4 };
@@ -71,6 +77,20 @@ static u32 interface_version;
 static char line[8192];
 static u32 line_bytes;
 
+#ifdef __aarch64__
+static long sys6(long n, long a, long b, long c, long d, long e, long f)
+{
+    register long x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c, x3 __asm__("x3") = d, x4 __asm__("x4") = e;
+    register long x5 __asm__("x5") = f;
+
+    __asm__ volatile("svc #0" : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
+}
+
+__asm__(".globl _start\n_start:\n\tbl agent_main\n\tbrk #0\n");
+#else
 static long sys6(long n, long a, long b, long c, long d, long e, long f)
 {
     register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
@@ -82,7 +102,15 @@ static long sys6(long n, long a, long b, long c, long d, long e, long f)
     return ret;
 }
 
+__asm__(".globl _start\n_start:\n\tand $-16, %rsp\n\tcall agent_main\n\thlt\n");
+#endif
+
 static long sys3(long n, long a, long b, long c) { return sys6(n, a, b, c, 0, 0, 0); }
+
+static int open(const char *path, int flags)
+{
+    return sys6(NR_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
+}
 
 void *memset(void *to, int value, u64 count)
 {
@@ -206,7 +234,7 @@ static long get(const char *name, struct status *status)
 
 static long upload(const char *name, const char *path)
 {
-    int fd = sys3(NR_open, (long)path, 0, 0);
+    int fd = open(path, 0);
     u64 bytes = 0;
     long got;
     struct livepatch *op;
@@ -313,7 +341,7 @@ static long build_id(void)
 /* Print the lines of a file; only plain words come here, see results.py. */
 static long show(const char *path)
 {
-    int fd = sys3(NR_open, (long)path, 0, 0);
+    int fd = open(path, 0);
     long got;
     char *text = (char *)buffer;
 
@@ -460,13 +488,13 @@ static void *map(int fd, u64 bytes)
 
 void agent_main(void)
 {
-    int memory = sys3(NR_open, (long)"/dev/xen/hypercall", 2, 0);
-    int fd = sys3(NR_open, (long)"/job/steps", 0, 0);
+    int memory = open("/dev/xen/hypercall", 2);
+    int fd = open("/job/steps", 0);
     char *steps = map(-1, STEPS_BYTES);
     u64 bytes = 0;
     long got;
 
-    privcmd = sys3(NR_open, (long)"/dev/xen/privcmd", 2, 0);
+    privcmd = open("/dev/xen/privcmd", 2);
     shared = map(memory, (sizeof(*shared) + 4095) & ~4095ul);
     buffer = map(memory, BUFFER_BYTES);
     while ( bytes < STEPS_BYTES - 1 &&
@@ -476,5 +504,3 @@ void agent_main(void)
     run_steps(steps);
     sys3(NR_exit, 0, 0, 0);
 }
-
-__asm__(".globl _start\n_start:\n\tand $-16, %rsp\n\tcall agent_main\n\thlt\n");

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xsplice_plugins.cache import locked
+from xsplice_plugins.realxen.platforms import Platform
 from xsplice_plugins.realxen.results import MARK
 from xsplice_plugins.system import debian
 from xsplice_plugins.system.process import run_logged
@@ -34,7 +35,7 @@ for module in @MODULES@; do insmod /modules/$module.ko; done
 mkdir -p /proc/xen
 mount -t xenfs xenfs /proc/xen
 # One run before the machine is saved: what it reads stays in memory.
-/lib64/ld-linux-x86-64.so.2 --library-path /xen/lib /xen/xen-livepatch list >/dev/null 2>&1
+/@LOADER@ --library-path /xen/lib /xen/xen-livepatch list >/dev/null 2>&1
 mkdir -p /job
 cd /job
 echo "@MARK@ ready"
@@ -49,7 +50,7 @@ sleep 1000000
 """
 
 _TOOL_AGENT = """#!/bin/sh
-TOOL="/lib64/ld-linux-x86-64.so.2 --library-path /xen/lib /xen/xen-livepatch"
+TOOL="/@LOADER@ --library-path /xen/lib /xen/xen-livepatch"
 
 tell() { # mark, file
     while IFS= read -r line || [ -n "$line" ]; do echo "@MARK@ $1 $line"; done <"$2"
@@ -91,37 +92,36 @@ while read -r line; do
 done </job/steps
 """
 
-_COMPILER = (
-    *("gcc", "-O2", "-Wall", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-s"),
-    *("-fno-stack-protector", "-fno-pie", "-no-pie", "-Wl,--build-id=none"),
-)
 
-
-def init_script(modules: Sequence[str]) -> str:
+def init_script(modules: Sequence[str], platform: Platform) -> str:
     """Return dom0's ``/init``, which loads kernel modules (without suffix) in order."""
-    return _INIT.replace("@MODULES@", " ".join(modules)).replace("@MARK@", MARK)
+    text = _INIT.replace("@MODULES@", " ".join(modules)).replace("@MARK@", MARK)
+    return text.replace("@LOADER@", platform.loader)
 
 
-def tool_agent() -> bytes:
+def tool_agent(platform: Platform) -> bytes:
     """Return the agent that drives the real tool."""
-    return _TOOL_AGENT.replace("@MARK@", MARK).replace("@TRIES@", str(TRIES_MAX)).encode()
+    text = _TOOL_AGENT.replace("@MARK@", MARK).replace("@TRIES@", str(TRIES_MAX))
+    return text.replace("@LOADER@", platform.loader).encode()
 
 
-def hypercall_agent(cache: Path) -> bytes:
+def hypercall_agent(cache: Path, platform: Platform) -> bytes:
     """Return the agent that does raw hypercalls, compiled once per version of its source.
 
     Raises:
         ConfigError: There is no compiler, or it failed.
     """
     source = Path(__file__).with_name("agent.c")
-    key = hashlib.sha256(source.read_bytes() + " ".join(_COMPILER).encode()).hexdigest()[:12]
+    key = hashlib.sha256(source.read_bytes() + " ".join(platform.compiler).encode()).hexdigest()[
+        :12
+    ]
     folder = cache / "qemu" / f"agent-{key}"
     program = folder / "agent"
     with locked(folder):
         if not program.is_file():
-            debian.require_packages("fast agent for dom0", {"gcc": "gcc", "ld": "binutils"}, {})
+            debian.require_packages("fast agent for dom0", platform.compiler_packages, {})
             partial = folder / "agent.partial"
-            command = [*_COMPILER, "-o", str(partial), str(source)]
+            command = [*platform.compiler, "-o", str(partial), str(source)]
             run_logged(command, log=folder / "compile.log")
             partial.rename(program)
     return program.read_bytes()

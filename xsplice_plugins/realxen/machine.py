@@ -6,7 +6,6 @@ all of these are in its key. Where it cannot be restored, the machine is booted 
 """
 
 import contextlib
-import gzip
 import hashlib
 import logging
 import os
@@ -15,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from xsplice_plugins.realxen.memory import (
     write_saved,
 )
 from xsplice_plugins.realxen.parts import prepare_parts
+from xsplice_plugins.realxen.platforms import X86_64, Platform, platform_of
 from xsplice_plugins.realxen.results import (
     FINISHED,
     MARK,
@@ -51,17 +52,12 @@ Look = Callable[[Memory], None]
 
 #: Size of the disk that payloads are handed over on; fixed, since a saved machine knows it.
 DISK_BYTES = 64 * 1024 * 1024
-MEMORY_MIB = 512
 MACHINES_MAX = 8
 STEPS_MAX = 20_000
 BOOT_SECONDS = 240.0
 RUN_SECONDS = 60.0
 STEP_SECONDS = 2.0
 
-#: With the default of 16 KiB a quick succession of answers loses some of them on the way out.
-_XEN_ARGUMENTS = (
-    "console=com1 com1=115200,8n1 loglvl=all serial_tx_buffer=8M dom0_mem=384M,max:384M"
-)
 #: What is asked to see which memory changes from moment to moment; the upload is refused.
 _ORDINARY = (
     Step(verb="list"),
@@ -70,7 +66,6 @@ _ORDINARY = (
     Step(verb="extra"),
 )
 _ROUNDS, _GLANCE_STEPS = 6, 5
-_KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +85,12 @@ class Machine:
     qemu: str  #: QEMU's version line
     has_tool: bool = True  #: the release's own ``xen-livepatch``; else our agent alone
     cpus: int = 1
+    platform: Platform = X86_64
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether :meth:`memory` and looks are to be had on this kind of machine."""
+        return self.platform.has_memory
 
     @staticmethod
     def prepare(
@@ -104,7 +105,7 @@ class Machine:
         """Make a machine for one hypervisor image, as far as it is not there yet.
 
         Args:
-            xen: The ELF image that boots (``xen`` or ``xen.gz``, not ``xen-syms``).
+            xen: The image that boots (``xen`` or ``xen.gz``, not ``xen-syms``).
             release: The Xen release whose tool is to be used, where Debian has it.
             cache: The user's cache folder, from the environment when absent.
             say: Told what is being done.
@@ -122,19 +123,16 @@ class Machine:
             raise ConfigError(
                 f"{xen}: cannot be read ({error.strerror}); check the path"
             ) from error
-        if image[:2] == b"\x1f\x8b":  # Debian ships xen-4.17-amd64.gz
-            image = gzip.decompress(image)
-        if image[:4] != b"\x7fELF":
-            raise ConfigError(f"{xen}: not an ELF image; name the tree's xen/xen")
+        platform, image = platform_of(image, name=str(xen))
         cache = cache or cache_folder(os.environ)
-        parts = prepare_parts(cache, release=release, say=say, mirror=mirror)
+        parts = prepare_parts(cache, release=release, say=say, mirror=mirror, platform=platform)
         done = subprocess.run(
-            ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=False
+            [platform.qemu, "--version"], capture_output=True, text=True, check=False
         )
         qemu = done.stdout.split("\n")[0]
         state = hashlib.sha256(image)
         state.update(parts.initramfs.read_bytes())
-        state.update("\n".join([*parts.packages, qemu, *_command(0, cpus)]).encode())
+        state.update("\n".join([*parts.packages, qemu, *platform.command(0, cpus)]).encode())
         folder = cache / "qemu" / "machines" / state.hexdigest()[:16]
         machine = Machine(
             folder=folder,
@@ -142,6 +140,7 @@ class Machine:
             qemu=qemu,
             has_tool=parts.has_tool,
             cpus=cpus,
+            platform=platform,
         )
         with locked(folder):
             if not (folder / "made").is_file():
@@ -191,6 +190,7 @@ class Machine:
             raise VerifyError(f"job list: {len(steps)} steps; at most {STEPS_MAX} in one run")
         files = {key: f"p{number}" for number, key in enumerate(sorted(payloads))}
         looks = dict(looks or {})
+        assert self.has_memory or not (looks or glances), "nobody can look at this machine"
         agent = agent or ("tool" if self.has_tool else "hypercall")
         assert agent == "hypercall" or not looks, "the other agent does not wait"
         script = "".join(
@@ -198,7 +198,11 @@ class Machine:
             for number, step in enumerate(steps)
         )
         members = {files[key]: body for key, body in payloads.items()}
-        program = tool_agent() if agent == "tool" else hypercall_agent(self.folder.parents[2])
+        program = (
+            tool_agent(self.platform)
+            if agent == "tool"
+            else hypercall_agent(self.folder.parents[2], self.platform)
+        )
         members |= {"steps": script.encode(), "agent": program}
         disk = pack_disk(members, size_bytes=DISK_BYTES)
         bound = timeout_seconds or RUN_SECONDS + STEP_SECONDS * len(steps)
@@ -233,8 +237,12 @@ class Machine:
         requests: what does so from moment to moment tells nothing about a host.
 
         Raises:
-            VerifyError: The saved machine cannot be restored.
+            VerifyError: The saved machine cannot be restored, or its memory not be read.
         """
+        if not self.has_memory:
+            raise VerifyError(
+                f"{self.folder}: page tables of {self.platform.name} are not read; ask the model"
+            )
         path, changing = self.folder / "memory", self.folder / "memory.changes"
         with locked(self.folder):
             if not facts_of(path).is_file():
@@ -247,7 +255,7 @@ class Machine:
                         f"{self.folder}: the saved machine cannot be restored; remove that folder"
                     )
                     _await_migration(session, refusal)
-                    write_saved(memory_of(session, spare, MEMORY_MIB << 20), path)
+                    write_saved(memory_of(session, spare, self.platform.memory_mib << 20), path)
             is_known = facts_of(changing).is_file()
         if not is_known:
             changes = Changes(open_saved(path))
@@ -271,7 +279,7 @@ class Machine:
         self, disk: int, bound: float, *more: str, spare: int | None = None
     ) -> Iterator[Session]:
         deadline = time.monotonic() + bound
-        command = [*_command(disk, self.cpus), *more]
+        command = [*self.platform.command(disk, self.cpus), *more]
         files = [disk] if spare is None else [disk, spare]
         with (
             signals_as_interrupt(),
@@ -314,7 +322,8 @@ class Machine:
             elif not session.wait_for(READY):
                 self._refuse_boot(session)
             session.send_line(str(pages))
-            finished = _let_look(session, spare, looks) and session.wait_for(FINISHED)
+            memory = partial(memory_of, session, spare, self.platform.memory_mib << 20)
+            finished = _let_look(session, memory, looks) and session.wait_for(FINISHED)
             console = session.console
             crash = "" if finished else session.crash
         if not finished and not crash and session.overflowed:
@@ -329,7 +338,7 @@ class Machine:
         )
 
 
-def _let_look(session: Session, spare: int, looks: _Looks) -> bool:
+def _let_look(session: Session, memory: Callable[[], Memory], looks: _Looks) -> bool:
     """Let each one look when its moment has come; tell whether all of them came."""
     moments = [(number, f"begin {number}", look) for number, look in looks.during.items()]
     moments += [(number, f"paused {number} .", look) for number, look in looks.after.items()]
@@ -337,32 +346,11 @@ def _let_look(session: Session, spare: int, looks: _Looks) -> bool:
         if not session.wait_for(f"{MARK} {words}"):
             return False
         session.control("stop")
-        look(memory_of(session, spare, MEMORY_MIB << 20))
+        look(memory())
         session.control("cont")
         if words.startswith("paused"):
             session.send_line("")
     return True
-
-
-def _command(disk: int, cpus: int) -> list[str]:
-    return [
-        "qemu-system-x86_64",
-        *("-accel", "tcg,thread=multi"),
-        # The processor that the model takes as given; it decides which alternatives and NOPs
-        # are in memory. With SMAP dom0 crashes early under emulation, with MWAIT Xen panics.
-        *("-cpu", "EPYC,-smap,-monitor"),
-        *("-smp", str(cpus)),
-        *("-m", str(MEMORY_MIB)),
-        *("-display", "none"),
-        "-no-reboot",
-        "-nodefaults",
-        "-no-user-config",
-        *("-drive", f"if=none,id=jobs,format=raw,readonly=on,file=/proc/self/fd/{disk}"),
-        *("-device", "virtio-blk-pci,drive=jobs"),
-        *("-kernel", "xen"),
-        *("-append", _XEN_ARGUMENTS),
-        *("-initrd", f"vmlinux {_KERNEL_ARGUMENTS},initramfs"),
-    ]
 
 
 def _remove_old(folder: Path) -> None:

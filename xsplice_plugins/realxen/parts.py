@@ -17,21 +17,14 @@ from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.realxen.agent import APPLETS, init_script
 from xsplice_plugins.realxen.initramfs import pack_cpio, unpack_kernel
+from xsplice_plugins.realxen.platforms import X86_64, Platform
 from xsplice_plugins.system import debian
 
 #: Changes when what is kept of the packages changes.
 RECIPE = "1"
 #: dom0 always runs bookworm's kernel: later ones are packed in ways Python cannot unpack.
 KERNEL_SUITE = "bookworm"
-KERNEL_META = "linux-image-amd64"
-MODULES = ("xen-privcmd", "xenfs", "virtio_pci", "virtio_blk")
-PROGRAMS = {
-    "apt-get": "apt",
-    "dpkg": "dpkg",
-    "qemu-system-x86_64": "qemu-system-x86",
-    "setpriv": "util-linux",
-}
-FILES = {"/usr/share/seabios/bios-256k.bin": "seabios"}
+PROGRAMS = {"apt-get": "apt", "dpkg": "dpkg", "setpriv": "util-linux"}
 
 _LIBRARIES = (
     "libc6",
@@ -44,7 +37,7 @@ _LIBRARIES = (
     "libxentoollog1",
 )
 _LIBRARY_NAMES = re.compile(
-    r"(?:libc\.so\.6|ld-linux-x86-64\.so\.2"
+    r"(?:libc\.so\.6|ld-linux-x86-64\.so\.2|ld-linux-aarch64\.so\.1"
     r"|libxen(?:ctrl|call|devicemodel|evtchn|foreignmemory|gnttab|toolcore|toollog)\.so\.[0-9.]+)"
 )
 
@@ -63,7 +56,9 @@ class Parts:
     has_tool: bool
 
 
-def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> Parts:
+def prepare_parts(
+    cache: Path, *, release: str, say: Say, mirror: str = "", platform: Platform = X86_64
+) -> Parts:
     """Fetch and unpack what is not there yet.
 
     Args:
@@ -72,25 +67,30 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
             Debian release carries it, dom0 has our own agent only, which knows every release.
         say: Told what is being done.
         mirror: An archive to use in place of the system's.
+        platform: The machine that they are for.
 
     Raises:
         ConfigError: A package cannot be fetched.
         MachineError: A program is missing.
     """
-    debian.require_packages("real Xen under QEMU", PROGRAMS, FILES)
+    programs = PROGRAMS | dict(platform.programs)
+    debian.require_packages(f"real Xen under QEMU for {platform.name}", programs, platform.files)
     has_tool = release in debian.SUITES
-    kernel = cache / "qemu" / f"kernel-{KERNEL_SUITE}-{RECIPE}"
-    tool = cache / "qemu" / f"tool-{release if has_tool else 'none'}-{RECIPE}"
+    ending = f"{platform.suffix}-{RECIPE}"
+    kernel = cache / "qemu" / f"kernel-{KERNEL_SUITE}{ending}"
+    tool = cache / "qemu" / f"tool-{release if has_tool else 'none'}{ending}"
     suite = debian.suite_of(release) if has_tool else KERNEL_SUITE
+    make_kernel = partial(_make_kernel, platform=platform)
     make_tool = partial(_make_tool, release=release) if has_tool else _make_shell
-    for folder, place, make in ((kernel, KERNEL_SUITE, _make_kernel), (tool, suite, make_tool)):
-        with locked(cache / "apt" / place):
+    for folder, place, make in ((kernel, KERNEL_SUITE, make_kernel), (tool, suite, make_tool)):
+        own = cache / "apt" / f"{place}{platform.suffix}"
+        with locked(own):
             if (folder / "packages.json").is_file():
                 continue
             say(f"fetching {folder.name} from Debian {place}")
             known = debian.system_sources()
             sources = debian.choose_sources(known, suite=place, mirror=mirror)
-            apt = debian.open_apt(cache / "apt" / place, sources)
+            apt = debian.open_apt(own, sources, architecture=platform.debian)
             unfinished = folder.with_name(folder.name + ".partial")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
@@ -100,7 +100,7 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
             unfinished.rename(folder)
     lists = [json.loads((folder / "packages.json").read_text()) for folder in (kernel, tool)]
     initramfs = tool / "initramfs.img"
-    _write_if_new(initramfs, _pack_initramfs(kernel, tool))
+    _write_if_new(initramfs, _pack_initramfs(kernel, tool, platform))
     return Parts(
         kernel=kernel / "vmlinux",
         initramfs=initramfs,
@@ -109,18 +109,21 @@ def prepare_parts(cache: Path, *, release: str, say: Say, mirror: str = "") -> P
     )
 
 
-def _make_kernel(apt: debian.PrivateApt, into: Path) -> list[str]:
-    (package,) = debian.dependencies(apt, KERNEL_META, r"linux-image-\d\S*-amd64")
+def _make_kernel(apt: debian.PrivateApt, into: Path, platform: Platform) -> list[str]:
+    (package,) = debian.dependencies(apt, platform.kernel_meta, platform.kernel_pattern)
     root = into / "root"
     packages = debian.unpack_packages(apt, [package], root)
     images = sorted((root / "boot").glob("vmlinuz-*"))
     if len(images) != 1:
         raise ConfigError(f"{package}: holds {len(images)} kernels, not one")
-    (into / "vmlinux").write_bytes(unpack_kernel(images[0].read_bytes(), name=package))
+    image = images[0].read_bytes()
+    if platform.is_kernel_packed:
+        image = unpack_kernel(image, name=package)
+    (into / "vmlinux").write_bytes(image)
     (into / "modules").mkdir()
     found = {path.name.split(".")[0]: path for path in sorted(root.rglob("*.ko"))}
     order: list[str] = []
-    for name in MODULES:
+    for name in platform.modules:
         _add_module(name, found, order)
     for name in order:
         shutil.copyfile(found[name], into / "modules" / f"{name}.ko")
@@ -171,16 +174,17 @@ def _make_shell(apt: debian.PrivateApt, into: Path) -> list[str]:
     return packages
 
 
-def _pack_initramfs(kernel: Path, tool: Path) -> bytes:
+def _pack_initramfs(kernel: Path, tool: Path, platform: Platform) -> bytes:
     modules = json.loads((kernel / "modules.json").read_text())
-    files = {"init": init_script(modules).encode(), "bin/busybox": (tool / "busybox").read_bytes()}
+    init = init_script(modules, platform).encode()
+    files = {"init": init, "bin/busybox": (tool / "busybox").read_bytes()}
     files |= {f"modules/{n}.ko": (kernel / "modules" / f"{n}.ko").read_bytes() for n in modules}
     files |= {
         f"xen/lib/{path.name}": path.read_bytes() for path in sorted((tool / "lib").iterdir())
     }
     if (tool / "xen-livepatch").is_file():
         files["xen/xen-livepatch"] = (tool / "xen-livepatch").read_bytes()
-        files["lib64/ld-linux-x86-64.so.2"] = files["xen/lib/ld-linux-x86-64.so.2"]
+        files[platform.loader] = files[f"xen/lib/{platform.loader.rpartition('/')[2]}"]
     return pack_cpio(files, {f"bin/{applet}": "busybox" for applet in APPLETS})
 
 

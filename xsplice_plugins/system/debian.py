@@ -54,12 +54,16 @@ class PrivateApt:
 
     folder: Path
     sources: tuple[AptSource, ...]
+    architecture: str = ""  #: of binary packages; "" for the system's own
 
     @property
     def options(self) -> tuple[str, ...]:
         """Return the options that make apt use this folder only."""
+        wanted = self.architecture
+        other = ("-o", f"APT::Architecture={wanted}", "-o", f"APT::Architectures={wanted}")
         return (
             "-q",
+            *(other if wanted else ()),
             *("-o", f"Dir::Etc::SourceList={self.folder / 'sources.list'}"),
             *("-o", "Dir::Etc::SourceParts=-"),
             *("-o", f"Dir::State::Lists={self.folder / 'lists'}"),
@@ -152,12 +156,13 @@ def choose_sources(
     return tuple(chosen)
 
 
-def open_apt(folder: Path, sources: Sequence[AptSource]) -> PrivateApt:
+def open_apt(folder: Path, sources: Sequence[AptSource], *, architecture: str = "") -> PrivateApt:
     """Make an apt of our own and fetch the package lists.
 
     Args:
         folder: Kept between runs, so that only changed lists are fetched again.
         sources: From :func:`choose_sources`.
+        architecture: Of binary packages, as Debian names it; the system's own if absent.
 
     Raises:
         ConfigError: An archive cannot be reached or is not signed by a known key.
@@ -165,7 +170,7 @@ def open_apt(folder: Path, sources: Sequence[AptSource]) -> PrivateApt:
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "sources.list").write_text("".join(entry.lines() for entry in sources))
-    apt = PrivateApt(folder=folder, sources=tuple(sources))
+    apt = PrivateApt(folder=folder, sources=tuple(sources), architecture=architecture)
     run_logged(["apt-get", *apt.options, "update"], log=apt.log)
     return apt
 

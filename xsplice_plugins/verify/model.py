@@ -36,7 +36,7 @@ from xsplice_plugins.hypervisor import (
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.verify.effects import CHECK as CHECK_EFFECT
 from xsplice_plugins.verify.effects import effect_findings
-from xsplice_plugins.verify.saved import DECIDED, QEMU, TRIED, machine_of, with_saved_memory
+from xsplice_plugins.verify.saved import DECIDED, QEMU, TRIED, UNREAD, machine_of, with_saved_memory
 from xsplice_plugins.verify.upgrade import play_upgrade
 
 _SEVERITIES = {
@@ -98,11 +98,13 @@ def verify_in_model(
     text = _words(report)
     is_open = upgrade[:1] and upgrade[0].severity is Severity.UNCHECKED
     if QEMU in config.verifiers and (is_open or report.verdict == "unknown"):
-        memory = machine_of(request, config, image.build_id).memory()
-        host = with_saved_memory(image, memory)
-        if is_open:
+        machine = machine_of(request, config, image.build_id)
+        host = with_saved_memory(image, machine.memory()) if machine.has_memory else None
+        if host is None:
+            text += f" ({UNREAD})"
+        elif is_open:
             upgrade = _decided(upgrade, upgraded(host))
-        if report.verdict == "unknown":
+        if host is not None and report.verdict == "unknown":
             why, answer = report.reason, proved(host)
             # Expected answers speak of the image as built; a host's need not be the same.
             is_other = answer.step == "probe" and report.step != "probe"

@@ -28,6 +28,7 @@ QEMU = "qemu"
 OPTION_IMAGE = "qemu-xen"
 DECIDED = "decided with memory of the saved machine"
 TRIED = "memory of the saved machine does not decide it"
+UNREAD = "memory of this kind of machine cannot be read"
 
 
 def machine_of(

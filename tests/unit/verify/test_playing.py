@@ -46,6 +46,8 @@ class StandIn:
     left: int = 0  #: what is put into the heap once something was unloaded
     changes: dict[int, dict[str, Any]] = field(default_factory=dict)
     tries: int = 1
+    has_memory: bool = True
+    has_tool: bool = True
     packages: tuple[str, ...] = ("kernel_1",)
     qemu: str = "QEMU 7"
     console_logs: list[str] = field(default_factory=list)
@@ -187,6 +189,16 @@ def test_memory_that_was_not_searched_whole_is_not_checked(tmp_path: Path) -> No
     assert finding.text.endswith("its heap was left out")
 
 
+def test_a_machine_whose_memory_cannot_be_read_is_not_looked_at(tmp_path: Path) -> None:
+    machine = StandIn(has_memory=False, left=INSIDE)
+    world, payloads = world_of(machine), {"p": minimal().build()}
+    played = play(world, LIFE, payloads, console_log=tmp_path / "log")
+    assert (played.searches, len(played.run.steps)) == ({}, len(LIFE))
+    (finding,) = memory_findings(world, "p", played, payloads)
+    assert finding.severity is Severity.INFO, "it shows nothing, and is not called held"
+    assert finding.text.startswith("not checked: memory of a machine for")
+
+
 def test_what_was_never_unloaded_is_not_searched_for(tmp_path: Path) -> None:
     world, payloads = world_of(StandIn(changes={3: {"error": 22}})), {"p": minimal().build()}
     played = play(world, LIFE, payloads, console_log=tmp_path / "log")
@@ -270,6 +282,7 @@ def judged(
     counter: int,
     *verifiers: str,
     expected: Path | None = None,
+    has_memory: bool = True,
 ) -> Finding:
     """Give the finding on a hook that asks the counter; `answer` reads what it is given."""
     made = image()
@@ -277,7 +290,8 @@ def judged(
     text[0x300:0x303] = code_of("8b07 c3")  # mov eax, [rdi]; ret
     reading = replace(made, regions=(replace(made.regions[0], data=bytes(text)), *made.regions[1:]))
     monkeypatch.setattr(hypervisor, "boot", lambda _data, **_options: reading)
-    monkeypatch.setattr(model_plugin, "machine_of", lambda *_: StandIn(counter=counter))
+    machine = StandIn(counter=counter, has_memory=has_memory)
+    monkeypatch.setattr(model_plugin, "machine_of", lambda *_: machine)
     path = tmp_path / "xen-syms"
     path.write_bytes(b"")
     request = VerifyRequest(
@@ -307,6 +321,14 @@ def test_with_qemu_it_is_decided_and_says_with_what(
         "(decided with memory of the saved machine: depends on counter, which only a running host "
         "knows)"
     )
+
+
+def test_with_a_machine_that_cannot_be_read_it_stays_open_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = judged(tmp_path, monkeypatch, 5, "model", "qemu", has_memory=False)
+    assert finding.severity is Severity.UNCHECKED
+    assert finding.text.endswith("(memory of this kind of machine cannot be read)")
 
 
 def test_an_image_keeps_what_it_was_after_it_lent_its_data(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen import agent, initramfs, results, session
+from xsplice_plugins.realxen.platforms import ARM64, PLATFORMS, X86_64, Platform, platform_of
 from xsplice_plugins.realxen.results import Step
 
 LISTING = [
@@ -197,20 +199,78 @@ def test_other_kernels_are_refused(image: bytes, words: str) -> None:
         initramfs.unpack_kernel(image, name="vmlinuz")
 
 
-def test_the_scripts_of_dom0_are_valid_shell() -> None:
-    for script in (agent.init_script(["a", "b"]).encode(), agent.tool_agent()):
+each_platform = pytest.mark.parametrize("platform", PLATFORMS, ids=lambda row: row.name)
+
+
+@each_platform
+def test_the_scripts_of_dom0_are_valid_shell(platform: Platform) -> None:
+    scripts = agent.init_script(["a", "b"], platform).encode(), agent.tool_agent(platform)
+    for script in scripts:
         subprocess.run(["sh", "-n"], input=script, check=True)
-        assert b"@MARK@" not in script
+        assert not re.search(rb"@[A-Z]+@", script)
+        assert f"/{platform.loader} --library-path".encode() in script
 
 
 @pytest.mark.toolchain
-def test_the_fast_agent_compiles_once(tmp_path: Path) -> None:
-    program = agent.hypercall_agent(tmp_path)
+@each_platform
+def test_the_fast_agent_compiles_once(platform: Platform, tmp_path: Path) -> None:
+    if shutil.which(platform.compiler[0]) is None:
+        pytest.skip(f"{platform.compiler[0]} is not installed")
+    program = agent.hypercall_agent(tmp_path, platform)
     assert program[:4] == b"\x7fELF"
     (made,) = tmp_path.rglob("agent")
     stamp = made.stat().st_mtime_ns
-    assert agent.hypercall_agent(tmp_path) == program
+    assert agent.hypercall_agent(tmp_path, platform) == program
     assert made.stat().st_mtime_ns == stamp
+
+
+def elf_header(machine: int) -> bytes:
+    """Give the first bytes of an ELF file."""
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, machine) + bytes(100)
+
+
+ARM64_IMAGE = bytes(56) + b"ARM\x64" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("image", "platform"),
+    [
+        (elf_header(62), X86_64),
+        (gzip.compress(elf_header(62)), X86_64),
+        (ARM64_IMAGE, ARM64),
+        (gzip.compress(ARM64_IMAGE), ARM64),
+    ],
+    ids=["elf", "elf-packed", "image", "image-packed"],
+)
+def test_the_image_that_boots_tells_the_machine(image: bytes, platform: Platform) -> None:
+    found, unpacked = platform_of(image, name="xen")
+    assert found is platform
+    assert unpacked in {elf_header(62), ARM64_IMAGE}
+    assert found.command(7, 2)[0] == found.qemu
+    assert found.qemu in found.programs
+    assert "file=/proc/self/fd/7" in " ".join(found.command(7, 2))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (elf_header(183), "an ELF image for machine 183; what boots is ELF for x86_64"),
+        (b"MZ" + bytes(200), "not an ELF image, and no Image for arm64"),
+        (b"", "not an ELF image"),
+        (b"\x7fELF", "not an ELF image"),
+        (b"\x1f\x8bnothing", "cannot be unpacked"),
+    ],
+    ids=["xen-syms-of-arm64", "other", "empty", "short", "broken-gzip"],
+)
+def test_an_image_that_boots_nowhere_is_refused_with_what_to_name(image: bytes, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refusal:
+        platform_of(image, name="xen-syms")
+    assert "xen-syms: " in str(refusal.value)
+
+
+def test_machines_share_no_folder_in_the_cache() -> None:
+    assert X86_64.suffix == ""
+    assert len({row.suffix for row in PLATFORMS}) == len(PLATFORMS)
 
 
 def stand_in(tmp_path: Path, body: str) -> list[str]:
