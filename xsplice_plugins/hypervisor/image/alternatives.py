@@ -12,6 +12,8 @@ from xsplice_plugins.hypervisor.facts.arches import MASK64
 from xsplice_plugins.hypervisor.facts.cpu import ALWAYS, CpuProfile, ideal_nops
 from xsplice_plugins.hypervisor.facts.verdicts import ENOSPC, ERANGE, Hazard, XenRefusal
 
+#: Size of an alternative's record on Arm.
+ARM_ENTRY_BYTES = 12
 ENDBR64 = bytes.fromhex("f30f1efa")
 ENDBR64_POISON = bytes.fromhex("660f1f01")
 #: What a call through a NULL pointer becomes: UD2, then UD0, easy to recognise in a dump.

@@ -26,6 +26,7 @@ from xsplice_plugins.hypervisor.facts.notes import parse_build_id
 from xsplice_plugins.hypervisor.facts.releases import Release
 from xsplice_plugins.hypervisor.facts.verdicts import Stopped, XenRefusal
 from xsplice_plugins.hypervisor.image.alternatives import (
+    ARM_ENTRY_BYTES,
     ENDBR64,
     ENDBR64_POISON,
     AltInstr,
@@ -61,12 +62,16 @@ def boot(data: bytes, *, release: Release, cpu: CpuProfile = DEFAULT_CPU) -> Boo
     memory = _boot_memory(syms)
     _fill_tables(memory, symbols, cpu)
     try:
-        own = _own_alternatives(memory, places, release) if syms.arch == X86_64 else ()
+        is_x86 = syms.arch == X86_64
+        unit = release.alt_entry_bytes if is_x86 else ARM_ENTRY_BYTES
+        own = _own_alternatives(memory, places, unit, has_polarity=is_x86)
+        named = frozenset() if is_x86 else frozenset(alt.feature for alt in own)
+        own = own if is_x86 else ()  # of what Arm takes only the processor tells
         words = _feature_words(symbols, own, release)
         null_calls = _patch_text(memory, places, own, words, release=release, cpu=cpu)
         start, table = _between(memory, places, "__start___ex_table", "__stop___ex_table", 8)
         ex_table = dict(parse_ex_table(table, start))
-        bug_frames = _bug_frames(memory, places, is_x86=syms.arch == X86_64)
+        bug_frames = _bug_frames(memory, places, is_x86=is_x86)
         build_id = _build_id(memory, places)
     except (Stopped, struct.error) as exc:
         raise ElfFormatError(f"xen-syms: its own tables do not fit ({exc}); rebuild it") from exc
@@ -96,6 +101,7 @@ def boot(data: bytes, *, release: Release, cpu: CpuProfile = DEFAULT_CPU) -> Boo
         ),
         null_calls=null_calls,
         feature_words=words,
+        features_named=named,
         has_ideal_nops=_has_ideal_nops(memory, places, cpu),
         has_ibt=_has_ibt(places),
         arena=arena,
@@ -130,11 +136,10 @@ def _between(
 
 
 def _own_alternatives(
-    memory: Memory, places: dict[str, int], release: Release
+    memory: Memory, places: dict[str, int], unit: int, *, has_polarity: bool
 ) -> tuple[AltInstr, ...]:
-    unit = release.alt_entry_bytes
     start, table = _between(memory, places, "__alt_instructions", "__alt_instructions_end", unit)
-    return parse_alternatives(table, start, entry_bytes=unit)
+    return parse_alternatives(table, start, entry_bytes=unit, has_polarity=has_polarity)
 
 
 def _boot_memory(syms: SymsFile) -> Memory:

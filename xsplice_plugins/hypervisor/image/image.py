@@ -62,6 +62,7 @@ class BootedImage:
     null_calls: tuple[tuple[int, int], ...] = ()
     #: 32-bit words of CPU features this build has; 0 where only the release tells
     feature_words: int = 0
+    features_named: frozenset[int] = frozenset()  #: by the image's own alternatives, on Arm
     has_ideal_nops: bool = True  #: the assembler's padding is what Xen would write
     has_ibt: bool = False  #: built with CONFIG_XEN_IBT
     arena: tuple[int, int]  #: [start, end) of the addresses payloads are placed in

@@ -5,16 +5,19 @@ They are handled in exactly this order at the end of ``prepare_payload`` of xen/
 """
 
 import struct
+from functools import partial
 from itertools import count
 
-from xsplice_plugins.hypervisor.facts.arches import MASK32, MASK64, X86_64
+from xsplice_plugins.hypervisor.facts.arches import ARM64, MASK32, MASK64, X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.alternatives import (
+    ARM_ENTRY_BYTES,
     ENDBR64,
     AltInstr,
     apply_alternatives,
     parse_alternatives,
 )
+from xsplice_plugins.hypervisor.image.alternatives_arm import apply_alternatives_arm64
 from xsplice_plugins.hypervisor.image.boot import parse_bug_frames, parse_ex_table
 from xsplice_plugins.hypervisor.load.container import PayloadElf, PayloadSection
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
@@ -88,6 +91,15 @@ def _check_bounds(
             raise XenRefusal(EINVAL, STEP_ALTERNATIVES, "a replacement is outside its section")
 
 
+def _is_text(xen: Xen, virt: int) -> bool:
+    """Whether Xen knows an address as code: the image's, or of a payload that is registered."""
+    registered = xen.payloads if xen.release.registers_region_at_load else xen.applied
+    return any(
+        region.name == "text" and region.addr_virt <= virt < region.addr_virt + len(region.data)
+        for region in xen.image.regions
+    ) or any(p.text_virt <= virt < p.text_virt + p.text_size_bytes for p in registered)
+
+
 def apply_payload_alternatives(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
     """Apply ``.altinstructions`` to the payload's own code, which is still writable.
 
@@ -101,7 +113,7 @@ def apply_payload_alternatives(elf: PayloadElf, payload: LoadedPayload, xen: Xen
         return
     if release.has_hooks_basic and not release.has_alternatives(elf.arch):
         raise XenRefusal(EOPNOTSUPP, STEP_ALTERNATIVES, f"not supported on {elf.arch.name}")
-    entry_bytes = release.alt_entry_bytes if elf.arch == X86_64 else 12
+    entry_bytes = release.alt_entry_bytes if elf.arch == X86_64 else ARM_ENTRY_BYTES
     addr, table = table_of(section, entry_bytes, xen, STEP_ALTERNATIVES)
     if not table:
         return
@@ -109,6 +121,15 @@ def apply_payload_alternatives(elf: PayloadElf, payload: LoadedPayload, xen: Xen
     alternatives = parse_alternatives(table, addr, entry_bytes=entry_bytes, has_polarity=is_x86)
     if release.checks_alternative_bounds:
         _check_bounds(elf, payload, alternatives)
+    if elf.arch == ARM64:
+        apply_alternatives_arm64(
+            xen.memory,
+            alternatives,
+            named=image.features_named,
+            is_text=partial(_is_text, xen),
+            step=STEP_ALTERNATIVES,
+        )
+        return
     if not is_x86:
         if any(alt.orig_bytes != alt.repl_bytes for alt in alternatives):
             raise Hazard(STEP_ALTERNATIVES, "BUG: an alternative changes the length on Arm")
