@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.kit.payloads import Draft, Rel, Sec, add_code, add_hook, minimal
+from tests.kit.payloads import UND, Draft, Rel, Sec, Sym, add_code, add_hook, minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Probe, prove, release
 from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64
@@ -66,7 +66,13 @@ def test_hooks_see_the_functions_state() -> None:
     assert hv.payloads[0].state.name == "APPLIED"
 
 
-def test_a_trap_in_a_hook_is_a_hazard_unless_a_warn_frame_names_it() -> None:
+@pytest.mark.parametrize(
+    ("file", "is_refused"), [("words_of_xen", False), ("hook_code", True)], ids=["image", "payload"]
+)
+def test_a_trap_in_a_hook_is_a_hazard_unless_a_warn_frame_names_it(
+    file: str, *, is_refused: bool
+) -> None:
+    """A frame's file name must be the image's: Arm looks at no payload's."""
     trap = code(0xD4200020, 0x52800000, RET)
     with pytest.raises(Hazard, match="crash at hook_code"):
         hooked("preapply", trap).action(b"p\0", Command.APPLY)
@@ -74,12 +80,22 @@ def test_a_trap_in_a_hook_is_a_hazard_unless_a_warn_frame_names_it() -> None:
     add_code(draft, "hook_code", trap)
     add_hook(draft, "preapply", "hook_code")
     draft.sections.append(
-        Sec(".bug_frames.1", bytes(16), align=4, relocs=[Rel(0, 261, "hook_code")])
+        Sec(
+            ".bug_frames.1",
+            bytes(16),
+            align=4,
+            relocs=[Rel(0, 261, "hook_code"), Rel(4, 261, file, 4)],
+        )
     )
+    draft.symbols.append(Sym("words_of_xen", UND))
     hv = Hypervisor(tiny_xen(ARM64), XEN)
     hv.upload(b"p\0", draft.build())
-    assert hv.action(b"p\0", Command.APPLY).code == 0
-    assert any(line.startswith("WARN at hook_code") for line in hv.console)
+    if not is_refused:
+        assert hv.action(b"p\0", Command.APPLY).code == 0
+        assert any(line.startswith("WARN at hook_code") for line in hv.console)
+        return
+    with pytest.raises(Hazard, match="a payload's WARN, which Arm refuses, at hook_code"):
+        hv.action(b"p\0", Command.APPLY)
 
 
 def test_arm32_hooks_are_a_hazard_because_nobody_saw_them_run() -> None:

@@ -34,6 +34,7 @@ _DEAD_ENDS = frozenset(
 _ANYWHERE = "anywhere"
 _RETURN_THUNK = "__x86_return_thunk"
 _CALLERS_MAX = 3  #: that a remark names
+_FRAME_BYTES = 16  #: of a bug frame on Arm
 _Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
 
 
@@ -46,7 +47,7 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
         image: What it is for.
 
     Returns:
-        Warnings; where the payload cannot be read, what was not looked at.
+        Warnings, and what is not checked: a payload that cannot be read, a WARN that stops hosts.
     """
     graph = read_calls(image)
     texts: list[tuple[str, str]] = []
@@ -57,13 +58,33 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
         if "inlined into" in function.reason:
             texts.append((name, f"{_short(name)} itself may be unchanged: {function.reason}"))
     severity = Severity.WARNING
+    open_texts: list[str] = []
     try:
+        if image.arch.refuses_warnings:
+            open_texts += _warnings(data, record)
         texts += _kept_values(data, record, image)
     except XspliceError as error:
         texts, severity = [(record.name, f"not looked at: {error}")], Severity.UNCHECKED
-    return tuple(
+    remarks = [
         Finding(check=CHECK, severity=severity, subject=name, text=text) for name, text in texts
-    )
+    ]
+    doubts = [
+        Finding(check=CHECK, severity=Severity.UNCHECKED, subject=record.name, text=text)
+        for text in open_texts
+    ]
+    return (*remarks, *doubts)
+
+
+def _warnings(data: bytes, record: PayloadRecord) -> Iterator[str]:
+    """Say that a WARN comes along where the hypervisor knows none but its own."""
+    section = read_elf(data, record.name).section_by_name.get(".bug_frames.1")
+    count = len(section.data) // _FRAME_BYTES if section is not None else 0
+    if count:
+        yield (
+            f"{count} WARN come with it, and whether one is met nobody knows: on this machine a "
+            "WARN in a payload stops the host, for Xen takes only file names of its own image; "
+            "take it out of the patched function, or print a message there"
+        )
 
 
 def _short(name: str) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kit.payloads import Sec, minimal
 from tests.kit.tiny_xen import PAGE, tiny_xen
 from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.hypervisor import BootedImage, KnownSymbol, Region
-from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64
+from xsplice_plugins.hypervisor.facts.arches import ARM32, ARM64, X86_64, Arch
 from xsplice_plugins.hypervisor.image.memory import RO, RX, Perm
 from xsplice_plugins.verify.callgraph import read_calls
 from xsplice_plugins.verify.effects import effect_findings
@@ -188,6 +189,21 @@ def test_other_machines_get_no_remark(other_object: bytes) -> None:
     other = dataclasses.replace(IMAGE, arch=ARM32)
     assert read_calls(other).callers == {}
     assert effect_findings(other_object, record("identify_cpu"), other) == ()
+
+
+@pytest.mark.parametrize(
+    ("arch", "kind", "is_said"), [(ARM64, 1, True), (ARM64, 2, False), (X86_64, 1, False)]
+)
+def test_a_warn_that_comes_with_a_payload_is_no_warn_on_arm(
+    arch: Arch, kind: int, *, is_said: bool
+) -> None:
+    draft = minimal(arch)
+    draft.sections.append(Sec(f".bug_frames.{kind}", bytes(32), align=4))
+    other = dataclasses.replace(IMAGE, arch=arch)
+    found = effect_findings(draft.build(), record("identify_cpu"), other)
+    said = [finding for finding in found if "a WARN in a payload stops the host" in finding.text]
+    assert [finding.severity for finding in said] == [Severity.UNCHECKED] * is_said
+    assert all(finding.text.startswith("2 WARN come with it") for finding in said)
 
 
 def test_a_changed_callee_is_named(other_object: bytes) -> None:

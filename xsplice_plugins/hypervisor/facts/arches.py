@@ -27,7 +27,7 @@ class Arch:
     range_bytes: int  #: reach of that jump; the load-time test is ``-range <= old - new < range``
     jump: Callable[[int, int], bytes]  #: its place, where it leads to -> its bytes
     nop: bytes = b""  #: what fills a NOP record; nothing where the processor's own list does
-    #: releases from which payloads have a window of 2 MiB of their own, and where it starts;
+    #: releases from which payloads have a window of their own, and where it starts;
     #: without one they lie in the rest of the image's GiB
     windows: tuple[tuple[tuple[int, int, int], int], ...] = ()
     rel_errno: int = 0  #: what it says to SHT_REL, if it does not know that
@@ -38,6 +38,7 @@ class Arch:
     #: reads calls off the image's bytes, for remarks; ``None``: nobody does
     references: Callable[[bytes, int], Iterable[Reference]] | None = None
     are_stores_read: bool = False  #: and the constants that code stores
+    refuses_warnings: bool = False  #: whether a WARN in a payload stops the host
 
     @property
     def pointer_bytes(self) -> int:
@@ -101,6 +102,7 @@ ARM64 = Arch(
         ((4, 19, 0), 0xA0001000000),
     ),
     rel_errno=ENOSYS,
+    refuses_warnings=True,
     heap_virt=0x0000800000000000,
     references=word_references,
 )
@@ -114,6 +116,7 @@ ARM32 = Arch(
     nop=bytes.fromhex("0000a0e1"),
     windows=(((4, 7, 0), 0x800000), ((4, 8, 2), 0xA00000), ((4, 18, 0), 0x1000000)),
     heap_virt=0x80000000,
+    refuses_warnings=True,
 )
 ARCHES = (X86_64, ARM64, ARM32)
 

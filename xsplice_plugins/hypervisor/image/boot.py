@@ -12,6 +12,7 @@ was read out of a booted host (see docs/agreement.md).
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 from xsplice_plugins.errors import ElfFormatError
 from xsplice_plugins.hypervisor.facts.arches import X86_64
@@ -39,6 +40,8 @@ from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol, SymsFile, re
 
 _PERMS = {"text": RX, "rodata": RO, "init": Perm.NONE, "data": RW}
 _STEP = "boot"
+#: Kind of a bug frame beside Xen's own, 0 to 3.
+WARN_UNNAMED = 4
 #: Ends of the table of functions that only alternative calls reach. Source: xen.lds.S.
 _CLOBBERED = ("__initdata_cf_clobber_start", "__initdata_cf_clobber_end")
 
@@ -268,6 +271,29 @@ def parse_bug_frames(
         sign = 0x800000 if is_x86 else 0x80000000
         frames[addr_virt + offset + disp - ((disp & sign) << 1)] = kind
     return frames
+
+
+def unnamed_warnings(
+    table: bytes, addr_virt: int, is_named: Callable[[int], bool]
+) -> dict[int, int]:
+    """Decode Arm's warnings that it takes for none, since their file's name is not the image's.
+
+    Args:
+        table: The bytes of a ``.bug_frames.1``.
+        addr_virt: Its address.
+        is_named: Whether an address lies in the image.
+
+    Returns:
+        Address of the trapping instruction to `WARN_UNNAMED`.
+
+    Source: ``do_bug_frame`` of xen/arch/arm/traps.c: ``is_kernel(filename)``; x86 looks at
+    payloads too.
+    """
+    places = (
+        (addr_virt + offset, *struct.unpack_from("<ii", table, offset))
+        for offset in range(0, len(table) - 15, 16)
+    )
+    return {base + place: WARN_UNNAMED for base, place, file in places if not is_named(base + file)}
 
 
 def _build_id(memory: Memory, places: dict[str, int]) -> bytes | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from xsplice_plugins.hypervisor.facts.arches import Arch, page_align
+from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, Arch, page_align
 from xsplice_plugins.hypervisor.facts.cpu import DEFAULT_CPU, CpuProfile
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.memory import Memory, MemorySegment, Perm
@@ -17,6 +17,7 @@ from xsplice_plugins.hypervisor.image.syms_file import KnownSymbol
 from xsplice_plugins.releases import Version
 
 _GIB = 1 << 30
+_WINDOW_BYTES = PAGE_SIZE * 8 * PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,11 @@ class BootedImage:
         is_inside = addr_virt < symbol.addr_virt + symbol.size_bytes
         return symbol if symbol.is_function and is_inside else None
 
+    def covers(self, addr_virt: int) -> bool:
+        """Whether an address lies between the image's start and its end."""
+        last = self.regions[-1]
+        return self.regions[0].addr_virt <= addr_virt < last.addr_virt + len(last.data)
+
     def is_init(self, addr_virt: int) -> bool:
         """Whether an address lies in memory that was freed after boot."""
         return any(start <= addr_virt < end for start, end in self.init_ranges)
@@ -160,16 +166,18 @@ def arena_of(arch: Arch, version: Version, *, text_virt: int, end_virt: int) -> 
     """Give the address range for payloads.
 
     Args:
-        arch: x86 uses the rest of the image's GiB, Arm a fixed window of 2 MiB.
+        arch: x86 uses the rest of the image's GiB, Arm a window of its own.
         version: on Arm the release decides where the window is.
         text_virt: an address in the image.
         end_virt: first address behind the image's data.
 
     Source: ``arch_livepatch_init`` of xen/arch/*/livepatch.c. On x86 the last pages belong to the
-    fixmap and the stubs (NR_CPUS of 256 pages, as in Debian's configuration).
+    fixmap and the stubs (NR_CPUS of 256 pages, as in Debian's configuration). Arm's window is said
+    to be of 2 MiB; ``vm_init_type`` of xen/common/vmap.c opens as much as one page of its bitmap
+    holds, and ``vm_alloc`` looks at the end only when it needs another page.
     """
     if arch.windows:
         _, start = max(row for row in arch.windows if row[0] <= version)
-        return (start, start + (2 << 20))
+        return (start, start + _WINDOW_BYTES)
     top = (text_virt & ~(_GIB - 1)) + _GIB
     return (page_align(end_virt), top - 2 * 4096 - 256 * 4096)

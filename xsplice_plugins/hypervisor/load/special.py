@@ -18,7 +18,7 @@ from xsplice_plugins.hypervisor.image.alternatives import (
     parse_alternatives,
 )
 from xsplice_plugins.hypervisor.image.alternatives_arm import apply_alternatives_arm64
-from xsplice_plugins.hypervisor.image.boot import parse_bug_frames, parse_ex_table
+from xsplice_plugins.hypervisor.image.boot import parse_bug_frames, parse_ex_table, unnamed_warnings
 from xsplice_plugins.hypervisor.load.container import PayloadElf, PayloadSection
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -28,6 +28,7 @@ STEP_ALTERNATIVES = "alternatives"
 STEP_ALT_CALLS = "alt-call-sites"
 STEP_EX_TABLE = "exception-table"
 STEP_MODINFO = "modinfo"
+_WARN = 1
 
 
 def loaded_address(section: PayloadSection, step: str) -> int:
@@ -68,6 +69,8 @@ def take_bug_frames(elf: PayloadElf, payload: LoadedPayload, xen: Xen) -> None:
         # Arm had no frames that run a function before 4.15; the other kinds came one earlier.
         number = kind + 4 - xen.release.bug_frame_kinds(elf.arch)
         payload.bug_frames.update(parse_bug_frames(table, addr, number, is_x86=is_x86))
+        if not is_x86 and number == _WARN:
+            payload.bug_frames.update(unnamed_warnings(table, addr, xen.image.covers))
 
 
 def _check_bounds(

@@ -35,7 +35,7 @@ INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
 #: What fills registers and stack that nobody set: an address nothing can be mapped at.
 _JUNK = 0xA5C3_5A3C_A5C3_0000
-_BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT")
+_BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT", "a payload's WARN, which Arm refuses,")
 
 
 @dataclass(slots=True, kw_only=True)
