@@ -37,6 +37,7 @@ def patched(
     apply_alternatives_arm64(
         memory,
         [alternative],
+        taken=LIVEPATCH,
         named={ERRATUM},
         is_text=lambda virt: TEXT <= virt < TEXT + 0x10_0000,
         step="alternatives",

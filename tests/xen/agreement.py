@@ -26,6 +26,7 @@ from xsplice_plugins import hypervisor
 from xsplice_plugins.cache import cache_folder, locked
 from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.realxen import Machine, Step, StepResult
+from xsplice_plugins.realxen.platforms import X86_64, Platform
 from xsplice_plugins.system import debian
 from xsplice_plugins.verify.predict import Agreement, Prediction, compare, predict
 
@@ -198,25 +199,29 @@ class Target:
     release: str
 
 
-def debian_target(line: str, cache: Path) -> Target:
+def debian_target(line: str, cache: Path, machine: Platform = X86_64) -> Target:
     """Fetch the hypervisor that Debian ships, with its symbols.
 
     Args:
         line: The Xen release, for example ``4.20``.
         cache: The user's cache folder.
+        machine: What it runs on.
     """
-    folder = cache / "shipped" / line
+    folder = cache / "shipped" / f"{line}{machine.suffix}"
     suite = debian.suite_of(line)
-    with locked(cache / "apt" / suite):
+    own = cache / "apt" / f"{suite}{machine.suffix}"
+    with locked(own):
         if not (folder / "package").is_file():
             sources = debian.choose_sources(debian.system_sources(), suite=suite)
-            apt = debian.open_apt(cache / "apt" / suite, sources)
-            name = f"xen-hypervisor-{line}-amd64"
+            apt = debian.open_apt(own, sources, architecture=machine.debian)
+            name = f"xen-hypervisor-{line}-{machine.debian}"
             packages = debian.unpack_packages(apt, [name, f"{name}-dbg"], folder)
             (folder / "package").write_text(packages[0])
-    syms = (folder / "usr/lib/debug/boot" / f"xen-syms-{line}-amd64").read_bytes()
+    syms = (folder / "usr/lib/debug/boot" / f"xen-syms-{line}-{machine.debian}").read_bytes()
     version = (folder / "package").read_text().split("_")[1].split("+")[0]
-    return Target(xen=folder / "boot" / f"xen-{line}-amd64.gz", syms=syms, release=version)
+    names = (f"xen-{line}-{machine.debian}{ending}" for ending in (".gz", ""))  # arm64: as it is
+    xen = next(path for name in names if (path := folder / "boot" / name).is_file())
+    return Target(xen=xen, syms=syms, release=version)
 
 
 def rebased(bases: dict[str, bytes], *, old: bytes | None, new: bytes | None) -> dict[str, bytes]:

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from tests.kit.build import ROOT, scons
+from tests.kit.payloads import minimal
 from tests.xen import agreement
 from tests.xen.trees import located, tree_like
 from xsplice_plugins import hypervisor
+from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.hypervisor.facts.arches import ARM64
+from xsplice_plugins.hypervisor.facts.verdicts import ENOSYS
+from xsplice_plugins.realxen import platforms
 
 FOLDER = ROOT / "xen-patches" / "regression" / "arm64"
 CASES = sorted(path.name for path in FOLDER.iterdir())
@@ -145,6 +149,23 @@ def test_payloads_lie_where_the_model_puts_them(tree: Path, tmp_path: Path) -> N
     start = int(line.split("alt table ")[1].split()[0], 16)
     assert payload.ro_virt <= start < payload.ro_virt + 4096
     assert payload.base_virt >> 20 == image.arena[0] >> 20
+
+
+@pytest.mark.qemu
+@real
+def test_the_hypervisor_that_debian_ships_boots_and_knows_no_payloads() -> None:
+    """No tree is needed. Debian builds it for arm64 without live patching, and it says so."""
+    shipped = agreement.debian_target("4.17", cache_folder(os.environ), platforms.ARM64)
+    image = hypervisor.boot(shipped.syms, release=hypervisor.release(shipped.release))
+    assert image.build_id is not None
+    steps = [agreement.Step(verb=verb) for verb in ("extra", "build-id")]
+    steps.append(agreement.Step(verb="upload", name="p", payload="p"))
+    machine = agreement.Machine.prepare(shipped.xen)
+    run = machine.run(steps, {"p": minimal(ARM64).build()}, agent="hypercall")
+    assert (run.crash, [step.outcome for step in run.steps]) == ("", ["done"] * 3)
+    assert f".{shipped.release.split('.')[2]}" == run.steps[0].extra
+    assert run.steps[1].output == (image.build_id.hex(),)
+    assert run.steps[2].error == ENOSYS
 
 
 @pytest.mark.qemu

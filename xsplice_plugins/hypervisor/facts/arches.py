@@ -2,7 +2,7 @@
 """The three architectures as data: what the loader and the patcher need to know of each.
 
 Source: asm/livepatch.h and asm/insn.h of each; arch/*/livepatch.c; LIVEPATCH_VMAP_START of Arm's
-asm/config.h, since 4.18 asm/mmu/layout.h.
+asm/config.h, since 4.18 asm/mmu/layout.h; LIVEPATCH_FEATURE of Arm's asm/cpufeature.h.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,6 +38,8 @@ class Arch:
     #: reads calls off the image's bytes, for remarks; ``None``: nobody does
     references: Callable[[bytes, int], Iterable[Reference]] | None = None
     are_stores_read: bool = False  #: and the constants that code stores
+    #: feature of alternatives that is set on every host that can load a payload, and so is taken
+    livepatch_feature: int = 0
     refuses_warnings: bool = False  #: whether a WARN in a payload stops the host
 
     @property
@@ -102,6 +104,7 @@ ARM64 = Arch(
         ((4, 19, 0), 0xA0001000000),
     ),
     rel_errno=ENOSYS,
+    livepatch_feature=4,
     refuses_warnings=True,
     heap_virt=0x0000800000000000,
     references=word_references,

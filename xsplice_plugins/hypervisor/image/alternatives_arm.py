@@ -5,7 +5,7 @@ Which of them a host takes is a matter of its processor, but for one: live patch
 feature, and set wherever a payload can be loaded.
 
 Source: ``__apply_alternatives`` of xen/arch/arm/alternative.c; branches of
-xen/arch/arm/arm64/insn.c; LIVEPATCH_FEATURE of asm/cpufeature.h.
+xen/arch/arm/arm64/insn.c.
 """
 
 import struct
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.alternatives import AltInstr, ByteSpace
 
-LIVEPATCH_FEATURE = 4
 _WORD = 4
 #: Branches with an offset: (mask, value, bits of the offset, its lowest bit).
 _BRANCHES = (
@@ -29,6 +28,7 @@ def apply_alternatives_arm64(
     space: ByteSpace,
     alternatives: Sequence[AltInstr],
     *,
+    taken: int,
     named: Iterable[int],
     is_text: Callable[[int], bool],
     step: str,
@@ -38,6 +38,7 @@ def apply_alternatives_arm64(
     Args:
         space: Memory that may be written.
         alternatives: The table.
+        taken: The feature of live patching.
         named: Features that the hypervisor's own alternatives name, which therefore exist.
         is_text: Whether Xen takes an address for code in use; the payload is not yet in use.
         step: Named in verdicts.
@@ -46,7 +47,7 @@ def apply_alternatives_arm64(
         Hazard: An entry is a BUG on a host that takes it.
         Unknown: It cannot be told whether a feature exists, or a function patches the code.
     """
-    known = {LIVEPATCH_FEATURE, *named}
+    known = {taken, *named}
     for alt in alternatives:
         where = f"alternative at {alt.orig_virt:#x}"
         if alt.feature not in known:
@@ -60,7 +61,7 @@ def apply_alternatives_arm64(
         moved = [
             _moved(word, _WORD * number, alt, is_text, step) for number, word in enumerate(words)
         ]
-        if alt.feature == LIVEPATCH_FEATURE and moved:
+        if alt.feature == taken and moved:
             space.write(alt.orig_virt, struct.pack(f"<{len(moved)}I", *moved), step=step)
 
 

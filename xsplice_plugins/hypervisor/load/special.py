@@ -8,7 +8,7 @@ import struct
 from functools import partial
 from itertools import count
 
-from xsplice_plugins.hypervisor.facts.arches import ARM64, MASK32, MASK64, X86_64
+from xsplice_plugins.hypervisor.facts.arches import MASK32, MASK64, X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, EOPNOTSUPP, Hazard, XenRefusal
 from xsplice_plugins.hypervisor.image.alternatives import (
     ARM_ENTRY_BYTES,
@@ -124,10 +124,11 @@ def apply_payload_alternatives(elf: PayloadElf, payload: LoadedPayload, xen: Xen
     alternatives = parse_alternatives(table, addr, entry_bytes=entry_bytes, has_polarity=is_x86)
     if release.checks_alternative_bounds:
         _check_bounds(elf, payload, alternatives)
-    if elf.arch == ARM64:
+    if elf.arch.livepatch_feature:
         apply_alternatives_arm64(
             xen.memory,
             alternatives,
+            taken=elf.arch.livepatch_feature,
             named=image.features_named,
             is_text=partial(_is_text, xen),
             step=STEP_ALTERNATIVES,
