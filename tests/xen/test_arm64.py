@@ -121,13 +121,16 @@ def test_a_frame_in_a_payload_is_met(case: str, crash: str, tree: Path, tmp_path
     patch = FOLDER / case / "fix.patch"
     scons("xsplice", tmp_path, XEN=tree, PATCH=patch, NAME="fix").assert_success()
     data = (tmp_path / "fix" / "fix.livepatch").read_bytes()
-    verbs = "apply", "build-id", "revert", "unload"
+    verbs = "apply", "list", "build-id", "revert", "unload"
     steps = [agreement.Step(verb="upload", name="fix", payload="fix")]
-    steps += [agreement.Step(verb=v, name="" if v == "build-id" else "fix") for v in verbs]
+    steps += [
+        agreement.Step(verb=v, name="" if v in {"build-id", "list"} else "fix") for v in verbs
+    ]
     machine = agreement.Machine.prepare(tree / "xen" / "xen")
     run = machine.run(steps, {"fix": data}, agent="hypercall", timeout_seconds=60)
     done = [step.outcome == "done" for step in run.steps]
-    assert done == ([True] * 5 if not crash else [True, True, False, False, False])
+    assert done == ([True] * 6 if not crash else [True] * 3 + [False] * 3)
+    assert (run.steps[2].error, run.steps[2].listed) == (0, (("fix", "APPLIED", 0),))
     assert crash in run.console
     assert "----[ Xen-4.17" in run.console, "what either of them prints"
 

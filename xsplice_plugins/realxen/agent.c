@@ -497,6 +497,8 @@ void agent_main(void)
     privcmd = open("/dev/xen/privcmd", 2);
     shared = map(memory, (sizeof(*shared) + 4095) & ~4095ul);
     buffer = map(memory, BUFFER_BYTES);
+    /* On arm64 the kernel lets a page be written only once its owner has, and Xen is refused too. */
+    memset(shared, 0, sizeof(*shared));
     while ( bytes < STEPS_BYTES - 1 &&
             (got = sys3(NR_read, fd, (long)(steps + bytes), STEPS_BYTES - 1 - bytes)) > 0 )
         bytes += got;

@@ -18,7 +18,9 @@ from xsplice_plugins.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_EM_X86_64 = 62
+#: x86_64's own number, and that of the 32-bit header which its image that boots is given.
+#: Source: xen/arch/x86/boot/mkelf32.c.
+_EM_X86 = (62, 3)
 _IMAGE_MAGIC, _IMAGE_MAGIC_AT = b"ARM\x64", 56
 _KERNEL_ARGUMENTS = "console=hvc0 quiet panic=-1"
 _COMPILER_ARGUMENTS = (
@@ -154,7 +156,7 @@ def platform_of(image: bytes, *, name: str) -> tuple[Platform, bytes]:
             raise ConfigError(f"{name}: cannot be unpacked ({error}); fetch it again") from error
     if image[:4] == b"\x7fELF" and len(image) >= 20:
         (machine,) = struct.unpack_from("<H", image, 18)
-        if machine == _EM_X86_64:
+        if machine in _EM_X86:
             return X86_64, image
         raise ConfigError(
             f"{name}: an ELF image for machine {machine}; what boots is ELF for x86_64 and an "

@@ -236,16 +236,17 @@ ARM64_IMAGE = bytes(56) + b"ARM\x64" + bytes(100)
     ("image", "platform"),
     [
         (elf_header(62), X86_64),
+        (elf_header(3), X86_64),
         (gzip.compress(elf_header(62)), X86_64),
         (ARM64_IMAGE, ARM64),
         (gzip.compress(ARM64_IMAGE), ARM64),
     ],
-    ids=["elf", "elf-packed", "image", "image-packed"],
+    ids=["elf", "elf-of-32-bits", "elf-packed", "image", "image-packed"],
 )
 def test_the_image_that_boots_tells_the_machine(image: bytes, platform: Platform) -> None:
     found, unpacked = platform_of(image, name="xen")
     assert found is platform
-    assert unpacked in {elf_header(62), ARM64_IMAGE}
+    assert unpacked in {elf_header(62), elf_header(3), ARM64_IMAGE}
     assert found.command(7, 2)[0] == found.qemu
     assert found.qemu in found.programs
     assert "file=/proc/self/fd/7" in " ".join(found.command(7, 2))
