@@ -132,6 +132,7 @@ def test_a_frame_in_a_payload_is_met(case: str, crash: str, tree: Path, tmp_path
     assert done == ([True] * 6 if not crash else [True] * 3 + [False] * 3)
     assert (run.steps[2].error, run.steps[2].listed) == (0, (("fix", "APPLIED", 0),))
     assert crash in run.console
+    assert bool(crash) == bool(run.crash)
     assert "----[ Xen-4.17" in run.console, "what either of them prints"
 
 
@@ -174,9 +175,11 @@ def test_the_hypervisor_that_debian_ships_boots_and_knows_no_payloads() -> None:
 @pytest.mark.qemu
 @real
 @pytest.mark.slow
+@pytest.mark.parametrize("release", ["4.17", "4.18", "4.19", "4.20", "4.21", "4.22"])
 def test_the_model_answers_as_real_xen_does(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    release: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tree = tree_like(release, "arm64")
     table = tmp_path / "outcomes"
     status = agreement.main(
         [

@@ -30,7 +30,7 @@ Outcome = Literal["done", "crashed", "timeout", "not-run"]
 
 _CRASH = re.compile(
     r"\*\*\* DOUBLE FAULT \*\*\*|Panic on CPU|Kernel panic|FATAL (?:TRAP|PAGE FAULT)"
-    r"|Xen BUG at|Assertion '.*' failed"
+    r"|Xen BUG at|Assertion '.*' failed|CPU\d+: Unexpected Trap:"
 )
 _LISTED = re.compile(
     r"^(?P<name>.{1,127}?) *\| (?P<state>[A-Z]+)(?: +\((?P<rc>-?\d+),[^|]*)? *(?:\||$)"

@@ -131,6 +131,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_not_a_guess() -> None:
     [
         ("(XEN) *** DOUBLE FAULT ***", True),
         ("(XEN) Panic on CPU 0:", True),
+        ("(XEN) CPU0: Unexpected Trap: Undefined Breakpoint Value", True),
         ("[    1.0] Kernel panic - not syncing: x", True),
         ("(XEN) livepatch: x finished APPLY with rc=0", False),
         ("(XEN) arch/x86/x.c:1: fault", False),
