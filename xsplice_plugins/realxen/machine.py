@@ -88,6 +88,11 @@ class Machine:
     platform: Platform = X86_64
 
     @property
+    def is_saved(self) -> bool:
+        """Whether it is booted once and restored for each run; else each run boots it."""
+        return self.cpus <= self.platform.saved_cpus_max
+
+    @property
     def has_memory(self) -> bool:
         """Whether :meth:`memory` and looks are to be had on this kind of machine."""
         return self.platform.has_memory
@@ -149,7 +154,7 @@ class Machine:
                     (folder / name).unlink(missing_ok=True)
                     (folder / name).hardlink_to(source)
                 (folder / "made").touch()
-            if not (folder / "saved").is_file():
+            if machine.is_saved and not (folder / "saved").is_file():
                 say(f"booting {xen} once, to save the booted machine")
                 machine._save()
             (folder / "made").touch()
@@ -209,7 +214,8 @@ class Machine:
         began = time.monotonic()
         with locked(self.folder, is_shared=True), _disk(disk) as number:
             job = (number, -(-len(disk) // 4096), steps, _Looks(after=looks, during=glances or {}))
-            result = None if cold else self._attempt(*job, bound, restored=True)
+            is_cold = cold or not self.is_saved
+            result = None if is_cold else self._attempt(*job, bound, restored=True)
             if result is None:
                 result = self._attempt(*job, bound + BOOT_SECONDS, restored=False)
         if result is None:

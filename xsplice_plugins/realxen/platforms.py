@@ -52,6 +52,8 @@ class Platform:
     compiler_packages: Mapping[str, str]
     #: whether the machine's page tables can be walked, so that its memory can be read
     has_memory: bool
+    #: of so many processors a booted machine can be restored; one with more is booted each time
+    saved_cpus_max: int
 
     @property
     def suffix(self) -> str:
@@ -107,6 +109,7 @@ X86_64 = Platform(
     compiler=("gcc", *_COMPILER_ARGUMENTS),
     compiler_packages={"gcc": "gcc", "ld": "binutils"},
     has_memory=True,
+    saved_cpus_max=255,
 )
 ARM64 = Platform(
     name="arm64",
@@ -132,6 +135,8 @@ ARM64 = Platform(
     compiler=("aarch64-linux-gnu-gcc", *_COMPILER_ARGUMENTS),
     compiler_packages={"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu"},
     has_memory=False,
+    # Of two restored processors the second one at times never comes: nothing wakes it.
+    saved_cpus_max=1,
 )
 PLATFORMS = (X86_64, ARM64)
 

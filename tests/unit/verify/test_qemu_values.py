@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from xsplice_plugins.errors import ConfigError, VerifyError
-from xsplice_plugins.realxen import agent, initramfs, results, session
+from xsplice_plugins.realxen import agent, initramfs, machine, results, session
 from xsplice_plugins.realxen.platforms import ARM64, PLATFORMS, X86_64, Platform, platform_of
 from xsplice_plugins.realxen.results import Step
 
@@ -268,6 +268,17 @@ def test_an_image_that_boots_nowhere_is_refused_with_what_to_name(image: bytes, 
     with pytest.raises(ConfigError, match=words) as refusal:
         platform_of(image, name="xen-syms")
     assert "xen-syms: " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("platform", "cpus", "is_saved"),
+    [(X86_64, 1, True), (X86_64, 4, True), (ARM64, 1, True), (ARM64, 2, False)],
+)
+def test_a_machine_that_does_not_restore_well_is_booted_each_time(
+    platform: Platform, cpus: int, *, is_saved: bool
+) -> None:
+    found = machine.Machine(folder=Path("none"), packages=(), qemu="", platform=platform, cpus=cpus)
+    assert found.is_saved is is_saved
 
 
 def test_machines_share_no_folder_in_the_cache() -> None:
