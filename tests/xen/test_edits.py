@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kit.build import scons
-from tests.xen.test_base import cached_tree
+from tests.xen.trees import tree_like
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -328,4 +328,4 @@ def test_an_edit_gets_the_right_answer(case: str, xen_tree: Path, folder: Path) 
 def test_the_same_on_other_releases(case: str, release: str, folder: Path) -> None:
     place = folder / release
     place.mkdir(exist_ok=True)
-    try_case(case, cached_tree(release), place)
+    try_case(case, tree_like(release), place)
