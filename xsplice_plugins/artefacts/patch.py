@@ -56,14 +56,17 @@ class PatchDigest:
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    """Return short digests of the lines of a diff that say something, sorted."""
-    rows = [line for line in text.splitlines() if not line.startswith(("+++", "---"))]
-    for sign in "+-":
-        words = {"".join(row[1:].split()) for row in rows if row.startswith(sign)}
-        if said := {word for word in words if len(word) >= _SAYS_CHARACTERS}:
-            digests = (hashlib.sha256(w.encode("utf-8", "surrogateescape")) for w in said)
-            return tuple(sorted(digest.hexdigest()[:12] for digest in digests))
-    return ()
+    """Return a short digest of each line of a diff that says something, with its file; sorted."""
+    path, found = "", {"+": [], "-": []}  # type: tuple[str, dict[str, list[str]]]
+    for row in text.splitlines():
+        if row.startswith("+++ "):
+            path = row[4:].split("\t")[0].partition("/")[2]
+        elif row[:1] in found and not row.startswith("---"):
+            word = "".join(row[1:].split())
+            if len(word) >= _SAYS_CHARACTERS:
+                said = f"{path}\0{word}".encode("utf-8", "surrogateescape")
+                found[row[0]].append(hashlib.sha256(said).hexdigest()[:12])
+    return tuple(sorted(found["+"] or found["-"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from xsplice_plugins.hypervisor import BootedImage, Probe, Release, SignaturePolicy
 
 CHECK = "upgrade"
+#: Part of the lines of an old fix that a revised one must hold.
+_REVISED_MIN = 0.75
 _NUMBER = re.compile(r"\.[0-9]+$")  #: gcc's, behind the name of a static local
 _VARIABLES = {"data", "bss"}
 
@@ -165,15 +168,20 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         what = f"starts its own `{name}`" if is_kept else f"has no variable `{name}`"
         text = f"{record.name} {what}; the value in {old.name} is lost{hint}"
         found.append(_finding(record, Severity.WARNING, text))
-    severity, hint = Severity.WARNING, ""
     is_held = _holds(record, old)
-    if not is_held and _is_revised(record, old):
-        hint = ", as far as its sources do not say the same: they hold most lines of that fix"
-    elif not is_held and not _is_by_hand(record):
+    severity, hint = Severity.WARNING, ""
+    if not is_held and not _is_by_hand(record):
         severity = Severity.UNCHECKED
         is_patched = any(patch.files for patch in old.patches)
         both = "begin PATCH= with its patches" if is_patched else "write by hand what does both"
         hint = f", and its sources lack that fix; {both}, or unload it first"
+    if not is_held and (share := _share(record, old)) < 1:
+        weight, why = severity, hint
+        if share >= _REVISED_MIN:
+            weight = Severity.WARNING
+            why = f": its sources hold {share:.0%} of the lines of that fix, and say others instead"
+        texts = _changed_by_both(record, old)
+        found += [_finding(record, weight, text + why) for text in texts]
     texts = _given_up(record, old, is_held=is_held)
     return found + [_finding(record, severity, text + hint) for text in texts]
 
@@ -181,13 +189,11 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
 def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> list[str]:
     """Name what the old one did and the new one does not; all, where it lacks its patches."""
     now = {function.name for function in record.functions}
-    texts = []
-    for function in old.functions:
-        if function.name not in now:
-            text = f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
-            texts.append(text)
-        elif not is_held:
-            texts.append(f"what {old.name} changed in `{function.name}` is given up")
+    texts = [
+        f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
+        for function in old.functions
+        if function.name not in now
+    ]
     hooks = sorted(set(old.hooks) - (set(record.hooks) if is_held else set()))
     kinds = ", ".join(section.rpartition(".")[2] for section in hooks)
     if kinds:
@@ -201,16 +207,24 @@ def _holds(record: PayloadRecord, old: PayloadRecord) -> bool:
     return bool(old.patches) and all(patch.sha256 in held for patch in old.patches)
 
 
-def _is_revised(record: PayloadRecord, old: PayloadRecord) -> bool:
-    """Tell whether the sources hold most of what each of the old one's patches says.
+def _changed_by_both(record: PayloadRecord, old: PayloadRecord) -> list[str]:
+    """Name the functions that both replace."""
+    now = {function.name for function in record.functions}
+    both = [function.name for function in old.functions if function.name in now]
+    return [f"what {old.name} changed in `{name}` is given up" for name in both]
+
+
+def _share(record: PayloadRecord, old: PayloadRecord) -> float:
+    """Return which part of the old one's lines the new sources hold, in the same files.
 
     A cumulative patch that was written anew is another text with the same lines.
     """
-    lines = {line for patch in record.patches for line in patch.lines}
-    return bool(old.patches) and all(
-        patch.lines and 2 * len(lines.intersection(patch.lines)) > len(patch.lines)
+    there = Counter(line for patch in record.patches for line in patch.lines)
+    shares = [
+        (Counter(patch.lines) & there).total() / len(patch.lines) if patch.lines else 0.0
         for patch in old.patches
-    )
+    ]
+    return min(shares, default=0.0)
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:
