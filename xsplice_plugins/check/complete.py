@@ -8,7 +8,7 @@ values that the image has; what the payload holds beyond the new objects must do
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
@@ -25,7 +25,6 @@ from xsplice_plugins.check.homes import Homes, find_homes, homes_in, users
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import Unit, read_object
-from xsplice_plugins.check.otherwise import settle
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
@@ -61,7 +60,6 @@ def check_payload(
     objects: Iterable[NewObject],
     facts: Facts,
     beneath: Iterable[Beneath] = (),
-    otherwise: Container[tuple[str, str]] = (),
 ) -> CheckReport:
     """Say whether a payload turns the running hypervisor into what a full rebuild would run.
 
@@ -72,9 +70,6 @@ def check_payload(
         facts: What the build's headers define.
         beneath: Payloads that are applied before it, bottom first. What they turn the image into
             must be what the baselines say.
-        otherwise: Object and name of what the image is known to have otherwise than the objects,
-            for it was not linked from them. That is no difference where the fix leaves it alone
-            and nothing of the payload leads to it.
 
     Raises:
         ElfFormatError: A file is not what it should be.
@@ -82,7 +77,7 @@ def check_payload(
     """
     rows, report, lower = list(objects), _Report(), list(beneath)
     running = apply_payloads(image, lower, facts) if lower else image
-    olds = _baselines(image, running, rows, report, otherwise)
+    olds = _baselines(image, running, rows, report)
     loaded = load_payload(payload, "the payload", running)
     records = read_records(loaded, running, facts)
     check = Comparison(running, loaded, records)
@@ -93,8 +88,6 @@ def check_payload(
         new, *others = (_side(running, row.path, data, old) for data in (row.new, *twins))
         sides.append((new, others))
     done = _compare(check, report, sides)
-    for name, text in settle(sides, olds, loaded, otherwise, report.differences):
-        report.add(name, text)
     _hooks(check, report, [side for side, _ in sides])
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
@@ -136,11 +129,7 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
 
 
 def _baselines(
-    image: Image,
-    running: Image,
-    rows: list[NewObject],
-    report: _Report,
-    otherwise: Container[tuple[str, str]],
+    image: Image, running: Image, rows: list[NewObject], report: _Report
 ) -> dict[str, Side]:
     """Hold what lies beneath the fix against the baselines: the image, and payloads on it.
 
@@ -160,8 +149,6 @@ def _baselines(
         if match.object_path in trees_own:
             report.placed += len(match.matched)
             for mismatch in match.differs:
-                if (match.object_path, mismatch.name) in otherwise:
-                    continue
                 text = f"before the patch it is not the image's: {mismatch}"
                 report.stale[match.object_path, text] = None
             for name in match.ambiguous:

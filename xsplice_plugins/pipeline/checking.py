@@ -22,7 +22,7 @@ from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Delta, PatchDigest
@@ -70,13 +70,16 @@ def check_rebuild(
     """
     run = settled(run, image)
     digest = hashlib.sha256(payload).hexdigest()
+    needs = tuple(_needs(run, payload, image, base))
     if not objects:
-        return Checks(name=name, digest=digest, findings=_handmade(name), is_possible=False)
+        findings = (*needs, *_handmade(name))
+        return Checks(name=name, digest=digest, findings=findings, is_possible=False)
     return Checks(
         name=name,
         digest=digest,
         beneath=tuple(digest_of(path) for path in run.config.depends),
-        findings=tuple(
+        findings=needs
+        + tuple(
             _compare(
                 run,
                 name,
@@ -86,10 +89,26 @@ def check_rebuild(
                 objects,
                 is_recompiled=is_recompiled,
                 held=frozenset(patch.sha256 for patch in patches),
-                base=base,
             )
         ),
     )
+
+
+def _needs(run: Run, payload: bytes, image: bytes, base: BaseMatch | None) -> Iterator[Finding]:
+    """Say what a payload needs that a matched base has otherwise than its sources."""
+    if base is None or not base.is_matched:
+        return
+    from xsplice_plugins.check.memory import read_image  # noqa: PLC0415  only where needed
+    from xsplice_plugins.check.otherwise import needed_otherwise  # noqa: PLC0415
+    from xsplice_plugins.check.tables import layouts  # noqa: PLC0415
+    from xsplice_plugins.target.known import facts_of  # noqa: PLC0415
+
+    config = run.config
+    facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
+    hypervisor = read_image(image, "xen-syms", layouts(facts))
+    differs = object_and_name((*base.differs, *base.absent))
+    for name, why in needed_otherwise(hypervisor, payload, facts, differs, base.strangers):
+        yield _finding(Severity.ERROR, name, f"{name}: {why}", Duty.BASE)
 
 
 def shares_sections(row: NewObject) -> bool:
@@ -165,7 +184,6 @@ def _compare(
     *,
     is_recompiled: bool,
     held: frozenset[str],
-    base: BaseMatch | None,
 ) -> list[Finding]:
     from xsplice_plugins.check.complete import check_payload  # noqa: PLC0415  only where needed
     from xsplice_plugins.check.memory import read_image  # noqa: PLC0415
@@ -176,9 +194,7 @@ def _compare(
     facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
     beneath = _beneath(config.depends)
     hypervisor = read_image(image, "xen-syms", layouts(facts))
-    is_matched = base is not None and base.is_matched
-    otherwise = object_and_name(base.differs) if base and is_matched else frozenset()
-    found = check_payload(hypervisor, payload, objects, facts, beneath, otherwise)
+    found = check_payload(hypervisor, payload, objects, facts, beneath)
     still = {row.path for row in objects if row.neutral is not None}
     lines = {
         item.name for delta in deltas for item in delta.line_only if delta.object_path not in still

@@ -18,12 +18,10 @@ from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
     Duty,
     Finding,
-    Likeness,
     PayloadRecord,
     Severity,
     VerifyRequest,
     load,
-    object_and_name,
     read_file,
     record_path,
 )
@@ -169,10 +167,7 @@ def _held(
     names = sorted(touched.union(changed.differing, (lower or {}).keys() & after.objects.keys()))
     rows = both_sides(before, after, sources.patch_set, names, jobs, depths=depths, lower=lower)
     image = read_image(before.image, "xen-syms", sizes)
-    base = before.index.tree.base
-    is_matched = base is not None and base.likeness is Likeness.MATCHED
-    otherwise = object_and_name(base.differs) if base and is_matched else frozenset()
-    found = check_payload(image, payload, rows, facts, beneath, otherwise)
+    found = check_payload(image, payload, rows, facts, beneath)
     wrong = [*_link(linked), *_trees(before, after, changed), *_differences(found, rows)]
     said = wrong[:_SHOWN_MAX]
     if len(wrong) > _SHOWN_MAX:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.unit.check.building import FACTS, UNIT, World, checked, compiled, payload, size_of
 from xsplice_plugins.artefacts import from_json, to_json
-from xsplice_plugins.check.complete import check_payload
-from xsplice_plugins.check.results import CheckReport, NewObject
+from xsplice_plugins.check.otherwise import needed_otherwise
+from xsplice_plugins.check.results import CheckReport
 
 pytestmark = pytest.mark.toolchain
 
@@ -389,50 +389,20 @@ def test_hooks_are_compared(known: World, tmp_path: Path) -> None:
     assert "a hook that the new objects have not" in texts(checked(known, plain, extra))
 
 
-def built_by_another(known: World, tmp_path: Path) -> bytes:
-    """Return an object that the image was not linked from: `look` reads otherwise."""
-    return changed(known, tmp_path, ("table[i & 3]", "table[i & 1]"))
-
-
-def test_what_a_matched_base_has_otherwise_counts_where_the_fix_needs_it(
+def test_what_a_matched_base_has_otherwise_is_named_where_the_payload_needs_it(
     known: World, tmp_path: Path
 ) -> None:
-    before = built_by_another(known, tmp_path)
-    edits = (("table[i & 3]", "table[i & 1]"), TEXT)
-    new = changed(known, tmp_path, *edits)
-    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
-    fix = NewObject(path="unit.o", new=new, baseline=before)
-    otherwise = {("unit.o", "look")}
-    found = check_payload(known.image, data, [fix], FACTS, otherwise=otherwise)
-    assert found.held, found
-    assert not check_payload(known.image, data, [fix], FACTS).held
-    # A name of another object is not meant, and what is not known to differ is a difference.
-    for other in ({("other.o", "look")}, {("unit.o", "work")}):
-        assert not check_payload(known.image, data, [fix], FACTS, otherwise=other).held
+    differs, strangers = {("unit.o", "unit.c#helper"), ("other.o", "elsewhere")}, ("more",)
 
+    def needs(new: bytes, source: str, *replaced: str) -> dict[str, str]:
+        data = payload(known, new, KNOWN + source, replaced)
+        return dict(needed_otherwise(known.image, data, FACTS, differs, strangers))
 
-def test_what_the_fix_changes_calls_or_replaces_is_needed(known: World, tmp_path: Path) -> None:
-    before = built_by_another(known, tmp_path)
-    otherwise = {("unit.o", "look")}
-    # The fix changes it, and the payload leaves it out.
-    new = changed(known, tmp_path, ("table[i & 3]", "table[i & 2]"), TEXT)
-    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
-    fix = NewObject(path="unit.o", new=new, baseline=before)
-    found = check_payload(known.image, data, [fix], FACTS, otherwise=otherwise)
-    assert "look: it is not replaced" in texts(found)
-    # The payload calls it.
-    apart = (
-        "int look(int i) { return table[i & 3]",
-        "int look(int i); int look(int i) { return table[i & 1]",
-    )
-    edits = (
-        (apart[0], f"__attribute__((noipa)) {apart[1]}"),
-        ("int work", "int look(int); int work"),
-    )
-    before = changed(known, tmp_path, *edits)
-    new = changed(known, tmp_path, *edits, ("helper(x) + limit", "helper(x) + look(x)"))
-    source = "int look(int);\nint work(int x) { return helper(x) + look(x); }\n"
-    data = payload(known, new, KNOWN + source, ("work",))
-    fix = NewObject(path="unit.o", new=new, baseline=before)
-    found = check_payload(known.image, data, [fix], FACTS, otherwise=otherwise)
-    assert "look: the fix needs it, and the hypervisor has it otherwise" in texts(found)
+    new = changed(known, tmp_path, TEXT)
+    assert needs(new, FIXED_TEXT, "text") == {}
+    new = changed(known, tmp_path, WORK)
+    assert list(needs(new, FIXED_WORK, "work")) == ["unit.c#helper"]
+    far = "int work(int x) { return elsewhere(x); }\n"
+    assert "uses it" in needs(new, far, "work")["elsewhere"]
+    brought = "int more(int x) { return x; }\nint work(int x) { return more(x); }\n"
+    assert "brings it" in needs(new, brought, "work")["more"]
