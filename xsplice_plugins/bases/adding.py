@@ -146,6 +146,9 @@ def _key(order: Order) -> str:
 
 def _empty(folder: Path) -> None:
     """Remove what a run for something else has left; the lock stays."""
+    # What says that it is ready goes first: a half removed base is none.
+    for name in (BASE_FILE, "key", *(path.name for path in folder.glob("*.done"))):
+        (folder / name).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name == ".lock":
             continue
@@ -228,6 +231,9 @@ class _Work:
         if self.order.config == DEFCONFIG:
             self._make((DEFCONFIG,), "configure", 0)
             return
+        given = self.order.config or recipe.config or found.config
+        if given and config.is_symlink():
+            config.unlink()
         if self.order.config:
             config.write_bytes(read_file(Path(self.order.config)))
         elif recipe.config:
@@ -268,11 +274,11 @@ class _Work:
             return
         data = read_file(found.image)
         if data != (built / "xen-syms").read_bytes():
+            (self.folder / "is-other").touch()
             for name in _OWN_IMAGES:
                 (built / name).unlink(missing_ok=True)
             (built / "xen-syms").unlink()
             (built / "xen-syms").write_bytes(data)
-            (self.folder / "is-other").touch()
         if found.boot is not None:
             for name in _OWN_IMAGES:
                 (built / name).unlink(missing_ok=True)

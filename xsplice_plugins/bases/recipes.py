@@ -42,7 +42,10 @@ class Recipe:
         """Return the compiler's command."""
         known = dict(word.partition("=")[::2] for word in self.make)
         prefix = known.get("CROSS_COMPILE", "")
-        return shlex.split(known.get("CC", "")) or [f"{prefix}gcc"]
+        try:
+            return shlex.split(known.get("CC", "")) or [f"{prefix}gcc"]
+        except ValueError as error:
+            raise ConfigError(f"--cc {known['CC']}: not a command ({error}); name one") from error
 
 
 def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:

@@ -143,11 +143,14 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
         place.mkdir(parents=True)
         _extract(source, kind, place, log, ref)
     top = _top(place, source)
+    if into.resolve().is_relative_to(top.resolve()):
+        raise ConfigError(f"--source {source}: holds the cache folder itself; give another one")
     if kind is Kind.FOLDER:
         _copy(top, into)
     else:
         top.rename(into)
         shutil.rmtree(place, ignore_errors=True)
+    _check_links(into, source)
 
 
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
@@ -166,6 +169,20 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
     else:
         topdir = f"_topdir {place / 'rpm'}"
         run_logged(["rpmbuild", "--nodeps", "--define", topdir, "-rp", str(source)], log=log)
+
+
+def _check_links(tree: Path, source: Path) -> None:
+    """Refuse links that lead out of the tree: a build would write through them."""
+    root = os.path.realpath(tree)
+    for folder, folders, names in os.walk(tree):
+        for name in (*folders, *names):
+            path = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
+            if os.path.islink(path) and not f"{os.path.realpath(path)}/".startswith(f"{root}/"):  # noqa: PTH114
+                shutil.rmtree(tree, ignore_errors=True)
+                raise ConfigError(
+                    f"--source {source}: {os.path.relpath(path, tree)} is a link that leads out of "
+                    "it; give sources that stand alone"
+                )
 
 
 def _top(place: Path, source: Path) -> Path:

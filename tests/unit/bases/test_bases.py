@@ -306,3 +306,37 @@ def test_a_base_names_its_vendors_loader(own: Path) -> None:
     assert pipeline.open_run({"LOADER": "other"}, base, environ={}).config.loader == "other"
     with pytest.raises(ConfigError, match="known are xenserver"):
         add_base(Order(name="other", source=own, loader="acme"))
+
+
+def test_links_that_lead_out_of_the_sources_are_refused(own: Path, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.mkdir()
+    (own / "xen" / "source").symlink_to(".")
+    assert added(own).likeness is Likeness.IDENTICAL
+    (own / "xen" / "out").symlink_to(users)
+    with pytest.raises(ConfigError, match="xen/out is a link that leads out"):
+        add_base(Order(name="other", source=own))
+
+
+def test_a_configuration_that_is_a_link_is_not_written_through(own: Path, tmp_path: Path) -> None:
+    config = own / "xen" / ".config"
+    text = config.read_text()
+    config.rename(own / "xen" / "mine")
+    config.symlink_to("mine")
+    (tmp_path / "config").write_text(text + "# more\n")
+    added(own, config=str(tmp_path / "config"))
+    assert (own / "xen" / "mine").read_text() == text
+    copied = store.tree_of("base:fleet") / "xen"
+    assert (copied / "mine").read_text() == text
+    assert (copied / ".config").read_text().endswith("# more\n")
+
+
+def test_sources_that_hold_the_cache_and_words_that_are_no_command(own: Path, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="not a command"):
+        added(own, compiler='gcc "')
+    inside = cache / "bases"
+    inside.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(own, cache.parent / "outer", symlinks=True)
+    (cache.parent / "outer" / "cache").symlink_to(cache)
+    with pytest.raises(ConfigError, match="leads out"):
+        added(cache.parent / "outer")
