@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.kbuild.tree import XenTree
 
-_AT_ONCE_NS = 1_000_000_000  # between the last write of an object and its move to its place
+_AT_ONCE_NS = 50_000_000  # between the last write of an object and its move to its place
 _COPYING_NS = 60_000_000_000  # within such a time the order of what is copied says nothing
 
 #: A file's size in bytes, times of last write and of last change (ns), and digest.
