@@ -203,11 +203,12 @@ def test_drifted_compiler_stops_the_run(xen_tree: Path, tmp_path: Path) -> None:
     """A gcc that compiles otherwise: the message names the object and both compilers."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "gcc").write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && { echo "gcc (drifted) 99"; exit; }\n'
-        'exec /usr/bin/gcc "$@" -fno-tree-vrp -O1\n'
-    )
-    (folder / "gcc").chmod(0o755)
+    for name in ("gcc", "x86_64-linux-gnu-gcc"):
+        (folder / name).write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && { echo "gcc (drifted) 99"; exit; }\n'
+            'exec /usr/bin/gcc "$@" -fno-tree-vrp -O1\n'
+        )
+        (folder / name).chmod(0o755)
     run = scons(
         "xsplice",
         tmp_path / "build",

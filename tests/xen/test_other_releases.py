@@ -33,7 +33,7 @@ def series_of(release: str) -> list[Path]:
 
 def patched_copy(release: str, folder: Path) -> Path:
     """Return a copy of a built tree with the series applied, older than the build."""
-    source, root = tree_like(release), folder / "tree"
+    source, root = tree_like(release, is_debians=True), folder / "tree"
     root.mkdir()
     for name in PARTS:
         subprocess.run(["cp", "-a", source / name, root / name], check=True)
@@ -70,7 +70,11 @@ def compiler_of(tree: Path) -> str:
 def test_series_is_applied_by_git_am(
     release: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    source = request.getfixturevalue("xen_tree") if release == "4.17" else tree_like(release)
+    source = (
+        request.getfixturevalue("xen_tree")
+        if release == "4.17"
+        else tree_like(release, is_debians=True)
+    )
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     for patch in series_of(release):
         for path in re.findall(r"^--- a/(\S+)", patch.read_text(), re.MULTILINE):
@@ -88,7 +92,7 @@ def test_series_is_applied_by_git_am(
 @pytest.mark.parametrize("case", CASES)
 def test_hot_patch_is_built_and_proved(case: str, tmp_path: Path) -> None:
     folder = PATCHES / "regression" / case
-    tree = tree_like(case.partition("/")[0])
+    tree = tree_like(case.partition("/")[0], is_debians=True)
     expected = json.loads((folder / "expected.json").read_text())
     run = scons(
         "xsplice-verify", tmp_path, XEN=tree, PATCH=folder / "fix.patch", NAME="fix",

@@ -13,9 +13,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from xsplice_plugins.kbuild.tree import locate_tree
 
 ROOT = Path(__file__).resolve().parents[2] / "xen-patches"
 SERIES = sorted((ROOT / "xen-build" / "4.17").glob("*.patch"))
@@ -49,7 +52,9 @@ def tree(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make(tree: Path, goal: str, *words: str) -> subprocess.CompletedProcess[str]:
+def make(
+    tree: Path, goal: str, *words: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run one target; the environment of the test's own make does not count."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     tool = f"XSPLICE={sys.executable} -m xsplice_plugins"
@@ -58,7 +63,7 @@ def make(tree: Path, goal: str, *words: str) -> subprocess.CompletedProcess[str]
         check=False,
         capture_output=True,
         text=True,
-        env=plain | {"LC_ALL": "C", "PYTHONPATH": str(ROOT.parent)},
+        env=plain | {"LC_ALL": "C", "PYTHONPATH": str(ROOT.parent)} | dict(environ or {}),
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -173,7 +178,9 @@ def test_ordinary_build_gives_the_same_objects(tree: Path, xen_tree: Path) -> No
     Only what carries the date of the build is made again. (Runs last: it makes a new image.)
     """
     shutil.rmtree(tree / ".git")  # Xen would stamp the commit into what it builds
-    done = make(tree, "build")
+    base = locate_tree(xen_tree).base
+    words, environ = (base.make, dict(base.environment)) if base else ((), {})
+    done = make(tree, "build", *words, environ=environ)
     assert done.returncode == 0, done.stderr
     compiled = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  CC ")}
     sources = {path for path in compiled if not Path(path).name.startswith(".")}

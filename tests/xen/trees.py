@@ -43,15 +43,18 @@ def located(path: Path) -> XenTree:
     return locate_tree(path)
 
 
-def tree_like(release: str, machine: str = "x86_64") -> Path:
+def tree_like(release: str, machine: str = "x86_64", *, is_debians: bool = False) -> Path:
     """Return a built tree of a release; skip the test where there is none.
 
     Args:
         release: Major and minor number: ``4.22``.
         machine: One of `MACHINES`.
+        is_debians: Whether it must be of Debian's package.
     """
     for path in trees().values():
         tree = located(path)
-        if tree.release.startswith(f"{release}.") and tree.machine == MACHINES[machine]:
+        is_wanted = (path / "debian").is_dir() or not is_debians
+        is_like = tree.release.startswith(f"{release}.") and tree.machine == MACHINES[machine]
+        if is_wanted and is_like:
             return path
     pytest.skip(f"no built tree of Xen {release} for {machine}; name one in XSPLICE_TREES")

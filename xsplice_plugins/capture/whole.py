@@ -343,19 +343,9 @@ def _variables(tree: XenTree, index: Index) -> list[str]:
     settings = dict(tree.config)
     bits = "64" if f"{tree.arch.upper()}_64" in settings else "32"
     variables = {"XEN_TARGET_ARCH": f"{tree.arch}{'_' if tree.arch == 'x86' else ''}{bits}"}
-    for (_, name), text in sorted(index.texts.items()):
-        if not name.endswith(".o") or " -c " not in text:
-            continue
-        command = text.split(":=", 1)[1].strip()
-        front = command[: next(w.start for w in words(command) if w.text.startswith("-"))].strip()
-        match = _COMPILER.match(front.split()[-1])
-        if match is None or name.startswith(("fixdep", "conf", "symbols")):
-            continue
-        if match[1]:
-            variables["CROSS_COMPILE"] = match[1]
-        if front != match[1] + "gcc":
-            variables["CC"] = front
-        break
+    # The record of a base says it all.
+    known = tree.base.make if tree.base is not None else ()
+    variables |= dict(word.split("=", 1) for word in known) or _compiler(index)
     text = index.texts.get(("include/xen", "compile.h"), "")
     for _, name, value in _STAMP.findall(text):
         if name in _STAMP_VARIABLES:
@@ -364,6 +354,19 @@ def _variables(tree: XenTree, index: Index) -> list[str]:
         made = read_text(str(tree.build_root / "include" / "xen" / "compile.h"))
         for name, value in _STAMP_DEFINES.findall(made):
             variables[_STAMP_VARIABLES[name.lower()]] = value
-    if tree.base is not None:  # the base's record says it all
-        variables |= dict(word.split("=", 1) for word in tree.base.make)
     return [f"{name}={value}" for name, value in sorted(variables.items())]
+
+
+def _compiler(index: Index) -> dict[str, str]:
+    """Return how make was told of the compiler, from the first object that was compiled."""
+    for (_, name), text in sorted(index.texts.items()):
+        if not name.endswith(".o") or " -c " not in text:
+            continue
+        command = text.split(":=", 1)[1].strip()
+        front = command[: next(w.start for w in words(command) if w.text.startswith("-"))].strip()
+        match = _COMPILER.match(front.split()[-1])
+        if match is None or name.startswith(("fixdep", "conf", "symbols")):
+            continue
+        named = {"CROSS_COMPILE": match[1]} if match[1] else {}
+        return named if front == match[1] + "gcc" else named | {"CC": front}
+    return {}
