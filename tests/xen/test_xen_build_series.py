@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,18 +52,26 @@ def tree(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make(
-    tree: Path, goal: str, *words: str, environ: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run one target; the environment of the test's own make does not count."""
+@cache
+def settings() -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return what make was told when the tree was built: variables, and its environment."""
+    base = locate_tree(Path(os.environ["XSPLICE_XEN_TREE"])).base
+    if base is None:
+        return ("XEN_TARGET_ARCH=x86_64",), {}
+    return base.make, dict(base.environment)
+
+
+def make(tree: Path, goal: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run one target as the tree was built; the environment of the test's own make is none."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     tool = f"XSPLICE={sys.executable} -m xsplice_plugins"
+    variables, environ = settings()
     done = subprocess.run(
-        ["make", "-C", tree / "xen", "XEN_TARGET_ARCH=x86_64", tool, goal, *words],
+        ["make", "-C", tree / "xen", *variables, tool, goal, *words],
         check=False,
         capture_output=True,
         text=True,
-        env=plain | {"LC_ALL": "C", "PYTHONPATH": str(ROOT.parent)} | dict(environ or {}),
+        env=plain | environ | {"LC_ALL": "C", "PYTHONPATH": str(ROOT.parent)},
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -178,9 +186,7 @@ def test_ordinary_build_gives_the_same_objects(tree: Path, xen_tree: Path) -> No
     Only what carries the date of the build is made again. (Runs last: it makes a new image.)
     """
     shutil.rmtree(tree / ".git")  # Xen would stamp the commit into what it builds
-    base = locate_tree(xen_tree).base
-    words, environ = (base.make, dict(base.environment)) if base else ((), {})
-    done = make(tree, "build", *words, environ=environ)
+    done = make(tree, "build")
     assert done.returncode == 0, done.stderr
     compiled = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  CC ")}
     sources = {path for path in compiled if not Path(path).name.startswith(".")}
