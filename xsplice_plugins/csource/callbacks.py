@@ -28,13 +28,8 @@ _NO_TYPES = {"return", "goto", "else", "case", "sizeof", "do", "break", "continu
 _NO_CALLS = {"if", "while", "switch", "for", "sizeof", "typeof", "__typeof__", "return", "case"}
 #: They call the function, and keep nothing; those of the second row only if they are told to wait.
 _AT_ONCE = {"stop_machine_run", "sort", "bsearch", "alternative_call", "alternative_vcall"}
-_WAITING = {
-    "rangeset_report_ranges",
-    "rangeset_consume_ranges",
-    "on_selected_cpus",
-    "on_each_cpu",
-    "smp_call_function",
-}
+_WAITING = {"rangeset_report_ranges", "rangeset_consume_ranges",
+            "on_selected_cpus", "on_each_cpu", "smp_call_function"}  # fmt: skip
 #: The data comes right behind the function; other arguments say when and where it is called.
 _DATA_BEHIND = {"init_timer", "tasklet_init", "softirq_tasklet_init",
                 "continue_hypercall_on_cpu", *_WAITING}  # fmt: skip
