@@ -140,7 +140,9 @@ def test_a_frame_in_a_payload_is_met(case: str, crash: str, tree: Path, tmp_path
 @real
 def test_payloads_lie_where_the_model_puts_them(tree: Path, tmp_path: Path) -> None:
     """The console names the address of a table in the payload; the model has it there too."""
-    data = (tree / "xen" / "test" / "livepatch" / "xen_hello_world.livepatch").read_bytes()
+    patch = FOLDER / "alternative" / "fix.patch"
+    scons("xsplice", tmp_path, XEN=tree, PATCH=patch, NAME="fix").assert_success()
+    data = (tmp_path / "fix" / "fix.livepatch").read_bytes()
     release = hypervisor.release("4.17.5")
     image = hypervisor.boot((tree / "xen" / "xen-syms").read_bytes(), release=release)
     hv = hypervisor.Hypervisor(image, release)
