@@ -75,6 +75,28 @@ def test_what_is_handed_out_before_apply_dangles_when_apply_fails() -> None:
     )
 
 
+#: movl $5, counter(%rip); xor counter(%rip); kept = counter; counter = kept
+SET = ("c7050000000005000000", [(2, 2, "counter", -8)])
+TURN = ("83350000000001", [(2, 2, "counter", -5)])
+KEEP = ("8b0500000000 890500000000", [(2, 2, "counter", -4), (8, 2, "kept", -4)])
+RESTORE = ("8b0500000000 890500000000", [(2, 2, "kept", -4), (8, 2, "counter", -4)])
+
+
+@pytest.mark.parametrize("change", [SET, TURN])
+def test_what_a_hook_before_apply_changes_in_xen_stays_when_apply_fails(
+    change: tuple[str, list[tuple[int, int, str, int]]],
+) -> None:
+    report = proof(draft_of(preapply=(KEEP, change), postrevert=(RESTORE,)))
+    assert (report.verdict, report.step) == ("unknown", "preapply-hook")
+    assert report.reason.startswith(f"{LATE}, then it is unloaded: a hook changes counter, and")
+    later = draft_of(preapply=(), load=(KEEP,), postapply=(change,), postrevert=(RESTORE,))
+    assert proof(later).reason.startswith(f"{WAITING}, then it is unloaded: a hook changes counter")
+    looks = ("837f0400 7401 c3", [])  # as below: nothing if it failed
+    right = draft_of(preapply=(), load=(KEEP,), postapply=(looks, change), postrevert=(RESTORE,))
+    assert proof(right).verdict == "proved", proof(right).reason
+    assert proof(draft_of(preapply=(KEEP,))).verdict == "proved", "its own variable"
+
+
 def test_what_is_handed_out_once_it_is_applied_is_proved() -> None:
     right = draft_of(preapply=(), load=(HAND_OUT,), unload=(TAKE_BACK,), postrevert=())
     report = proof(right)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import X86_64
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, XenRefusal
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, Unknown, XenRefusal
+from xsplice_plugins.hypervisor.image.memory import Perm
 from xsplice_plugins.hypervisor.proof.dangling import TAKE_BACK, check_pointers
 from xsplice_plugins.hypervisor.proof.withdrawn import check_freed, check_variables, what_is_used
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
@@ -124,7 +125,45 @@ def _refused_apply(course: Course, why: str) -> tuple[Hypervisor, LoadedPayload,
 
 def _unloaded(course: Course, why: str) -> None:
     hint = "no hook runs then; hand it out in one that runs once it is applied"
-    _end(*_refused_apply(course, why), hint if why == _LATE else TAKE_BACK)
+    hv, top = _loaded(course)
+    before, data = hv.memory.digest(owner="xen", code_only=True), _xens_data(hv)
+    kept = set(hv.told)
+    _failed(hv, top, Command.APPLY, why)
+    set_by_hook = _written(hv, data, kept)
+    _end(hv, top, before, hint if why == _LATE else TAKE_BACK)
+    left = {addr for addr, byte in set_by_hook.items() if hv.memory.peek(addr, 1)[0] == byte}
+    if left:
+        name = (hv.image.name_of(min(left)) or f"{min(left):#x}").partition("+")[0]
+        raise Unknown(
+            "preapply-hook",
+            f"a hook changes {name}, and nothing undoes it; change it in a hook that runs once it "
+            "is applied",
+        )
+
+
+def _xens_data(hv: Hypervisor) -> list[tuple[int, bytes]]:
+    """Give the hypervisor's own data that can be written, with where it lies."""
+    own = (segment for segment in hv.memory.segments() if segment.owner == "xen")
+    return [(part.addr_virt, bytes(part.data)) for part in own if Perm.WRITE in part.perm]
+
+
+def _written(hv: Hypervisor, data: list[tuple[int, bytes]], kept: set[int]) -> dict[int, int]:
+    """Give what hooks have written to the hypervisor's data: address and byte.
+
+    Args:
+        hv: The hypervisor, after the hooks.
+        data: Its data before.
+        kept: The bytes that hooks had written before, whatever a host holds there.
+    """
+    found: dict[int, int] = {}
+    for start, old in data:
+        new = hv.memory.peek(start, len(old))
+        if new != old:
+            pairs = enumerate(zip(old, new, strict=True))
+            found |= {start + at: byte for at, (was, byte) in pairs if was != byte}
+        same = (addr for addr in hv.told - kept if start <= addr < start + len(old))
+        found |= {addr: new[addr - start] for addr in same}
+    return found
 
 
 def _applied_again(course: Course, why: str) -> None:
