@@ -136,15 +136,19 @@ def run_batch(machine: Machine, cases: Sequence[Case]) -> tuple[list[tuple[StepR
 def judge_prefix(
     machine: Machine, case: Case, predicted: tuple[Prediction, ...]
 ) -> tuple[Agreement, str]:
-    """Judge a case that stopped answering before its hazard, by the steps before the hazard alone.
+    """Judge a case that stopped answering before its end, by the steps before the last one alone.
+
+    The last one is a hazard, or depends on what only a host knows.
 
     A hypervisor that hangs takes its last words along: they are still in its transmit buffer.
     """
     calm = Case(name=case.name, steps=case.steps[: len(predicted) - 1], payloads=case.payloads)
     ((observed, *_), _) = run_batch(machine, [calm])
     agreement, text = compare(predicted[:-1], observed)
+    last = predicted[-1]
     if agreement is Agreement.AGREE:
-        return Agreement.CRASH_PREDICTED, f"its last words are lost: {predicted[-1].hazard}"
+        met = Agreement.CRASH_PREDICTED if last.hazard else Agreement.UNKNOWN
+        return met, f"its last words are lost: {last.hazard or last.unknown}"
     return agreement, text
 
 
@@ -157,7 +161,8 @@ def judge(
         found, _ = run_batch(machine, [case for case, _ in left[:batch]])
         for (case, predicted), observed in zip(left, found, strict=False):
             agreement, text = compare(predicted, observed)
-            if agreement is Agreement.CRASH_UNPREDICTED and predicted[-1].hazard:
+            is_open = bool(predicted[-1].hazard or predicted[-1].unknown)
+            if agreement is Agreement.CRASH_UNPREDICTED and is_open:
                 agreement, text = judge_prefix(machine, case, predicted)
             yield Outcome(
                 case=case,
