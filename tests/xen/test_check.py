@@ -14,7 +14,7 @@ from tests.xen.check_campaign import Judged
 from tests.xen.differ_campaign import campaign
 from tests.xen.differ_mutations import CLASSES
 from tests.xen.differ_pairs import EditedTree
-from tests.xen.wrong_payloads import (
+from tests.xen.right_payloads import (
     CASES,
     Built,
     addresses_of,
@@ -22,9 +22,8 @@ from tests.xen.wrong_payloads import (
     image_of,
     is_caught,
     judge,
-    led_to,
-    wrong_payloads,
 )
+from tests.xen.wrong_payloads import led_to, wrong_payloads
 from xsplice_plugins.check.base import match_objects
 from xsplice_plugins.check.memory import Image, read_image
 from xsplice_plugins.check.results import CheckReport, ImageMatch
@@ -156,7 +155,7 @@ def test_the_payload_of_another_fix_does_not_pass(xen_tree: Path, built: dict[st
 
 
 def test_wrong_payloads_are_caught(xen_tree: Path, built: dict[str, Built]) -> None:
-    """A sample of the campaign that ``wrong_payloads.py`` runs."""
+    """A sample of the campaign that ``wrong_campaign.py`` runs."""
     dice = random.Random(50)  # noqa: S311  # cases, not secrets
     image = image_of(xen_tree, built["cold-part"].facts)
     chosen = [

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.kit.build import Run, scons
-from tests.xen.wrong_payloads import addresses_of, image_of, wrong_payloads
+from tests.xen.right_payloads import addresses_of, image_of
+from tests.xen.wrong_payloads import wrong_payloads
 from xsplice_plugins import cli, pipeline
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.results import Beneath, NewObject

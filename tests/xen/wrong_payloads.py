@@ -1,61 +1,27 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Payloads that load and are wrong: each must be caught by the independent check alone.
 
 They are made from right ones, one place at a time: no byte moves, so that the file stays what the
-loader takes. Only ELF's own layout is used here, not the code under test. Prints a table by kind.
+loader takes. Only ELF's own layout is used here, not the code under test.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import json
 import random
 import struct
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from tests.kit.build import ROOT, scons
 from tests.xen.mutations import Sec, put, sections_of
-from xsplice_plugins import hypervisor, pipeline
-from xsplice_plugins.artefacts import Facts
-from xsplice_plugins.check.complete import check_payload
-from xsplice_plugins.check.memory import Image, read_image
-from xsplice_plugins.check.results import CheckReport, NewObject
-from xsplice_plugins.check.tables import layouts
+from xsplice_plugins.check.memory import Image
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHT_RELA, SHT_SYMTAB, STT_SECTION
-from xsplice_plugins.errors import XspliceError
 
-FOLDER = ROOT / "xen-patches" / "regression" / "4.17"
-CASES = sorted(
-    path.name
-    for path in FOLDER.iterdir()
-    if (path / "expected.json").exists()
-    and json.loads((path / "expected.json").read_text())["verdict"] == "accepted"
-)
 ALLOC, WRITE, EXEC = 2, 1, 4
 RECORD = 104
 TABLES = {".altinstructions": 14, ".ex_table": 8, ".bug_frames.0": 8, ".bug_frames.1": 8,
           ".bug_frames.2": 8}  # fmt: skip
 REPLACEMENT_LENGTH = 11  #: offset of a byte in an entry of .altinstructions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """A right payload with all that it was made from."""
-
-    name: str
-    payload: bytes
-    objects: tuple[NewObject, ...]
-    facts: Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,58 +31,6 @@ class Wrong:
     kind: str
     name: str
     data: bytes
-
-
-def build(case: str, tree: Path, folder: Path, patch: Path | None = None) -> Built:
-    """Build a hot-patch twice: as it is, and with line numbers held still.
-
-    Without a patch it is the regression hot-patch of that name.
-    """
-    patch = patch or FOLDER / case / "fix.patch"
-    for lines in ("0", "1"):
-        scons("xsplice", folder / lines, XEN=tree, PATCH=patch, NAME="fix",
-              SIGNER="none", LINE_NEUTRAL=lines).assert_success()  # fmt: skip
-    plain, neutral = folder / "0/fix/objects", folder / "1/fix/objects"
-    objects = []
-    for path in sorted(plain.rglob("*.pair.json")):
-        pair = json.loads(path.read_text())
-        twin = neutral / path.relative_to(plain)
-        still = json.loads(twin.read_text())["new"]
-        if pair["new"]:
-            objects.append(
-                NewObject(
-                    path=pair["object_path"],
-                    new=(path.parent / pair["new"]).read_bytes(),
-                    baseline=(path.parent / pair["baseline"]).read_bytes(),
-                    neutral=(twin.parent / still).read_bytes() if still else None,
-                )
-            )
-    facts = pipeline.base_of_tree(tree).facts
-    assert facts is not None
-    return Built(
-        name=case,
-        payload=(folder / "0/fix/fix.livepatch.unsigned").read_bytes(),
-        objects=tuple(objects),
-        facts=facts,
-    )
-
-
-def image_of(tree: Path, facts: Facts) -> Image:
-    """Read the tree's image for the check."""
-    return read_image((tree / "xen/xen-syms").read_bytes(), "xen-syms", layouts(facts))
-
-
-def judge(image: Image, built: Built, data: bytes) -> CheckReport | XspliceError:
-    """Run the check; what cannot be read at all is caught as well."""
-    try:
-        return check_payload(image, data, built.objects, built.facts)
-    except XspliceError as error:
-        return error
-
-
-def is_caught(found: CheckReport | XspliceError) -> bool:
-    """Tell whether the check speaks against a payload."""
-    return isinstance(found, XspliceError) or not found.held
 
 
 def led_to(data: bytes, image: Image, section: str, place: int) -> bytes:
@@ -424,69 +338,3 @@ def wrong_payloads(
         for _, rows in sorted(kinds.items())
         for wrong in dice.sample(rows, min(each, len(rows)))
     ]
-
-
-def addresses_of(image: Image) -> dict[str, set[int]]:
-    """Return where the image has each name."""
-    return {name: {symbol.value for symbol in rows} for name, rows in image.homes.items()}
-
-
-class Loader:
-    """Says whether the model takes a payload; nothing of it is run."""
-
-    def __init__(self, tree: Path) -> None:
-        self.release = hypervisor.release("4.17.5")
-        self.image = hypervisor.boot((tree / "xen/xen-syms").read_bytes(), release=self.release)
-
-    def takes(self, data: bytes) -> bool:
-        """Tell whether an upload succeeds."""
-        try:
-            xen = hypervisor.Hypervisor(self.image, self.release)
-            return xen.upload(b"wrong\0", data).accepted
-        except hypervisor.Hazard:
-            return False
-
-
-def main() -> int:
-    """Run the campaign; 1 if a wrong payload was not caught."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tree", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=8, help="of a kind and payload, at most")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cases", nargs="*", default=CASES)
-    parser.add_argument("--build", type=Path, help="folder for what is built; kept")
-    given = parser.parse_args()
-    dice = random.Random(given.seed)  # noqa: S311  # cases, not secrets
-    loader = Loader(given.tree)
-    table: dict[str, collections.Counter[str]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        base = given.build or Path(scratch)
-        for case in given.cases:
-            built = build(case, given.tree, base / case)
-            image = image_of(given.tree, built.facts)
-            assert not is_caught(judge(image, built, built.payload)), case
-            for wrong in wrong_payloads(built.payload, addresses_of(image), dice, given.each):
-                row = table.setdefault(wrong.kind, collections.Counter())
-                if not loader.takes(wrong.data):
-                    row["refused"] += 1
-                    continue
-                start = time.perf_counter()
-                caught = is_caught(judge(image, built, wrong.data))
-                row["time"] += round(1000 * (time.perf_counter() - start))  # milliseconds
-                row["caught" if caught else "missed"] += 1
-                if not caught:
-                    sys.stdout.write(f"MISSED {case}: {wrong.kind}: {wrong.name}\n")
-    sys.stdout.write(f"seed {given.seed}\n{'kind':34} caught missed  refused by the loader\n")
-    total: collections.Counter[str] = collections.Counter()
-    for kind, row in sorted(table.items()):
-        sys.stdout.write(f"{kind:34} {row['caught']:6} {row['missed']:6} {row['refused']:8}\n")
-        total += row
-    sys.stdout.write(f"{'all':34} {total['caught']:6} {total['missed']:6} {total['refused']:8}\n")
-    sys.stdout.write(
-        f"{total['time'] / max(total['caught'] + total['missed'], 1):.0f} ms a check\n"
-    )
-    return 1 if total["missed"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
