@@ -50,23 +50,23 @@ class PatchDigest:
     name: str  #: of its file; does not count
     sha256: str  #: of the text, as `PatchFile` has it
     files: tuple[str, ...]  #: as in `PatchFile`
-    #: Short digests of the lines that it adds, or, if it adds none, takes away: what a revised
-    #: patch has in common with it.
+    #: Short digests of the lines that it adds (``+``) and takes away (``-``): what a revised patch
+    #: has in common with it.
     lines: tuple[str, ...] = ()
 
 
 def _lines(text: str) -> tuple[str, ...]:
     """Return a short digest of each line of a diff that says something, with its file; sorted."""
-    path, found = "", {"+": [], "-": []}  # type: tuple[str, dict[str, list[str]]]
+    path, found = "", []
     for row in text.splitlines():
         if row.startswith("+++ "):
             path = row[4:].split("\t")[0].partition("/")[2]
-        elif row[:1] in found and not row.startswith("---"):
+        elif row[:1] in {"+", "-"} and not row.startswith("---"):
             word = "".join(row[1:].split())
             if len(word) >= _SAYS_CHARACTERS:
                 said = f"{path}\0{word}".encode("utf-8", "surrogateescape")
-                found[row[0]].append(hashlib.sha256(said).hexdigest()[:12])
-    return tuple(sorted(found["+"] or found["-"]))
+                found.append(row[0] + hashlib.sha256(said).hexdigest()[:12])
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

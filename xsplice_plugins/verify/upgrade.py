@@ -177,7 +177,7 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         hint = f", and its sources lack that fix; {both}, or unload it first"
     if not is_held and (share := _share(record, old)) < 1:
         weight, why = severity, hint
-        if share >= _REVISED_MIN:
+        if share >= _REVISED_MIN and not _leaves_in(record, old):
             weight = Severity.WARNING
             why = f": its sources hold {share:.0%} of the lines of that fix, and say others instead"
         texts = _changed_by_both(record, old)
@@ -225,6 +225,13 @@ def _share(record: PayloadRecord, old: PayloadRecord) -> float:
         for patch in old.patches
     ]
     return min(shares, default=0.0)
+
+
+def _leaves_in(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether the new sources keep a line that the old one took away."""
+    there = {line for patch in record.patches for line in patch.lines}
+    gone = {line for patch in old.patches for line in patch.lines if line.startswith("-")}
+    return not gone <= there
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:

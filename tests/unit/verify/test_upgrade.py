@@ -238,17 +238,18 @@ def test_what_is_given_up_must_be_meant(
 @pytest.mark.parametrize(
     ("lines", "severity"),
     [
-        (("1", "2", "2", "3"), None),
-        (("1", "2", "2", "4"), Severity.WARNING),
-        (("1", "2", "3"), Severity.WARNING),
-        (("1", "2", "4"), Severity.UNCHECKED),
+        (("+1", "+2", "+2", "-3"), None),
+        (("+1", "+2", "+4", "-3"), Severity.WARNING),
+        (("+1", "+2", "-3"), Severity.WARNING),
+        (("+1", "+2", "+2", "+4"), Severity.UNCHECKED),  # it keeps what the old one took away
+        (("+1", "+4", "-3"), Severity.UNCHECKED),
         ((), Severity.UNCHECKED),
     ],
 )
 def test_a_cumulative_patch_that_was_written_anew_holds_the_lines_of_the_old_one(
     lines: tuple[str, ...], severity: Severity | None, tmp_path: Path
 ) -> None:
-    fix = replace(OLD_PATCH, lines=("1", "2", "2", "3"))
+    fix = replace(OLD_PATCH, lines=("+1", "+2", "+2", "-3"))
     before = record_with("old", replaced=("guarded",), patches=(fix,))
     after = record_with("new", replaced=("guarded",), patches=(replace(OTHER_PATCH, lines=lines),))
     _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], after)
@@ -256,17 +257,19 @@ def test_a_cumulative_patch_that_was_written_anew_holds_the_lines_of_the_old_one
     assert all("what old changed in `guarded`" in loss.text for loss in losses)
 
 
-def test_a_patchs_lines_are_what_it_adds_else_what_it_takes_away() -> None:
+def test_a_patchs_lines_are_what_it_adds_and_takes_away() -> None:
     def lines(text: str) -> tuple[str, ...]:
         rows = PatchFile(name="a", text=text, files=("a.c",))
         return PatchSet(name="a", strip=1, patches=(rows,), touched=()).digests[0].lines
 
     added = lines("--- a/a.c\n+++ b/a.c\n@@ -1 +1,3 @@\n-  gone();\n+  new();\n+}\n+  more( x );\n")
-    assert len(added) == 2
-    assert added == lines("+++ b/a.c\n@@ -9 +9,2 @@\n+new();\n+\tmore(x);\n")
-    assert added != lines("+++ b/other.c\n@@ -9 +9,2 @@\n+new();\n+\tmore(x);\n")
-    taken = lines("@@ -1 +0,0 @@\n-  gone();\n")
-    assert (len(taken), taken == added) == (1, False)
+    assert [line[0] for line in added] == ["+", "+", "-"]
+    assert added == lines("+++ b/a.c\n@@ -9 +9,2 @@\n+new();\n-gone ();\n+\tmore(x);\n")
+    assert added != lines("+++ b/other.c\n@@ -9 +9,2 @@\n+new();\n-gone();\n+\tmore(x);\n")
+    (taken,) = lines("+++ b/a.c\n@@ -1 +0,0 @@\n-  gone();\n")
+    (given,) = lines("+++ b/a.c\n@@ -1 +0,0 @@\n+  gone();\n")
+    assert taken in added
+    assert given not in added
 
 
 def test_an_upgrade_whose_sources_hold_the_old_ones_loses_nothing(tmp_path: Path) -> None:
