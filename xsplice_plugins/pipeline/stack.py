@@ -152,6 +152,8 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
                 say(Severity.UNCHECKED, f"{path.name}: its patches were not looked for, {why}")
             else:  # the check holds it against the patch that was named for it
                 say(Severity.HELD, f"{path.name} has no record, and the patch named for it is held")
+                text = f"{path.name} has no record: whether it leaves something behind, or lays"
+                say(Severity.WARNING, f"{text} structures out otherwise, was not judged here")
             continue
         common = sorted(names & {_function(row.name) for row in below.functions})
         what = _some(common)

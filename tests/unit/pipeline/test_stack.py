@@ -214,6 +214,15 @@ def test_what_is_written_by_hand_may_replace_again_and_that_is_noted(tmp_path: P
         assert said(record) == [("exempt", f"hand-written: {record.notes[0]}")]
 
 
+def test_of_a_payload_without_a_record_its_own_faults_are_not_known(tmp_path: Path) -> None:
+    one = below(tmp_path, "A", A)
+    record_path(one).unlink()
+    held, warned = said(check_replaced(config(one), record_with(), Stack(patches=fix(A).digests)))
+    assert held == ("held", "A.livepatch has no record, and the patch named for it is held")
+    assert warned[0] == "warning"
+    assert warned[1].startswith("A.livepatch has no record: whether it leaves something behind")
+
+
 def test_objects_of_unknown_sources_leave_it_unchecked(tmp_path: Path) -> None:
     one = below(tmp_path, "one", A)
     record = check_replaced(config(one), record_with(), Stack())
