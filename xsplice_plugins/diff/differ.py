@@ -141,6 +141,13 @@ def diff_objects(
             Severity.UNCHECKED,
             object_path,
             refuse.open_questions(canon, closure),
+        )
+        + findings_about(
+            Duty.COMPLETE,
+            "differ",
+            Severity.UNCHECKED,
+            object_path,
+            refuse.without_landing(canon, comparison),
         ),
     )
     source = source_path or _file_name(new_file, old_file)

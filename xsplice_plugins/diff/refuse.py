@@ -296,6 +296,22 @@ def open_questions(canon: Canon, closure: Closure) -> tuple[str, ...]:
     return (*questions, *asked)
 
 
+def without_landing(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
+    """Say which functions become such as are called through pointers, with an entry that is none.
+
+    The old entry is what everybody calls; the payload writes its jump there, and no ENDBR64.
+    """
+    endbr = canon.old.profile.machine.endbr
+    rows = [(canon.old.all[row.old], canon.new.all[at]) for at, row in comparison.changed.items()]
+    return tuple(
+        f"`{old.name}` begins with ENDBR64 now, and its entry in the hypervisor does not: a call "
+        "through a pointer faults where the processor enforces CET; call a new function instead"
+        for old, new in sorted(rows, key=lambda row: row[0].decorated)
+        if endbr and canon.new.content(new).startswith(endbr)
+        if not canon.old.content(old).startswith(endbr)
+    )
+
+
 def _anchors(canon: Canon) -> Iterator[Refusal]:
     """Refuse rearranged data that code may reach from a neighbour.
 

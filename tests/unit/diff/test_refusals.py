@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.differ_inputs import assemble, compile_c, diff, diff_c, summary
+from xsplice_plugins.artefacts import Duty
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.errors import DiffError, ElfFormatError
 
@@ -76,6 +77,22 @@ def test_the_jump_stands_behind_endbr64(tmp_path: Path, body: str, is_refused: b
     before = assemble(tmp_path, text.format(body))
     delta = diff(before, assemble(tmp_path, text.format(body + "; ud2")))
     assert [r.code for r in delta.refused] == (["TOO_SHORT"] if is_refused else [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_open"),
+    [("", "endbr64;", True), ("endbr64;", "endbr64;", False), ("endbr64;", "", False)],
+)
+def test_an_entry_that_no_pointer_may_lead_to_stays_one(
+    tmp_path: Path, before: str, after: str, is_open: bool
+) -> None:
+    text = '.section .text.f, "ax"\n.globl f\n.type f, @function\nf: {} {}\n.size f, .-f\n'
+    room = "nop; nop; nop; nop; nop; "
+    old = assemble(tmp_path, text.format(before, f"{room} leave"))
+    delta = diff(old, assemble(tmp_path, text.format(after, f"{room} ret")))
+    assert ([c.name for c in delta.changed], delta.refused) == (["f"], ())
+    rows = [row.text for row in delta.findings if row.obligation is Duty.COMPLETE]
+    assert [row.startswith("`f` begins with ENDBR64 now") for row in rows] == [True] * is_open
 
 
 def test_a_second_entry_inside_a_function_is_refused(tmp_path: Path) -> None:
