@@ -3,11 +3,15 @@
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from xsplice_plugins.errors import MachineError
+
+_TRIES_MAX = 5  #: to make a folder that another run removes meanwhile
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -44,7 +48,7 @@ def locked(
     is_shared: bool = False,
     name: str = ".lock",
     waiting: Callable[[], object] = lambda: None,
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Hold a folder's lock, so that two runs do not work on the same thing.
 
     Args:
@@ -53,24 +57,46 @@ def locked(
         name: Of the file that is locked.
         waiting: Called when somebody else holds it.
 
+    Yields:
+        The lock's descriptor. A program that inherits it holds the lock as well.
+
     Raises:
         MachineError: The folder cannot be written.
     """
     kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / name).open("w")
-    except OSError as error:
-        raise MachineError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    with handle:
+    while True:
+        with _opened(folder, name) as handle:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, kind)
+            if _is_still(handle, folder / name):
+                yield handle.fileno()
+                return
+
+
+def _opened(folder: Path, name: str) -> TextIO:
+    """Open the file that is locked, in a folder that others may remove at the same time."""
+    tries = 0
+    while True:
         try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(handle, kind)
-        yield
+            folder.mkdir(parents=True, exist_ok=True)
+            return (folder / name).open("w")
+        except OSError as error:
+            tries += 1
+            if not isinstance(error, FileNotFoundError) or tries == _TRIES_MAX:
+                raise MachineError(
+                    f"{folder}: cannot be written ({error.strerror}); choose another folder"
+                ) from error
+
+
+def _is_still(handle: TextIO, path: Path) -> bool:
+    """Tell whether what was locked is what others will lock: its folder may be gone meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def remove_unused(folder: Path) -> bool:

@@ -33,7 +33,7 @@ ALLOWED = {
     "csource": {"errors", "artefacts"},
     "patch": FOUNDATION | {"csource"},
     "kbuild": FOUNDATION | {"target"},  # facts that no tree tells
-    "capture": FOUNDATION | {"patch", "csource", "kbuild"},  # what is patched is captured
+    "capture": FOUNDATION | {"patch", "csource", "kbuild", "system"},  # what is patched is captured
     "diff": FOUNDATION | {"target"},
     "link": FOUNDATION | {"target"},
     "sign": FOUNDATION,

@@ -9,17 +9,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import CaptureError, MachineError
+from xsplice_plugins.system.process import GUARDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Runs a command; when the other end of its input is closed, by us or by our death, everything
-#: that the command started is ended.
-_GUARDED = """exec 3<&0
-(read -r _ <&3; kill -KILL 0) & guard=$!
-"$@" </dev/null 3<&-; status=$?
-kill -KILL $guard
-exit $status"""
 #: Our ends of the guards of the makes that run, under the lock.
 _ends: set[int] = set()
 _lock = threading.Lock()
@@ -52,7 +46,7 @@ def run_guarded(command: list[str], settings: Mapping[str, str]) -> tuple[int, s
         _ends.add(ours)
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDED, "sh", *command],
+            ["/bin/sh", "-c", GUARDED, "sh", *command],
             env=dict(settings),
             stdin=theirs,
             stdout=subprocess.DEVNULL,
