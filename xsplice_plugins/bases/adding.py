@@ -6,29 +6,34 @@ Each finished step leaves a stamp; an interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
-import shutil
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save, write_file
 from xsplice_plugins.bases import shipped
-from xsplice_plugins.bases.checking import compare
+from xsplice_plugins.bases.checking import compare, keep_inputs, origin_of
+from xsplice_plugins.bases.orders import ORDER_FILE, Order, check_order, key_of, rows_of, to_keep
 from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, ask_compiler, recipe_of
-from xsplice_plugins.bases.sources import digest_of, kind_of, unpack
-from xsplice_plugins.bases.store import folder_of, load_base
+from xsplice_plugins.bases.sources import kind_of, unpack
+from xsplice_plugins.bases.store import (
+    KEY_FILE,
+    discard,
+    empty,
+    folder_of,
+    load_base,
+    next_place,
+    places_of,
+    ready_place,
+    said_clearly,
+    take_away,
+)
 from xsplice_plugins.cache import locked
-from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hypervisor.facts.releases import check_loader
+from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
-#: Changes when the steps below change what comes out; part of a base's key.
-_RECIPE = "1"
 #: About as many lines as a build of 4.17 prints; only the progress bar reads it.
 _BUILD_LINES_ABOUT = 600
 _PROGRAMS = {
@@ -41,35 +46,15 @@ _PROGRAMS = {
     "python3": "python3",
 }
 _FILES = {"/usr/include/stdio.h": "libc6-dev", "/usr/include/libelf.h": "libelf-dev"}
-#: Fields of an order that do not decide what a base is, or are read otherwise.
-_NOT_KEY = {"name", "jobs", "mirror", "source", "ref", "is_replaced"}
 _OWN_IMAGES = ("xen", "xen.gz", "xen.efi")
 #: What of the user's environment make sees; the rest is in no key.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
 
+#: Lies beside the tree while make runs, and stays if that was killed: what it left may be half.
+_MAKING = "making"
+
 #: Told the step's name, how far it is, and how far it goes (0: not known).
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What a user asks for."""
-
-    name: str
-    source: Path | None = None  #: ``None`` with ``debian``
-    ref: str = ""  #: tag or commit, where the source is a clone
-    debian: str = ""  #: version of Debian's package, or a Debian release: ``12``
-    config: str = ""  #: a file, or ``defconfig``; "" for the one that comes with the sources
-    image: Path | None = None  #: the shipped ``xen-syms``
-    boot: Path | None = None  #: the shipped ``xen`` or ``xen.gz``
-    pristine: tuple[Path, ...] = ()  #: patches that the running hypervisor was built with
-    make: tuple[str, ...] = ()  #: variables of make
-    targets: tuple[str, ...] = ()  #: more targets of make
-    compiler: str = ""
-    loader: str = ""  #: a vendor's loader, by its name
-    mirror: str = ""  #: an archive in place of the system's
-    jobs: int = 1
-    is_replaced: bool = False  #: make it again if the name stands for something else
 
 
 def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: None) -> BaseRecord:
@@ -88,74 +73,105 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         MachineError: A program is missing.
     """
     folder = folder_of(order.name)
-    key = _key(order)
-    with locked(folder, waiting=lambda: progress("waiting for another run", 0, 0)):
-        stamp = folder / "key"
-        if (folder / BASE_FILE).is_file():
-            if stamp.is_file() and stamp.read_text() == key:
-                return load_base(order.name)
-            if not order.is_replaced:
-                raise ConfigError(
-                    f"base {order.name}: is there already, made of something else; choose another "
-                    f"name, or make it again with --replace"
-                )
-        if not stamp.is_file() or stamp.read_text() != key:
-            _empty(folder)
-            stamp.write_text(key)
-        for step, work in _Work(order, folder, progress).steps():
-            done = folder / f"{step}.done"
-            if not done.is_file():
-                progress(step, 0, 0)
-                work()
-                done.touch()
-        record = compare(order.name, key, folder, _Work(order, folder, progress).origin())
-        record = replace(record, loader=order.loader)
-        save(folder / BASE_FILE, record)
+    check_order(order)
+    rows = rows_of(order)
+    key = key_of(rows)
+    with (
+        said_clearly(folder),
+        locked(folder, waiting=lambda: progress("waiting for another run", 0, 0)) as lock,
+    ):
+        # Whatever is started holds the lock as well: none builds where another's make still runs.
+        os.set_inheritable(lock, True)  # noqa: FBT003
+        ready = ready_place(order.name)
+        record = _found(order, ready, key)
+        if record is not None and ready is not None:
+            _clear(order.name, ready)
+            save(ready / ORDER_FILE, to_keep(rows, order.called))
+            return record
+        place = _place(order.name, ready)
+        _begin(place, key)
+        save(place / ORDER_FILE, to_keep(rows, order.called))
+        try:
+            record = _made(_Work(order, place, progress), rows)
+        except XspliceError:
+            if not any(place.glob("*.done")) and not (place / "build.log").exists():
+                discard(place) if place == folder else take_away(place)
+            raise
+        save(place / BASE_FILE, record)  # from here on it counts
+        _clear(order.name, place)
+        keep_inputs(place)
         return record
 
 
-def _key(order: Order) -> str:
-    """Return a digest of everything that decides what a base is.
-
-    Raises:
-        ConfigError: A file is missing, or options contradict each other.
-    """
-    if (order.source is None) == (not order.debian):
-        raise ConfigError("--source and --debian: give one of the two")
-    if order.boot and not (order.image or order.debian):
+def _found(order: Order, ready: Path | None, key: str) -> BaseRecord | None:
+    """Return the base that is there if it is what is asked for; refuse another one."""
+    if ready is None:
+        return None
+    stamp = ready / KEY_FILE
+    if stamp.is_file() and stamp.read_bytes() == key.encode():
+        try:
+            return load_base(order.name)
+        except XspliceError:
+            if not order.is_replaced:
+                raise
+            return None
+    if not order.is_replaced:
         raise ConfigError(
-            f"--boot {order.boot}: has no names of functions; give --image, its xen-syms"
+            f"base {order.name}: is there already, made of something else; choose another "
+            f"name, or make it again with --replace"
         )
-    check_loader(order.loader)
-    rows = [_RECIPE]
-    for field in fields(order):
-        value = getattr(order, field.name)
-        if field.name in _NOT_KEY:
-            continue
-        for one in value if isinstance(value, tuple) else (value,):
-            is_file = isinstance(one, Path) or (
-                field.name == "config" and one not in {"", DEFCONFIG}
-            )
-            content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
-            rows.append(f"{field.name}={content}")
-    if order.source is not None:
-        kind = kind_of(order.source, order.ref)
-        rows.append(f"source={digest_of(order.source, kind, order.ref)}")
-    return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+    return None
 
 
-def _empty(folder: Path) -> None:
-    """Remove what a run for something else has left; the lock stays."""
-    # What says that it is ready goes first: a half removed base is none.
-    for name in (BASE_FILE, "key", *(path.name for path in folder.glob("*.done"))):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _place(name: str, ready: Path | None) -> Path:
+    """Return where to build: beside a base that is there, where an earlier run did so."""
+    folder, *others = places_of(name)
+    if ready is None:
+        return folder
+    return others[-1] if others and others[-1] != ready else next_place(name)
+
+
+def _begin(place: Path, key: str) -> None:
+    """Make a place ready for a run; what an earlier one for the same has finished stays."""
+    place.mkdir(exist_ok=True)
+    stamp = place / KEY_FILE
+    if not stamp.is_file() or stamp.read_bytes() != key.encode():
+        empty(place)
+        write_file(stamp, key.encode())
+    if (place / _MAKING).exists():
+        for done in place.glob("*.done"):
+            if done.name != "fetch.done":
+                done.unlink()
+        (place / _MAKING).unlink()
+
+
+def _clear(name: str, ready: Path) -> None:
+    """Remove every place of a base but one."""
+    folder, *others = places_of(name)
+    if folder != ready:
+        empty(folder, but=ready)
+    for place in others:
+        if place != ready and place.exists():
+            take_away(place)
+
+
+def _made(work: _Work, rows: tuple[str, ...]) -> BaseRecord:
+    """Do what is not done yet, and compare."""
+    order = work.order
+    for step, do in work.steps():
+        done = work.folder / f"{step}.done"
+        if not done.is_file():
+            work.progress(step, 0, 0)
+            do()
+            if step == "unpack" and rows_of(order) != rows:
+                raise ConfigError(
+                    f"base {order.name}: what it is made of changed while it was read; give it "
+                    "again"
+                )
+            done.touch()
+    origin, recipe, found = work.origin()
+    record = compare(order.name, key_of(rows), work.folder, (origin, recipe, found))
+    return replace(record, loader=order.loader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +203,12 @@ class _Work:
 
     def origin(self) -> tuple[str, Recipe, shipped.Shipped]:
         """Return where the sources came from, how they were built, and what was shipped."""
-        source = self.order.source
-        origin = f"Debian {self._package_version()}" if source is None else source.name
-        origin += f" {self.order.ref}" if self.order.ref else ""
-        return origin, self._recipe(), self._shipped()
+        return origin_of(self.folder, self.order.called), self._recipe(), self._shipped()
 
     def _fetch(self) -> None:
         from xsplice_plugins.bases.debian import fetch_package  # noqa: PLC0415  needs a network
 
         fetch_package(self.order.debian, self.folder / "debian", mirror=self.order.mirror)
-
-    def _package_version(self) -> str:
-        return (self.folder / "debian" / "version").read_text()
 
     def _source(self) -> Path:
         if self.order.source is not None:
@@ -230,6 +240,7 @@ class _Work:
         config = self.tree / "xen" / ".config"
         if self.order.config == DEFCONFIG:
             self._make((DEFCONFIG,), "configure", 0)
+            shipped.check_config(found, config)
             return
         given = self.order.config or recipe.config or found.config
         if given and config.is_symlink():
@@ -246,6 +257,7 @@ class _Work:
                 "hypervisor's with --config (often /boot/xen-*.config), or `--config defconfig`"
             )
         self._make(("olddefconfig",), "configure", 0)
+        shipped.check_config(found, config)
 
     def _build(self) -> None:
         self._make((), "build", _BUILD_LINES_ABOUT)
@@ -262,7 +274,14 @@ class _Work:
         line = ["make", "-C", str(self.tree / "xen"), f"-j{self.order.jobs}", *recipe.make]
         environ = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environ |= {"LC_ALL": "C", **dict(recipe.environment)}
-        run_logged([*line, *targets], log=self.log, environ=environ, on_line=on_line)
+        mark = self.folder / _MAKING
+        mark.touch()
+        try:
+            run_logged([*line, *targets], log=self.log, environ=environ, on_line=on_line)
+        except ConfigError:  # it ended by itself, so what it made is whole
+            mark.unlink()
+            raise
+        mark.unlink()
 
     def _image(self) -> None:
         """Put what was shipped in the place of what was built."""
@@ -277,22 +296,8 @@ class _Work:
             (self.folder / "is-other").touch()
             for name in _OWN_IMAGES:
                 (built / name).unlink(missing_ok=True)
-            (built / "xen-syms").unlink()
-            (built / "xen-syms").write_bytes(data)
+            write_file(built / "xen-syms", data)
         if found.boot is not None:
             for name in _OWN_IMAGES:
                 (built / name).unlink(missing_ok=True)
-            (built / "xen").write_bytes(_unzipped(found.boot))
-
-
-def _unzipped(path: Path) -> bytes:
-    data = read_file(path)
-    try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
-            error
-        )
-    if data[:4] != b"\x7fELF" and data[:2] != b"MZ":  # arm64 boots one with a PE header
-        raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
-    return data
+            write_file(built / "xen", shipped.unzipped(found.boot))

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import BaseRecord, Likeness
-from xsplice_plugins.bases.recipes import Recipe, ask_compiler
-from xsplice_plugins.bases.store import folder_of, load_base
-from xsplice_plugins.errors import ConfigError, RefusedError
+from xsplice_plugins.artefacts import BaseRecord, Likeness, read_file
+from xsplice_plugins.bases import shipped as vendor
+from xsplice_plugins.bases.orders import key_of, read_kept
+from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
+from xsplice_plugins.bases.store import KEY_FILE, load_base, ready_place
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +42,20 @@ def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shippe
         CaptureError: The tree is not usable for live patches.
         ConfigError: The image cannot be compared with it.
     """
-    source, recipe, shipped = origin
     tree, found = _matched(folder)
     _require_likeness(name, found)
+    return _record(name, key, folder, origin, tree, found)
+
+
+def _record(
+    name: str,
+    key: str,
+    folder: Path,
+    origin: tuple[str, Recipe, Shipped],
+    tree: XenTree,
+    found: BaseMatch,
+) -> BaseRecord:
+    source, recipe, shipped = origin
     likeness = Likeness.OWN
     if shipped.image is not None:
         is_other = (folder / "is-other").is_file()
@@ -88,23 +104,67 @@ def _matched(folder: Path) -> tuple[XenTree, BaseMatch]:
     return base.tree, pipeline.match_base(run, image, pipeline.objects_of_tree(base.tree))
 
 
+def keep_inputs(folder: Path) -> None:
+    """Keep the digests of what a base was compiled from, before anybody can change it.
+
+    Args:
+        folder: Of the base, which is ready.
+    """
+    base = pipeline.base_of_tree(folder / "tree")
+    assert base.tree is not None, "it was made of one"
+    with contextlib.suppress(CaptureError):  # of it, who uses the base hears
+        pipeline.check_inputs(base.tree)
+
+
+def origin_of(folder: Path, called: str) -> str:
+    """Return where the sources of a base came from.
+
+    Args:
+        folder: Of the base.
+        called: How its order calls them; "" for Debian's.
+    """
+    return called or f"Debian {(folder / 'debian' / 'version').read_text()}"
+
+
 def check_base(name: str) -> BaseRecord:
-    """Hold a base against its image once more.
+    """Make the record of a base once more, of what lies there, and compare all of it.
 
     Raises:
         ConfigError: There is no such base.
-        RefusedError: It is not any more what its record says.
+        MachineError: Its compiler is not there any more.
+        RefusedError: It is not any more what its record says; what differs is named.
     """
     record = load_base(name)
-    folder = folder_of(name)
-    _, found = _matched(folder)
-    rows = ("objects", "matched", "differs", "absent", "ambiguous", "strangers")
-    wrong = [row for row in rows if getattr(found, row) != getattr(record, row)]
-    if found.image != record.image:
-        wrong.insert(0, "image")
+    folder = ready_place(name)
+    assert folder is not None, "it was loaded"
+    kept = read_kept(folder)
+    given = kept.value("image")
+    shipped = vendor.find(folder, None, None)
+    if given:
+        shipped = replace(shipped, image=folder)  # that there was one is all that is asked
+    elif shipped.image is not None:
+        given = hashlib.sha256(read_file(shipped.image)).hexdigest()
+    try:
+        recipe = recipe_of(folder / "tree", kept.values("make"), kept.value("compiler"))
+        tree, found = _matched(folder)
+        pipeline.check_inputs(tree)
+        origin = (origin_of(folder, kept.called), recipe, shipped)
+        key = key_of(kept.rows)
+        now = _record(name, key, folder, origin, tree, found)
+    except (CaptureError, OSError) as error:
+        raise _changed(name, str(error).partition("; ")[0]) from error
+    now = replace(now, loader=kept.value("loader"))
+    wrong = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
+    if given and given != found.image:
+        wrong.append("the shipped image")
+    if (folder / KEY_FILE).read_text() != key:
+        wrong.append(KEY_FILE)
     if wrong:
-        raise RefusedError(
-            f"base {name}: is not any more what was added ({', '.join(wrong)} changed); remove it "
-            "and add it again"
-        )
+        raise _changed(name, f"{', '.join(dict.fromkeys(wrong))} changed")
     return record
+
+
+def _changed(name: str, what: str) -> RefusedError:
+    return RefusedError(
+        f"base {name}: is not any more what was added ({what}); remove it and add it again"
+    )

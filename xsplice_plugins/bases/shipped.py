@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +14,12 @@ from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.bases.recipes import compilers_of
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.errors import ConfigError, ElfError
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
+from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
+from xsplice_plugins.kbuild.configured import check_configured
 from xsplice_plugins.kbuild.tree import release_of_source
+
+_MACHINES = {EM_X86_64: "X86", EM_AARCH64: "ARM"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +82,8 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
         compiler: As the objects will name it.
 
     Raises:
-        ConfigError: The image is no hypervisor's, of another release, or of another compiler.
+        ConfigError: The image is no hypervisor's, of another release, or of another compiler; or
+            what boots is not of the same build.
     """
     if found.image is None:
         return
@@ -92,6 +100,81 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
             f"--image {found.image}: was made by {' and '.join(makers)}, and this compiler is "
             f"{compiler}; install that one, or name it with --cc"
         )
+    build_id = _build_id(elf)
+    if not build_id:
+        raise ConfigError(
+            f"--image {found.image}: has no build-id, by which payloads name it; give the xen-syms "
+            "of a hypervisor that takes live patches"
+        )
+    if found.boot is not None and build_id not in unzipped(found.boot):
+        raise ConfigError(
+            f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of "
+            f"{found.image}, so both are of different builds; give those of one package"
+        )
+
+
+def check_config(found: Shipped, config: Path) -> None:
+    """Refuse, before anything is built, settings that the image was not built with.
+
+    Args:
+        found: What was shipped.
+        config: ``.config``, as make completed it.
+
+    Raises:
+        ConfigError: No live patching, another machine's, or not those that the image holds.
+    """
+    text = config.read_text(encoding="utf-8", errors="replace")
+    lines = set(text.splitlines())
+    if "CONFIG_LIVEPATCH=y" not in lines:
+        raise ConfigError(
+            f"{config}: is without CONFIG_LIVEPATCH, so this hypervisor takes no live patches; "
+            "give the running one's settings with --config"
+        )
+    if found.image is None:
+        return
+    elf = _read(found.image)
+    machine = _MACHINES.get(elf.machine)
+    if machine is not None and f"CONFIG_{machine}=y" not in lines:
+        raise ConfigError(
+            f"--image {found.image}: is of a machine that {config} is not for; give "
+            "--make XEN_TARGET_ARCH=..., and settings for it"
+        )
+    # Of what make will write anew an earlier build may have left another state.
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(config, Path(folder) / ".config")
+        try:
+            check_configured(Path(folder), elf)
+        except CaptureError as error:
+            said, _, _ = str(error).replace(folder, str(config.parent)).partition("; ")
+            raise ConfigError(f"{said}; give the image's settings with --config") from error
+
+
+def unzipped(path: Path) -> bytes:
+    """Return what boots.
+
+    Args:
+        path: ``xen`` or ``xen.gz``.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    data = read_file(path)
+    try:
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
+            error
+        )
+    if data[:4] != b"\x7fELF" and data[:2] != b"MZ":  # arm64 boots one with a PE header
+        raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
+    return data
+
+
+def _build_id(elf: ElfFile) -> bytes:
+    note = elf.section_by_name.get(".note.gnu.build-id")
+    if note is None or note.data[12:16] != b"GNU\0":
+        return b""
+    return note.data[16 : 16 + int.from_bytes(note.data[4:8], "little")]
 
 
 def _read(image: Path) -> ElfFile:

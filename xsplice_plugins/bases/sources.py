@@ -11,9 +11,9 @@ import subprocess
 from enum import StrEnum
 from pathlib import Path
 
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.system.debian import require_packages
-from xsplice_plugins.system.process import run_logged
+from xsplice_plugins.system.process import run_logged, words_of_full
 
 _TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
 _DEPTH_MAX = 5  #: folders between the top of an archive and the sources
@@ -172,11 +172,17 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
 
 
 def _check_links(tree: Path, source: Path) -> None:
-    """Refuse links that lead out of the tree: a build would write through them."""
+    """Refuse links that lead out of the tree: a build would write through them.
+
+    All folders and files become the owner's to write: make does.
+    """
     root = os.path.realpath(tree)
     for folder, folders, names in os.walk(tree):
         for name in (*folders, *names):
             path = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISLNK(mode) and not mode & stat.S_IWUSR:
+                os.chmod(path, mode | stat.S_IWUSR)  # noqa: PTH101
             if os.path.islink(path) and not f"{os.path.realpath(path)}/".startswith(f"{root}/"):  # noqa: PTH114
                 shutil.rmtree(tree, ignore_errors=True)
                 raise ConfigError(
@@ -212,5 +218,7 @@ def _copy(top: Path, into: Path) -> None:
 
     try:
         shutil.copytree(top, into, symlinks=True, ignore=left_out)
-    except (OSError, shutil.Error) as error:
+    except OSError as error:
+        if full := words_of_full(str(error)):
+            raise MachineError(f"{into}: cannot be written ({full}); make room") from error
         raise ConfigError(f"--source {top}: cannot be copied ({error}); check it") from error

@@ -1,19 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where bases are, and how they are named."""
+"""Where bases are, and how they are named.
+
+A base lies in a folder of its name. One that is made in the place of another lies in a folder
+``again-N`` of it, for a build records where it is: the newest place with a record counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
 from xsplice_plugins.cache import cache_folder, locked
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PREFIX = "base:"  #: of a value of ``XEN`` that names a base
+KEY_FILE = "key"  #: says what a place is made of, from the first step on
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
+_AGAIN = "again-"
+_GONE = ".gone-"  #: of folders that are being removed
+_LOCK = ".lock"
 _HOW = "xsplice base add NAME --source FOLDER_OR_FILE"
 
 
@@ -36,6 +51,27 @@ def folder_of(name: str) -> Path:
     return bases_folder() / name
 
 
+def places_of(name: str) -> list[Path]:
+    """Return where a base is or is being made, the oldest first; the first is its folder."""
+    folder = folder_of(name)
+    return [folder, *sorted(folder.glob(f"{_AGAIN}[0-9]*"), key=_number)]
+
+
+def ready_place(name: str) -> Path | None:
+    """Return where a base is that is ready; ``None`` if there is none."""
+    return next((p for p in reversed(places_of(name)) if (p / BASE_FILE).is_file()), None)
+
+
+def next_place(name: str) -> Path:
+    """Return a place that counts before all others, once it has a record."""
+    places = places_of(name)
+    return places[0] / f"{_AGAIN}{_number(places[-1]) + 1}"
+
+
+def _number(place: Path) -> int:
+    return int(re.sub(r"\D", "", place.name) or 0) if place.name.startswith(_AGAIN) else 1
+
+
 def tree_of(xen: str | Path) -> Path:
     """Return the path that a value of ``XEN`` stands for.
 
@@ -50,7 +86,9 @@ def tree_of(xen: str | Path) -> Path:
         return Path(xen)
     name = text.removeprefix(PREFIX)
     load_base(name)
-    return folder_of(name) / "tree"
+    place = ready_place(name)
+    assert place is not None, "it was loaded"
+    return place / "tree"
 
 
 def load_base(name: str) -> BaseRecord:
@@ -58,36 +96,153 @@ def load_base(name: str) -> BaseRecord:
 
     Raises:
         ConfigError: There is no such base, or its making has not ended.
+        MachineError: It may not be read.
         XspliceError: Its record is damaged.
     """
-    folder = folder_of(name)
-    path = folder / BASE_FILE
-    if not path.is_file():
-        if (folder / "key").is_file():
+    with said_clearly(folder_of(name)):
+        place = ready_place(name)
+        is_begun = (folder_of(name) / KEY_FILE).is_file()
+    if place is None:
+        if is_begun:
             raise ConfigError(
                 f"base {name}: its making has not ended; give the same `xsplice base add` again, "
                 "which goes on where it stopped"
             )
         known = ", ".join(known_bases()) or "none"
         raise ConfigError(f"base {name}: there is none; known: {known}; make it with `{_HOW}`")
-    return load(path, BaseRecord)
+    try:
+        return load(place / BASE_FILE, BaseRecord)
+    except XspliceError as error:
+        what, _, _ = str(error).partition("; ")
+        raise XspliceError(
+            f"base {name}: its record is damaged ({what}); remove it with `xsplice base remove "
+            f"{name}` and add it again"
+        ) from error
 
 
 def known_bases() -> tuple[str, ...]:
     """Return the names of all bases that are ready, sorted."""
-    return tuple(sorted(path.parent.name for path in bases_folder().glob(f"*/{BASE_FILE}")))
+    return tuple(name for name in begun_bases() if _holds(name, BASE_FILE))
 
 
-def remove_base(name: str) -> None:
-    """Remove a base, ready or not.
+def begun_bases() -> tuple[str, ...]:
+    """Return the names of all bases, ready or not, sorted.
+
+    Raises:
+        MachineError: The cache folder may not be read.
+    """
+    with said_clearly(bases_folder()):
+        try:
+            names = sorted(os.listdir(bases_folder()))  # noqa: PTH208  says what is wrong
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+    return tuple(
+        name for name in names if _NAME.fullmatch(name) and _holds(name, BASE_FILE, KEY_FILE)
+    )
+
+
+def _holds(name: str, *files: str) -> bool:
+    """Tell whether a base has one of these files, or may not be read."""
+    try:
+        return any((place / file).is_file() for place in places_of(name) for file in files)
+    except OSError:
+        return True
+
+
+def remove_base(name: str, *, waiting: Callable[[], object] = lambda: None) -> None:
+    """Remove a base, ready or not, damaged or not.
+
+    Args:
+        name: The base's.
+        waiting: Called when somebody else works on it.
 
     Raises:
         ConfigError: There is none.
+        MachineError: The cache folder cannot be written.
     """
     folder = folder_of(name)
-    if not (folder / "key").is_file():
-        load_base(name)
-    with locked(folder):
-        # The record goes first: a half removed base is none.
-        (folder / BASE_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+    with said_clearly(folder):
+        if folder.is_dir() and not folder.is_symlink():
+            with locked(folder, waiting=waiting):
+                is_there = any(path.name != _LOCK for path in folder.iterdir())
+                discard(folder)
+            if is_there:
+                return
+        elif os.path.lexists(folder):
+            folder.unlink()
+            return
+    load_base(name)  # says that there is none
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a base, whose lock is held: at once for others, whatever ends us.
+
+    Whoever waits for its lock finds that it is gone, and makes a new one.
+    """
+    place = Path(tempfile.mkdtemp(prefix=_GONE, dir=folder.parent))
+    folder.rename(place / folder.name)
+    for path in folder.parent.glob(f"{_GONE}*"):
+        if path == place:
+            take_away(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)  # another run's, which was ended or goes on
+
+
+def empty(place: Path, *, but: Path | None = None) -> None:
+    """Remove what lies in a place; the lock stays, and so does a place in it.
+
+    Args:
+        place: Of a base.
+        but: Stays.
+    """
+    # What says that it is ready goes first: a half removed base is none.
+    for name in (BASE_FILE, KEY_FILE, *(path.name for path in place.glob("*.done"))):
+        (place / name).unlink(missing_ok=True)
+    for path in place.iterdir():
+        if path.name == _LOCK or path == but:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            take_away(path)
+        else:
+            path.unlink()
+
+
+def take_away(folder: Path) -> None:
+    """Remove a folder, also what its owner may not write."""
+
+    def again(function: Callable[[str], object], path: str, _error: object) -> None:
+        for one in (os.path.dirname(path), path):  # noqa: PTH120  as it was given
+            if not os.path.islink(one):  # noqa: PTH114
+                os.chmod(one, os.stat(one).st_mode | stat.S_IRWXU)  # noqa: PTH101, PTH116
+        if function in {os.open, os.scandir, os.lstat}:
+            shutil.rmtree(path)
+        else:
+            function(path)
+
+    shutil.rmtree(folder, onerror=again)
+
+
+@contextlib.contextmanager
+def said_clearly(place: Path) -> Iterator[None]:
+    """Turn what the system refuses in the cache folder into a refusal.
+
+    Args:
+        place: Named where the system names no file.
+
+    Raises:
+        MachineError: No room, or no permission.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = error.filename or place
+        if error.errno in FULL:
+            raise MachineError(
+                f"{name}: cannot be written ({error.strerror}); make room and give it again"
+            ) from error
+        raise MachineError(
+            f"{name}: cannot be read or written ({error.strerror or error}); see to its "
+            "permissions, or set XSPLICE_CACHE to another folder"
+        ) from error

@@ -6,19 +6,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import BaseRecord, Likeness
 from xsplice_plugins.commands.words import Row, show
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, XspliceError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
-    from xsplice_plugins.bases.adding import Order, Progress
+    from xsplice_plugins.bases.adding import Progress
+    from xsplice_plugins.bases.orders import Order
 
 _SHOWN_MAX = 12
 _LIKE = {
@@ -57,6 +59,11 @@ def _add_base(parser: ArgumentParser) -> None:
     ):
         deeds.add_parser(name, help=about).add_argument("name", metavar="NAME")
     deeds.add_parser("list", help="say which there are")
+    for deed in deeds.choices.values():
+        deed.allow_abbrev = False
+        deed.add_argument(
+            "--json", action="store_true", default=SUPPRESS, help="print JSON for machines"
+        )
 
 
 def _base(arguments: Namespace) -> int:
@@ -71,18 +78,38 @@ def _base(arguments: Namespace) -> int:
         record = checking.check_base(arguments.name)
         show(artefacts.to_json(record) if arguments.json else _told(record))
     elif deed == "path":
-        show(f"{store.tree_of(f'base:{arguments.name}')}\n")
+        tree = str(store.tree_of(f"base:{arguments.name}"))
+        said = {"name": arguments.name, "tree": artefacts.plain(tree)}
+        show(artefacts.to_json(said) if arguments.json else f"{tree}\n")
     elif deed == "remove":
-        store.remove_base(arguments.name)
+        store.remove_base(
+            arguments.name, waiting=lambda: sys.stderr.write("waiting for another run ...\n")
+        )
+        show(artefacts.to_json({"name": arguments.name}) if arguments.json else "")
     else:
-        rows = [store.load_base(name) for name in store.known_bases()]
-        text = "".join(f"{_line(row)}\n" for row in rows) or "no bases; see `xsplice base add -h`\n"
-        show(artefacts.to_json(rows) if arguments.json else text)
+        return _list(is_json=arguments.json)
     return 0
 
 
+def _list(*, is_json: bool) -> int:
+    """Show the bases that are ready, and name those that are not; a damaged one is status 2."""
+    from xsplice_plugins.bases import store  # noqa: PLC0415  it is large
+
+    rows, status = [], 0
+    for name in store.begun_bases():
+        try:
+            rows.append(store.load_base(name))
+        except XspliceError as error:
+            # One whose making has not ended is no error of the list.
+            status = max(status, 0 if isinstance(error, ConfigError) else error.exit_status)
+            sys.stderr.write(f"xsplice base: {error}\n")
+    text = "".join(f"{_line(row)}\n" for row in rows) or "no bases; see `xsplice base add -h`\n"
+    show(artefacts.to_json(rows) if is_json else text)
+    return status
+
+
 def _order(arguments: Namespace) -> Order:
-    from xsplice_plugins.bases.adding import Order  # noqa: PLC0415  it is large
+    from xsplice_plugins.bases.orders import Order  # noqa: PLC0415  it is large
 
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs {arguments.jobs}: give a number from 1 on")

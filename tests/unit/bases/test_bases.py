@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
-from xsplice_plugins.bases import adding, store
+from xsplice_plugins.bases import store
 from xsplice_plugins.bases.adding import Order, add_base
 from xsplice_plugins.bases.checking import check_base
 from xsplice_plugins.cli import main
@@ -26,35 +25,6 @@ from xsplice_plugins.errors import ConfigError, RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
 
 pytestmark = pytest.mark.toolchain
-
-PRODUCTS = ("*.o", "xen-syms", "xen")
-
-
-@pytest.fixture(scope="module")
-def vendor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give what a vendor keeps: sources before the build, ``.config`` and ``xen-syms``."""
-    tree = TinyTree(tmp_path_factory.mktemp("vendor") / "sources")
-    add_makefile(tree)
-    shutil.copy(tree.root / "xen" / "xen-syms", tree.root)
-    for pattern in ("common/*.o", "arch/x86/*.o", "prelink.o", "xen-syms", "xen"):
-        for path in (tree.root / "xen").glob(pattern):
-            path.unlink()
-    return tree.root
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a cache of the test's own; building these trees takes a compiler and make only."""
-    monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(adding, "_PROGRAMS", {"make": "make"})
-    monkeypatch.setattr(adding, "_FILES", {})
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def own(vendor: Path, tmp_path: Path) -> Path:
-    """Give sources of the test's own."""
-    return shutil.copytree(vendor, tmp_path / "own", symlinks=True)
 
 
 def added(source: Path, **more: object) -> BaseRecord:

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks for, and what of it decides what a base is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import from_json, read_file
+from xsplice_plugins.bases.recipes import DEFCONFIG
+from xsplice_plugins.bases.sources import digest_of, kind_of
+from xsplice_plugins.bases.store import bases_folder, folder_of
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.hypervisor.facts.releases import check_loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ORDER_FILE = "order.json"  #: beside the record: the rows, and how the sources are called
+#: Changes when the steps of `adding` change what comes out; part of a base's key.
+_RECIPE = "1"
+#: Fields of an order that do not decide what a base is, or are read otherwise.
+_NOT_KEY = {"name", "jobs", "mirror", "source", "ref", "is_replaced"}
+_NAMED = "named="
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a user asks for."""
+
+    name: str
+    source: Path | None = None  #: ``None`` with ``debian``
+    ref: str = ""  #: tag or commit, where the source is a clone
+    debian: str = ""  #: version of Debian's package, or a Debian release: ``12``
+    config: str = ""  #: a file, or ``defconfig``; "" for the one that comes with the sources
+    image: Path | None = None  #: the shipped ``xen-syms``
+    boot: Path | None = None  #: the shipped ``xen`` or ``xen.gz``
+    pristine: tuple[Path, ...] = ()  #: patches that the running hypervisor was built with
+    make: tuple[str, ...] = ()  #: variables of make
+    targets: tuple[str, ...] = ()  #: more targets of make
+    compiler: str = ""
+    loader: str = ""  #: a vendor's loader, by its name
+    mirror: str = ""  #: an archive in place of the system's
+    jobs: int = 1
+    is_replaced: bool = False  #: make it again if the name stands for something else
+
+    @property
+    def called(self) -> str:
+        """Return how the sources are called; "" for Debian's, whose version is fetched."""
+        words = [self.source.name if self.source else "", self.ref]
+        return " ".join(word for word in words if word)
+
+
+def check_order(order: Order) -> None:
+    """Refuse an order that contradicts itself, or that reads what it writes.
+
+    Raises:
+        ConfigError: Options contradict each other, or a path leads into a base.
+    """
+    if (order.source is None) == (not order.debian):
+        raise ConfigError("--source and --debian: give one of the two")
+    if order.boot and not (order.image or order.debian):
+        raise ConfigError(
+            f"--boot {order.boot}: has no names of functions; give --image, its xen-syms"
+        )
+    check_loader(order.loader)
+    own, every = folder_of(order.name), bases_folder()
+    if order.source is not None and _is_in(order.source, every):
+        raise ConfigError(
+            f"--source {order.source}: lies in a base, and a base is made of what its vendor "
+            "keeps; give the sources that it was made of"
+        )
+    config = Path(order.config) if order.config not in {"", DEFCONFIG} else None
+    named = (("config", config), ("image", order.image), ("boot", order.boot))
+    for option, path in (*named, *(("pristine", path) for path in order.pristine)):
+        if path is not None and _is_in(path, own):
+            raise ConfigError(
+                f"--{option} {path}: lies in the base itself, which is made again; copy it to "
+                "another place first"
+            )
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/")
+
+
+def rows_of(order: Order) -> tuple[str, ...]:
+    """Return everything that decides what a base is, of each file its digest.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    try:
+        return tuple(_rows(order))
+    except OSError as error:
+        raise ConfigError(
+            f"--source {order.source}: cannot be read ({error}); check its permissions"
+        ) from error
+
+
+def _rows(order: Order) -> Iterator[str]:
+    yield _RECIPE
+    for field in fields(order):
+        value = getattr(order, field.name)
+        if field.name in _NOT_KEY:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            is_file = isinstance(one, Path) or (
+                field.name == "config" and one not in {"", DEFCONFIG}
+            )
+            content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
+            yield f"{field.name}={content}"
+    if order.source is not None:
+        kind = kind_of(order.source, order.ref)
+        yield f"source={digest_of(order.source, kind, order.ref)}"
+
+
+def key_of(rows: tuple[str, ...]) -> str:
+    """Return one digest of all rows."""
+    return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a base keeps of the order that it was made for."""
+
+    rows: tuple[str, ...]
+    called: str
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """Return what the order says in one field, without what it leaves out."""
+        found = (row.removeprefix(f"{name}=") for row in self.rows if row.startswith(f"{name}="))
+        return tuple(value for value in found if value not in {"", "None"})
+
+    def value(self, name: str) -> str:
+        """Return the only value of a field; "" if there is none."""
+        return next(iter(self.values(name)), "")
+
+
+def to_keep(rows: tuple[str, ...], called: str) -> list[str]:
+    """Return what is written for `read_kept`."""
+    return [*rows, f"{_NAMED}{called}"]
+
+
+def read_kept(place: Path) -> Kept:
+    """Read what a base keeps of its order.
+
+    Raises:
+        ConfigError: It is not there.
+        XspliceError: It is damaged.
+    """
+    path = place / ORDER_FILE
+    lines = from_json(
+        read_file(path, advice="give the same `base add` again"), list[str], str(path)
+    )
+    called = lines.pop().removeprefix(_NAMED) if lines else ""
+    return Kept(rows=tuple(lines), called=called)
