@@ -27,6 +27,7 @@ from xsplice_plugins.bases.store import (
     places_of,
     ready_place,
     said_clearly,
+    sweep,
     take_away,
 )
 from xsplice_plugins.cache import locked
@@ -138,15 +139,16 @@ def _begin(place: Path, key: str) -> None:
     if not stamp.is_file() or stamp.read_bytes() != key.encode():
         empty(place)
         write_file(stamp, key.encode())
-    if (place / _MAKING).exists():
+    if (place / _MAKING).exists() or not (place / "tree").is_dir():
         for done in place.glob("*.done"):
             if done.name != "fetch.done":
                 done.unlink()
-        (place / _MAKING).unlink()
+        (place / _MAKING).unlink(missing_ok=True)
 
 
 def _clear(name: str, ready: Path) -> None:
     """Remove every place of a base but one."""
+    sweep()
     folder, *others = places_of(name)
     if folder != ready:
         empty(folder, but=ready)

@@ -15,7 +15,7 @@ from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, load_base, ready_place
-from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
+from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,7 +151,7 @@ def check_base(name: str) -> BaseRecord:
         origin = (origin_of(folder, kept.called), recipe, shipped)
         key = key_of(kept.rows)
         now = _record(name, key, folder, origin, tree, found)
-    except (CaptureError, OSError) as error:
+    except (CaptureError, ConfigError, ElfError, OSError) as error:
         raise _changed(name, str(error).partition("; ")[0]) from error
     now = replace(now, loader=kept.value("loader"))
     wrong = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]

@@ -108,8 +108,8 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
         )
     if found.boot is not None and build_id not in unzipped(found.boot):
         raise ConfigError(
-            f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of "
-            f"{found.image}, so both are of different builds; give those of one package"
+            f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of {found.image}, "
+            "so both are of different builds; give --image and --boot of one package"
         )
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,13 +179,15 @@ def discard(folder: Path) -> None:
 
     Whoever waits for its lock finds that it is gone, and makes a new one.
     """
-    place = Path(tempfile.mkdtemp(prefix=_GONE, dir=folder.parent))
-    folder.rename(place / folder.name)
-    for path in folder.parent.glob(f"{_GONE}*"):
-        if path == place:
-            take_away(path)
-        else:
-            shutil.rmtree(path, ignore_errors=True)  # another run's, which was ended or goes on
+    # The name is new; a folder that is made first might be swept before it is used.
+    folder.rename(folder.parent / f"{_GONE}{os.getpid()}-{time.monotonic_ns()}")
+    sweep()
+
+
+def sweep() -> None:
+    """Remove what runs that were ended have left of bases that they removed."""
+    for path in bases_folder().glob(f"{_GONE}*"):
+        take_away(path)
 
 
 def empty(place: Path, *, but: Path | None = None) -> None:
@@ -208,9 +210,13 @@ def empty(place: Path, *, but: Path | None = None) -> None:
 
 
 def take_away(folder: Path) -> None:
-    """Remove a folder, also what its owner may not write."""
+    """Remove a folder, also what its owner may not write, and what others remove meanwhile."""
 
-    def again(function: Callable[[str], object], path: str, _error: object) -> None:
+    def again(
+        function: Callable[[str], object], path: str, error: tuple[object, object, object]
+    ) -> None:
+        if isinstance(error[1], FileNotFoundError):
+            return
         for one in (os.path.dirname(path), path):  # noqa: PTH120  as it was given
             if not os.path.islink(one):  # noqa: PTH114
                 os.chmod(one, os.stat(one).st_mode | stat.S_IRWXU)  # noqa: PTH101, PTH116

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,30 @@ def test_two_adds_of_one_name_make_it_once(own: Path) -> None:
     assert refused
     assert all("made of something else" in text for text in refused)
     assert check_base("fleet") in made
+
+
+def test_what_an_ended_removal_has_left_is_swept(own: Path) -> None:
+    record = add_base(Order(name="fleet", source=own))
+    left = store.bases_folder() / ".gone-x"
+    (left / "other/tree").mkdir(parents=True)
+    (left / "other" / BASE_FILE).write_text("{}")
+    assert store.known_bases() == ("fleet",)
+    assert add_base(Order(name="fleet", source=own)) == record
+    assert not left.exists()
+
+
+def test_a_tree_that_is_gone_is_told_and_made_again(own: Path) -> None:
+    edit(own, "xen: xen-syms\n", "xen:\n\tfalse\n", "xen/Makefile")
+    with pytest.raises(ConfigError, match="make: ended"):
+        add_base(Order(name="fleet", source=own))
+    shutil.rmtree(store.folder_of("fleet") / "tree")
+    with pytest.raises(ConfigError, match="make: ended"):
+        add_base(Order(name="fleet", source=own))
+    edit(own, "xen:\n\tfalse\n", "xen: xen-syms\n", "xen/Makefile")
+    add_base(Order(name="fleet", source=own))
+    shutil.rmtree(store.folder_of("fleet") / "tree")
+    with pytest.raises(RefusedError, match="not any more what was added"):
+        check_base("fleet")
 
 
 # Records
