@@ -58,7 +58,8 @@ def locked(
         waiting: Called when somebody else holds it.
 
     Yields:
-        The lock's descriptor. A program that inherits it holds the lock as well.
+        The lock's descriptor. A program that inherits it holds the lock as well if this process
+        is killed; else the lock ends here, also where a daemon was left running.
 
     Raises:
         MachineError: The folder cannot be written.
@@ -72,7 +73,10 @@ def locked(
                 waiting()
                 fcntl.flock(handle, kind)
             if _is_still(handle, folder / name):
-                yield handle.fileno()
+                try:
+                    yield handle.fileno()
+                finally:
+                    fcntl.flock(handle, fcntl.LOCK_UN)
                 return
 
 

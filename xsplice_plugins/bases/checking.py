@@ -157,7 +157,8 @@ def check_base(name: str) -> BaseRecord:
     wrong = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
     if given and given != found.image:
         wrong.append("the shipped image")
-    if (folder / KEY_FILE).read_text() != key:
+    stamp = folder / KEY_FILE
+    if not stamp.is_file() or stamp.read_bytes() != key.encode():
         wrong.append(KEY_FILE)
     if wrong:
         raise _changed(name, f"{', '.join(dict.fromkeys(wrong))} changed")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import from_json, read_file
+from xsplice_plugins.artefacts import from_json, plain, read_file
 from xsplice_plugins.bases.recipes import DEFCONFIG
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
@@ -51,7 +51,7 @@ class Order:
     def called(self) -> str:
         """Return how the sources are called; "" for Debian's, whose version is fetched."""
         words = [self.source.name if self.source else "", self.ref]
-        return " ".join(word for word in words if word)
+        return plain(" ".join(word for word in words if word))
 
 
 def check_order(order: Order) -> None:
@@ -67,6 +67,9 @@ def check_order(order: Order) -> None:
             f"--boot {order.boot}: has no names of functions; give --image, its xen-syms"
         )
     check_loader(order.loader)
+    for word in (*order.make, *order.targets, order.compiler, order.ref):
+        if plain(word) != word:
+            raise ConfigError(f"{plain(word)}: is no UTF-8, and a record is; give other words")
     own, every = folder_of(order.name), bases_folder()
     if order.source is not None and _is_in(order.source, every):
         raise ConfigError(

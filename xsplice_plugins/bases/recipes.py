@@ -77,8 +77,7 @@ def _plain() -> Recipe:
 
 def _debian(tree: Path) -> Recipe:
     """Do as Debian's packaging: debian/rules of its source package ``xen``, for amd64."""
-    changelog = (tree / "debian" / "changelog").read_text(encoding="utf-8", errors="replace")
-    control = (tree / "debian" / "control").read_text(encoding="utf-8", errors="replace")
+    changelog, control = (_text(tree / "debian" / name) for name in ("changelog", "control"))
     version, date = _ENTRY.search(changelog), _DATE.search(changelog)
     maintainer = _MAINTAINER.search(control)
     try:
@@ -109,8 +108,13 @@ def _debian(tree: Path) -> Recipe:
             ("XEN_BUILD_DATE", when.strftime("%a %b %e %H:%M:%S UTC %Y")),
             ("XEN_BUILD_TIME", when.strftime("%H:%M:%S")),
         ),
-        config=(tree / "debian" / "xen-kconfig").read_text(),
+        config=_text(tree / "debian" / "xen-kconfig"),
     )
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; "" if there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def compilers_of(elf: ElfFile) -> tuple[str, ...]:

@@ -143,17 +143,31 @@ def test_what_ends_an_add_ends_its_make_and_a_next_one_begins_afresh(
     assert record.likeness is Likeness.IDENTICAL
 
 
-def test_a_lock_is_held_by_what_was_started(tmp_path: Path) -> None:
-    with locked(tmp_path) as lock:
-        os.set_inheritable(lock, True)  # noqa: FBT003
-        child = subprocess.Popen(["sleep", "100"], close_fds=False)
+LOCKING = """
+import os, subprocess, sys
+from pathlib import Path
+from xsplice_plugins.cache import locked
+with locked(Path(sys.argv[1])) as lock:
+    os.set_inheritable(lock, True)
+    print(subprocess.Popen(["sleep", "100"], close_fds=False, stdout=2).pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_what_was_started_holds_the_lock_of_who_was_killed(is_killed: bool, tmp_path: Path) -> None:
+    line = [sys.executable, "-c", LOCKING, tmp_path]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        child = int(run.stdout.readline())
+        if is_killed:
+            run.kill()
     waited: list[bool] = []
-    ended = threading.Timer(0.2, child.kill)
+    ended = threading.Timer(0.5, os.kill, (child, signal.SIGKILL))
     ended.start()
     with locked(tmp_path, waiting=lambda: waited.append(True)):
-        assert child.wait(SECONDS_MAX) == -signal.SIGKILL
-    with locked(tmp_path, waiting=lambda: waited.append(False)):
-        assert waited == [True]
+        assert waited == [True] * is_killed
+    ended.join()
 
 
 def test_an_add_that_waits_for_a_base_that_is_removed_makes_it(own: Path) -> None:
@@ -263,6 +277,11 @@ def test_what_lies_beside_a_record_is_checked(own: Path) -> None:
             check_base("fleet")
         (folder / file).write_bytes(data)
         os.utime(folder / file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    key = (folder / "key").read_bytes()
+    (folder / "key").unlink()
+    with pytest.raises(RefusedError, match=r"\(key changed\)"):
+        check_base("fleet")
+    (folder / "key").write_bytes(key)
     (folder / ORDER_FILE).unlink()
     with pytest.raises(ConfigError, match="give the same `base add` again"):
         check_base("fleet")

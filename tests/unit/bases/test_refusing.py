@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,18 @@ def test_a_record_that_may_not_be_what_it_says_is_not_written(own: Path) -> None
     with pytest.raises(ConfigError, match="changed while it was read"):
         add_base(Order(name="fleet", source=own), progress=change)
     assert store.known_bases() == ()
+
+
+def test_names_that_are_no_utf_8(own: Path, tmp_path: Path) -> None:
+    source = own.rename(tmp_path / os.fsdecode(b"own\xff"))
+    assert add_base(Order(name="fleet", source=source)).source == "own\\xff"
+    assert check_base("fleet").source == "own\\xff"
+    with pytest.raises(ConfigError, match="is no UTF-8"):
+        add_base(Order(name="other", source=source, make=(os.fsdecode(b"A=\xff"),)))
+
+
+def test_packaging_that_is_not_whole_is_refused(own: Path) -> None:
+    (own / "debian").mkdir()
+    (own / "debian/xen-kconfig").write_text("CONFIG_LIVEPATCH=y\n")
+    with pytest.raises(ConfigError, match="cannot be read of changelog and control"):
+        add_base(Order(name="fleet", source=own))
