@@ -22,7 +22,7 @@ from xsplice_plugins.errors import FULL, ConfigError, MachineError
 GUARDED = """exec 3<&0
 (read -r _ <&3; kill -KILL 0) & guard=$!
 "$@" </dev/null 3<&-; status=$?
-kill -KILL $guard
+{ kill -KILL $guard; wait $guard; } 2>/dev/null
 exit $status"""
 #: Lines of a failed program's output that go into the error message.
 TAIL_LINES_MAX = 15
