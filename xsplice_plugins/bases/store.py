@@ -225,7 +225,10 @@ def take_away(folder: Path) -> None:
         else:
             function(path)
 
-    shutil.rmtree(folder, onerror=again)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, onerror=again)
 
 
 @contextlib.contextmanager

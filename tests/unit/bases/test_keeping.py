@@ -232,6 +232,19 @@ def test_what_an_ended_removal_has_left_is_swept(own: Path) -> None:
     assert not left.exists()
 
 
+def test_a_link_to_a_base_is_removed_and_what_it_leads_to_stays(own: Path, tmp_path: Path) -> None:
+    add_base(Order(name="fleet", source=own))
+    other = tmp_path / "other disk"
+    store.folder_of("fleet").rename(other)
+    store.folder_of("fleet").symlink_to(other)
+    assert check_base("fleet").name == "fleet"
+    store.remove_base("fleet")
+    (store.bases_folder() / ".gone-x").symlink_to(other)
+    store.sweep()
+    assert list(store.bases_folder().iterdir()) == []
+    assert (other / BASE_FILE).is_file()
+
+
 def test_a_tree_that_is_gone_is_told_and_made_again(own: Path) -> None:
     edit(own, "xen: xen-syms\n", "xen:\n\tfalse\n", "xen/Makefile")
     with pytest.raises(ConfigError, match="make: ended"):
