@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making a base: fetch, unpack, configure, build, hold against what was shipped.
 
-Each finished step leaves a stamp; an interrupted run goes on where it stopped.
+Each finished step leaves a stamp, and the next run goes on behind it; after a make that was killed
+it begins with fresh sources.
 """
 
 from __future__ import annotations
