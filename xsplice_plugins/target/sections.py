@@ -307,7 +307,8 @@ _COUNTERS = re.compile(r"__gcov\d+\..*")
 
 
 #: Runs between quiescing the CPUs and letting them go, or on the way there.
-_XEN_PATCHING_PATH = frozenset(
+#: Functions that run while code is being replaced.
+XEN_PATCHING_PATH = frozenset(
     {
         "check_for_livepatch_work", "livepatch_do_action", "livepatch_spin", "reverse_depth",
         "apply_payload", "revert_payload", "apply_payload_tail", "revert_payload_tail",
@@ -315,7 +316,8 @@ _XEN_PATCHING_PATH = frozenset(
         "arch_livepatch_apply", "arch_livepatch_revert", "arch_livepatch_post_action",
         "arch_livepatch_mask", "arch_livepatch_unmask", "common_livepatch_apply",
         "common_livepatch_revert", "livepatch_insn_len", "add_nops", "idle_loop",
-        "reset_stack_and_jump", "modify_xen_mappings_lite",
+        "reset_stack_and_jump", "modify_xen_mappings_lite", "tighten_virtual_region_perms",
+        "relax_virtual_region_perms",
     }
 )  # fmt: skip
 _LINUX_PATCHING_PATH = frozenset({"klp_ftrace_handler", "ftrace_ops_list_func"})
@@ -345,6 +347,6 @@ def profile_of(name: str, facts: Facts) -> Profile:
         classes=_XEN_CLASSES if is_xen else _LINUX_CLASSES,
         once_flags=_ONCE_FLAGS,
         counters=_COUNTERS,
-        patching_path=_XEN_PATCHING_PATH if is_xen else _LINUX_PATCHING_PATH,
+        patching_path=XEN_PATCHING_PATH if is_xen else _LINUX_PATCHING_PATH,
         jump_size_bytes=facts.jump_size_bytes if is_xen else machine.jump_size_bytes,
     )

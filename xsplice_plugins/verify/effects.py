@@ -15,6 +15,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.hypervisor import BootedImage
 from xsplice_plugins.verify.callgraph import CallGraph, chain_text, read_calls
+from xsplice_plugins.verify.staying import staying
 
 CHECK = "effect"
 #: Where a CPU that comes up begins, or one that wakes from sleep.
@@ -59,7 +60,9 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
             texts.append((name, f"{_short(name)} itself may be unchanged: {function.reason}"))
     severity = Severity.WARNING
     open_texts: list[str] = []
+    inside: list[Finding] = []
     try:
+        inside += staying(read_elf(data, record.name), record, graph, image)
         if image.arch.refuses_warnings:
             open_texts += _warnings(data, record)
         texts += _kept_values(data, record, image)
@@ -72,7 +75,7 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
         Finding(check=CHECK, severity=Severity.UNCHECKED, subject=record.name, text=text)
         for text in open_texts
     ]
-    return (*remarks, *doubts)
+    return (*remarks, *inside, *doubts)
 
 
 def _warnings(data: bytes, record: PayloadRecord) -> Iterator[str]:

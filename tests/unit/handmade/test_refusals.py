@@ -174,6 +174,17 @@ def test_bad_declaration_is_refused_by_name(bench: Bench, case: str) -> None:
     assert ";" in built.err or "does not compile" in built.err
 
 
+@pytest.mark.parametrize("what", ['XSPLICE_REPLACE("user", mine);', 'XSPLICE_NOP_BODY("tail");'])
+def test_what_runs_while_code_is_replaced_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    where = "xsplice_plugins.handmade.delta.XEN_PATCHING_PATH"
+    monkeypatch.setattr(where, frozenset({"user", "tail"}))
+    built = bench.build(f"{INT if 'user' in what else ''}{what}")
+    assert built.status == 4
+    assert "runs while code is replaced; this needs a reboot" in built.err
+
+
 ACCEPTED = {
     "nop-of-a-pair": 'XSPLICE_NOP("pushing", 0, 2);',
     "nop-of-one-instruction": 'XSPLICE_NOP("pushing", 2, 5);',
