@@ -176,14 +176,19 @@ def test_asking_again_after_ebusy_is_played(bench: Bench, most: int) -> None:
     assert severities(found["qemu"]) == {"held"}, found["qemu"][0]["text"]
     (finding,) = found["qemu.busy"]
     steps = finding["evidence"]["steps"]
-    assert steps[2]["observed"]["tries"] == 2
+    assert steps[3]["observed"]["tries"] == 2
+    assert (steps[0]["verb"], steps[0]["observed"]["error"]) == ("busy", 0)
     if most == 1:
         assert (finding["severity"], finding["errno"], finding["step"]) == ("error", 1, "revert")
-        assert "on two CPUs that came too late at first: real Xen refused revert" in finding["text"]
+        assert (
+            "on two busy CPUs that came too late at first: real Xen refused revert"
+            in finding["text"]
+        )
     else:
         assert finding["severity"] == "held"
-        assert steps[3]["observed"]["tries"] == 2
+        assert steps[4]["observed"]["tries"] == 2
         assert "asked again, they did it" in finding["text"]
+        assert [row.split(" ")[0] for row in steps[-1]["output"]] == ["cpu=1", "cpu=0"]
     assert "qemu.busy.agreement" not in found, "the model asks twice as well"
 
 

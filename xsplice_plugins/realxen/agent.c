@@ -20,10 +20,12 @@ typedef unsigned long u64;
 
 #ifdef __aarch64__
 enum { NR_read = 63, NR_write = 64, NR_openat = 56, NR_close = 57, NR_mmap = 222, NR_ioctl = 29 };
-enum { NR_nanosleep = 101, NR_exit = 93 };
+enum { NR_nanosleep = 101, NR_exit = 93, NR_clone = 220, NR_kill = 129, NR_wait4 = 260 };
+enum { NR_sched_setaffinity = 122, NR_sched_getaffinity = 123 };
 #else
 enum { NR_read = 0, NR_write = 1, NR_openat = 257, NR_close = 3, NR_mmap = 9, NR_ioctl = 16 };
-enum { NR_nanosleep = 35, NR_exit = 60 };
+enum { NR_nanosleep = 35, NR_exit = 60, NR_clone = 56, NR_kill = 62, NR_wait4 = 61 };
+enum { NR_sched_setaffinity = 203, NR_sched_getaffinity = 204 };
 #endif
 enum { AT_FDCWD = -100 };
 enum { HYPERCALL_xen_version = 17, HYPERCALL_sysctl = 35 };
@@ -33,6 +35,7 @@ enum { STATE_CHECKED = 1, STATE_APPLIED = 2 };
 enum { E_NOENT = 2, E_AGAIN = 11, E_ACCES = 13, E_BUSY = 16 };
 enum { IOCTL_PRIVCMD_HYPERCALL = 0x305000 };
 enum { NODEPS = 1 };
+enum { SIGKILL = 9, SIGCHLD = 17 };
 /* 4.14 has 0x13; the last is far from what any release has. */
 enum { VERSION_FIRST = 0x13, VERSION_LAST = 0x40 };
 
@@ -43,6 +46,8 @@ enum { VERSION_FIRST = 0x13, VERSION_LAST = 0x40 };
 #define TRIES_MAX 8
 #define POLLS_MAX 5000
 #define TIMEOUT_NS 300000000u
+#define WORKERS_MAX 64
+#define ANSWERS_MAX 4
 
 struct name { u64 text; u16 size; u16 pad[3]; };
 struct livepatch {
@@ -70,7 +75,12 @@ struct shared {
     char metadata[65536];
 };
 
+/* A process that keeps one virtual CPU busy, and what its hypercalls answered. */
+struct worker { u64 cpu, calls, answers; long pid, answer[ANSWERS_MAX]; };
+
 static struct shared *shared;
+static struct worker *workers;
+static u32 workers_count;
 static u8 *buffer;
 static int privcmd;
 static u32 interface_version;
@@ -145,6 +155,13 @@ static int same(const char *a, const char *b)
     while ( *a && *a == *b )
         a++, b++;
     return *a == *b;
+}
+
+static int begins(const char *text, const char *with)
+{
+    while ( *with && *text == *with )
+        text++, with++;
+    return !*with;
 }
 
 static void put(const char *s)
@@ -266,8 +283,8 @@ static void settle(const char *name)
     }
 }
 
-/* In time 1 no other CPU can come: a first try with it ends as one on a busy host may. */
-static long action(const char *name, u32 cmd, u32 flags, int is_late, int *tries)
+/* In 1 ns no other CPU can come: a first try with it ends as one on a busy host may. */
+static long action(const char *name, u32 cmd, u32 flags, u32 first_ns, int *tries)
 {
     struct livepatch *op;
     struct status status;
@@ -278,7 +295,7 @@ static long action(const char *name, u32 cmd, u32 flags, int is_late, int *tries
         op = prepare(OP_ACTION);
         set_name(&op->action.name, name);
         op->action.cmd = cmd;
-        op->action.timeout = is_late && *tries == 1 ? 1 : TIMEOUT_NS;
+        op->action.timeout = first_ns && *tries == 1 ? first_ns : TIMEOUT_NS;
         op->action.flags = flags;
         ret = issue();
         if ( ret )
@@ -381,12 +398,107 @@ static void pause(const char *number)
         ;
 }
 
+/* Ask for the version for ever; the answers show which of two functions was entered. */
+static void work(struct worker *own)
+{
+    char text[64];
+
+    for ( ; ; own->calls++ )
+    {
+        long answer = hypercall(HYPERCALL_xen_version, 0, 0);
+        u64 n = 0;
+
+        hypercall(HYPERCALL_xen_version, 1, (u64)text);
+        while ( n < own->answers && own->answer[n] != answer )
+            n++;
+        if ( n == own->answers && n < ANSWERS_MAX )
+        {
+            own->answer[n] = answer;
+            own->answers++;
+        }
+    }
+}
+
+/* Keep every virtual CPU of ours in hypercalls; -EAGAIN if one of them does not begin. */
+static long busy(void)
+{
+    u64 cpus[16] = { 0 }, wait[2] = { 0, 1000000 };
+    long pid = sys3(NR_sched_getaffinity, 0, sizeof(cpus), (long)cpus);
+
+    if ( pid < 0 )
+        return pid;
+    for ( u64 cpu = 0; cpu < 8 * sizeof(cpus) && workers_count < WORKERS_MAX; cpu++ )
+    {
+        struct worker *own = workers + workers_count;
+        u64 alone[16] = { 0 };
+
+        if ( !(cpus[cpu / 64] >> cpu % 64 & 1) )
+            continue;
+        memset(own, 0, sizeof(*own));
+        own->cpu = cpu;
+        pid = sys6(NR_clone, SIGCHLD, 0, 0, 0, 0, 0);
+        if ( pid < 0 )
+            return pid;
+        if ( !pid )
+        {
+            alone[cpu / 64] = 1ul << cpu % 64;
+            sys3(NR_sched_setaffinity, 0, sizeof(alone), (long)alone);
+            work(own);
+        }
+        own->pid = pid; /* not above: the child has this memory too */
+        workers_count++;
+    }
+    for ( u32 n = 0; n < workers_count; n++ )
+        for ( int polls = 0; !*(volatile u64 *)&workers[n].calls; polls++ )
+        {
+            if ( polls >= POLLS_MAX )
+                return -E_AGAIN;
+            sys3(NR_nanosleep, (long)wait, 0, 0);
+        }
+    return 0;
+}
+
+/* End what keeps the CPUs busy, and tell what it saw. */
+static long idle(void)
+{
+    for ( ; workers_count; workers_count-- )
+    {
+        struct worker *own = workers + workers_count - 1;
+
+        sys3(NR_kill, own->pid, SIGKILL, 0);
+        sys6(NR_wait4, own->pid, 0, 0, 0, 0, 0);
+        start("out cpu=");
+        put_number(own->cpu);
+        put(" calls=");
+        put_number(own->calls);
+        put(" answers=");
+        for ( u64 n = 0; n < own->answers; n++ )
+        {
+            put(n ? "," : "");
+            put_number(own->answer[n] >> 16);
+            put(".");
+            put_number(own->answer[n] & 0xffff);
+        }
+        finish();
+    }
+    return 0;
+}
+
+static u32 number_of(const char *text)
+{
+    u32 value = 0;
+
+    while ( *text >= '0' && *text <= '9' )
+        value = value * 10 + *text++ - '0';
+    return value;
+}
+
 static void step(int words, char **word)
 {
     const char *verb = word[1], *name = words > 2 ? word[2] : "";
     const char *flag = words > 3 ? word[words - 1] : "";
     u32 flags = same(flag, "--nodeps") ? NODEPS : 0;
-    int is_late = same(flag, "--late");
+    u32 first_ns = begins(flag, "--first=") ? number_of(flag + 8) : 0;
     struct status status = { 0, 0 };
     int tries = 1;
     long ret, version;
@@ -402,19 +514,23 @@ static void step(int words, char **word)
     if ( same(verb, "upload") && words > 3 )
         ret = upload(name, word[3]);
     else if ( same(verb, "apply") )
-        ret = action(name, ACTION_APPLY, flags, is_late, &tries);
+        ret = action(name, ACTION_APPLY, flags, first_ns, &tries);
     else if ( same(verb, "revert") )
-        ret = action(name, ACTION_REVERT, flags, is_late, &tries);
+        ret = action(name, ACTION_REVERT, flags, first_ns, &tries);
     else if ( same(verb, "unload") )
-        ret = action(name, ACTION_UNLOAD, flags, is_late, &tries);
+        ret = action(name, ACTION_UNLOAD, flags, first_ns, &tries);
     else if ( same(verb, "replace") )
-        ret = action(name, ACTION_REPLACE, flags, is_late, &tries);
+        ret = action(name, ACTION_REPLACE, flags, first_ns, &tries);
     else if ( same(verb, "list") )
         ret = list();
     else if ( same(verb, "build-id") )
         ret = build_id();
     else if ( same(verb, "read") )
         ret = show(name);
+    else if ( same(verb, "busy") )
+        ret = busy();
+    else if ( same(verb, "idle") )
+        ret = idle();
     else
         ret = same(verb, "extra") ? 0 : -38; /* ENOSYS: only the other agent can do it */
     if ( *name && !same(verb, "read") && get(name, &status) )
@@ -482,8 +598,8 @@ static void run_steps(char *text)
 
 static void *map(int fd, u64 bytes)
 {
-    /* PROT_READ | PROT_WRITE; MAP_SHARED, or MAP_PRIVATE | MAP_ANONYMOUS without a file */
-    return (void *)sys6(NR_mmap, 0, bytes, 3, fd < 0 ? 0x22 : 0x01, fd, 0);
+    /* PROT_READ | PROT_WRITE; MAP_SHARED, and MAP_ANONYMOUS without a file */
+    return (void *)sys6(NR_mmap, 0, bytes, 3, fd < 0 ? 0x21 : 0x01, fd, 0);
 }
 
 void agent_main(void)
@@ -497,6 +613,7 @@ void agent_main(void)
     privcmd = open("/dev/xen/privcmd", 2);
     shared = map(memory, (sizeof(*shared) + 4095) & ~4095ul);
     buffer = map(memory, BUFFER_BYTES);
+    workers = map(-1, WORKERS_MAX * sizeof(*workers));
     /* On arm64 the kernel lets a page be written only once its owner has, and Xen is refused too. */
     memset(shared, 0, sizeof(*shared));
     while ( bytes < STEPS_BYTES - 1 &&

@@ -20,11 +20,15 @@ FINISHED = f"{MARK} finished"
 
 #: Verbs of the real tool that change a payload's state.
 ACTIONS = ("apply", "revert", "unload", "replace")
+#: By raw hypercalls alone: from now on, or no longer, a process on each of dom0's CPUs asks for
+#: Xen's version without pause. ``idle`` says on each line what one of them saw.
+LOADS = ("busy", "idle")
 #: Everything the agent understands.
-VERBS = ("upload", *ACTIONS, "list", "extra", "build-id", "read")
+VERBS = ("upload", *ACTIONS, *LOADS, "list", "extra", "build-id", "read")
 
-#: For actions by raw hypercalls: at the first try no other CPU can come in time.
-LATE = ("--late",)
+#: For actions by raw hypercalls: the time of the first try in ns. In 1 no other CPU can come.
+FIRST = "--first="
+LATE = (f"{FIRST}1",)
 
 Outcome = Literal["done", "crashed", "timeout", "not-run"]
 

@@ -20,7 +20,7 @@ from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import Finding, Severity, VerifyRequest
 from xsplice_plugins.hypervisor import BootedImage, Hypervisor, release
 from xsplice_plugins.plugins.spec import Config
-from xsplice_plugins.realxen.results import RunResult, Step, StepResult
+from xsplice_plugins.realxen.results import LATE, RunResult, Step, StepResult
 from xsplice_plugins.testing.samples import sample_payload
 from xsplice_plugins.verify import model as model_plugin
 from xsplice_plugins.verify import qemu as plugin
@@ -252,14 +252,22 @@ def as_machine(machine: StandIn) -> Machine:
 def test_a_late_first_try_and_a_second_one_that_does_it_are_told(tmp_path: Path) -> None:
     (finding,) = retried(tmp_path, StandIn(tries=2))
     assert (finding.check, finding.severity) == ("qemu.busy", Severity.HELD)
-    assert "apply and revert ended with -EBUSY and changed nothing; asked again" in finding.text
+    assert (
+        "got no time ended with -EBUSY and changed nothing; asked again, they did" in finding.text
+    )
     (finding,) = retried(tmp_path, StandIn(tries=1))
     assert finding.severity is Severity.INFO, "nothing was shown"
     assert "could not be brought about" in finding.text
 
 
+def test_a_dom0_that_does_not_get_busy_shows_nothing_and_refuses_nothing(tmp_path: Path) -> None:
+    (finding,) = retried(tmp_path, StandIn(tries=2, changes={0: {"error": 11}}))
+    assert (finding.check, finding.severity) == ("qemu.busy", Severity.INFO)
+    assert "could not be brought about" in finding.text
+
+
 def test_a_revert_that_stays_busy_says_what_to_do(tmp_path: Path) -> None:
-    found = retried(tmp_path, StandIn(tries=8, changes={3: {"rc": -16, "state": "APPLIED"}}))
+    found = retried(tmp_path, StandIn(tries=8, changes={4: {"rc": -16, "state": "APPLIED"}}))
     assert [f.severity for f in found] == [Severity.ERROR, Severity.ERROR]
     assert "refused revert with error 16 (its CPUs did not meet in 8 tries; ask again)" in (
         found[0].text
@@ -268,7 +276,7 @@ def test_a_revert_that_stays_busy_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_model_tries_again_as_the_agent_does() -> None:
-    busy = [replace(step, flags=("--late",)) if step.verb != "unload" else step for step in LIFE]
+    busy = [replace(step, flags=LATE) if step.verb != "unload" else step for step in LIFE]
     hv = Hypervisor(image(), RELEASE)
     answers = predict(busy, {"p": minimal().build()}, image=image(), release=RELEASE, hv=hv)
     assert [answer.rc for answer in answers] == [0, 0, 0, 0]
@@ -363,4 +371,4 @@ def test_another_machines_answers_are_not_held_against_this_ones_memory(tmp_path
     ):
         (finding,) = plugin._retried(life, "fix", tmp_path, world_of(StandIn()), as_machine(pair))
         assert finding.severity is severity
-    assert finding.text.startswith("on two CPUs that came too late at first: real Xen refused")
+    assert finding.text.startswith("on two busy CPUs that came too late at first: real Xen refused")
