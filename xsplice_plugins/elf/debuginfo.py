@@ -17,6 +17,8 @@ from xsplice_plugins.elf.types import SHN_LORESERVE
 from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from xsplice_plugins.elf.reader import ElfFile
 
 TAG_MEMBER, TAG_STRUCT, TAG_UNION = 0x0D, 0x13, 0x17
@@ -54,6 +56,7 @@ _ADDRESSES = frozenset({0x03, 0xA1, 0xFB})
 NESTING_MAX = 64
 
 Value = int | str
+Unit = tuple[list["DebugEntry"], dict[int, int]]  #: entries, and the number of each by its place
 
 
 class Cursor:
@@ -133,9 +136,30 @@ def debug_info(file: ElfFile) -> DebugInfo:
 def _debug_info(data: bytes, name: str) -> DebugInfo:
     from xsplice_plugins.elf.reader import read_elf  # noqa: PLC0415  the cache's key is the bytes
 
-    file = read_elf(data, name)
+    entries: list[DebugEntry] = []
+    place_of: dict[int, int] = {}
+    for _ in debug_units(read_elf(data, name), lambda: (entries, place_of)):
+        pass
+    return DebugInfo(
+        entries=entries,
+        place_of=place_of,
+        types=_member_types(entries, place_of),
+        inlined=_inlined(entries, place_of),
+    )
+
+
+def debug_units(file: ElfFile, room: Callable[[], Unit] = lambda: ([], {})) -> Iterator[Unit]:
+    """Give what each compiled file left in an object or an image, one after the other.
+
+    Args:
+        file: One without debug information gives nothing.
+        room: Where each is put: entries, and the number of each by its place.
+
+    Raises:
+        DiffError: A form is not known, or something is damaged.
+    """
     if ".debug_info" not in file.section_by_name or ".debug_abbrev" not in file.section_by_name:
-        return DebugInfo()
+        return
     info = _relocated(file, ".debug_info")
     abbreviations = file.section_by_name[".debug_abbrev"].data
     texts = {
@@ -145,22 +169,16 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
     }
     if ".debug_str_offsets" in file.section_by_name:
         texts[_STR_OFFSETS] = _relocated(file, ".debug_str_offsets")
-    entries: list[DebugEntry] = []
-    place_of: dict[int, int] = {}
     cursor = Cursor(info)
-    try:
-        while cursor.at < len(info):
-            _read_unit(cursor, abbreviations, texts, entries, place_of, name)
-    except (IndexError, KeyError, ValueError) as error:
-        raise DiffError(
-            f"{name}: its debug information is damaged; compile the object again"
-        ) from error
-    return DebugInfo(
-        entries=entries,
-        place_of=place_of,
-        types=_member_types(entries, place_of),
-        inlined=_inlined(entries, place_of),
-    )
+    while cursor.at < len(info):
+        entries, place_of = room()
+        try:
+            _read_unit(cursor, abbreviations, texts, entries, place_of, file.name)
+        except (IndexError, KeyError, ValueError) as error:
+            raise DiffError(
+                f"{file.name}: its debug information is damaged; compile the object again"
+            ) from error
+        yield entries, place_of
 
 
 def _relocated(file: ElfFile, section_name: str) -> bytes:
@@ -256,11 +274,8 @@ def _value(cursor: Cursor, form: int, texts: dict[int, bytes], unit: int, name: 
         return cursor.sleb()
     if form == _STRING:
         return cursor.text()
-    if form in _BLOCKS:
-        cursor.at += cursor.number(_BLOCKS[form])
-        return 0
-    if form in _LEB_BLOCKS:
-        size = cursor.uleb()
+    if form in _BLOCKS or form in _LEB_BLOCKS:
+        size = cursor.number(_BLOCKS[form]) if form in _BLOCKS else cursor.uleb()
         cursor.at += size
         return 0
     raise DiffError(

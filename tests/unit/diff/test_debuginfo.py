@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
 from xsplice_plugins.diff.lines import line_of
-from xsplice_plugins.elf.debuginfo import debug_info
+from xsplice_plugins.elf.debuginfo import Cursor, _value, debug_info
 from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import DiffError
@@ -251,3 +251,10 @@ def test_damaged_debug_information_is_refused_by_name(
             told.append(str(error))
     assert told
     assert all(text.startswith("a.o: ") for text in told)
+
+
+@pytest.mark.parametrize(("form", "head"), [(0x0A, b"\2"), (0x03, b"\2\0"), (0x09, b"\2")])
+def test_a_block_in_debug_information_is_passed_over_whole(form: int, head: bytes) -> None:
+    cursor = Cursor(head + b"ab\7")
+    _value(cursor, form, {}, 0, "file.o")
+    assert cursor.number(1) == 7
