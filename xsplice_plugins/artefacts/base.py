@@ -26,6 +26,11 @@ def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset((path.removesuffix(")"), name) for name, _, path in pairs)
 
 
+#: Structures, each with places and sizes, in bytes, that headers say and an image has otherwise,
+#: and the member's name.
+Structures = tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseRecord:
     """What a base is. Target: ``base.json``."""
@@ -50,3 +55,4 @@ class BaseRecord:
     absent: tuple[str, ...]  #: those that the image does not hold
     ambiguous: tuple[str, ...]  #: those that fit in several places
     strangers: tuple[str, ...]  #: what the image holds and no object has
+    structures: Structures = ()  #: that the image has otherwise, as far as debug information tells

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from xsplice_plugins.artefacts.base import Structures
 from xsplice_plugins.artefacts.files import SCHEMA
 from xsplice_plugins.artefacts.patch import PatchSet
 from xsplice_plugins.artefacts.sign import SignatureCheck
@@ -118,6 +119,7 @@ class BaseMatch:
     absent: tuple[str, ...] = ()  #: that the image does not hold
     ambiguous: tuple[str, ...] = ()  #: that fit in several places
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
+    structures: Structures = ()  #: that a matched base's image has otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,15 @@ from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, load_base, ready_place
+from xsplice_plugins.elf.moved import moved_structures
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import BaseMatch
+    from xsplice_plugins.artefacts import BaseMatch, Structures
     from xsplice_plugins.bases.shipped import Shipped
     from xsplice_plugins.kbuild.tree import XenTree
 
@@ -79,6 +82,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
+        structures=_structures(tree) if likeness is Likeness.MATCHED else (),
     )
 
 
@@ -93,6 +97,19 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
             f"are those of the image, so it was built of other sources or settings; "
             f"{', '.join(other[:_SHOWN_MAX])} differ"
         )
+
+
+def _structures(tree: XenTree) -> Structures:
+    """Say which structures the shipped image has otherwise, by the debug information of both."""
+    files = (read_elf(path.read_bytes(), name) for name, path in _members(tree))
+    moved = moved_structures(files, read_elf(tree.xen_syms.read_bytes(), "xen-syms"))
+    return tuple((name, tuple(sorted(rows.items()))) for name, rows in sorted(moved.items()))
+
+
+def _members(tree: XenTree) -> Iterator[tuple[str, Path]]:
+    for name, path in pipeline.objects_of_tree(tree).files:
+        if path.is_file():
+            yield name, path
 
 
 def _matched(folder: Path) -> tuple[XenTree, BaseMatch]:

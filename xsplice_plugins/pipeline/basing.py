@@ -7,7 +7,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import BaseMatch, Finding, Likeness, Severity, read_file
+from xsplice_plugins.artefacts import (
+    BaseMatch,
+    Finding,
+    Likeness,
+    Severity,
+    Structures,
+    read_file,
+)
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ElfError
 from xsplice_plugins.pipeline.run import settled
@@ -40,6 +47,7 @@ class BaseObjects:
     #: The image was not linked from them: a named base that was matched when it was added. Then
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
+    structures: Structures = ()  #: that the image of a matched base has otherwise
 
 
 def objects_of_tree(tree: XenTree) -> BaseObjects:
@@ -57,6 +65,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         files=tuple((path, tree.build_root / path) for path in members),
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
         is_matched=tree.base is not None and tree.base.likeness is Likeness.MATCHED,
+        structures=tree.base.structures if tree.base is not None else (),
     )
 
 
@@ -87,12 +96,13 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         is_matched=objects.is_matched,
         objects=sum(row.is_linked for row in rows),
         matched=sum(len(row.matched) for row in rows if row.is_linked),
-        differs=tuple(f"{m.name} ({row.object_path})" for row in rows for m in row.differs),
+        differs=tuple(_differing(match)),
         absent=tuple(
             f"{name} ({row.object_path})" for row in rows if not row.held for name in row.absent
         ),
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
+        structures=objects.structures,
     )
 
 
@@ -143,13 +153,20 @@ def _match(
         return None, (_finding(Severity.UNCHECKED, text),)
 
 
+def _differing(match: ImageMatch) -> list[str]:
+    """Return name and object of what differs, once where it has several names or places."""
+    return list(
+        dict.fromkeys(f"{m.name} ({row.object_path})" for row in match.objects for m in row.differs)
+    )
+
+
 def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     """Put a match into words: what speaks against it first, and how much that weighs."""
     severity = Severity.ERROR if objects.is_told else Severity.UNCHECKED
     if objects.is_matched:
         severity = Severity.INFO
     rows = match.objects
-    wrong = [f"{m.name} ({row.object_path})" for row in rows for m in row.differs]
+    wrong = _differing(match)
     wrong += [
         f"{name} ({row.object_path}: not found)"
         for row in rows
@@ -170,7 +187,7 @@ def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     counts = {
         "objects": len(linked),
         "matched": sum(len(row.matched) for row in linked),
-        "differ": sum(len(row.differs) for row in rows),
+        "differ": len(_differing(match)),
         "absent": sum(len(row.absent) for row in rows if not row.held),
         "ambiguous": sum(len(row.ambiguous) for row in rows),
         "left_out": sum(not row.is_linked and row.is_optional for row in rows),

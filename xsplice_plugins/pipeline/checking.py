@@ -20,6 +20,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
+from xsplice_plugins.pipeline.structures import structure_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +71,10 @@ def check_rebuild(
     """
     run = settled(run, image)
     digest = hashlib.sha256(payload).hexdigest()
-    needs = tuple(_needs(run, payload, image, base))
+    needs = (
+        *_needs(run, payload, image, base),
+        *structure_findings(REBUILD, base, objects),
+    )
     if not objects:
         findings = (*needs, *_handmade(name))
         return Checks(name=name, digest=digest, findings=findings, is_possible=False)

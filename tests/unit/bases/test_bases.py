@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
@@ -80,6 +81,35 @@ def test_another_image_is_matched_function_by_function(own: Path, tmp_path: Path
     tree = locate_tree(store.tree_of("base:fleet"))
     assert tree.xen_syms.read_bytes() == image.read_bytes()
     assert record.build_id == locate_tree(shipped.root).build_id
+
+
+BOX = """struct box { %s int lid; };
+int user_lid(struct box *b) { return b->lid; }
+int user_box(struct box *b) { return b != 0; }
+"""
+
+
+def test_a_structure_that_the_shipped_image_has_otherwise_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = {}
+    for name, more in (("shipped", "int more;"), ("sources", "")):
+        trees[name] = tree = TinyTree(tmp_path / name, flags="-g")
+        with (tree.root / "xen" / "common" / "user.c").open("a") as file:
+            file.write(BOX % more)
+        tree.build()
+        add_makefile(tree)
+    image = trees["shipped"].root / "xen" / "xen-syms"
+    for name in ("xen-syms", "xen"):
+        (trees["sources"].root / "xen" / name).unlink()
+    record = added(trees["sources"].root, image=image)
+    assert record.likeness is Likeness.MATCHED
+    assert record.differs == ("user_lid (common/user.o)",)
+    assert record.structures == (("struct box", ((0, "lid"), (4, "its size"))),)
+    objects = pipeline.objects_of_tree(locate_tree(store.tree_of("base:fleet")))
+    assert objects.structures == record.structures
+    monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "other"))
+    assert added(trees["sources"].root).structures == ()
 
 
 def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:

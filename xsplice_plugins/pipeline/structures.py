@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New code of a fix, and the structures that a matched base's shipped image has otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.artefacts import Duty, Finding, Severity
+from xsplice_plugins.elf.layouts import has_types, layouts_of
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import EM_X86_64, STT_FUNC, STT_SECTION
+from xsplice_plugins.errors import DiffError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from xsplice_plugins.artefacts import BaseMatch
+    from xsplice_plugins.check.results import NewObject
+    from xsplice_plugins.elf.reader import ElfFile
+    from xsplice_plugins.elf.types import Symbol
+
+#: From the field of a place beside the instruction to the instruction's end, with and without an
+#: immediate behind it.
+_FIELD_TO_END_BYTES = (0, 4, 5, 6, 8)
+
+
+def structure_findings(
+    check: str, base: BaseMatch | None, objects: Iterable[NewObject]
+) -> Iterator[Finding]:
+    """Name new code that may find a member elsewhere than the hypervisor has it.
+
+    Args:
+        check: The check's name in findings.
+        base: How the base compares with its image; ``None`` if nothing is known.
+        objects: Both sides of every object that differs.
+
+    Yields:
+        One finding, not checked, for each function.
+    """
+    moved = dict(base.structures) if base is not None else {}
+    for row in objects if moved else ():
+        new = read_elf(row.new, row.path)
+        try:
+            known = sorted(name for name in layouts_of(new) if name in moved)
+            text = "" if has_types(new) else "it has no debug information"
+        except DiffError as error:
+            known, text = [], str(error)
+        if text:
+            text = f"{row.path}: which structures its code knows cannot be told ({text}), and the "
+            text += f"hypervisor has {', '.join(sorted(moved))} otherwise"
+            yield _finding(check, row.path, text)
+        wrong = {n: f"`{member}` of `{name}`" for name in known for n, member in moved[name]}
+        old = read_elf(row.baseline, row.path) if row.baseline else None
+        for name, words in _uses(new, old, wrong) if wrong else ():
+            text = f"{name}: its new code may use {words}, which the hypervisor has elsewhere than "
+            text += "the headers say; get the sources of the shipped image, or leave it alone"
+            yield _finding(check, name, text)
+
+
+def _uses(new: ElfFile, old: ElfFile | None, wrong: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """Give each function with more uses of a wrong number than before, and what that number is."""
+    before = {symbol.name: symbol for symbol in _functions(old)} if old else {}
+    for symbol in _functions(new):
+        own = _code(new, symbol)
+        was = before.get(symbol.name)
+        if was and old and own == _code(old, was) and _addends(new, symbol) == _addends(old, was):
+            continue
+        if new.machine != EM_X86_64:
+            yield symbol.name, next(iter(wrong.values()))
+            continue
+        added = _numbers(new, symbol)
+        if was and old:
+            added -= _numbers(old, was)
+        if used := sorted(number for number in added if number in wrong):
+            yield symbol.name, f"{wrong[used[0]]} at {used[0]:#x}"
+
+
+def _functions(elf: ElfFile) -> Iterator[Symbol]:
+    for symbol in elf.symbols:
+        if symbol.type == STT_FUNC and 0 < symbol.shndx < len(elf.sections):
+            yield symbol
+
+
+def _code(elf: ElfFile, symbol: Symbol) -> bytes:
+    return elf.sections[symbol.shndx].data[symbol.value : symbol.value + symbol.size_bytes]
+
+
+def _addends(elf: ElfFile, symbol: Symbol) -> list[tuple[str, int]]:
+    """Return name and distance of what a function's fields lead to."""
+    end = symbol.value + symbol.size_bytes
+    return [
+        (elf.symbols[row.symbol].name, row.addend)
+        for row in elf.relocs(elf.sections[symbol.shndx])
+        if symbol.value <= row.offset < end and elf.symbols[row.symbol].type != STT_SECTION
+    ]
+
+
+def _numbers(elf: ElfFile, symbol: Symbol) -> Counter[int]:
+    """Count the numbers of a function's code, and the distances within what it names."""
+    from xsplice_plugins.target.x86_64_numbers import numbers_in  # noqa: PLC0415  the decoder
+
+    found = numbers_in(_code(elf, symbol))
+    for _, addend in _addends(elf, symbol):
+        found.update({addend + more for more in _FIELD_TO_END_BYTES} - {0})
+    return found
+
+
+def _finding(check: str, subject: str, text: str) -> Finding:
+    return Finding(
+        check=check,
+        severity=Severity.UNCHECKED,
+        subject=subject,
+        text=text,
+        obligation=Duty.LAYOUT,
+    )
