@@ -55,4 +55,5 @@ class BaseRecord:
     absent: tuple[str, ...]  #: those that the image does not hold
     ambiguous: tuple[str, ...]  #: those that fit in several places
     strangers: tuple[str, ...]  #: what the image holds and no object has
-    structures: Structures = ()  #: that the image has otherwise, as far as debug information tells
+    #: that the image has otherwise; ``None`` without debug information of both
+    structures: Structures | None = None

@@ -119,7 +119,8 @@ class BaseMatch:
     absent: tuple[str, ...] = ()  #: that the image does not hold
     ambiguous: tuple[str, ...] = ()  #: that fit in several places
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
-    structures: Structures = ()  #: that a matched base's image has otherwise
+    #: that a matched base's image has otherwise; ``None`` where nobody compared them
+    structures: Structures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, load_base, ready_place
+from xsplice_plugins.elf.layouts import has_types
 from xsplice_plugins.elf.moved import moved_structures
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
@@ -82,7 +83,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
-        structures=_structures(tree) if likeness is Likeness.MATCHED else (),
+        structures=_structures(tree) if likeness is Likeness.MATCHED else None,
     )
 
 
@@ -99,10 +100,13 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
         )
 
 
-def _structures(tree: XenTree) -> Structures:
+def _structures(tree: XenTree) -> Structures | None:
     """Say which structures the shipped image has otherwise, by the debug information of both."""
-    files = (read_elf(path.read_bytes(), name) for name, path in _members(tree))
-    moved = moved_structures(files, read_elf(tree.xen_syms.read_bytes(), "xen-syms"))
+    image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
+    files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
+    if not (has_types(image) and any(has_types(file) for file in files)):
+        return None
+    moved = moved_structures(files, image)
     return tuple((name, tuple(sorted(rows.items()))) for name, rows in sorted(moved.items()))
 
 

@@ -47,7 +47,7 @@ class BaseObjects:
     #: The image was not linked from them: a named base that was matched when it was added. Then
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
-    structures: Structures = ()  #: that the image of a matched base has otherwise
+    structures: Structures | None = None  #: that the image of a matched base has otherwise
 
 
 def objects_of_tree(tree: XenTree) -> BaseObjects:
@@ -65,7 +65,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         files=tuple((path, tree.build_root / path) for path in members),
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
         is_matched=tree.base is not None and tree.base.likeness is Likeness.MATCHED,
-        structures=tree.base.structures if tree.base is not None else (),
+        structures=tree.base.structures if tree.base is not None else None,
     )
 
 

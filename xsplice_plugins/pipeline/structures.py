@@ -38,7 +38,13 @@ def structure_findings(
     Yields:
         One finding, not checked, for each function.
     """
-    moved = dict(base.structures) if base is not None else {}
+    if base is None or not base.is_matched:
+        return
+    if base.structures is None:
+        if base.differs or base.absent or base.strangers:
+            yield from _unknown(check, objects)
+        return
+    moved = dict(base.structures)
     for row in objects if moved else ():
         new = read_elf(row.new, row.path)
         try:
@@ -58,8 +64,25 @@ def structure_findings(
             yield _finding(check, name, text)
 
 
-def _uses(new: ElfFile, old: ElfFile | None, wrong: Mapping[int, str]) -> Iterator[tuple[str, str]]:
-    """Give each function with more uses of a wrong number than before, and what that number is."""
+def _unknown(check: str, objects: Iterable[NewObject]) -> Iterator[Finding]:
+    """Name new code that finds something behind a pointer, where no structure was compared."""
+    for row in objects:
+        new = read_elf(row.new, row.path)
+        old = read_elf(row.baseline, row.path) if row.baseline else None
+        for name, words in _uses(new, old, None):
+            text = f"{name}: its new code may use a member{words}, and nobody has compared the "
+            text += "structures with the shipped image; give one with debug information (CONFIG_"
+            text += "DEBUG_INFO), and add the base again"
+            yield _finding(check, name, text)
+
+
+def _uses(
+    new: ElfFile, old: ElfFile | None, wrong: Mapping[int, str] | None
+) -> Iterator[tuple[str, str]]:
+    """Give each function with more uses of a wrong number than before, and what that number is.
+
+    ``None`` stands for every distance from a pointer.
+    """
     before = {symbol.name: symbol for symbol in _functions(old)} if old else {}
     for symbol in _functions(new):
         own = _code(new, symbol)
@@ -67,13 +90,14 @@ def _uses(new: ElfFile, old: ElfFile | None, wrong: Mapping[int, str]) -> Iterat
         if was and old and own == _code(old, was) and _addends(new, symbol) == _addends(old, was):
             continue
         if new.machine != EM_X86_64:
-            yield symbol.name, next(iter(wrong.values()))
+            yield symbol.name, next(iter(wrong.values())) if wrong else ""
             continue
-        added = _numbers(new, symbol)
+        added = _numbers(new, symbol, is_pointers_only=wrong is None)
         if was and old:
-            added -= _numbers(old, was)
-        if used := sorted(number for number in added if number in wrong):
-            yield symbol.name, f"{wrong[used[0]]} at {used[0]:#x}"
+            added -= _numbers(old, was, is_pointers_only=wrong is None)
+        if used := sorted(number for number in added if wrong is None or number in wrong):
+            words = "" if wrong is None else wrong[used[0]]
+            yield symbol.name, f"{words} at {used[0]:#x}"
 
 
 def _functions(elf: ElfFile) -> Iterator[Symbol]:
@@ -96,13 +120,14 @@ def _addends(elf: ElfFile, symbol: Symbol) -> list[tuple[str, int]]:
     ]
 
 
-def _numbers(elf: ElfFile, symbol: Symbol) -> Counter[int]:
+def _numbers(elf: ElfFile, symbol: Symbol, *, is_pointers_only: bool) -> Counter[int]:
     """Count the numbers of a function's code, and the distances within what it names."""
     from xsplice_plugins.target.x86_64_numbers import numbers_in  # noqa: PLC0415  the decoder
 
-    found = numbers_in(_code(elf, symbol))
+    found = numbers_in(_code(elf, symbol), is_pointers_only=is_pointers_only)
     for _, addend in _addends(elf, symbol):
-        found.update({addend + more for more in _FIELD_TO_END_BYTES} - {0})
+        places = {addend + more for more in _FIELD_TO_END_BYTES}
+        found.update(places if 0 not in places else ())  # else it is the beginning itself
     return found
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 
-def numbers_in(code: bytes) -> Counter[int]:
+def numbers_in(code: bytes, *, is_pointers_only: bool = False) -> Counter[int]:
     """Count distances from pointers, and constants, in code that no relocation fills in.
 
     A place in the stack, and one beside the instruction itself, is no distance from a pointer.
@@ -22,7 +22,7 @@ def numbers_in(code: bytes) -> Counter[int]:
             kind = row.op_kind(place)
             if kind == kinds.MEMORY and row.memory_base not in none:
                 found[_size(row.memory_displacement)] += 1
-            elif kinds.IMMEDIATE8 <= kind <= kinds.IMMEDIATE32TO64:
+            elif not is_pointers_only and kinds.IMMEDIATE8 <= kind <= kinds.IMMEDIATE32TO64:
                 found[_size(row.immediate(place))] += 1
     return found
 

@@ -67,13 +67,18 @@ ROWS: Structures = tuple((name, tuple(sorted(rows.items()))) for name, rows in M
 
 
 def found(
-    folder: Path, text: str, *, old: str = USER, structures: Structures = ROWS, flag: str = "-g"
+    folder: Path,
+    text: str,
+    *,
+    old: str = USER,
+    structures: Structures | None = ROWS,
+    flag: str = "-g",
+    differs: tuple[str, ...] = ("other (common/other.o)",),
 ) -> list[Finding]:
     """Say what is found about a file with another text."""
-    sides = (compile_c(folder, HEADER % "" + side, flag) for side in (text, old))
-    new, baseline = sides
+    new, baseline = (compile_c(folder, HEADER % "" + side, flag) for side in (text, old))
     row = NewObject(path="common/user.o", new=new, baseline=baseline)
-    base = BaseMatch(image="", findings=(), is_matched=True, structures=structures)
+    base = BaseMatch(image="", findings=(), is_matched=True, structures=structures, differs=differs)
     return list(structure_findings("rebuild", base, [row]))
 
 
@@ -111,6 +116,25 @@ def test_without_debug_information_nobody_can_tell(tmp_path: Path) -> None:
     assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/user.o")
     assert "the hypervisor has struct inner, struct outer otherwise" in row.text
     assert found(tmp_path, text, flag="-g0", structures=()) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "is_asked"),
+    [
+        ("o->flags", True),
+        ("the_outer.flags", True),
+        ("o->pad[0]", True),
+        ("(o == 0) + 0x120", False),
+    ],
+)
+def test_where_nobody_compared_structures_each_new_distance_is_asked_about(
+    tmp_path: Path, after: str, is_asked: bool
+) -> None:
+    text = USER.replace("(o != 0)", after)
+    rows = found(tmp_path, text, structures=None)
+    assert [row.severity for row in rows] == ([Severity.UNCHECKED] if is_asked else [])
+    assert all("nobody has compared the structures" in row.text for row in rows)
+    assert found(tmp_path, text, structures=None, differs=()) == []
 
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="no compiler for arm64")
