@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
-from xsplice_plugins.elf.layouts import has_types, layouts_of
+from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_X86_64, STT_FUNC, STT_SECTION
-from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -47,15 +46,11 @@ def structure_findings(
     moved = dict(base.structures)
     for row in objects if moved else ():
         new = read_elf(row.new, row.path)
-        try:
-            known = sorted(name for name in layouts_of(new) if name in moved)
-            text = "" if has_types(new) else "it has no debug information"
-        except DiffError as error:
-            known, text = [], str(error)
-        if text:
-            text = f"{row.path}: which structures its code knows cannot be told ({text}), and the "
-            text += f"hypervisor has {', '.join(sorted(moved))} otherwise"
-            yield _finding(check, row.path, text)
+        layouts = layouts_of(new)
+        if not layouts:  # of assembler, or without debug information
+            yield from _unknown(check, [row])
+            continue
+        known = sorted(layouts.keys() & moved.keys())
         wrong = {n: f"`{member}` of `{name}`" for name in known for n, member in moved[name]}
         old = read_elf(row.baseline, row.path) if row.baseline else None
         for name, words in _uses(new, old, wrong) if wrong else ():
@@ -71,8 +66,8 @@ def _unknown(check: str, objects: Iterable[NewObject]) -> Iterator[Finding]:
         old = read_elf(row.baseline, row.path) if row.baseline else None
         for name, words in _uses(new, old, None):
             text = f"{name}: its new code may use a member{words}, and nobody has compared the "
-            text += "structures with the shipped image; give one with debug information (CONFIG_"
-            text += "DEBUG_INFO), and add the base again"
+            text += "structures that it knows with the shipped image; give an image and objects "
+            text += "with debug information (CONFIG_DEBUG_INFO), and add the base again"
             yield _finding(check, name, text)
 
 

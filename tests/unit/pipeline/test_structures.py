@@ -110,11 +110,12 @@ def test_what_the_old_code_did_as_often_is_no_new_use(tmp_path: Path) -> None:
     assert len(found(tmp_path, old + OTHER.replace("other", "more"), old=old)) == 1
 
 
-def test_without_debug_information_nobody_can_tell(tmp_path: Path) -> None:
+def test_without_debug_information_each_new_distance_is_asked_about(tmp_path: Path) -> None:
     text = USER.replace("(o != 0)", "o->flags")
     (row,) = found(tmp_path, text, flag="-g0")
-    assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/user.o")
-    assert "the hypervisor has struct inner, struct outer otherwise" in row.text
+    assert (row.severity, row.subject) == (Severity.UNCHECKED, "user")
+    assert "may use a member at 0x120, and nobody has compared" in row.text
+    assert found(tmp_path, USER.replace("!= 0", "== 0"), flag="-g0") == []
     assert found(tmp_path, text, flag="-g0", structures=()) == []
 
 
