@@ -93,6 +93,11 @@ class Machine:
         return self.cpus <= self.platform.saved_cpus_max
 
     @property
+    def can_be_busy(self) -> bool:
+        """Whether the steps `LOADS` may be asked of this kind of machine."""
+        return self.platform.can_be_busy
+
+    @property
     def has_memory(self) -> bool:
         """Whether :meth:`memory` and looks are to be had on this kind of machine."""
         return self.platform.has_memory

@@ -54,6 +54,9 @@ class Platform:
     has_memory: bool
     #: of so many processors a booted machine can be restored; one with more is booted each time
     saved_cpus_max: int
+    can_be_busy: (
+        bool  #: whether dom0 goes on answering while a process keeps its CPUs in hypercalls
+    )
 
     @property
     def suffix(self) -> str:
@@ -110,6 +113,7 @@ X86_64 = Platform(
     compiler_packages={"gcc": "gcc", "ld": "binutils"},
     has_memory=True,
     saved_cpus_max=255,
+    can_be_busy=True,
 )
 ARM64 = Platform(
     name="arm64",
@@ -137,6 +141,8 @@ ARM64 = Platform(
     has_memory=False,
     # Of two restored processors the second one at times never comes: nothing wakes it.
     saved_cpus_max=1,
+    # Its one virtual CPU kept busy, dom0 once never came back to the agent after an -EBUSY.
+    can_be_busy=False,
 )
 PLATFORMS = (X86_64, ARM64)
 

@@ -48,6 +48,7 @@ class StandIn:
     tries: int = 1
     has_memory: bool = True
     has_tool: bool = True
+    can_be_busy: bool = True
     packages: tuple[str, ...] = ("kernel_1",)
     qemu: str = "QEMU 7"
     console_logs: list[str] = field(default_factory=list)
@@ -260,6 +261,13 @@ def test_a_late_first_try_and_a_second_one_that_does_it_are_told(tmp_path: Path)
     assert finding.severity is Severity.INFO, "nothing was shown"
     assert len(prompt.console_logs) == 3, "it was tried again"
     assert "could not be brought about" in finding.text
+
+
+def test_a_machine_that_cannot_be_busy_is_asked_without(tmp_path: Path) -> None:
+    (finding,) = retried(tmp_path, StandIn(tries=2, can_be_busy=False))
+    assert (finding.severity, finding.text[:25]) == (Severity.HELD, "on two CPUs, apply and re")
+    assert finding.evidence is not None
+    assert {"busy", "idle"}.isdisjoint(row["verb"] for row in finding.evidence["steps"])
 
 
 def test_a_dom0_that_does_not_get_busy_shows_nothing_and_refuses_nothing(tmp_path: Path) -> None:
