@@ -18,7 +18,7 @@ from xsplice_plugins.check.fields import ALL, Aim
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit, read_object
 from xsplice_plugins.check.results import ImageMatch, Mismatch, ObjectMatch
-from xsplice_plugins.check.strangers import strangers
+from xsplice_plugins.check.strangers import named_pieces, strangers
 from xsplice_plugins.check.tables import SNIPPETS, Layout, bounds
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 
@@ -386,4 +386,6 @@ def match_objects(
     placed = place_objects(image, read, optional)
     match = match_of(placed)
     spans = [(start, end) for start, end, _ in _spans(placed)]
-    return replace(match, strangers=tuple(strangers(image, spans)))
+    linked = (obj for obj, bases in zip(read, placed.bases, strict=True) if bases)
+    spans += [span for obj in linked for span in named_pieces(image, obj)]
+    return replace(match, strangers=tuple(strangers(image, sorted(spans))))

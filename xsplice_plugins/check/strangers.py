@@ -3,6 +3,7 @@
 
 Asked of the symbols of functions and data, and of code without symbols. Texts and constants that
 the linker merges have no place of their own; what fields say of them is compared where they lead.
+Some have a name all the same (clang merges constant tables): the name leads to equal bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from xsplice_plugins.check.memory import Area, Image
+from xsplice_plugins.check.objects import ObjectFile
 from xsplice_plugins.elf.types import SHF_EXECINSTR, SHN_LORESERVE, STT_FUNC, STT_OBJECT
 
 _GAP_BYTES = 64  #: the largest alignment of code; what is shorter fills up
@@ -46,6 +48,23 @@ def strangers(image: Image, spans: list[tuple[int, int]]) -> Iterator[str]:
     for area in image.areas:
         if area.flags & SHF_EXECINSTR:
             yield from _gaps(area, spans[max(bisect_right(starts, area.start) - 1, 0) :])
+
+
+def named_pieces(image: Image, obj: ObjectFile) -> Iterator[tuple[int, int]]:
+    """Give start and end address of merged texts and constants that the image has by name.
+
+    Args:
+        image: The linked hypervisor.
+        obj: One of its objects.
+    """
+    for section, symbols in obj.named.items():
+        if not obj.is_merged(section) or not obj.elf.sections[section].is_alloc:
+            continue
+        for symbol in symbols:
+            want = obj.content(section, symbol.value, symbol.value + symbol.size_bytes)
+            for home in image.homes.get(symbol.decorated, ()):
+                if want and image.read(home.value, len(want)) == want:
+                    yield home.value, home.value + len(want)
 
 
 def _gaps(area: Area, spans: list[tuple[int, int]]) -> Iterator[str]:

@@ -167,6 +167,29 @@ def test_what_no_object_has_is_named(tmp_path: Path) -> None:
     assert (whole.held, whole.strangers) == (True, ())
 
 
+def test_merged_constants_with_a_name_are_no_strangers(tmp_path: Path) -> None:
+    """Clang puts a file's own constant tables where the linker merges, and names them."""
+    text = (
+        'asm(".pushsection .rodata.cst8,\\"aM\\",@progbits,8\\n.type {0}, @object\\n"\n'
+        '  ".size {0}, 8\\n{0}: .quad {1}\\n.popsection");\n'
+        "extern const char {0}[8];\nint get_{0}(int i) {{ return {0}[i]; }}\n"
+    )
+    first, second = (
+        compiled(tmp_path, f"{name}.c", text.format(name, value))
+        for name, value in (("digits", 0x11223344), ("again", 0x11223344))
+    )
+    image = read_image(linked(tmp_path, first, second), "image", SIZES)
+    places = {image.homes[name][0].value for name in ("digits.c#digits", "again.c#again")}
+    assert len(places) == 1, "the linker has merged them"
+    found = match_objects(image, [("a.o", first), ("b.o", second)], SIZES)
+    assert (found.held, found.strangers) == (True, ())
+    assert match_objects(image, [("a.o", first)], SIZES).strangers == ("get_again",)
+    other = compiled(tmp_path, "again.c", text.format("again", 0x55667788))
+    alone = read_image(linked(tmp_path, second), "image", SIZES)
+    found = match_objects(alone, [("b.o", other)], SIZES)
+    assert (found.held, found.strangers) == (False, ("again.c#again",))
+
+
 def test_a_section_of_addresses_alone_is_found_by_where_they_lead(tmp_path: Path) -> None:
     text = 'static void __attribute__((used)) start(void) {{ asm volatile("{0}"); }}\n'
     text += 'void (*const __attribute__((section(".rodata.start"))) entry)(void) = start;\n'
