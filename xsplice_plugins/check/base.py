@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from xsplice_plugins.check.fields import ALL, Aim
@@ -196,11 +196,10 @@ def _by_content(placed: Placed, number: int, section: int) -> list[int]:
     """Search the longest stretch without relocated fields, or an address that is known."""
     obj, image = placed.objects[number], placed.image
     row = obj.elf.sections[section]
-    edges = [
-        0,
-        *(end for ref in obj.refs(section) for end in (ref.at, ref.at + ref.kind.size_bytes)),
-    ]
-    start, end = max(pairwise([*edges, row.size_bytes]), key=lambda span: span[1] - span[0])
+    fields = [(ref.at, ref.at + ref.kind.size_bytes) for ref in obj.refs(section)]
+    edges = [0, *chain.from_iterable(fields), row.size_bytes]
+    spans = zip(edges[::2], edges[1::2], strict=True)
+    start, end = max(spans, key=lambda span: span[1] - span[0])
     text = row.data[start:end]
     found: list[int] = []
     if not text.strip(b"\0") or len(text) < _SHOWN:

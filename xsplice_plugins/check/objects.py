@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from xsplice_plugins.elf.types import (
 from xsplice_plugins.errors import ElfFormatError
 
 _NOT_LOADED = (".discard", ".eh_frame", ".exit", ".exitcall", ".note", ".comment", ".llvm")
+_SANITIZER = re.compile(r"\.\.Lubsan_(data|type)\d+$")  #: of ``-fsanitize=undefined``
 _BOOT_ONLY = (".init", ".text.startup", ".trampoline", ".ctors", ".init_array")
 
 
@@ -59,12 +61,25 @@ class ObjectFile:
 
     @cached_property
     def loaded(self) -> tuple[Section, ...]:
-        """Return the sections that take part in the image, empty ones left out."""
-        return tuple(
+        """Return the sections that take part in the image, empty ones left out.
+
+        Left out is also what a sanitizer describes and no code refers to: thousands of pieces
+        without names, alike in many objects.
+        """
+        rows = [
             section
             for section in self.elf.sections
             if section.is_alloc and section.size_bytes and not section.name.startswith(_NOT_LOADED)
-        )
+        ]
+        unused = {
+            row.index for row in rows if _SANITIZER.search(row.name) and row.index not in self.named
+        }
+        pending = [row.index for row in rows if row.index not in unused] if unused else []
+        while pending:
+            led = {ref.symbol.shndx for ref in self.refs(pending.pop())} & unused
+            pending += led
+            unused -= led
+        return tuple(row for row in rows if row.index not in unused)
 
     def refs(self, section: int) -> tuple[Ref, ...]:
         """Return a section's relocations, sorted by place.

@@ -190,6 +190,53 @@ def test_merged_constants_with_a_name_are_no_strangers(tmp_path: Path) -> None:
     assert (found.held, found.strangers) == (False, ("again.c#again",))
 
 
+SANITIZED = r"""
+asm(".pushsection .data..Lubsan_type1,\"aw\"\n1: .quad TYPE\n.popsection\n"
+    ".pushsection .data.rel.local..Lubsan_data2,\"aw\"\n2: .quad 1b, LINE\nNAME\n.popsection");
+extern char handled[];
+int go(int x) { asm volatile("USE" :: "r"(x) : "memory"); return x * 9; }
+"""
+
+
+def sanitized(folder: Path, line: int, use: str, name: str = "", type_: int = 5) -> bytes:
+    """Compile a file with what a sanitizer says of a line, and code that uses it or does not."""
+    text = SANITIZED.replace("LINE", str(line)).replace("USE", use).replace("TYPE", str(type_))
+    return compiled(folder, "clean.c", text.replace("NAME", name))
+
+
+def test_what_a_sanitizer_says_and_no_code_reads_is_not_asked_for(tmp_path: Path) -> None:
+    """Thousands of pieces without names, alike in many objects, that optimised code left behind."""
+    image = read_image(linked(tmp_path, sanitized(tmp_path, 7, "nop")), "image", SIZES)
+    other = sanitized(tmp_path, 8, "nop", type_=6)  # the type is read by what nobody reads
+    assert match_objects(image, [("clean.o", other)], SIZES).held
+
+
+def test_what_a_sanitizer_says_and_code_reads_must_be_there(tmp_path: Path) -> None:
+    use, named = "movq 2b, %%rax", (".globl handled\\nhandled: .quad {}")
+    image = read_image(linked(tmp_path, sanitized(tmp_path, 7, use)), "image", SIZES)
+    assert match_objects(image, [("clean.o", sanitized(tmp_path, 7, use))], SIZES).held
+    for other in (sanitized(tmp_path, 8, use), sanitized(tmp_path, 7, use, type_=6)):
+        assert not match_objects(image, [("clean.o", other)], SIZES).held
+    known = linked(tmp_path, sanitized(tmp_path, 7, "nop", named.format(3)))
+    image = read_image(known, "image", SIZES)  # other objects can read what has a name
+    good = sanitized(tmp_path, 7, "nop", named.format(3))
+    assert match_objects(image, [("clean.o", good)], SIZES).held
+    bad = sanitized(tmp_path, 7, "nop", named.format(4))
+    assert not match_objects(image, [("clean.o", bad)], SIZES).held
+
+
+def test_content_is_searched_by_its_longest_stretch_without_fields(tmp_path: Path) -> None:
+    """A field that is longer than all else is no content: the object holds zeros there."""
+    text = 'asm(".pushsection .rodata.nameless,\\"a\\"\\n.quad {0}, {1}\\n.popsection");\n'
+    text += "int got(void) {{ return 5; }}\nint had(void) {{ return 6; }}\n"
+    one = compiled(tmp_path, "one.c", text.format("got", 0x1234567))
+    image = read_image(linked(tmp_path, one), "image", SIZES)
+    assert match_objects(image, [("one.o", one)], SIZES).held
+    for row in (("got", 0x7654321), ("had", 0x1234567)):
+        other = compiled(tmp_path, "one.c", text.format(*row))
+        assert not match_objects(image, [("one.o", other)], SIZES).held
+
+
 def test_a_section_of_addresses_alone_is_found_by_where_they_lead(tmp_path: Path) -> None:
     text = 'static void __attribute__((used)) start(void) {{ asm volatile("{0}"); }}\n'
     text += 'void (*const __attribute__((section(".rodata.start"))) entry)(void) = start;\n'
