@@ -297,6 +297,8 @@ class Comparison:
             return self._reached(side, unit, addr)
         if obj.is_boot_only(unit.section):
             return "" if addr == home else elsewhere
+        if obj.is_description(unit.section):
+            return self._reached(side, unit, addr)
         if obj.is_constant(unit.section):
             return self._constant(side, unit, addr, home)
         if home is not None:
@@ -368,10 +370,7 @@ class Comparison:
         obj, size, memory = side.obj, entry.layout.size_bytes, self._memory(place)
         piece = Unit(entry.section, entry.start, entry.start + size, entry.table, None)
         have = memory.read(place, size)
-        if (
-            have is None
-            or obj.first_difference(piece.section, piece.start, piece.end, have) is not None
-        ):
+        if have is None or obj.first_difference(*piece[:3], have) is not None:
             return "other bytes"
         refs = obj.refs_in(piece.section, piece.start, piece.end)
         if isinstance(memory, Loaded) and memory.relocated(place, size) != len(refs):

@@ -71,9 +71,7 @@ class ObjectFile:
             for section in self.elf.sections
             if section.is_alloc and section.size_bytes and not section.name.startswith(_NOT_LOADED)
         ]
-        unused = {
-            row.index for row in rows if _SANITIZER.search(row.name) and row.index not in self.named
-        }
+        unused = {row.index for row in rows if self.is_description(row.index)}
         pending = [row.index for row in rows if row.index not in unused] if unused else []
         while pending:
             led = {ref.symbol.shndx for ref in self.refs(pending.pop())} & unused
@@ -176,6 +174,14 @@ class ObjectFile:
     def is_merged(self, section: int) -> bool:
         """Tell whether the linker merges a section's pieces with those of other objects."""
         return bool(self.elf.sections[section].flags & SHF_MERGE)
+
+    def is_description(self, section: int) -> bool:
+        """Tell whether a section is what a sanitizer says of a place in the code, without a name.
+
+        Nobody but its handlers reads it, and they write into it that they have spoken of it.
+        """
+        name = self.elf.sections[section].name
+        return bool(_SANITIZER.search(name)) and section not in self.named
 
     def is_boot_only(self, section: int) -> bool:
         """Tell whether the hypervisor frees a section after boot."""

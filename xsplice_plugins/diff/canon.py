@@ -9,10 +9,13 @@ from xsplice_plugins.diff.parts import EXTERNAL, Edge, Key, Part, PartKind
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from xsplice_plugins.diff.normalise import ObjectParts
     from xsplice_plugins.diff.pairing import Pairing
 
-_LOCATION_BYTES = 16  #: ``struct source_location`` of xen/common/ubsan/ubsan.h
+#: Of ``struct source_location`` of xen/common/ubsan/ubsan.h: file, line and column.
+_LINE = slice(8, 12)
 _DEPTH_MAX = 16  #: nesting of unnamed data that refers to unnamed data
 
 
@@ -67,11 +70,25 @@ class Canon:
         return self._unnamed[key]
 
     def body(self, is_new: bool, part: Part, depth: int = 0) -> Key:
-        """Return a part's whole content; of a sanitizer's data without file, line and column."""
+        """Return a part's whole content; of a sanitizer's data without the line."""
         parts = self.parts(is_new)
         if part.section_class is SectionClass.IGNORED:
             return ()
         content, edges = parts.content(part), parts.edges(part)
-        if part.section_class is SectionClass.SANITIZER and edges and not edges[0].offset:
-            content, edges = content[_LOCATION_BYTES:], edges[1:]
+        if _is_located(part, edges):
+            content = content[: _LINE.start] + content[_LINE.stop :]
         return (content, tuple((e.offset, e.type, self.edge(is_new, e, depth)) for e in edges))
+
+    def lines(self, is_new: bool, pieces: Iterable[int]) -> Iterator[int]:
+        """Give the lines that a sanitizer names for a function's pieces, in the code's order."""
+        parts = self.parts(is_new)
+        for edge in (edge for piece in pieces for edge in parts.edges(parts.all[piece])):
+            part = parts.all[edge.part] if edge.part != EXTERNAL else None
+            if part is not None and _is_located(part, parts.edges(part)):
+                yield int.from_bytes(parts.content(part)[_LINE], "little")
+
+
+def _is_located(part: Part, edges: Sequence[Edge]) -> bool:
+    """Tell whether a part is a sanitizer's data that begins with a place in the sources."""
+    is_said = part.section_class is SectionClass.SANITIZER
+    return is_said and bool(edges) and not edges[0].offset

@@ -169,7 +169,9 @@ def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> N
         result.changed[new] = FunctionChange(old=old, new=new, entry=table)
         return
     pairs = zip(entries_old, entries_new, strict=True)
-    frames = tuple(sorted({(a, b) for (_, _, a), (_, _, b) in pairs if a != b}))
+    said = zip(canon.lines(OLD, before), canon.lines(NEW, after), strict=False)
+    moved = {(a, b) for (_, _, a), (_, _, b) in pairs} | set(said)
+    frames = tuple(sorted((a, b) for a, b in moved if a != b))
     if frames or stream is not None:
         result.lines[new] = FunctionChange(old=old, new=new, frames=frames, stream=stream)
 

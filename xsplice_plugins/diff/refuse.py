@@ -37,6 +37,7 @@ _ACCOUNTED = (
     SectionClass.STRINGS,
     SectionClass.CONSTANTS,
     SectionClass.HOOK,
+    SectionClass.SANITIZER,  # compared with the code that refers to it
 )
 
 

@@ -91,10 +91,10 @@ def run(*words: object, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def compiled(folder: Path, name: str, source: str) -> bytes:
+def compiled(folder: Path, name: str, source: str, *flags: str) -> bytes:
     """Compile a C source; its STT_FILE symbol is the name."""
     (folder / name).write_text(MACROS + source)
-    run("gcc", *FLAGS, "-c", name, "-o", "out.o", cwd=folder)
+    run("gcc", *FLAGS, *flags, "-c", name, "-o", "out.o", cwd=folder)
     return (folder / "out.o").read_bytes()
 
 
@@ -140,6 +140,7 @@ def payload(
     more: str = "",
     *,
     old: bytes | None = None,
+    flags: tuple[str, ...] = (),
 ) -> bytes:
     """Compile a payload: code as the fix has it, and records for the replaced functions.
 
@@ -150,6 +151,7 @@ def payload(
         replaced: Names of the functions that get records.
         more: What a test wants besides.
         old: The object that tells the old sizes, if not the tiny hypervisor's.
+        flags: More options of the compiler.
     """
     old = known.unit if old is None else old
     rows = "".join(
@@ -160,7 +162,7 @@ def payload(
     records = f"struct livepatch_func records[] {place} = {{{rows}}};"
     text = f"{RECORDS}{source}\n{records if rows else ''}{more}"
     # The assembler takes what follows `#` for a comment.
-    return compiled(known.folder, "payload.c", text).replace(b"unit.c_", b"unit.c#")
+    return compiled(known.folder, "payload.c", text, *flags).replace(b"unit.c_", b"unit.c#")
 
 
 def checked(known: World, new: bytes, data: bytes, neutral: bytes | None = None) -> CheckReport:

@@ -98,6 +98,39 @@ def test_what_a_sanitizer_says_of_a_function_is_new_with_it(tmp_path: Path) -> N
     assert all(item.section.startswith(".data") for item in delta.new)
 
 
+DEAD = """static int sum(int a, int b) { return a < 3 && a > 5 ? arr[b] : a; }
+int k(int a) { return sum(a, 7) + get(a); }
+"""
+
+
+@pytest.mark.parametrize("dead", ["", DEAD])
+def test_what_a_sanitizer_numbers_is_known_by_the_code_that_reads_it(
+    tmp_path: Path, dead: str
+) -> None:
+    """A function more in front gives all descriptions other numbers; of dead code they stay."""
+    before = CHECKED + dead
+    more = "noinline int odd(long x) { return get(x + 1) * (short)x; }\n"
+    after = more + before.replace("return 1 << s", "return odd(s) << s")
+    delta = diff_c(tmp_path, before, after, "-fsanitize=undefined")
+    assert [c.name for c in delta.changed] == ["h"]
+    assert delta.refused == ()
+    assert "odd" in [item.symbol for item in delta.new]
+
+
+def test_a_place_that_a_sanitizer_names_is_a_line_that_moves_and_a_column_that_does_not(
+    tmp_path: Path,
+) -> None:
+    delta = diff_c(tmp_path, CHECKED, "\n\n\n" + CHECKED, "-fsanitize=undefined")
+    assert delta.changed == ()
+    assert {row.name: row.reason for row in delta.line_only} == {
+        "f": "line 2 became 5", "g": "line 3 became 6", "h": "line 4 became 7"
+    }  # fmt: skip
+    after = CHECKED.replace("int b) { return", "int b) {  return")
+    delta = diff_c(tmp_path, CHECKED, after, "-fsanitize=undefined")
+    assert [c.name for c in delta.changed] == ["g"]
+    assert (delta.line_only, delta.refused) == ((), ())
+
+
 COVERED = """int f(int i) { if (i > 3) return get(i); return put(i, 2); }
 int g(int a, int b) { if (a) return get(a); return a + b * 2; }
 """
