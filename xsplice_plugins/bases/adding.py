@@ -33,6 +33,8 @@ from xsplice_plugins.bases.store import (
 )
 from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError, XspliceError
+from xsplice_plugins.kbuild.configured import not_kept
+from xsplice_plugins.kbuild.records import read_text
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
@@ -48,6 +50,7 @@ _PROGRAMS = {
     "python3": "python3",
 }
 _FILES = {"/usr/include/stdio.h": "libc6-dev", "/usr/include/libelf.h": "libelf-dev"}
+_SHOWN_MAX = 6
 _OWN_IMAGES = ("xen", "xen.gz", "xen.efi")
 #: What of the user's environment make sees; the rest is in no key.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
@@ -240,11 +243,15 @@ class _Work:
         shipped.check(found, self.tree, ask_compiler(recipe.compiler))
         if any((self.tree / "xen" / "common").glob("*.o")):
             self._make(("clean",), "clean", 0)
-        config = self.tree / "xen" / ".config"
         if self.order.config == DEFCONFIG:
             self._make((DEFCONFIG,), "configure", 0)
-            shipped.check_config(found, config)
-            return
+        else:
+            self._take_config(recipe, found)
+        shipped.check_config(found, self.tree / "xen" / ".config")
+
+    def _take_config(self, recipe: Recipe, found: shipped.Shipped) -> None:
+        """Put the configuration into its place, and let make complete it."""
+        config = self.tree / "xen" / ".config"
         given = self.order.config or recipe.config or found.config
         if given and config.is_symlink():
             config.unlink()
@@ -259,8 +266,16 @@ class _Work:
                 f"base {self.order.name}: the sources come without .config; give the running "
                 "hypervisor's with --config (often /boot/xen-*.config), or `--config defconfig`"
             )
+        asked = read_text(str(config))
         self._make(("olddefconfig",), "configure", 0)
-        shipped.check_config(found, config)
+        if self.order.config and (rows := not_kept(asked, read_text(str(config)))):
+            more = f" and {len(rows) - _SHOWN_MAX} more" if len(rows) > _SHOWN_MAX else ""
+            raise ConfigError(
+                f"--config {self.order.config}: {', '.join(rows[:_SHOWN_MAX])}{more}: make "
+                "olddefconfig has it otherwise: these sources do not know it, or other settings or "
+                "the compiler rule it out; give the configuration that these sources were built "
+                "with, or take that out"
+            )
 
     def _build(self) -> None:
         self._make((), "build", _BUILD_LINES_ABOUT)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
 
 DEFCONFIG = "defconfig"
+_ELSEWHERE = ("O=", "KBUILD_OUTPUT=")  #: variables by which make builds in another folder
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _ENTRY = re.compile(r"^\S+ \((?P<version>[^)]+)\)", re.MULTILINE)
 _DATE = re.compile(r"^ -- .*>  (?P<date>.+)$", re.MULTILINE)
@@ -42,8 +43,9 @@ class Recipe:
         """Return the compiler's command."""
         known = dict(word.partition("=")[::2] for word in self.make)
         prefix = known.get("CROSS_COMPILE", "")
+        own = "clang" if known.get("clang") == "y" else "gcc"  # config/StdGNU.mk of Xen
         try:
-            return shlex.split(known.get("CC", "")) or [f"{prefix}gcc"]
+            return shlex.split(known.get("CC", "")) or [f"{prefix}{own}"]
         except ValueError as error:
             raise ConfigError(f"--cc {known['CC']}: not a command ({error}); name one") from error
 
@@ -62,6 +64,11 @@ def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
     for word in words:
         if not _VARIABLE.fullmatch(word):
             raise ConfigError(f"--make {word}: not NAME=value; give variables of make")
+        if word.startswith(_ELSEWHERE):
+            raise ConfigError(
+                f"--make {word}: a base is built in a folder of its own; leave it out; of a tree "
+                "that is built with O= name that folder: XEN=FOLDER"
+            )
     more = (*words, *([f"CC={compiler}"] if compiler else []))
     recipe = _debian(tree) if (tree / "debian" / "xen-kconfig").is_file() else _plain()
     merged: dict[str, str] = {}

@@ -16,7 +16,11 @@ from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
-from xsplice_plugins.kbuild.configured import check_configured
+from xsplice_plugins.kbuild.configured import (
+    check_configured,
+    lack_of_live_patching,
+    settings_of,
+)
 from xsplice_plugins.kbuild.tree import release_of_source
 
 _MACHINES = {EM_X86_64: "X86", EM_AARCH64: "ARM"}
@@ -125,10 +129,9 @@ def check_config(found: Shipped, config: Path) -> None:
     """
     text = config.read_text(encoding="utf-8", errors="replace")
     lines = set(text.splitlines())
-    if "CONFIG_LIVEPATCH=y" not in lines:
+    if lack := lack_of_live_patching(settings_of(text)):
         raise ConfigError(
-            f"{config}: is without CONFIG_LIVEPATCH, so this hypervisor takes no live patches; "
-            "give the running one's settings with --config"
+            f"{config}: is configured {lack}; or give the running one's with --config"
         )
     if found.image is None:
         return

@@ -16,11 +16,13 @@ from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.records import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from xsplice_plugins.elf.reader import ElfFile
 
 _SETTING = re.compile(r"^CONFIG_(\w+)=(.*)$", re.MULTILINE)
+_UNSET = re.compile(r"^# CONFIG_(\w+) is not set$", re.MULTILINE)
 _DEFINE = re.compile(r"^#define CONFIG_(\w+) (.*)$", re.MULTILINE)
 _NAMED_MAX = 4
 _AGAIN = (
@@ -68,6 +70,49 @@ def check_configured(build_root: Path, image: ElfFile) -> None:
             raise CaptureError(
                 f"{build_root / path}: says otherwise than {where}: {shown}{more}; {_AGAIN}"
             )
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Return what a ``.config`` sets: value by name without ``CONFIG_``."""
+    return dict(_SETTING.findall(text))
+
+
+def lack_of_live_patching(settings: Mapping[str, str]) -> str:
+    """Say why a hypervisor of these settings takes no live patches, and what to do; "" if it does.
+
+    Args:
+        settings: Value by name without ``CONFIG_``.
+    """
+    if settings.get("LIVEPATCH") == "y":
+        return ""
+    # Source: xen/Kconfig.debug, `config COVERAGE`: depends on !LIVEPATCH.
+    if settings.get("COVERAGE") == "y":
+        return (
+            "with CONFIG_COVERAGE, and so without CONFIG_LIVEPATCH: Xen has one or the other; "
+            "switch coverage off and live patching on, and build and boot that hypervisor"
+        )
+    return (
+        "without CONFIG_LIVEPATCH; switch it on (make -C xen menuconfig) and build and boot that "
+        "hypervisor"
+    )
+
+
+def not_kept(asked: str, made: str) -> list[str]:
+    """Return the settings of one ``.config`` that another one has otherwise, as words, sorted.
+
+    Compilers' versions are left out: they are found out anew.
+
+    Args:
+        asked: What was given to ``make olddefconfig``; need not name every setting.
+        made: What it made of it.
+    """
+    found = settings_of(made)
+    wanted = settings_of(asked) | dict.fromkeys(_UNSET.findall(asked))
+    return [
+        f"CONFIG_{name} is not set" if value is None else f"CONFIG_{name}={value}"
+        for name, value in sorted(wanted.items())
+        if found.get(name) != value and not name.endswith("_VERSION")
+    ]
 
 
 def _told(image: ElfFile) -> str | None:

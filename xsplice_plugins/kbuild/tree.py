@@ -15,7 +15,7 @@ from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
-from xsplice_plugins.kbuild.configured import check_configured
+from xsplice_plugins.kbuild.configured import check_configured, lack_of_live_patching
 from xsplice_plugins.kbuild.records import read_text
 
 _VERSION = re.compile(
@@ -77,11 +77,8 @@ def locate_tree(xen: Path) -> XenTree:
     build_root, source = _parts(named)
     config = _config(build_root)
     settings = dict(config)
-    if settings.get("LIVEPATCH") != "y":
-        raise CaptureError(
-            f"{named}: the tree was configured without CONFIG_LIVEPATCH; switch it on "
-            "(make -C xen menuconfig) and build and boot that hypervisor"
-        )
+    if lack := lack_of_live_patching(settings):
+        raise CaptureError(f"{named}: the tree was configured {lack}")
     xen_syms = build_root / "xen-syms"
     if not xen_syms.is_file():
         raise CaptureError(f"{named}: the tree is not built (no xen-syms); {_HOW_TO_BUILD}")
@@ -186,9 +183,14 @@ def release_of_source(source: Path) -> str:
     texts = (read_text(str(source / name)) for name in ("Makefile", "xen-version"))
     found = dict(_VERSION.findall("\n".join(texts)))
     extra = re.match(r"\.\d+", found.get("EXTRAVERSION", ""))
-    if "VERSION" not in found or "SUBVERSION" not in found:
+    lacks = [name for name in ("VERSION", "SUBVERSION") if not found.get(name, "").isdigit()]
+    if found.get("EXTRAVERSION", "").startswith("$(shell"):
+        lacks.append("EXTRAVERSION")
+    if lacks:
         raise ConfigError(
-            f"{source}/Makefile: the release cannot be read (no XEN_VERSION); is this a Xen tree?"
+            f"{source}/Makefile: the release cannot be read (no number as "
+            f"{' and '.join(f'XEN_{name}' for name in lacks)}); is this a Xen tree? If the numbers "
+            f"are set elsewhere, write `XEN_VERSION = 4` and so on into {source}/xen-version"
         )
     return f"{found['VERSION']}.{found['SUBVERSION']}{extra[0] if extra else '.0'}"
 

@@ -11,7 +11,7 @@ import pytest
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError
-from xsplice_plugins.kbuild.configured import check_configured
+from xsplice_plugins.kbuild.configured import check_configured, not_kept
 from xsplice_plugins.kbuild.tree import locate_tree
 
 if TYPE_CHECKING:
@@ -122,6 +122,14 @@ def test_an_image_without_settings_that_must_hold_them_is_refused(configured: Pa
 def test_settings_that_cannot_be_unpacked_are_refused(configured: Path) -> None:
     with pytest.raises(CaptureError, match="cannot be read"):
         check_configured(configured, image_with(configured, b"no gzip"))
+
+
+def test_what_make_did_not_keep_is_told_and_compilers_versions_are_not() -> None:
+    made = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=4\nCONFIG_GCC_VERSION=120200\n"
+    assert not_kept(made, made) == []
+    assert not_kept("CONFIG_GCC_VERSION=130100\n# CONFIG_C is not set\n", made) == []
+    asked = "CONFIG_B=y\n# CONFIG_A is not set\nCONFIG_N=5\n"
+    assert not_kept(asked, made) == ["CONFIG_A is not set", "CONFIG_B=y", "CONFIG_N=5"]
 
 
 def test_no_tree_is_used_that_is_configured_otherwise(own_tree: TinyTree) -> None:

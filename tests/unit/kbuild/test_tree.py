@@ -50,7 +50,10 @@ def test_a_tree_that_is_not_built_is_refused(own_tree: TinyTree) -> None:
 
 def test_a_tree_without_live_patching_is_refused(own_tree: TinyTree) -> None:
     (own_tree.root / "xen/.config").write_text("CONFIG_X86=y\n# CONFIG_LIVEPATCH is not set\n")
-    with pytest.raises(CaptureError, match="without CONFIG_LIVEPATCH"):
+    with pytest.raises(CaptureError, match="without CONFIG_LIVEPATCH; switch it on"):
+        locate_tree(own_tree.root)
+    (own_tree.root / "xen/.config").write_text("CONFIG_X86=y\nCONFIG_COVERAGE=y\n")
+    with pytest.raises(CaptureError, match=r"with CONFIG_COVERAGE.*one or the other"):
         locate_tree(own_tree.root)
 
 
@@ -141,6 +144,31 @@ def test_the_release_is_read_from_the_makefile(
     assert locate_tree(own_tree.root).release == release
     (own_tree.root / "xen/xen-version").write_text("XEN_EXTRAVERSION = .9-mine\n")
     assert locate_tree(own_tree.root).release == f"4.{minor}.9"
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("", "XEN_VERSION and XEN_SUBVERSION"),
+        ("export XEN_VERSION = 4\n", "XEN_SUBVERSION"),
+        ("XEN_VERSION = $(shell cat ver)\nXEN_SUBVERSION = 20\n", "XEN_VERSION"),
+        (
+            "XEN_VERSION = 4\nXEN_SUBVERSION = 20\nXEN_EXTRAVERSION = $(shell cat ver)\n",
+            "XEN_EXTRAVERSION",
+        ),
+    ],
+)
+def test_what_is_missing_for_the_release_is_named(
+    text: str, lacks: str, own_tree: TinyTree
+) -> None:
+    (own_tree.root / "xen/Makefile").write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"\(no number as {lacks}\).*write .* into .*xen-version"
+    ):
+        locate_tree(own_tree.root)
+    numbers = "XEN_VERSION = 4\nXEN_SUBVERSION = 20\nXEN_EXTRAVERSION = .1\n"
+    (own_tree.root / "xen/xen-version").write_text(numbers)
+    assert locate_tree(own_tree.root).release == "4.20.1"
 
 
 def test_an_image_that_says_another_release_is_refused(own_tree: TinyTree) -> None:
