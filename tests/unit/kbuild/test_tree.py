@@ -32,6 +32,30 @@ def test_the_top_folder_and_the_hypervisors_folder_are_the_same_tree(built: Tiny
     assert not tree.is_out_of_source
 
 
+@pytest.mark.parametrize("place", ["xen/build", "build"])
+@pytest.mark.parametrize("form", ["link", "include"])
+def test_the_folder_that_make_got_as_o_is_the_tree(
+    own_tree: TinyTree, place: str, form: str
+) -> None:
+    """4.17 leaves a link to the sources in it, later releases a Makefile that includes theirs."""
+    source, build = own_tree.root / "xen", own_tree.root / place
+    build.mkdir()
+    for name in (".config", "xen-syms", "prelink.o", "common", "xen"):
+        if name == "common":
+            shutil.copytree(source / name, build / name, ignore=shutil.ignore_patterns("*.c"))
+        elif (source / name).is_file():
+            (source / name).rename(build / name)
+    if form == "link":
+        (build / "source").symlink_to(os.path.relpath(source, build))
+    else:
+        (build / "Makefile").write_text(f"# made\ninclude {source}/Makefile\n")
+    tree = locate_tree(build)
+    assert (tree.is_out_of_source, tree.build_dir, tree.source_dir) == (True, place, "xen")
+    assert (tree.hypervisor_source, tree.build_root) == (source, build)
+    with pytest.raises(CaptureError, match=r"not built \(no .config\)"):
+        locate_tree(own_tree.root)  # what lies beside the sources is no build
+
+
 def test_what_is_no_tree_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         locate_tree(tmp_path / "none")
