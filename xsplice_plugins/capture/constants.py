@@ -28,7 +28,9 @@ from xsplice_plugins.csource.constants import (
     macros_in,
     replaced_words,
 )
+from xsplice_plugins.csource.flags import new_flags
 from xsplice_plugins.csource.literals import changed_literals
+from xsplice_plugins.csource.pairs import changed_pairs
 from xsplice_plugins.csource.returned import without_passing
 from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
 
@@ -84,10 +86,16 @@ def settle_constants(
     for path, (old, new) in texts.items():
         if path.endswith((".h", pair.source_path)):
             others = (pieces for other, pieces in texts.items() if other != path)
-            found = changed_literals(old, new, tables, others)
-            stale += (f"{path}: {text}" for text in found.stale)
-            remarks += (f"{path}: {text}" for text in found.remarks)
+            literals = changed_literals(old, new, tables, others)
+            stale += (f"{path}: {text}" for text in literals.stale)
+            remarks += (f"{path}: {text}" for text in literals.remarks)
     stale += _callbacks(now, before, pair.source_path, texts)
+    rows = tuple((path, old, new) for path, (old, new) in texts.items())
+    pairs = changed_pairs(rows)
+    here = (".h", pair.source_path)
+    stale += (f"{path}: {text}" for path, text in pairs.stale if path.endswith(here))
+    noted = (*pairs.remarks, *new_flags(rows))
+    remarks += (f"{path}: {text}" for path, text in noted if path.endswith(here))
     if any(_may_change(old, new) for old, new in texts.values()):
         macros = list(tables())
         # A header that is read no more takes names along that nobody changed.

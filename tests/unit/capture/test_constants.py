@@ -108,6 +108,33 @@ def test_a_flag_that_is_another_bit_is_not_checked(tree: TinyTree, tmp_path: Pat
     assert {row.obligation for row in rows if row.severity is Severity.UNCHECKED} == {Duty.DATA}
 
 
+TAKEN = (MAKER, "item->count = KIND; }", "item->count = KIND; item->flags++; }")
+RELEASED = (MAKER, "int has_kind(void) {", "int has_kind(void) { item->flags--;")
+
+
+def test_what_one_function_takes_and_another_one_releases_is_not_checked(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    rows = found(tree, tmp_path / "wrong", TAKEN, RELEASED)
+    assert {(row.obligation, row.severity) for row in rows} == {(Duty.DATA, Severity.UNCHECKED)}
+    text = (
+        f"{MAKER}: `set_kind` takes what it did not take before (`++` of `flags`), and `has_kind` "
+        f"({MAKER}) releases it (`--` of `flags`): objects that exist never took it"
+    )
+    assert [row.text for row in rows] == [text]
+    assert found(tree, tmp_path / "right", RELEASED) == []
+
+
+def test_a_new_flag_is_a_remark(tree: TinyTree, tmp_path: Path) -> None:
+    stored = (MAKER, "item->count = KIND; }", "item->count = KIND; item->flags |= NEW_FLAG; }")
+    asked = (MAKER, "int has_kind(void) {", "int has_kind(void) { if ( item->flags & NEW_FLAG ) ")
+    defined = (MAKER, "int table[8];", "#define NEW_FLAG 64\nint table[8];")
+    rows = found(tree, tmp_path, defined, stored, asked)
+    assert {(row.obligation, row.severity) for row in rows} == {(Duty.EFFECT, Severity.WARNING)}
+    assert "`NEW_FLAG` is new" in rows[0].text
+    assert found(tree, tmp_path / "alone", defined, stored) == []
+
+
 def test_a_bit_and_its_mask_are_one(tree: TinyTree, tmp_path: Path) -> None:
     """State is made with the number of the bit, and read with the mask."""
     rows = found(tree, tmp_path, (HEADER, "FLAG_C 0", "FLAG_C 6"))
