@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.csource.asking import asked_otherwise
 from xsplice_plugins.csource.constants import (
     Macros,
     constants_in,
@@ -27,7 +28,7 @@ from xsplice_plugins.csource.uses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 _NUMBER = re.compile(r"\d\w*")
 _CONSTANT = re.compile(r"\w+")
@@ -91,7 +92,9 @@ def changed_literals(
     rows: list[_Replaced] = []
     offsets: list[_Offset] = []
     stale: list[str] = []
+    asked: dict[str, tuple[str, str, str]] = {}
     for name, before, after in _changed_bodies(old, new):
+        asked |= {m: (name, *both) for m, both in asked_otherwise(before, after).items()}
         rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, before, after))
         offsets += (
             replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, before, after)
@@ -105,7 +108,7 @@ def changed_literals(
                 for r in _replaced(name, before, after)
                 if r.texts in named
             )
-    groups = _by_values(rows, tables or (lambda: (_own(old), _own(new))))
+    groups = _by_values(rows, tables or (lambda: (_own(old), _own(new))), asked)
     said: set[str] = set()
     remarks: list[str] = []
     for group in groups.values():
@@ -120,7 +123,7 @@ def changed_literals(
                 f"{names} asks for {now} where it asked for {was}: what was made before is as the "
                 "old code made it"
             )
-    stale += _members([row for group in groups.values() for row in group], said)
+    stale += _members([row for group in groups.values() for row in group], said, asked)
     stale += _shifted(offsets)
     return Literals(stale=tuple(sorted(set(stale))), remarks=tuple(sorted(set(remarks))))
 
@@ -136,12 +139,15 @@ def _own(text: str) -> Macros:
 
 
 def _by_values(
-    rows: Sequence[_Replaced], tables: Callable[[], tuple[Macros, Macros]]
+    rows: Sequence[_Replaced],
+    tables: Callable[[], tuple[Macros, Macros]],
+    asked: Collection[str],
 ) -> dict[tuple[int, int], list[_Replaced]]:
     """Group what is another number now by both numbers; names are looked up."""
     is_named = any(not _is_number(text) for row in rows for text in row.texts)
     uses = [row.use for row in rows]
-    if is_named and not is_read_otherwise(uses):  # it would be a remark at most
+    is_asked = any(row.use.makes and row.member in asked for row in rows)
+    if is_named and not is_asked and not is_read_otherwise(uses):  # it would be a remark at most
         rows = [row for row in rows if all(_is_number(text) for text in row.texts)]
         is_named = False
     sides: tuple[Macros, Macros] = tables() if is_named else ({}, {})
@@ -161,17 +167,25 @@ def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-def _members(rows: Sequence[_Replaced], said: set[str]) -> Iterator[str]:
+def _members(
+    rows: Sequence[_Replaced], said: set[str], asked: Mapping[str, tuple[str, str, str]]
+) -> Iterator[str]:
     """Say which members are made with another number, and asked for another one, not the same."""
     for name in sorted({row.member for row in rows} - {"", *said}):
         group = [row for row in rows if row.member == name and not row.use.indexes]
         made = [row for row in group if row.use.makes]
         read = [row for row in group if row.use.reads]
         if made and read and is_read_otherwise([row.use for row in group]):
-            (was, now), (asked, asks) = made[0].texts, read[0].texts
+            (was, now), (before, asks) = made[0].texts, read[0].texts
             yield (
                 f"`{name}` was made with {was}, where {now} makes it now (`{made[0].function}`), "
-                f"and is read with {asks} where it was read with {asked} (`{read[0].function}`)"
+                f"and is read with {asks} where it was read with {before} (`{read[0].function}`)"
+            )
+        elif made and name in asked:
+            (was, now), (function, before, asks) = made[0].texts, asked[name]
+            yield (
+                f"`{name}` was made with {was}, where {now} makes it now (`{made[0].function}`), "
+                f"and `{function}` asks `{asks}` where it asked `{before}`"
             )
 
 
@@ -247,7 +261,9 @@ def _replaced(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator
             if not all(_may_be_constant(*pair) for pair in ((old, here), (new, there))):
                 continue
             other, use = use_at(old, here.start), use_at(new, there.start)
-            if texts[0] != texts[1] and use[2:] == other[2:] and (use.makes or use.reads):
+            if use[2:] != other[2:]:  # the operator changed too: it reads if one side does
+                use = use._replace(makes=False, reads=use.reads or other.reads, indexes=False)
+            if texts[0] != texts[1] and (use.makes or use.reads):
                 yield _Replaced(
                     function=name, texts=texts, use=use, member=_member(new, there.start, use)
                 )
