@@ -190,14 +190,16 @@ class _Payload:
 
     def _with_callers(self, kept: set[Kept]) -> set[Kept]:
         """Follow what functions of the payload return to their callers within it."""
-        result, todo, seen = set(kept), list(kept), set()
+        result, todo = set(kept), list(kept)
+        seen: set[tuple[str, bool]] = set()
         while todo:
             row = todo.pop()
-            if row.verb != RETURNED or row.name in seen:
+            if row.verb != RETURNED or (row.name, row.is_way) in seen:
                 continue
-            seen.add(row.name)
+            seen.add((row.name, row.is_way))
             start = next(((s.shndx, s.value) for s in self.symbols if s.name == row.name), None)
-            more = self.flow.after_calls(self.calls.get(start, ())) if start else set()
+            calls = self.calls.get(start, set()) if start else set()
+            more = self.flow.after_calls(calls, is_way=row.is_way)
             todo += more - result
             result |= more
         return result

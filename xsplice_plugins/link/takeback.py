@@ -42,6 +42,8 @@ _TAKERS: dict[str, tuple[int, frozenset[str]]] = {
 #: An apply or a revert puts the callback back that it found: xen/arch/x86/livepatch.c,
 #: arch_livepatch_unmask. So an unload hook undoes only what a load hook did.
 _RESTORED = {"set_nmi_callback"}
+#: They wait for other CPUs, which in the other hooks wait themselves.
+_BETWEEN = {"rcu_barrier"}
 _FINAL = {"kill_timer", "tasklet_kill"}
 #: After those, these do nothing.
 _DEAD_AFTER = {"set_timer", "migrate_timer", "tasklet_schedule", "tasklet_schedule_on_cpu"}
@@ -110,11 +112,24 @@ class TakeBack:
             at = key.offset * _KEY_BYTES
             fields = (Value(_KEY_TABLE, at), Value(_KEY_TABLE, at + POINTER_BYTES))
             return key.base is None and all(self._has(row, ("store", field)) for field in fields)
+        if row.name == "call_rcu" and self._calls_again(step.value(self._arguments[1]), 0):
+            return False
         argument, takers = _TAKERS.get(row.name, (-1, frozenset()))
         thing = step.value(self._arguments[argument]) if argument >= 0 else None
         if thing is not None and not thing.is_known:
             return False
         return any(self._has(row, ("call", taker, thing)) for taker in takers)
+
+    def _calls_again(self, function: Value, depth: int) -> bool:
+        """Tell whether a callback may hand itself out again, or nobody knows what it is."""
+        if not isinstance(function.base, int) or depth > _CALL_DEPTH_MAX:
+            return not isinstance(function.base, str)
+        steps = self._values.steps((function.base, function.offset)).values()
+        return not steps or any(
+            step.callee == "call_rcu"
+            or (step.inner is not None and self._calls_again(Value(*step.inner), depth + 1))
+            for step in steps
+        )
 
     def _is_store_undone(self, row: Kept, step: Step) -> bool:
         spot, value = self._values.spot(step), self._values.stored(step)
@@ -146,6 +161,7 @@ class TakeBack:
     def _has(self, row: Kept, event: Event) -> bool:
         start = self._code.start_of((row.at[0], row.at[1]))
         is_masked = row.name in _RESTORED and start not in self._load
+        is_masked = is_masked or event[1] in _BETWEEN
         if event in (self._after if is_masked else self._leaving):
             return True
         is_final = event[1] in _FINAL and row.name in _DEAD_AFTER

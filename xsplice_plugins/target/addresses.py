@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where an address goes that code takes: read through, or kept by somebody.
 
-The way of the address is followed through registers, through named stack slots and into functions
-of the same object. An address is *kept* where it is stored, passed to code that is not followed,
-returned or compared with another: from there it may be found again at any later time. What is not
-understood counts as kept.
+The way of the address is followed through registers, through the stack and into functions of the
+same object, which may get it, or a pointer to where memory holds it. An address is *kept* where it
+is stored, passed to code that is not followed, returned or compared with another: from there it may
+be found again at any later time. What is not understood counts as kept.
 """
 
 from __future__ import annotations
@@ -21,16 +21,37 @@ from xsplice_plugins.target.calls import (
     THUNK,
 )
 from xsplice_plugins.target.code import Code, Place
+from xsplice_plugins.target.frames import (
+    POINTER_BYTES,
+    Cell,
+    Frames,
+    distances,
+    overlaps,
+    size_bytes,
+)
+from xsplice_plugins.target.held import (
+    TO,
+    Held,
+    both,
+    cells,
+    filled,
+    is_read,
+    is_within,
+    reaches,
+    register_of,
+    ways,
+)
 from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow
-from xsplice_plugins.target.slots import has_slots, leads_to_slot, reads_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from xsplice_plugins.target.references import References
 
-_Todo = list[tuple[Place, frozenset[str]]]  #: instructions, and what holds the address before
-_Question = tuple[Place, frozenset[str], bool, bool]
+_Todo = list[tuple[Place, Held]]  #: instructions, and what holds the address before
+_Question = tuple[Place, Held, bool]
+_ARGUMENT_BYTES_MAX = 128  #: of arguments on the stack
+_TEXT_ARGUMENT = 2  #: the first argument of `snprintf` that may be written
 _STEPS_MAX = 5000  #: instructions of one function
 _DEPTH_MAX = 40  #: functions that call each other
 UNKNOWN = "goes where nobody can follow it in"
@@ -45,6 +66,7 @@ class Kept(NamedTuple):
     name: str  #: the callee, the variable, the function; "" if it is not known
     function: str  #: in which it happens
     at: tuple[int, ...] = ()  #: place of the instruction that stores or calls
+    is_way: bool = False  #: what is returned leads to where memory holds the address
 
 
 class AddressFlow(Code):
@@ -64,10 +86,10 @@ class AddressFlow(Code):
         super().__init__(references)
         self._outside = outside
         self._is_own = is_own
-        self._summaries: dict[_Question, tuple[frozenset[Kept], bool]] = {}
+        self._frames = Frames(self)
+        self._summaries: dict[_Question, tuple[frozenset[Kept], Held]] = {}
         self._depth = 0
         self._is_code = False  #: what is followed is the address of a function
-        self._is_pointer = False  #: what is followed are pointers that come from loading
         self._filled: set[Place] = set()  #: places of own data that the address was stored in
 
     def take_filled(self) -> set[Place]:
@@ -86,8 +108,8 @@ class AddressFlow(Code):
                 loading there.
             is_code: The thing is a function; nobody reads it as a text.
         """
-        self._is_pointer, self._is_code = is_pointer, is_code
-        starts: dict[Place, frozenset[str]] = {}
+        self._is_code = is_code
+        starts: dict[Place, Held] = {}
         kept: set[Kept] = set()
         for field in fields:
             effect = self.around(*field)
@@ -100,52 +122,58 @@ class AddressFlow(Code):
                 kept.add(Kept(TO_PROCESSOR, function, function, (field[0], effect.start)))
             elif field[1] == effect.displacement_at and not effect.takes:
                 if is_pointer and effect.loads and effect.wide and effect.flow is Flow.NEXT:
-                    starts[field[0], effect.start] = effect.writes
+                    starts[field[0], effect.start] = both(effect.writes)
             elif field[1] != effect.displacement_at and effect.stores:
                 kept.add(self._stored((field[0], effect.start), effect, function))
             else:
-                starts[field[0], effect.start] = effect.writes
+                held: Held = frozenset(effect.writes)
+                starts[field[0], effect.start] = both(effect.writes) if is_pointer else held
         return kept | self._walk(starts)
 
-    def after_calls(self, places: Iterable[Place]) -> set[Kept]:
-        """Return what keeps the value that the calls return whose fields are given."""
-        self._is_pointer = self._is_code = False
-        starts: dict[Place, frozenset[str]] = {}
+    def after_calls(self, places: Iterable[Place], *, is_way: bool) -> set[Kept]:
+        """Return what keeps the value that the calls return whose fields are given.
+
+        ``is_way``: what they return leads to where memory holds the address.
+        """
+        self._is_code = False
+        result = frozenset({self.registers.result})
+        starts: dict[Place, Held] = {}
         for place in places:
             effect = self.around(*place)
             if effect is not None and effect.flow is Flow.CALL:
-                starts[place[0], effect.start] = frozenset({self.registers.result})
+                starts[place[0], effect.start] = both(result) if is_way else result
         return self._walk(starts)
 
-    def answer(self, name: str, passed: frozenset[str], *, is_pointer: bool) -> tuple[bool, bool]:
-        """Tell whether a function keeps what it is passed, and whether it returns it."""
-        self._is_pointer, self._is_code = is_pointer, False
+    def answer(self, name: str, passed: Held) -> tuple[bool, Held]:
+        """Tell whether a function keeps what it is passed, and what of it it returns."""
+        self._is_code = False
         start = self.starts.get(name)
         if start is None or PUSHED in passed:
-            return True, False
-        kept, is_returned = self._summary(start, passed)
-        return any(row.verb != COMPARED for row in kept), is_returned
+            return True, frozenset()
+        kept, returned = self._summary(start, passed)
+        return any(row.verb != COMPARED for row in kept), returned
 
-    def _summary(self, start: Place, passed: frozenset[str]) -> tuple[frozenset[Kept], bool]:
-        """Return what a function keeps of what it is passed, and whether it returns it."""
-        key = (start, passed, self._is_pointer, self._is_code)
+    def _summary(self, start: Place, passed: Held) -> tuple[frozenset[Kept], Held]:
+        """Return what a function keeps of what it is passed, and what of it it returns."""
+        key = (start, passed, self._is_code)
         if key not in self._summaries:
-            name = self.function_at(start)
-            self._summaries[key] = (frozenset(), True)  # what a recursion sees
+            name, result = self.function_at(start), self.registers.result
+            self._summaries[key] = (frozenset(), both({result}))  # what a recursion sees
             if self._depth >= _DEPTH_MAX:
-                return frozenset({Kept(UNKNOWN, name, name)}), False
+                return frozenset({Kept(UNKNOWN, name, name)}), frozenset()
             self._depth += 1
             rows = self._walk({}, [(start, passed)])
             self._depth -= 1
             kept = frozenset(row for row in rows if row.verb != RETURNED)
-            self._summaries[key] = (kept, len(kept) != len(rows))
+            names = {TO + result if row.is_way else result for row in rows - kept}
+            self._summaries[key] = (kept, frozenset(names))
         return self._summaries[key]
 
     # ------------------------------------------------------------- the way
 
-    def _walk(self, starts: dict[Place, frozenset[str]], todo: _Todo | None = None) -> set[Kept]:
+    def _walk(self, starts: dict[Place, Held], todo: _Todo | None = None) -> set[Kept]:
         kept: set[Kept] = set()
-        known: dict[Place, frozenset[str]] = {}
+        known: dict[Place, Held] = {}
         todo = todo or [
             ((at[0], effect.end), held)
             for at, held in starts.items()
@@ -159,46 +187,74 @@ class AddressFlow(Code):
             if not held or held <= known.get(place, frozenset()):
                 continue
             held = known[place] = held | known.get(place, frozenset())
-            effect = self.at(place)
-            if effect is None:
+            effect, frame = self.at(place), self._frames.before(place)
+            if effect is None or (frame.is_lost and cells(held)):
                 kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
                 continue
             after = self._pass(place, effect, held, kept) | starts.get(place, frozenset())
             todo += self._next(place, effect, after, kept)
         return kept
 
-    def _pass(
-        self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]
-    ) -> frozenset[str]:
+    def _pass(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
         """Return what holds the address after an instruction that is no branch."""
+        frame = self._frames.before(place)
+        spots = frame.operand(effect)
+        given = {cell for cell in cells(held) if overlaps(cell, spots, size_bytes(effect))}
         values = effect.values & held
-        after = held - effect.writes
-        is_read = values or effect.through & held or reads_slot(effect.slot, held)
-        if effect.system and is_read:
+        if effect.system and (values or held & both(effect.through) or given):
             function = self.function_at(place)
             kept.add(Kept(TO_PROCESSOR, function, function, place))
         if effect.flow not in (Flow.NEXT, Flow.BRANCH):
             return held
         if effect.compares:
-            if values and (effect.values - held or (effect.loads and effect.slot not in held)):
+            if values and (effect.values - held or (effect.loads and not given)):
                 kept.add(Kept(COMPARED, self.function_at(place), self.function_at(place)))
             return held
-        if effect.takes and effect.slot:
-            return after | effect.writes if has_slots(held) else after
-        if values and effect.stores:
-            if effect.slot:
-                return after | {effect.slot}
+        after = held - effect.writes - ways(effect.writes)
+        if effect.copies:
+            return after | self._copied(place, effect, held, kept)
+        is_way = not held.isdisjoint(ways(effect.values))
+        leading = {n for n in effect.values if TO + n in held or reaches(held, frame.leads(n))}
+        if effect.stores and (values or leading):
+            after |= held & both(effect.writes)
+            if values or is_way:
+                after |= filled(spots, size_bytes(effect), is_way=is_way)
+                after |= {PUSHED} if effect.slot == PUSHED else set()
+            if all(spot.base == STACK for spot in spots):
+                return after
+            is_inside = bool(effect.through & held) and not is_way
+            if not (values or is_way):
+                leads = frozenset().union(*(frame.leads(name) for name in leading))
+                is_inside = {spot.base for spot in spots} <= {c.base for c in leads} - {""}
             row = self._stored(place, effect, self.function_at(place))
-            if not (effect.through & held and not self._is_pointer) and row.verb:
+            if not is_inside and row.verb:
                 kept.add(row)
-            return after | (effect.writes & held)
+            return after
         if effect.loads and not values:
-            is_given = effect.slot in held or (effect.slot == STACK and has_slots(held))
-            is_through = self._is_pointer and effect.wide and not effect.through.isdisjoint(held)
-            is_given = is_given or is_through
-            return after | effect.writes if is_given else after
-        is_distance = effect.subtracts and len(values) > 1
-        return after | effect.writes if values and not is_distance else after
+            is_through = effect.wide and not held.isdisjoint(ways(effect.through))
+            is_pushed = effect.slot == PUSHED and PUSHED in held
+            deep = is_through or any(cell.deep for cell in given)
+            if is_pushed or is_through or any(is_read(c, spots, effect) for c in given):
+                return after | (both(effect.writes) if deep else effect.writes)
+            return after
+        if effect.subtracts and len(values) > 1:
+            return after  # a distance
+        after |= effect.writes if values else set()
+        return after | (ways(effect.writes) if is_way else set())
+
+    def _copied(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
+        """Return what holds the address where an instruction copies memory; note where it goes."""
+        frame = self._frames.before(place)
+        source, to = effect.copies
+        rows = {c for c in cells(held) if is_within(c, frame.sum_of({source}))}
+        if not rows and TO + source not in held:
+            return frozenset()
+        deep = TO + source in held or any(cell.deep for cell in rows)
+        goals = frame.sum_of({to})
+        if any(goal.base != STACK for goal in goals):
+            function = self.function_at(place)
+            kept.add(Kept("is copied through a pointer in", function, function, place))
+        return frozenset(Cell(STACK, None, deep) for goal in goals if goal.base == STACK)
 
     def _stored(self, place: Place, effect: Effect, function: str) -> Kept:
         """Return where an instruction stores; without a verb if that is the object's own."""
@@ -214,7 +270,7 @@ class AddressFlow(Code):
         name = self.function_at(there) or self.file.sections[there[0]].name
         return Kept("is stored in", name, function, place)
 
-    def _next(self, place: Place, effect: Effect, held: frozenset[str], kept: set[Kept]) -> _Todo:
+    def _next(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> _Todo:
         section = place[0]
         following = (section, effect.end)
         if effect.flow is Flow.NEXT or self.resumes(place, effect):
@@ -224,65 +280,76 @@ class AddressFlow(Code):
         name, there = self.branch(place, effect)
         if effect.flow is Flow.BRANCH:
             rows = [(following, held)]
-            if there is None:
-                self._call(place, name, held, kept)
-                return rows
-            return [*rows, (there, held)]
+            if there is not None and not self._frames.is_other(place, there):
+                return [*rows, (there, held)]
+            self._returns(place, self._called(place, name, there, held, kept), kept)
+            return rows
         if effect.flow is Flow.JUMP:
+            if there is not None and self._frames.is_other(place, there):
+                self._returns(place, self._called(place, name, there, held, kept), kept)
+                return []
             if there is not None:
                 return [(there, held)]
             if name == RETURN_THUNK:
                 return self._return(place, held, kept)
             if THUNK.fullmatch(name):
                 return self._anywhere(place, held, kept)
-            self._call(place, name, held, kept)
+            self._returns(place, self._called(place, name, None, held, kept), kept)
             return []
         if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
-            return self._called(following, place, name, there, held, kept)
+            returned = self._called(place, name, there, held, kept)
+            if ENDING.fullmatch(name) or self._is_last(place, following):
+                return []
+            rest = held - both(self._frames.spoiled(there)) - {PUSHED}
+            return [(following, rest | returned)]
         if effect.jumps:
             return self._anywhere(place, held, kept)
         if effect.flow is Flow.UNKNOWN:
             kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
         return []
 
-    def _return(self, place: Place, held: frozenset[str], kept: set[Kept]) -> _Todo:
-        if self.registers.result in held:
-            function = self.function_at(place)
-            kept.add(Kept(RETURNED, function, function))
+    def _return(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
+        result = self.registers.result
+        leads = self._frames.before(place).leads(result)
+        is_way = reaches(held, frozenset(cell for cell in leads if cell.base != STACK))
+        self._returns(place, held | ({TO + result} if is_way else set()), kept)
         return []
 
+    def _returns(self, place: Place, held: Held, kept: set[Kept]) -> None:
+        """Note what a function returns."""
+        function, result = self.function_at(place), self.registers.result
+        for is_way, name in ((False, result), (True, TO + result)):
+            if name in held:
+                kept.add(Kept(RETURNED, function, function, is_way=is_way))
+
     def _called(
-        self,
-        following: Place,
-        place: Place,
-        name: str,
-        there: Place | None,
-        held: frozenset[str],
-        kept: set[Kept],
-    ) -> _Todo:
-        registers = self.registers
-        held |= self._pointers(place, held)
-        passed = held & {*registers.arguments, PUSHED}
-        rest = held - registers.scratch - {PUSHED}
+        self, place: Place, name: str, there: Place | None, held: Held, kept: set[Kept]
+    ) -> Held:
+        """Note what a callee keeps; return what holds the address behind the call only."""
         if there is not None:
             name = self.names.get(there, "")
             if not (READER.fullmatch(name) or PASSING.fullmatch(name)):
-                rows, is_returned = self._summary(there, passed - {PUSHED})
+                rows, returned = self._summary(there, self._passed(place, held) - {PUSHED})
                 kept |= rows
-                rest = rest | {registers.result} if is_returned else rest
-                return [] if self._is_last(place, following) else [(following, rest)]
-        if self._call(place, name, held, kept):
-            rest |= {registers.result}
-        is_last = ENDING.fullmatch(name) or self._is_last(place, following)
-        return [] if is_last else [(following, rest)]
+                return returned
+        return self._call(place, name, held, kept)
 
-    def _pointers(self, place: Place, held: frozenset[str]) -> frozenset[str]:
-        """Return the arguments of a call that lead to where the stack holds the address."""
-        if not has_slots(held):
-            return frozenset()
-        rows, stack = self.block(*place), self.registers.stack
-        arguments = self.registers.arguments
-        return frozenset(r for r in arguments if leads_to_slot(rows, place[1], r, stack, held))
+    def _passed(self, place: Place, held: Held) -> Held:
+        """Return what holds the address when the function begins that is called at a place."""
+        frame, registers = self._frames.before(place), self.registers
+        names = frozenset(registers.arguments)
+        result = set(held & (both(names) | {PUSHED}))
+        places = {at._replace(deep=True) for at, leads in frame.pointers() if reaches(held, leads)}
+        places |= cells(held)
+        for name in registers.arguments:
+            leads = frame.leads(name)
+            for cell in places:
+                result |= {Cell(name, d, cell.deep) for d in distances(cell, leads)}
+        for cell in places:
+            for distance in distances(cell, frame.leads(registers.stack)):
+                if distance is not None and 0 <= distance < _ARGUMENT_BYTES_MAX:
+                    result.add(Cell(STACK, distance + POINTER_BYTES, cell.deep))
+        return frozenset(result)
 
     def _is_last(self, place: Place, following: Place) -> bool:
         """Tell whether a function ends behind a call, which then does not return."""
@@ -292,29 +359,38 @@ class AddressFlow(Code):
             if end[0] == place[0]
         )
 
-    def _call(self, place: Place, name: str, held: frozenset[str], kept: set[Kept]) -> bool:
-        """Note a call out of the object; tell whether it returns what it is passed."""
-        passed = held & {*self.registers.arguments, PUSHED}
-        is_source = self.registers.arguments[1] in held
-        is_memory = self._is_pointer or has_slots(held)
-        if is_source and is_memory and COPYING.fullmatch(name):
-            kept.add(Kept("is copied by", name, self.function_at(place), place))
-        if passed and self._is_code and FORMATTING.fullmatch(name):
+    def _call(self, place: Place, name: str, held: Held, kept: set[Kept]) -> Held:
+        """Note a call out of the object; return what holds the address behind it only."""
+        frame, arguments = self._frames.before(place), self.registers.arguments
+        passed = frozenset(row for row in self._passed(place, held) if register_of(row) != STACK)
+        copied: Held = frozenset()
+        if COPYING.fullmatch(name) and (
+            TO + arguments[1] in held
+            or any(is_within(cell, frame.leads(arguments[1])) for cell in cells(held))
+        ):
+            goals = frame.leads(arguments[0])
+            if not PASSING.fullmatch(name) or any(goal.base != STACK for goal in goals):
+                kept.add(Kept("is copied by", name, self.function_at(place), place))
+            copied = frozenset({Cell(STACK, None, deep=True)})
+        is_text = any(register_of(row) not in arguments[:_TEXT_ARGUMENT] for row in passed)
+        if self._is_code and is_text and FORMATTING.fullmatch(name):
             kept.add(Kept("is written as text by", name, self.function_at(place), place))
         if not passed or READER.fullmatch(name):
-            return False
+            return frozenset()
         if PASSING.fullmatch(name):
-            return True
+            first, result = arguments[0], self.registers.result
+            copied |= {result} if first in passed else set()
+            return copied | ({TO + result} if TO + first in passed else set())
         if self._outside is not None:
-            is_kept, is_returned = self._outside().answer(name, passed, is_pointer=self._is_pointer)
+            is_kept, returned = self._outside().answer(name, passed)
             if not is_kept:
-                return is_returned
+                return returned
         is_pointer = not name or THUNK.fullmatch(name)
         callee = "a function pointer" if is_pointer else name
         kept.add(Kept("is passed to", callee, self.function_at(place), place))
-        return False
+        return frozenset()
 
-    def _anywhere(self, place: Place, held: frozenset[str], kept: set[Kept]) -> _Todo:
+    def _anywhere(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
         """Go on behind a jump to what a register holds: in this function, or in another."""
         self._call(place, "", held, kept)
         return [((place[0], start), held) for start in self.block(*place)]

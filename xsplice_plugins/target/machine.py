@@ -89,6 +89,9 @@ class Effect:
     equal: bool | None = None  #: a branch: whether it goes to its target if equal, or if not
     both: bool = False  #: it compares what two values have in common
     keeps_flags: bool = False
+    stack_bytes: int | None = 0  #: what it adds to the stack pointer; ``None``: not known
+    copies: tuple[str, ...] = ()  #: registers: from where, to where it copies any number of bytes
+    picks: bool = False  #: it writes one of the values that it reads, or a rounded one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

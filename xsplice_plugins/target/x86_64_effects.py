@@ -22,6 +22,8 @@ _SYSTEM = (
     *("WRFSBASE", "WRGSBASE", "VMWRITE", "VMRUN", "VMLOAD", "VMSAVE"),
     *("OUT", "WRSSQ", "WRUSSQ", "ENQCMD", "ENQCMDS", "MOVDIR64B"),
 )
+_PICKING = ("CMOV", "XCHG", "XADD", "CMPXCHG")
+_ROUNDED_MAX = 64  #: bytes; `current` rounds the stack pointer as well, and leaves the frame
 _SCRATCH = frozenset({*_ARGUMENTS, "RAX", "R10", "R11"})
 
 
@@ -58,6 +60,8 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
     immediates = {v for k, v in vars(kinds).items() if k.startswith("IMMEDIATE")}
     near = (kinds.NEAR_BRANCH64, kinds.NEAR_BRANCH32, kinds.NEAR_BRANCH16)
     names = {v: k for k, v in vars(iced_x86.Register).items() if isinstance(v, int)}
+    copying = {kinds.MEMORY_SEG_RSI, kinds.MEMORY_ESRDI}
+    picking = {v for k, v in vars(mnemonics).items() if k.startswith(_PICKING)}
     factory, decoder = iced_x86.InstructionInfoFactory(), iced_x86.Decoder(64, code, ip=base)
 
     def full(register: int) -> str:
@@ -101,6 +105,9 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             in_memory or is_wide or (number is not None and width == _POINTER_BYTES // 2)
         )
         is_move = is_move or (row.mnemonic == mnemonics.MOVZX and in_memory)
+        stores = any(m.access in writing for m in memory)
+        is_copy = stores and copying <= set(operands)
+        is_rounding = number is not None and -_ROUNDED_MAX <= number < 0
         flow = Flow.UNKNOWN if row.is_invalid else flows.get(row.flow_control, Flow.LEAVE)
         is_branch = row.op_count and row.op0_kind in near
         yield Effect(
@@ -112,7 +119,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             through=frozenset(through),
             writes=frozenset(writes),
             loads=any(m.access in reading for m in memory),
-            stores=any(m.access in writing for m in memory),
+            stores=stores,
             wide=iced_x86.MemorySizeExt.size(row.memory_size) >= _POINTER_BYTES,
             subtracts=row.mnemonic == mnemonics.SUB,
             slot=_slot(row, full),
@@ -131,6 +138,9 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             equal={mnemonics.JE: True, mnemonics.JNE: False}.get(row.mnemonic),
             both=row.mnemonic == mnemonics.TEST,
             keeps_flags=not row.rflags_modified,
+            stack_bytes=_stack_bytes(row, iced_x86, number) if "RSP" in writes else 0,
+            copies=("RSI", "RDI") if is_copy else (),
+            picks=row.mnemonic in picking or (row.mnemonic == mnemonics.AND and is_rounding),
         )
 
 
@@ -141,6 +151,16 @@ def _slot(row: Any, full: Callable[[int], str]) -> str:
     if not row.memory_base or full(row.memory_base) != "RSP":
         return ""
     return STACK if row.memory_index else f"{STACK}{_signed(row.memory_displacement):+d}"
+
+
+def _stack_bytes(row: Any, iced_x86: Any, number: int | None) -> int | None:
+    """Return what an instruction that writes the stack pointer adds to it, if that is known."""
+    if row.flow_control != iced_x86.FlowControl.NEXT:
+        return 0
+    if row.mnemonic in (iced_x86.Mnemonic.ADD, iced_x86.Mnemonic.SUB) and number is not None:
+        return -number if row.mnemonic == iced_x86.Mnemonic.SUB else number
+    is_plain = row.is_stack_instruction and row.mnemonic != iced_x86.Mnemonic.LEAVE
+    return int(row.stack_pointer_increment) if is_plain else None
 
 
 def _base(row: Any, full: Callable[[int], str]) -> str:

@@ -123,11 +123,6 @@ PAIRS = {
         "if ( one.status ) { number = 3; kill_timer(&one); }",
         "if ( one.status ) { if ( number == 3 ) kill_timer(&one); }",
     ),
-    "calls of freed memory": (
-        "call_rcu((struct list *)size, freed);",
-        "rcu_barrier();",
-        "if ( number > 100 ) rcu_barrier();",
-    ),
     "a key": (
         'register_keyhandler(90, tap, "a text");',
         "key_table[90].run = 0; key_table[90].text = 0;",
@@ -439,3 +434,26 @@ def test_a_callback_of_nmis_that_a_replaced_function_sets_outlives_an_unload_hoo
     assert _unchecked(compiler, image, _fix(does, "unset_nmi_callback();", "postrevert")) == ()
     some = "if ( number ) unset_nmi_callback();"
     assert _unchecked(compiler, image, _fix(does, some, "postrevert"))
+
+
+AGAIN = """
+static void NOINLINE freed_again(struct list *l) { number += 2; call_rcu(l, freed_again); }
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "callback", "hook", "is_believed"),
+    [
+        ("postrevert", "freed", "rcu_barrier();", True),
+        ("postrevert", "freed", "if ( number > 100 ) rcu_barrier();", False),
+        ("postrevert", "freed_again", "rcu_barrier();", False),  # it comes back each time
+        ("unload", "freed", "rcu_barrier();", False),  # all other CPUs wait: it would hang
+        ("revert", "freed", "rcu_barrier();", False),
+    ],
+)
+def test_who_waits_for_calls_of_freed_memory_outlives_them(
+    compiler: Compiler, image: bytes, kind: str, callback: str, hook: str, *, is_believed: bool
+) -> None:
+    text = _fix(f"call_rcu((struct list *)size, {callback});", hook, kind)
+    text = text.replace("int entry", f"{AGAIN if callback != 'freed' else ''}int entry", 1)
+    assert (_unchecked(compiler, image, text) == ()) is is_believed

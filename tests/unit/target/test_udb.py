@@ -163,7 +163,7 @@ name: .string "a.c"
 
 def keeps(places: References) -> bool:
     """Ask whether the function keeps the address that it is given."""
-    is_kept, _ = AddressFlow(places).answer("f", frozenset({"RDI"}), is_pointer=False)
+    is_kept, _ = AddressFlow(places).answer("f", frozenset({"RDI"}))
     return is_kept
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds the address that is followed: registers, and places in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.target.frames import POINTER_BYTES, Cell, distances
+from xsplice_plugins.target.machine import PUSHED, STACK, Effect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xsplice_plugins.target.frames import Cells
+
+#: Before a register's name: what it leads to holds the address, or leads on to where it is held.
+TO = "*"
+Held = frozenset["str | Cell"]
+
+
+def ways(registers: Iterable[str]) -> Held:
+    """Return the names under which registers lead to where the address is held."""
+    return frozenset(TO + name for name in registers)
+
+
+def both(registers: Iterable[str]) -> Held:
+    """Return the names of registers as what holds the address, and as what leads there."""
+    return frozenset(registers) | ways(registers)
+
+
+def cells(held: Held) -> Cells:
+    """Return the places in memory."""
+    return frozenset(row for row in held if isinstance(row, Cell))
+
+
+def register_of(row: str | Cell) -> str:
+    """Return the register, or the base, that something is named after."""
+    return row.base if isinstance(row, Cell) else row.removeprefix(TO)
+
+
+def reaches(held: Held, leads: Cells) -> bool:
+    """Tell whether a pointer leads to what surrounds a place that holds the address."""
+    return any(True for cell in cells(held) for _ in distances(cell, leads))
+
+
+def is_within(cell: Cell, leads: Cells) -> bool:
+    """Tell whether a place is part of what begins where a pointer leads."""
+    return any(d is None or d > -POINTER_BYTES for d in distances(cell, leads))
+
+
+def is_read(cell: Cell, spots: Cells, effect: Effect) -> bool:
+    """Tell whether an instruction loads what a place holds, or a part of it."""
+    is_wide = effect.wide or effect.slot == PUSHED
+    return any(d is not None or is_wide for d in distances(cell, spots))
+
+
+def filled(spots: Cells, most_bytes: int, *, is_way: bool) -> Cells:
+    """Return the places on the stack that hold what is stored there."""
+    return frozenset(
+        Cell(STACK, None if spot.offset is None else spot.offset + more, is_way)
+        for spot in spots
+        for more in range(0, most_bytes, POINTER_BYTES)
+        if spot.base == STACK
+    )
