@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import CompileJob, ObjectPair
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.csource.structures import subject_of
-from xsplice_plugins.elf.layouts import layout_questions, layouts_of
+from xsplice_plugins.elf.changed import layout_questions
+from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.values import known_names, value_questions, values_of
 from xsplice_plugins.errors import CaptureError, DiffError

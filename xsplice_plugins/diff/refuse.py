@@ -12,8 +12,9 @@ from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
 from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
+from xsplice_plugins.elf.changed import layout_questions
 from xsplice_plugins.elf.debuginfo import debug_info
-from xsplice_plugins.elf.layouts import layout_questions, layouts_of
+from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
 from xsplice_plugins.elf.values import value_questions, values_of
 from xsplice_plugins.target.sections import SectionClass

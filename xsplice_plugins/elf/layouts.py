@@ -43,8 +43,6 @@ from xsplice_plugins.elf.debuginfo import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
     from xsplice_plugins.elf.reader import ElfFile
 
 
@@ -55,7 +53,8 @@ IN_DEBUG_INFORMATION = "in the debug information"
 class StructLayout:
     """Size and members of a structure: (name, offset in bits, size in bits).
 
-    A member of a nameless structure or union is one of its own, after its owner's name.
+    A member of a nameless structure or union is one of its own, after its owner's name; where the
+    owner has none either, as C calls it.
     """
 
     size_bytes: int
@@ -80,122 +79,6 @@ def layouts_of(file: ElfFile) -> dict[str, StructLayout]:
     """
     info = debug_info(file)
     return Layouts(info.entries, info.place_of).by_name()
-
-
-def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
-    """Say how a structure's layout changed, naming the first field concerned; "" if it did not."""
-    if old == new:
-        return ""
-    before = {member: places for member, *places in old.members}
-    after = {member for member, *_ in new.members}
-    for member, bits, size_bits in new.members:
-        if member not in before:
-            return f"`{name}` got a new field `{member}` at byte {bits // 8}"
-        was, size_was = before[member]
-        if was != bits:
-            unit, per = ("byte", 8) if was % 8 == bits % 8 == 0 else ("bit", 1)
-            return (
-                f"field `{member}` of `{name}` moved from {unit} {was // per} to {unit} "
-                f"{bits // per}"
-            )
-        if size_was != size_bits:
-            return f"field `{member}` of `{name}` had {size_was} bits and would have {size_bits}"
-    for member, *_ in old.members:
-        if member not in after:
-            return f"`{name}` lost its field `{member}`"
-    if old.size_bytes != new.size_bytes:
-        return f"`{name}` had {old.size_bytes} bytes and would have {new.size_bytes}"
-    return f"the fields of `{name}` changed their order"
-
-
-def layout_questions(
-    before: Mapping[str, StructLayout], after: Mapping[str, StructLayout]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Say what of two sides' structures is another layout, and what only leaves a question.
-
-    Memory that exists fits the new side if every member stays where it is, in its size. What is
-    added lies in a hole then, behind the last member, or beside other members of a union: the
-    layouts do not tell what memory holds there.
-
-    Args:
-        before: Structures of one side, by name.
-        after: Those of the other.
-
-    Returns:
-        What does not fit, by the structure's name, and the questions; structures that only one
-        side has are neither.
-    """
-    wrong: dict[str, str] = {}
-    questions: list[str] = []
-    both = sorted(before.keys() & after.keys())
-    grown = {
-        name
-        for name in both
-        if before[name].size_bytes < after[name].size_bytes
-        and before[name].is_in_unions
-        and after[name].is_in_unions
-    }
-    for name in both:
-        if before[name] != after[name] or before[name].types != after[name].types:
-            asked = _kept(name, before[name], after[name], grown)
-            if asked is None:
-                wrong[name] = layout_difference(name, before[name], after[name])
-            else:
-                questions += asked
-    return wrong, tuple(questions)
-
-
-def _kept(
-    name: str, old: StructLayout, new: StructLayout, grown: Collection[str]
-) -> list[str] | None:
-    """Return the questions about one structure; ``None`` if memory of the old one does not fit."""
-    if old.size_bytes != new.size_bytes and name not in grown:
-        return None
-    rows_old, rows_new = _rows(old), _rows(new)
-    places = {row: key for key, row in rows_new.items() if key not in rows_old}
-    renamed: set[tuple[str, int]] = set()
-    changed = []
-    for key, (bits, size_bits, kind) in rows_old.items():
-        other = rows_new.get(key)
-        if other is None:
-            twin = places.get((bits, size_bits, kind))
-            if twin is None:
-                return None
-            renamed.add(twin)
-            continue
-        is_judged_inside = kind == other[2] and (kind == "{}" or kind in grown)
-        if bits != other[0] or (size_bits != other[1] and not is_judged_inside):
-            return None
-        if kind != other[2]:
-            changed.append(
-                f"field `{key[0]}` of `{name}` changed its type in place: nobody has shown that "
-                "what existing objects hold there means the same"
-            )
-    fresh = [member for member, count in rows_new if (member, count) not in rows_old]
-    added = [
-        f"field `{member}` lies in a hole of `{name}`: nobody has shown that existing objects "
-        "hold zero there, and that code that is not replaced leaves it alone"
-        for member in fresh
-        if (member, 0) not in renamed and member.rpartition(".")[0] not in fresh
-    ]
-    if len(renamed) > 1:
-        names = ", ".join(f"`{member}`" for member, _ in sorted(renamed))
-        added.append(
-            f"fields {names} of `{name}` have new names: nobody has shown that none took another's "
-            "place"
-        )
-    return changed + added
-
-
-def _rows(layout: StructLayout) -> dict[tuple[str, int], tuple[int, int, str]]:
-    """Return place, size and type by a member's name and how many of that name come before."""
-    rows: dict[tuple[str, int], tuple[int, int, str]] = {}
-    seen: dict[str, int] = {}
-    for (member, bits, size_bits), kind in zip(layout.members, layout.types, strict=True):
-        count = seen.get(member, 0)
-        seen[member] = count + 1
-        rows[member, count] = (bits, size_bits, kind)
-    return rows
 
 
 class Layouts:
@@ -336,14 +219,18 @@ class Layouts:
         found: list[tuple[str, int, int, str]] = []
         for entry in self.children.get(number, []):
             size_bits, bits = self._place(entry)
-            name = prefix + str(entry.values.get(AT_NAME, "(unnamed)"))
             kind = self._bare(self.type_of(entry))
-            text = self._type_text(self.type_of(entry))
-            found.append((name, start_bits + bits, size_bits, text))
             inner = self.entries[kind]
-            if kind >= 0 and inner.tag in RECORDS and AT_NAME not in inner.values:
+            is_told = kind >= 0 and inner.tag in RECORDS and AT_NAME not in inner.values
+            is_anonymous = is_told and AT_NAME not in entry.values
+            name = prefix + str(entry.values.get(AT_NAME, "(unnamed)"))
+            if not is_anonymous:
+                text = self._type_text(self.type_of(entry))
+                found.append((name, start_bits + bits, size_bits, text))
+            if is_told:
                 assert depth < NESTING_MAX, "structures nest as deep as C allows"
-                found += self._members(kind, f"{name}.", start_bits + bits, depth + 1)
+                within = prefix if is_anonymous else f"{name}."
+                found += self._members(kind, within, start_bits + bits, depth + 1)
         return tuple(found)
 
     def _place(self, entry: DebugEntry) -> tuple[int, int]:

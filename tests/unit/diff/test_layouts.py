@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xsplice_plugins.elf.layouts import has_types, layout_difference, layout_questions, layouts_of
+from xsplice_plugins.elf.changed import layout_difference, layout_questions
+from xsplice_plugins.elf.layouts import has_types, layouts_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 
 pytestmark = pytest.mark.toolchain
@@ -122,7 +123,67 @@ QUESTIONS = {
     "nameless": (
         "struct s { union { struct { int a; } i; char pad[32]; } u; } x;",
         "struct s { union { struct { int a, b; } i; char pad[32]; } u; } x;",
-        "field `u.i.b` lies in a hole of `struct s`",
+        "field `u.i.b` of `struct s` shares memory with `u.pad`",
+    ),
+    "another name": (
+        "struct s { int a; unsigned f; } x;",
+        "struct s { int a; union { unsigned f; unsigned g; }; } x;",
+        "",
+    ),
+    "another name, deeper": (
+        "struct s { struct { union { int f; char c; }; int b; }; } x;",
+        "struct s { union { struct { union { int f; int g; char c; }; int b; }; int h; }; } x;",
+        "",
+    ),
+    "another name in a named union": (
+        "struct s { union { int f; } u; } x;",
+        "struct s { union { int f; int g; } u; } x;",
+        "",
+    ),
+    "another type in an anonymous union": (
+        "struct s { int a; unsigned f; } x;",
+        "struct s { int a; union { unsigned f; int g; }; } x;",
+        "field `g` of `struct s` shares memory with `f`",
+    ),
+    "a part in an anonymous union": (
+        "struct s { int a; unsigned f; } x;",
+        "struct s { int a; union { unsigned f; unsigned short g; }; } x;",
+        "field `g` of `struct s` shares memory with `f`",
+    ),
+    "bits in an anonymous union": (
+        "struct s { int a:8, b:8; } x;",
+        "struct s { union { struct { int a:8, b:8; }; struct { int :8, c:16; }; }; } x;",
+        "field `c` lies in a hole of `struct s`",
+    ),
+    "hole in an anonymous structure": (
+        "struct s { struct { char a; int b; }; } x;",
+        "struct s { struct { char a, c; int b; }; } x;",
+        "field `c` lies in a hole of `struct s`",
+    ),
+    "over two": (
+        "struct s { int a, b; } x;",
+        "struct s { union { struct { int a, b; }; long c; }; } x;",
+        "field `c` of `struct s` shares memory with `a`",
+    ),
+    "over two and what lies between": (
+        "struct s { short a; int b; } x;",
+        "struct s { union { struct { short a; int b; }; char c[8]; }; } x;",
+        "field `c` lies in a hole of `struct s`",
+    ),
+    "wider than what it joins": (
+        "struct s { unsigned f; long a; } x;",
+        "struct s { union { unsigned f; long g; }; long a; } x;",
+        "field `g` lies in a hole of `struct s`",
+    ),
+    "wider, and what follows moves": (
+        "struct s { unsigned f; int a; } x;",
+        "struct s { union { unsigned f; long g; }; int a; } x;",
+        None,
+    ),
+    "no union any more": (
+        "struct s { union { int a; int b; }; int c; } x;",
+        "struct s { struct { int a; int b; }; int c; } x;",
+        None,
     ),
     "padded union": (IN_UNION % "", IN_UNION % "int b;", "field `b` lies in a hole of `struct in`"),
     "beyond the pad": (IN_UNION % "", IN_UNION % "char b[40];", None),
