@@ -20,7 +20,9 @@ from xsplice_plugins.verify.staying import staying
 CHECK = "effect"
 #: Where a CPU that comes up begins, or one that wakes from sleep.
 #: Source: xen/arch/x86/smpboot.c, xen/arch/x86/cpu/common.c, xen/arch/x86/acpi/power.c.
-_CPU_ROOTS = frozenset({"start_secondary", "recheck_cpu_features", "enter_state_helper"})
+_CPU_ROOTS = frozenset(
+    {"start_secondary", "recheck_cpu_features", "enter_state", "enter_state_helper"}
+)
 #: Tables of functions that are called for a CPU: its vendor's, and notifiers of hotplug.
 _CPU_TABLES = ("cpu_dev", "cpu_nfb")
 #: What the processor enters whatever it is doing, so also while others wait for a live patch.
@@ -105,6 +107,7 @@ def _when(name: str, graph: CallGraph) -> Iterator[str]:
         yield (
             f"{_short(name)} runs only when a CPU {when} ({chain_text(kinds['cpu'])}): CPUs that "
             "run stay as they are, unless a hook does the same on each of them"
+            + ("; what it stored at boot is the old code's" if "boot" in kinds else "")
         )
     elif _ANYWHERE not in kinds and "boot" in kinds:
         yield (
@@ -121,10 +124,18 @@ def _when(name: str, graph: CallGraph) -> Iterator[str]:
 
 
 def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -> Iterator[str]:
-    """Say which boot code called a function that runs afterwards as well."""
-    callers = sorted(graph.callers.get(function.name, frozenset()) & graph.boot_only)
-    kinds = {_kind(at, chain, graph) for at, chain in _origins(function.name, graph).items()}
-    if callers and _ANYWHERE in kinds and _may_store(function, image):
+    """Say which boot code called a function that runs afterwards as well.
+
+    Boot code is what is freed, and what only such code or a CPU that comes up leads to.
+    """
+    if _ANYWHERE not in _kinds(function.name, graph) or not _may_store(function, image):
+        return
+    callers = sorted(
+        name
+        for name in graph.callers.get(function.name, frozenset())
+        if name in graph.boot_only or _kinds(name, graph) in ({"boot"}, {"boot", "cpu"})
+    )
+    if callers:
         shown = ", ".join(f"{_short(name)}" for name in callers[:_CALLERS_MAX])
         more = f" and {len(callers) - _CALLERS_MAX} more" if len(callers) > _CALLERS_MAX else ""
         yield (
@@ -164,13 +175,22 @@ def _may_store(function: ReplacedFunction, image: BootedImage) -> bool:
 
 def _origins(name: str, graph: CallGraph) -> Mapping[str, tuple[str, ...]]:
     """Give where the chains of calls to a function begin."""
-    return graph.origins(name, lambda at: at in _CPU_ROOTS)
+    return graph.origins(name, _is_cpu_root)
+
+
+def _is_cpu_root(name: str) -> bool:
+    return name.rpartition("#")[2] in _CPU_ROOTS
+
+
+def _kinds(name: str, graph: CallGraph) -> set[str]:
+    """Say when a function runs."""
+    return {_kind(at, chain, graph) for at, chain in _origins(name, graph).items()}
 
 
 def _kind(origin: str, chain: Sequence[str], graph: CallGraph) -> str:
     """Say when a chain of calls begins."""
     plain = origin.rpartition("#")[2]
-    if origin in _CPU_ROOTS or plain.endswith(_CPU_TABLES):
+    if plain in _CPU_ROOTS or plain.endswith(_CPU_TABLES):
         return "cpu"
     is_called = len(chain) == 1 or origin in graph.callers.get(chain[1], ())
     # An address that boot code only stores may be called at any time.

@@ -48,8 +48,20 @@ CALLS = {
     "late": (),
     "taken": (),
     "start_secondary_too": ("shared",),
+    "power.c#enter_state_helper": ("set_up_again",),
+    "set_up_again": (),
+    "set_up_once": ("boot_and_later",),
+    "set_up_any_time": ("later_and_boot",),
+    "boot_and_later": (),
+    "later_and_boot": (),
+    "do_sysctl": ("boot_and_later", "later_and_boot", "set_up_any_time"),
 }
-INIT_CALLS = {"start_xen": ("identify_cpu", "late", "file.c#first_cpu")}
+INIT_CALLS = {
+    "start_xen": (
+        *("identify_cpu", "late", "file.c#first_cpu", "set_up_again", "set_up_once"),
+        "set_up_any_time",
+    )
+}
 #: Table to what it points at.
 POINTERS = {
     "amd_cpu_dev": "init_vendor",
@@ -161,6 +173,9 @@ CPU = "runs only when a CPU comes up"
     [
         ("identify_cpu", f"`identify_cpu` {CPU} (`start_secondary` -> `identify_cpu`)"),
         ("set_up_cpu", f"{CPU} (`start_secondary` -> `identify_cpu` -> `set_up_cpu`)"),
+        ("set_up_cpu", "; what it stored at boot is the old code's"),
+        ("set_up_again", f"{CPU} (`enter_state_helper` -> `set_up_again`)"),
+        ("set_up_again", "; what it stored at boot is the old code's"),
         ("init_vendor", f"{CPU} (`amd_cpu_dev` -> `init_vendor`)"),
         ("tune_vendor", f"{CPU} (`amd_cpu_dev` -> `init_vendor` -> `tune_vendor`)"),
         ("cpu_callback", "only when a CPU comes or goes (`cpu_nfb` -> `cpu_callback`)"),
@@ -268,6 +283,27 @@ def test_what_boot_called_and_still_runs_is_named(tmp_path: Path) -> None:
     assert finding.severity is Severity.WARNING
 
 
+@pytest.mark.parametrize(("name", "is_said"), [("boot_and_later", True), ("later_and_boot", False)])
+def test_what_boot_called_through_others_is_named(
+    tmp_path: Path, name: str, *, is_said: bool
+) -> None:
+    """What lies between runs at boot alone; else any function would be one that boot calls."""
+    code = read_elf(compiled(tmp_path, STORING), "old").section_by_name[".text"].data
+    found = effect_findings(
+        compiled(tmp_path, STORING), record(name, size=len(code)), filled(IMAGE, code, name)
+    )
+    assert [finding.text for finding in found] == [
+        f"`{name}` was called at boot by `set_up_once`: what it stored then is the old code's"
+    ] * is_said
+
+
+def test_what_a_vendors_table_leads_to_was_not_called_at_boot_for_certain(
+    other_object: bytes,
+) -> None:
+    (finding,) = effect_findings(other_object, record("tune_vendor"), IMAGE)
+    assert "stored at boot" not in finding.text
+
+
 @pytest.mark.parametrize(
     "text", ["int shared(int *p) { return *p; }", "int shared(int a) { return a; }"]
 )
@@ -291,10 +327,10 @@ def test_a_return_by_way_of_a_thunk_stores_nothing(tmp_path: Path) -> None:
 STORING = "void shared(int *p) { *p = 1; }"
 
 
-def filled(image: BootedImage, code: bytes) -> BootedImage:
-    """Give the function `shared` a body."""
+def filled(image: BootedImage, code: bytes, name: str = "shared") -> BootedImage:
+    """Give a function a body."""
     text = bytearray(image.regions[0].data)
-    start = image.symbols["shared"].addr_virt - TEXT
+    start = image.symbols[name].addr_virt - TEXT
     text[start : start + len(code)] = code
     changed = dataclasses.replace(image.regions[0], data=bytes(text))
     return dataclasses.replace(image, regions=(changed, *image.regions[1:]))
