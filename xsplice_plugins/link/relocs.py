@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 from xsplice_plugins.elf.writer import OutReloc
-from xsplice_plugins.errors import LinkError, RelocationError
+from xsplice_plugins.errors import LinkError, RefusedError, RelocationError
 from xsplice_plugins.target.machines import relocation_name
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ def _by_section(source: Source, pieces: tuple[Piece, ...]) -> list[tuple[Section
 def _check_type(source: Source, section: Section, piece: Piece, reloc: Reloc, abi: Abi) -> None:
     where = source.where(section, reloc.offset)
     width = abi.machine.relocation_sizes.get(reloc.type)
+    symbol = source.elf.symbols[reloc.symbol]
+    if width is None and symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK:
+        raise RefusedError(_weak_text(where, symbol.name))  # its address is read from a GOT
     if width is None:
         name = relocation_name(abi.machine.number, reloc.type)
         raise RelocationError(
@@ -133,6 +136,13 @@ def _check_type(source: Source, section: Section, piece: Piece, reloc: Reloc, ab
         raise RelocationError(
             f"{where}: the relocated field crosses the end of its range; run the diff stage again"
         )
+
+
+def _weak_text(where: str, name: str) -> str:
+    return (
+        f"{where}: `{name}` is weak and undefined, which Xen refuses; define it or remove the "
+        "reference, or declare it without `weak` if the hypervisor has it"
+    )
 
 
 def _target(
@@ -189,10 +199,7 @@ def _undefined(
     if home is None or (home in context.entries.replaced and site.kind.holds_code_or_data):
         known = context.names.image.symbols.get(name)
         if known is None and symbol.bind == STB_WEAK:
-            raise LinkError(
-                f"{site.where}: `{name}` is weak and undefined, which Xen refuses; "
-                "define it or remove the reference"
-            )
+            raise RefusedError(_weak_text(site.where, name))
         return _named(context, site, name, reloc.addend)
     number, section, offset = home
     symbols = context.placement.sources[number].elf.symbols

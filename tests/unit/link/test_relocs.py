@@ -167,7 +167,18 @@ def test_weak_name_that_nobody_defines_is_refused(compiler: Compiler, image: byt
         "core.c",
         "extern int maybe(int) __attribute__((weak));\nint entry(int x) { return maybe(x) + 1; }",
     )
-    with pytest.raises(LinkError, match="`maybe` is weak and undefined"):
+    with pytest.raises(RefusedError, match="`maybe` is weak and undefined"):
+        link(image, (closure_delta(data, "core.o", ("entry",)), data))
+
+
+@pytest.mark.parametrize("name", ["maybe", "counter"])
+def test_weak_name_that_is_looked_up_in_a_got_is_a_refused_fix(
+    compiler: Compiler, image: bytes, name: str
+) -> None:
+    """An address that may be zero is read from a GOT, whether or not the image has the name."""
+    declared = f'extern int {name} __attribute__((weak, visibility("default")));'
+    data = compiler.object("core.c", declared + f"int entry(int x) {{ return &{name} ? x : 1; }}")
+    with pytest.raises(RefusedError, match=f"`{name}` is weak and undefined"):
         link(image, (closure_delta(data, "core.o", ("entry",)), data))
 
 
