@@ -120,6 +120,7 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
         for name, symbol in side.obj.globals.items():
             if symbol.shndx < SHN_LORESERVE and side.obj.elf.sections[symbol.shndx].is_alloc:
                 check.definers[name] = (side, side.obj.unit_at(symbol.shndx, symbol.value))
+    _relinked(report, [side for side, _ in sides])
     done: set[Record] = set()
     for side, twins in sides:
         done.update(_functions(check, report, side, twins))
@@ -256,6 +257,18 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
     return ""
 
 
+def _relinked(report: _Report, sides: list[Side]) -> None:
+    """Find what became static or global where another object defines something in its place."""
+    for side in sides:
+        places = {side.homes.by_unit[key] for key in side.homes.relinked}
+        for other in sides if places else ():
+            for unit in (
+                u for is_code in (True, False) for u in units_of(other.obj, is_code=is_code)
+            ):
+                if other is not side and other.homes.of(unit) in places:
+                    report.add(unit.name, f"{side.obj.path} has it too, static on one side alone")
+
+
 def _variables(check: Comparison, report: _Report, side: Side) -> None:
     """Compare what other objects may see or a linker script gathers: data of the image."""
     obj, used = side.obj, users(side.obj, is_wide=True)
@@ -272,7 +285,8 @@ def _variables(check: Comparison, report: _Report, side: Side) -> None:
         elif not (is_constant and is_local):
             assert unit.symbol is not None
             text = check.attempt(side, own_size(obj, unit), home)
-            olds = {s.size_bytes for name in names_of(obj, unit)
+            names = [*names_of(obj, unit), side.homes.renamed.get((unit.section, unit.start), "")]
+            olds = {s.size_bytes for name in names
                     for s in check.image.homes.get(name, ()) if s.value == home}  # fmt: skip
             if olds and unit.symbol.size_bytes not in olds:
                 text = f"it has {unit.symbol.size_bytes} bytes, in the image {max(olds)}"

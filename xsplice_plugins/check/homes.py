@@ -64,6 +64,8 @@ class Homes:
     by_unit: dict[Key, int] = field(default_factory=dict)
     #: names that the image has for units that the compiler specialised otherwise
     renamed: dict[Key, str] = field(default_factory=dict)
+    #: what is static on one side and global on the other
+    relinked: set[Key] = field(default_factory=set)
     #: places of numbered variables that no rule gave to one of the new object: by stem
     spare: dict[str, set[int]] = field(default_factory=dict)
     #: places of variables that may be one of the new object under its old name
@@ -152,8 +154,10 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
             old_numbered.append((unit, home))
         if _is_own_data(baseline, unit):
             old_data.append((unit, home))
+    if baseline is not None:
+        _pair_relinked(found, new, baseline, olds)
     for unit in _named_units(new):
-        if unit in numbered:
+        if unit in numbered or (unit.section, unit.start) in found.relinked:
             continue
         home = old.get(unit.name)
         if home is None and (known := image.only(unit.name)):
@@ -167,6 +171,30 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
         _pair_specialised(found, new, old)
         _pair_renamed(found, new, baseline, old_data)
     return found
+
+
+def _pair_relinked(found: Homes, new: ObjectFile, baseline: ObjectFile, olds: Homes) -> None:
+    """Pair what became global, or static, by its plain name: one of each object bears it."""
+    before, after = (_by_plain_name(obj) for obj in (baseline, new))
+    for name in before.keys() & after.keys():
+        (was, *more), (unit, *others) = before[name], after[name]
+        home = olds.of(was)
+        if more or others or home is None or was.symbol is None or unit.symbol is None:
+            continue
+        is_code = [obj.elf.sections[u.section].is_exec
+                   for obj, u in ((baseline, was), (new, unit))]  # fmt: skip
+        if was.symbol.is_local != unit.symbol.is_local and is_code[0] == is_code[1]:
+            key = unit.section, unit.start
+            found.by_unit[key], found.renamed[key] = home, was.name
+            found.relinked.add(key)
+
+
+def _by_plain_name(obj: ObjectFile) -> dict[str, list[Unit]]:
+    rows: dict[str, list[Unit]] = {}
+    for unit in _named_units(obj):
+        if unit.symbol is not None:
+            rows.setdefault(unit.symbol.name, []).append(unit)
+    return rows
 
 
 def _is_own_data(obj: ObjectFile, unit: Unit) -> bool:

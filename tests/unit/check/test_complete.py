@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.check.building import FACTS, UNIT, World, checked, compiled, payload, size_of
 from xsplice_plugins.artefacts import from_json, to_json
+from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.otherwise import needed_otherwise
-from xsplice_plugins.check.results import CheckReport
+from xsplice_plugins.check.results import CheckReport, NewObject
 
 pytestmark = pytest.mark.toolchain
 
@@ -406,3 +407,75 @@ def test_what_a_matched_base_has_otherwise_is_named_where_the_payload_needs_it(
     assert "uses it" in needs(new, far, "work")["elsewhere"]
     brought = "int more(int x) { return x; }\nint work(int x) { return more(x); }\n"
     assert "brings it" in needs(new, brought, "work")["more"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (("x + 1", "x + 2"), "helper"),
+        (("counter += x", "spare_counter += x"), "helper"),
+        (("", ""), ""),
+    ],
+)
+def test_a_static_function_that_becomes_global_is_the_images(
+    wrong: tuple[str, str], text: str, known: World, tmp_path: Path
+) -> None:
+    head, body = (
+        "LOCAL int helper(int x)",
+        "{ counter += x + 1; spare_counter -= x; return counter; }",
+    )
+    new = changed(
+        known,
+        tmp_path,
+        (head, "__attribute__((noipa)) int helper(int x)"),
+        ("counter += x; spare", "counter += x + 1; spare"),
+    )
+    sizes = f"{size_of(new, 'helper')}, {size_of(known.unit, 'helper')}"
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    record = f'{{"unit.c_helper", (void *)fixed, 0, {sizes}, 2}}'
+    names = KNOWN.replace("extern int helper(int)", "extern int unused(int)")
+    source = names + HELPER.format(body=body.replace(*wrong) if text else body)
+    data = payload(known, new, source, (), f"struct livepatch_func own[] {place} = {{{record}}};")
+    found = checked(known, new, data)
+    assert found.held == (not text), found
+    assert text in texts(found)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "is_right"),
+    [("limit - 1", True), ("limit - 2", False), ("shared - 1", False)],
+)
+def test_a_global_variable_that_becomes_static_keeps_its_state(
+    fixed: str, is_right: bool, known: World, tmp_path: Path
+) -> None:
+    edits = (("int limit = 3;", "static volatile int limit = 3;"), ("+ limit", "+ limit - 1"))
+    new = changed(known, tmp_path, *edits)
+    names = KNOWN.replace("extern int limit, shared", "extern volatile int limit, shared")
+    source = names + f"int work(int x) {{ return helper(x) + {fixed}; }}\n"
+    assert checked(known, new, payload(known, new, source, ("work",))).held == is_right
+
+
+@pytest.mark.parametrize(("value", "is_right"), [("5", True), ("6", False)])
+def test_a_static_variable_that_becomes_global_has_the_images_first_value(
+    value: str, is_right: bool, known: World, tmp_path: Path
+) -> None:
+    new = changed(known, tmp_path, ("static int counter = 5", f"int counter = {value}"), TEXT)
+    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
+    assert checked(known, new, data).held == is_right
+
+
+def test_a_global_that_another_object_defines_now_is_not_both(known: World, tmp_path: Path) -> None:
+    """A rebuild has two variables; the image has one place for them."""
+    new = changed(known, tmp_path, ("int limit = 3;", "static volatile int limit = 3;"), TEXT)
+    data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
+    held = {}
+    for name in ("limit", "unrelated"):
+        other = compiled(tmp_path, "third.c", f"extern int {name}; int {name} = 3;")
+        rows = [
+            NewObject(path="unit.o", new=new, baseline=known.unit),
+            NewObject(path="third.o", new=other),
+        ]
+        held[name] = "static on one side alone" in texts(
+            check_payload(known.image, data, rows, FACTS)
+        )
+    assert held == {"limit": True, "unrelated": False}
