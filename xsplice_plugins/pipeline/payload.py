@@ -268,7 +268,7 @@ def no_change_text(deltas: Sequence[Delta]) -> str:
     moot = sorted({refusal.name for delta in deltas for refusal in delta.moot})
     if moot:
         notes.append(f"a layout changes ({', '.join(moot[:3])}), and no code or data with it")
-    seen = "; ".join(notes[:3]) or "the objects are equal"
+    seen = "; ".join(notes[:3]) or "the objects are equal, and how they are linked was not compared"
     seen = f"{lines} functions differ in line numbers only" if lines else seen
     return f"no functional change: {seen}; nothing needs a live patch"
 
