@@ -36,6 +36,7 @@ from xsplice_plugins.pipeline.reports import forget_reports
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import UNKNOWN, Stack, check_replaced
 from xsplice_plugins.plugins.manager import call, chosen
+from xsplice_plugins.target.sections import XEN_PATCHING_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +118,7 @@ def link_payload(
     refused = refusal_text(deltas)
     if refused:
         raise RefusedError(refused)
+    check_patching_path(deltas)
     waits = check_boot(deltas)
     for delta, data in zip(deltas, objects, strict=True):
         if not (delta.changed or delta.new or delta.nopped):
@@ -194,6 +196,26 @@ def _moved_state(
 def _plain(symbol: str) -> str:
     """Return the name of a function's own variable without the compiler's number."""
     return symbol.rstrip("0123456789").rstrip(".")
+
+
+def check_patching_path(deltas: Sequence[Delta]) -> None:
+    """Refuse what replaces code that runs while code is replaced, whoever made the deltas.
+
+    Args:
+        deltas: What changed, of a patch or written by hand.
+
+    Raises:
+        RefusedError: A function, or instructions that become NOPs, are of that code.
+    """
+    lines = [
+        f"{delta.object_path}: {name}: it runs while code is replaced [PATCHING_PATH]; "
+        "this fix needs a reboot"
+        for delta in deltas
+        for name in (*(r.name for r in delta.changed), *(r.name for r in delta.nopped))
+        if name.rpartition("#")[2] in XEN_PATCHING_PATH
+    ]
+    if lines:
+        raise RefusedError("\n".join(dict.fromkeys(lines)))
 
 
 def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
