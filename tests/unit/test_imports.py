@@ -40,7 +40,7 @@ ALLOWED = {
     "hypervisor": {"errors", "releases", "elf"},
     "cache": {"errors"},
     "system": {"errors"},
-    "bases": {"errors", "cache", "artefacts", "elf", "hypervisor", "kbuild", "pipeline", "system"},
+    "bases": FOUNDATION | {"cache", "hypervisor", "kbuild", "pipeline", "system", "target"},
     "realxen": {"errors", "cache", "system"},
     "rebuild": FOUNDATION | {"patch", "capture", "kbuild", "check", "target"},
     "verify": FOUNDATION | {"hypervisor", "realxen", "rebuild", "cache"},

@@ -14,7 +14,6 @@ from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.bases.recipes import compilers_of
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
 from xsplice_plugins.kbuild.configured import (
     check_configured,
@@ -22,8 +21,7 @@ from xsplice_plugins.kbuild.configured import (
     settings_of,
 )
 from xsplice_plugins.kbuild.tree import release_of_source
-
-_MACHINES = {EM_X86_64: "X86", EM_AARCH64: "ARM"}
+from xsplice_plugins.target.machines import MACHINES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +134,8 @@ def check_config(found: Shipped, config: Path) -> None:
     if found.image is None:
         return
     elf = _read(found.image)
-    machine = _MACHINES.get(elf.machine)
-    if machine is not None and f"CONFIG_{machine}=y" not in lines:
+    machine = MACHINES.get(elf.machine)
+    if machine is not None and f"CONFIG_{machine.setting}=y" not in lines:
         raise ConfigError(
             f"--image {found.image}: is of a machine that {config} is not for; give "
             "--make XEN_TARGET_ARCH=..., and settings for it"

@@ -26,7 +26,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHT_NOBITS, STT_FUNC, STT_OBJECT
-from xsplice_plugins.errors import LinkError, RefusedError
+from xsplice_plugins.errors import LinkError
 from xsplice_plugins.handmade.declarations import DeclarationKind, Declared, read_declarations
 from xsplice_plugins.handmade.instructions import (
     body_size_bytes,
@@ -36,7 +36,6 @@ from xsplice_plugins.handmade.instructions import (
 )
 from xsplice_plugins.link.places import find_old_range
 from xsplice_plugins.target.abi import HOOK_PREFIX, MODINFO_SECTION
-from xsplice_plugins.target.sections import XEN_PATCHING_PATH
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
@@ -76,7 +75,6 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
 
     Raises:
         LinkError: A declaration cannot be followed; the message names it and the reason.
-        RefusedError: It replaces what runs while code is replaced.
         ElfError: The object cannot be read.
     """
     elf = read_elf(source.data, source.object_path)
@@ -86,12 +84,6 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
         for declaration in declarations
         if declaration.kind in _REPLACING | _NOPPING
     ]
-    for target in targets:
-        if target.name.rpartition("#")[2] in XEN_PATCHING_PATH:
-            raise RefusedError(
-                f"{target.declaration.subject}: [PATCHING_PATH] `{target.name}` runs while code is "
-                "replaced; this needs a reboot"
-            )
     expected = _expectations(declarations, targets, names)
     replacing = [target for target in targets if target.declaration.kind in _REPLACING]
     nopping = [target for target in targets if target.declaration.kind in _NOPPING]

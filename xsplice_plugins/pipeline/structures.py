@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
 from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import EM_X86_64, STT_FUNC, STT_SECTION
+from xsplice_plugins.elf.types import STT_FUNC, STT_SECTION
+from xsplice_plugins.target.machines import machine_of
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable, Iterator, Mapping
 
     from xsplice_plugins.artefacts import BaseMatch
@@ -84,7 +85,7 @@ def _uses(
         was = before.get(symbol.name)
         if was and old and own == _code(old, was) and _addends(new, symbol) == _addends(old, was):
             continue
-        if new.machine != EM_X86_64:
+        if machine_of(new.machine).numbers is None:
             yield symbol.name, next(iter(wrong.values())) if wrong else ""
             continue
         added = _numbers(new, symbol, is_pointers_only=wrong is None)
@@ -117,9 +118,8 @@ def _addends(elf: ElfFile, symbol: Symbol) -> list[tuple[str, int]]:
 
 def _numbers(elf: ElfFile, symbol: Symbol, *, is_pointers_only: bool) -> Counter[int]:
     """Count the numbers of a function's code, and the distances within what it names."""
-    from xsplice_plugins.target.x86_64_numbers import numbers_in  # noqa: PLC0415  the decoder
-
-    found = numbers_in(_code(elf, symbol), is_pointers_only=is_pointers_only)
+    count = machine_of(elf.machine).numbers
+    found = count(_code(elf, symbol), is_pointers_only=is_pointers_only) if count else Counter()
     for _, addend in _addends(elf, symbol):
         places = {addend + more for more in _FIELD_TO_END_BYTES}
         found.update(places if 0 not in places else ())  # else it is the beginning itself

@@ -131,4 +131,5 @@ ARM64 = TargetMachine(
     decode=decode,
     text=text,
     registers=REGISTERS,
+    setting="ARM",
 )

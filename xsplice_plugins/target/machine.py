@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -140,6 +141,9 @@ class TargetMachine:
     decode: Callable[[bytes, int, Marks], tuple[Instruction, ...]]
     text: Callable[[bytes, int, Marks], list[tuple[int, str]]]
     registers: Registers
+    setting: str  #: of Xen's configuration that chooses it, without ``CONFIG_``
+    #: (code, is_pointers_only): counts distances from pointers, and constants; ``None``: nobody can
+    numbers: Callable[..., Counter[int]] | None = None
 
 
 def cuts(size_bytes: int, marks: Marks) -> Iterable[tuple[int, int, bool]]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
 from xsplice_plugins.elf.types import STT_FUNC
-from xsplice_plugins.hypervisor.facts.arches import ARM64
 from xsplice_plugins.verify.callgraph import chain_text
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def staying(
     Returns:
         What is not checked (*loader*), and remarks where only some kinds of domains wait.
     """
-    roots = _WAITING | (_SWITCHING if image.arch == ARM64 else frozenset())
+    roots = _WAITING | (_SWITCHING if image.arch.keeps_stacks else frozenset())
     functions = dict(_functions(elf))
     calls = {name: set(_calls(elf, *place)) for name, place in functions.items()}
     ways = _ways(roots, calls, graph)
@@ -69,7 +68,7 @@ def staying(
         if not chain and _plain(name) not in roots:
             continue
         chain = (name, *chain)
-        if len(chain) == 1 or image.arch == ARM64 or _plain(chain[1]) in roots:
+        if len(chain) == 1 or image.arch.keeps_stacks or _plain(chain[1]) in roots:
             is_switch = _plain(chain[-1]) in _SWITCHING
             who = "a vCPU that does not run" if is_switch else "a vCPU that waits"
             yield _open(

@@ -178,11 +178,11 @@ def test_bad_declaration_is_refused_by_name(bench: Bench, case: str) -> None:
 def test_what_runs_while_code_is_replaced_is_left_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    where = "xsplice_plugins.handmade.delta.XEN_PATCHING_PATH"
+    where = "xsplice_plugins.pipeline.payload.XEN_PATCHING_PATH"
     monkeypatch.setattr(where, frozenset({"user", "tail"}))
     built = bench.build(f"{INT if 'user' in what else ''}{what}")
     assert built.status == 4
-    assert "runs while code is replaced; this needs a reboot" in built.err
+    assert "runs while code is replaced [PATCHING_PATH]; this fix needs a reboot" in built.err
 
 
 ACCEPTED = {

@@ -41,6 +41,7 @@ class Arch:
     #: feature of alternatives that is set on every host that can load a payload, and so is taken
     livepatch_feature: int = 0
     refuses_warnings: bool = False  #: whether a WARN in a payload stops the host
+    keeps_stacks: bool = False  #: a vCPU that does not run keeps its stack in the hypervisor
 
     @property
     def pointer_bytes(self) -> int:
@@ -106,6 +107,7 @@ ARM64 = Arch(
     rel_errno=ENOSYS,
     livepatch_feature=4,
     refuses_warnings=True,
+    keeps_stacks=True,
     heap_virt=0x0000800000000000,
     references=word_references,
 )
@@ -120,6 +122,7 @@ ARM32 = Arch(
     windows=(((4, 7, 0), 0x800000), ((4, 8, 2), 0xA00000), ((4, 18, 0), 0x1000000)),
     heap_virt=0x80000000,
     refuses_warnings=True,
+    keeps_stacks=True,
 )
 ARCHES = (X86_64, ARM64, ARM32)
 
