@@ -7,9 +7,8 @@ uses freed memory. Such a hand-over is said, unless a hook of the payload takes 
 
 from __future__ import annotations
 
-import re
 from copy import copy
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.elf.reader import read_elf
@@ -18,7 +17,7 @@ from xsplice_plugins.link.sections import STRINGS
 from xsplice_plugins.link.takeback import TakeBack, hooks_of
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
 from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept
-from xsplice_plugins.target.references import References
+from xsplice_plugins.target.references import References, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.code import Place
 
 _TEXT_MAX = 40  #: characters of a text that a message shows
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_NO_HOLDER = "nobody"  #: what a lock's note says that nobody holds; else ``__func__``
 
 
 class Thing(NamedTuple):
-    """Something that only the payload defines."""
+    """Something that only the payload defines, or one beneath it."""
 
     place: Place  #: of its first byte
     name: str  #: "" for what has none
@@ -43,11 +42,17 @@ class Thing(NamedTuple):
     def title(self) -> str:
         """Return how messages call it."""
         if self.name:
-            return f"new `{self.name.rpartition('#')[2]}`"
+            kind = "new" if self.place[0] else "a payload beneath's"
+            return f"{kind} `{self.name.rpartition('#')[2]}`"
         if self.text is None:
             return "new data without a name"
         shown = self.text[:_TEXT_MAX] + ("..." if len(self.text) > _TEXT_MAX else "")
         return f"the text {shown!r}"
+
+
+def _beneath(target: Target) -> Thing:
+    """Return what a payload beneath defines: it goes with that one."""
+    return Thing((0, target.symbol.number), target.symbol.name, None)
 
 
 def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
@@ -96,6 +101,7 @@ class _Payload:
         self.abi = abi
         outside = cache(lambda: AddressFlow(_code_of(image, abi)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
+        self.image = image
         self.takeback = TakeBack(self.flow, hooks_of(self._pointers()))
         self.symbols = sorted(
             (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),
@@ -126,10 +132,14 @@ class _Payload:
 
     def _read(self) -> None:
         for section, reloc, target in self.flow.seeds():
-            if target.section_index is None or not self._is_content(target.section_index):
+            field = (section.index, reloc.offset)
+            if target.section_index is None:
+                if self._is_beneath(target) and not self.flow.is_branch(field):
+                    self.fields.setdefault(_beneath(target), set()).add(field)
+                continue
+            if not self._is_content(target.section_index):
                 continue
             place = (target.section_index, target.offset)
-            field = (section.index, reloc.offset)
             if self.flow.is_branch(field):
                 self.calls.setdefault(place, set()).add(field)
             else:
@@ -139,14 +149,21 @@ class _Payload:
                 continue
             for offset, target in self.flow.targets(section).items():
                 index = target.section_index
+                owner = self._thing((section.index, offset))
+                if index is None and self._is_beneath(target):
+                    self.held.setdefault(owner, set()).add(_beneath(target))
                 if index is not None and self._is_content(index):
-                    owner = self._thing((section.index, offset))
                     thing = self._thing((index, target.offset))
                     is_label = self.elf.sections[index].is_exec and thing.place[1] != target.offset
                     if is_label:  # it is a table of jumps
                         self.fields.pop(owner, None)
                     elif owner != thing:
                         self.held.setdefault(owner, set()).add(thing)
+
+    def _is_beneath(self, target: Target) -> bool:
+        """Tell whether a name is neither the payload's nor the image's."""
+        name = target.symbol.name
+        return not target.symbol.shndx and bool(name) and name not in self.image.symbols
 
     def _thing(self, place: Place) -> Thing:
         index, offset = place
@@ -210,12 +227,18 @@ class _Payload:
         is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
-            return not is_text and row.name in self._replaced()
+            return not is_text and row.name in (self._replaced() | self._handed())
         # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
         is_lock_note = row.verb.startswith("is stored through") and not thing.name
-        if is_lock_note and _IDENTIFIER.fullmatch(thing.text or ""):
+        if is_lock_note and thing.text in self._holders:
             return False
         return not self.takeback.undoes(row)
+
+    @cached_property
+    def _holders(self) -> set[str]:
+        """Return the texts that the notes of locks hold."""
+        rows = (*self.image.elf.symbols, *self.elf.symbols)
+        return {_NO_HOLDER} | {s.name.rpartition("#")[2] for s in rows if s.type == STT_FUNC}
 
     def _replaced(self) -> set[str]:
         """Return the names of the functions that stand for ones of the image."""
@@ -226,6 +249,11 @@ class _Payload:
             for offset, target in (self.flow.targets(funcs) if funcs is not None else {}).items()
             if offset % size == NEW_ADDR_OFFSET and target.section_index is not None
         }
+
+    def _handed(self) -> set[str]:
+        """Return the names of the functions whose address something holds: anybody may call."""
+        things = (*self.fields, *(thing for held in self.held.values() for thing in held))
+        return {thing.name for thing in things if self.elf.sections[thing.place[0]].is_exec}
 
     def _sentence(self, thing: Thing, row: Kept) -> str:
         name = row.name.rpartition("#")[2]

@@ -47,6 +47,10 @@ HARMLESS = {
     "a table of texts": """
     static const char *const names[] = { "one", "two", "three" };
     int entry(int x) { return reads(names[x & 1]); }""",
+    "the note that nobody holds a lock": """
+    int entry(int x) { *(const char **)(long)x = "nobody"; return x; }""",
+    "the note of who holds a lock": """
+    int entry(int x) { *(const char **)(long)x = "entry"; return x; }""",
     "a text in use where nothing comes back": """
     int entry(int x) { const char *s = x & 1 ? "hello" : "other";
         reads(s); reads(s); halt(); }""",
@@ -79,6 +83,15 @@ HELD = {
     "through a pointer": (
         "static int own; int entry(int x) { *(int **)(long)x = &own; return x; }",
         ("new `own` is stored through a pointer in `entry`",),
+    ),
+    "a word through a pointer": (
+        'int entry(int x) { *(const char **)(long)x = "unknown"; return x; }',
+        ("the text 'unknown' is stored through a pointer in `entry`",),
+    ),
+    "what a callback returns": (
+        """static int own; static const void *__attribute__((noinline)) tick(void *p)
+        { return &own; } int entry(int x) { *(void **)(long)x = tick; return x; }""",
+        ("new `own` is returned by `tick`", "new `tick` is stored through a pointer"),
     ),
     "from a table": (
         """static const char *const names[] = { "one", "two", "three" };

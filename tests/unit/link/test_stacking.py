@@ -150,6 +150,18 @@ def test_image_or_object_is_no_earlier_payload(compiler: Compiler, image: bytes)
         link(image, part, beneath=data)
 
 
+@pytest.mark.parametrize("is_handed_out", [True, False])
+def test_what_the_earlier_payload_defines_goes_with_it(
+    compiler: Compiler, image: bytes, first: Payload, *, is_handed_out: bool
+) -> None:
+    use = "*(int (**)(int))(long)x = fresh; return x;" if is_handed_out else "return fresh(x) + 2;"
+    top = second(compiler, image, first, "leaf", f"int fresh(int); int leaf(int x) {{ {use} }}")
+    rows = top.record.unchecked
+    assert [row.startswith("address of a payload beneath's `fresh`") for row in rows] == [
+        True
+    ] * is_handed_out
+
+
 def test_plugin_reads_the_earlier_payload(
     compiler: Compiler, image: bytes, first: Payload, tmp_path: Path
 ) -> None:

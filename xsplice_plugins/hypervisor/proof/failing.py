@@ -161,8 +161,9 @@ def _written(hv: Hypervisor, data: list[tuple[int, bytes]], kept: set[int]) -> d
         if new != old:
             pairs = enumerate(zip(old, new, strict=True))
             found |= {start + at: byte for at, (was, byte) in pairs if was != byte}
-        same = (addr for addr in hv.told - kept if start <= addr < start + len(old))
-        found |= {addr: new[addr - start] for addr in same}
+        if hv.image.host_pages is None:  # a host may hold something else there
+            same = (addr for addr in hv.told - kept if start <= addr < start + len(old))
+            found |= {addr: new[addr - start] for addr in same}
     return found
 
 
