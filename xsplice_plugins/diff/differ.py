@@ -37,7 +37,7 @@ from xsplice_plugins.target.sections import SectionClass, profile_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from xsplice_plugins.artefacts import ChangedFunction, MovedLines, Refusal
+    from xsplice_plugins.artefacts import ChangedFunction, Finding, MovedLines, Refusal
     from xsplice_plugins.diff.compare import Comparison
     from xsplice_plugins.plugins.spec import Config
 
@@ -113,7 +113,6 @@ def diff_objects(
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
     loose, boot = refuse.unexplained(canon, closure)
-    asked, remarks = new_state(canon, closure.taken)
     for row in (*refuse.refuse(canon, comparison, closure), *loose):
         found.setdefault((row.name, row.code), row)
     delta = replace(
@@ -127,32 +126,29 @@ def diff_objects(
         references=close.references(canon, closure),
         boot=(*boot_rows(canon, comparison, closure, edited), *boot),
         notes=_same_elsewhere(canon, comparison),
-        findings=findings_about(
-            Duty.DATA,
-            "differ",
-            Severity.UNCHECKED,
-            object_path,
-            (*lost_state(canon, closure.taken), *asked),
-        )
-        + findings_about(Duty.EFFECT, "differ", Severity.WARNING, object_path, remarks)
-        + findings_about(
-            Duty.LAYOUT,
-            "differ",
-            Severity.UNCHECKED,
-            object_path,
-            refuse.open_questions(canon, closure),
-        )
-        + findings_about(
-            Duty.COMPLETE,
-            "differ",
-            Severity.UNCHECKED,
-            object_path,
-            refuse.without_landing(canon, comparison),
-        ),
+        findings=_findings(object_path, canon, comparison, closure),
     )
     source = source_path or _file_name(new_file, old_file)
     same = _same_results(canon, comparison) if is_init else frozenset()
     return _as_a_whole(delta, source, edited, same, is_init=is_init)
+
+
+def _findings(
+    object_path: str, canon: Canon, comparison: Comparison, closure: close.Closure
+) -> tuple[Finding, ...]:
+    """Say what nobody can tell of a change that is no refusal, and what is worth a remark."""
+    asked, remarks = new_state(canon, closure.taken)
+    rows = (
+        (Duty.DATA, Severity.UNCHECKED, (*lost_state(canon, closure.taken), *asked)),
+        (Duty.EFFECT, Severity.WARNING, remarks),
+        (Duty.LAYOUT, Severity.UNCHECKED, refuse.open_questions(canon, closure)),
+        (Duty.COMPLETE, Severity.UNCHECKED, refuse.without_landing(canon, comparison)),
+    )
+    return tuple(
+        finding
+        for duty, severity, texts in rows
+        for finding in findings_about(duty, "differ", severity, object_path, texts)
+    )
 
 
 def _file_name(*files: ElfFile) -> str:

@@ -116,13 +116,6 @@ def _failed(hv: Hypervisor, payload: LoadedPayload, command: Command, why: str) 
     hv.host = kept
 
 
-def _refused_apply(course: Course, why: str) -> tuple[Hypervisor, LoadedPayload, str]:
-    hv, top = _loaded(course)
-    before = hv.memory.digest(owner="xen", code_only=True)
-    _failed(hv, top, Command.APPLY, why)
-    return hv, top, before
-
-
 def _unloaded(course: Course, why: str) -> None:
     hint = "no hook runs then; hand it out in one that runs once it is applied"
     hv, top = _loaded(course)
@@ -168,7 +161,9 @@ def _written(hv: Hypervisor, data: list[tuple[int, bytes]], kept: set[int]) -> d
 
 
 def _applied_again(course: Course, why: str) -> None:
-    hv, top, before = _refused_apply(course, why)
+    hv, top = _loaded(course)
+    before = hv.memory.digest(owner="xen", code_only=True)
+    _failed(hv, top, Command.APPLY, why)
     if not _act(hv, top, Command.APPLY):  # a hook may refuse: it is unloaded then
         course.observe(hv)
         rc = _act(hv, top, Command.REVERT)
