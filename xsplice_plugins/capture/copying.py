@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import shutil
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -279,10 +278,3 @@ def _link(text: str, place: str) -> None:
         os.symlink(text, place)
     except FileExistsError:
         return  # two given folders overlap: the build folder lies in the source folder
-
-
-def special_files(folder: str, names: list[str]) -> set[str]:
-    """Name what is neither file, folder nor link: nobody can copy a pipe, a socket, a device."""
-    kept = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
-    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
-    return {name for name, mode in modes.items() if not any(test(mode) for test in kept)}

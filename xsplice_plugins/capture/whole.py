@@ -7,17 +7,19 @@ only what the patch reaches. Whatever ends this process ends its make, and all t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import CompileJob
-from xsplice_plugins.capture.copying import ORIGIN, full_disk_named, special_files
+from xsplice_plugins.capture.copying import ORIGIN, full_disk_named
 from xsplice_plugins.capture.guarded import run_guarded
 from xsplice_plugins.errors import CaptureError, MachineError
 from xsplice_plugins.kbuild.commands import environment, words
@@ -217,18 +219,28 @@ def recorded_job(index: Index, target: str) -> CompileJob | None:
 def _copy(tree: XenTree, copy: Path) -> None:
     """Copy the hypervisor and what its Makefiles include; time stamps are kept."""
     copy.mkdir(parents=True)
-    for entry in sorted(os.scandir(tree.source_root), key=lambda entry: entry.name):
-        place = copy / entry.name
-        if entry.is_symlink():
-            place.symlink_to(os.readlink(entry.path))  # noqa: PTH115  # an entry is no Path
-        elif entry.is_file():
-            shutil.copy2(entry.path, place)
-        elif entry.name == "tools":
-            policy = Path(entry.path) / "flask"
-            if policy.is_dir():
-                shutil.copytree(policy, place / "flask", symlinks=True)
-        elif entry.is_dir() and entry.name not in _NOT_NEEDED:
-            shutil.copytree(entry.path, place, symlinks=True, ignore=special_files)
+    wanted = [
+        entry.path
+        for entry in os.scandir(tree.source_root)
+        if entry.is_symlink()
+        or entry.is_file()
+        or (entry.is_dir() and entry.name not in _NOT_NEEDED | {"tools"})
+    ]
+    _copy_into(copy, sorted(wanted))
+    policy = tree.source_root / "tools" / "flask"
+    if policy.is_dir() and not (copy / "tools").exists():
+        (copy / "tools").mkdir()
+        _copy_into(copy / "tools", [str(policy)])
+
+
+def _copy_into(folder: Path, paths: list[str]) -> None:
+    """Copy files and folders as ``cp`` does: five times as fast as `shutil.copytree`."""
+    # No `-d`: a file with two names must become two files, for one may be patched.
+    command = ["cp", "-R", "-P", "--preserve=mode,timestamps", "--", *paths, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise OSError(errno.EIO, last.rpartition(": ")[2])
 
 
 def _put(copy: Path, path: str, content: bytes | None) -> None:
