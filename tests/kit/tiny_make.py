@@ -10,7 +10,7 @@ RULES = r"""
 objects := livepatch version setup.init user entry
 recorded := $(wildcard common/.*.o.cmd arch/x86/.*.o.cmd)
 xen: xen-syms
-	objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen
+	strip -o xen xen-syms
 xen-syms: prelink.o tiny.lds
 	ld --build-id=sha1 -T tiny.lds -e livepatch -o xen-syms prelink.o
 prelink.o: common/built_in.o

@@ -308,14 +308,23 @@ class _Work:
         if not (built / "xen-syms").is_file():
             raise ConfigError(f"{built}: make left no xen-syms; see {self.log}")
         if found.image is None:
+            if found.boot is not None:
+                data = shipped.named(found.boot, built / "xen", built / "xen-syms")
+                self._put(data, found.boot)
             return
         data = read_file(found.image)
         if data != (built / "xen-syms").read_bytes():
             (self.folder / "is-other").touch()
-            for name in _OWN_IMAGES:
-                (built / name).unlink(missing_ok=True)
-            write_file(built / "xen-syms", data)
-        if found.boot is not None:
-            for name in _OWN_IMAGES:
-                (built / name).unlink(missing_ok=True)
-            write_file(built / "xen", shipped.unzipped(found.boot))
+            self._remove_images()
+        self._put(data, found.boot)
+
+    def _put(self, image: bytes, boot: Path | None) -> None:
+        """Put names, and what boots, into the place of what make left."""
+        write_file(self.tree / "xen" / "xen-syms", image)
+        if boot is not None:
+            self._remove_images()
+            write_file(self.tree / "xen" / "xen", shipped.unzipped(boot))
+
+    def _remove_images(self) -> None:
+        for name in _OWN_IMAGES:
+            (self.tree / "xen" / name).unlink(missing_ok=True)

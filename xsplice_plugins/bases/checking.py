@@ -64,6 +64,8 @@ def _record(
     if shipped.image is not None:
         is_other = (folder / "is-other").is_file()
         likeness = Likeness.MATCHED if is_other else Likeness.IDENTICAL
+    elif shipped.boot is not None:
+        likeness = Likeness.IDENTICAL  # what boots is, or it would be no base
     return BaseRecord(
         name=name,
         key=key,
@@ -161,8 +163,9 @@ def check_base(name: str) -> BaseRecord:
     kept = read_kept(folder)
     given = kept.value("image")
     shipped = vendor.find(folder, None, None)
-    if given:
-        shipped = replace(shipped, image=folder)  # that there was one is all that is asked
+    if given or kept.value("boot"):
+        # That there was one is all that is asked.
+        shipped = vendor.Shipped(image=folder if given else None, boot=folder)
     elif shipped.image is not None:
         given = hashlib.sha256(read_file(shipped.image)).hexdigest()
     try:

@@ -62,10 +62,6 @@ def check_order(order: Order) -> None:
     """
     if (order.source is None) == (not order.debian):
         raise ConfigError("--source and --debian: give one of the two")
-    if order.boot and not (order.image or order.debian):
-        raise ConfigError(
-            f"--boot {order.boot}: has no names of functions; give --image, its xen-syms"
-        )
     check_loader(order.loader)
     for word in (*order.make, *order.targets, order.compiler, order.ref):
         if plain(word) != word:

@@ -49,11 +49,9 @@ def find(folder: Path, image: Path | None, boot: Path | None) -> Shipped:
             config=_one(packages, "boot/xen-*.config"),
         )
     kept = folder / "kept"
-    return Shipped(
-        image=image or _there(kept / "xen-syms"),
-        boot=boot or _there(kept / "xen"),
-        config=_there(kept / ".config"),
-    )
+    image = image or _there(kept / "xen-syms")
+    beside = _there(kept / "xen") if image else None  # alone it is what somebody's make left
+    return Shipped(image=image, boot=boot or beside, config=_there(kept / ".config"))
 
 
 def keep(folder: Path, tree: Path, source: Path) -> None:
@@ -88,6 +86,8 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
             what boots is not of the same build.
     """
     if found.image is None:
+        if found.boot is not None:
+            _check_maker(found.boot, compiler)
         return
     elf = _read(found.image)
     release, said = release_of_source(tree / "xen"), release_of_image(elf)
@@ -113,6 +113,49 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
             f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of {found.image}, "
             "so both are of different builds; give --image and --boot of one package"
         )
+
+
+def _check_maker(boot: Path, compiler: str) -> None:
+    """Refuse what boots if its own text, which `xl info` prints, does not name the compiler."""
+    version = compiler.removeprefix("GCC: ")
+    if version.encode() not in unzipped(boot):
+        raise ConfigError(
+            f"--boot {boot}: does not say that it was made by {version}; install the compiler that "
+            "it names, or name it with --cc"
+        )
+
+
+def named(boot: Path, own: Path, image: Path) -> bytes:
+    """Return names for what boots, where the vendor keeps none: the build's own, if it fits.
+
+    The build-id is a digest of debug information too, so it may be another one where everything
+    else that boots is equal. Then the names get that of what boots.
+
+    Args:
+        boot: The shipped ``xen`` or ``xen.gz``.
+        own: ``xen``, as make left it.
+        image: ``xen-syms``, as make left it.
+
+    Returns:
+        The whole ``xen-syms``.
+
+    Raises:
+        ConfigError: They differ in more, and without names nobody can tell in what.
+    """
+    made, their, syms = read_file(own), unzipped(boot), read_file(image)
+    build_id = _build_id(_read(image))
+    place, size = made.find(build_id), len(build_id)
+    other = their[place : place + size]
+    if build_id and made.count(build_id) == syms.count(build_id) == 1:
+        made = made[:place] + other + made[place + size :]
+        syms = syms.replace(build_id, other)
+    if made == their:
+        return syms
+    count = sum(a != b for a, b in zip(made, their, strict=False)) + abs(len(made) - len(their))
+    raise ConfigError(
+        f"--boot {boot}: {count} bytes of {len(their)} are not those of what these sources give; "
+        "give --image, its xen-syms, which tells functions and data apart"
+    )
 
 
 def check_config(found: Shipped, config: Path) -> None:

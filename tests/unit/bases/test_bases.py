@@ -6,6 +6,7 @@ The sources are a tiny tree with a Makefile; what was shipped is its own image, 
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -121,6 +122,36 @@ def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:
     assert record.matched > 0
 
 
+def test_what_boots_is_enough_if_the_build_gives_it_byte_for_byte(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot, other = tmp_path / "xen.gz", tmp_path / "other.gz"
+    subprocess.run(["strip", "-o", tmp_path / "xen", own / "xen-syms"], check=True)
+    stripped = (tmp_path / "xen").read_bytes()
+    (own / "xen-syms").unlink()
+    boot.write_bytes(gzip.compress(stripped))
+    other.write_bytes(gzip.compress(stripped.replace(b"GCC: (", b"GCX: (") + b"more"))
+    with pytest.raises(ConfigError, match=r"--boot .*: \d bytes of \d+ are not those of"):
+        added(own, boot=other)
+    assert store.known_bases() == ()
+    record = added(own, boot=boot)
+    assert record.likeness is Likeness.IDENTICAL
+    assert check_base("fleet") == record
+    assert main(["base", "add", "fleet", "--source", str(own), "--boot", str(boot)]) == 0
+    assert "bit-identical" in capsys.readouterr().out
+    before = stripped.index(bytes.fromhex(record.build_id))
+    renamed = stripped[:before] + bytes(20) + stripped[before + 20 :]
+    boot.write_bytes(gzip.compress(renamed))  # other debug information gives another build-id
+    record = added(own, boot=boot, is_replaced=True)
+    assert (record.likeness, record.build_id) == (Likeness.IDENTICAL, "00" * 20)
+    tree = locate_tree(store.tree_of("base:fleet"))
+    assert (tree.build_root / "xen").read_bytes() == renamed
+    other.write_bytes(gzip.compress(stripped.replace(b"GCC: (", b"GCC: [")))
+    with pytest.raises(ConfigError, match="does not say that it was made by"):
+        added(own, boot=other, is_replaced=True)
+    assert check_base("fleet") == record
+
+
 @pytest.mark.parametrize("form", ["gz", "xz"])
 def test_a_tarball_is_a_source(vendor: Path, tmp_path: Path, form: str) -> None:
     tarball = tmp_path / f"xen.tar.{form}"
@@ -216,7 +247,6 @@ def test_sources_without_a_configuration_are_refused(own: Path) -> None:
         ([], "give one of the two"),
         (["--source", "empty", "--debian", "12"], "give one of the two"),
         (["--debian", "banana"], "neither a Debian release"),
-        (["--source", "empty", "--boot", "words.txt"], "give --image"),
         (["--source", "empty", "--config", "nowhere"], "cannot be read"),
         (["--source", "empty", "--jobs", "0"], "a number from 1 on"),
     ],
