@@ -108,6 +108,7 @@ def not_kept(asked: str, made: str) -> list[str]:
     """
     found = settings_of(made)
     wanted = settings_of(asked) | dict.fromkeys(_UNSET.findall(asked))
+    wanted = {name: None if value == "n" else value for name, value in wanted.items()}
     return [
         f"CONFIG_{name} is not set" if value is None else f"CONFIG_{name}={value}"
         for name, value in sorted(wanted.items())

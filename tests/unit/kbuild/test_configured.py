@@ -128,6 +128,8 @@ def test_what_make_did_not_keep_is_told_and_compilers_versions_are_not() -> None
     made = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=4\nCONFIG_GCC_VERSION=120200\n"
     assert not_kept(made, made) == []
     assert not_kept("CONFIG_GCC_VERSION=130100\n# CONFIG_C is not set\n", made) == []
+    assert not_kept("CONFIG_B=n\nCONFIG_C=n\n", made) == []  # as people write it
+    assert not_kept("CONFIG_A=n\n", made) == ["CONFIG_A is not set"]
     asked = "CONFIG_B=y\n# CONFIG_A is not set\nCONFIG_N=5\n"
     assert not_kept(asked, made) == ["CONFIG_A is not set", "CONFIG_B=y", "CONFIG_N=5"]
 
