@@ -220,7 +220,8 @@ def _record_kind(index: Index, record: Record) -> str:
         return "ignored"
     if target.endswith(".o"):
         is_linked = target in index.linked or init_name(target) in index.linked
-        if not record.source:
+        is_gone = not is_linked and target not in index.listing.files  # a step of the link itself
+        if not record.source or is_gone:
             return "ignored"
         return "object" if is_linked else "boot"
     return "text" if target.endswith(".lds") else "generated"

@@ -218,6 +218,21 @@ def test_assembler_is_refused_by_name(built: TinyTree) -> None:
     assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
 
 
+def test_what_the_link_made_and_removed_again_is_not_compiled(
+    own_tree: TinyTree, tmp_path: Path
+) -> None:
+    boot = own_tree.root / "xen/common/boot.c"
+    boot.write_text(f"#include <xen/lib.h>\n{boot.read_text()}")
+    own_tree.build()
+    fix = own_tree.patch(("xen/include/xen/lib.h", "a * 2", "a * 3"))
+    assert "common/boot.o" in captured(own_tree, fix, tmp_path / "there")
+    for path in (boot, boot.with_suffix(".o")):  # as .xen-syms.1.S of arm64
+        path.unlink()
+    pairs = captured(own_tree, fix, tmp_path / "gone")
+    assert "common/boot.o" not in pairs
+    assert pairs["common/user.o"].is_changed
+
+
 def test_code_that_is_linked_on_its_own_waits_for_the_next_boot(
     built: TinyTree, tmp_path: Path
 ) -> None:
