@@ -138,8 +138,9 @@ class Names:
             A note for people; "" in most cases.
 
         Raises:
-            LinkError: Unknown, ambiguous, too long, or in memory that is freed after boot.
-            RefusedError: A static local of a payload beneath, which has no name there.
+            LinkError: Unknown, ambiguous, or too long.
+            RefusedError: In memory that is freed after boot, or a static local of a payload
+                beneath, which has no name there.
         """
         most = self.abi.facts.symbol_length_max
         if not 0 < len(name.encode("utf-8", "surrogateescape")) <= most:
@@ -161,13 +162,13 @@ class Names:
             return ""
         if is_called_through:
             # Seen with `vpmu_ops` on 4.17.5: a page fault in _apply_alternatives at upload.
-            raise LinkError(
+            raise RefusedError(
                 f"{subject}: an alternative call through `{name}`, whose memory is freed after "
                 "boot, would crash the host when the payload is loaded; call the function directly"
             )
         if self._is_used_already(found):
             return f"`{name}` is freed after boot; the fix refers to it as the old code does"
-        raise LinkError(
+        raise RefusedError(
             f"{subject}: it needs `{name}`, whose memory is freed after boot; "
             "change the fix so that it does without"
         )

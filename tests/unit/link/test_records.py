@@ -118,7 +118,7 @@ def test_pieces_of_one_function_are_refused_together(compiler: Compiler, image: 
 def test_data_and_boot_code_are_no_functions_to_replace(compiler: Compiler, image: bytes) -> None:
     with pytest.raises(LinkError, match="`not_code` is no function"):
         replace(compiler, image, "not_code")
-    with pytest.raises(LinkError, match="`boot`, whose memory is freed after boot"):
+    with pytest.raises(RefusedError, match="`boot`, whose memory is freed after boot"):
         replace(compiler, image, "boot")
 
 

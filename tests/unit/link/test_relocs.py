@@ -184,7 +184,7 @@ def test_weak_name_that_is_looked_up_in_a_got_is_a_refused_fix(
 
 def test_call_of_boot_code_is_refused(compiler: Compiler, image: bytes) -> None:
     data = compiler.object("core.c", "int at_boot(int); int entry(int x) { return at_boot(x); }")
-    with pytest.raises(LinkError, match="needs `at_boot`, whose memory is freed after boot"):
+    with pytest.raises(RefusedError, match="needs `at_boot`, whose memory is freed after boot"):
         link(image, (closure_delta(data, "core.o", ("entry",)), data))
 
 
@@ -208,7 +208,7 @@ def test_call_through_boot_data_is_refused_even_if_the_old_code_has_it(
     )
     image = compiler.image(core_c=text % 1)
     data = compiler.object("core.c", text % 2)
-    with pytest.raises(LinkError, match="would crash the host when the payload is loaded"):
+    with pytest.raises(RefusedError, match="would crash the host when the payload is loaded"):
         link(image, (closure_delta(data, "core.o", ("entry",)), data))
 
 
