@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff.parts import NEW, OLD, PartKind
-from xsplice_plugins.target.addresses import RETURNED, AddressFlow
+from xsplice_plugins.target.addresses import AddressFlow
+from xsplice_plugins.target.held import RETURNED
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:

@@ -9,15 +9,29 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
-from xsplice_plugins.link.sections import STRINGS
+from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.link.takeback import TakeBack, hooks_of
-from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
-from xsplice_plugins.target.addresses import COMPARED, RETURNED, AddressFlow, Kept
-from xsplice_plugins.target.references import References, Target
+from xsplice_plugins.link.things import Thing, Things
+from xsplice_plugins.target.addresses import AddressFlow
+from xsplice_plugins.target.calls import CALLBACKS
+from xsplice_plugins.target.held import (
+    COMPARED,
+    FILLED,
+    PASSED,
+    RETURNED,
+    TO,
+    UNKNOWN,
+    Held,
+    Kept,
+    both,
+    register_of,
+    renamed,
+)
+from xsplice_plugins.target.references import References
+from xsplice_plugins.target.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,32 +41,17 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.abi import Abi
     from xsplice_plugins.target.code import Place
 
-_TEXT_MAX = 40  #: characters of a text that a message shows
+_CALLBACK_ARGUMENTS = 2  #: of which one may be what was handed over with it
 _NO_HOLDER = "nobody"  #: what a lock's note says that nobody holds; else ``__func__``
 
 
-class Thing(NamedTuple):
-    """Something that only the payload defines, or one beneath it."""
+class _Way(NamedTuple):
+    """Where an address is looked for."""
 
-    place: Place  #: of its first byte
-    name: str  #: "" for what has none
-    text: str | None  #: its content, where it is a text
-
-    @property
-    def title(self) -> str:
-        """Return how messages call it."""
-        if self.name:
-            kind = "new" if self.place[0] else "a payload beneath's"
-            return f"{kind} `{self.name.rpartition('#')[2]}`"
-        if self.text is None:
-            return "new data without a name"
-        shown = self.text[:_TEXT_MAX] + ("..." if len(self.text) > _TEXT_MAX else "")
-        return f"the text {shown!r}"
-
-
-def _beneath(target: Target) -> Thing:
-    """Return what a payload beneath defines: it goes with that one."""
-    return Thing((0, target.symbol.number), target.symbol.name, None)
+    kind: str
+    what: Any  #: a thing, a field, a function by its place or name
+    held: Held = frozenset()  #: the arguments of a function that are the address, or lead there
+    is_code: bool = False
 
 
 def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
@@ -95,22 +94,28 @@ def _code_of(image: XenImage, abi: Abi) -> References:
     return References(code, abi.profile, traps, resumed)
 
 
+def _function(value: Value | None) -> Iterator[Place | str]:
+    """Return the function that a value is the address of, if any; "": nobody knows which one."""
+    if value is not None and isinstance(value.base, int):
+        yield value.base, value.offset
+    elif value is not None and isinstance(value.base, str):
+        yield value.base
+    elif value is None or value.offset:
+        yield ""
+
+
 class _Payload:
     def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
         self.elf = elf
-        self.abi = abi
+        self.image = image
         outside = cache(lambda: AddressFlow(_code_of(image, abi)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
-        self.image = image
-        self.takeback = TakeBack(self.flow, hooks_of(self._pointers()))
-        self.symbols = sorted(
-            (s for s in elf.symbols if s.type in (STT_FUNC, STT_OBJECT) and s.shndx and s.name),
-            key=lambda s: (s.shndx, s.value),
-        )
-        self.fields: dict[Thing, set[Place]] = {}  #: code that refers to it
-        self.calls: dict[Place, set[Place]] = {}  #: function -> fields of calls to it
-        self.held: dict[Thing, set[Thing]] = {}  #: data -> what its pointers lead to
-        self._read()
+        self.things = Things(elf, image, abi, self.flow)
+        self.takeback = TakeBack(self.flow, hooks_of(self._pointers()), self._shared, self._given)
+        self.arguments = self.flow.registers.arguments
+        self._rows_of: dict[Thing, frozenset[Kept]] = {}
+        self._kept_by: dict[_Way, frozenset[Kept]] = {}
+        self._givens: dict[Place, dict[str, Value]] = {}
 
     def _pointers(self) -> Iterator[tuple[str, list[Place]]]:
         for section in self.elf.sections:
@@ -124,115 +129,165 @@ class _Payload:
         section = self.elf.sections[place[0]]
         return section.is_alloc and section.is_write
 
-    def _is_content(self, index: int) -> bool:
-        section = self.elf.sections[index]
-        is_special = section.name.startswith((HOOK_PREFIX, FUNCS_SECTION))
-        is_table = self.abi.profile.table(section.name) is not None
-        return section.is_alloc and not is_special and not is_table
+    # -------------------------------------------------------------- the ways
 
-    def _read(self) -> None:
-        for section, reloc, target in self.flow.seeds():
-            field = (section.index, reloc.offset)
-            if target.section_index is None:
-                if self._is_beneath(target) and not self.flow.is_branch(field):
-                    self.fields.setdefault(_beneath(target), set()).add(field)
-                continue
-            if not self._is_content(target.section_index):
-                continue
-            place = (target.section_index, target.offset)
-            if self.flow.is_branch(field):
-                self.calls.setdefault(place, set()).add(field)
-            else:
-                self.fields.setdefault(self._thing(place), set()).add(field)
-        for section in self.elf.sections:
-            if section.is_exec or not self._is_content(section.index):
-                continue
-            for offset, target in self.flow.targets(section).items():
-                index = target.section_index
-                owner = self._thing((section.index, offset))
-                if index is None and self._is_beneath(target):
-                    self.held.setdefault(owner, set()).add(_beneath(target))
-                if index is not None and self._is_content(index):
-                    thing = self._thing((index, target.offset))
-                    is_label = self.elf.sections[index].is_exec and thing.place[1] != target.offset
-                    if is_label:  # it is a table of jumps
-                        self.fields.pop(owner, None)
-                    elif owner != thing:
-                        self.held.setdefault(owner, set()).add(thing)
+    def rows(self, thing: Thing) -> frozenset[Kept]:
+        """Return what keeps the address of a thing, wherever it is found again."""
+        if thing not in self._rows_of:
+            held = self.things.held
+            is_code = self.elf.sections[thing.place[0]].is_exec
+            todo = [_Way("own", thing, is_code=is_code)]
+            todo += [_Way("held", owner) for owner in held if thing in held[owner]]
+            seen: set[_Way] = set()
+            rows: set[Kept] = set()
+            while todo:
+                way = todo.pop()
+                if way not in seen:
+                    seen.add(way)
+                    new = self._follow(way) - rows
+                    rows |= new
+                    todo += [more for row in new for more in self._beyond(row, is_code=is_code)]
+                if not todo:
+                    todo += [way for way in self._found_again(rows) if way not in seen]
+            self._rows_of[thing] = frozenset(rows)
+        return self._rows_of[thing]
 
-    def _is_beneath(self, target: Target) -> bool:
-        """Tell whether a name is neither the payload's nor the image's."""
-        name = target.symbol.name
-        return not target.symbol.shndx and bool(name) and name not in self.image.symbols
+    def _follow(self, way: _Way) -> frozenset[Kept]:
+        if way not in self._kept_by:
+            self._kept_by[way] = frozenset(self._followed(*way))
+        return self._kept_by[way]
 
-    def _thing(self, place: Place) -> Thing:
-        index, offset = place
-        for symbol in self.symbols:
-            end = symbol.value + max(symbol.size_bytes, 1)
-            if (
-                symbol.shndx == index
-                and symbol.value <= offset <= end
-                and (offset < end or symbol.type == STT_OBJECT)
-            ):
-                return Thing((index, symbol.value), symbol.name, None)
-        section = self.elf.sections[index]
-        content = section.data
-        if section.is_write or section.is_exec or not 0 <= offset < len(content):
-            return Thing((index, offset), "", None)
-        start = content.rfind(b"\0", 0, offset) + 1
-        raw = content[start : content.find(b"\0", offset)]
-        text = raw.decode("latin-1")
-        is_text = all(c.isprintable() or c in "\n\t\r\x01" for c in text)
-        is_text = is_text and bool(text or section.name == STRINGS)
-        return Thing((index, start if is_text else offset), "", text if is_text else None)
+    def _followed(self, kind: str, what: Any, held: Held, is_code: bool) -> set[Kept]:
+        flow, things = self.flow, self.things
+        if kind == "own":
+            return flow.follow(things.fields.get(what, ()), is_code=is_code)
+        if kind == "held":
+            return flow.follow(things.fields.get(what, ()), is_pointer=True)
+        if kind == "read":
+            return flow.follow([what], is_pointer=True)
+        if kind == "returned":
+            start = things.start_of(what)
+            calls = things.calls.get(start, ()) if start is not None else ()
+            return flow.after_calls(calls, is_way=bool(held))
+        if kind == "lost":
+            return {Kept(UNKNOWN, what, what)}
+        return flow.handed_to(what, held, is_code=is_code)
+
+    def _beyond(self, row: Kept, *, is_code: bool) -> Iterator[_Way]:
+        """Return the ways that go on where an address is kept."""
+        if row.verb == FILLED:
+            yield _Way("held", self.things.at((row.at[0], row.at[1])))
+        if row.verb == RETURNED:
+            yield _Way("returned", row.name, frozenset({TO} if row.is_way else ()))
+        for callback, passed in self._callbacks(row) if row.verb == PASSED else ():
+            way = _Way("given", callback, passed, is_code)
+            yield way if callback else _Way("lost", row.function)
+
+    def _callbacks(self, row: Kept) -> Iterator[tuple[Place | str, Held]]:
+        """Return who is called back, and with what of the address; "": nobody knows who it is."""
+        if row.name in CALLBACKS:
+            function, given, got = CALLBACKS[row.name]
+            passed = renamed(row.passed, self.arguments[given], self.arguments[got])
+            known = self.takeback.value(row, function)
+            for callback in (*_function(known), *self._set_later(row)) if passed else ():
+                name = callback if isinstance(callback, str) else ""
+                yield self.flow.starts.get(name, callback), passed
+        argument = self.takeback.argument_of(row.name)
+        thing = self.arguments[argument] if argument >= 0 else ""
+        if any(register_of(r) == thing and r != thing for r in row.passed):  # a timer holds it
+            passed = both(self.arguments[:_CALLBACK_ARGUMENTS])
+            yield from ((function.place, passed) for function in self.things.handed)
+            yield from ((name, passed) for name in self.things.borrowed)
+
+    def _set_later(self, row: Kept) -> Iterator[Place]:
+        """Return the functions that the payload itself puts into what a call sets up."""
+        argument = self.takeback.argument_of(row.name)
+        thing = self.takeback.value(row, argument) if argument >= 0 else None
+        if thing is None or not isinstance(thing.base, int):
+            return
+        owner = self.things.at((thing.base, thing.offset))
+        for function in self.things.handed:
+            rows = self._follow(_Way("own", function, is_code=True))
+            filled = {self.things.at((r.at[0], r.at[1])) for r in rows if r.verb == FILLED}
+            if owner in filled or function in self.things.held.get(owner, ()):
+                yield function.place
+
+    def _found_again(self, rows: set[Kept]) -> Iterator[_Way]:
+        """Return the loads from variables of Xen that hold the address."""
+        homes = {
+            row: self.takeback.home(row)
+            for row in rows
+            if row.verb not in (COMPARED, RETURNED, FILLED)
+        }
+        for home in {home for home in homes.values() if home is not None}:
+            writers = [
+                row
+                for row, other in homes.items()
+                if other is None or self.things.meet(home, other)
+            ]
+            for read in self.things.reads:
+                effect = self.flow.around(*read.field)
+                if effect is None or not self.things.meet(home, read.spot):
+                    continue
+                place = (read.field[0], effect.start)
+                if read.spot.offset is None or not self.takeback.is_early(place, writers):
+                    yield _Way("read", read.field)
+
+    def _shared(self, start: Place) -> bool:
+        things = self.things
+        is_known = start in things.calls or start in things.replacing
+        return is_known or things.at(start) in things.handed
+
+    def _given(self, start: Place) -> dict[str, Value]:
+        """Return the data that a callback gets which is handed over with one datum alone."""
+        if start not in self._givens:
+            self._givens[start] = {}
+            values = set(self._data_of(start))
+            if len(values) == 1:
+                self._givens[start] = {name: value for name, value in values if value is not None}
+        return self._givens[start]
+
+    def _data_of(self, start: Place) -> Iterator[tuple[str, Value | None]]:
+        things, thing = self.things, self.things.at(start)
+        if start in things.calls or start in things.replacing:
+            yield "", None
+        if thing not in things.handed or any(thing in held for held in things.held.values()):
+            yield "", None
+        for row in self.rows(thing) if thing in things.handed else ():
+            if row.verb != COMPARED:
+                function, given, got = CALLBACKS.get(row.name, (0, 0, 0))
+                is_callback = self.takeback.value(row, function) == Value(*start)
+                value = self.takeback.value(row, given) if is_callback else None
+                yield self.arguments[got], value
 
     # -------------------------------------------------------------- verdict
 
     def sentences(self) -> tuple[str, ...]:
-        found: dict[Thing, set[Kept]] = {}
-        for thing, fields in self.fields.items():
-            is_code = self.elf.sections[thing.place[0]].is_exec
-            found[thing] = self.flow.follow(fields, is_code=is_code)
-            for place in self.flow.take_filled():
-                self.held.setdefault(self._thing(place), set()).add(thing)
-        for owner, things in self.held.items():
-            kept = self.flow.follow(self.fields.get(owner, ()), is_pointer=True)
-            for thing in things:
-                found.setdefault(thing, set()).update(kept)
-        result = set()
-        for thing, kept in found.items():
-            rows = self._with_callers(kept)
-            result |= {self._sentence(thing, row) for row in rows if self._dangles(thing, row)}
-        return tuple(sorted(result))
-
-    def _with_callers(self, kept: set[Kept]) -> set[Kept]:
-        """Follow what functions of the payload return to their callers within it."""
-        result, todo = set(kept), list(kept)
-        seen: set[tuple[str, bool]] = set()
-        while todo:
-            row = todo.pop()
-            if row.verb != RETURNED or (row.name, row.is_way) in seen:
-                continue
-            seen.add((row.name, row.is_way))
-            start = next(((s.shndx, s.value) for s in self.symbols if s.name == row.name), None)
-            calls = self.calls.get(start, set()) if start else set()
-            more = self.flow.after_calls(calls, is_way=row.is_way)
-            todo += more - result
-            result |= more
-        return result
+        held = self.things.held.values()
+        things = {*self.things.fields, *(thing for owned in held for thing in owned)}
+        return tuple(
+            sorted(
+                {
+                    self._sentence(thing, row)
+                    for thing in things
+                    for row in self.rows(thing)
+                    if self._dangles(thing, row)
+                }
+            )
+        )
 
     def _dangles(self, thing: Thing, row: Kept) -> bool:
-        if row.verb == COMPARED:
+        if row.verb in (COMPARED, FILLED):
             return False
         is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
-            return not is_text and row.name in (self._replaced() | self._handed())
+            return not is_text and row.name in self._entered
         # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
         is_lock_note = row.verb.startswith("is stored through") and not thing.name
         if is_lock_note and thing.text in self._holders:
             return False
-        return not self.takeback.undoes(row)
+        return not self.takeback.undoes(row, self.rows(thing))
 
     @cached_property
     def _holders(self) -> set[str]:
@@ -240,20 +295,11 @@ class _Payload:
         rows = (*self.image.elf.symbols, *self.elf.symbols)
         return {_NO_HOLDER} | {s.name.rpartition("#")[2] for s in rows if s.type == STT_FUNC}
 
-    def _replaced(self) -> set[str]:
-        """Return the names of the functions that stand for ones of the image."""
-        funcs = self.elf.section_by_name.get(FUNCS_SECTION)
-        size = self.abi.facts.record_size_bytes
-        return {
-            self.flow.function_at((target.section_index, target.offset))
-            for offset, target in (self.flow.targets(funcs) if funcs is not None else {}).items()
-            if offset % size == NEW_ADDR_OFFSET and target.section_index is not None
-        }
-
-    def _handed(self) -> set[str]:
-        """Return the names of the functions whose address something holds: anybody may call."""
-        things = (*self.fields, *(thing for held in self.held.values() for thing in held))
-        return {thing.name for thing in things if self.elf.sections[thing.place[0]].is_exec}
+    @cached_property
+    def _entered(self) -> set[str]:
+        """Return the names of the functions that others than the payload may call."""
+        replacing = {self.flow.function_at(place) for place in self.things.replacing}
+        return replacing | {thing.name for thing in self.things.handed}
 
     def _sentence(self, thing: Thing, row: Kept) -> str:
         name = row.name.rpartition("#")[2]

@@ -11,15 +11,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.link.lists import (
+    Link,
+    asked,
+    behind,
+    inserted,
+    is_alone,
+    is_guarded,
+    unlinked,
+)
+from xsplice_plugins.link.things import Spot
 from xsplice_plugins.target.abi import HOOK_PREFIX
+from xsplice_plugins.target.calls import THUNK
+from xsplice_plugins.target.held import PASSED, STORED
 from xsplice_plugins.target.machine import Flow
-from xsplice_plugins.target.values import POINTER_BYTES, Loaded, Value, ValueFlow, test_of
+from xsplice_plugins.target.values import POINTER_BYTES, Value, ValueFlow, test_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from xsplice_plugins.target.addresses import Kept
     from xsplice_plugins.target.code import Code, Place
+    from xsplice_plugins.target.held import Kept
     from xsplice_plugins.target.values import Step
 
 #: What takes back what was handed to a function of the image, and which argument of both is the
@@ -47,8 +59,9 @@ _BETWEEN = {"rcu_barrier"}
 _FINAL = {"kill_timer", "tasklet_kill"}
 #: After those, these do nothing.
 _DEAD_AFTER = {"set_timer", "migrate_timer", "tasklet_schedule", "tasklet_schedule_on_cpu"}
-#: Functions that return when all is done if this argument is not zero. Source: xen/common/smp.c.
-_WAITING = {"on_selected_cpus": 3}
+#: Functions that return when all is done if this argument is not zero; -1: always.
+#: Source: xen/common/{smp,spinlock}.c.
+_WAITING = {"on_selected_cpus": 3, "_spin_lock_cb": -1}
 #: Source: `key_table` of xen/common/keyhandler.c: function, text, two flags.
 _KEYS = {"register_keyhandler", "register_irq_keyhandler"}
 _KEY_TABLE, _KEY_BYTES = "key_table", 24
@@ -58,9 +71,9 @@ _CALL_DEPTH_MAX = 10
 
 _UNSURE = ("preapply", "apply")  #: if they or what follows fails, it may be unloaded at once
 _EARLY = ("prerevert",)  #: replaced functions still run after these
-_COMING = ("load", "postapply")
+_NOWHERE = (-1, -1)
 
-#: ("call", name, object or None), ("store", field, ...), ("unlink", side, node)
+#: ("call", name, object or None), ("store", field, ...), or a `Link` that is undone
 Event = tuple[object, ...]
 Events = frozenset[Event]
 
@@ -68,32 +81,106 @@ Events = frozenset[Event]
 class TakeBack:
     """What the hooks of one payload undo."""
 
-    def __init__(self, code: Code, hooks: dict[str, list[Place]]) -> None:
-        """Read the hooks (kind -> functions) of the payload with that code."""
+    def __init__(
+        self,
+        code: Code,
+        hooks: dict[str, list[Place]],
+        shared: Callable[[Place], bool],
+        given: Callable[[Place], dict[str, Value]],
+    ) -> None:
+        """Read the hooks of a payload.
+
+        Args:
+            code: The payload's.
+            hooks: Kind -> functions.
+            shared: Tells where a function starts that others call, too, or may call.
+            given: Returns what arguments of a function are, whoever calls it.
+        """
         self._code = code
         self._values = ValueFlow(code)
         self._arguments = code.registers.arguments
-        self._coming = {place for kind in _COMING for place in hooks.get(kind, ())}
+        self._shared, self._given = shared, given
+        self._load = frozenset(hooks.get("load", ()))
+        self._coming = self._load ^ frozenset(hooks.get("postapply", ()))
         self._entered: dict[Place, bool] = {}  #: code of hooks that leave -> it unlinks a node
         self._all(hooks, _UNSURE)
-        self._unsure, self._entered = frozenset(self._entered), {}
+        self._unsure = frozenset(self._entered)
+        self._all(hooks, ("load",))
+        self._begun, self._entered = frozenset(self._entered), {}
         # A revert hook stands for what would run the unload hooks.
         last = ("revert", "postrevert") if hooks.get("revert") else ("unload", "postrevert")
         self._leaving = self._all(hooks, last)
         self._after = self._all(hooks, ("postrevert",))
-        self._load = frozenset(hooks.get("load", ()))
         self._early = self._all(hooks, _EARLY)
 
-    def undoes(self, row: Kept) -> bool:
-        """Tell whether what ``row`` says of an address is surely over after unload."""
+    def undoes(self, row: Kept, rows: Iterable[Kept]) -> bool:
+        """Tell whether what ``row`` says of an address, one of ``rows``, is over after unload."""
         step = self._step_at(row)
-        if row.verb.startswith("is passed"):
+        if row.verb == PASSED:
             return self._is_call_undone(row, step)
         if not row.verb.startswith("is stored") or step is None or step.place in self._unsure:
             return False
         if step.place in self._entered:
             return self._entered[step.place]
-        return self._is_store_undone(row, step)
+        return self._is_store_undone(row, step, rows)
+
+    def value(self, row: Kept, argument: int) -> Value | None:
+        """Return an argument of the call of which ``row`` tells; None if that is not known."""
+        step = self._step_at(row, is_plain=True)
+        value = step.value(self._arguments[argument]) if step is not None else None
+        return value if value is not None and value.is_known else None
+
+    def argument_of(self, name: str) -> int:
+        """Return which argument of a function is the timer or the like that it sets up, or -1."""
+        return _TAKERS.get(name, (-1, frozenset()))[0]
+
+    def home(self, row: Kept) -> Spot | None:
+        """Return the variable of Xen that ``row`` says is written; None if that is not known."""
+        step = self._step_at(row, is_plain=True)
+        if row.verb == PASSED:
+            return Spot(_KEY_TABLE, None) if row.name in _KEYS else None
+        spot = self._values.spot(step) if step is not None else None
+        if row.verb.startswith("is stored") and spot is not None and isinstance(spot.base, str):
+            return Spot(spot.base, spot.offset)
+        return Spot(row.name, None) if row.verb == STORED else None
+
+    def is_early(self, place: Place, rows: Iterable[Kept]) -> bool:
+        """Tell whether an instruction only runs before anything happens that ``rows`` tell of."""
+        writers = [
+            row for row in rows if not row.at or not self._entered.get((row.at[0], row.at[1]))
+        ]
+        if self._is_first(place, [row.at for row in writers]):
+            return True
+        start = self._code.start_of(place)
+        steps = self._values.steps(start)
+        links = {
+            (row.at[0], row.at[1]): link
+            for row in writers
+            if (link := self._link(row, is_plain=True)) is not None
+        }
+        return len(links) == len({row.at for row in writers}) and all(
+            is_guarded(steps, start, place, link.node)
+            and not (at in steps and place in behind(steps, at))
+            for at, link in links.items()
+        )
+
+    def _is_first(self, place: Place, others: Iterable[tuple[int, ...]]) -> bool:
+        """Tell whether an instruction runs before any of others, however often these run.
+
+        Only a hook knows: it runs once, and what was handed out is taken back before it runs again.
+        """
+        start = self._code.start_of(place)
+        steps = self._values.steps(start)
+        if start not in self._coming or place not in steps or self._shared(start):
+            return False
+        rows = {(at[0], at[1]) if at else _NOWHERE for at in others}
+        if any(place in behind(steps, at) for at in rows & steps.keys()):
+            return False
+        outside = rows - steps.keys()
+        if start not in self._load:
+            return outside <= self._entered.keys()
+        is_closed = not any(_is_open(step) for step in steps.values())
+        return not outside or (is_closed and outside.isdisjoint(self._begun | {_NOWHERE}))
 
     # ------------------------------------------------------------ hand-over
 
@@ -103,8 +190,9 @@ class TakeBack:
         if step is None:
             return False
         if row.name in _WAITING:
-            value = step.value(self._arguments[_WAITING[row.name]])
-            return value.base is None and value.offset != 0
+            argument = _WAITING[row.name]
+            wait = step.value(self._arguments[argument])
+            return argument < 0 or (wait.base is None and wait.offset != 0)
         if step.place in self._entered or step.place in self._unsure:
             return False
         if row.name in _KEYS:
@@ -131,32 +219,32 @@ class TakeBack:
             for step in steps
         )
 
-    def _is_store_undone(self, row: Kept, step: Step) -> bool:
+    def _is_store_undone(self, row: Kept, step: Step, rows: Iterable[Kept]) -> bool:
+        link = self._link(row)
+        if link is not None:
+            is_undone = all(self._has(row, link._replace(side=side)) for side in (0, 1))
+            return is_undone and self._is_linked_once(link, rows)
         spot, value = self._values.spot(step), self._values.stored(step)
-        if spot is None:
-            return False
-        if value is not None and isinstance(value.base, int) and self._is_insertion(step, value):
-            return all(self._has(row, ("unlink", side, value)) for side in (0, 1))
-        if not isinstance(spot.base, str):
+        if self.home(row) is None or spot is None or not isinstance(spot.base, str):
             return False
         spot = spot._replace(base=_plain(spot.base))
         return self._has(row, ("store", spot)) or self._has(row, ("store", spot, value))
 
-    def _is_insertion(self, step: Step, node: Value) -> bool:
-        """Tell whether a store of a node's address makes it part of a list, as `list_add` does."""
-        there = self._values.spot(step)
-        linked = {
-            (at.offset - node.offset, value)
-            for other in self._steps_around(step.place).values()
-            if (value := self._values.stored(other)) is not None
-            and (at := self._values.spot(other)) is not None
-            and at.base == node.base
-        }
-        return any(
-            there == value._replace(offset=value.offset + POINTER_BYTES - side)
-            for side, value in linked
-            if side in (0, POINTER_BYTES)
-        )
+    def _link(self, row: Kept, *, is_plain: bool = False) -> Link | None:
+        steps = self._steps_of(row, is_plain=is_plain)
+        return inserted(self._values, steps.get((row.at[0], row.at[1])), steps) if steps else None
+
+    def _is_linked_once(self, link: Link, rows: Iterable[Kept]) -> bool:
+        """Tell whether a node is only put into a list while it is in none."""
+        same = {(row.at[0], row.at[1]): row for row in rows if self._link(row) == link}
+        places, unsure = set(same), set()
+        for place, row in same.items():
+            start, steps = self._code.start_of(place), self._steps_of(row)
+            if not places.isdisjoint(behind(steps, place)):
+                return False
+            if not is_guarded(steps, start, place, link.node):
+                unsure.add(place)
+        return all(len(unsure) == 1 and self._is_first(place, places) for place in unsure)
 
     def _has(self, row: Kept, event: Event) -> bool:
         start = self._code.start_of((row.at[0], row.at[1]))
@@ -167,14 +255,16 @@ class TakeBack:
         is_final = event[1] in _FINAL and row.name in _DEAD_AFTER
         return event in self._early and (is_final or start in self._coming)
 
-    def _steps_around(self, place: Place) -> dict[Place, Step]:
-        return self._values.steps(self._code.start_of(place))
-
-    def _step_at(self, row: Kept) -> Step | None:
+    def _steps_of(self, row: Kept, *, is_plain: bool = False) -> dict[Place, Step]:
+        """Return the function that ``row`` tells of; plain: whatever it is given."""
         if not row.at:
-            return None
-        place = (row.at[0], row.at[1])
-        return self._steps_around(place).get(place)
+            return {}
+        start = self._code.start_of((row.at[0], row.at[1]))
+        return self._values.steps(start, {} if is_plain else self._given(start))
+
+    def _step_at(self, row: Kept, *, is_plain: bool = False) -> Step | None:
+        steps = self._steps_of(row, is_plain=is_plain)
+        return steps.get((row.at[0], row.at[1])) if steps else None
 
     # ---------------------------------------------------------------- hooks
 
@@ -236,10 +326,10 @@ class TakeBack:
         spot, value = self._values.spot(step), self._values.stored(step)
         if spot is None or value is None:
             return frozenset()
-        unlinks = _unlinked(spot, value)
-        if unlinks is not None:
+        link = unlinked(spot, value)
+        if link is not None:
             self._entered[place] = True
-            return frozenset({unlinks})
+            return frozenset({link})
         if isinstance(value.base, int) or not isinstance(spot.base, str):
             return frozenset()
         return frozenset({("store", spot._replace(base=_plain(spot.base)))})
@@ -254,22 +344,13 @@ def hooks_of(sections: Iterable[tuple[str, Iterable[Place]]]) -> dict[str, list[
     return result
 
 
+def _is_open(step: Step) -> bool:
+    """Tell whether nobody knows whom an instruction calls."""
+    return step.effect.flow is Flow.INDIRECT_CALL or THUNK.fullmatch(step.callee) is not None
+
+
 def _plain(name: str) -> str:
     return name if name.rpartition("#")[2] != _KEY_TABLE else _KEY_TABLE
-
-
-def _unlinked(spot: Value, value: Value) -> Event | None:
-    """Return which half of `list_del` a store is, and of which node."""
-    at, other = spot.base, value.base
-    if not isinstance(at, Loaded) or not isinstance(other, Loaded) or value.offset:
-        return None
-    if at.base != other.base or not isinstance(at.base, int):
-        return None
-    if spot.offset == POINTER_BYTES and other.offset == at.offset + POINTER_BYTES:
-        return ("unlink", 0, Value(at.base, at.offset))  # next->prev = prev
-    if spot.offset == 0 and at.offset == other.offset + POINTER_BYTES:
-        return ("unlink", 1, Value(other.base, other.offset))  # prev->next = next
-    return None
 
 
 def _needless(step: Step, event: Event, *, is_equal: bool) -> Event | None:
@@ -280,17 +361,11 @@ def _needless(step: Step, event: Event, *, is_equal: bool) -> Event | None:
         event: What happens on its one way.
         is_equal: What was compared is equal on the other way.
     """
-    test = test_of(step)
-    if test is None:
+    row = asked(step)
+    if row is None:
         return None
-    loaded, other = (test.left, test.right)
-    if not isinstance(loaded.base, Loaded):
-        loaded, other = other, loaded
-    if not isinstance(loaded.base, Loaded) or loaded.offset:
-        return None
-    field, size_bytes = Value(loaded.base.base, loaded.base.offset), loaded.base.size_bytes
+    field, size_bytes, other = row
     is_zero = other == Value(None, 0) and is_equal
-    is_itself = other == field and is_equal
     if event[0] == "call":
         thing = event[2]
         is_status = (
@@ -300,10 +375,10 @@ def _needless(step: Step, event: Event, *, is_equal: bool) -> Event | None:
         )
         is_timer = event[1] in ("kill_timer", "stop_timer")
         return event if is_zero and is_status and is_timer else None
+    if isinstance(event, Link):
+        return event if is_alone(row, event.node, is_equal=is_equal) else None
     if size_bytes != POINTER_BYTES:
         return None
-    if event[0] == "unlink":
-        return event if (is_zero or is_itself) and event[2] == field else None
     if not isinstance(field.base, str) or event[1] != field._replace(base=_plain(field.base)):
         return None
     if is_zero:

@@ -9,9 +9,10 @@ be found again at any later time. What is not understood counts as kept.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from xsplice_plugins.target.calls import (
+    CALLBACKS,
     COPYING,
     ENDING,
     FORMATTING,
@@ -30,8 +31,16 @@ from xsplice_plugins.target.frames import (
     size_bytes,
 )
 from xsplice_plugins.target.held import (
+    COMPARED,
+    FILLED,
+    PASSED,
+    RETURNED,
+    STORED,
     TO,
+    TO_PROCESSOR,
+    UNKNOWN,
     Held,
+    Kept,
     both,
     cells,
     filled,
@@ -54,19 +63,6 @@ _ARGUMENT_BYTES_MAX = 128  #: of arguments on the stack
 _TEXT_ARGUMENT = 2  #: the first argument of `snprintf` that may be written
 _STEPS_MAX = 5000  #: instructions of one function
 _DEPTH_MAX = 40  #: functions that call each other
-UNKNOWN = "goes where nobody can follow it in"
-TO_PROCESSOR = "is given to the processor in"
-COMPARED, RETURNED = "is compared in", "is returned by"
-
-
-class Kept(NamedTuple):
-    """What keeps an address."""
-
-    verb: str  #: "is passed to", "is stored in", "is returned by", ...
-    name: str  #: the callee, the variable, the function; "" if it is not known
-    function: str  #: in which it happens
-    at: tuple[int, ...] = ()  #: place of the instruction that stores or calls
-    is_way: bool = False  #: what is returned leads to where memory holds the address
 
 
 class AddressFlow(Code):
@@ -80,7 +76,7 @@ class AddressFlow(Code):
     ) -> None:
         """Follow addresses through what ``references`` describes.
 
-        ``is_own`` tells of a place of the object whether storing there keeps nothing; ``outside``
+        ``is_own`` tells of a place of the object whether it is data that goes with it; ``outside``
         follows into what the object refers to by name.
         """
         super().__init__(references)
@@ -90,12 +86,6 @@ class AddressFlow(Code):
         self._summaries: dict[_Question, tuple[frozenset[Kept], Held]] = {}
         self._depth = 0
         self._is_code = False  #: what is followed is the address of a function
-        self._filled: set[Place] = set()  #: places of own data that the address was stored in
-
-    def take_filled(self) -> set[Place]:
-        """Return, and forget, the own places that what was followed was stored in."""
-        filled, self._filled = self._filled, set()
-        return filled
 
     def follow(
         self, fields: Iterable[Place], *, is_pointer: bool = False, is_code: bool = False
@@ -113,18 +103,17 @@ class AddressFlow(Code):
         kept: set[Kept] = set()
         for field in fields:
             effect = self.around(*field)
-            function = self.function_at(field)
             if effect is None:
-                kept.add(Kept(UNKNOWN, function, function))
+                kept.add(self._here(UNKNOWN, field))
             elif effect.target is not None:
                 continue  # a call or a jump
             elif effect.system and is_pointer:
-                kept.add(Kept(TO_PROCESSOR, function, function, (field[0], effect.start)))
+                kept.add(self._here(TO_PROCESSOR, (field[0], effect.start)))
             elif field[1] == effect.displacement_at and not effect.takes:
                 if is_pointer and effect.loads and effect.wide and effect.flow is Flow.NEXT:
                     starts[field[0], effect.start] = both(effect.writes)
             elif field[1] != effect.displacement_at and effect.stores:
-                kept.add(self._stored((field[0], effect.start), effect, function))
+                kept.add(self._stored((field[0], effect.start), effect))
             else:
                 held: Held = frozenset(effect.writes)
                 starts[field[0], effect.start] = both(effect.writes) if is_pointer else held
@@ -153,6 +142,20 @@ class AddressFlow(Code):
         kept, returned = self._summary(start, passed)
         return any(row.verb != COMPARED for row in kept), returned
 
+    def handed_to(self, function: Place | str, passed: Held, *, is_code: bool) -> set[Kept]:
+        """Return what keeps an address that a function is given, of this object or by its name.
+
+        Args:
+            function: Where it starts, or its name.
+            passed: The arguments that are the address, or lead to it.
+            is_code: It is the address of a function.
+        """
+        self._is_code = is_code
+        if not isinstance(function, str):
+            return set(self._summary(function, passed)[0])
+        is_kept = self._outside is None or self._outside().answer(function, passed)[0]
+        return {Kept(PASSED, function, "")} if is_kept else set()
+
     def _summary(self, start: Place, passed: Held) -> tuple[frozenset[Kept], Held]:
         """Return what a function keeps of what it is passed, and what of it it returns."""
         key = (start, passed, self._is_code)
@@ -172,8 +175,7 @@ class AddressFlow(Code):
     # ------------------------------------------------------------- the way
 
     def _walk(self, starts: dict[Place, Held], todo: _Todo | None = None) -> set[Kept]:
-        kept: set[Kept] = set()
-        known: dict[Place, Held] = {}
+        kept, known = set[Kept](), dict[Place, Held]()
         todo = todo or [
             ((at[0], effect.end), held)
             for at, held in starts.items()
@@ -181,15 +183,14 @@ class AddressFlow(Code):
         ]
         while todo:
             if len(known) > _STEPS_MAX:
-                function = self.function_at(todo[0][0])
-                return kept | {Kept(UNKNOWN, function, function)}
+                return kept | {self._here(UNKNOWN, todo[0][0])}
             place, held = todo.pop()
             if not held or held <= known.get(place, frozenset()):
                 continue
             held = known[place] = held | known.get(place, frozenset())
             effect, frame = self.at(place), self._frames.before(place)
             if effect is None or (frame.is_lost and cells(held)):
-                kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
+                kept.add(self._here(UNKNOWN, place))
                 continue
             after = self._pass(place, effect, held, kept) | starts.get(place, frozenset())
             todo += self._next(place, effect, after, kept)
@@ -202,13 +203,12 @@ class AddressFlow(Code):
         given = {cell for cell in cells(held) if overlaps(cell, spots, size_bytes(effect))}
         values = effect.values & held
         if effect.system and (values or held & both(effect.through) or given):
-            function = self.function_at(place)
-            kept.add(Kept(TO_PROCESSOR, function, function, place))
+            kept.add(self._here(TO_PROCESSOR, place))
         if effect.flow not in (Flow.NEXT, Flow.BRANCH):
             return held
         if effect.compares:
             if values and (effect.values - held or (effect.loads and not given)):
-                kept.add(Kept(COMPARED, self.function_at(place), self.function_at(place)))
+                kept.add(self._here(COMPARED, place))
             return held
         after = held - effect.writes - ways(effect.writes)
         if effect.copies:
@@ -226,9 +226,8 @@ class AddressFlow(Code):
             if not (values or is_way):
                 leads = frozenset().union(*(frame.leads(name) for name in leading))
                 is_inside = {spot.base for spot in spots} <= {c.base for c in leads} - {""}
-            row = self._stored(place, effect, self.function_at(place))
-            if not is_inside and row.verb:
-                kept.add(row)
+            if not is_inside:
+                kept.add(self._stored(place, effect))
             return after
         if effect.loads and not values:
             is_through = effect.wide and not held.isdisjoint(ways(effect.through))
@@ -244,35 +243,36 @@ class AddressFlow(Code):
 
     def _copied(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
         """Return what holds the address where an instruction copies memory; note where it goes."""
-        frame = self._frames.before(place)
-        source, to = effect.copies
+        frame, (source, to) = self._frames.before(place), effect.copies
         rows = {c for c in cells(held) if is_within(c, frame.sum_of({source}))}
         if not rows and TO + source not in held:
             return frozenset()
         deep = TO + source in held or any(cell.deep for cell in rows)
         goals = frame.sum_of({to})
         if any(goal.base != STACK for goal in goals):
-            function = self.function_at(place)
-            kept.add(Kept("is copied through a pointer in", function, function, place))
+            kept.add(self._here("is copied through a pointer in", place))
         return frozenset(Cell(STACK, None, deep) for goal in goals if goal.base == STACK)
 
-    def _stored(self, place: Place, effect: Effect, function: str) -> Kept:
-        """Return where an instruction stores; without a verb if that is the object's own."""
-        target = self.targets(self.file.sections[place[0]]).get(effect.displacement_at)
+    def _here(self, verb: str, place: Place) -> Kept:
+        function = self.function_at(place)
+        return Kept(verb, function, function, place)
+
+    def _stored(self, place: Place, effect: Effect) -> Kept:
+        """Return where an instruction stores."""
+        target = self.target_at(place[0], effect.displacement_at)
         if target is None:
-            return Kept("is stored through a pointer in", function, function, place)
+            return self._here("is stored through a pointer in", place)
+        function = self.function_at(place)
         if target.section_index is None:
-            return Kept("is stored in", target.symbol.name, function, place)
+            return Kept(STORED, target.symbol.name, function, place)
         there = (target.section_index, target.offset)
         if self._is_own(there):
-            self._filled.add(there)
-            return Kept("", "", function)
+            return Kept(FILLED, "", function, there)
         name = self.function_at(there) or self.file.sections[there[0]].name
-        return Kept("is stored in", name, function, place)
+        return Kept(STORED, name, function, place)
 
     def _next(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> _Todo:
-        section = place[0]
-        following = (section, effect.end)
+        following = (place[0], effect.end)
         if effect.flow is Flow.NEXT or self.resumes(place, effect):
             return [(following, held)]
         if effect.returns:
@@ -285,16 +285,13 @@ class AddressFlow(Code):
             self._returns(place, self._called(place, name, there, held, kept), kept)
             return rows
         if effect.flow is Flow.JUMP:
-            if there is not None and self._frames.is_other(place, there):
-                self._returns(place, self._called(place, name, there, held, kept), kept)
-                return []
-            if there is not None:
+            if there is not None and not self._frames.is_other(place, there):
                 return [(there, held)]
             if name == RETURN_THUNK:
                 return self._return(place, held, kept)
             if THUNK.fullmatch(name):
                 return self._anywhere(place, held, kept)
-            self._returns(place, self._called(place, name, None, held, kept), kept)
+            self._returns(place, self._called(place, name, there, held, kept), kept)
             return []
         if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             returned = self._called(place, name, there, held, kept)
@@ -305,7 +302,7 @@ class AddressFlow(Code):
         if effect.jumps:
             return self._anywhere(place, held, kept)
         if effect.flow is Flow.UNKNOWN:
-            kept.add(Kept(UNKNOWN, self.function_at(place), self.function_at(place)))
+            kept.add(self._here(UNKNOWN, place))
         return []
 
     def _return(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
@@ -381,13 +378,13 @@ class AddressFlow(Code):
             first, result = arguments[0], self.registers.result
             copied |= {result} if first in passed else set()
             return copied | ({TO + result} if TO + first in passed else set())
-        if self._outside is not None:
+        if self._outside is not None and name not in CALLBACKS:
             is_kept, returned = self._outside().answer(name, passed)
             if not is_kept:
                 return returned
         is_pointer = not name or THUNK.fullmatch(name)
         callee = "a function pointer" if is_pointer else name
-        kept.add(Kept("is passed to", callee, self.function_at(place), place))
+        kept.add(Kept(PASSED, callee, self.function_at(place), place, passed=passed))
         return frozenset()
 
     def _anywhere(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:

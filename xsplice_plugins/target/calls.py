@@ -12,7 +12,7 @@ READER = re.compile(
     r"v?printk|panic|guest_printk|debugtrace_printk|v?sn?c?n?printf|str(n?case)?n?cmp|strn?len"
     r"|memcmp|strl(cpy|cat)|str(spn|pbrk)|simple_strtou?ll?|bitmap_scn(list)?printf"
     r"|(__|unsafe_)?copy_(to|from)_(user|guest)(_pv|_hvm|_ll)?"
-    r"|_(spin|read|write)_(un|try)?lock(_irq|_irqsave|_irqrestore|_cb|_recursive)?"
+    r"|_(spin|read|write)_(un|try)?lock(_irq|_irqsave|_irqrestore|_recursive)?"
     r"|hvm_dump_emulation_state|vmcoreinfo_append_str|_spin_is_locked|(__)?find_(first|next)_(zero_)?bit|__bitmap_\w+"
 )
 #: Those that return one of the pointers they are given.
@@ -25,3 +25,14 @@ THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 COPYING = re.compile(r"mem(cpy|move)|(__|unsafe_)?copy_to_(user|guest)(_pv|_hvm|_ll)?")
 #: Those that write numbers as text, addresses among them.
 FORMATTING = re.compile(r"v?sn?c?n?printf")
+#: Those that call back: which argument is the function, and as which argument it gets another one.
+#: Source: xen/include/xen/{timer,tasklet,irq,rcupdate,smp,spinlock}.h.
+CALLBACKS: dict[str, tuple[int, int, int]] = {
+    "init_timer": (1, 2, 0),
+    "tasklet_init": (1, 2, 0),
+    "softirq_tasklet_init": (1, 2, 0),
+    "request_irq": (2, 4, 1),
+    "call_rcu": (1, 0, 0),
+    "on_selected_cpus": (1, 2, 0),
+    "_spin_lock_cb": (1, 2, 0),
+}

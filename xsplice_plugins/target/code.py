@@ -45,6 +45,15 @@ class Code:
                 for reloc in self.file.relocs(section):
                     yield section, reloc, self.targets(section)[reloc.offset]
 
+    def instructions(self) -> Iterator[tuple[int, Effect]]:
+        """Return all instructions of the object, with their sections."""
+        for section in self.file.sections:
+            end = 0
+            while section.is_exec and section.is_alloc and end < section.size_bytes:
+                for effect in self.block(section.index, end).values():
+                    yield section.index, effect
+                end = self.bounds(section.index, end)[1]
+
     def targets(self, section: Section) -> dict[int, Target]:
         """Return what the relocations of a section refer to, by their offsets."""
         if section.index not in self._targets:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds the address that is followed: registers, and places in memory."""
+"""What holds the address that is followed, registers and places in memory, and what keeps it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.target.frames import POINTER_BYTES, Cell, distances
 from xsplice_plugins.target.machine import PUSHED, STACK, Effect
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 #: Before a register's name: what it leads to holds the address, or leads on to where it is held.
 TO = "*"
 Held = frozenset["str | Cell"]
+
+UNKNOWN = "goes where nobody can follow it in"
+TO_PROCESSOR = "is given to the processor in"
+COMPARED, RETURNED = "is compared in", "is returned by"
+PASSED, STORED = "is passed to", "is stored in"
+FILLED = "is stored in own data"  #: which is the place ``at``
+
+
+class Kept(NamedTuple):
+    """What keeps an address."""
+
+    verb: str  #: "is passed to", "is stored in", "is returned by", ...
+    name: str  #: the callee, the variable, the function; "" if it is not known
+    function: str  #: in which it happens
+    at: tuple[int, ...] = ()  #: place of the instruction that stores or calls
+    is_way: bool = False  #: what is returned leads to where memory holds the address
+    passed: Held = frozenset()  #: a call: the arguments that are the address, or lead to it
 
 
 def ways(registers: Iterable[str]) -> Held:
@@ -36,6 +53,15 @@ def cells(held: Held) -> Cells:
 def register_of(row: str | Cell) -> str:
     """Return the register, or the base, that something is named after."""
     return row.base if isinstance(row, Cell) else row.removeprefix(TO)
+
+
+def renamed(held: Held, old: str, new: str) -> Held:
+    """Return what one register holds and leads to, as of another register."""
+    return frozenset(
+        row._replace(base=new) if isinstance(row, Cell) else row.replace(old, new)
+        for row in held
+        if register_of(row) == old
+    )
 
 
 def reaches(held: Held, leads: Cells) -> bool:

@@ -5,76 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
-from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
+from tests.kit.link_inputs import Compiler
+from tests.unit.link.hooked import ARRIVE, BODIES, HEAD, LEAVE, THINGS, fix, unchecked
 
 pytestmark = pytest.mark.toolchain
-
-HEAD = f"""{HIDDEN}
-struct list {{ struct list *next, *prev; }};
-struct timer {{ struct list l; void (*run)(void *); long data[2]; short cpu; char status; }};
-struct key {{ void (*run)(char); const char *text; long flags; }};
-struct node {{ struct list l, other; int count; }};
-struct domain {{ long id; struct list all; void *field; }};
-extern void init_timer(struct timer *, void (*)(void *)), kill_timer(struct timer *);
-extern void tasklet_schedule(struct timer *), tasklet_kill(struct timer *);
-extern void set_timer(struct timer *, long);
-extern void call_rcu(struct list *, void (*)(struct list *)), rcu_barrier(void);
-extern void set_nmi_callback(int (*)(int)), unset_nmi_callback(void);
-extern void register_keyhandler(unsigned char, void (*)(char), const char *);
-extern void on_selected_cpus(const long *, void (*)(void *), void *, int);
-extern void *memcpy(void *, const void *, unsigned long);
-extern int snprintf(char *, unsigned long, const char *, ...), printk(const char *, ...);
-extern int copy_to_guest_pv(void *, const void *, unsigned long);
-extern struct key key_table[128]; extern struct domain *current; extern struct list heads[4];
-extern void *slots[4]; extern int number; extern volatile unsigned long size;
-static inline void list_add(struct list *n, struct list *h)
-{{ struct list *next = h->next; next->prev = n; n->next = next; n->prev = h; h->next = n; }}
-static inline void list_del(struct list *n)
-{{ n->next->prev = n->prev; n->prev->next = n->next; n->next = (void *)256; n->prev = 0; }}
-static inline int list_empty(const struct list *n) {{ return n->next == n; }}
-#define NOINLINE __attribute__((noinline))
-"""
-BODIES = """
-struct key key_table[128]; struct domain *current; struct list heads[4]; static struct timer *first;
-void *slots[4]; int number; volatile unsigned long size; static void *kept[9];
-void NOINLINE init_timer(struct timer *t, void (*r)(void *)) { t->run = r; first = t; }
-void NOINLINE kill_timer(struct timer *t) { if ( first == t ) first = 0; }
-void NOINLINE stop_timer(struct timer *t) { if ( first == t ) first = 0; }
-void NOINLINE set_timer(struct timer *t, long n) { first = t; number = n; }
-void NOINLINE tasklet_schedule(struct timer *t) { kept[1] = t; }
-void NOINLINE tasklet_kill(struct timer *t) { if ( kept[1] == t ) kept[1] = 0; }
-void NOINLINE call_rcu(struct list *l, void (*r)(struct list *)) { kept[2] = l; kept[3] = r; }
-void NOINLINE rcu_barrier(void) { kept[2] = kept[3] = 0; }
-void NOINLINE set_nmi_callback(int (*f)(int)) { kept[4] = f; }
-void NOINLINE unset_nmi_callback(void) { kept[4] = 0; }
-void NOINLINE register_keyhandler(unsigned char k, void (*f)(char), const char *s)
-{ key_table[k].run = f; key_table[k].text = s; }
-void NOINLINE on_selected_cpus(const long *m, void (*f)(void *), void *p, int wait)
-{ kept[5] = f; kept[6] = p; if ( wait ) f(p); number = *m; }
-void *NOINLINE memcpy(void *d, const void *s, unsigned long n)
-{ char *a = d; const char *b = s; while ( n-- ) { *a++ = *b++; asm volatile(""); } return d; }
-int NOINLINE snprintf(char *s, unsigned long n, const char *f, ...) { *s = *f; return n; }
-int NOINLINE printk(const char *f, ...) { return *f; }
-int NOINLINE copy_to_guest_pv(void *d, const void *s, unsigned long n)
-{ *(char *)d = *(const char *)s; return n; }
-int entry(int x) { return x * 3 + number; }
-"""
-THINGS = """
-static struct timer one, two, many[4]; static struct node node = { { &node.l, &node.l } };
-static void NOINLINE tick(void *p) { number++; } static void NOINLINE tap(char c) { number--; }
-static int NOINLINE nmi(int c) { return c + number; }
-static void NOINLINE freed(struct list *l) { number += 2; }
-"""
-LEAVE = """
-static void leave(void) { %s }
-static void *__attribute__((used, section(".livepatch.hooks.%s"))) hook = leave;
-"""
-ARRIVE = """
-static void arrive(void) { %s }
-static void *__attribute__((used, section(".livepatch.hooks.%s"))) hook2 = arrive;
-"""
 
 #: What the replaced function does, the hook that takes it back, and one that does not.
 PAIRS = {
@@ -164,17 +98,17 @@ PAIRS = {
         "if ( slots[3] ) slots[2] = 0;",
     ),
     "a node of a list": (
-        "list_add(&node.l, &current->all);",
-        "list_del(&node.l);",
+        "if ( !node.l.next ) list_add(&node.l, &current->all);",
+        "if ( node.l.next ) list_del(&node.l);",
         'printk("used %d times", node.count);',
     ),
     "a node of a list of the image": (
-        "list_add(&node.l, &heads[1]);",
+        "if ( list_empty(&node.l) ) list_add(&node.l, &heads[1]);",
         "list_del(&node.l);",
         "heads[1].next = 0;",
     ),
     "the same node": (
-        "list_add(&node.other, &current->all);",
+        "if ( list_empty(&node.other) ) list_add(&node.other, &current->all);",
         "list_del(&node.other);",
         "list_del(&node.l);",
     ),
@@ -184,7 +118,7 @@ PAIRS = {
         "if ( list_empty(&node.l) ) list_del(&node.l);",
     ),
     "a node, whatever it counts": (
-        "list_add(&node.l, &current->all);",
+        "if ( list_empty(&node.l) ) list_add(&node.l, &current->all);",
         "node.count++; list_del(&node.l);",
         "if ( node.count > 3 ) list_del(&node.l);",
     ),
@@ -212,10 +146,6 @@ ALWAYS_HELD = {
     "handed out by the hook itself": ("number = 4;", "slots[2] = 0; slots[2] = tick;"),
     "handed out again by the hook": ("init_timer(&one, tick);", "kill_timer(&one); arrive();"),
 }
-HELPERS = """
-static void NOINLINE help(struct timer *t) { number = 5; kill_timer(t); }
-static void NOINLINE arrive(void) { init_timer(&one, tick); }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -223,43 +153,18 @@ def image(compiler: Compiler) -> bytes:
     return compiler.image(version_c=HEAD + BODIES)
 
 
-def _unchecked(compiler: Compiler, image: bytes, text: str) -> tuple[str, ...]:
-    new = compiler.object("version.c", f"{HEAD}{text}", "-Wno-unused")
-    elf = read_elf(new, "version.o")
-    own = tuple(
-        s.name
-        for s in elf.symbols
-        if s.type in (STT_FUNC, STT_OBJECT)
-        and s.shndx
-        and s.name != "entry"
-        and not elf.sections[s.shndx].name.startswith(".livepatch")
-    )
-    delta = closure_delta(new, "version.o", ("entry",), new=own)
-    return link(image, (delta, new)).record.unchecked
-
-
-def _fix(does: str, hook: str, kind: str = "unload") -> str:
-    helpers = "".join(
-        row + "\n"
-        for row in HELPERS.splitlines()
-        for name in ("help", "arrive")
-        if f" {name}(" in row and f"{name}(" in hook
-    )
-    return f"{THINGS}{helpers}int entry(int x) {{ {does} return x; }}{LEAVE % (hook, kind)}"
-
-
 @pytest.mark.parametrize(("does", "right", "_wrong"), PAIRS.values(), ids=PAIRS)
 def test_a_hook_that_takes_the_very_thing_back_is_believed(
     compiler: Compiler, image: bytes, does: str, right: str, _wrong: str
 ) -> None:
-    assert _unchecked(compiler, image, _fix(does, right)) == ()
+    assert unchecked(compiler, image, fix(does, right)) == ()
 
 
 @pytest.mark.parametrize(("does", "_right", "wrong"), PAIRS.values(), ids=PAIRS)
 def test_a_hook_that_may_not_take_it_back_is_not_believed(
     compiler: Compiler, image: bytes, does: str, _right: str, wrong: str
 ) -> None:
-    rows = _unchecked(compiler, image, _fix(does, wrong))
+    rows = unchecked(compiler, image, fix(does, wrong))
     assert rows
     assert all("after unload it would dangle" in row for row in rows)
 
@@ -268,7 +173,7 @@ def test_a_hook_that_may_not_take_it_back_is_not_believed(
 def test_what_no_hook_can_tell_is_not_believed(
     compiler: Compiler, image: bytes, does: str, hook: str
 ) -> None:
-    assert _unchecked(compiler, image, _fix(does, hook))
+    assert unchecked(compiler, image, fix(does, hook))
 
 
 EARLY = {
@@ -292,7 +197,7 @@ EARLY = {
 def test_before_the_revert_only_what_is_final_counts(
     compiler: Compiler, image: bytes, does: str, hook: str, *, is_believed: bool
 ) -> None:
-    rows = _unchecked(compiler, image, _fix(does, hook, "prerevert"))
+    rows = unchecked(compiler, image, fix(does, hook, "prerevert"))
     assert (rows == ()) is is_believed
 
 
@@ -300,8 +205,8 @@ def test_before_the_revert_only_what_is_final_counts(
 def test_what_a_hook_handed_out_is_taken_back_before_the_revert(
     compiler: Compiler, image: bytes, does: str, hook: str, *, _is_believed: bool
 ) -> None:
-    text = _fix("number = 1;", hook, "prerevert") + ARRIVE % (does, "load")
-    assert _unchecked(compiler, image, text) == ()
+    text = fix("number = 1;", hook, "prerevert") + ARRIVE % (does, "load")
+    assert unchecked(compiler, image, text) == ()
 
 
 @pytest.mark.parametrize("kind", ["preapply", "apply"])
@@ -309,17 +214,17 @@ def test_an_apply_that_fails_runs_no_hook_that_takes_back(
     compiler: Compiler, image: bytes, kind: str
 ) -> None:
     texts = [
-        _fix("number = 1;", "slots[2] = 0;", "postrevert") + ARRIVE % ("slots[2] = tick;", when)
+        fix("number = 1;", "slots[2] = 0;", "postrevert") + ARRIVE % ("slots[2] = tick;", when)
         for when in (kind, "load")
     ]
-    assert [bool(_unchecked(compiler, image, text)) for text in texts] == [True, False]
+    assert [bool(unchecked(compiler, image, text)) for text in texts] == [True, False]
 
 
 def test_beside_a_revert_hook_no_unload_hook_runs(compiler: Compiler, image: bytes) -> None:
-    text = _fix("slots[2] = tick;", "slots[2] = 0;")
+    text = fix("slots[2] = tick;", "slots[2] = 0;")
     other = LEAVE.replace("leave", "back").replace("hook ", "hook2 ")
-    assert _unchecked(compiler, image, text + other % ("number = 4;", "revert"))
-    assert _unchecked(compiler, image, text + other % ("number = 4;", "postrevert")) == ()
+    assert unchecked(compiler, image, text + other % ("number = 4;", "revert"))
+    assert unchecked(compiler, image, text + other % ("number = 4;", "postrevert")) == ()
 
 
 #: What hands an address over, and what looks like it and does not.
@@ -398,7 +303,7 @@ def _entry(own: str, does: str) -> str:
 def test_what_leaves_the_payload_is_named(
     compiler: Compiler, image: bytes, own: str, does: str, _other: str, found: str
 ) -> None:
-    rows = _unchecked(compiler, image, _entry(own, does))
+    rows = unchecked(compiler, image, _entry(own, does))
     assert any(found in row for row in rows), rows
 
 
@@ -406,7 +311,7 @@ def test_what_leaves_the_payload_is_named(
 def test_what_only_looks_like_it_is_not(
     compiler: Compiler, image: bytes, own: str, _does: str, other: str, _found: str
 ) -> None:
-    assert _unchecked(compiler, image, _entry(own, other)) == ()
+    assert unchecked(compiler, image, _entry(own, other)) == ()
 
 
 @pytest.mark.parametrize(
@@ -421,19 +326,19 @@ def test_what_only_looks_like_it_is_not(
 def test_a_callback_of_nmis_is_taken_back_where_nothing_restores_it(
     compiler: Compiler, image: bytes, come: str, leave: str, *, is_believed: bool
 ) -> None:
-    text = _fix("number = 1;", "unset_nmi_callback();", leave)
+    text = fix("number = 1;", "unset_nmi_callback();", leave)
     text += ARRIVE % ("set_nmi_callback(nmi);", come)
-    assert (_unchecked(compiler, image, text) == ()) is is_believed
+    assert (unchecked(compiler, image, text) == ()) is is_believed
 
 
 def test_a_callback_of_nmis_that_a_replaced_function_sets_outlives_an_unload_hook(
     compiler: Compiler, image: bytes
 ) -> None:
     does = "set_nmi_callback(nmi);"
-    assert _unchecked(compiler, image, _fix(does, "unset_nmi_callback();"))
-    assert _unchecked(compiler, image, _fix(does, "unset_nmi_callback();", "postrevert")) == ()
+    assert unchecked(compiler, image, fix(does, "unset_nmi_callback();"))
+    assert unchecked(compiler, image, fix(does, "unset_nmi_callback();", "postrevert")) == ()
     some = "if ( number ) unset_nmi_callback();"
-    assert _unchecked(compiler, image, _fix(does, some, "postrevert"))
+    assert unchecked(compiler, image, fix(does, some, "postrevert"))
 
 
 AGAIN = """
@@ -454,6 +359,6 @@ static void NOINLINE freed_again(struct list *l) { number += 2; call_rcu(l, free
 def test_who_waits_for_calls_of_freed_memory_outlives_them(
     compiler: Compiler, image: bytes, kind: str, callback: str, hook: str, *, is_believed: bool
 ) -> None:
-    text = _fix(f"call_rcu((struct list *)size, {callback});", hook, kind)
+    text = fix(f"call_rcu((struct list *)size, {callback});", hook, kind)
     text = text.replace("int entry", f"{AGAIN if callback != 'freed' else ''}int entry", 1)
-    assert (_unchecked(compiler, image, text) == ()) is is_believed
+    assert (unchecked(compiler, image, text) == ()) is is_believed
