@@ -148,7 +148,7 @@ class _Payload:
                     rows |= new
                     todo += [more for row in new for more in self._beyond(row, is_code=is_code)]
                 if not todo:
-                    todo += [way for way in self._found_again(rows) if way not in seen]
+                    todo += [way for way in self._found_again(thing, rows) if way not in seen]
             self._rows_of[thing] = frozenset(rows)
         return self._rows_of[thing]
 
@@ -212,7 +212,7 @@ class _Payload:
             if owner in filled or function in self.things.held.get(owner, ()):
                 yield function.place
 
-    def _found_again(self, rows: set[Kept]) -> Iterator[_Way]:
+    def _found_again(self, thing: Thing, rows: set[Kept]) -> Iterator[_Way]:
         """Return the loads from variables of Xen that hold the address."""
         homes = {
             row: self.takeback.home(row)
@@ -230,7 +230,8 @@ class _Payload:
                 if effect is None or not self.things.meet(home, read.spot):
                     continue
                 place = (read.field[0], effect.start)
-                if read.spot.offset is None or not self.takeback.is_early(place, writers):
+                is_load = read.spot.offset is not None
+                if not is_load or not self.takeback.is_sure(place, read.spot, thing.place, writers):
                     yield _Way("read", read.field)
 
     def _shared(self, start: Place) -> bool:

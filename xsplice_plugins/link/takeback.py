@@ -11,18 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.link.lists import (
-    Link,
-    asked,
-    behind,
-    inserted,
-    is_alone,
-    is_guarded,
-    unlinked,
-)
+from xsplice_plugins.link.guards import asked, behind, is_alone, is_guarded, is_open, is_other
+from xsplice_plugins.link.lists import Link, inserted, unlinked
 from xsplice_plugins.link.things import Spot
 from xsplice_plugins.target.abi import HOOK_PREFIX
-from xsplice_plugins.target.calls import THUNK
 from xsplice_plugins.target.held import PASSED, STORED
 from xsplice_plugins.target.machine import Flow
 from xsplice_plugins.target.values import POINTER_BYTES, Value, ValueFlow, test_of
@@ -144,8 +136,31 @@ class TakeBack:
             return Spot(spot.base, spot.offset)
         return Spot(row.name, None) if row.verb == STORED else None
 
-    def is_early(self, place: Place, rows: Iterable[Kept]) -> bool:
-        """Tell whether an instruction only runs before anything happens that ``rows`` tell of."""
+    def is_sure(self, place: Place, spot: Spot, own: Place, rows: Iterable[Kept]) -> bool:
+        """Tell whether what an instruction loads is surely not the address of a thing.
+
+        Its function asks for that, or it only runs before the address is there.
+
+        Args:
+            place: The instruction.
+            spot: What it loads.
+            own: Where the thing starts.
+            rows: What may write the address there.
+        """
+        rows, registers = list(rows), self._code.registers
+        steps = self._values.steps(self._code.start_of(place))
+        written = {self._stored(row) for row in rows}
+        if place in steps and written == {Value(*own)}:
+            field = Value(spot.name, spot.offset or 0)
+            if is_other(steps, place, field, Value(*own), registers):
+                return True
+        return self._is_early(place, rows)
+
+    def _stored(self, row: Kept) -> Value | None:
+        step = self._step_at(row, is_plain=True)
+        return self._values.stored(step) if step is not None else None
+
+    def _is_early(self, place: Place, rows: Iterable[Kept]) -> bool:
         writers = [
             row for row in rows if not row.at or not self._entered.get((row.at[0], row.at[1]))
         ]
@@ -179,7 +194,7 @@ class TakeBack:
         outside = rows - steps.keys()
         if start not in self._load:
             return outside <= self._entered.keys()
-        is_closed = not any(_is_open(step) for step in steps.values())
+        is_closed = not any(is_open(step) for step in steps.values())
         return not outside or (is_closed and outside.isdisjoint(self._begun | {_NOWHERE}))
 
     # ------------------------------------------------------------ hand-over
@@ -344,11 +359,6 @@ def hooks_of(sections: Iterable[tuple[str, Iterable[Place]]]) -> dict[str, list[
     return result
 
 
-def _is_open(step: Step) -> bool:
-    """Tell whether nobody knows whom an instruction calls."""
-    return step.effect.flow is Flow.INDIRECT_CALL or THUNK.fullmatch(step.callee) is not None
-
-
 def _plain(name: str) -> str:
     return name if name.rpartition("#")[2] != _KEY_TABLE else _KEY_TABLE
 
@@ -364,7 +374,7 @@ def _needless(step: Step, event: Event, *, is_equal: bool) -> Event | None:
     row = asked(step)
     if row is None:
         return None
-    field, size_bytes, other = row
+    field, size_bytes, other, _at = row
     is_zero = other == Value(None, 0) and is_equal
     if event[0] == "call":
         thing = event[2]

@@ -179,6 +179,9 @@ class Things:
             return
         if effect.takes and effect.base and effect.base == flow.registers.counter:
             place = (section, effect.displacement)
+            code, step = self.elf.sections[section].data, flow.registers.frame_return
+            if code.endswith(step, 0, place[1]):
+                return  # as `enable_nmis` of xen/arch/x86/include/asm/processor.h goes on
             self.fields.setdefault(self.at(place), set()).add((section, effect.displacement_at))
         elif effect.flow is Flow.CALL and effect.target is not None:
             row = flow.at((section, effect.target))

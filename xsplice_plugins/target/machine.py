@@ -105,6 +105,7 @@ class Registers:
     result: str
     stack: str
     counter: str = ""  #: how instructions name the place that they count from
+    frame_return: bytes = b""  #: what goes on where a frame on the stack says, as after a trap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.references import Target
 
 _FLAGS = "flags"
+JOINED = "join"  #: part of the base of a value that differs between the ways to an instruction
 _STEPS_MAX = 20000
 POINTER_BYTES = 8
 
@@ -256,7 +257,7 @@ def _join(place: Place, known: State | None, new: State) -> State:
         if known.get(register) == new.get(register):
             result[register] = known[register]
         elif register != _FLAGS:
-            result[register] = Value(("join", place, register), 0)
+            result[register] = Value((JOINED, place, register), 0)
     return result
 
 

@@ -201,4 +201,5 @@ REGISTERS = Registers(
     result="RAX",
     stack="RSP",
     counter="RIP",
+    frame_return=bytes.fromhex("48cf"),  # iretq
 )

@@ -136,6 +136,30 @@ WRITTEN_BACK = {
     "once, by a hook": ("number = 1;", SAVE, PUT, True),
     "by a hook, before others write": ("slots[2] = tick;", "saved = slots[2];", PUT, True),
     "if there is something": ("number = 1;", f"if ( slots[2] ) {{ {SAVE} }}", PUT, True),
+    "where it is another one": (
+        f"if ( slots[2] != tick ) {{ {SAVE} }}",
+        "number = 2;",
+        f"if ( slots[2] == tick ) {PUT}",
+        True,
+    ),
+    "where it is this one": (
+        "void *p = slots[2]; if ( p == tick ) { saved = p; number++; } slots[2] = tick;",
+        "number = 2;",
+        f"if ( slots[2] == tick ) {PUT}",
+        False,
+    ),
+    "where it is another one, or not": (
+        "void *p = slots[2]; if ( p != tick ) number++; saved = p; slots[2] = tick;",
+        "number = 2;",
+        f"if ( slots[2] == tick ) {PUT}",
+        False,
+    ),
+    "where it is not the start of it": (
+        "void *p = slots[2]; if ( p != &one ) { saved = p; slots[2] = &one.run; }",
+        "number = 2;",
+        PUT,
+        False,
+    ),
     "each time": (SAVE, "number = 2;", PUT, False),
     "too late": ("number = 1;", "slots[2] = tick; saved = slots[2];", PUT, False),
     "after a callee wrote": ("number = 1;", "set(); saved = slots[2];", PUT, False),
@@ -251,6 +275,12 @@ OWN_CODE = {
     ),
     "what a call pushed, dropped": (
         'asm volatile("call 1f; 2: pause; jmp 2b; 1: add $8, %%rsp" ::: "memory"); p = 0;',
+        True,
+    ),
+    "where a frame on the stack goes on": (
+        """asm volatile("lea 1f(%%rip), %0; mov %%rsp, %%rcx; mov %%ss, %%eax; push %%rax;"
+        "push %%rcx; pushf; mov %%cs, %%eax; push %%rax; push %0; wrssq %0, -8(%%rcx); iretq; 1:"
+        : "=&r"(p) :: "rax", "rcx", "memory"); p = 0;""",
         True,
     ),
     "labels of a table": (
