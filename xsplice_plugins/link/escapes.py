@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _CALLBACK_ARGUMENTS = 2  #: of which one may be what was handed over with it
 _NO_HOLDER = "nobody"  #: what a lock's note says that nobody holds; else ``__func__``
+_THROUGH = "is stored through"
 
 
 class _Way(NamedTuple):
@@ -284,17 +285,34 @@ class _Payload:
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
             return not is_text and row.name in self._entered
-        # xen/arch/x86/mm/mm-locks.h notes who holds a lock, and reads it only while it is held.
-        is_lock_note = row.verb.startswith("is stored through") and not thing.name
-        if is_lock_note and thing.text in self._holders:
+        return not (self._is_note(thing, row) or self.takeback.undoes(row, self.rows(thing)))
+
+    def _is_note(self, thing: Thing, row: Kept) -> bool:
+        """Tell whether a text notes who holds a lock, which is read only while it is held.
+
+        Source: xen/arch/x86/mm/mm-locks.h. It is ``__func__``: of the function that stores it, or
+        of one inlined there; then the payload notes that nobody holds it, too.
+        """
+        if thing.name or not row.verb.startswith(_THROUGH):
             return False
-        return not self.takeback.undoes(row, self.rows(thing))
+        function = row.function.rpartition("#")[2].partition(".")[0]
+        return thing.text in {_NO_HOLDER, function} or (
+            thing.text in self._functions and self._has_notes
+        )
 
     @cached_property
-    def _holders(self) -> set[str]:
-        """Return the texts that the notes of locks hold."""
+    def _has_notes(self) -> bool:
+        return any(
+            row.verb.startswith(_THROUGH)
+            for thing in self.things.fields
+            if thing.text == _NO_HOLDER
+            for row in self.rows(thing)
+        )
+
+    @cached_property
+    def _functions(self) -> set[str]:
         rows = (*self.image.elf.symbols, *self.elf.symbols)
-        return {_NO_HOLDER} | {s.name.rpartition("#")[2] for s in rows if s.type == STT_FUNC}
+        return {s.name.rpartition("#")[2] for s in rows if s.type == STT_FUNC}
 
     @cached_property
     def _entered(self) -> set[str]:

@@ -10,7 +10,7 @@ import re
 #: guest_access,hvm/emulate}.h and their definitions.
 READER = re.compile(
     r"v?printk|panic|guest_printk|debugtrace_printk|v?sn?c?n?printf|str(n?case)?n?cmp|strn?len"
-    r"|memcmp|strl(cpy|cat)|str(spn|pbrk)|simple_strtou?ll?|bitmap_scn(list)?printf"
+    r"|memcmp|strl(cpy|cat)|str(spn|pbrk)|bitmap_scn(list)?printf"
     r"|(__|unsafe_)?copy_(to|from)_(user|guest)(_pv|_hvm|_ll)?"
     r"|_(spin|read|write)_(un|try)?lock(_irq|_irqsave|_irqrestore|_recursive)?"
     r"|hvm_dump_emulation_state|vmcoreinfo_append_str|_spin_is_locked|(__)?find_(first|next)_(zero_)?bit|__bitmap_\w+"

@@ -29,6 +29,8 @@ int __attribute__((noinline)) keeps(const char *s) {{ last = s; return reads(s);
 int __attribute__((noinline)) printk(const char *s, ...) {{ last = s; return 0; }}
 void __attribute__((noinline)) panic(const char *s, ...) {{ last = s; for ( ; ; ) {{}} }}
 void __attribute__((noinline)) halt(void) {{ for ( ; ; ) {{}} }}
+unsigned long __attribute__((noinline)) simple_strtoul(const char *s, const char **end, int base)
+{{ *end = s; return base; }}
 const char *extra(void) {{ return "-old"; }}
 int entry(int x) {{ return x * 3 + number; }}
 """
@@ -51,6 +53,9 @@ HARMLESS = {
     int entry(int x) { *(const char **)(long)x = "nobody"; return x; }""",
     "the note of who holds a lock": """
     int entry(int x) { *(const char **)(long)x = "entry"; return x; }""",
+    "the note of a function inlined beside the unlock": """
+    int entry(int x) { const char **l = (void *)(long)x; *l = "reads"; number++; *l = "nobody";
+        return x; }""",
     "a text in use where nothing comes back": """
     int entry(int x) { const char *s = x & 1 ? "hello" : "other";
         reads(s); reads(s); halt(); }""",
@@ -58,6 +63,15 @@ HARMLESS = {
     "an old function": "int entry(int x) { return reads((const char *)reads) + x; }",
 }
 HELD = {
+    "a text that is some function's name, without a lock's note": (
+        'int entry(int x) { *(const char **)(long)x = "reads"; return x; }',
+        ("the text 'reads' is stored through a pointer in `entry`",),
+    ),
+    "the end of a number": (
+        """unsigned long simple_strtoul(const char *s, const char **end, int base);
+        static char own[] = "77"; int entry(int x) { return simple_strtoul(own, &last, x); }""",
+        ("new `own`",),
+    ),
     "a callback": (
         """static struct timer t; static void __attribute__((noinline)) tick(void *p)
         { number++; } int entry(int x) { init_timer(&t, tick); return x; }""",
