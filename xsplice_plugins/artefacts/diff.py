@@ -191,6 +191,16 @@ class Delta:
         return unchecked_in(self.findings)
 
     @property
+    def is_active(self) -> bool:
+        """Tell whether there is something to replace or bring."""
+        return bool(self.changed or self.new or self.nopped)
+
+    @property
+    def is_linked(self) -> bool:
+        """Tell whether the linker needs it: for what it brings, or names as the image has it."""
+        return self.is_active or bool(self.references)
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether there is nothing to replace, bring or refuse."""
-        return not (self.changed or self.new or self.refused or self.nopped)
+        return not (self.is_active or self.refused)

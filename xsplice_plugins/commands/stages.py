@@ -77,8 +77,7 @@ def _diff(arguments: Namespace) -> int:
         print_delta(delta, findings)
     if delta.refused:
         return RefusedError.exit_status
-    is_same = not (delta.changed or delta.new or delta.nopped)
-    return NoFunctionalChangeError.exit_status if is_same else 0
+    return 0 if delta.is_active else NoFunctionalChangeError.exit_status
 
 
 def _add_link(parser: ArgumentParser) -> None:
@@ -100,14 +99,9 @@ def _link(arguments: Namespace) -> int:
         (delta, read_file(path.with_name(Path(delta.object_path).name + ".xsplice.new")))
         for path, deltas in loaded
         for delta in deltas
-        if delta.changed or delta.new or delta.nopped
+        if delta.is_linked
     ]
-    idle = [
-        delta
-        for _, deltas in loaded
-        for delta in deltas
-        if not (delta.changed or delta.new or delta.nopped)
-    ]
+    idle = [delta for _, deltas in loaded for delta in deltas if not delta.is_linked]
     made_of = artefacts.load(arguments.patches, PatchSet).digests if arguments.patches else ()
     payload = pipeline.link_payload(
         run,

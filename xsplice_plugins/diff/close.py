@@ -156,10 +156,10 @@ def _top(canon: Canon, closure: Closure, owner: int) -> int:
     return owner
 
 
-def references(canon: Canon, closure: Closure) -> tuple[Reference, ...]:
+def references(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Reference, ...]:
     """Return the ranges that the image has, by the names it has for them."""
     result = []
-    for number in sorted(closure.referenced):
+    for number in sorted(closure.referenced | _made_global(canon, comparison, closure)):
         part = canon.new.all[number]
         old = canon.old.all[canon.pairing.old_of[number]]
         result.append(
@@ -171,6 +171,21 @@ def references(canon: Canon, closure: Closure) -> tuple[Reference, ...]:
             )
         )
     return tuple(sorted(result, key=lambda r: (r.section, r.offset)))
+
+
+def _made_global(canon: Canon, comparison: Comparison, closure: Closure) -> set[int]:
+    """Return what stays, and other objects may name from now on: the image has it as a local."""
+    return {
+        number
+        for number, old in canon.pairing.old_of.items()
+        if canon.old.all[old].is_local
+        and not (part := canon.new.all[number]).is_local
+        and part.size_bytes
+        and part.kind in (PartKind.FUNCTION, PartKind.DATA)
+        and part.section_class is not SectionClass.IGNORED
+        and number not in closure.taken
+        and number not in comparison.changed
+    }
 
 
 def new_items(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[NewItem, ...]:

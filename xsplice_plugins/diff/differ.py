@@ -123,7 +123,7 @@ def diff_objects(
         line_only=_line_only(canon, comparison),
         refused=tuple(found[key] for key in sorted(found)),
         extents=close.extents(canon, closure),
-        references=close.references(canon, closure),
+        references=close.references(canon, comparison, closure),
         boot=(*boot_rows(canon, comparison, closure, edited), *boot),
         notes=_same_elsewhere(canon, comparison),
         findings=_findings(object_path, canon, comparison, closure),

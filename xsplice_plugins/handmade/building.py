@@ -50,7 +50,7 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         ) from error
     renamed = tuple(_renamed(source, names) for source in compiled)
     deltas = tuple(make_delta(source, names, config.profile) for source in renamed)
-    if not any(delta.changed or delta.new or delta.nopped for delta in deltas):
+    if not any(delta.is_active for delta in deltas):
         raise LinkError(
             f"{', '.join(delta.source_path for delta in deltas)}: nothing is declared; "
             'include <xsplice.h> and write XSPLICE_REPLACE("function", replacement)'

@@ -173,6 +173,26 @@ class Names:
             "change the fix so that it does without"
         )
 
+    def require_opened(self, name: str, known: str, subject: str) -> None:
+        """See to it that what became global is one thing: the hypervisor's local, and no other.
+
+        Args:
+            name: Its name from now on.
+            known: The name that the hypervisor has for it, ``file.c#name``.
+            subject: How messages call who refers to it.
+
+        Raises:
+            RefusedError: It has several of that local, or something else of the new name.
+        """
+        found = self.image.symbols.get(known)
+        also = "" if found is None or found.is_unique else f"several `{known}`"
+        also = also or (f"`{known}` and a `{name}`" if self.is_taken(name) else "")
+        if also:
+            raise RefusedError(
+                f"{subject}: `{name}` was static, and the running hypervisor has {also}: which one "
+                "is meant is not defined; give it another name in the fix"
+            )
+
     def _is_used_already(self, symbol: ImageSymbol) -> bool:
         """Tell whether the functions that are replaced refer to a boot-time symbol themselves.
 

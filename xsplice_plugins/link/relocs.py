@@ -38,10 +38,12 @@ class Entries:
 
     ``replaced`` maps (object, section, offset) of each new body to the image's name.
     ``exported`` maps each global the payload brings to (object, section, offset).
+    ``opened`` maps each global that is a local of the image to its name there.
     """
 
     replaced: dict[tuple[int, int, int], str]
     exported: dict[str, tuple[int, int, int]]
+    opened: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,13 +196,15 @@ def _target(
 def _undefined(
     context: _Context, site: _Site, symbol: Symbol, reloc: Reloc
 ) -> tuple[str, str, int]:
-    name = symbol.name
-    home = context.entries.exported.get(name)
-    if home is None or (home in context.entries.replaced and site.kind.holds_code_or_data):
-        known = context.names.image.symbols.get(name)
-        if known is None and symbol.bind == STB_WEAK:
+    name, entries = symbol.name, context.entries
+    home = entries.exported.get(name)
+    if home is None or (home in entries.replaced and site.kind.holds_code_or_data):
+        known = entries.opened.get(name, name) if home is None else entries.replaced[home]
+        if known != name:
+            context.names.require_opened(name, known, site.where)
+        elif known not in context.names.image.symbols and symbol.bind == STB_WEAK:
             raise RefusedError(_weak_text(site.where, name))
-        return _named(context, site, name, reloc.addend)
+        return _named(context, site, known, reloc.addend)
     number, section, offset = home
     symbols = context.placement.sources[number].elf.symbols
     spot = context.placement.locate(number, section, offset, symbols[0])

@@ -44,18 +44,27 @@ def find_entries(placement: Placement, bodies: tuple[NewBody, ...]) -> Entries:
     """
     replaced = {(b.source, b.symbol.shndx, b.symbol.value): b.changed.name for b in bodies}
     exported: dict[str, tuple[int, int, int]] = {}
+    opened: dict[str, str] = {}
+    definers: dict[str, int] = {}
     for number, source in enumerate(placement.sources):
+        starts = {(row.section, row.offset): row.target for row in source.delta.references}
         for symbol in source.elf.symbols:
-            if symbol.is_local or not _is_taken(placement, number, symbol):
+            known = starts.get((symbol.shndx, symbol.value), symbol.name)
+            is_taken = _is_taken(placement, number, symbol)
+            if symbol.is_local or not (is_taken or known != symbol.name):
                 continue
-            if symbol.name in exported:
-                other = placement.sources[exported[symbol.name][0]].elf.name
+            if symbol.name in definers:
+                other = placement.sources[definers[symbol.name]].elf.name
                 raise LinkError(
                     f"{source.elf.name}: `{symbol.name}` is defined here and in {other}; "
                     "make one of them static"
                 )
-            exported[symbol.name] = (number, symbol.shndx, symbol.value)
-    return Entries(replaced=replaced, exported=exported)
+            definers[symbol.name] = number
+            if is_taken:
+                exported[symbol.name] = (number, symbol.shndx, symbol.value)
+            else:
+                opened[symbol.name] = known
+    return Entries(replaced=replaced, exported=exported, opened=opened)
 
 
 def _is_taken(placement: Placement, number: int, symbol: Symbol) -> bool:

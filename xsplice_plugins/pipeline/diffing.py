@@ -130,7 +130,7 @@ def _without_moot(delta: Delta) -> Delta:
     Its code is what a rebuild has whatever its types say. Where another object is refused for the
     same layout, messages still count this one.
     """
-    if delta.changed or delta.new or delta.nopped or not delta.digest_new:
+    if delta.is_active or not delta.digest_new:
         return delta
     moot = tuple(refusal for refusal in delta.refused if refusal.code == "LAYOUT")
     return replace(
@@ -140,7 +140,7 @@ def _without_moot(delta: Delta) -> Delta:
 
 def _open(pair: ObjectPair, delta: Delta) -> tuple[Finding, ...]:
     """Say what changed structures and constants leave open, where code changes with them."""
-    if not (delta.changed or delta.new or delta.nopped):
+    if not delta.is_active:
         return ()
     texts = tuple(word for word in pair.unchecked if word not in delta.unchecked)
     return (

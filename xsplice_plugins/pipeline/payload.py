@@ -121,19 +121,15 @@ def link_payload(
     check_patching_path(deltas)
     waits = check_boot(deltas)
     for delta, data in zip(deltas, objects, strict=True):
-        if not (delta.changed or delta.new or delta.nopped):
+        if not delta.is_linked:
             continue
         if hashlib.sha256(data).hexdigest() != delta.digest_new:
             raise ConfigError(
                 f"{delta.object_path}: its new object is not the one its delta speaks of; give the "
                 "one that was compared, or remove the objects and their records and build again"
             )
-    kept = [
-        (delta, data)
-        for delta, data in zip(deltas, objects, strict=True)
-        if delta.changed or delta.new or delta.nopped
-    ]
-    if not kept:
+    kept = [(delta, data) for delta, data in zip(deltas, objects, strict=True) if delta.is_linked]
+    if not any(delta.is_active for delta, _ in kept):
         raise NoFunctionalChangeError(no_change_text(deltas))
     kept.sort(key=lambda item: item[0].object_path)
     hook = chosen(run.plugins, "xsplice_link_payload", run.config.linker)

@@ -126,7 +126,8 @@ def xsplice_link_payload(
 
     Args:
         name: Name of the fix.
-        deltas: In order of ``object_path``; none of them empty or refused.
+        deltas: In order of ``object_path``; none of them refused. One that changes nothing names
+            with its references what became global.
         objects: The new object of each delta, in the same order.
         image: The whole ``xen-syms`` file.
         config: Settings of the run.

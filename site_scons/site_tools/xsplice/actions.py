@@ -257,7 +257,7 @@ def _load_deltas(nodes: Nodes) -> list[Delta]:
 def _new(fix: Fix, delta: Delta, maker: Any) -> bytes:
     """Return a delta's new object; nothing where there is none and none is needed."""
     path = _prefix(fix, delta.object_path).with_suffix(".xsplice.new")
-    if delta.changed or delta.new or delta.nopped:
+    if delta.is_linked:
         return require_whole(path, delta.digest_new, [maker])
     return path.read_bytes() if path.exists() else b""
 
@@ -272,6 +272,7 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             (delta, node)
             for delta, node in rows
             if not delta.is_empty
+            or delta.is_linked
             or (delta.line_only or delta.notes or delta.removed or delta.boot or delta.moot)
         ]
         deltas, objects = [delta for delta, _ in told], [_new(fix, *row) for row in told]
