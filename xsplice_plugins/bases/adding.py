@@ -22,8 +22,8 @@ from xsplice_plugins.bases.store import (
     KEY_FILE,
     discard,
     empty,
+    find_base,
     folder_of,
-    load_base,
     next_place,
     places_of,
     ready_place,
@@ -115,7 +115,7 @@ def _found(order: Order, ready: Path | None, key: str) -> BaseRecord | None:
     stamp = ready / KEY_FILE
     if stamp.is_file() and stamp.read_bytes() == key.encode():
         try:
-            return load_base(order.name)
+            return find_base(order.name)[0]
         except XspliceError:
             if not order.is_replaced:
                 raise

@@ -79,16 +79,29 @@ def tree_of(xen: str | Path) -> Path:
         xen: A path, or ``base:NAME``.
 
     Raises:
-        ConfigError: There is no such base, or its making has not ended.
+        XspliceError: As `find_base`.
     """
     text = str(xen)
-    if not text.startswith(PREFIX):
-        return Path(xen)
-    name = text.removeprefix(PREFIX)
-    load_base(name)
-    place = ready_place(name)
+    return find_base(text.removeprefix(PREFIX))[1] if text.startswith(PREFIX) else Path(xen)
+
+
+def find_base(name: str) -> tuple[BaseRecord, Path]:
+    """Return what a base is, and its tree, which is there.
+
+    Raises:
+        MachineError: Its tree is gone.
+        XspliceError: As `load_base`.
+    """
+    record, place = load_base(name), ready_place(name)
     assert place is not None, "it was loaded"
-    return place / "tree"
+    with said_clearly(place):
+        is_there = (place / "tree").is_dir()
+    if not is_there:
+        raise MachineError(
+            f"base {name}: is damaged: its tree is gone ({place / 'tree'}); remove it with "
+            f"`xsplice base remove {name}` and add it again"
+        )
+    return record, place / "tree"
 
 
 def load_base(name: str) -> BaseRecord:

@@ -92,13 +92,13 @@ def _base(arguments: Namespace) -> int:
 
 
 def _list(*, is_json: bool) -> int:
-    """Show the bases that are ready, and name those that are not; a damaged one is status 2."""
+    """Show the bases that are ready, and name those that are not; a damaged one is an error."""
     from xsplice_plugins.bases import store  # noqa: PLC0415  it is large
 
     rows, status = [], 0
     for name in store.begun_bases():
         try:
-            rows.append(store.load_base(name))
+            rows.append(store.find_base(name)[0])
         except XspliceError as error:
             # One whose making has not ended is no error of the list.
             status = max(status, 0 if isinstance(error, ConfigError) else error.exit_status)

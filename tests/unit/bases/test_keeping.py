@@ -23,7 +23,7 @@ from xsplice_plugins.bases.checking import check_base
 from xsplice_plugins.bases.orders import ORDER_FILE
 from xsplice_plugins.cache import locked
 from xsplice_plugins.cli import main
-from xsplice_plugins.errors import ConfigError, RefusedError, XspliceError
+from xsplice_plugins.errors import ConfigError, MachineError, RefusedError, XspliceError
 from xsplice_plugins.kbuild.tree import locate_tree
 
 pytestmark = pytest.mark.toolchain
@@ -243,6 +243,29 @@ def test_a_link_to_a_base_is_removed_and_what_it_leads_to_stays(own: Path, tmp_p
     store.sweep()
     assert list(store.bases_folder().iterdir()) == []
     assert (other / BASE_FILE).is_file()
+
+
+def test_a_ready_base_without_its_tree_is_damaged(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("fleet", "other"):
+        add_base(Order(name=name, source=own))
+    tree = store.folder_of("fleet") / "tree"
+    assert (main(["base", "path", "fleet"]), capsys.readouterr().out) == (0, f"{tree}\n")
+    shutil.rmtree(tree)
+    assert main(["base", "path", "fleet"]) == 6
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"base fleet: is damaged: its tree is gone ({tree})" in said.err
+    assert main(["base", "list"]) == 6
+    said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["other"]
+    assert "base fleet: is damaged: its tree is gone" in said.err
+    with pytest.raises(MachineError, match="its tree is gone"):
+        add_base(Order(name="fleet", source=own))
+    add_base(Order(name="fleet", source=own, is_replaced=True))
+    assert main(["base", "list"]) == 0
+    assert main(["base", "remove", "fleet"]) == 0
 
 
 def test_a_tree_that_is_gone_is_told_and_made_again(own: Path) -> None:
