@@ -171,13 +171,33 @@ def test_what_is_not_proved_stays_in_the_build_folder_also_if_that_is_named(
     assert (tmp_path / "b/fix/fix.livepatch").is_file()
 
 
-def test_wrong_use_takes_nothing_away(tree: TinyTree, tmp_path: Path) -> None:
-    patch = written(tree, tmp_path, *GOOD)
-    assert with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch).status == 0
+@pytest.mark.parametrize("build", ["", "another"])
+def test_wrong_use_takes_nothing_away(build: str, tree: TinyTree, tmp_path: Path) -> None:
+    words = {"XEN": tree.root, "PATCH": written(tree, tmp_path, *GOOD)}
+    assert with_xsplice("xsplice", tmp_path, **words).status == 0
     before = sorted((tmp_path / "out").iterdir())
-    ended = with_xsplice("xsplice", tmp_path, XEN=tree.root, PATCH=patch, SIGNER="nobody")
+    ended = with_xsplice("xsplice", tmp_path, **words, BUILD=tmp_path / build, SIGNER="nobody")
     assert ended.status == 2
     assert sorted((tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.parametrize("build", ["", "another"])
+@pytest.mark.parametrize("wrong", ["broken", "p->first * 4"])
+def test_a_fix_that_fails_takes_away_what_was_made_of_it(
+    wrong: str, build: str, tree: TinyTree, tmp_path: Path
+) -> None:
+    """It does not compile, or not apply: what an earlier run made is not what this one made."""
+    _, old, new = GOOD
+    patch = written(tree, tmp_path, *GOOD)
+    words = {"XEN": tree.root, "PATCH": patch}
+    assert with_xsplice("xsplice-verify", tmp_path, **words).status == 0
+    (tmp_path / "out/other.livepatch").write_text("of another fix")
+    text = patch.read_text()
+    patch.write_text(text.replace(new, wrong) if wrong == "broken" else text.replace(old, wrong))
+    ended = with_xsplice("xsplice-verify", tmp_path, **words, BUILD=tmp_path / build)
+    assert ended.status == 2, ended.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other.livepatch"]
+    assert not list(tmp_path.rglob(".stands"))
 
 
 def test_a_switch_says_yes_or_no(face: Face, tree: TinyTree, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _ENDS = tuple(end for end in pipeline.MADE if end != ".livepatch.unsigned")
 _PR_SET_PDEATHSIG = 1  #: of prctl(2)
 _PROOF = {".checks.json", ".verify.json", ".verify.failed.json"}
-#: Statuses of a run that made a payload, and of one that says why there shall be none.
+#: Statuses of a run that made a payload, and of one that says why there shall be none. Any other
+#: run says nothing about what an earlier one made, unless it failed at the fix itself.
 _MADE = {0, VerifyError.exit_status}
 _UNMADE = {NoFunctionalChangeError.exit_status, RefusedError.exit_status}
 
@@ -74,9 +75,15 @@ def _run(arguments: Namespace, xen: Path, out: Path) -> int:
     pipeline.check_outside(folder, locate_tree(xen))
     # Another run's files of the same name must not be taken for this one's.
     with locked(folder, name=".patch.lock"):
+        stands = folder / arguments.NAME / pipeline.STANDS
+        artefacts.write_file(stands, b"")
         command = [sys.executable, "-m", "SCons", "-Q", "-f", str(_sconstruct()), *jobs, target]
-        status = _scons([*command, *words], is_quiet=arguments.json)
-        made = _collected(folder, out, arguments, status)
+        try:
+            status = _scons([*command, *words], is_quiet=arguments.json)
+            is_decided = status in _MADE | _UNMADE or not stands.exists()
+        finally:
+            stands.unlink(missing_ok=True)
+        made = _collected(folder, out, arguments, status) if is_decided else []
     if arguments.json:
         show(artefacts.to_json({"status": status, "files": [str(path) for path in made]}))
     return status
@@ -218,14 +225,10 @@ def _collected(folder: Path, out: Path, arguments: Namespace, status: int) -> li
 
     A payload that was judged and not proved is not handed out; it stays in the build folder.
 
-    What could not be read or done at all says nothing about what an earlier run made.
-
     Raises:
         MachineError: One cannot be written; then no copy stays, old or new.
     """
     made: list[Path] = []
-    if status not in _MADE | _UNMADE:
-        return made
     name = arguments.NAME
     copies: dict[Path, Path] = {}
     for end in _ENDS:

@@ -16,7 +16,7 @@ from xsplice_plugins.pipeline.diffing import diff_pair
 from xsplice_plugins.pipeline.inputs import check_inputs
 from xsplice_plugins.pipeline.judge import verify_payload
 from xsplice_plugins.pipeline.obligations import conclude
-from xsplice_plugins.pipeline.outputs import MADE, check_outputs, refuse_overwriting
+from xsplice_plugins.pipeline.outputs import MADE, STANDS, check_outputs, refuse_overwriting
 from xsplice_plugins.pipeline.payload import (
     link_payload,
     refusal_text,
@@ -51,6 +51,7 @@ from xsplice_plugins.pipeline.stack import BY_HAND, Stack, check_payloads, read_
 __all__ = [
     "BY_HAND",
     "MADE",
+    "STANDS",
     "Base",
     "BaseObjects",
     "NewObject",

@@ -26,6 +26,8 @@ MADE = (
     ".verify.json",
     ".verify.failed.json",
 )
+#: In a fix's folder: what an earlier run made still stands. A run that fails at the fix removes it.
+STANDS = ".stands"
 #: What else a fix's folder holds: copies, objects, and what is known of them.
 _WORK = re.compile(
     r"(objects|copy|lower|still|baseline-still|check|make|made|handmade)(\..*)?", re.DOTALL

@@ -89,8 +89,8 @@ def forgetting(folder: Path, name: str) -> Iterator[None]:
         yield
     except XspliceError as error:
         if error.exit_status != VerifyError.exit_status:
-            for end in _BELIEVED:
-                (folder / f"{name}{end}").unlink(missing_ok=True)
+            for made in (pipeline.STANDS, *(f"{name}{end}" for end in _BELIEVED)):
+                (folder / made).unlink(missing_ok=True)
         raise
 
 
