@@ -21,6 +21,7 @@ from xsplice_plugins.capture.layouts import IN_SOURCES, NOT_COMPARED, LayoutChec
 from xsplice_plugins.capture.pairing import (
     check_drift,
     check_same_compiler,
+    differing,
     pair_objects,
 )
 from xsplice_plugins.capture.reaching import boot_object
@@ -28,7 +29,7 @@ from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import check_copyable, make_copy, recorded_job
 from xsplice_plugins.csource.meaning import judge_texts
-from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.errors import CaptureError, ElfFormatError
 from xsplice_plugins.kbuild.indexing import Index, init_name, read_index
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
         job = recorded_job(after, target)
         if job is None or not old.is_file() or not new.is_file():
             continue
-        if old.read_bytes() != new.read_bytes():
+        if not _is_same(target, old.read_bytes(), new.read_bytes()):
             if name.endswith(".lds"):
                 reason = "the patch changes the linker script, which places the running image"
                 hint = "leave that part of the patch out"
@@ -133,6 +134,14 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
                 row = boot_object(job.source_path, is_own=True)
                 pairs.append(replace(_refused(job), note="boot only", boot=(row,)))
     return pairs
+
+
+def _is_same(name: str, old: bytes, new: bytes) -> bool:
+    """Tell whether two files say the same: debug information names the folder of the build."""
+    try:
+        return old == new or not differing(name, old, new)
+    except ElfFormatError:  # a linker script, or boot code of another class
+        return old == new
 
 
 def _gone(before: Index, after: Index) -> list[ObjectPair]:
@@ -169,6 +178,9 @@ def _pair(
     now = recorded_job(after, target)
     if now is None:
         return None
+    old, new = before.tree.build_root / target, after.tree.build_root / target
+    if old.is_file() and _is_same(target, old.read_bytes(), new.read_bytes()):
+        return None
     prefix = objects_dir / f"{target}.xsplice"
     prefix.parent.mkdir(parents=True, exist_ok=True)
     if now.source_path.endswith(".S"):
@@ -183,7 +195,6 @@ def _pair(
             ),
         )
     was = recorded_job(before, target)
-    old, new = before.tree.build_root / target, after.tree.build_root / target
     scratch = prefix.with_name(f".{prefix.name}.old")
     try:
         if was is None or not old.is_file():

@@ -67,3 +67,37 @@ def test_an_object_whose_source_is_gone_too_is_not(tree: TinyTree, tmp_path: Pat
     located = locate_tree(tree.root)
     plan = capture.plan(located, fix, route=Route.MAKE)
     assert not capture.make_route(located, plan, fix, tmp_path / "work", tmp_path / "objects")
+
+
+@pytest.mark.parametrize(
+    ("edit", "codes"),
+    [
+        (("xen/common/.entry.o.cmd", "gcc -MMD", "gcc -g -MMD"), []),
+        (("xen/common/.entry.o.cmd", "gcc -MMD", "gcc -Dret=nop -MMD"), ["ASSEMBLER"]),
+    ],
+)
+def test_an_assembler_object_counts_by_its_content(
+    tree: TinyTree, tmp_path: Path, edit: tuple[str, str, str], codes: list[str]
+) -> None:
+    """Made again elsewhere it has other debug information, and a payload needs none of it."""
+    again = ("xen/Makefile", "common/entry.o: ", "common/entry.o: common/.entry.o.cmd ")
+    pairs = made(tree, tmp_path, edit, again)
+    assert [row.code for pair in pairs.values() for row in pair.refused] == codes
+    assert list(pairs) == ["common/entry.o"] * len(codes)
+
+
+@pytest.mark.parametrize(("flag", "count"), [("-g", 0), ("-Dboot=other", 1)])
+def test_boot_code_that_is_linked_on_its_own_counts_by_its_content(
+    tree: TinyTree, tmp_path: Path, flag: str, count: int
+) -> None:
+    edit = ("xen/common/.boot.o.cmd", "gcc -MMD", f"gcc {flag} -MMD")
+    wanted = ("xen/Makefile", "xen-syms: prelink.o", "xen-syms: prelink.o common/boot.o")
+    again = (
+        "xen/Makefile",
+        "common/entry.o: ",
+        "common/boot.o: common/.boot.o.cmd\ncommon/entry.o: ",
+    )
+    pairs = made(tree, tmp_path, edit, wanted, again)
+    assert [(path, len(pair.boot)) for path, pair in pairs.items()] == [
+        ("common/boot.o", 1)
+    ] * count
