@@ -73,9 +73,9 @@ class TinyTree:
         """Compile everything as Xen 4.17 does, with a record beside each target."""
         folder = self.root / "xen"
         for source in ("livepatch", "version", "setup", "user", "boot"):
-            self._compile(f"common/{source}.c", f"common/{source}.o")
-        self._compile("arch/x86/linked.c", "arch/x86/linked.o")
-        self._compile("common/entry.S", "common/entry.o")
+            self.compile(f"common/{source}.c", f"common/{source}.o")
+        self.compile("arch/x86/linked.c", "arch/x86/linked.o")
+        self.compile("common/entry.S", "common/entry.o")
         rename = "objcopy --rename-section .rodata.setup.str1.1=.init.rodata.setup.str1.1 "
         rename += "--rename-section .rodata.str1.1=.init.rodata.str1.1"
         self._record("common/setup.init.o", f"{rename} common/setup.o common/setup.init.o")
@@ -86,7 +86,8 @@ class TinyTree:
         self._run("ld --build-id=sha1 -T tiny.lds -e livepatch -o xen-syms prelink.o", folder)
         self._run("objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen", folder)
 
-    def _compile(self, source: str, target: str) -> None:
+    def compile(self, source: str, target: str) -> None:
+        """Compile one file, with a record beside the object; both paths are below ``xen``."""
         folder = self.root / "xen"
         name = Path(target).name
         temporary = target.replace(name, f".{name}.tmp")

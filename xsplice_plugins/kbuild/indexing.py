@@ -268,7 +268,7 @@ def job_of(
         renames = tuple(_RENAME.findall(index.texts.get((folder, name), "")))
     output = record.output
     is_renamed = output.endswith(".tmp")
-    if is_renamed:
+    if is_renamed and target in index.linked:  # others may be of another machine, as boot code is
         shown = _spelled(tree.build_root / target, record, shown)
     build = "" if tree.build_dir == "." else tree.build_dir + "/"
     return CompileJob(

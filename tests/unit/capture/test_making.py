@@ -101,3 +101,17 @@ def test_boot_code_that_is_linked_on_its_own_counts_by_its_content(
     assert [(path, len(pair.boot)) for path, pair in pairs.items()] == [
         ("common/boot.o", 1)
     ] * count
+
+
+def test_boot_code_of_another_class_is_compared_byte_by_byte(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    """Records of an `O=` build name it by a path that is not the source's own."""
+    folder = tree.root / "xen/arch/x86"
+    (folder / "early.c").symlink_to("../../common/unused.c")
+    tree.compile("arch/x86/early.c", "arch/x86/early.o")
+    data = bytearray((folder / "early.o").read_bytes())
+    data[4] = 1
+    (folder / "early.o").write_bytes(data)
+    pairs = made(tree, tmp_path, ("xen/common/user.c", "twice(a)", "a"))
+    assert list(pairs) == ["common/user.o"]
