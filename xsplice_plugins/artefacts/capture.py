@@ -70,6 +70,10 @@ class MovedLines:
     count: int
 
 
+#: Note of the pair that stands for the image, where that and all objects are the same.
+SAME_LINK = "the objects are equal, and so is the image that they are linked to"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectPair:
     """One object before and after. Target: ``<object>.xsplice.pair.json``.

@@ -25,6 +25,7 @@ from xsplice_plugins.capture.pairing import (
     pair_objects,
 )
 from xsplice_plugins.capture.reaching import boot_object
+from xsplice_plugins.capture.relinking import pair_links
 from xsplice_plugins.capture.rules import is_ignored
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import check_copyable, make_copy, recorded_job
@@ -108,6 +109,7 @@ def _pairs(
             pairs.append(pair)
     pairs += _outside_the_image(before, after)
     pairs += _gone(before, after)
+    pairs += pair_links(before, after, are_equal=not pairs and _are_equal(before, after))
     return tuple(sorted(pairs, key=lambda pair: pair.object_path))
 
 
@@ -134,6 +136,15 @@ def _outside_the_image(before: Index, after: Index) -> list[ObjectPair]:
                 row = boot_object(job.source_path, is_own=True)
                 pairs.append(replace(_refused(job), note="boot only", boot=(row,)))
     return pairs
+
+
+def _are_equal(before: Index, after: Index) -> bool:
+    """Tell whether all that is linked is the same, also what no code uses."""
+    sides = [[index.tree.build_root / name for name in after.members] for index in (before, after)]
+    return before.members.keys() == after.members.keys() and all(
+        old.is_file() and new.is_file() and _is_same(str(new), old.read_bytes(), new.read_bytes())
+        for old, new in zip(*sides, strict=True)
+    )
 
 
 def _is_same(name: str, old: bytes, new: bytes) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import CompileJob
+from xsplice_plugins.artefacts import CompileJob, TouchKind
 from xsplice_plugins.capture.copying import ORIGIN, full_disk_named
 from xsplice_plugins.capture.guarded import run_guarded
 from xsplice_plugins.errors import CaptureError, MachineError
@@ -119,6 +119,9 @@ def lay_out_copy(tree: XenTree, patch_set: PatchSet, copy: Path) -> None:
     with full_disk_named(copy.parent):
         _copy(tree, copy)
         put_patched(tree, patch_set, copy)
+        if any(file.kind is TouchKind.BUILD for file in patch_set.touched):
+            # No rule makes the image again because a Makefile says how it is linked.
+            _copied(tree, copy).xen_syms.unlink(missing_ok=True)
         _pin_changeset(tree, copy)
         # What is compiled in it by hand must say that it is the tree's.
         touched = sorted(file.path for file in patch_set.touched)

@@ -84,6 +84,11 @@ Hand-written assembler has entry points, fall-through and data that no rule of t
 guarantees; replacing parts of it is not known to be safe.
 => fix the C caller instead, or overwrite the instructions in an apply hook of your own
 
+LINK: how the image is linked was changed
+Its objects are the same, or change besides, and the linker places or treats them otherwise. A
+payload replaces functions; it links nothing again.
+=> leave that part of the patch out
+
 GROUPED: a section of a group (COMDAT) was changed or added
 The linker keeps one of several equal groups; which object's copy runs is not visible in this
 object.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
+    SAME_LINK,
     Delta,
     Duty,
     Finding,
@@ -69,6 +70,7 @@ def diff_pair(
             refused=pair.refused,
             layouts=pair.layouts,
             boot=pair.boot,
+            notes=(pair.note,) if pair.note == SAME_LINK else (),
         )
         return _without_moot(delta), ()
     for side, digest in ((baseline, pair.digest_baseline), (new, pair.digest_new)):

@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
-from xsplice_plugins.artefacts import ObjectPair, Route
+from xsplice_plugins.artefacts import SAME_LINK, Likeness, ObjectPair, Route
+from xsplice_plugins.capture.relinking import pair_links
+from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.pipeline.diffing import diff_pair
+from xsplice_plugins.pipeline.payload import no_change_text
+from xsplice_plugins.pipeline.run import Run
+from xsplice_plugins.plugins.manager import build_plugin_manager
+from xsplice_plugins.plugins.spec import Config
 
 pytestmark = pytest.mark.toolchain
 
@@ -83,7 +92,7 @@ def test_an_assembler_object_counts_by_its_content(
     again = ("xen/Makefile", "common/entry.o: ", "common/entry.o: common/.entry.o.cmd ")
     pairs = made(tree, tmp_path, edit, again)
     assert [row.code for pair in pairs.values() for row in pair.refused] == codes
-    assert list(pairs) == ["common/entry.o"] * len(codes)
+    assert list(pairs) == ["common/entry.o" if codes else "xen-syms"]
 
 
 @pytest.mark.parametrize(("flag", "count"), [("-g", 0), ("-Dboot=other", 1)])
@@ -98,9 +107,7 @@ def test_boot_code_that_is_linked_on_its_own_counts_by_its_content(
         "common/boot.o: common/.boot.o.cmd\ncommon/entry.o: ",
     )
     pairs = made(tree, tmp_path, edit, wanted, again)
-    assert [(path, len(pair.boot)) for path, pair in pairs.items()] == [
-        ("common/boot.o", 1)
-    ] * count
+    assert [path for path, pair in pairs.items() if pair.boot] == ["common/boot.o"] * count
 
 
 def test_boot_code_of_another_class_is_compared_byte_by_byte(
@@ -115,3 +122,64 @@ def test_boot_code_of_another_class_is_compared_byte_by_byte(
     (folder / "early.o").write_bytes(data)
     pairs = made(tree, tmp_path, ("xen/common/user.c", "twice(a)", "a"))
     assert list(pairs) == ["common/user.o"]
+
+
+RECIPE = "xen/Makefile", "-e livepatch -o xen-syms"
+RECORDED = "xen/common/.built_in.o.cmd", "ld -r -o"
+FIX = "xen/common/user.c", "twice(a)", "a"
+
+
+@pytest.mark.parametrize("flag", ["-Ttext=0x500000", "--no-warn-mismatch"])
+def test_a_link_that_gives_another_image_is_refused(
+    tree: TinyTree, tmp_path: Path, flag: str
+) -> None:
+    """No object shows it; a flag that leaves the image as it is, is no change."""
+    [pair] = made(tree, tmp_path, (*RECIPE, f"{flag} {RECIPE[1]}")).values()
+    assert pair.object_path == "xen-syms"
+    if flag.startswith("-T"):
+        [row] = pair.refused
+        assert (row.code, "the same, and the image is not (.text, " in row.reason) == (
+            "LINK",
+            True,
+        )
+        return
+    assert (pair.refused, pair.note) == ((), SAME_LINK)
+    run = Run(config=Config(), plugins=build_plugin_manager(environ={}))
+    delta, _ = diff_pair(run, pair, b"", b"")
+    assert no_change_text([delta]).startswith(f"no functional change: {SAME_LINK};")
+    assert "linked was not compared" in no_change_text([replace(delta, notes=())])
+
+
+@pytest.mark.parametrize(
+    ("edits", "codes"),
+    [
+        (((*RECORDED, "ld -z noexecstack -r -o"), FIX), ["LINK"]),
+        (((*RECORDED, "ld   -r -o"), FIX), []),
+        ((FIX,), []),
+    ],
+)
+def test_other_flags_of_a_recorded_link_are_refused_beside_a_fix(
+    tree: TinyTree, tmp_path: Path, edits: tuple[tuple[str, str, str], ...], codes: list[str]
+) -> None:
+    again = ("xen/Makefile", "common/built_in.o: ", "common/built_in.o: common/.built_in.o.cmd ")
+    pairs = made(tree, tmp_path, *edits, again)
+    assert [row.code for pair in pairs.values() for row in pair.refused] == codes
+    assert [path for path in pairs if path != "xen-syms"] == ["common/user.o"]
+    if codes:
+        [row] = pairs["xen-syms"].refused
+        assert row.name == "common/built_in.o"
+        assert row.reason.endswith("it is linked with `-z noexecstack`, not ``")
+
+
+def test_the_image_of_a_matched_base_is_not_the_link_of_its_own_objects(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    index = read_index(locate_tree(tree.root))
+    [known] = pair_links(index, index, are_equal=True)
+    assert known.note == SAME_LINK
+    (tmp_path / "shipped").write_bytes((tree.root / "xen/common/user.o").read_bytes())
+    for likeness, count in ((Likeness.MATCHED, 0), (Likeness.OWN, 1)):
+        base = SimpleNamespace(likeness=likeness)
+        shipped = replace(index.tree, xen_syms=tmp_path / "shipped", base=base)  # type: ignore[arg-type]
+        pairs = pair_links(replace(index, tree=shipped), index, are_equal=True)
+        assert [pair.note for pair in pairs] == ["refused"] * count
