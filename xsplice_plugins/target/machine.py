@@ -82,6 +82,7 @@ class Effect:
     displacement_at: int = -1  #: where the displacement of its memory operand starts
     system: bool = False  #: it hands what it reads to the processor or to a device
     moves: bool = False  #: it writes what it reads, or its number, unchanged
+    swaps: bool = False  #: it stores a register, and loads what was there into the same one
     adds: bool = False  #: it adds its number to the register that it writes
     number: int | None = None  #: its constant, as a signed number
     base: str = ""  #: the one register that addresses its memory operand; "" if there are others

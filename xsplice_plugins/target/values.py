@@ -158,9 +158,10 @@ class ValueFlow:
         return Value(base.base, base.offset + effect.displacement)
 
     def stored(self, step: Step) -> Value | None:
-        """Return the value that a plain store of a pointer writes; None for other instructions."""
+        """Return the pointer that a plain store or a swap writes; None for other instructions."""
         effect = step.effect
-        if not (effect.moves and effect.stores and effect.memory_bytes == POINTER_BYTES):
+        is_plain = effect.moves and effect.stores
+        if not (is_plain or effect.swaps) or effect.memory_bytes != POINTER_BYTES:
             return None
         constant = self._constant(step)
         if constant is not None:

@@ -130,6 +130,7 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
             displacement_at=row.ip + places.displacement_offset if places.has_displacement else -1,
             system=_is_system(row, iced_x86),
             moves=is_move or is_zeroing,
+            swaps=row.mnemonic == mnemonics.XCHG and in_memory,
             adds=row.mnemonic == mnemonics.ADD and is_wide and not in_memory,
             number=0 if is_zeroing else number,
             base=_base(row, full),

@@ -32,6 +32,7 @@ static inline void list_add(struct list *n, struct list *h)
 static inline void list_del(struct list *n)
 {{ n->next->prev = n->prev; n->prev->next = n->next; n->next = (void *)256; n->prev = 0; }}
 static inline int list_empty(const struct list *n) {{ return n->next == n; }}
+#define SWAP(p, v) __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST)
 #define NOINLINE __attribute__((noinline))
 """
 BODIES = """

@@ -87,6 +87,21 @@ PAIRS = {
         "slots[2] = &number;",
         "slots[2] = tap;",
     ),
+    "a field that is swapped": (
+        "slots[2] = tick;",
+        "SWAP(&slots[2], &number);",
+        "SWAP(&slots[1], &number);",
+    ),
+    "a field that gets something of its own by a swap": (
+        "SWAP(&slots[2], tick);",
+        "SWAP(&slots[2], (void *)size);",
+        "SWAP(&slots[2], tap);",
+    ),
+    "a field that gets back what it had": (
+        "static void *old; old = SWAP(&slots[2], tick);",
+        "static void *found; found = (void *)size; SWAP(&slots[2], found);",
+        "int half = number; SWAP((int *)&slots[2], half);",
+    ),
     "a field that holds it": (
         "slots[2] = tick;",
         "if ( slots[2] == tick ) slots[2] = 0;",
@@ -141,6 +156,22 @@ ALWAYS_HELD = {
     "a callback in another's timer": (
         "init_timer((struct timer *)&current->field, tick);",
         "kill_timer(&one);",
+    ),
+    "where a swap depends on what is there": (
+        "slots[2] = tick;",
+        "__sync_val_compare_and_swap(&slots[2], (void *)size, (void *)&number);",
+    ),
+    "swapped out of an own variable, and handed on": (
+        "static void *mine = tick; slots[3] = SWAP(&mine, 0);",
+        "slots[2] = 0;",
+    ),
+    "swapped out of the stack, and handed on": (
+        "void *volatile here = tick; slots[3] = SWAP(&here, 0);",
+        "slots[2] = 0;",
+    ),
+    "swapped in twice, and handed on": (
+        "SWAP(&slots[2], tick); slots[3] = SWAP(&slots[2], tick);",
+        "slots[2] = 0;",
     ),
     "a pointer of a domain": ("current->field = &node;", "list_del(&node.l);"),
     "handed out by the hook itself": ("number = 4;", "slots[2] = 0; slots[2] = tick;"),
@@ -207,6 +238,15 @@ def test_what_a_hook_handed_out_is_taken_back_before_the_revert(
 ) -> None:
     text = fix("number = 1;", hook, "prerevert") + ARRIVE % (does, "load")
     assert unchecked(compiler, image, text) == ()
+
+
+@pytest.mark.parametrize(("field", "is_believed"), [(2, True), (1, False)])
+def test_what_xen_had_is_swapped_in_again(
+    compiler: Compiler, image: bytes, field: int, *, is_believed: bool
+) -> None:
+    text = "static void *xens;" + fix("number = 1;", f"SWAP(&slots[{field}], xens);")
+    text += ARRIVE % ("xens = slots[2]; slots[2] = tick;", "load")
+    assert (unchecked(compiler, image, text) == ()) is is_believed
 
 
 @pytest.mark.parametrize("kind", ["preapply", "apply"])
