@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
+_JOINED = ("constant ", "variable ")  #: how the names start of what two checks may refuse
+
 
 def _established(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
     """Say what was compared, and how, over all objects of a fix."""
@@ -65,7 +67,8 @@ def _established(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
 def refusal_text(deltas: Sequence[Delta]) -> str:
     """Return one line for each refused change, or an empty text.
 
-    A header's change is refused in every object that it reaches: it is said once.
+    A header's change is refused in every object that it reaches: it is said once. So is what both
+    sources and debug information show of a constant or variable.
     """
     objects: dict[Refusal, list[str]] = {}
     refused = {replace(r, skeleton="") for delta in deltas for r in delta.refused}
@@ -75,11 +78,37 @@ def refusal_text(deltas: Sequence[Delta]) -> str:
                 continue
             objects.setdefault(replace(refusal, skeleton=""), []).append(delta.object_path)
     lines = []
-    for refusal, paths in objects.items():
+    for refusal, shown in _joined(tuple(objects)).items():
+        paths = objects[refusal]
         more = f" and {len(set(paths)) - 1} more" if len(set(paths)) > 1 else ""
         where = f" ({refusal.line})" if refusal.line else ""
-        lines.append(refusal_line(f"{paths[0]}{more}: {refusal.name}{where}", refusal))
+        lines.append(refusal_line(f"{paths[0]}{more}: {refusal.name}{where}", shown))
     return "\n".join(lines)
+
+
+def _joined(rows: tuple[Refusal, ...]) -> dict[Refusal, Refusal]:
+    """Return which refusals are said, and as what.
+
+    The sources name a constant with what about it changes, ``constant LIMIT: its value``; debug
+    information names it alone, and knows more.
+    """
+    named = [row for row in rows if row.code == "LAYOUT" and row.name.startswith(_JOINED)]
+    facts: dict[str, list[Refusal]] = {}
+    for row in named:
+        facts.setdefault(row.name, []).append(row)
+    fronts = {row: row.name.partition(": ")[0] for row in named if ": " in row.name}
+    known = {row: facts[front] for row, front in fronts.items() if front in facts}
+    said = {fact for found in known.values() for fact in found}
+    return {
+        row: replace(
+            row,
+            reason=f"{row.reason} ({'; '.join(f.reason.partition('; ')[0] for f in known[row])})",
+        )
+        if row in known
+        else row
+        for row in rows
+        if row not in said
+    }
 
 
 def refusal_line(subject: str, refusal: Refusal) -> str:
