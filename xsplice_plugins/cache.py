@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from xsplice_plugins.errors import MachineError
 
@@ -80,6 +80,59 @@ def locked(
                 return
 
 
+@contextlib.contextmanager
+def held(
+    path: Path, *, is_shared: bool = False, waiting: Callable[[str], object] | None = None
+) -> Iterator[bool]:
+    """Hold the lock of a file that is there; to share it takes no right to write.
+
+    Args:
+        path: The file.
+        is_shared: Only keep others from holding it alone.
+        waiting: Told who holds it when somebody else does; ``None`` for not to wait.
+
+    Yields:
+        Whether it is held: not where the file is gone, or somebody else holds it and this does
+        not wait.
+    """
+    # A network's file system asks for the right to write of who holds it alone.
+    mode = "rb" if is_shared or not os.access(path, os.W_OK) else "r+b"
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(path.open(mode))
+        except FileNotFoundError:
+            handle = None
+        kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+        yield handle is not None and _took(handle, kind, path, waiting) and _is_still(handle, path)
+
+
+def _took(
+    handle: IO[bytes], kind: int, path: Path, waiting: Callable[[str], object] | None
+) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            return False
+        waiting(holders_of(path))
+        fcntl.flock(handle, kind)
+    return True
+
+
+def holders_of(path: Path) -> str:
+    """Name the processes that hold a file's lock, as far as the kernel tells."""
+    row = path.stat()
+    named = f"{os.major(row.st_dev):02x}:{os.minor(row.st_dev):02x}:{row.st_ino}"
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] == named:
+                found.append(int(words[4]))
+    numbers = sorted(number for number in found if number > 0)
+    return f"process {', '.join(map(str, numbers))}" if numbers else "another process"
+
+
 def _opened(folder: Path, name: str) -> TextIO:
     """Open the file that is locked, in a folder that others may remove at the same time."""
     tries = 0
@@ -95,7 +148,7 @@ def _opened(folder: Path, name: str) -> TextIO:
                 ) from error
 
 
-def _is_still(handle: TextIO, path: Path) -> bool:
+def _is_still(handle: IO[bytes] | TextIO, path: Path) -> bool:
     """Tell whether what was locked is what others will lock: its folder may be gone meanwhile."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())

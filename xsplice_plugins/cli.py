@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         A status of ``errors.STATUSES``; 130 after an interrupt, 141 when nobody reads; the real
         tool's commands on a model end with the real tool's 0 or 1.
     """
-    from xsplice_plugins.commands import COMMANDS, check_out  # noqa: PLC0415  --version is quick
+    from xsplice_plugins.commands import (  # noqa: PLC0415  --version is quick
+        COMMANDS,
+        check_out,
+        using_bases,
+    )
 
     parser = argparse.ArgumentParser(
         prog="xsplice", description="Build, sign and prove live patches of the Xen hypervisor."
@@ -44,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         check_out(arguments)
-        status = int(arguments.run(arguments))
+        with using_bases(arguments):
+            status = int(arguments.run(arguments))
         sys.stdout.flush()
     except XspliceError as error:
         print(f"xsplice {arguments.command}: {error}", file=sys.stderr)  # noqa: T201

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from tests.faces.kit import GOOD, Face, with_xsplice, written
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
-from xsplice_plugins.artefacts import Likeness
-from xsplice_plugins.bases import adding
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
+from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
 
 VERSION = "xen/common/version.c"
@@ -22,9 +23,9 @@ OLD = "const char *xen_extra_version(void)\n{\n"
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
 
 
-def test_a_bases_name_is_taken_for_its_tree(
-    face: Face, tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fleet(tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseRecord:
+    """Make a base of the tree."""
     monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(adding, "_PROGRAMS", {})
     monkeypatch.setattr(adding, "_FILES", {})
@@ -33,14 +34,52 @@ def test_a_bases_name_is_taken_for_its_tree(
     own = TinyTree.__new__(TinyTree)
     own.root = source
     add_makefile(own)
-    record = add_base(Order(name="fleet", source=source))
+    return add_base(Order(name="fleet", source=source))
+
+
+def test_a_bases_name_is_taken_for_its_tree(
+    face: Face, tree: TinyTree, tmp_path: Path, fleet: BaseRecord
+) -> None:
     patch = written(tree, tmp_path, *GOOD)
     ended = face("xsplice", tmp_path, XEN="base:fleet", PATCH=patch)
     assert ended.status == 0, ended.text
     [made] = {path.read_text() for path in tmp_path.rglob("fix.payload.json")}
-    assert json.loads(made)["xen_depends"] == record.build_id
+    assert json.loads(made)["xen_depends"] == fleet.build_id
     ended = face("xsplice", tmp_path, XEN="base:none", PATCH=patch)
     assert (ended.status, "there is none; known: fleet" in ended.text) == (2, True), ended.text
+
+
+COMPILER = """#!/bin/sh
+flock --nonblock --exclusive {record} true && echo free >>{log} || echo held >>{log}
+exec {compiler} "$@"
+"""
+
+
+@pytest.mark.parametrize("named", ["base:fleet", "its path", "a copy"])
+def test_a_base_is_held_while_a_run_compiles(
+    face: Face,
+    tree: TinyTree,
+    tmp_path: Path,
+    fleet: BaseRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+) -> None:
+    """The compiler itself asks whether somebody could take the base away."""
+    place = store.tree_of("base:fleet")
+    log, folder = tmp_path / "log", tmp_path / "bin"
+    folder.mkdir()
+    text = COMPILER.format(record=place.parent / BASE_FILE, log=log, compiler=shutil.which(tree.cc))
+    (folder / tree.cc).write_text(text)
+    (folder / tree.cc).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    xen: object = {"its path": place, "a copy": tmp_path / "copy"}.get(named, named)
+    if named == "a copy":
+        shutil.copytree(place, tmp_path / "copy", symlinks=True)
+    patch = written(tree, tmp_path, *GOOD)
+    ended = face("xsplice-verify", tmp_path, XEN=xen, PATCH=patch, SIGNER="none")
+    assert ended.status == 0, ended.text
+    assert set(log.read_text().split()) == {"free" if named == "a copy" else "held"}
+    assert fleet == store.load_base("fleet")
 
 
 def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(

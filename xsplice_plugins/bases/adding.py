@@ -20,6 +20,7 @@ from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, ask_compiler, recip
 from xsplice_plugins.bases.sources import kind_of, unpack
 from xsplice_plugins.bases.store import (
     KEY_FILE,
+    clear,
     discard,
     empty,
     find_base,
@@ -28,7 +29,6 @@ from xsplice_plugins.bases.store import (
     places_of,
     ready_place,
     said_clearly,
-    sweep,
     take_away,
 )
 from xsplice_plugins.cache import locked
@@ -77,6 +77,10 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         CaptureError: What was built is not usable, or cannot be compared with the image.
         MachineError: A program is missing.
     """
+
+    def said(who: str) -> None:
+        progress(f"what was made before stays, for {who} uses it", 0, 0)
+
     folder = folder_of(order.name)
     check_order(order)
     rows = rows_of(order)
@@ -90,7 +94,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         ready = ready_place(order.name)
         record = _found(order, ready, key)
         if record is not None and ready is not None:
-            _clear(order.name, ready)
+            clear(order.name, ready, waiting=said)
             save(ready / ORDER_FILE, to_keep(rows, order.called))
             return record
         place = _place(order.name, ready)
@@ -103,7 +107,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
                 discard(place) if place == folder else take_away(place)
             raise
         save(place / BASE_FILE, record)  # from here on it counts
-        _clear(order.name, place)
+        clear(order.name, place, waiting=said)
         keep_inputs(place)
         return record
 
@@ -148,17 +152,6 @@ def _begin(place: Path, key: str) -> None:
             if done.name != "fetch.done":
                 done.unlink()
         (place / _MAKING).unlink(missing_ok=True)
-
-
-def _clear(name: str, ready: Path) -> None:
-    """Remove every place of a base but one."""
-    sweep()
-    folder, *others = places_of(name)
-    if folder != ready:
-        empty(folder, but=ready)
-    for place in others:
-        if place != ready and place.exists():
-            take_away(place)
 
 
 def _made(work: _Work, rows: tuple[str, ...]) -> BaseRecord:

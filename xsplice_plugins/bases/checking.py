@@ -14,7 +14,7 @@ from xsplice_plugins.artefacts import BaseRecord, Likeness, read_file
 from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
-from xsplice_plugins.bases.store import KEY_FILE, load_base, ready_place
+from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
 from xsplice_plugins.elf.layouts import has_types
 from xsplice_plugins.elf.moved import moved_structures
 from xsplice_plugins.elf.reader import read_elf
@@ -157,9 +157,12 @@ def check_base(name: str) -> BaseRecord:
         MachineError: Its compiler is not there any more.
         RefusedError: It is not any more what its record says; what differs is named.
     """
+    with used(f"{PREFIX}{name}") as tree:
+        return _checked(name, tree.parent)
+
+
+def _checked(name: str, folder: Path) -> BaseRecord:
     record = load_base(name)
-    folder = ready_place(name)
-    assert folder is not None, "it was loaded"
     kept = read_kept(folder)
     given = kept.value("image")
     shipped = vendor.find(folder, None, None)

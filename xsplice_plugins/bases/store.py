@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
-from xsplice_plugins.cache import cache_folder, locked
+from xsplice_plugins.cache import cache_folder, held, holders_of, locked
 from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 PREFIX = "base:"  #: of a value of ``XEN`` that names a base
 KEY_FILE = "key"  #: says what a place is made of, from the first step on
@@ -104,6 +104,46 @@ def find_base(name: str) -> tuple[BaseRecord, Path]:
     return record, place / "tree"
 
 
+@contextlib.contextmanager
+def used(
+    xen: str | Path, *, waiting: Callable[[str], object] = lambda _who: None
+) -> Iterator[Path]:
+    """Keep others from taking a base away while a run uses it.
+
+    Args:
+        xen: A path, or ``base:NAME``. A path in a base's tree uses that base, another one none.
+        waiting: Told who takes it away when somebody does.
+
+    Yields:
+        The path that it stands for.
+
+    Raises:
+        ConfigError: There is no such base, or its making has not ended.
+        MachineError: It may not be read.
+    """
+    while True:
+        path = tree_of(xen)
+        record = _record_of(path)
+        if record is None:
+            yield path
+            return
+        with contextlib.ExitStack() as stack:
+            with said_clearly(record):
+                is_held = stack.enter_context(held(record, is_shared=True, waiting=waiting))
+            if is_held:
+                yield path
+                return
+
+
+def _record_of(path: Path) -> Path | None:
+    """Return the record of the base that a path lies in; ``None`` outside of one."""
+    real = Path(os.path.realpath(path))
+    for folder in (real, *real.parents):
+        if folder.name == "tree" and (folder.parent / BASE_FILE).is_file():
+            return folder.parent / BASE_FILE
+    return None
+
+
 def load_base(name: str) -> BaseRecord:
     """Return what a base is.
 
@@ -162,12 +202,12 @@ def _holds(name: str, *files: str) -> bool:
         return True
 
 
-def remove_base(name: str, *, waiting: Callable[[], object] = lambda: None) -> None:
-    """Remove a base, ready or not, damaged or not.
+def remove_base(name: str, *, waiting: Callable[[str], object] = lambda _who: None) -> None:
+    """Remove a base, ready or not, damaged or not, once nobody uses it.
 
     Args:
         name: The base's.
-        waiting: Called when somebody else works on it.
+        waiting: Told who works on it, or uses it.
 
     Raises:
         ConfigError: There is none.
@@ -176,7 +216,10 @@ def remove_base(name: str, *, waiting: Callable[[], object] = lambda: None) -> N
     folder = folder_of(name)
     with said_clearly(folder):
         if folder.is_dir() and not folder.is_symlink():
-            with locked(folder, waiting=waiting):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(locked(folder, waiting=lambda: waiting("another run")))
+                for place in places_of(name):
+                    stack.enter_context(held(place / BASE_FILE, waiting=waiting))
                 is_there = any(path.name != _LOCK for path in folder.iterdir())
                 discard(folder)
             if is_there:
@@ -203,18 +246,43 @@ def sweep() -> None:
         take_away(path)
 
 
-def empty(place: Path, *, but: Path | None = None) -> None:
-    """Remove what lies in a place; the lock stays, and so does a place in it.
+def clear(name: str, ready: Path, *, waiting: Callable[[str], object]) -> None:
+    """Remove every place of a base but one, and those that a run still uses.
+
+    Args:
+        name: The base's, whose lock is held.
+        ready: The place that stays.
+        waiting: Told who uses one; a later call removes it.
+    """
+    sweep()
+    folder, *others = places_of(name)
+    kept = {ready}
+    for place in (*others, folder):
+        record = place / BASE_FILE
+        if place == ready or not place.exists():
+            continue
+        with held(record) as is_unused:
+            if record.is_file() and not is_unused:
+                waiting(holders_of(record))
+                kept.add(place)
+            elif place == folder:
+                empty(place, but=kept)
+            else:
+                take_away(place)
+
+
+def empty(place: Path, *, but: Collection[Path] = ()) -> None:
+    """Remove what lies in a place; the lock stays, and so do places in it.
 
     Args:
         place: Of a base.
-        but: Stays.
+        but: They stay.
     """
     # What says that it is ready goes first: a half removed base is none.
     for name in (BASE_FILE, KEY_FILE, *(path.name for path in place.glob("*.done"))):
         (place / name).unlink(missing_ok=True)
     for path in place.iterdir():
-        if path.name == _LOCK or path == but:
+        if path.name == _LOCK or path in but:
             continue
         if path.is_dir() and not path.is_symlink():
             take_away(path)

@@ -2,7 +2,7 @@
 """The subcommands of ``xsplice``: arguments in, one call of the pipeline, a file or a text out."""
 
 from xsplice_plugins.commands import bases, handmade, judge, patching, stages, telling, trying
-from xsplice_plugins.commands.words import check_out
+from xsplice_plugins.commands.words import check_out, using_bases
 
 _ROWS = (
     patching.COMMANDS
@@ -15,4 +15,4 @@ _ROWS = (
 )
 COMMANDS = (*_ROWS, telling.reference_row(_ROWS))
 
-__all__ = ["COMMANDS", "check_out"]
+__all__ = ["COMMANDS", "check_out", "using_bases"]

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from argparse import SUPPRESS
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,15 @@ def _base(arguments: Namespace) -> int:
         said = {"name": arguments.name, "tree": artefacts.plain(tree)}
         show(artefacts.to_json(said) if arguments.json else f"{tree}\n")
     elif deed == "remove":
-        store.remove_base(
-            arguments.name, waiting=lambda: sys.stderr.write("waiting for another run ...\n")
-        )
+        store.remove_base(arguments.name, waiting=partial(_wait, arguments.name))
         show(artefacts.to_json({"name": arguments.name}) if arguments.json else "")
     else:
         return _list(is_json=arguments.json)
     return 0
+
+
+def _wait(name: str, who: str) -> None:
+    sys.stderr.write(f"base {name}: {who} uses it; waiting for its end ...\n")
 
 
 def _list(*, is_json: bool) -> int:

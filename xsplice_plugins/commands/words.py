@@ -7,16 +7,17 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import pipeline, settings
 from xsplice_plugins.artefacts import check_replaceable, plain, record_path
-from xsplice_plugins.bases.store import tree_of
+from xsplice_plugins.bases.store import used
 from xsplice_plugins.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: name, what it does, how to add its arguments, what to run
 Row = tuple[str, str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]
@@ -62,8 +63,27 @@ def tree_base(arguments: Namespace) -> pipeline.Base:
 
 
 def tree_path(xen: str) -> Path:
-    """Return the absolute path that a value of ``XEN`` stands for."""
-    return tree_of(xen).absolute()
+    """Return the absolute path of ``XEN``, which `using_bases` has made of a base's name."""
+    return Path(xen).absolute()
+
+
+@contextmanager
+def using_bases(arguments: Namespace) -> Iterator[None]:
+    """Keep others from taking away the bases that a subcommand reads, until it ends.
+
+    Args:
+        arguments: Of any subcommand, as parsed; ``XEN`` becomes the path that it stands for.
+    """
+    with ExitStack() as stack:
+        if getattr(arguments, "XEN", ""):
+            arguments.XEN = str(stack.enter_context(used(arguments.XEN, waiting=_wait)))
+        if getattr(arguments, "xen_syms", None):
+            stack.enter_context(used(arguments.xen_syms, waiting=_wait))
+        yield
+
+
+def _wait(who: str) -> None:
+    sys.stderr.write(f"the base is being removed by {who}; waiting for its end ...\n")
 
 
 def checks_path(payload: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import SCons.Errors
 import SCons.SConsign
 
 from xsplice_plugins import artefacts, pipeline, settings
-from xsplice_plugins.bases.store import PREFIX, tree_of
+from xsplice_plugins.bases.store import PREFIX, used
 from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
 from xsplice_plugins.kbuild.tree import XenTree, locate_tree
 
@@ -80,10 +80,18 @@ def heed_full_disk(folder: Path) -> None:
     SCons.SConsign.write = written
 
 
+#: What ends with the process: the hold on the bases that it uses.
+_USED = ExitStack()
+
+
 @cache
-def located(xen: Path) -> XenTree:
-    """Return the built tree at a path; it is read once in a run of SCons."""
-    return locate_tree(xen)
+def located(xen: str | Path) -> XenTree:
+    """Return a built tree, which a run of SCons reads once; a base is held to the run's end."""
+    return locate_tree(_USED.enter_context(used(xen, waiting=_say_gone)))
+
+
+def _say_gone(who: str) -> None:
+    sys.stderr.write(f"xsplice: the base is being removed by {who}; this run waits for it\n")
 
 
 def tree_at(env: Environment, xen: object) -> XenTree:
@@ -94,7 +102,7 @@ def tree_at(env: Environment, xen: object) -> XenTree:
         CaptureError: It is not built, or not for live patching.
     """
     is_named = isinstance(xen, str) and xen.startswith(PREFIX)
-    return located(tree_of(str(xen)) if is_named else absolute(env, xen, "XEN"))
+    return located(str(xen) if is_named else absolute(env, xen, "XEN"))
 
 
 @contextmanager
