@@ -54,8 +54,12 @@ def test_what_boots_and_settings_are_held_against_the_image_before_the_build(
 
 
 def locate_build_id(image: Path) -> bytes:
-    line = ["objcopy", "-O", "binary", "--only-section=.note.gnu.build-id", image, "/dev/stdout"]
-    return subprocess.run(line, capture_output=True, check=True).stdout
+    note = image.with_name("note")
+    line = ["objcopy", "-O", "binary", "--only-section=.note.gnu.build-id", image, note]
+    subprocess.run(line, check=True)
+    data = note.read_bytes()
+    note.unlink()
+    return data
 
 
 def test_a_base_is_not_made_of_a_base(own: Path) -> None:
