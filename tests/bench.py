@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,6 +167,7 @@ def main() -> int:
         tree = Tree(Path(root), folder)
         one_file(tree, folder / "one")
         base(tree, folder / "one")
+        imported(folder / "imported")
         model(tree)
         header(tree, folder / "header")
         full_rebuild(tree, folder / "rebuild")
@@ -265,6 +267,31 @@ def base(tree: Tree, build: Path) -> None:
 
     took, kept = in_turn(run, prove_again, forget)
     report("match of the whole tree, once for each base", took - kept, 0.0, 10.0, "floor")
+
+
+def imported(build: Path) -> None:
+    """Measure a one-line fix on a base made of an unbuilt tree, against the same built tree."""
+    named = dict(
+        word.split("=", 1) for word in os.environ.get("XSPLICE_TREES", "").split(",") if word
+    )
+    if not {"built", "imported"} <= named.keys():
+        print("     imported base: XSPLICE_TREES=built=TREE,imported=TREE is not set")  # noqa: T201
+        return
+    case = "extra-version"
+    release = locate_tree(Path(named["built"])).release.rpartition(".")[0]
+    fix = ROOT / "xen-patches/regression" / release / case / "fix.patch"
+
+    def run(name: str) -> None:
+        scons("xsplice", build / name, XEN=named[name], PATCH=fix, NAME=case).assert_success()
+
+    def forget(below: str) -> None:
+        for name in ("built", "imported"):
+            shutil.rmtree(build / name / below, ignore_errors=True)
+
+    for what, below in (("first", ""), ("kept", case)):
+        before = partial(forget, below)
+        took, floor = in_turn(lambda: run("imported"), lambda: run("built"), before, 3)
+        report(f"one-file fix, imported base, {what}", took, floor, 1.2 * floor, "built tree")
 
 
 def header(tree: Tree, build: Path) -> None:

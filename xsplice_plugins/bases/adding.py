@@ -225,7 +225,8 @@ class _Work:
             run_logged(line, log=self.log)
 
     def _recipe(self) -> Recipe:
-        return recipe_of(self.tree, self.order.make, self.order.compiler)
+        recipe = recipe_of(self.tree, self.order.make, self.order.compiler)
+        return shipped.built_alike(recipe, self._shipped().image)
 
     def _shipped(self) -> shipped.Shipped:
         return shipped.find(self.folder, self.order.image, self.order.boot)

@@ -174,6 +174,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     try:
         recipe = recipe_of(folder / "tree", kept.values("make"), kept.value("compiler"))
         tree, found = _matched(folder)
+        recipe = vendor.built_alike(recipe, tree.xen_syms if shipped.image else None)
         pipeline.check_inputs(tree)
         origin = (origin_of(folder, kept.called), recipe, shipped)
         key = key_of(kept.rows)

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import tempfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xsplice_plugins.artefacts import read_file
-from xsplice_plugins.bases.recipes import compilers_of
-from xsplice_plugins.elf.banner import release_of_image
+from xsplice_plugins.bases.recipes import Recipe, compilers_of
+from xsplice_plugins.elf.banner import release_of_image, told_by_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
 from xsplice_plugins.kbuild.configured import (
@@ -22,6 +23,17 @@ from xsplice_plugins.kbuild.configured import (
 )
 from xsplice_plugins.kbuild.tree import release_of_source
 from xsplice_plugins.target.machines import MACHINES
+
+#: Variables of Xen's build, and the function that answers with each (xen/build.mk, version.c).
+_TOLD = {
+    "XEN_BUILD_DATE": "xen_compile_date",
+    "XEN_BUILD_HOST": "xen_compile_host",
+    "XEN_BUILD_TIME": "xen_compile_time",
+    "XEN_DOMAIN": "xen_compile_domain",
+    "XEN_EXTRAVERSION": "xen_extra_version",
+    "XEN_WHOAMI": "xen_compile_by",
+}
+_PLAIN = re.compile(r"[\w .,:+@()\[\]~-]*")  #: what neither make nor its sed reads otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +168,27 @@ def named(boot: Path, own: Path, image: Path) -> bytes:
         f"--boot {boot}: {count} bytes of {len(their)} are not those of what these sources give; "
         "give --image, its xen-syms, which tells functions and data apart"
     )
+
+
+def built_alike(recipe: Recipe, image: Path | None) -> Recipe:
+    """Let make write into the build what the shipped image says of its own: who, where and when.
+
+    Args:
+        recipe: A vendor's own recipe, which brings an environment, stays as it is.
+        image: The shipped ``xen-syms``, if there is one.
+
+    Raises:
+        ConfigError: It is no image.
+    """
+    if image is None or recipe.environment:
+        return recipe
+    told = told_by_image(_read(image), _TOLD.values())
+    environment = tuple(
+        (name, told[function])
+        for name, function in _TOLD.items()
+        if function in told and _PLAIN.fullmatch(told[function])
+    )
+    return replace(recipe, environment=environment)
 
 
 def check_config(found: Shipped, config: Path) -> None:

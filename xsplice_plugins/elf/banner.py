@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which release of Xen an image says it is."""
+"""Which release of Xen an image says it is, and who built it and when."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, ET_REL
 from xsplice_plugins.errors import ElfError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from xsplice_plugins.elf.reader import ElfFile
 
 _CODE_BYTES = 32
@@ -36,17 +38,38 @@ def release_of_image(elf: ElfFile) -> str | None:
         functions = elf.values_of(*_NAMES)
         if len(functions) != len(_NAMES):
             return None
-        is_x86 = elf.machine == EM_X86_64
-        number, text = (_x86_number, _x86_text) if is_x86 else (_arm64_number, _arm64_text)
+        number = _x86_number if elf.machine == EM_X86_64 else _arm64_number
         major, minor = (number(elf, functions[name]) for name in _NAMES[:2])
-        place = text(elf, functions[_NAMES[2]])
-        extra = b"" if place is None else _at(elf, place, _TEXT_BYTES)
+        extra = _text(elf, functions[_NAMES[2]])
     except ElfError:
         return None
     point = re.match(rb"\.(\d{1,3})(?=\D)", extra)
     if major is None or minor is None or not (point or extra.startswith(b"-unstable")):
         return None
     return f"{major}.{minor}.{int(point[1]) if point else 0}"
+
+
+def told_by_image(elf: ElfFile, names: Collection[str]) -> dict[str, str]:
+    """Return the texts that functions of an image answer with.
+
+    Args:
+        elf: A hypervisor's image.
+        names: Functions that do nothing but return a constant text.
+
+    Returns:
+        The text of each that the image has in the few instructions that are known.
+    """
+    if elf.type == ET_REL or elf.machine not in {EM_X86_64, EM_AARCH64}:
+        return {}
+    found = {}
+    for name in names:
+        try:
+            text, end, _ = _text(elf, elf.values_of(name)[name]).partition(b"\0")
+        except (ElfError, KeyError):
+            continue
+        if end and text.isascii():
+            found[name] = text.decode()
+    return found
 
 
 _NAMES = ("xen_major_version", "xen_minor_version", "xen_extra_version")
@@ -59,6 +82,12 @@ def _at(elf: ElfFile, addr_virt: int, size_bytes: int) -> bytes:
         if section.is_alloc and 0 <= offset < len(section.data):
             return section.data[offset : offset + size_bytes]
     return b""
+
+
+def _text(elf: ElfFile, addr_virt: int) -> bytes:
+    """Return what lies where a function's answer leads to; nothing if it is no such function."""
+    place = (_x86_text if elf.machine == EM_X86_64 else _arm64_text)(elf, addr_virt)
+    return b"" if place is None else _at(elf, place, _TEXT_BYTES)
 
 
 def _x86_number(elf: ElfFile, addr_virt: int) -> int | None:

@@ -115,6 +115,51 @@ def test_a_structure_that_the_shipped_image_has_otherwise_is_kept(
     assert added(trees["sources"].root).structures is None, "there is nothing to compare with"
 
 
+DATED = """#include <xen/date.h>
+const char *xen_compile_date(void) { return DATE; }
+"""
+#: As Xen's build.mk: what the image says of its build comes from make's variables.
+DATING = r"""
+common/version.o: date
+date:
+	echo '#define DATE "$(XEN_BUILD_DATE)"' >include/xen/date.h
+"""
+
+
+@pytest.mark.parametrize(
+    ("shipped_on", "words", "likeness"),
+    [
+        ("Mon Jan  1 10:00:00 UTC 2024", (), Likeness.IDENTICAL),
+        ("", (), Likeness.IDENTICAL),
+        ("Mon Jan  1", ("XEN_BUILD_DATE=Tue Jan  2",), Likeness.MATCHED),
+        ("1/1 $(shell touch gone)", (), Likeness.MATCHED),
+    ],
+)
+def test_the_build_says_the_date_of_the_shipped_image(
+    tmp_path: Path, shipped_on: str, words: tuple[str, ...], likeness: Likeness
+) -> None:
+    """Else each fix of the object that holds it would meet an image that differs."""
+    tree = TinyTree(tmp_path / "sources")
+    date = tree.root / "xen/include/xen/date.h"
+    date.write_text(f'#define DATE "{shipped_on}"\n')
+    with (tree.root / "xen/common/version.c").open("a") as file:
+        file.write(DATED)
+    tree.build()
+    add_makefile(tree)
+    (tree.root / "xen/common/extra.mk").write_text(DATING)
+    date.write_text('#define DATE "of this build"\n')
+    image = (tree.root / "xen/xen-syms").rename(tmp_path / "xen-syms")
+    (tree.root / "xen/xen").unlink()
+    record = added(tree.root, image=image, make=words)
+    is_known = "$" not in shipped_on
+    assert record.environment == ((("XEN_BUILD_DATE", shipped_on),) if is_known else ())
+    assert record.likeness is likeness
+    is_other = likeness is Likeness.MATCHED
+    assert record.differs == (("xen_compile_date (common/version.o)",) if is_other else ())
+    assert check_base("fleet") == record
+    assert not list(tree.root.rglob("gone"))
+
+
 def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:
     (own / "xen-syms").unlink()
     record = added(own)

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.kit.differ_inputs import Compiler, every_compiler
-from xsplice_plugins.elf.banner import release_of_image
+from xsplice_plugins.elf.banner import release_of_image, told_by_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import ET_REL
 
 pytestmark = pytest.mark.toolchain
 
@@ -82,3 +84,14 @@ def test_what_does_not_tell_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "version.c").write_text(said())
     subprocess.run(["gcc", "-c", "version.c", "-o", "version.o"], cwd=tmp_path, check=True)
     assert release_of_image(read_elf((tmp_path / "version.o").read_bytes(), "version.o")) is None
+
+
+@every_compiler()
+def test_texts_that_functions_answer_with(compiler: Compiler, tmp_path: Path) -> None:
+    more = 'const char *told(void) { return "who"; }\nint odd(int a) { return a * 3; }\n'
+    more += 'const char *empty(void) { return ""; }\n'
+    more += f'const char *far(void) {{ return "{"x" * 99}"; }}\n'
+    elf = image(tmp_path, said() + more, compiler.command)
+    names = ("told", "odd", "empty", "far", "none")
+    assert told_by_image(elf, names) == {"told": "who", "empty": ""}
+    assert told_by_image(replace(elf, type=ET_REL), names) == {}
