@@ -164,7 +164,7 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
         line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source), "-C"]
         run_logged([*line, str(place)], log=log)
     elif kind is Kind.DSC:
-        line = ["dpkg-source", "--no-check", "-x", str(source), str(place / "source")]
+        line = ["dpkg-source", "-x", str(source), str(place / "source")]
         run_logged(line, log=log)
     else:
         topdir = f"_topdir {place / 'rpm'}"
