@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from difflib import unified_diff
 from pathlib import Path
@@ -54,12 +55,14 @@ class TinyTree:
         *,
         is_split: bool = True,
         names_links: bool = False,
+        out: str = "",
     ) -> None:
         """Write the sources and build them.
 
-        Until Xen 4.16 functions share a section; some releases name a source by its link.
+        Until Xen 4.16 functions share a section; some releases name a source by its link. ``out``
+        is the folder below ``xen`` that make got as ``O=``.
         """
-        self.names_links = names_links
+        self.names_links, self.out = names_links, out
         self.split = "-ffunction-sections -fdata-sections" if is_split else ""
         self.root, self.cc, self.flags = root, cc, flags
         for path, text in SOURCES.items():
@@ -71,7 +74,13 @@ class TinyTree:
 
     def build(self) -> None:
         """Compile everything as Xen 4.17 does, with a record beside each target."""
-        folder = self.root / "xen"
+        folder = self.root / "xen" / self.out
+        if self.out:
+            for name in ("common", "arch/x86"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / ".config").write_text(SOURCES["xen/.config"])
+            (folder / "Makefile").write_text(f"include {self.root}/xen/Makefile\n")
+            (self.root / "xen/.config").unlink(missing_ok=True)
         for source in ("livepatch", "version", "setup", "user", "boot"):
             self.compile(f"common/{source}.c", f"common/{source}.o")
         self.compile("arch/x86/linked.c", "arch/x86/linked.o")
@@ -83,12 +92,14 @@ class TinyTree:
         objects += " common/entry.o arch/x86/linked.o"
         self._record("common/built_in.o", f"ld -r -o common/built_in.o {objects}")
         self._record("prelink.o", "ld -r -o prelink.o common/built_in.o")
-        self._run("ld --build-id=sha1 -T tiny.lds -e livepatch -o xen-syms prelink.o", folder)
+        script = os.path.relpath(self.root / "xen/tiny.lds", folder)
+        self._run(f"ld --build-id=sha1 -T {script} -e livepatch -o xen-syms prelink.o", folder)
         self._run("objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen", folder)
 
     def compile(self, source: str, target: str) -> None:
         """Compile one file, with a record beside the object; both paths are below ``xen``."""
-        folder = self.root / "xen"
+        folder, sources = self.root / "xen" / self.out, self.root / "xen"
+        up = f"{os.path.relpath(sources, folder)}/" if self.out else ""
         name = Path(target).name
         temporary = target.replace(name, f".{name}.tmp")
         depends = target.replace(name, f".{name}.d")
@@ -96,14 +107,14 @@ class TinyTree:
         output = temporary if is_c else target
         command = (
             f"{self.cc} -MMD -MP -MF {depends} -O2 {self.flags} {self.split} "
-            f"-I./include '-D__OBJECT_LABEL__={target}' -c {source} -o {output} "
+            f"-I./{up}include '-D__OBJECT_LABEL__={target}' -c {up}{source} -o {output} "
             f"-MQ {target}"
         )
         self._run(command, folder)
         rule = (folder / depends).read_text().replace("\\\n", " ").split("\n", 1)[0]
         inputs = rule.split(":", 1)[1].split()
         if is_c:
-            shown = str((folder / source).resolve().relative_to(folder.resolve()))
+            shown = str((sources / source).resolve().relative_to(sources.resolve()))
             shown = source if self.names_links else shown
             rename = f"--redefine-sym {Path(source).name}={shown}"
             self._run(f"objcopy {rename} {temporary} {target} && rm -f {temporary}", folder)
@@ -111,17 +122,17 @@ class TinyTree:
         lines = "".join(f"  {word} \\\n" for word in inputs)
         escaped = command.replace("$", "$$")
         self._cmd(target).write_text(
-            f"cmd_{target} := {escaped}\n\nsource_{target} := {source}\n\n"
+            f"cmd_{target} := {escaped}\n\nsource_{target} := {up}{source}\n\n"
             f"deps_{target} := \\\n    $(wildcard include/config/debug.h) \\\n{lines}\n"
             f"{target}: $(deps_{target})\n\n$(deps_{target}):\n"
         )
 
     def _record(self, target: str, command: str) -> None:
-        self._run(command, self.root / "xen")
+        self._run(command, self.root / "xen" / self.out)
         self._cmd(target).write_text(f"cmd_{target} := {command}\n")
 
     def _cmd(self, target: str) -> Path:
-        path = self.root / "xen" / target
+        path = self.root / "xen" / self.out / target
         return path.with_name(f".{path.name}.cmd")
 
     @staticmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -97,10 +97,22 @@ def read_index(tree: XenTree) -> Index:
     """
     build_root = str(tree.build_root)
     listing = scan(build_root)
+    if tree.is_out_of_source:
+        listing = replace(listing, links={**_links_of_sources(tree), **listing.links})
     texts = {
         (folder, name): record_text(build_root, folder, name) for folder, name in listing.records
     }
     return Index(tree=tree, listing=listing, texts=texts, canonical={})
+
+
+def _links_of_sources(tree: XenTree) -> dict[str, str]:
+    """Return the links among the sources of an ``O=`` build, relative to the build folder."""
+    source, build = str(tree.hypervisor_source), str(tree.build_root)
+    return {
+        os.path.relpath(f"{source}/{link}", build): text
+        for link, text in scan(source).links.items()
+        if not f"{source}/{link}".startswith(f"{build}/")
+    }
 
 
 def _inside(word: str, roots: tuple[str, ...]) -> str:
@@ -178,8 +190,9 @@ def canonical_in(index: Index, folder: str, word: str) -> str:
 def _canonical(tree: XenTree, links: dict[str, str], folder: str, word: str) -> str:
     build = str(tree.build_root)
     path = os.path.normpath(os.path.join(build, folder, word))
+    roots = (f"{build}/", f"{tree.hypervisor_source}/")
     for _ in range(8):  # a link to a link; more would be a loop
-        inside = os.path.relpath(path, build) if path.startswith(build + "/") else ""
+        inside = os.path.relpath(path, build) if path.startswith(roots) else ""
         link = next((part for part in _prefixes(inside) if part in links), None) if inside else None
         if link is None:
             break
@@ -206,7 +219,7 @@ def folders_that_lead_to(index: Index, touched: set[str]) -> set[str]:
     tree = index.tree
     build = "" if tree.build_dir == "." else tree.build_dir + "/"
     folders = {
-        os.path.dirname(build + link)
+        os.path.dirname(os.path.normpath(build + link))
         for link in index.listing.links
         for path in [canonical_in(index, "", link)]
         if any(file == path or file.startswith(path + "/") for file in touched)
@@ -227,10 +240,11 @@ def folders_that_lead_to(index: Index, touched: set[str]) -> set[str]:
 
 def _dotted(text: str) -> set[str]:
     """Return the words of a record that lead through a ``..``; a regex takes ten times as long."""
-    if "/../" not in text:
+    if "../" not in text:
         return set()
     words = set(text.translate(_QUOTES).split())
-    return {word for word in words if word.find("/../", 1, len(word) - 1) >= 0}
+    within = {word for word in words if word.find("/../", 1, len(word) - 1) >= 0}
+    return within | {word for word in words if word.startswith("../") and word != "../"}
 
 
 def _prefixes(path: str) -> list[str]:

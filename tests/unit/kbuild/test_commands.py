@@ -15,7 +15,7 @@ from xsplice_plugins.kbuild.commands import run
 from xsplice_plugins.kbuild.indexing import _dotted
 
 #: What a word that leads through a ``..`` is, said once more in another way.
-DOTTED = re.compile(r"[^\s<>\"']+/\.\./[^\s<>\"']+")
+DOTTED = re.compile(r"(?<![^\s<>\"'])(?:[^\s<>\"']+/)?\.\./[^\s<>\"']+")
 
 
 def test_long_output_comes_whole(tmp_path: Path) -> None:
@@ -31,7 +31,8 @@ def test_a_line_that_fails_says_what_it_said(tmp_path: Path) -> None:
 
 def test_words_through_a_parent_folder_are_found() -> None:
     text = "deps_a.o := ./a/../b.h \\\n  $(wildcard x.h) \"c/../../d.h\" /../e.h g/../ 'h/../i'"
-    assert _dotted(text) == {"./a/../b.h", "c/../../d.h", "h/../i"}
+    text += " ../j k../l ../"
+    assert _dotted(text) == {"./a/../b.h", "c/../../d.h", "h/../i", "../j"}
 
 
 @given(st.text(alphabet="a/. \n\"'<\x1f\u2003", max_size=40))
