@@ -278,7 +278,7 @@ def test_a_tree_that_is_gone_is_told_and_made_again(own: Path) -> None:
     edit(own, "xen:\n\tfalse\n", "xen: xen-syms\n", "xen/Makefile")
     add_base(Order(name="fleet", source=own))
     shutil.rmtree(store.folder_of("fleet") / "tree")
-    with pytest.raises(RefusedError, match="not any more what was added"):
+    with pytest.raises(MachineError, match="its tree is gone"):
         check_base("fleet")
 
 
