@@ -50,7 +50,10 @@ def test_a_bases_name_is_taken_for_its_tree(
 
 
 COMPILER = """#!/bin/sh
+exec 9>{log}.lock
+flock 9
 flock --nonblock --exclusive {record} true && echo free >>{log} || echo held >>{log}
+exec 9>&-
 exec {compiler} "$@"
 """
 
