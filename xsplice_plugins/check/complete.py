@@ -21,14 +21,14 @@ from xsplice_plugins.check.compare import (
     title,
     units_of,
 )
-from xsplice_plugins.check.homes import Homes, find_homes, homes_in, users
+from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
-from xsplice_plugins.check.objects import Unit, read_object
+from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
-from xsplice_plugins.elf.types import SHN_LORESERVE
+from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF
 
 
 class _Report:
@@ -49,6 +49,10 @@ class _Report:
     def add(self, subject: str, text: str) -> None:
         self.differences[subject, text] = None
 
+
+#: What compilers put data into; behind it there may be the datum's own name.
+_PLAIN = (".data", ".bss", ".rodata", ".data.rel", ".data.rel.local", ".data.rel.ro",
+          ".data.rel.ro.local")  # fmt: skip
 
 #: A new object, or a baseline, with its twins: as it is, but lines are others.
 _Sides = list[tuple[Side, list[Side]]]
@@ -88,6 +92,9 @@ def check_payload(
         new, *others = (_side(running, row.path, data, old) for data in (row.new, *twins))
         sides.append((new, others))
     done = _compare(check, report, sides)
+    for side, _ in sides:
+        if side.obj.path in olds:
+            _gone(report, olds[side.obj.path], side)
     _hooks(check, report, [side for side, _ in sides])
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
@@ -116,7 +123,9 @@ def _side(running: Image, path: str, data: bytes, old: Side | None) -> Side:
 
 def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
     """Compare all functions and variables of some objects; return the records that are theirs."""
+    wanted: set[str] = set()  # names of other objects
     for side, _ in sides:
+        wanted |= {s.name for s in side.obj.elf.symbols if s.shndx == SHN_UNDEF}
         for name, symbol in side.obj.globals.items():
             if symbol.shndx < SHN_LORESERVE and side.obj.elf.sections[symbol.shndx].is_alloc:
                 check.definers[name] = (side, side.obj.unit_at(symbol.shndx, symbol.value))
@@ -124,7 +133,7 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
     done: set[Record] = set()
     for side, twins in sides:
         done.update(_functions(check, report, side, twins))
-        _variables(check, report, side)
+        _variables(check, report, side, wanted)
         report.boot_only |= dict.fromkeys(_boot_only(check, side, twins))
     return done
 
@@ -269,20 +278,23 @@ def _relinked(report: _Report, sides: list[Side]) -> None:
                     report.add(unit.name, f"{side.obj.path} has it too, static on one side alone")
 
 
-def _variables(check: Comparison, report: _Report, side: Side) -> None:
+def _variables(check: Comparison, report: _Report, side: Side, wanted: set[str]) -> None:
     """Compare what other objects may see or a linker script gathers: data of the image."""
-    obj, used = side.obj, users(side.obj, is_wide=True)
+    obj, listed = side.obj, unreferenced(side.obj)
     for unit in units_of(obj, is_code=False):
         section, home = obj.elf.sections[unit.section], side.homes.of(unit)
         is_local = unit.symbol is None or unit.symbol.is_local
         is_constant = obj.is_constant(unit.section)
+        is_listed = (unit.section, unit.start) in listed
         if obj.is_boot_only(unit.section) or section.name.startswith(".livepatch"):
             continue
         if home is None:
-            if is_local and not is_constant and (unit.section, unit.start) not in used:
-                text = "it is new and nothing refers to it: a list made at link time lacks it"
+            text = "it is new and nothing refers to it: a list made at link time lacks it"
+            if is_local and is_listed:
                 report.add(title(obj, unit), text)
-        elif not (is_constant and is_local):
+            elif is_listed and unit.name not in wanted and not _is_plain(obj, unit):
+                check.note(f"{unit.name}: {text}")
+        elif is_listed or not (is_constant and is_local):
             assert unit.symbol is not None
             text = check.attempt(side, own_size(obj, unit), home)
             names = [*names_of(obj, unit), side.homes.renamed.get((unit.section, unit.start), "")]
@@ -292,6 +304,22 @@ def _variables(check: Comparison, report: _Report, side: Side) -> None:
                 text = f"it has {unit.symbol.size_bytes} bytes, in the image {max(olds)}"
             if text:
                 report.add(unit.name, f"its first value is not the image's: {text}")
+
+
+def _is_plain(obj: ObjectFile, unit: Unit) -> bool:
+    """Tell whether a datum lies in a section that compilers choose."""
+    name = obj.elf.sections[unit.section].name.removesuffix(f".{unit.symbol and unit.symbol.name}")
+    return name in _PLAIN
+
+
+def _gone(report: _Report, old: Side, side: Side) -> None:
+    """Find what a linker script gathers of the object before, and the new one has no more."""
+    listed, kept = unreferenced(old.obj), set(side.homes.by_unit.values())
+    for unit in units_of(old.obj, is_code=False):
+        is_left = (unit.section, unit.start) in listed and not old.obj.is_boot_only(unit.section)
+        home = old.homes.of(unit) if is_left and unit.symbol and unit.symbol.is_local else None
+        if home is not None and home not in kept:
+            report.add(unit.name, "it is gone, and a list made at link time still has it")
 
 
 def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from xsplice_plugins.check.base import Placed
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit
-from xsplice_plugins.elf.types import STT_SECTION
+from xsplice_plugins.check.tables import layout_of
+from xsplice_plugins.elf.types import EM_AARCH64, STT_SECTION
 
 _NUMBERED = re.compile(r"(.+?)\.(\d+)$")
 _SPECIALISED = re.compile(r"(?:\.(?:isra|constprop|part)\.\d+)+$")
@@ -88,29 +89,53 @@ def _named_units(obj: ObjectFile) -> Iterator[Unit]:
             yield from (unit for unit in obj.units(row.index) if unit.name)
 
 
-def users(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, set[str]]:
-    """Map each unit to the names, without numbers, of the units that refer to it.
-
-    Args:
-        obj: The object.
-        is_wide: Count every unit that a reference may mean, not the likeliest alone.
-    """
-    counts = _use_counts(obj, is_wide=is_wide)
-    return {key: set(names) for key, names in counts.items()}
+def users(obj: ObjectFile) -> dict[Key, set[str]]:
+    """Map each unit to the names, without numbers, of the units that refer to it."""
+    return {key: set(names) for key, names in _use_counts(obj).items()}
 
 
-def _use_counts(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, Counter[str]]:
-    """Count how often each unit is referred to by each function or datum."""
-    result: dict[Key, Counter[str]] = {}
+def _uses(obj: ObjectFile) -> Iterator[tuple[Unit, list[Unit]]]:
+    """Give each reference within an object: who refers, and the units that may be meant."""
     for row in obj.loaded:
         for ref in obj.refs(row.index):
             if 0 < ref.symbol.shndx < len(obj.elf.sections) and not obj.is_merged(ref.symbol.shndx):
-                units = meant(obj, ref, row.index)
-                user = obj.unit_at(row.index, ref.at).name or row.name
-                for unit in units if is_wide else units[:1]:
-                    counts = result.setdefault((unit.section, unit.start), Counter())
-                    counts[stem_of(user) or user] += 1
+                yield obj.unit_at(row.index, ref.at), meant(obj, ref, row.index)
+
+
+def _use_counts(obj: ObjectFile) -> dict[Key, Counter[str]]:
+    """Count how often each unit is referred to by each function or datum."""
+    result: dict[Key, Counter[str]] = {}
+    for user, (unit, *_) in _uses(obj):
+        name = user.name or obj.elf.sections[user.section].name
+        counts = result.setdefault((unit.section, unit.start), Counter())
+        counts[stem_of(name) or name] += 1
     return result
+
+
+def unreferenced(obj: ObjectFile) -> set[Key]:
+    """Return the data that nothing in an object refers to, or nothing but each other.
+
+    A reference counts for every unit that it may mean. Constants without a name, and entries of
+    special sections, are left out: they are compared with the code that they belong to.
+    """
+    found = {
+        (unit.section, unit.start)
+        for row in obj.loaded
+        if not (row.is_exec or obj.is_merged(row.index) or layout_of(obj.sizes, row.name))
+        for unit in obj.units(row.index)
+        if unit.name or not obj.is_constant(row.index)
+    }
+    before: dict[Key, set[Key]] = {}
+    for user, units in _uses(obj):
+        for key in {(unit.section, unit.start) for unit in units} & found:
+            before.setdefault(key, set()).add((user.section, user.start))
+    while True:
+        used = {key for key in found if not before.get(key, set()) - {key} <= found}
+        if obj.elf.machine == EM_AARCH64:  # a variable may be reached from its neighbour
+            used |= {key for key in found if key[0] in {section for section, _ in used}}
+        if not used:
+            return found
+        found -= used
 
 
 def _is_numbered(obj: ObjectFile, unit: Unit) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.artefacts import SHIFT_LINES
 from xsplice_plugins.diff import streams
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Entry, Key, Part, PartKind
-from xsplice_plugins.diff.readers import kept_by
+from xsplice_plugins.diff.readers import gathered, kept_by
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Comparison:
     lines: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
     data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
+    #: new numbers of data that, on either side, only a list made at link time leads to
+    gathered: set[int] = field(default_factory=set)
 
 
 def compare(
@@ -78,11 +80,15 @@ def compare(
         moved: Lines that the patch moved and left as they are.
         second: The new object with the shifted one; asked only if numbers in code may be lines.
     """
-    result = Comparison()
-    for old_number, new_number in sorted(canon.pairing.new_of.items()):
+    twins = canon.pairing.new_of
+    lists = {*gathered(canon.new), *(twins[n] for n in gathered(canon.old) if n in twins)}
+    result = Comparison(gathered=lists)
+    for old_number, new_number in sorted(twins.items()):
         part = canon.old.all[old_number]
         if part.kind is PartKind.DATA:
             how = _data_difference(canon, part, canon.new.all[new_number])
+            if not how and new_number in lists and _changes_section(canon, old_number, new_number):
+                how = "section"
             if how:
                 result.data_changed[new_number] = how
         elif canon.new.owner[new_number] == new_number:
@@ -137,7 +143,7 @@ def _is_init(part: Part) -> bool:
 
 
 def _data_difference(canon: Canon, old: Part, new: Part) -> str:
-    """Return "", "class", "size" or "value"."""
+    """Return "", "class", "size" or "value"; see `compare` for "section"."""
     classes = (old.section_class, new.section_class)
     # Data that nothing writes any more is read-only for the compiler, not in memory.
     if classes[0] is not classes[1] and classes != _NO_LONGER_WRITTEN:
@@ -147,6 +153,15 @@ def _data_difference(canon: Canon, old: Part, new: Part) -> str:
     if canon.body(OLD, old) != canon.body(NEW, new):
         return "value"
     return ""
+
+
+def _changes_section(canon: Canon, old: int, new: int) -> bool:
+    """Tell whether a datum gets a section of another name, its own name left out."""
+    names = set()
+    for parts, number in ((canon.old, old), (canon.new, new)):
+        part = parts.all[number]
+        names.add(part.section_name.removesuffix(f".{part.name}"))
+    return len(names) > 1
 
 
 def _compare_function(canon: Canon, old: int, new: int, result: Comparison) -> None:
@@ -248,7 +263,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
         if is_named and part.section_class is not SectionClass.IGNORED:
             for edge in canon.new.edges(part):
                 users.setdefault(edge.part, set()).add(part.number)
-    todo = [n for n in result.data_changed if _may_copy(canon, n)]
+    todo = [n for n in result.data_changed if _may_copy(canon, result, n)]
     while todo:
         number = todo.pop()
         if number in result.copied:
@@ -264,11 +279,13 @@ def _spread(canon: Canon, result: Comparison) -> None:
                     result.changed[function] = FunctionChange(old=old, new=function, data=number)
             elif user in canon.pairing.old_of:
                 result.data_changed.setdefault(user, "points to changed data")
-                if _may_copy(canon, user):
+                if _may_copy(canon, result, user):
                     todo.append(user)
 
 
-def _may_copy(canon: Canon, number: int) -> bool:
+def _may_copy(canon: Canon, result: Comparison, number: int) -> bool:
+    if number in result.gathered:
+        return False
     part = canon.new.all[number]
     old = canon.old.all[canon.pairing.old_of[number]]
     is_constant = part.section_class in (SectionClass.READ_ONLY, SectionClass.CONSTANTS)

@@ -16,7 +16,7 @@ from xsplice_plugins.artefacts import (
     Severity,
     findings_about,
 )
-from xsplice_plugins.diff import close, refuse
+from xsplice_plugins.diff import close, refuse, standing
 from xsplice_plugins.diff.boot import boot_rows
 from xsplice_plugins.diff.canon import Canon
 from xsplice_plugins.diff.compare import compare
@@ -113,7 +113,8 @@ def diff_objects(
     closure = close.close(canon, comparison)
     found = {(r.name, r.code): r for r in refused}
     loose, boot = refuse.unexplained(canon, closure)
-    for row in (*refuse.refuse(canon, comparison, closure), *loose):
+    lists = standing.refuse_lists(canon, comparison)
+    for row in (*refuse.refuse(canon, comparison, closure), *lists, *loose):
         found.setdefault((row.name, row.code), row)
     delta = replace(
         empty,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a constant table is only read through, so that a new copy of it reaches every user.
+"""Who reads a datum, and what they keep of it: whether a new copy reaches every user.
 
 Where the old table's address was stored, passed or compared, objects that exist hold it: they keep
-the old content, whatever the payload brings.
+the old content, whatever the payload brings. What nothing refers to is found by the linker script
+alone, which puts it between two symbols: no copy of it is ever seen.
 """
 
 from __future__ import annotations
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
 #: The compiler's own tables, which it only reads, and names of functions: text for people.
 _HARMLESS = re.compile(r"CSWTCH\.\d+|switch\.table\..*|__(func|FUNCTION|PRETTY_FUNCTION)__.*")
 _CONSTANT = (SectionClass.READ_ONLY, SectionClass.CONSTANTS)
+_ORDINARY = (SectionClass.READ_ONLY, SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
+
+
+def gathered(parts: ObjectParts) -> frozenset[int]:
+    """Return the static data that nothing refers to, or nothing but each other.
+
+    The compiler drops what nobody uses, unless it is told that somebody else does: such a datum is
+    an entry of a list that the linker makes of all objects' sections of that name.
+    """
+    found = {
+        part.number
+        for part in parts.all
+        if part.kind is PartKind.DATA and part.is_local and part.section_class in _ORDINARY
+    }
+    users: dict[int, set[int]] = {}
+    for part in list(parts.all) if found else ():
+        if part.section_class is not SectionClass.IGNORED:
+            for edge in parts.edges(part):
+                if edge.part in found and edge.part != part.number:
+                    users.setdefault(edge.part, set()).add(part.number)
+    while True:
+        reached = {number for number in found if not users.get(number, set()) <= found}
+        if parts.profile.machine.has_anchors:  # the compiler reaches one from its neighbour
+            sections = {parts.all[n].section for n in reached}
+            reached |= {n for n in found if parts.all[n].section in sections}
+        if not reached:
+            return frozenset(found)
+        found -= reached
 
 
 def kept_by(canon: Canon, number: int) -> str:

@@ -74,10 +74,12 @@ Per-CPU areas were laid out and allocated at boot; a payload's .percpu section w
 ordinary copy, reached through each CPU's offset: a wild access.
 => use an ordinary array indexed by the CPU's number (NR_CPUS entries) as new data
 
-REGISTRY: an entry was added to a table that is walked at boot
-The section collects entries from all objects and is walked once, between two symbols of the linker
-script. An entry in a payload is never seen.
-=> call the registering function from a load hook
+REGISTRY: an entry of a list that is made at link time was added, changed or removed
+The linker script collects such entries from all objects, between two symbols, and code walks them
+at boot or later. No code names them: the section's name tells, or that nothing in the object refers
+to the entry and the compiler keeps it nevertheless. An entry in a payload is never seen.
+=> call the function that registers it, or undoes it, from a load hook; where the list is walked
+later, change the function that walks it
 
 ASSEMBLER: assembler source was changed
 Hand-written assembler has entry points, fall-through and data that no rule of the compiler

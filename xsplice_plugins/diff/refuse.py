@@ -178,8 +178,8 @@ def _new_parts(canon: Canon, closure: Closure) -> Iterator[Refusal]:
 
 def _data(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
     for number, how in comparison.data_changed.items():
-        if number in comparison.copied:
-            continue
+        if number in comparison.copied or number in comparison.gathered:
+            continue  # of lists, see `standing`
         new = canon.new.all[number]
         old = canon.old.all[canon.pairing.old_of[number]]
         name = old.decorated

@@ -66,7 +66,7 @@ SECTIONS {
     __start___ex_table = .; *(.ex_table) __stop___ex_table = .;
     __start_bug_frames = .; *(.bug_frames.2) __stop_bug_frames_0 = __start_bug_frames;
     __stop_bug_frames_1 = __start_bug_frames; __stop_bug_frames_2 = .;
-    *(.rodata .rodata.*)
+    *(.rodata .rodata.*) *(.data.rel.ro .data.rel.ro.*)
     . = ALIGN(8); __alt_instructions = .; *(.altinstructions) __alt_instructions_end = .;
   }
   .data : { *(.data .data.*) }
@@ -119,9 +119,9 @@ class World:
     image: Image
 
 
-def world(folder: Path) -> World:
+def world(folder: Path, source: str = UNIT) -> World:
     """Build the tiny hypervisor."""
-    unit, other = compiled(folder, "unit.c", UNIT), compiled(folder, "other.c", OTHER)
+    unit, other = compiled(folder, "unit.c", source), compiled(folder, "other.c", OTHER)
     data = linked(folder, unit, other)
     image = read_image(data, "image", SIZES)
     return World(folder=folder, unit=unit, other=other, image_data=data, image=image)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.check.building import FACTS, UNIT, World, checked, compiled, payload, size_of
+from tests.unit.check.building import FACTS, UNIT, World, checked, compiled, payload, size_of, world
 from xsplice_plugins.artefacts import from_json, to_json
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.otherwise import needed_otherwise
@@ -340,6 +340,42 @@ def test_a_variable_that_only_a_linker_script_gathers_is_found(
     new = changed(known, tmp_path, TEXT, ("int limit = 3;", row))
     found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
     assert "unit.c#row: it is new and nothing refers to it" in texts(found)
+
+
+LISTED = """
+static const struct { int (*run)(int); int id; } row
+    __attribute__((used, section(".data.rel.ro.list"))) = {work, 3};
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("", LISTED, "row: it is new and nothing refers to it"),
+        (LISTED, LISTED.replace("3", "4"), "row: its first value is not the image's"),
+        (LISTED, LISTED.replace("work", "look"), "row: its first value is not the image's"),
+        (LISTED, "", "row: it is gone, and a list made at link time still has it"),
+        (LISTED, LISTED, ""),
+    ],
+)
+def test_a_constant_that_only_a_linker_script_gathers_is_found(
+    before: str, after: str, text: str, tmp_path: Path
+) -> None:
+    own = world(tmp_path, UNIT + before)
+    new = compiled(tmp_path, "unit.c", UNIT.replace(*TEXT) + after)
+    found = checked(own, new, payload(own, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert found.held == (not text), texts(found)
+    assert text in texts(found)
+
+
+@pytest.mark.parametrize(("place", "is_open"), [("list", True), ("row", False)])
+def test_a_new_name_that_nobody_uses_may_be_an_entry(
+    place: str, is_open: bool, known: World, tmp_path: Path
+) -> None:
+    row = f'const int row __attribute__((section(".rodata.{place}"))) = 3;\n'
+    new = compiled(tmp_path, "unit.c", UNIT.replace(*TEXT) + row)
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert (found.held, bool(found.unchecked)) == (True, is_open)
 
 
 def test_boot_only_code_is_named_and_holds_nothing_up(known: World, tmp_path: Path) -> None:

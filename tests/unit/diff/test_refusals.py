@@ -152,6 +152,47 @@ def test_a_registry_entry_would_never_be_seen(tmp_path: Path) -> None:
     assert summary(delta)[3] == [("REGISTRY", "file.c#entry")]
 
 
+LISTED = """
+struct entry {{ int (*start)(int); int id; }};
+{more}
+static int start(int a) {{ return get(a) + 1; }}
+static const struct entry first used __attribute__((section(".data.rel.ro.vpci"))) = {{
+    start, {number}
+}};
+static const struct entry second{mark} = {{ start, 7 }};
+int f(int a) {{ return get(a) + {fix} + *(volatile const int *)&second.id; }}
+"""
+WITH = {"more": "", "number": "3", "mark": "", "fix": "1"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        ({}, {"number": "4"}, "first"),
+        ({}, {"more": "static const int fresh used MINE = 4;"}, "fresh"),
+        ({"more": "static const int old used MINE = 4;"}, {}, "old"),
+        ({}, {"more": "extern const int a; static const int b used MINE = 4;"}, "b"),
+        # an entry that only another entry leads to
+        ({}, {"more": "static const int in = 4; static const int *const out used MINE = &in;"},
+         "out"),
+        # a section of another name
+        ({"mark": " used"}, {"mark": ' used __attribute__((section(".data.rel.ro.vpci")))'}, ""),
+        # what code refers to is no list's entry, and neither is what stays as it is
+        ({}, {"more": "static const int fresh MINE = 4;", "fix": "*(volatile int *)&fresh"}, ""),
+        ({}, {"fix": "2"}, ""),
+    ],
+)  # fmt: skip
+def test_an_entry_of_a_list_made_at_link_time_is_known_by_nobody_referring_to_it(
+    tmp_path: Path, before: dict[str, str], after: dict[str, str], name: str
+) -> None:
+    mine = '#define MINE __attribute__((section(".data.rel.ro.mine")))\n'
+    texts = [mine + LISTED.format(**{**WITH, **row}) for row in (before, {"fix": "3", **after})]
+    found = summary(diff_c(tmp_path, *texts))
+    assert found[0] == ["f"]
+    rows = dict(found[3])
+    assert rows.get("REGISTRY", "") == (f"file.c#{name}" if name else ""), found
+
+
 def test_a_table_that_does_not_fit_the_profile_stops_the_run(tmp_path: Path) -> None:
     text = '.text\nf: ret\n.section .altinstructions, "a"\n.skip {}\n'
     before, after = (assemble(tmp_path, text.format(n)) for n in (14, 15))

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop what no payload can bring, for the image keeps it where it is.
+
+So are entries of a list that the linker makes of all objects' sections of one name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.diff.readers import gathered
+from xsplice_plugins.diff.refuse import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xsplice_plugins.artefacts import Refusal
+    from xsplice_plugins.diff.canon import Canon
+    from xsplice_plugins.diff.compare import Comparison
+
+_FOUND = "nothing in the object refers to it, so a list made at link time holds it"
+
+
+def refuse_lists(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
+    """Refuse what came, went or changed of data that only a list made at link time leads to.
+
+    Args:
+        canon: Both objects under their pairing.
+        comparison: What differs.
+    """
+    for number in sorted(comparison.gathered):
+        part, old = canon.new.all[number], canon.pairing.old_of.get(number)
+        if old is None:
+            text = f"new `{part.name}` of {part.section_name}: {_FOUND}"
+            yield refusal("REGISTRY", part.decorated, text)
+        elif number in comparison.data_changed:
+            was, how = canon.old.all[old], comparison.data_changed[number]
+            how = how if how.startswith("points") else f"changed its {how}"
+            text = f"`{was.name}` of {was.section_name} {how}: {_FOUND}"
+            yield refusal("REGISTRY", was.decorated, text)
+    for number in sorted(gathered(canon.old) - canon.pairing.new_of.keys()):
+        part = canon.old.all[number]
+        text = f"`{part.name}` of {part.section_name} is removed: {_FOUND}"
+        yield refusal("REGISTRY", part.decorated, text)
