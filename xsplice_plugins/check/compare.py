@@ -10,15 +10,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from xsplice_plugins.check.base import joined
 from xsplice_plugins.check.fields import ALL, Aim
-from xsplice_plugins.check.homes import Homes, Key, behind, meant, stem_of
+from xsplice_plugins.check.homes import Key, behind, meant, stem_of
 from xsplice_plugins.check.memory import Image, Loaded, Spot
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
 from xsplice_plugins.check.records import Record
+from xsplice_plugins.check.sides import (
+    COLD,
+    Side,
+    is_root,
+    names_of,
+    needed_alignment,
+    own_size,
+    title,
+)
 from xsplice_plugins.check.stack import Layers
 from xsplice_plugins.check.tables import SNIPPETS
 from xsplice_plugins.elf.types import (
@@ -30,49 +38,9 @@ from xsplice_plugins.elf.types import (
     STB_WEAK,
 )
 
-_COLD = ".cold"  #: in the name of a part that the compiler split off a function
 _PER_CPU = ".percpu"
 
 Own = tuple[Key, int]  #: a function under comparison, and its address
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Side:
-    """A new object, or its line-neutral twin."""
-
-    obj: ObjectFile
-    homes: Homes
-
-
-def names_of(obj: ObjectFile, unit: Unit) -> list[str]:
-    """Return all decorated names of a unit."""
-    return [s.decorated for s in obj.named.get(unit.section, ()) if s.value == unit.start]
-
-
-def units_of(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
-    """Return the pieces of loaded sections, without merged and replacement ones."""
-    for row in obj.loaded:
-        if row.is_exec == is_code and not obj.is_merged(row.index) and row.name not in SNIPPETS:
-            yield from obj.units(row.index)
-
-
-def title(obj: ObjectFile, unit: Unit) -> str:
-    """Return how messages call a unit."""
-    return unit.name or obj.elf.sections[unit.section].name
-
-
-def own_size(obj: ObjectFile, unit: Unit) -> Unit:
-    """Leave out the padding up to the next unit, where the symbol tells."""
-    if unit.symbol is None or not unit.symbol.size_bytes:
-        return unit
-    if obj.elf.sections[unit.section].is_exec and len(obj.units(unit.section)) == 1:
-        return unit  # code may go on behind the symbol's end, in a subsection
-    return unit._replace(end=min(unit.end, unit.start + unit.symbol.size_bytes))
-
-
-def is_root(obj: ObjectFile, unit: Unit) -> bool:
-    """Tell whether a unit of code is a function that is compared for its own sake."""
-    return bool(unit.name) and _COLD not in unit.name and not obj.is_boot_only(unit.section)
 
 
 class Comparison:
@@ -162,16 +130,26 @@ class Comparison:
             return f"+{at:#x}: {memory.words} has {have[at : at + 8].hex()}, not {want.hex()}"
         if isinstance(memory, Loaded):
             text = self._fit(memory, side, unit, addr)
-            if text:
-                return text
-        return self._fields(side, unit, addr, own) or (
-            self._entries(side, unit, addr) if is_code else ""
-        )
+        else:
+            text = "" if is_code else self._stays(side, unit, addr)
+        text = text or self._fields(side, unit, addr, own)
+        return text or (self._entries(side, unit, addr) if is_code else "")
+
+    def _stays(self, side: Side, unit: Unit, addr: int) -> str:
+        """Ask whether the image's place suits a datum that must be aligned more than before."""
+        align = side.obj.elf.sections[unit.section].align_bytes
+        was, needed = side.homes.aligned.get(addr, 0), needed_alignment(side.obj, unit)
+        if addr != side.homes.of(unit) or align <= was or addr % needed == 0:
+            return ""
+        if len(side.obj.units(unit.section)) == 1:
+            return f"the image has it at a place that is no multiple of {needed}"
+        self.note(f"{title(side.obj, unit)}: whether it must lie at a multiple of {needed} now")
+        return ""
 
     def _fit(self, memory: Loaded, side: Side, unit: Unit, addr: int) -> str:
         """Compare what kind of memory a payload gives to a unit."""
         section, area = side.obj.elf.sections[unit.section], memory.area(addr)
-        has, align = f"{memory.words} has it", section.align_bytes
+        has = f"{memory.words} has it"
         flags = section.flags & ~(SHF_WRITE if side.obj.is_constant(unit.section) else 0)
         lost = flags & ~area.flags
         if lost & SHF_EXECINSTR:
@@ -181,7 +159,7 @@ class Comparison:
         if not section.is_write and area.flags & SHF_WRITE:
             return f"{has} in {area.name}, which can be written"
         is_code = section.is_exec and section.name not in SNIPPETS
-        needed = min(align, unit.start & -unit.start) if unit.start else align
+        needed = needed_alignment(side.obj, unit)
         if not is_code and needed > 1 and (addr % needed or area.align_bytes < needed):
             return f"{has} at a place that is no multiple of {needed}"
         return ""
@@ -292,7 +270,7 @@ class Comparison:
                 body = home if is_entry else self.image.body(home)
                 if addr != body or is_root(obj, unit):
                     return "" if addr == body else elsewhere
-                if own is not None and self.payload.covers(own[1]) and _COLD in unit.name:
+                if own is not None and self.payload.covers(own[1]) and COLD in unit.name:
                     return f"its part {name} is the image's, not the payload's"
             return self._reached(side, unit, addr)
         if obj.is_boot_only(unit.section):
@@ -327,7 +305,7 @@ class Comparison:
         there = self.image.at(addr)
         if there is self.image:
             return True
-        is_part = _COLD in unit.name and own is not None and self.image.at(own[1]) is there
+        is_part = COLD in unit.name and own is not None and self.image.at(own[1]) is there
         return not is_part and self.image.at(home) is not self.image
 
     def _constant(self, side: Side, unit: Unit, addr: int, home: int | None) -> str:

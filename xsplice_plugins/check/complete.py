@@ -12,21 +12,14 @@ from collections.abc import Iterable, Iterator
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
-from xsplice_plugins.check.compare import (
-    Comparison,
-    Side,
-    is_root,
-    names_of,
-    own_size,
-    title,
-    units_of,
-)
+from xsplice_plugins.check.compare import Comparison
 from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
+from xsplice_plugins.check.sides import Side, is_root, names_of, own_size, title, units_of
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
 from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF
 
@@ -303,7 +296,7 @@ def _variables(check: Comparison, report: _Report, side: Side, wanted: set[str])
             if olds and unit.symbol.size_bytes not in olds:
                 text = f"it has {unit.symbol.size_bytes} bytes, in the image {max(olds)}"
             if text:
-                report.add(unit.name, f"its first value is not the image's: {text}")
+                report.add(unit.name, f"it is not as the image has it: {text}")
 
 
 def _is_plain(obj: ObjectFile, unit: Unit) -> bool:

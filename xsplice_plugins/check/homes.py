@@ -69,6 +69,8 @@ class Homes:
     relinked: set[Key] = field(default_factory=set)
     #: places of numbered variables that no rule gave to one of the new object: by stem
     spare: dict[str, set[int]] = field(default_factory=dict)
+    #: alignment, in bytes, of the section of the baseline that a place was filled from
+    aligned: dict[int, int] = field(default_factory=dict)
     #: places of variables that may be one of the new object under its old name
     likely: dict[Key, int] = field(default_factory=dict)
 
@@ -172,6 +174,7 @@ def find_homes(image: Image, new: ObjectFile, baseline: ObjectFile | None, olds:
         renamed[unit.name] = olds.renamed.get((unit.section, unit.start), "")
         if home is None or not baseline:
             continue
+        found.aligned[home] = baseline.elf.sections[unit.section].align_bytes
         for symbol in baseline.named[unit.section]:
             if symbol.value == unit.start:
                 old[symbol.decorated] = home

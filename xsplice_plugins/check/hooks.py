@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xsplice_plugins.check.compare import Comparison, Side
+from xsplice_plugins.check.compare import Comparison
 from xsplice_plugins.check.memory import Area
 from xsplice_plugins.check.objects import Unit
+from xsplice_plugins.check.sides import Side
 
 _PREFIX = ".livepatch.hooks."
 _SLOT_BYTES = 8

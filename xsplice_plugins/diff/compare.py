@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Second = Callable[[], Canon | None]
 
+_ALIGN_MAX = 1 << 63  #: what the start of a section tells of its alignment: nothing
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 
 
@@ -143,7 +144,7 @@ def _is_init(part: Part) -> bool:
 
 
 def _data_difference(canon: Canon, old: Part, new: Part) -> str:
-    """Return "", "class", "size" or "value"; see `compare` for "section"."""
+    """Return "", "class", "size", "value" or "alignment"; see `compare` for "section"."""
     classes = (old.section_class, new.section_class)
     # Data that nothing writes any more is read-only for the compiler, not in memory.
     if classes[0] is not classes[1] and classes != _NO_LONGER_WRITTEN:
@@ -152,7 +153,24 @@ def _data_difference(canon: Canon, old: Part, new: Part) -> str:
         return "size"
     if canon.body(OLD, old) != canon.body(NEW, new):
         return "value"
-    return ""
+    return "alignment" if _needs_more(canon, old, new) else ""
+
+
+def _needs_more(canon: Canon, old: Part, new: Part) -> bool:
+    """Tell whether a datum must be aligned more than before; not if a new neighbour must be."""
+    if _is_init(new) or new.section_class is SectionClass.IGNORED:
+        return False
+    before, after = (
+        min(parts.file.sections[part.section].align_bytes, part.offset & -part.offset or _ALIGN_MAX)
+        for parts, part in ((canon.old, old), (canon.new, new))
+    )
+    is_new = (p for p in canon.new.all if p.number not in canon.pairing.old_of)
+    align = canon.new.file.sections[new.section].align_bytes
+    return (
+        after > before
+        and align > canon.old.file.sections[old.section].align_bytes
+        and not any(p.section == new.section and p.offset % align == 0 for p in is_new)
+    )
 
 
 def _changes_section(canon: Canon, old: int, new: int) -> bool:

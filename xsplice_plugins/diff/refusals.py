@@ -59,6 +59,12 @@ would reach into them.
 => keep the old variable and attach the new content by a shadow variable, or give the new one
 another name and fill it in a load hook
 
+DATA_ALIGNMENT: existing data must be aligned more than before
+The variable stays where it is in memory, and code compiled for the new alignment may count on low
+bits of its address that are not 0 there. A constant that code only reads through is copied.
+=> leave the alignment out of the live patch; if code needs it, use a new variable that a load hook
+fills, or let the code round the address
+
 DATA_SECTION: existing data moved to another kind of section
 Data changed between writable, read-only, read-only after boot, per-CPU or init. The variable in
 memory stays where it is, with the protection it has.

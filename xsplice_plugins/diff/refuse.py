@@ -202,6 +202,10 @@ def _data(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
         elif how == "size":
             text = f"`{old.name}` had {old.size_bytes} bytes and would have {new.size_bytes}"
             yield refusal("DATA_SIZE", name, text)
+        elif how == "alignment":
+            align = canon.new.file.sections[new.section].align_bytes
+            text = f"`{old.name}` would lie at a multiple of {align} bytes, and it stays"
+            yield refusal("DATA_ALIGNMENT", name, text)
         else:
             text = (
                 f"`{old.name}` would {how.replace('points', 'point')}, and it is in memory already"

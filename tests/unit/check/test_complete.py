@@ -330,7 +330,7 @@ def test_a_copy_of_a_table_that_did_not_change_is_found(known: World, tmp_path: 
 def test_a_changed_first_value_is_found(known: World, tmp_path: Path) -> None:
     new = changed(known, tmp_path, TEXT, ("int limit = 3", "int limit = 4"))
     found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
-    assert "limit: its first value is not the image's" in texts(found)
+    assert "limit: it is not as the image has it" in texts(found)
 
 
 def test_a_variable_that_only_a_linker_script_gathers_is_found(
@@ -352,8 +352,8 @@ static const struct { int (*run)(int); int id; } row
     ("before", "after", "text"),
     [
         ("", LISTED, "row: it is new and nothing refers to it"),
-        (LISTED, LISTED.replace("3", "4"), "row: its first value is not the image's"),
-        (LISTED, LISTED.replace("work", "look"), "row: its first value is not the image's"),
+        (LISTED, LISTED.replace("3", "4"), "row: it is not as the image has it"),
+        (LISTED, LISTED.replace("work", "look"), "row: it is not as the image has it"),
         (LISTED, "", "row: it is gone, and a list made at link time still has it"),
         (LISTED, LISTED, ""),
     ],
@@ -376,6 +376,44 @@ def test_a_new_name_that_nobody_uses_may_be_an_entry(
     new = compiled(tmp_path, "unit.c", UNIT.replace(*TEXT) + row)
     found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT, ("text",)))
     assert (found.held, bool(found.unchecked)) == (True, is_open)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("int counter", "int MANY counter", "unit.c#counter: it is not as the image has it"),
+        ("int limit", "int MANY limit", "limit: it is not as the image has it"),
+        ("const int table", "const int MANY table", "no multiple of 4096"),
+        ("int counter", "int FEW counter", ""),
+    ],
+)
+def test_what_must_be_aligned_more_than_the_image_has_it_is_found(
+    old: str, new: str, text: str, known: World, tmp_path: Path
+) -> None:
+    macros = "".join(
+        f"#define {name} __attribute__((aligned({count})))\n"
+        for name, count in (("MANY", 4096), ("FEW", 4))
+    )
+    source = macros + UNIT.replace(*TEXT).replace(old, new, 1)
+    fixed = compiled(tmp_path, "unit.c", source)
+    found = checked(known, fixed, payload(known, fixed, KNOWN + FIXED_TEXT, ("text",)))
+    assert found.held == (not text), texts(found)
+    assert text in texts(found)
+    assert found.unchecked == ()
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_which_variable_of_a_section_must_be_aligned_more_is_not_known(
+    is_open: bool, tmp_path: Path
+) -> None:
+    macros = '#define IN __attribute__((section(".data.mostly")))\n'
+    some = "int near IN = 1, far IN = 2;\n"
+    own = world(tmp_path, macros + some + UNIT)
+    fixed = some.replace("near IN", "near IN __attribute__((aligned(4096)))") if is_open else some
+    new = compiled(tmp_path, "unit.c", macros + fixed + UNIT.replace(*TEXT))
+    found = checked(own, new, payload(own, new, KNOWN + FIXED_TEXT, ("text",)))
+    assert found.held, texts(found)
+    assert any("a multiple of 4096" in row for row in found.unchecked) == is_open
 
 
 def test_boot_only_code_is_named_and_holds_nothing_up(known: World, tmp_path: Path) -> None:

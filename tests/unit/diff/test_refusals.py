@@ -46,6 +46,47 @@ def test_what_memory_holds_already_is_refused(
     assert all(r.code in REFUSALS for r in delta.refused)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "codes"),
+    [
+        ("int level", "int MANY level", ["DATA_ALIGNMENT"]),
+        ("int grades", "int MANY grades", ["DATA_ALIGNMENT"]),
+        ("const int fixed", "const int MANY fixed", ["DATA_ALIGNMENT"]),
+        ("PERCPU int each", "PERCPU int MANY each", ["PERCPU"]),
+        ("boot_only", "MANY boot_only", []),
+        # less than before is given by the place, and a new neighbour has an alignment of its own
+        ("long FEW apart", "long apart", []),
+        ("IN long near", "IN long MANY fresh; IN long near", []),
+    ],
+)
+def test_data_that_must_be_aligned_more_than_before_is_refused(
+    tmp_path: Path, old: str, new: str, codes: list[str]
+) -> None:
+    head = """
+    #define MANY __attribute__((aligned(128)))
+    #define FEW __attribute__((aligned(64)))
+    #define IN __attribute__((section(".data.read_mostly")))
+    static long FEW apart = 4; IN long near = 2;
+    long g(int a) { return get(a) + (apart += a) + (near += a); }
+    """
+    fixed = (head + BASE).replace("+ level", "- level")
+    assert old in fixed
+    delta = diff_c(tmp_path, head + BASE, fixed.replace(old, new, 1))
+    assert [c.name for c in delta.changed] == ["f"]
+    assert [r.code for r in delta.refused] == codes
+
+
+def test_a_constant_that_must_be_aligned_more_is_copied(tmp_path: Path) -> None:
+    text = """
+    static const int ALIGNED tab[4] = {1, 2, 3, 4};
+    int f(int a) { return get(a) + tab[a & 3]; }
+    """
+    many = "__attribute__((aligned(128)))"
+    before, after = text.replace("ALIGNED", ""), text.replace("ALIGNED", many)
+    assert summary(diff_c(tmp_path, before, after)) == (["f"], ["file.c#tab"], [], [])
+    assert summary(diff_c(tmp_path, after, before)) == ([], [], [], [])
+
+
 def test_a_changed_initial_value_comes_with_a_hook_to_start_from(tmp_path: Path) -> None:
     delta = diff_c(tmp_path, BASE, BASE.replace("level = 3", "level = 4"))
     assert "LIVEPATCH_LOAD_HOOK(xsplice_set_level)" in delta.refused[0].skeleton
