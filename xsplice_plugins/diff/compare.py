@@ -10,6 +10,7 @@ with the lines: see `_settle_lines`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Second = Callable[[], Canon | None]
 
+#: Sections that the compiler chooses by what a datum holds; the last part may be its name.
+_PLAIN = re.compile(r"(\.init)?\.(data|rodata|bss)(\.rel(\.ro)?(\.local)?)?")
 _ALIGN_MAX = 1 << 63  #: what the start of a section tells of its alignment: nothing
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 
@@ -88,7 +91,8 @@ def compare(
         part = canon.old.all[old_number]
         if part.kind is PartKind.DATA:
             how = _data_difference(canon, part, canon.new.all[new_number])
-            if not how and new_number in lists and _changes_section(canon, old_number, new_number):
+            is_found = new_number in lists or _is_init(part)  # by the section's name
+            if not how and is_found and _changes_section(canon, old_number, new_number):
                 how = "section"
             if how:
                 result.data_changed[new_number] = how
@@ -174,11 +178,12 @@ def _needs_more(canon: Canon, old: Part, new: Part) -> bool:
 
 
 def _changes_section(canon: Canon, old: int, new: int) -> bool:
-    """Tell whether a datum gets a section of another name, its own name left out."""
+    """Tell whether a datum gets a section of another name that a linker script may look for."""
     names = set()
     for parts, number in ((canon.old, old), (canon.new, new)):
         part = parts.all[number]
-        names.add(part.section_name.removesuffix(f".{part.name}"))
+        name = part.section_name.removesuffix(f".{part.name}")
+        names.add("" if _PLAIN.fullmatch(name) else name)
     return len(names) > 1
 
 

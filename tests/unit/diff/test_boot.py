@@ -52,6 +52,32 @@ def test_an_inline_that_boot_code_absorbs_is_replaced_where_it_still_runs(tmp_pa
     assert rows(diff(before, after)) == [("INIT_CODE", "start", True)], "nobody knows"
 
 
+SEALED = r"""
+static int run(int a) { return get(a) + 1; }
+static int (*const ops)(int) __attribute__((section(".init.PLACE"))) = run;
+static __init used int start(int a) { return (*(int (*const volatile *)(int))&ops)(a); }
+int f(int a) { return get(a) + 2; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_other"),
+    [
+        ("rodata.cf_clobber", "rodata", True),
+        ("rodata", "rodata.cf_clobber", True),
+        ("data.rel.ro", "rodata", False),  # the compiler's choice
+        ("rodata.cf_clobber", "rodata.cf_clobber", False),
+    ],
+)
+def test_a_boot_datum_of_another_section_is_an_edited_one(
+    before: str, after: str, is_other: bool, tmp_path: Path
+) -> None:
+    fixed = SEALED.replace("PLACE", after).replace("+ 2", "+ 3")
+    delta = diff_c(tmp_path, SEALED.replace("PLACE", before), fixed)
+    assert summary(delta) == (["f"], [], [], [])
+    assert rows(delta) == ([("INIT_DATA", "ops", True)] if is_other else [])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "code", "name"),
     [
