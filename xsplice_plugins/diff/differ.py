@@ -21,6 +21,7 @@ from xsplice_plugins.diff.boot import boot_rows
 from xsplice_plugins.diff.canon import Canon
 from xsplice_plugins.diff.compare import compare
 from xsplice_plugins.diff.correlate import correlate
+from xsplice_plugins.diff.exchanged import exchanged_names
 from xsplice_plugins.diff.explain import explain
 from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
@@ -139,8 +140,9 @@ def _findings(
 ) -> tuple[Finding, ...]:
     """Say what nobody can tell of a change that is no refusal, and what is worth a remark."""
     asked, remarks = new_state(canon, closure.taken)
+    state = (*lost_state(canon, closure.taken), *asked, *exchanged_names(canon, comparison))
     rows = (
-        (Duty.DATA, Severity.UNCHECKED, (*lost_state(canon, closure.taken), *asked)),
+        (Duty.DATA, Severity.UNCHECKED, state),
         (Duty.EFFECT, Severity.WARNING, remarks),
         (Duty.LAYOUT, Severity.UNCHECKED, refuse.open_questions(canon, closure)),
         (Duty.COMPLETE, Severity.UNCHECKED, refuse.without_landing(canon, comparison)),

@@ -61,8 +61,8 @@ def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> N
     uses: list[tuple[Counter[int], Counter[int]]] = []
     for function in [p for p in named(old, PartKind.FUNCTION) if p.number in pairing.new_of]:
         twin = new.all[pairing.new_of[function.number]]
-        before = _references(old, function, olds, pairing.new_of, OLD)
-        after = _references(new, twin, news, pairing.old_of, NEW)
+        before = references_to(old, function, olds, pairing.new_of, OLD)
+        after = references_to(new, twin, news, pairing.old_of, NEW)
         matcher = SequenceMatcher(a=[k for k, _ in before], b=[k for k, _ in after], autojunk=False)
         for block in matcher.get_matching_blocks():
             for i in range(block.size):
@@ -263,7 +263,7 @@ def _key(parts: ObjectParts, edge: Edge, taken: dict[int, int], is_new: bool) ->
     return ("unpaired", part.kind, part.section_class, edge.at)
 
 
-def _references(
+def references_to(
     parts: ObjectParts, part: Part, group: set[int], taken: dict[int, int], is_new: bool
 ) -> list[tuple[Key, int]]:
     """Return a function's relocations in order, each with the member of a group it refers to."""

@@ -259,3 +259,41 @@ def test_a_flag_of_a_message_said_once_is_no_remark(tmp_path: Path) -> None:
     after = CLOCK.replace("int tick(int x) {", "int tick(int x) { static char warned; warned = x;")
     delta = diff_c(tmp_path, CLOCK, after.replace("put(x", "put(x + 1"))
     assert [row.text for row in delta.findings if row.obligation is Duty.EFFECT] == []
+
+
+THREE = """
+static int first, second, third; static long apart;
+void start(int x) { first = get(x); second = get(x + 1); third = get(x + 2); apart = x; }
+int sum(int x) { return put(first + x, second * 3) + put(third, first) + apart; }
+int tell(int x) { return first - put(x, second) * third + apart; }
+"""
+ROUND = (("first", "1"), ("second", "2"), ("third", "3"))
+
+
+def _exchanged(text: str, to: str) -> str:
+    for name, number in ROUND:
+        text = text.replace(name, number + "#")
+    for (name, _), number in zip(ROUND, to, strict=True):
+        text = text.replace(number + "#", name)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("to", "names", "more"),
+    [
+        ("213", "`first`, `second` may", ("", "")),
+        ("231", "`first`, `second`, `third` may", ("", "")),
+        ("213", "`first`, `second` may", ("return first", "get(x); return first * first")),
+        ("123", "", ("put(first + x, second * 3)", "put(second + x, first * 3)")),  # a mistake
+        ("123", "", ("+ apart", "- apart")),
+    ],
+    ids=["two", "three", "beside another change", "in one place alone", "none"],
+)
+def test_variables_that_stand_in_each_other_s_place_may_be_each_other(
+    tmp_path: Path, to: str, names: str, more: tuple[str, str]
+) -> None:
+    after = _exchanged(THREE.replace(*more, 1), to)
+    delta = diff_c(tmp_path, THREE, after)
+    assert delta.changed
+    assert delta.refused == ()
+    assert [row.split(" may")[0] + " may" for row in delta.unchecked] == ([names] if names else [])
