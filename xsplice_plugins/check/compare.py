@@ -84,21 +84,25 @@ class Comparison:
         """Return where the payload has a new variable of an object; ``None`` if nothing told."""
         return self.seen.get(self._variable(obj, unit))
 
-    def _variable(self, obj: ObjectFile, unit: Unit) -> object:
-        """Return the key of a new variable; a twin's is the same variable."""
+    def home_of(self, side: Side, unit: Unit) -> int | None:
+        """Return where the image has a variable, as its users say; ``None`` if it has it not."""
+        return self.seen.get(self._variable(side.obj, unit, "kept"), side.homes.of(unit))
+
+    def _variable(self, obj: ObjectFile, unit: Unit, state: str = "new") -> object:
+        """Return the key of a variable, new or kept; a twin's is the same variable."""
         size = own_size(obj, unit).end - unit.start
-        return "new", obj.path, unit.start, size, title(obj, unit)
+        return state, obj.path, unit.start, size, title(obj, unit)
 
     def overlaps(self) -> Iterator[str]:
-        """Say which new variables share bytes of the payload."""
+        """Say which variables share bytes: new ones in the payload, others in the image."""
         rows = sorted(
             (addr, addr + key[3], str(key[4]))
             for key, addr in self.seen.items()
-            if isinstance(key, tuple) and key[0] == "new"
+            if isinstance(key, tuple) and key[0] in ("new", "kept")
         )
         for (_, end, one), (start, _, other) in pairwise(rows):
             if start < end:
-                yield f"{one} and {other} share bytes of the payload"
+                yield f"{one} and {other} share bytes in memory"
 
     def _forget(self, mark: int) -> None:
         while len(self.seen) > mark:
@@ -282,7 +286,7 @@ class Comparison:
         if home is not None:
             if addr != home and self.payload.covers(addr):
                 return f"state of {name} would start again: the payload brings a copy"
-            return "" if addr == home else elsewhere
+            return "" if self._is_at(side, unit, addr, home) else elsewhere
         likely = side.homes.likely.get((unit.section, unit.start))
         if addr != likely and not self.payload.covers(addr):
             if addr not in side.homes.spare.get(stem_of(unit.name), ()):
@@ -294,6 +298,20 @@ class Comparison:
         if self.seen.setdefault(self._variable(obj, unit), addr) != addr:
             return f"the payload brings {name} twice, so its state is split"
         return "" if addr == likely else self._reached(side, unit, addr)
+
+    def _is_at(self, side: Side, unit: Unit, addr: int, home: int) -> bool:
+        """Tell whether a variable of the image lies at an address, now and wherever it was asked.
+
+        Of several that the same functions use, each is any one of them, and the same for all users.
+        """
+        group = side.homes.alike.get((unit.section, unit.start))
+        if group is None or addr not in group:
+            return addr == home
+        if self.seen.setdefault(self._variable(side.obj, unit, "kept"), addr) != addr:
+            return False
+        if addr != home:
+            self.note(f"{title(side.obj, unit)}: several variables of the image may be meant")
+        return True
 
     def _is_known(self, unit: Unit, addr: int, home: int, own: Own | None) -> bool:
         """Tell whether what lies at an address must be the one place that a name has.

@@ -275,7 +275,7 @@ def _variables(check: Comparison, report: _Report, side: Side, wanted: set[str])
     """Compare what other objects may see or a linker script gathers: data of the image."""
     obj, listed = side.obj, unreferenced(side.obj)
     for unit in units_of(obj, is_code=False):
-        section, home = obj.elf.sections[unit.section], side.homes.of(unit)
+        section, home = obj.elf.sections[unit.section], check.home_of(side, unit)
         is_local = unit.symbol is None or unit.symbol.is_local
         is_constant = obj.is_constant(unit.section)
         is_listed = (unit.section, unit.start) in listed

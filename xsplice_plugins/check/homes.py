@@ -3,9 +3,10 @@
 
 A name tells, and the baseline's place in the image, which settles names that several objects
 share. What the compiler numbers (``count.3`` of a static in a function) may get another number in
-the new object: there the functions that use it tell, and the order among those that the same
-functions use. A static function that the compiler specialises otherwise (``f`` became
-``f.isra.0``) is the one of that stem, if there is one on each side: who calls it is compared too.
+the new object: there the functions that use it tell; among those that the same functions use, each
+may be any of them, and order is the first guess. A static function that the compiler specialises
+otherwise (``f`` became ``f.isra.0``) is the one of that stem, if there is one on each side: who
+calls it is compared too.
 A variable of the object's own that has another name, or left its function, may be the one that
 the same code used as often, if nothing else is like either of them; or it is a new one.
 """
@@ -71,6 +72,8 @@ class Homes:
     spare: dict[str, set[int]] = field(default_factory=dict)
     #: alignment, in bytes, of the section of the baseline that a place was filled from
     aligned: dict[int, int] = field(default_factory=dict)
+    #: places that numbered variables share which the same functions use: each may be at any of them
+    alike: dict[Key, frozenset[int]] = field(default_factory=dict)
     #: places of variables that may be one of the new object under its old name
     likely: dict[Key, int] = field(default_factory=dict)
 
@@ -91,9 +94,14 @@ def _named_units(obj: ObjectFile) -> Iterator[Unit]:
             yield from (unit for unit in obj.units(row.index) if unit.name)
 
 
-def users(obj: ObjectFile) -> dict[Key, set[str]]:
-    """Map each unit to the names, without numbers, of the units that refer to it."""
-    return {key: set(names) for key, names in _use_counts(obj).items()}
+def users(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, set[str]]:
+    """Map each unit to the names, without numbers, of the units that refer to it.
+
+    Args:
+        obj: The object.
+        is_wide: Count every unit that a reference may mean, not the likeliest alone.
+    """
+    return {key: set(names) for key, names in _use_counts(obj, is_wide=is_wide).items()}
 
 
 def _uses(obj: ObjectFile) -> Iterator[tuple[Unit, list[Unit]]]:
@@ -104,13 +112,14 @@ def _uses(obj: ObjectFile) -> Iterator[tuple[Unit, list[Unit]]]:
                 yield obj.unit_at(row.index, ref.at), meant(obj, ref, row.index)
 
 
-def _use_counts(obj: ObjectFile) -> dict[Key, Counter[str]]:
+def _use_counts(obj: ObjectFile, *, is_wide: bool = False) -> dict[Key, Counter[str]]:
     """Count how often each unit is referred to by each function or datum."""
     result: dict[Key, Counter[str]] = {}
-    for user, (unit, *_) in _uses(obj):
+    for user, units in _uses(obj):
         name = user.name or obj.elf.sections[user.section].name
-        counts = result.setdefault((unit.section, unit.start), Counter())
-        counts[stem_of(name) or name] += 1
+        for unit in units if is_wide else units[:1]:
+            counts = result.setdefault((unit.section, unit.start), Counter())
+            counts[stem_of(name) or name] += 1
     return result
 
 
@@ -308,7 +317,7 @@ def _pair_numbered(
     olds: list[tuple[Unit, int]],
 ) -> None:
     """Pair numbered variables: by who uses them, then by what is left; in order either way."""
-    new_users, old_users = users(new), users(baseline)
+    new_users, old_users, paired = users(new), users(baseline), news
 
     def by_use(table: dict[Key, set[str]], unit: Unit) -> object:
         return stem_of(unit.name), frozenset(table.get((unit.section, unit.start), ()))
@@ -329,6 +338,15 @@ def _pair_numbered(
                     found.by_unit[unit.section, unit.start] = home
                 news = [unit for unit in news if unit not in fresh]
                 olds = [row for row in olds if row not in stale]
+    all_users = users(new, is_wide=True)
+    likes: dict[object, list[Key]] = {}
+    for unit in paired:
+        key = unit.section, unit.start
+        if key in found.by_unit:
+            likes.setdefault(by_use(all_users, unit), []).append(key)
+    for keys in likes.values():
+        places = frozenset(found.by_unit[key] for key in keys)
+        found.alike |= dict.fromkeys(keys if len(keys) > 1 else (), places)
     for unit, home in olds:
         found.spare.setdefault(stem_of(unit.name), set()).add(home)
 

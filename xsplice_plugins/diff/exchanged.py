@@ -53,8 +53,8 @@ def exchanged_names(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
     rounds = {tuple(sorted(row)) for a in heirs if (row := _round(heirs, a))}
     return tuple(
         sorted(
-            f"{', '.join(sorted(f'`{old.all[a].name}`' for a in row))} may have exchanged their names: "
-            "where one of them was used, another one is now; in memory each keeps its value"
+            f"{', '.join(sorted(f'`{old.all[a].name}`' for a in row))} may have exchanged their "
+            "names: where one of them was used, another one is now; in memory each keeps its value"
             for row in rounds
         )
     )

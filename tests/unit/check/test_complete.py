@@ -130,6 +130,41 @@ def test_a_static_of_a_function_keeps_its_state_under_another_number(
     assert sorted(held.values()) == [False, True]
 
 
+HITS = """
+static inline void bump(int x) {
+  { static volatile int hits; hits = x; }
+  { static volatile int hits; hits = 7; }
+}
+LOCAL int once(int x) { bump(x); return x + 1; }
+int ask(int x) { return once(x); }
+"""
+AGAIN = "LOCAL int again(int x) { bump(x); return x + 2; } int tell(int x) { return again(x); }\n"
+
+
+@pytest.mark.parametrize(("more", "states"), [("", "held open"), (AGAIN, "failed held")])
+def test_of_statics_that_the_same_functions_use_each_is_one(
+    more: str, states: str, tmp_path: Path
+) -> None:
+    """Another function, which stays, may tell which is which; else it is a question."""
+    own = world(tmp_path, UNIT + HITS + more)
+    new = compiled(tmp_path, "unit.c", UNIT + HITS.replace("+ 1", "+ 3") + more)
+
+    def state(first: int, second: int) -> str:
+        code = f"""
+        extern volatile int one asm("unit.c_hits.{first}"), two asm("unit.c_hits.{second}");
+        __attribute__((noipa)) int once(int x) {{ one = x; two = 7; return x + 3; }}
+        """
+        sizes = f"{size_of(new, 'once')}, {size_of(own.unit, 'once')}"
+        place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+        record = f'{{"unit.c_once", (void *)once, 0, {sizes}, 2}}'
+        rows = f"struct livepatch_func own[] {place} = {{{record}}};"
+        found = checked(own, new, payload(own, new, code, (), rows))
+        return "failed" if not found.held else "open" if found.unchecked else "held"
+
+    assert " ".join(sorted((state(0, 1), state(1, 0)))) == states
+    assert state(1, 1) == "failed"  # one for both
+
+
 @pytest.mark.parametrize(
     ("fix", "body", "is_right"),
     [
