@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
-from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.errors import CaptureError, RefusedError
 from xsplice_plugins.kbuild.commands import edited, redirected, run, words
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob
 
 log = logging.getLogger(__name__)
+
+#: What gcc and clang say where a header and the build's own ``asm-offsets.h`` disagree.
+_GENERATED = re.compile(
+    r"[\"'](?P<name>\w+)[\"'] (?:macro )?redefined(?s:.*?)asm-offsets\.h:\d+:(?:\d+:)? note: "
+    r"(?:this is the location of the )?previous definition"
+)
 
 _DEPENDENCY_ALONE = {"-MD", "-MMD", "-MP", "-MG"}
 _DEPENDENCY_VALUE = {"-MF", "-MT", "-MQ"}
@@ -39,6 +46,7 @@ def compile_object(
 
     Raises:
         CaptureError: It does not compile; the message has the compiler's own lines.
+        RefusedError: A value changed that ``asm-offsets.h`` has for assembler.
         MachineError: The compiler is not there, or a disk is full.
     """
     with full_disk_named(out):
@@ -47,7 +55,7 @@ def compile_object(
     try:
         made = work / "compiled"
         command = _redirected(job, copy_root, made)
-        run(command, copy_root / job.cwd, env=env, subject=job.source_path)
+        _run(job, command, copy_root, env)
         if not made.is_file():
             raise CaptureError(
                 f"{job.object_path}: its command wrote no object at {job.output}; "
@@ -84,6 +92,7 @@ def preprocess(
 
     Raises:
         CaptureError: The preprocessor fails; the message has its own lines.
+        RefusedError: A value changed that ``asm-offsets.h`` has for assembler.
     """
     origin = origin_of(copy_root).folder
     changes = _moved(job.command, origin, copy_root)
@@ -104,10 +113,26 @@ def preprocess(
             changes[index] = ""
     appended = f"-E{_prefix_map(job.command, origin, copy_root)} {options}".rstrip()
     command = edited(job.command, changes, appended)
-    data = run(command, copy_root / job.cwd, env=env, subject=job.source_path)
+    data = _run(job, command, copy_root, env)
     text = data.decode("latin-1")
     check_reads(copy_root, job.cwd, _dotted_markers(text), job.source_path)
     return text
+
+
+def _run(job: CompileJob, command: str, copy_root: Path, env: Mapping[str, str] | None) -> bytes:
+    """Run a job's command; tell a stale generated header from a mistake of the patch."""
+    try:
+        return run(command, copy_root / job.cwd, env=env, subject=job.source_path)
+    except CaptureError as error:
+        found = _GENERATED.search(str(error))
+        if found is None:
+            raise
+        raise RefusedError(
+            f"asm-offsets.h: `{found['name']}` gets another value, and the build writes it into "
+            f"this file, which {job.source_path} and assembler source read; assembler code cannot "
+            "be replaced and keeps the old value [GENERATED]; leave that part of the patch out, or "
+            "give C code a constant of its own"
+        ) from error
 
 
 def _dotted_markers(text: str) -> str:

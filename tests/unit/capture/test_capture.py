@@ -12,9 +12,10 @@ import pytest
 
 from tests.kit.tiny_tree import SOURCES, TinyTree
 from xsplice_plugins import capture
-from xsplice_plugins.artefacts import Reach, Route
+from xsplice_plugins.artefacts import CompileJob, Reach, Route
+from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.making import _pairs
-from xsplice_plugins.errors import CaptureError, MachineError, NoFunctionalChangeError
+from xsplice_plugins.errors import CaptureError, MachineError, NoFunctionalChangeError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CompileJob, ObjectPair, PatchSet
+    from xsplice_plugins.artefacts import ObjectPair, PatchSet
 
 pytestmark = pytest.mark.toolchain
 
@@ -157,6 +158,28 @@ def test_a_compile_error_shows_the_compilers_lines(
     assert "common/version.c:4:12: error:" in str(caught.value)
     assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
     untouched()
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [("asm-offsets.h", RefusedError), ("other.h", CaptureError)],
+)
+def test_a_value_that_the_build_wrote_for_assembler_is_refused(
+    header: str, error: type[Exception], tmp_path: Path
+) -> None:
+    (tmp_path / header).write_text("#define TRAP_NMI 1 /* TRAP_NMI */\n")
+    (tmp_path / "a.c").write_text(f'#include "{header}"\n#define TRAP_NMI 2\nint a = TRAP_NMI;\n')
+    job = CompileJob(
+        object_path="a.o", source_path="a.c", cwd=".", output="a.o", reach=Reach.HEADER,
+        command="gcc -Werror -c a.c -o a.o", inputs=("a.c",),
+    )  # fmt: skip
+    for work in (
+        lambda: capture.compile_object(job, tmp_path, tmp_path / "out.o"),
+        lambda: preprocess(job, tmp_path),
+    ):
+        with pytest.raises(error, match=r"\bTRAP_NMI\b") as caught:
+            work()
+        assert ("[GENERATED]" in str(caught.value)) == (error is RefusedError)
 
 
 def test_drift_names_the_object_and_both_compilers(own_tree: TinyTree, tmp_path: Path) -> None:
