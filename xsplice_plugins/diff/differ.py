@@ -213,10 +213,16 @@ def _removed(canon: Canon) -> tuple[RemovedItem, ...]:
 
 
 def _same_elsewhere(canon: Canon, comparison: Comparison) -> tuple[str, ...]:
-    """Say what got another name or section and is the same otherwise."""
+    """Say what got another name, one more, or another section and is the same otherwise."""
     rows = []
+    known = {symbol.name for symbol in canon.old.file.symbols}
     for a, b in canon.pairing.new_of.items():
         old, new = canon.old.all[a], canon.new.all[b]
+        rows += [
+            f"`{alias.name}` is another name of `{new.name}`, and the image does not know it"
+            for alias in canon.new.aliases.get(b, ())
+            if alias.value == new.offset and not alias.is_local and alias.name not in known
+        ]
         if b in comparison.changed or b in comparison.data_changed or b in comparison.kept:
             continue
         sections = [

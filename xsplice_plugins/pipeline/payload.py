@@ -31,6 +31,7 @@ from xsplice_plugins.errors import (
     RefusedError,
     SignError,
 )
+from xsplice_plugins.pipeline.aliases import check_aliases
 from xsplice_plugins.pipeline.diffing import DIFFER, complete
 from xsplice_plugins.pipeline.reports import forget_reports
 from xsplice_plugins.pipeline.run import settled
@@ -161,6 +162,7 @@ def link_payload(
     if not any(delta.is_active for delta, _ in kept):
         raise NoFunctionalChangeError(no_change_text(deltas))
     kept.sort(key=lambda item: item[0].object_path)
+    check_aliases(kept, list(zip(deltas, objects, strict=True)), image)
     hook = chosen(run.plugins, "xsplice_link_payload", run.config.linker)
     payload = call(
         hook,

@@ -250,6 +250,9 @@ def test_damaged_objects_are_refused_by_name(tmp_path: Path) -> None:
 def test_an_alias_at_the_start_is_no_second_entry(tmp_path: Path) -> None:
     text = 'int f(int a) { return get(a) + 1; }\nint other(int) __attribute__((alias("f")));'
     assert summary(diff_c(tmp_path, text, text.replace("+ 1", "+ 2"))) == (["f"], [], [], [])
+    fresh = diff_c(tmp_path, text.partition("\n")[0], text)
+    assert (fresh.is_empty, len(fresh.notes)) == (True, 1)
+    assert "`other` is another name of `f`" in fresh.notes[0]
 
 
 def test_data_that_gets_its_first_write_lies_in_read_only_memory(tmp_path: Path) -> None:

@@ -121,3 +121,29 @@ def test_what_boot_code_left_is_in_the_record_of_the_payload(
     left = [row.obligation for row in record.findings if "`start` ran at boot" in row.text]
     assert left == ([] if leaves_same else [Duty.DATA])
     assert any("boot is over" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "is_refused"),
+    [
+        ("shifted", 'int shifted(int) __attribute__((alias("moved")));', True),
+        ("moved", 'int shifted(int) __attribute__((alias("moved")));', False),
+        ("shifted", "", False),  # nobody knows it
+    ],
+)
+def test_a_new_name_of_what_stays_in_the_image_is_refused_with_the_old_one(
+    compiler: Compiler, image: bytes, name: str, more: str, *, is_refused: bool
+) -> None:
+    text = f"{HIDDEN}extern int {name}(int); int entry(int x) {{ return {name}(x) * 4; }}"
+    new = compiler.object("other.c", text)
+    delta = closure_delta(new, "other.o", ("entry",))
+    left_object = compiler.object("version.c", f"{HIDDEN}int moved(int x) {{ return x; }} {more}")
+    left = Delta(object_path="version.o", source_path="", profile="", machine=0, digest_new="")
+    run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
+    work = [left, delta], [left_object, new]
+    if name == "moved":
+        assert pipeline.link_payload(run, "fix", *work, image).record.functions
+        return
+    text = "use `moved`" if is_refused else "no symbol `shifted`"
+    with pytest.raises(RefusedError if is_refused else LinkError, match=text):
+        pipeline.link_payload(run, "fix", *work, image)
