@@ -309,8 +309,10 @@ def _gone(report: _Report, old: Side, side: Side) -> None:
     """Find what a linker script gathers of the object before, and the new one has no more."""
     listed, kept = unreferenced(old.obj), set(side.homes.by_unit.values())
     for unit in units_of(old.obj, is_code=False):
-        is_left = (unit.section, unit.start) in listed and not old.obj.is_boot_only(unit.section)
-        home = old.homes.of(unit) if is_left and unit.symbol and unit.symbol.is_local else None
+        is_hook = old.obj.elf.sections[unit.section].name.startswith(".livepatch")
+        is_left = is_hook or old.obj.is_boot_only(unit.section)
+        is_entry = (unit.section, unit.start) in listed and not is_left
+        home = old.homes.of(unit) if is_entry and unit.symbol and unit.symbol.is_local else None
         if home is not None and home not in kept:
             report.add(unit.name, "it is gone, and a list made at link time still has it")
 
