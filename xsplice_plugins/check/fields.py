@@ -137,3 +137,8 @@ def kind_of(machine: int, number: int, subject: str) -> Kind:
 def is_same_kind(machine: int, one: int, other: int) -> bool:
     """Tell whether two types of relocation fill a field alike."""
     return _SAME.get((machine, one), one) == _SAME.get((machine, other), other)
+
+
+def has_anchors(machine: int) -> bool:
+    """Tell whether compilers reach several variables of a section from one of them."""
+    return machine == EM_AARCH64

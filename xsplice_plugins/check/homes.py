@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from xsplice_plugins.check.base import Placed
+from xsplice_plugins.check.fields import has_anchors
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit
 from xsplice_plugins.check.tables import layout_of
-from xsplice_plugins.elf.types import EM_AARCH64, STT_SECTION
+from xsplice_plugins.elf.types import STT_SECTION
 
 _NUMBERED = re.compile(r"(.+?)\.(\d+)$")
 _SPECIALISED = re.compile(r"(?:\.(?:isra|constprop|part)\.\d+)+$")
@@ -142,7 +143,7 @@ def unreferenced(obj: ObjectFile) -> set[Key]:
             before.setdefault(key, set()).add((user.section, user.start))
     while True:
         used = {key for key in found if not before.get(key, set()) - {key} <= found}
-        if obj.elf.machine == EM_AARCH64:  # a variable may be reached from its neighbour
+        if has_anchors(obj.elf.machine):  # a variable may be reached from its neighbour
             used |= {key for key in found if key[0] in {section for section, _ in used}}
         if not used:
             return found
