@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from tests.kit.acting import do
 from tests.kit.payloads import UND, Draft, Rel, Sec, Sym, add_code, add_hook, minimal
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, Probe, prove, release
@@ -110,3 +111,18 @@ def test_arm_payloads_without_hooks_are_proved() -> None:
     for arch in (ARM64, ARM32):
         report = prove([("p", minimal(arch).build())], tiny_xen(arch), XEN)
         assert report.verdict == "proved", report.reason
+
+
+@pytest.mark.parametrize("kind", ["preapply", "load"])
+@pytest.mark.parametrize(("pages", "is_enough"), [(7, True), (8, False), (40, False)])
+def test_a_hook_has_what_is_left_of_a_stack_of_32_kib(
+    kind: str, pages: int, *, is_enough: bool
+) -> None:
+    # sub sp, sp, #pages, lsl #12; str xzr, [sp]; add sp, sp, #pages, lsl #12
+    frame = code(0xD14003FF | pages << 10, 0xF90003FF, 0x914003FF | pages << 10)
+    hv = hooked(kind, frame + returning(0))
+    if is_enough:
+        assert do(hv, "p", Command.APPLY) == 0
+        return
+    with pytest.raises(Hazard, match="overruns Xen's stack"):
+        do(hv, "p", Command.APPLY)

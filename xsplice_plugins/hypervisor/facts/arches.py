@@ -2,7 +2,8 @@
 """The three architectures as data: what the loader and the patcher need to know of each.
 
 Source: asm/livepatch.h and asm/insn.h of each; arch/*/livepatch.c; LIVEPATCH_VMAP_START of Arm's
-asm/config.h, since 4.18 asm/mmu/layout.h; LIVEPATCH_FEATURE of Arm's asm/cpufeature.h.
+asm/config.h, since 4.18 asm/mmu/layout.h; LIVEPATCH_FEATURE of Arm's asm/cpufeature.h; stacks:
+PRIMARY_STACK_SIZE of x86's asm/config.h, STACK_SIZE of Arm's, the same from 4.8 to 4.22.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ class Arch:
     #: feature of alternatives that is set on every host that can load a payload, and so is taken
     livepatch_feature: int = 0
     refuses_warnings: bool = False  #: whether a WARN in a payload stops the host
+    #: of a CPU's stack for hypercalls and the idle loop; below it nothing can be written
+    stack_bytes: int = 32 << 10
     keeps_stacks: bool = False  #: a vCPU that does not run keeps its stack in the hypervisor
 
     @property
@@ -85,6 +88,7 @@ X86_64 = Arch(
     jump=_x86_jump,
     rel_errno=EOPNOTSUPP,
     heap_virt=0xFFFF840000000000,
+    stack_bytes=8 << 10,
     has_ex_table=True,
     has_alternative_calls=True,
     references=byte_references,

@@ -10,10 +10,17 @@ import ctypes
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64, X86_64
+from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment, Perm
 from xsplice_plugins.hypervisor.run import intercepts
+from xsplice_plugins.hypervisor.run.faults import (
+    STACK_CALLED_BYTES,
+    STACK_USED_BYTES,
+    Fault,
+    after_fault,
+    overrun,
+)
 from xsplice_plugins.hypervisor.run.helpers import RUN_IT, Call
 from xsplice_plugins.hypervisor.run.processor import Block, processor, read_block
 from xsplice_plugins.hypervisor.run.trials import How, Sight
@@ -24,18 +31,14 @@ from xsplice_plugins.hypervisor.state.xen import Xen
 if TYPE_CHECKING:
     import unicorn
 
-    from xsplice_plugins.hypervisor.image.image import BootedImage
-
-#: A stack as Xen's: 32 KiB, aligned, with struct cpu_info at its top.
-_STACK_OFFSET = 0x200000
-_STACK_BYTES = 32 << 10
+#: Where the top of the stack lies: aligned as Xen's, with struct cpu_info beneath it.
+_STACK_TOP_OFFSET = 0x208000
 _CPU_INFO_BYTES = 1024
 _RETURN_OFFSET = 0x300000
 INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
 #: What fills registers and stack that nobody set: an address nothing can be mapped at.
 _JUNK = 0xA5C3_5A3C_A5C3_0000
-_BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT", "a payload's WARN, which Arm refuses,")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,8 +64,8 @@ class Engine:
         self._uc, self._regs = processor(arch)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._stack = MemorySegment(
-            addr_virt=arch.heap_virt + _STACK_OFFSET,
-            data=bytearray(_STACK_BYTES),
+            addr_virt=arch.heap_virt + _STACK_TOP_OFFSET - arch.stack_bytes,
+            data=bytearray(arch.stack_bytes),
             perm=RW,
             name="stack",
             owner="(stack)",
@@ -188,6 +191,8 @@ class Engine:
         if segment is None or self._is_patched(addr, segment):
             return
         try:
+            if uc.reg_read(self._regs.stack) - STACK_CALLED_BYTES < self._stack.addr_virt:
+                raise overrun("", self._stack, describe_address(self._xen, addr))
             result = self._handlers[addr](self._xen, self._call())
         except Hazard as hazard:
             self._run.stop = type(hazard)(self._run.step, hazard.reason)
@@ -256,11 +261,11 @@ class Engine:
         uc, regs = self._uc, self._regs
         self._synchronise()
         self._run = run
-        below = _STACK_BYTES - _CPU_INFO_BYTES
+        below = len(self._stack.data) - _CPU_INFO_BYTES
         junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.how.is_rehearsal else bytes(below)
         self._stack.data[:] = junk + bytes(_CPU_INFO_BYTES)
         self.watch.begin(run.how, run.sight, step=run.step)
-        top = self._stack.end_virt - _CPU_INFO_BYTES
+        top = self._stack.end_virt - STACK_USED_BYTES
         if regs.link:
             uc.reg_write(regs.link, self._return_virt)
         else:
@@ -278,7 +283,9 @@ class Engine:
             try:
                 uc.emu_start(place, self._return_virt, count=INSTRUCTIONS_MAX)
             except self._unicorn.UcError as error:
-                place = self._after_fault(error, run)
+                if run.stop is not None:
+                    raise run.stop from error
+                place = self._after_fault(str(error))
                 continue
             if run.stop is not None:
                 raise run.stop
@@ -301,37 +308,21 @@ class Engine:
         if lost:
             raise Hazard(run.step, f"the function returns with its caller's {lost[0]} changed")
 
-    def _after_fault(self, error: "unicorn.UcError", run: _Run) -> int:
-        """Find where execution continues after a fault: the tables decide, as in Xen's handlers."""
-        xen = self._xen
-        if run.stop is not None:
-            raise run.stop
-        rip = int(self._uc.reg_read(self._regs.pc))
-        where = describe_address(xen, rip)
-        # A payload's tables are found once its region is registered: at load in newer releases, in
-        # older ones only while it is applied, so that a WARN in its pre-apply hook is a crash.
-        registered = xen.payloads if xen.release.registers_region_at_load else xen.applied
-        tables: tuple[BootedImage | LoadedPayload, ...] = (xen.image, *registered)
-        # On x86 Xen looks at the instruction before it looks for a frame (do_invalid_op).
-        trap = xen.release.bug_instruction if xen.image.arch == X86_64 else bytes(4)
-        is_bug = xen.image.arch != X86_64 or xen.memory.peek(rip, len(trap)) == trap
-        for table in tables:
-            if rip in table.ex_table:
-                return table.ex_table[rip]
-            kind = table.bug_frames.get(rip) if is_bug else None
-            if kind in {0, 1}:
-                xen.console.append(f"{_BUG_KINDS[kind]} at {where}")
-                return rip + len(trap)
-            if kind is not None:
-                raise Hazard(run.step, f"{_BUG_KINDS[kind]} at {where}")
-        addr = run.fault_virt
-        if addr is None:
-            raise Hazard(run.step, f"crash at {where}: {error}")
-        if self.watch.may_be_mapped(addr):
-            raise Unknown(
-                run.step, f"needs memory at {addr:#x} that only a running host has, used by {where}"
-            )
-        raise Hazard(run.step, f"crash at {where}: {error} {addr:#x}")
+    def _after_fault(self, words: str) -> int:
+        """Give where execution goes on after a fault.
+
+        Raises:
+            Hazard: nowhere.
+        """
+        regs, run = self._regs, self._run
+        fault = Fault(
+            step=run.step,
+            words=words,
+            pc_virt=int(self._uc.reg_read(regs.pc)),
+            addr_virt=run.fault_virt,
+            stack_virt=int(self._uc.reg_read(regs.stack)),
+        )
+        return after_fault(fault, self._xen, self.watch, self._stack)
 
 
 def engine_of(xen: Xen) -> Engine:

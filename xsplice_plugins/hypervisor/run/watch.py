@@ -34,6 +34,8 @@ HOST_OWNER = "(host)"
 _HEAP_BYTES = 256 << 20
 #: How far a string is taken to reach, for what is not known of it.
 _STRING_BYTES = 16
+#: Nothing else is mapped that close to the model's stack.
+STACK_AROUND_BYTES = 1 << 19
 #: Where a null pointer leads.
 _NULL_BYTES = 0x10000
 
@@ -226,7 +228,8 @@ class Watch:
         """
         image, stack = self._xen.image, self._stack
         last = image.regions[-1]
-        if self._segment_at(addr) is not None or abs(addr - stack.addr_virt) < 2 * len(stack.data):
+        is_near = abs(addr - stack.addr_virt) < STACK_AROUND_BYTES
+        if self._segment_at(addr) is not None or is_near:
             return False
         own = ((image.regions[0].addr_virt, last.addr_virt + len(last.data)), image.arena)
         if any(start <= addr < end for start, end in own):
