@@ -126,3 +126,23 @@ def test_a_hook_has_what_is_left_of_a_stack_of_32_kib(
         return
     with pytest.raises(Hazard, match="overruns Xen's stack"):
         do(hv, "p", Command.APPLY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "found"),
+    [
+        ("preapply", (0xD50342DF,), "off"),  # msr daifset, #2
+        ("preapply", (0xD50342DF, 0xD50342FF), ""),  # msr daifclr, #2
+        ("load", (0xD50342FF,), "on"),
+        ("load", (0xD53B4221, 0xD50342FF, 0xD51B4221), ""),  # mrs x1, daif; msr daif, x1
+    ],
+)
+def test_a_hook_leaves_interrupts_as_they_were(
+    kind: str, words: tuple[int, ...], found: str
+) -> None:
+    hv = hooked(kind, code(*words) + returning(0))
+    if not found:
+        assert do(hv, "p", Command.APPLY) == 0
+        return
+    with pytest.raises(Hazard, match=f"returns with interrupts {found}"):
+        do(hv, "p", Command.APPLY)

@@ -3,19 +3,56 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.kit.acting import do, fresh, returning, state, with_hook
-from tests.kit.payloads import minimal
-from tests.model.test_running_host import SIZE, calling
-from xsplice_plugins.hypervisor import Command, Hazard, Unknown
+from tests.kit.payloads import UND, Rel, Sym, add_code, add_hook, minimal
+from tests.kit.tiny_xen import PAGE, TEXT_VIRT, tiny_xen
+from xsplice_plugins.hypervisor import Command, Hazard, Hypervisor, KnownSymbol, Unknown, release
 
+COUNTER = TEXT_VIRT["x86_64"] + 2 * PAGE
+SIZE = "bf64000000"  # mov edi, 100
+LOCK = "48bf" + COUNTER.to_bytes(8, "little").hex()  # mov rdi, counter
 HOOKS = ("preapply", "load", "postapply")
 
 
 def applied(kind: str, code: str) -> tuple[str, int]:
     """Apply a payload with one hook that does this and returns zero; give state and rc."""
     hv = fresh(("a", with_hook(minimal(), kind, bytes.fromhex(code) + returning(0))))
+    do(hv, "a", Command.APPLY)
+    return state(hv, "a")
+
+
+def called(kind: str, *calls: tuple[str, str], end: str = "") -> tuple[str, int]:
+    """The same with a hook that calls functions of Xen, each behind code for its arguments."""
+    draft = minimal()
+    code, relocs = b"\x53", []  # push rbx
+    for name, arguments in calls:
+        code += bytes.fromhex(arguments)
+        relocs.append(Rel(len(code) + 1, 4, name, -4))
+        code += b"\xe8\0\0\0\0"
+    add_code(draft, "hook", code + bytes.fromhex(end) + b"\x5b" + returning(0), relocs)
+    add_hook(draft, kind, "hook")
+    names = dict.fromkeys(name for name, _ in calls)
+    draft.symbols += [Sym(name, UND) for name in names]
+    image = tiny_xen()
+    added = {
+        name: KnownSymbol(
+            name=name,
+            addr_virt=COUNTER - 2 * PAGE + 0x600 + 16 * at,
+            size_bytes=16,
+            is_function=True,
+        )
+        for at, name in enumerate(names)
+    }
+    added["per_cpu____preempt_count"] = KnownSymbol(
+        name="per_cpu____preempt_count", addr_virt=COUNTER + 8, size_bytes=4, is_function=False
+    )
+    image = dataclasses.replace(image, symbols={**image.symbols, **added})
+    hv = Hypervisor(image, release("4.17.5"))
+    assert hv.upload(b"a\0", draft.build()).code == 0
     do(hv, "a", Command.APPLY)
     return state(hv, "a")
 
@@ -45,9 +82,91 @@ def test_a_hook_has_what_is_left_of_a_stack_of_8_kib(kind: str) -> None:
 @pytest.mark.parametrize(("size_bytes", "is_enough"), [(4400, True), (4800, False)])
 def test_what_a_hook_calls_needs_stack_too(size_bytes: int, *, is_enough: bool) -> None:
     size = size_bytes.to_bytes(4, "little").hex()
-    hv = calling(("_xmalloc", f"4881ec{size} {SIZE}"), end=f"4881c4{size}")
+    calls = [("_xmalloc", f"4881ec{size} {SIZE}"), ("xfree", "4889c7")]
     if is_enough:
-        assert do(hv, "a", Command.APPLY) == 0
+        assert called("preapply", *calls, end=f"4881c4{size}") == ("APPLIED", 0)
     else:
         with pytest.raises(Hazard, match="overruns Xen's stack at _xmalloc"):
-            do(hv, "a", Command.APPLY)
+            called("preapply", *calls, end=f"4881c4{size}")
+
+
+LOCKS = [
+    ("_spin_lock", "_spin_unlock"),
+    ("_spin_lock_irqsave", "_spin_unlock_irqrestore"),
+    ("_spin_trylock", "_spin_unlock"),
+    ("_spin_lock_recursive", "_spin_unlock_recursive"),
+    ("_nrspin_lock", "_nrspin_unlock"),
+    ("_rspin_lock_irqsave", "_rspin_unlock_irqrestore"),
+]
+SAVED = "4889c6"  # mov rsi, rax
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize(("take", "give"), LOCKS)
+def test_a_lock_of_xen_is_given_back_before_the_hook_returns(
+    kind: str, take: str, give: str
+) -> None:
+    assert called(kind, (take, LOCK), (give, LOCK + SAVED)) == ("APPLIED", 0)
+    with pytest.raises(Hazard, match="returns with the lock counter held"):
+        called(kind, (take, LOCK))
+    with pytest.raises(Hazard, match="given back by who does not hold it"):
+        called(kind, (give, LOCK))
+    with pytest.raises(Hazard, match="given back by who does not hold it"):
+        called(kind, (take, LOCK), (give, LOCK + SAVED), (give, LOCK))
+
+
+def test_only_a_recursive_lock_is_taken_twice_and_a_try_fails() -> None:
+    take, give = ("_spin_lock_recursive", LOCK), ("_spin_unlock_recursive", LOCK)
+    assert called("load", take, take, give, give) == ("APPLIED", 0)
+    with pytest.raises(Hazard, match="lock counter held"):
+        called("load", take, take, give)
+    with pytest.raises(Hazard, match="taken twice"):
+        called("load", take, ("_spin_lock", LOCK))
+    try_again = [("_spin_lock", LOCK), ("_spin_trylock", LOCK)]
+    crash = "85c0 7402 0f0b"  # the try answers 0
+    assert called("load", *try_again, ("_spin_unlock", crash + LOCK)) == ("APPLIED", 0)
+
+
+CLI, STI = "fa", "fb"
+SAVE, RESTORE = "9c", "9d"  # pushf, popf
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "found"),
+    [
+        ("preapply", CLI, "off"),
+        ("preapply", CLI + STI, ""),
+        ("preapply", SAVE + CLI + RESTORE, ""),
+        ("postapply", CLI, "off"),
+        ("postapply", STI, ""),
+        ("load", STI, "on"),
+        ("load", STI + CLI, ""),
+        ("load", SAVE + CLI + RESTORE, ""),
+    ],
+)
+def test_a_hook_leaves_interrupts_as_they_were(kind: str, code: str, found: str) -> None:
+    if found:
+        assert f"returns with interrupts {found}" in hazard(kind, code)
+    else:
+        assert applied(kind, code) == ("APPLIED", 0)
+
+
+@pytest.mark.parametrize(("kind", "is_fine"), [("preapply", True), ("load", False)])
+def test_a_lock_that_lets_interrupts_come_is_for_hooks_that_have_them(
+    kind: str, *, is_fine: bool
+) -> None:
+    calls = [("_spin_lock_irq", LOCK), ("_spin_unlock_irq", LOCK)]
+    if is_fine:
+        assert called(kind, *calls) == ("APPLIED", 0)
+    else:
+        with pytest.raises(Hazard, match="returns with interrupts on"):
+            called(kind, *calls)
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_what_counts_against_being_preempted_is_even(kind: str) -> None:
+    more, less = "ff4708", "ff4f08"  # inc and dec dword [rdi + 8]
+    assert called(kind, end=LOCK + more + less) == ("APPLIED", 0)
+    for uneven in (more, less, more + more + less):
+        with pytest.raises(Hazard, match="returns with preempt_count changed"):
+            called(kind, end=LOCK + uneven)

@@ -242,6 +242,7 @@ def test_zeroed_memory_is_zero_and_locks_of_xen_are_free() -> None:
         ("_spin_lock", "803800 7402 0f0b" + TO_COUNTER),
         ("_spin_unlock", TO_COUNTER),
         ("_spin_lock", TO_COUNTER),
+        ("_spin_unlock", TO_COUNTER),
     )
     assert do(hv, "a", Command.APPLY) == 0
 

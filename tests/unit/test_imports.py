@@ -243,6 +243,7 @@ def test_the_hypervisor_needs_the_standard_library_and_to_run_code_emulator_and_
         and found.target.split(".")[0] not in sys.stdlib_module_names
     }
     assert foreign == {
+        ("borrowed.py", "unicorn"),
         ("execute.py", "unicorn"),
         ("processor.py", "unicorn"),
         ("processor.py", "iced_x86"),

@@ -14,6 +14,7 @@ from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment, Perm
 from xsplice_plugins.hypervisor.run import intercepts
+from xsplice_plugins.hypervisor.run.borrowed import JUNK, BorrowedCpu
 from xsplice_plugins.hypervisor.run.faults import (
     STACK_CALLED_BYTES,
     STACK_USED_BYTES,
@@ -37,8 +38,6 @@ _CPU_INFO_BYTES = 1024
 _RETURN_OFFSET = 0x300000
 INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
-#: What fills registers and stack that nobody set: an address nothing can be mapped at.
-_JUNK = 0xA5C3_5A3C_A5C3_0000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +61,7 @@ class Engine:
 
         arch = xen.image.arch
         self._uc, self._regs = processor(arch)
+        self._cpu = BorrowedCpu(self._uc, self._regs, xen)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._stack = MemorySegment(
             addr_virt=arch.heap_virt + _STACK_TOP_OFFSET - arch.stack_bytes,
@@ -207,18 +207,10 @@ class Engine:
             stack = uc.reg_read(regs.stack)
             back = int.from_bytes(uc.mem_read(stack, 8), "little")
             uc.reg_write(regs.stack, stack + 8)
-        self._spoil()
+        self._cpu.spoil()
         if result is not None:
             uc.reg_write(regs.result, result & ((1 << 64) - 1))
         uc.reg_write(regs.pc, back)
-
-    def _spoil(self) -> None:
-        """Put into registers what no code may rely on."""
-        is_rehearsal = self._run.how.is_rehearsal
-        for number in self._regs.lost:
-            self._uc.reg_write(number, _JUNK | number if is_rehearsal else 0)
-        number, clear, every = self._regs.flags
-        self._uc.reg_write(number, every if is_rehearsal else clear)
 
     def _is_patched(self, addr: int, segment: MemorySegment) -> bool:
         """Whether a payload replaced the intercepted function: then its code really runs."""
@@ -237,6 +229,7 @@ class Engine:
             subject=run.subject,
             segment=run.argument,
             how=run.how,
+            cpu=self._cpu,
             watch=self.watch,
             map=self.map,
         )
@@ -262,7 +255,7 @@ class Engine:
         self._synchronise()
         self._run = run
         below = len(self._stack.data) - _CPU_INFO_BYTES
-        junk = _JUNK.to_bytes(8, "little") * (below // 8) if run.how.is_rehearsal else bytes(below)
+        junk = JUNK.to_bytes(8, "little") * (below // 8) if run.how.is_rehearsal else bytes(below)
         self._stack.data[:] = junk + bytes(_CPU_INFO_BYTES)
         self.watch.begin(run.how, run.sight, step=run.step)
         top = self._stack.end_virt - STACK_USED_BYTES
@@ -272,12 +265,9 @@ class Engine:
             top -= 8
             uc.mem_write(top, self._return_virt.to_bytes(8, "little"))
         uc.reg_write(regs.stack, top)
-        self._spoil()
+        self._cpu.lend(run.step, is_rehearsal=run.how.is_rehearsal)
         for number, argument in zip(regs.arguments, arguments, strict=False):
             uc.reg_write(number, argument)
-        for _, number in regs.kept:
-            # The other way round, so that neither zero nor anything else passes for "as it was".
-            uc.reg_write(number, 0 if run.how.is_rehearsal else _JUNK | number)
         place = addr
         for _ in range(_FAULTS_MAX):
             try:
@@ -291,22 +281,9 @@ class Engine:
                 raise run.stop
             if uc.reg_read(regs.pc) != self._return_virt:
                 raise Hazard(run.step, f"no return within {INSTRUCTIONS_MAX} instructions")
-            self._check_kept(top + (0 if regs.link else 8))
+            self._cpu.take_back(top + (0 if regs.link else 8), self.watch)
             return int(uc.reg_read(regs.result))
         raise Hazard(run.step, "the function faults without end")
-
-    def _check_kept(self, stack_virt: int) -> None:
-        """See that the caller finds its registers as they were; its next instruction needs them."""
-        uc, run = self._uc, self._run
-        lost = [
-            name
-            for name, number in self._regs.kept
-            if uc.reg_read(number) != (0 if run.how.is_rehearsal else _JUNK | number)
-        ]
-        if uc.reg_read(self._regs.stack) != stack_virt:
-            lost.append("the stack pointer")
-        if lost:
-            raise Hazard(run.step, f"the function returns with its caller's {lost[0]} changed")
 
     def _after_fault(self, words: str) -> int:
         """Give where execution goes on after a fault.

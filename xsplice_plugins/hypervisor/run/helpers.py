@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, page_align
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
+from xsplice_plugins.hypervisor.run.borrowed import BorrowedCpu
 from xsplice_plugins.hypervisor.run.trials import How
 from xsplice_plugins.hypervisor.run.watch import HEAP_OFFSET, HOST_OWNER, Watch
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
@@ -27,6 +28,7 @@ class Call:
     subject: LoadedPayload | None  #: the payload whose hook runs
     segment: MemorySegment | None  #: where that hook's ``struct payload`` lies
     how: How  #: how this run goes
+    cpu: BorrowedCpu  #: the processor it runs on
     watch: Watch  #: what is known of memory
     map: Callable[[MemorySegment], None]  #: lets the processor see new memory
 
@@ -188,26 +190,77 @@ def _kill_timer(xen: Xen, call: Call) -> int:
 # -- locks ----------------------------------------------------------------------------------------
 
 
-def _lock(result: int | None) -> Handler:
-    """Take a lock of Xen's own, which is free at such a moment; others run their own code."""
+def _lock(
+    *, is_recursive: bool = False, tries: bool = False, irq: bool = False, saves: bool = False
+) -> Handler:
+    """Take a lock of Xen's own, which is free at such a moment; others run their own code.
+
+    Args:
+        is_recursive: who holds it may take it again.
+        tries: give 1 or 0 and do not wait.
+        irq: keep interrupts off from now on.
+        saves: the same, and give how it was.
+    """
 
     def take(_xen: Xen, call: Call) -> int | None:
         lock, held = call.argument(0), call.watch.sight.held
         if not call.watch.is_unknown(lock):
             return RUN_IT
-        if lock in held:
+        if lock in held and not is_recursive:
+            if tries:
+                return 0
             raise Hazard(_STEP, f"the lock {call.watch.datum(lock)} is taken twice: no CPU goes on")
-        held.add(lock)
-        return result
+        held[lock] = held.get(lock, 0) + 1
+        before = call.cpu.saved
+        if irq or saves:
+            call.cpu.let_interrupts(come=False)
+        return before if saves else 1 if tries else None
 
     return take
 
 
-def _unlock(_xen: Xen, call: Call) -> int | None:
-    if not call.watch.is_unknown(call.argument(0)):
-        return RUN_IT
-    call.watch.sight.held.discard(call.argument(0))
-    return None
+def _unlock(*, irq: bool = False, restores: bool = False) -> Handler:
+    """Give a lock of Xen's own back, and let interrupts come as before."""
+
+    def give(_xen: Xen, call: Call) -> int | None:
+        lock, held = call.argument(0), call.watch.sight.held
+        if not call.watch.is_unknown(lock):
+            return RUN_IT
+        if lock not in held:
+            name = call.watch.datum(lock)
+            raise Hazard(_STEP, f"the lock {name} is given back by who does not hold it")
+        held[lock] -= 1
+        if not held[lock]:
+            del held[lock]
+        if irq:
+            call.cpu.let_interrupts(come=True)
+        elif restores:
+            call.cpu.restore(call.argument(1))
+        return None
+
+    return give
+
+
+def _locks() -> dict[str, Handler]:
+    """Give the functions of all kinds of spin locks; a recursive kind has others beside them."""
+    found: dict[str, Handler] = {
+        "_spin_lock_cb": _lock(),
+        "_spin_lock_recursive": _lock(is_recursive=True),
+        "_spin_trylock_recursive": _lock(is_recursive=True, tries=True),
+        "_spin_unlock_recursive": _unlock(),
+    }
+    for kind in ("spin", "nrspin", "rspin"):
+        is_recursive = kind == "rspin"
+        found |= {
+            f"_{kind}_lock": _lock(is_recursive=is_recursive),
+            f"_{kind}_lock_irq": _lock(is_recursive=is_recursive, irq=True),
+            f"_{kind}_lock_irqsave": _lock(is_recursive=is_recursive, saves=True),
+            f"_{kind}_trylock": _lock(is_recursive=is_recursive, tries=True),
+            f"_{kind}_unlock": _unlock(),
+            f"_{kind}_unlock_irq": _unlock(irq=True),
+            f"_{kind}_unlock_irqrestore": _unlock(restores=True),
+        }
+    return found
 
 
 HELPERS: dict[str, Handler] = {
@@ -227,8 +280,5 @@ HELPERS: dict[str, Handler] = {
     "set_timer": lambda xen, call: _set_status(xen, call, _TIMER_IN_HEAP),
     "stop_timer": lambda xen, call: _set_status(xen, call, _TIMER_INACTIVE),
     "kill_timer": _kill_timer,
-    **dict.fromkeys(("_spin_lock", "_spin_lock_irq"), _lock(None)),
-    "_spin_lock_irqsave": _lock(0x202),
-    "_spin_trylock": _lock(1),
-    **dict.fromkeys(("_spin_unlock", "_spin_unlock_irq", "_spin_unlock_irqrestore"), _unlock),
+    **_locks(),
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The emulated processor: its registers by calling convention, and what it cannot stand in for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,12 @@ class Registers:
     lost: tuple[int, ...]  #: what any call may change, arguments and result among them
     #: the register with the condition flags, and its value with all of them clear and set
     flags: tuple[int, int, int]
+    #: the register with bits that decide how the processor goes on, those by name that a function
+    #: gives back as they were, and what a call finds there
+    state: int
+    state_bits: Mapping[str, int]
+    state_first: int
+    are_interrupts_masked: bool  #: the bit for interrupts keeps them off
     result: int
     stack: int
     pc: int
@@ -38,6 +45,7 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
         kind, mode, prefix = unicorn.UC_ARCH_X86, unicorn.UC_MODE_64, "UC_X86_REG_"
         arguments, scratch = "rdi rsi rdx rcx r8 r9", "rax r10 r11"
         kept, flags = "rbx rbp r12 r13 r14 r15", ("eflags", 0x2, 0x8D7)
+        state, first, bits = "eflags", 0x202, {"interrupts": 0x200}
         result, stack, pc, link = "rax", "rsp", "rip", ""
     else:
         from unicorn import arm64_const as numbers  # noqa: PLC0415  # costs 0.07 s, needed where code runs
@@ -48,6 +56,7 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
             for row in (range(8), range(8, 18), range(19, 30))
         )
         flags = ("nzcv", 0, 0xF << 28)
+        state, first, bits = "pstate", 0x345, {"interrupts": 0x80}  # EL1 with its own stack
         result, stack, pc, link = "x0", "sp", "pc", "lr"
 
     def named(names: str) -> tuple[int, ...]:
@@ -58,6 +67,10 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
         kept=tuple(zip(kept.split(), named(kept), strict=True)),
         lost=named(f"{arguments} {scratch}"),
         flags=(named(flags[0])[0], flags[1], flags[2]),
+        state=named(state)[0],
+        state_bits=bits,
+        state_first=first,
+        are_interrupts_masked=arch != X86_64,
         result=named(result)[0],
         stack=named(stack)[0],
         pc=named(pc)[0],

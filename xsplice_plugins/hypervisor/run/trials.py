@@ -45,7 +45,8 @@ class Sight:
     path: int = 0  #: a hash over the blocks, in order
     blocks: int = 0  #: how many were executed
     is_timed: bool = False  #: it asked for the time
-    held: set[int] = field(default_factory=set)  #: locks of unknown memory that it holds
+    #: locks of unknown memory that it holds, and how often
+    held: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

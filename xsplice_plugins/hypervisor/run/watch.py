@@ -85,6 +85,7 @@ class Watch:
         """Start another run, as what ``step`` names."""
         self.how, self.sight = how, sight
         self._replaced: dict[int, int] = {}
+        self._filled: dict[int, int] = {}
         self._current = self._host_current(step)
         start, _ = _CPU_INFO["current"]
         place = len(self._stack.data) - start
@@ -146,7 +147,11 @@ class Watch:
                 continue
             offset = place - segment.addr_virt
             self._replaced[place] = segment.data[offset]
-            segment.data[offset] = new[place - addr]
+            segment.data[offset] = self._filled[place] = new[place - addr]
+
+    def as_found(self, addr: int, data: bytes) -> bytes:
+        """Give what a run found at an address where the file has such data."""
+        return bytes(self._filled.get(addr + at, byte) for at, byte in enumerate(data))
 
     def put_back(self) -> None:
         """Put the file's bytes back where a filling stood and the code wrote nothing."""
