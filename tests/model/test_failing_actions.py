@@ -138,10 +138,10 @@ def test_a_revert_that_is_refused_each_time_is_a_hazard() -> None:
 
 
 def test_memory_that_is_freed_before_a_revert_may_be_in_use() -> None:
-    report = proof(draft_of(load=(BORROW,), prerevert=(GIVE_BACK,)))
+    report = proof(draft_of(postapply=(BORROW,), prerevert=(GIVE_BACK,)))
     assert (report.verdict, report.step) == ("unknown", "prerevert-hook")
     assert "frees memory (100 bytes) while the replaced functions still run" in report.reason
-    right = draft_of(load=(BORROW,), prerevert=(), postrevert=(GIVE_BACK,))
+    right = draft_of(postapply=(BORROW,), prerevert=(), postrevert=(GIVE_BACK,))
     assert proof(right).verdict == "proved"
     own = draft_of(prerevert=(BORROW, GIVE_BACK))
     assert proof(own).verdict == "proved", "what it borrowed itself"

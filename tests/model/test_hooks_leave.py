@@ -25,7 +25,13 @@ def applied(kind: str, code: str) -> tuple[str, int]:
     return state(hv, "a")
 
 
-def called(kind: str, *calls: tuple[str, str], end: str = "") -> tuple[str, int]:
+def called(
+    kind: str,
+    *calls: tuple[str, str],
+    end: str = "",
+    version: str = "4.17.5",
+    asserts: bool = False,
+) -> tuple[str, int]:
     """The same with a hook that calls functions of Xen, each behind code for its arguments."""
     draft = minimal()
     code, relocs = b"\x53", []  # push rbx
@@ -50,8 +56,9 @@ def called(kind: str, *calls: tuple[str, str], end: str = "") -> tuple[str, int]
     added["per_cpu____preempt_count"] = KnownSymbol(
         name="per_cpu____preempt_count", addr_virt=COUNTER + 8, size_bytes=4, is_function=False
     )
-    image = dataclasses.replace(image, symbols={**image.symbols, **added})
-    hv = Hypervisor(image, release("4.17.5"))
+    frames = {TEXT_VIRT["x86_64"]: 3} if asserts else {}
+    image = dataclasses.replace(image, symbols={**image.symbols, **added}, bug_frames=frames)
+    hv = Hypervisor(image, release(version))
     assert hv.upload(b"a\0", draft.build()).code == 0
     do(hv, "a", Command.APPLY)
     return state(hv, "a")
@@ -170,3 +177,36 @@ def test_what_counts_against_being_preempted_is_even(kind: str) -> None:
     for uneven in (more, less, more + more + less):
         with pytest.raises(Hazard, match="returns with preempt_count changed"):
             called(kind, end=LOCK + uneven)
+
+
+TAKE, FREE = ("_xmalloc", SIZE), ("xfree", "4889c7")  # mov rdi, rax
+
+
+@pytest.mark.parametrize("kind", ["preapply", "postapply"])
+@pytest.mark.parametrize("free", ["xfree", "vfree"])
+def test_memory_is_there_for_hooks_that_nobody_waits_for(kind: str, free: str) -> None:
+    assert called(kind, TAKE, (free, FREE[1]), asserts=True) == ("APPLIED", 0)
+
+
+@pytest.mark.parametrize("kind", ["load", "apply"])
+@pytest.mark.parametrize(
+    ("call", "version", "asserts", "is_certain"),
+    [
+        (TAKE, "4.17.5", False, False),
+        (TAKE, "4.17.5", True, True),
+        (TAKE, "4.16.3", True, False),  # it only asks whether an interrupt is handled
+        (("xfree", LOCK), "4.17.5", False, False),
+        (("vfree", LOCK), "4.17.5", False, True),
+    ],
+)
+def test_memory_is_not_asked_for_while_all_cpus_wait(
+    kind: str, call: tuple[str, str], version: str, *, asserts: bool, is_certain: bool
+) -> None:
+    with pytest.raises(Hazard, match="while all CPUs wait") as caught:
+        called(kind, call, version=version, asserts=asserts)
+    assert isinstance(caught.value, Unknown) != is_certain
+
+
+def test_what_frees_nothing_asks_for_nothing() -> None:
+    for name in ("xfree", "vfree"):
+        assert called("load", (name, "31ff"), asserts=True) == ("APPLIED", 0)  # xor edi, edi

@@ -199,7 +199,7 @@ def test_what_one_hook_allocates_another_one_frees_once(times: int) -> None:
     store = code_of("50 bf64000000 e800000000 48890500000000 59") + ZERO  # kept = _xmalloc(100)
     relocs = [Rel(7, 4, "_xmalloc", -4), Rel(14, 2, "kept", -4)]
     add_code(draft, "on", store, relocs)
-    add_hook(draft, "load", "on")
+    add_hook(draft, "postapply", "on")
     free = code_of("50 488b3d00000000 e800000000 59") * times + ZERO
     relocs = [
         Rel(14 * turn + place, kind, name, -4)
@@ -207,7 +207,7 @@ def test_what_one_hook_allocates_another_one_frees_once(times: int) -> None:
         for place, kind, name in ((4, 2, "kept"), (9, 4, "xfree"))
     ]
     add_code(draft, "off", free, relocs)
-    add_hook(draft, "unload", "off")
+    add_hook(draft, "postrevert", "off")
     hv = Hypervisor(host_xen(), release("4.17.5"))
     load(hv, "a", draft)
     assert do(hv, "a", Command.APPLY) == 0

@@ -44,10 +44,10 @@ static struct timer timer;
 static int heard(struct notifier_block *block, unsigned long action, void *cpu) { return 0; }
 static void pressed(unsigned char key) { printk("pressed\\n"); }
 static void rang(void *data) { }
-static void on(void) { %s }
-XSPLICE_LOAD_HOOK(on);
-static void off(void) { %s }
-XSPLICE_UNLOAD_HOOK(off);
+static void on(struct payload *p) { %s }
+XSPLICE_POSTAPPLY_HOOK(on);
+static void off(struct payload *p) { %s }
+XSPLICE_POSTREVERT_HOOK(off);
 static void *all[] __used = { &kept, &timer, heard, pressed, rang };
 static unsigned int minor(void) { return 66; }
 XSPLICE_REPLACE("xen_minor_version", minor);

@@ -8,7 +8,7 @@ xen/include/xen/timer.h for the members of ``struct timer``.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, page_align
+from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64, page_align
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run.borrowed import BorrowedCpu
@@ -42,6 +42,7 @@ HEAP_OWNER = "(heap)"
 _FREED = "(freed)"
 _HEAP_BYTES_MAX = 16 << 20
 _UNSET, _POISON = 0xA5, 0xDD
+_ASSERT = 3  #: the kind of a bug frame
 #: Where the model keeps the addresses of all timers, as Xen's lists would.
 _TIMERS_OFFSET = 0x500000
 _TIMERS = "(timers)"
@@ -52,8 +53,34 @@ _FUNCTION, _STATUS, _TIMER_BYTES = 24, 42, 48
 # -- memory ---------------------------------------------------------------------------------------
 
 
+def _check_context(xen: Xen, call: Call, *, unmaps: bool = False) -> None:
+    """See that memory is not taken or given back while all CPUs wait for the one that asks.
+
+    Xen may have to flush their TLBs for it, and waits until they have answered. Builds for
+    debugging ask first (``ASSERT_ALLOC_CONTEXT`` of xen/include/xen/irq.h, since 4.17).
+
+    Raises:
+        Hazard: Xen asserts, or is sure to wait: what is unmapped is flushed everywhere.
+        Unknown: whether there is something to flush, a running host decides.
+    """
+    if not call.cpu.is_waiting:
+        return
+    advice = "take it in a postapply hook and free it in a postrevert hook"
+    if xen.release.version >= (4, 17, 0) and _ASSERT in xen.image.bug_frames.values():
+        raise Hazard(_STEP, f"ASSERT: memory is asked for while all CPUs wait; {advice}")
+    if unmaps and xen.image.arch == X86_64:
+        words = "memory is unmapped while all CPUs wait: none of them answers the flush"
+        raise Hazard(_STEP, f"{words}; {advice}")
+    raise Unknown(
+        _STEP,
+        "memory is asked for while all CPUs wait: if Xen has to flush their TLBs for it, it waits "
+        f"for ever; {advice}",
+    )
+
+
 def _new(xen: Xen, call: Call, size_bytes: int, *, is_zeroed: bool) -> int:
     """Allocate: the object ends where its pages end, so that what lies behind it is not mapped."""
+    _check_context(xen, call)
     if not 0 < size_bytes <= _HEAP_BYTES_MAX:
         raise Unknown(_STEP, f"needs {size_bytes} bytes of Xen's heap")
     start = xen.image.arch.heap_virt + HEAP_OFFSET
@@ -111,7 +138,14 @@ def _allocation(xen: Xen, call: Call, addr_virt: int) -> MemorySegment:
 
 def _free(xen: Xen, call: Call) -> None:
     if call.argument(0):
+        _check_context(xen, call)
         _give_back(_allocation(xen, call, call.argument(0)))
+
+
+def _unmap(xen: Xen, call: Call) -> None:
+    if call.argument(0):
+        _check_context(xen, call, unmaps=True)
+        _free(xen, call)
 
 
 def _give_back(segment: MemorySegment) -> None:
@@ -273,7 +307,8 @@ HELPERS: dict[str, Handler] = {
     "vzalloc": _allocate(0, is_zeroed=True),
     "alloc_xenheap_pages": _allocate_pages,
     "xstrdup": _allocate_string,
-    **dict.fromkeys(("xfree", "xvfree", "vfree", "free_xenheap_pages"), _free),
+    **dict.fromkeys(("xfree", "xvfree", "free_xenheap_pages"), _free),
+    "vfree": _unmap,
     "get_s_time": _now,
     "udelay": _nothing,
     "init_timer": _init_timer,
