@@ -55,10 +55,11 @@ class CallGraph:
         """Give where every chain of calls to a function begins, with one chain for each.
 
         A chain begins at a root, at a table or code that holds a function's address, and at a
-        function that nobody calls.
+        function that nobody calls. Of code that does both, a chain through the address is given.
         """
         ways: dict[str, tuple[str, ...]] = {name: (name,)}
         found: dict[str, tuple[str, ...]] = {}
+        handed: dict[str, tuple[str, ...]] = {}
         queue = deque(ways)
         while queue:
             at = queue.popleft()
@@ -68,11 +69,11 @@ class CallGraph:
                 found.setdefault(at, ways[at])
                 continue
             for taker in sorted(takers):
-                found.setdefault(taker, (taker, *ways[at]))
+                handed.setdefault(taker, (taker, *ways[at]))
             for caller in sorted(callers - ways.keys()):
                 ways[caller] = (caller, *ways[at])
                 queue.append(caller)
-        return found
+        return found | handed
 
 
 def _owner(name: str) -> str:

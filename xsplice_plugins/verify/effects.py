@@ -192,9 +192,9 @@ def _kind(origin: str, chain: Sequence[str], graph: CallGraph) -> str:
     plain = origin.rpartition("#")[2]
     if plain in _CPU_ROOTS or plain.endswith(_CPU_TABLES):
         return "cpu"
-    is_called = len(chain) == 1 or origin in graph.callers.get(chain[1], ())
-    # An address that boot code only stores may be called at any time.
-    if origin in graph.boot_only and (is_called or "initcall" in plain):
+    is_taken = len(chain) > 1 and origin in graph.takers.get(chain[1], ())
+    # An address that boot code hands on may be called at any time, also if it calls there itself.
+    if origin in graph.boot_only and (not is_taken or "initcall" in plain):
         return "boot"
     return _ANYWHERE
 

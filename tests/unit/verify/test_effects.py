@@ -55,13 +55,18 @@ CALLS = {
     "boot_and_later": (),
     "later_and_boot": (),
     "do_sysctl": ("boot_and_later", "later_and_boot", "set_up_any_time"),
+    "called_and_handed": (),
+    "worker": (),
+    "z_handed": ("worker",),
 }
 INIT_CALLS = {
     "start_xen": (
         *("identify_cpu", "late", "file.c#first_cpu", "set_up_again", "set_up_once"),
-        "set_up_any_time",
+        *("set_up_any_time", "called_and_handed", "worker"),
     )
 }
+#: What `start_xen` hands on, as to a timer.
+HANDED = ("taken", "called_and_handed", "z_handed")
 #: Table to what it points at.
 POINTERS = {
     "amd_cpu_dev": "init_vendor",
@@ -82,9 +87,9 @@ def image() -> BootedImage:
             for callee in callees:
                 end = places[name] + len(code) + 5
                 code += b"\xe8" + (places[callee] - end).to_bytes(4, "little", signed=True)
-            if name == "start_xen":  # lea rdi, [taken]
+            for taken in HANDED if name == "start_xen" else ():  # lea rdi, [taken]
                 end = places[name] + len(code) + 7
-                code += b"\x48\x8d\x3d" + (places["taken"] - end).to_bytes(4, "little", signed=True)
+                code += b"\x48\x8d\x3d" + (places[taken] - end).to_bytes(4, "little", signed=True)
             at = places[name] - start
             area[at : at + len(code) + 1] = code + RET
     data = b"".join(places[target].to_bytes(8, "little") for target in POINTERS.values())
@@ -194,10 +199,22 @@ def test_when_a_function_runs_is_said_with_the_chain(
     assert (finding.check, finding.severity, finding.subject) == ("effect", Severity.WARNING, name)
 
 
-@pytest.mark.parametrize("name", ["shared", "set_domain", "do_domctl", "show_registers", "taken"])
+@pytest.mark.parametrize(
+    "name", ["shared", "set_domain", "do_domctl", "show_registers", "taken", "z_handed"]
+)
 def test_functions_that_run_at_any_time_get_no_remark(name: str, other_object: bytes) -> None:
-    """One of them is reached from an NMI only where the host dies; one is stored by boot code."""
+    """One of them is reached from an NMI only where the host dies; two are stored by boot code."""
     assert effect_findings(other_object, record(name), IMAGE) == ()
+
+
+@pytest.mark.parametrize("name", ["called_and_handed", "worker"])
+def test_what_boot_code_hands_on_runs_later_though_boot_code_calls_it_too(
+    name: str, other_object: bytes
+) -> None:
+    """It is a callback itself, or a callback calls it; `late` is only called."""
+    assert effect_findings(other_object, record(name), IMAGE) == ()
+    (finding,) = effect_findings(other_object, record("late"), IMAGE)
+    assert "runs only while the host boots" in finding.text
 
 
 def test_other_machines_get_no_remark(other_object: bytes) -> None:
