@@ -146,3 +146,23 @@ def test_a_hook_leaves_interrupts_as_they_were(
         return
     with pytest.raises(Hazard, match=f"returns with interrupts {found}"):
         do(hv, "p", Command.APPLY)
+
+
+@pytest.mark.parametrize(
+    ("word", "is_vector"),
+    [
+        (0x4F000400, True),  # movi v0.4s, #0
+        (0x1E2703E0, True),  # fmov s0, wzr
+        (0x3D8003E0, True),  # str q0, [sp]
+        (0xF81F0FFF, False),  # str xzr, [sp, #-16]!
+        (0x9B017C00, False),  # mul x0, x0, x1
+        (0xD503201F, False),  # nop
+    ],
+)
+def test_registers_of_guests_are_not_a_hooks(word: int, *, is_vector: bool) -> None:
+    hv = hooked("load", code(word, 0x910043FF if word == 0xF81F0FFF else 0xD503201F) + returning(0))
+    if not is_vector:
+        assert do(hv, "p", Command.APPLY) == 0
+        return
+    with pytest.raises(Hazard, match="uses a register of floating-point or vectors"):
+        do(hv, "p", Command.APPLY)

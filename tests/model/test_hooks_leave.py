@@ -179,6 +179,37 @@ def test_what_counts_against_being_preempted_is_even(kind: str) -> None:
             called(kind, end=LOCK + uneven)
 
 
+VECTORS = {
+    "sse": "660fefc0",  # pxor xmm0, xmm0
+    "sse to memory": "0f11442480",  # movups [rsp-128], xmm0
+    "mmx": "0fefc0",  # pxor mm0, mm0
+    "x87": "d9ee",  # fldz
+    "avx": "c5f877",  # vzeroupper
+    "control": "0fae5c2480",  # stmxcsr [rsp-128]
+    "save": "0fae8424 00feffff",  # fxsave [rsp-512]
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("what", VECTORS)
+def test_registers_of_guests_are_not_a_hooks(kind: str, what: str) -> None:
+    assert "uses a register of floating-point or vectors" in hazard(kind, VECTORS[what])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "0fc3442480",  # movnti [rsp-128], eax
+        "0faee8",  # lfence
+        "f390",  # pause
+        "0f1808",  # prefetcht0 [rax]
+        "f3480fb8c0",  # popcnt rax, rax
+    ],
+)
+def test_instructions_of_vector_sets_that_need_no_such_register_are_fine(code: str) -> None:
+    assert applied("load", code) == ("APPLIED", 0)
+
+
 TAKE, FREE = ("_xmalloc", SIZE), ("xfree", "4889c7")  # mov rdi, rax
 
 

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
-from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.hypervisor import BootedImage
+from xsplice_plugins.hypervisor.run.vectors import vector_instructions
 from xsplice_plugins.verify.callgraph import CallGraph, chain_text, read_calls
-from xsplice_plugins.verify.staying import staying
+from xsplice_plugins.verify.staying import functions_of, staying
 
 CHECK = "effect"
 #: Where a CPU that comes up begins, or one that wakes from sleep.
@@ -64,10 +65,12 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
     open_texts: list[str] = []
     inside: list[Finding] = []
     try:
-        inside += staying(read_elf(data, record.name), record, graph, image)
+        elf = read_elf(data, record.name)
+        inside += staying(elf, record, graph, image)
+        texts += _vectors(elf, record, image)
         if image.arch.refuses_warnings:
             open_texts += _warnings(data, record)
-        texts += _kept_values(data, record, image)
+        texts += _kept_values(elf, record, image)
     except XspliceError as error:
         texts, severity = [(record.name, f"not looked at: {error}")], Severity.UNCHECKED
     remarks = [
@@ -199,13 +202,27 @@ def _kind(origin: str, chain: Sequence[str], graph: CallGraph) -> str:
     return _ANYWHERE
 
 
+def _vectors(elf: ElfFile, record: PayloadRecord, image: BootedImage) -> Iterator[tuple[str, str]]:
+    """Find functions that come to use registers that hold what a guest left there."""
+    replaced = {function.name: function for function in record.functions}
+    for name, (section, symbol) in functions_of(elf):
+        code = section.data[symbol.value : symbol.value + symbol.size_bytes]
+        used = next(vector_instructions(code, symbol.value, image.arch), "")
+        old = _old_code(replaced[name], image) if name in replaced else b""
+        if used and not any(vector_instructions(old, 0, image.arch)):
+            text = (
+                f"{_short(name)} uses a register of floating-point or vectors ({used}), as it did "
+                "not before: they are a guest's, and the processor may refuse them"
+            )
+            yield name, text
+
+
 def _kept_values(
-    data: bytes, record: PayloadRecord, image: BootedImage
+    elf: ElfFile, record: PayloadRecord, image: BootedImage
 ) -> Iterator[tuple[str, str]]:
     """Find constants that a function stores into objects and stores differently now."""
     if not image.arch.are_stores_read:
         return
-    elf = read_elf(data, record.name)
     starts = {symbol.decorated: symbol for symbol in elf.symbols if symbol.shndx}
     for function in record.functions:
         symbol = starts.get(function.name)

@@ -52,7 +52,7 @@ def staying(
         What is not checked (*loader*), and remarks where only some kinds of domains wait.
     """
     roots = _WAITING | (_SWITCHING if image.arch.keeps_stacks else frozenset())
-    functions = dict(_functions(elf))
+    functions = dict(functions_of(elf))
     calls = {name: set(_calls(elf, *place)) for name, place in functions.items()}
     ways = _ways(roots, calls, graph)
     for name in sorted(functions.keys() | {row.name for row in record.functions}):
@@ -95,7 +95,7 @@ def _open(record: PayloadRecord, name: str, text: str) -> Finding:
     )
 
 
-def _functions(elf: ElfFile) -> Iterator[tuple[str, tuple[Section, Symbol]]]:
+def functions_of(elf: ElfFile) -> Iterator[tuple[str, tuple[Section, Symbol]]]:
     """Give the functions that a payload brings, by decorated name."""
     for symbol in elf.symbols:
         section = elf.sections[symbol.shndx] if 0 < symbol.shndx < len(elf.sections) else None

@@ -283,6 +283,26 @@ def test_what_stores_the_same_or_nothing_gets_no_remark(tmp_path: Path, after: s
     assert stores(tmp_path, SOURCE.format(source=1, other=7, more=""), after) == ()
 
 
+VECTOR = '{ asm volatile("pxor %%xmm0, %%xmm0" :: "r"(t)); }'
+PLAIN = '{ asm volatile("lfence" :: "r"(t)); }'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_said"),
+    [(PLAIN, VECTOR, True), (VECTOR, VECTOR, False), (VECTOR, PLAIN, False), (PLAIN, PLAIN, False)],
+)
+def test_a_register_of_guests_that_comes_to_be_used_is_said(
+    tmp_path: Path, before: str, after: str, *, is_said: bool
+) -> None:
+    head = "void shared(void *t) "
+    found = stores(tmp_path, head + before, head + after)
+    assert [finding.severity for finding in found] == [Severity.WARNING] * is_said
+    for finding in found:
+        assert finding.text.startswith(
+            "`shared` uses a register of floating-point or vectors (pxor xmm0,xmm0)"
+        )
+
+
 def test_a_payload_that_cannot_be_read_is_said() -> None:
     (finding,) = effect_findings(b"no ELF file", record("shared"), IMAGE)
     assert finding.severity is Severity.UNCHECKED

@@ -182,8 +182,10 @@ class Engine:
             )
         block = read_block(xen.memory.peek(addr, size), addr, xen.image.arch)
         if not block.problem or addr in self._handlers:
-            return replace(block, problem="")
+            return replace(block, problem="", is_hazard=False)
         where = describe_address(xen, addr)
+        if block.is_hazard:
+            return replace(block, problem=f"{block.problem} at {where}")
         return replace(block, problem=f"needs a real processor: {block.problem} at {where}")
 
     def _on_intercept(self, uc: "unicorn.Uc", addr: int, _size: int, _data: object) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
+from xsplice_plugins.hypervisor.run.vectors import vector_instructions
 
 if TYPE_CHECKING:
     import unicorn
@@ -102,8 +103,14 @@ def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
     Args:
         code: the block's bytes.
         addr_virt: where it lies.
-        arch: x86_64 or arm64; of the latter only system registers are looked at.
+        arch: x86_64 or arm64; of the latter only system and vector registers are looked at.
     """
+    used = next(vector_instructions(code, addr_virt, arch), "")
+    if used:
+        return Block(
+            problem=f"it uses a register of floating-point or vectors ({used}): they are a guest's",
+            is_hazard=True,
+        )
     if arch != X86_64:
         return _read_arm64_block(code)
     import iced_x86 as iced  # noqa: PLC0415  # needed where code runs
