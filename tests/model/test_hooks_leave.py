@@ -158,6 +158,46 @@ def test_a_hook_leaves_interrupts_as_they_were(kind: str, code: str, found: str)
         assert applied(kind, code) == ("APPLIED", 0)
 
 
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize(
+    ("left", "undone", "name"),
+    [
+        ("fd", "fc", "the direction flag"),  # std, cld
+        ("9c 48810c2400000400 9d", "9c 48812424fffffbff 9d", "AC"),
+        ("9c 48810c2400400000 9d", "9c 48812424ffbfffff 9d", "NT"),
+    ],
+)
+def test_a_hook_leaves_the_processors_state_as_it_was(
+    kind: str, left: str, undone: str, name: str
+) -> None:
+    assert f"returns with {name} changed" in hazard(kind, left)
+    assert applied(kind, left + undone) == ("APPLIED", 0)
+
+
+def test_functions_are_called_with_the_direction_flag_clear() -> None:
+    calls = [("_spin_lock", LOCK + "fd"), ("_spin_unlock", LOCK)]
+    with pytest.raises(Hazard, match=r"_spin_lock.* is called with the direction flag set"):
+        called("load", *calls, end="fc")
+    assert called("load", ("_spin_lock", LOCK + "fdfc"), calls[1]) == ("APPLIED", 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("31c0 8ed0", "a segment register"),  # mov ss, eax
+        ("31c0 8ee0", "a segment register"),  # mov fs, eax
+        ("8cd8", "a segment register"),  # mov eax, ds
+        ("65488b042500000000", "a segment's base"),  # mov rax, gs:0
+        ("0f01f8", "swapgs"),
+        ("0f06", "clts"),
+    ],
+)
+def test_segments_need_a_real_processor(code: str, words: str) -> None:
+    with pytest.raises(Unknown, match=f"needs a real processor: {words}"):
+        applied("load", code)
+    assert applied("load", "3e488b442480") == ("APPLIED", 0)  # mov rax, ds:[rsp-128]
+
+
 @pytest.mark.parametrize(("kind", "is_fine"), [("preapply", True), ("load", False)])
 def test_a_lock_that_lets_interrupts_come_is_for_hooks_that_have_them(
     kind: str, *, is_fine: bool

@@ -64,6 +64,15 @@ class BorrowedCpu:
         old = int(self._uc.reg_read(self._regs.state))
         self._uc.reg_write(self._regs.state, old & ~bit | value)
 
+    def check_call(self, name: str) -> None:
+        """See that a function that the model performs may be called.
+
+        Raises:
+            Hazard: the direction flag is set: its copies would run backwards.
+        """
+        if self.saved & self._regs.state_bits.get("the direction flag", 0):
+            raise Hazard(self._step, f"{name} is called with the direction flag set")
+
     def lend(self, step: str, *, is_rehearsal: bool) -> None:
         """Set up what a call finds, with other leftovers in a rehearsal."""
         uc, regs = self._uc, self._regs
@@ -118,10 +127,16 @@ class BorrowedCpu:
                 f"the hook returns with the lock {watch.datum(held)} held: who wants it next waits "
                 "for ever",
             )
-        if (self.saved ^ self._state) & self._regs.state_bits["interrupts"]:
+        changed = self.saved ^ self._state
+        names = [name for name, bit in self._regs.state_bits.items() if changed & bit]
+        if "interrupts" in names:
             was, found = ("off", "on") if self.is_waiting else ("on", "off")
             raise Hazard(
                 self._step, f"the hook returns with interrupts {found}; its caller has them {was}"
+            )
+        if names:
+            raise Hazard(
+                self._step, f"the hook returns with {names[0]} changed; its caller relies on it"
             )
         before = watch.as_found(self._count_virt, self._count)
         if self._xen.memory.peek(self._count_virt, _COUNT_BYTES) != before:

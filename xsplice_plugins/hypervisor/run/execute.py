@@ -195,6 +195,7 @@ class Engine:
         try:
             if uc.reg_read(self._regs.stack) - STACK_CALLED_BYTES < self._stack.addr_virt:
                 raise overrun("", self._stack, describe_address(self._xen, addr))
+            self._cpu.check_call(describe_address(self._xen, addr))
             result = self._handlers[addr](self._xen, self._call())
         except Hazard as hazard:
             self._run.stop = type(hazard)(self._run.step, hazard.reason)

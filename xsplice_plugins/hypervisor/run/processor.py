@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     import unicorn
 
 
+#: Bits of RFLAGS and of PSTATE that code does not change by computing.
+_X86_STATE = {
+    "interrupts": 0x200,
+    "the direction flag": 0x400,
+    "AC": 0x40000,
+    "the trap flag": 0x100,
+    "IOPL": 0x3000,
+    "NT": 0x4000,
+}
+_ARM64_STATE = {"interrupts": 0x80, "FIQs": 0x40, "SErrors": 0x100, "debug exceptions": 0x200}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registers:
     """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
@@ -46,7 +58,7 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
         kind, mode, prefix = unicorn.UC_ARCH_X86, unicorn.UC_MODE_64, "UC_X86_REG_"
         arguments, scratch = "rdi rsi rdx rcx r8 r9", "rax r10 r11"
         kept, flags = "rbx rbp r12 r13 r14 r15", ("eflags", 0x2, 0x8D7)
-        state, first, bits = "eflags", 0x202, {"interrupts": 0x200}
+        state, first, bits = "eflags", 0x202, _X86_STATE
         result, stack, pc, link = "rax", "rsp", "rip", ""
     else:
         from unicorn import arm64_const as numbers  # noqa: PLC0415  # costs 0.07 s, needed where code runs
@@ -57,7 +69,7 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
             for row in (range(8), range(8, 18), range(19, 30))
         )
         flags = ("nzcv", 0, 0xF << 28)
-        state, first, bits = "pstate", 0x345, {"interrupts": 0x80}  # EL1 with its own stack
+        state, first, bits = "pstate", 0x345, _ARM64_STATE  # EL1 with its own stack
         result, stack, pc, link = "x0", "sp", "pc", "lr"
 
     def named(names: str) -> tuple[int, ...]:
@@ -94,6 +106,8 @@ _X86_NEEDS = """
     OUTSB OUTSD OUTSW RDMSR RDPMC RDRAND RDSEED RDTSC RDTSCP RSM SGDT SIDT SLDT SMSW STR VMCALL
     VMLAUNCH VMLOAD VMPTRLD VMPTRST VMREAD VMRESUME VMRUN VMSAVE VMWRITE VMXOFF VMXON WBINVD
     WBNOINVD WRMSR XGETBV XSETBV
+    CLGI CLTS INT IRET IRETD IRETQ LFS LGS LSS RDFSBASE RDGSBASE RETF STGI SWAPGS SYSCALL SYSENTER
+    SYSEXIT SYSRET WRFSBASE WRGSBASE
 """
 
 
@@ -117,6 +131,8 @@ def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
 
     needs, constants = "", set()
     names = {getattr(iced.Mnemonic, name): name for name in _X86_NEEDS.split()}
+    segments = {getattr(iced.Register, name) for name in ("CS", "DS", "ES", "FS", "GS", "SS")}
+    bases = {iced.Register.FS, iced.Register.GS}
     registers = {getattr(iced.Register, f"{kind}{n}") for kind in ("CR", "DR") for n in range(8)}
     immediate = range(iced.OpKind.IMMEDIATE8, iced.OpKind.IMMEDIATE32TO64 + 1)
     for insn in iced.Decoder(64, code, ip=addr_virt):
@@ -124,10 +140,14 @@ def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
             needs = needs or names[insn.mnemonic].lower()
         elif insn.mnemonic == iced.Mnemonic.LEA:
             constants.add(insn.memory_displacement)
+        if insn.segment_prefix in bases:
+            needs = needs or "a segment's base"
         for index in range(insn.op_count):
             kind = insn.op_kind(index)
             if kind == iced.OpKind.REGISTER and insn.op_register(index) in registers:
                 needs = needs or "a control register"
+            elif kind == iced.OpKind.REGISTER and insn.op_register(index) in segments:
+                needs = needs or "a segment register"
             elif kind in immediate:
                 constants.add(insn.immediate(index))
     mask = (1 << 64) - 1
