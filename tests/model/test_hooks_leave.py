@@ -281,3 +281,29 @@ def test_memory_is_not_asked_for_while_all_cpus_wait(
 def test_what_frees_nothing_asks_for_nothing() -> None:
     for name in ("xfree", "vfree"):
         assert called("load", (name, "31ff"), asserts=True) == ("APPLIED", 0)  # xor edi, edi
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_a_hook_does_not_wait_for_time_to_pass(kind: str) -> None:
+    """The clock of the model stands still; while all CPUs wait nobody may spin for long."""
+    image = tiny_xen()
+    now = KnownSymbol(
+        name="get_s_time", addr_virt=COUNTER - 2 * PAGE + 0x600, size_bytes=16, is_function=True
+    )
+    image = dataclasses.replace(image, symbols={**image.symbols, now.name: now})
+    for again, words in (("ebf9", "it waits for time to pass"), ("9090", "")):
+        draft = minimal()
+        draft.symbols.append(Sym(now.name, UND))
+        # push rax; call get_s_time; again: jmp to the call; pop rcx
+        code = bytes.fromhex("50 e800000000" + again + "59") + returning(0)
+        add_code(draft, "hook", code, [Rel(2, 4, now.name, -4)])
+        add_hook(draft, kind, "hook")
+        hv = Hypervisor(image, release("4.17.5"))
+        assert hv.upload(b"a\0", draft.build()).code == 0
+        if not words:
+            do(hv, "a", Command.APPLY)
+            assert state(hv, "a") == ("APPLIED", 0)
+            continue
+        with pytest.raises(Hazard, match=words) as caught:
+            do(hv, "a", Command.APPLY)
+        assert isinstance(caught.value, Unknown) == (kind != "load")

@@ -42,6 +42,8 @@ HEAP_OWNER = "(heap)"
 _FREED = "(freed)"
 _HEAP_BYTES_MAX = 16 << 20
 _UNSET, _POISON = 0xA5, 0xDD
+#: No hook asks for the time so often, unless it does nothing else until the time has come.
+_ASKED_MAX = 1000
 _ASSERT = 3  #: the kind of a bug frame
 #: Where the model keeps the addresses of all timers, as Xen's lists would.
 _TIMERS_OFFSET = 0x500000
@@ -158,7 +160,19 @@ def _give_back(segment: MemorySegment) -> None:
 
 
 def _now(_xen: Xen, call: Call) -> int:
-    call.watch.sight.is_timed = True
+    """Give the time, which stands still: nobody waits for it here.
+
+    Raises:
+        Hazard: the hook waits for it, and all CPUs wait for the hook.
+        Unknown: it waits for it while others go on.
+    """
+    sight = call.watch.sight
+    sight.times_asked += 1
+    if sight.times_asked > _ASKED_MAX:
+        words = f"it waits for time to pass: no return after it asked {_ASKED_MAX} times"
+        if call.cpu.is_waiting:
+            raise Hazard(_STEP, f"{words}, while all CPUs wait")
+        raise Unknown(_STEP, words)
     return call.how.time_ns
 
 

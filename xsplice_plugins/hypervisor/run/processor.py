@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
@@ -111,6 +112,21 @@ _X86_NEEDS = """
 """
 
 
+@cache
+def _x86_needs() -> tuple[Mapping[int, str], frozenset[int], frozenset[int]]:
+    """Give the decoder's numbers: mnemonics with names, segments, control registers."""
+    import iced_x86 as iced  # noqa: PLC0415  # needed where code runs
+
+    def numbers(names: str) -> frozenset[int]:
+        return frozenset(getattr(iced.Register, name) for name in names.split())
+
+    return (
+        {getattr(iced.Mnemonic, name): name for name in _X86_NEEDS.split()},
+        numbers("CS DS ES FS GS SS"),
+        numbers(" ".join(f"{kind}{n}" for kind in ("CR", "DR") for n in range(8))),
+    )
+
+
 def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
     """Say what a block of instructions needs of a host, and which constants it names.
 
@@ -130,10 +146,8 @@ def read_block(code: bytes, addr_virt: int, arch: Arch) -> Block:
     import iced_x86 as iced  # noqa: PLC0415  # needed where code runs
 
     needs, constants = "", set()
-    names = {getattr(iced.Mnemonic, name): name for name in _X86_NEEDS.split()}
-    segments = {getattr(iced.Register, name) for name in ("CS", "DS", "ES", "FS", "GS", "SS")}
+    names, segments, registers = _x86_needs()
     bases = {iced.Register.FS, iced.Register.GS}
-    registers = {getattr(iced.Register, f"{kind}{n}") for kind in ("CR", "DR") for n in range(8)}
     immediate = range(iced.OpKind.IMMEDIATE8, iced.OpKind.IMMEDIATE32TO64 + 1)
     for insn in iced.Decoder(64, code, ip=addr_virt):
         if insn.mnemonic in names:

@@ -136,7 +136,7 @@ def run_tried(
     if first.value != base.value or (first.stop is None) != (base.stop is None):
         stop = first.stop or base.stop
         raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
-    is_known = is_as_filed or not (base.sight.unknown or base.sight.is_timed)
+    is_known = is_as_filed or not (base.sight.unknown or base.sight.times_asked)
     if base.stop is None and is_known:
         if not is_pure:
             _note_writes(xen, traces, "")

@@ -44,7 +44,7 @@ class Sight:
     constants: set[int] = field(default_factory=set)  #: of the instructions that were executed
     path: int = 0  #: a hash over the blocks, in order
     blocks: int = 0  #: how many were executed
-    is_timed: bool = False  #: it asked for the time
+    times_asked: int = 0  #: how often it asked for the time
     #: locks of unknown memory that it holds, and how often
     held: dict[int, int] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ def settle(
         Unknown: it depends on memory that boot has written, or on the time.
     """
     limit = base.sight.blocks + 1
-    for time_ns in _times(base.sight) if base.sight.is_timed else ():
+    for time_ns in _times(base.sight) if base.sight.times_asked else ():
         if attempt(How(time_ns=time_ns, blocks_max=limit)).differs(base):
             raise Unknown(step, "depends on the time since boot")
     if not base.sight.unknown:
