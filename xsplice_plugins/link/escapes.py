@@ -16,7 +16,7 @@ from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.link.takeback import TakeBack, hooks_of
 from xsplice_plugins.link.things import Thing, Things
 from xsplice_plugins.target.addresses import AddressFlow
-from xsplice_plugins.target.calls import CALLBACKS
+from xsplice_plugins.target.calls import CALLBACKS, NUMBERS
 from xsplice_plugins.target.held import (
     COMPARED,
     FILLED,
@@ -285,7 +285,14 @@ class _Payload:
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
             return not is_text and row.name in self._entered
-        return not (self._is_note(thing, row) or self.takeback.undoes(row, self.rows(thing)))
+        if self._is_note(thing, row) or self._is_number(row):
+            return False
+        return not self.takeback.undoes(row, self.rows(thing))
+
+    def _is_number(self, row: Kept) -> bool:
+        """Tell whether a text is only read as a number: nobody asked where that ends."""
+        is_asked = row.verb != PASSED or not NUMBERS.fullmatch(row.name)
+        return not is_asked and self.takeback.value(row, 1) == Value(None, 0)
 
     def _is_note(self, thing: Thing, row: Kept) -> bool:
         """Tell whether a text notes who holds a lock, which is read only while it is held.

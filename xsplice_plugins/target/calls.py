@@ -23,6 +23,8 @@ RETURN_THUNK = "__x86_return_thunk"
 THUNK = re.compile(r"__x86_indirect_thunk_(\w+)")
 #: Those that copy what their second argument leads to. Source: as above.
 COPYING = re.compile(r"mem(cpy|move)|(__|unsafe_)?copy_to_(user|guest)(_pv|_hvm|_ll)?")
+#: Those that read a text as a number, and store where that ends if they are told where to.
+NUMBERS = re.compile(r"simple_strtou?ll?")
 #: Those that write numbers as text, addresses among them.
 FORMATTING = re.compile(r"v?sn?c?n?printf")
 #: Those that call back: which argument is the function, and as which argument it gets another one.

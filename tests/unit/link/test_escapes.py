@@ -30,7 +30,7 @@ int __attribute__((noinline)) printk(const char *s, ...) {{ last = s; return 0; 
 void __attribute__((noinline)) panic(const char *s, ...) {{ last = s; for ( ; ; ) {{}} }}
 void __attribute__((noinline)) halt(void) {{ for ( ; ; ) {{}} }}
 unsigned long __attribute__((noinline)) simple_strtoul(const char *s, const char **end, int base)
-{{ *end = s; return base; }}
+{{ if ( end ) *end = s; return base; }}
 const char *extra(void) {{ return "-old"; }}
 int entry(int x) {{ return x * 3 + number; }}
 """
@@ -56,6 +56,9 @@ HARMLESS = {
     "the note of a function inlined beside the unlock": """
     int entry(int x) { const char **l = (void *)(long)x; *l = "reads"; number++; *l = "nobody";
         return x; }""",
+    "a text that is a number": """
+    unsigned long simple_strtoul(const char *s, const char **end, int base);
+    int entry(int x) { return simple_strtoul("17", 0, 10) + x; }""",
     "a text in use where nothing comes back": """
     int entry(int x) { const char *s = x & 1 ? "hello" : "other";
         reads(s); reads(s); halt(); }""",
