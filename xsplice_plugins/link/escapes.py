@@ -291,8 +291,8 @@ class _Payload:
 
     def _is_number(self, row: Kept) -> bool:
         """Tell whether a text is only read as a number: nobody asked where that ends."""
-        is_asked = row.verb != PASSED or not NUMBERS.fullmatch(row.name)
-        return not is_asked and self.takeback.value(row, 1) == Value(None, 0)
+        is_read = row.verb == PASSED and NUMBERS.fullmatch(row.name) is not None
+        return is_read and self.takeback.value(row, 1) == Value(None, 0)
 
     def _is_note(self, thing: Thing, row: Kept) -> bool:
         """Tell whether a text notes who holds a lock, which is read only while it is held.
