@@ -16,7 +16,7 @@ class ReplacedFunction:
     """One record of ``.livepatch.funcs``."""
 
     name: str
-    addr_old_virt: int  #: in the image
+    addr_old_virt: int  #: in the image; 0 if a payload beneath brought it
     size_old_bytes: int
     size_new_bytes: int
     section_new: str  #: section of the payload; "" where instructions become NOPs

@@ -53,18 +53,33 @@ UNKNOWN = Stack()  #: of objects that came without their sources
 
 
 def check_payloads(config: Config) -> None:
-    """Refuse what is no payload, whatever the fix turns out to be.
+    """Refuse what is no payload, and a chain with a gap, whatever the fix turns out to be.
 
     Args:
         config: Settings; ``config.depends`` and ``config.supersedes`` are read.
 
     Raises:
-        ConfigError: A record is that of another file.
+        ConfigError: A record is that of another file, or names another payload beneath.
         ElfFormatError: A payload is none.
     """
-    for path in (*config.depends, *config.supersedes):
-        read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))
-        record_of(path)
+    for paths in (config.depends, config.supersedes):
+        below: PayloadRecord | None = None
+        for number, path in enumerate(paths):
+            read_elf(read_file(path, limit_bytes=PAYLOAD_SIZE_MAX), str(path))
+            record = record_of(path)
+            if record is not None and (below is not None or not number):
+                _check_stands_on(path, record, below)
+            below = record
+
+
+def _check_stands_on(path: Path, record: PayloadRecord, below: PayloadRecord | None) -> None:
+    """Refuse a payload that stands on another one than that beneath it, as its record says."""
+    wanted = below.build_id if below else record.xen_depends
+    if wanted and record.depends != wanted:  # format 1 does not name the hypervisor
+        raise ConfigError(
+            f"{path.name}: it stacks on {record.depends}, not on "
+            f"{below.name if below else 'the hypervisor'}; give the whole chain, bottom first"
+        )
 
 
 def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | None = None) -> Stack:

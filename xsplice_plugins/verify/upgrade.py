@@ -189,11 +189,11 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
 def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> list[str]:
     """Name what the old one did and the new one does not; all, where it lacks its patches."""
     now = {function.name for function in record.functions}
-    texts = [
-        f"`{function.name}` is replaced by {old.name} only; the hypervisor's runs again"
-        for function in old.functions
-        if function.name not in now
-    ]
+    texts = []
+    for function in (row for row in old.functions if row.name not in now):
+        # What a payload brought has no address in the image, and goes with that payload.
+        after = "the hypervisor's runs again" if function.addr_old_virt else "it ends with that"
+        texts.append(f"`{function.name}` is replaced by {old.name} only; {after}")
     hooks = sorted(set(old.hooks) - (set(record.hooks) if is_held else set()))
     kinds = ", ".join(section.rpartition(".")[2] for section in hooks)
     if kinds:

@@ -20,7 +20,7 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.elf.writer import write_object
 from xsplice_plugins.errors import ConfigError, ElfFormatError, RefusedError
-from xsplice_plugins.pipeline import Stack, read_stack
+from xsplice_plugins.pipeline import Stack, check_payloads, read_stack
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, PATCHES, check_replaced
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.testing.samples import sample_payload
@@ -63,11 +63,20 @@ def record_with(*patches: PatchFile, replaced: tuple[str, ...] = ()) -> PayloadR
     )
 
 
-def below(folder: Path, name: str, *patches: PatchFile, replaced: tuple[str, ...] = ()) -> Path:
-    """Write a payload of some patches with its record, signed."""
+def below(
+    folder: Path,
+    name: str,
+    *patches: PatchFile,
+    replaced: tuple[str, ...] = (),
+    on: Path | None = None,
+) -> Path:
+    """Write a payload of some patches with its record, signed; it stacks on another or on Xen."""
     path = folder / f"{name}.livepatch"
     path.write_bytes(sample_payload()[0] + b"a signature")
-    artefacts.save(record_path(path), record_with(*patches, replaced=replaced))
+    record = replace(record_with(*patches, replaced=replaced), name=name, build_id=name)
+    if on is not None:
+        record = replace(record, depends=artefacts.load(record_path(on), PayloadRecord).build_id)
+    artefacts.save(record_path(path), record)
     return path
 
 
@@ -81,7 +90,7 @@ def names(stack: Stack) -> list[str]:
 
 def test_the_front_of_the_fix_is_what_the_payloads_beneath_brought(tmp_path: Path) -> None:
     one = below(tmp_path, "one", A)
-    two = below(tmp_path, "two", A, B)
+    two = below(tmp_path, "two", A, B, on=one)
     stack = read_stack(config(one), fix(A, B), {"common/a.c"})
     assert names(stack) == ["A.patch"]
     assert [patch.name for patch in stack.patches] == ["A.patch", "B.patch"]
@@ -112,9 +121,34 @@ def test_a_fix_without_the_patch_beneath_is_refused(
 
 
 def test_the_middle_of_a_chain_must_not_be_left_out(tmp_path: Path) -> None:
-    one, two = below(tmp_path, "one", A), below(tmp_path, "two", A, B)
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", A, B, on=one)
     with pytest.raises(RefusedError, match="undo two"):
         read_stack(config(one, two), fix(A, patch("D", "common/a.c")), {"common/a.c"})
+
+
+def test_the_chain_is_given_whole_and_bottom_first(tmp_path: Path) -> None:
+    """Without the payload in between, its patches would seem to be the fix's own, or no fix."""
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", A, B, on=one)
+    three = below(tmp_path, "three", A, B, C, on=two)
+    read_stack(config(one, two, three), fix(A, B, C, HAND), {"common/a.c"})
+    for chain, text in (
+        ((two,), "two.livepatch: it stacks on one, not on the hypervisor"),
+        ((one, three), "three.livepatch: it stacks on two, not on one"),
+        ((two, one), "two.livepatch: it stacks on one, not on the hypervisor"),
+    ):
+        for gap in (config(*chain), Config(supersedes=chain)):
+            with pytest.raises(ConfigError) as refused:
+                check_payloads(gap)
+            assert str(refused.value) == f"{text}; give the whole chain, bottom first"
+
+
+def test_a_payload_without_a_record_leaves_the_chain_to_the_link(tmp_path: Path) -> None:
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", A, B, on=one)
+    record_path(one).unlink()
+    check_payloads(config(one, two))
 
 
 def test_what_meets_nowhere_may_stack_without_the_patch(tmp_path: Path) -> None:
@@ -132,7 +166,8 @@ def test_what_meets_nowhere_may_stack_without_the_patch(tmp_path: Path) -> None:
 
 
 def test_a_payload_between_that_meets_nothing_need_not_be_held(tmp_path: Path) -> None:
-    one, two = below(tmp_path, "one", A), below(tmp_path, "two", C)
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", C, on=one)
     assert names(read_stack(config(one, two), fix(A, B), {"common/a.c"})) == ["A.patch"]
     stack = read_stack(config(one, two), fix(A, C, B), {"common/a.c"})
     assert names(stack) == ["A.patch", "C.patch"]
@@ -160,8 +195,10 @@ def test_a_payload_without_a_record_must_be_named(tmp_path: Path) -> None:
 
 def test_what_each_payload_beneath_is_made_of_is_known(tmp_path: Path) -> None:
     """How many of the patches it holds says which lines it was compiled with."""
-    paths = below(tmp_path, "one", A), below(tmp_path, "two", A, B), below(tmp_path, "hand", HAND)
-    stack = read_stack(config(*paths), fix(A, B, C), {"common/a.c"})
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", A, B, on=one)
+    hand = below(tmp_path, "hand", HAND, on=two)
+    stack = read_stack(config(one, two, hand), fix(A, B, C), {"common/a.c"})
     assert stack.beneath == ((1, PATCHES), (2, PATCHES), (2, BY_HAND))
     assert read_stack(config(), fix(A), {"common/a.c"}).beneath == ()
 

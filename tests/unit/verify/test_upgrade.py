@@ -201,6 +201,17 @@ def test_what_ends_with_the_old_one_is_said(tmp_path: Path) -> None:
     assert texts[1].endswith("is lost unless its hook carries it over")
 
 
+def test_what_a_payload_brought_is_not_the_hypervisors(tmp_path: Path) -> None:
+    before = record_with("old", replaced=("guarded", "brought"))
+    functions = (before.functions[0], replace(before.functions[1], addr_old_virt=0))
+    path = written(tmp_path, minimal(), replace(before, functions=functions))
+    _, *losses = played(minimal(build_id=NEW_ID), [path], record_with("new"))
+    assert [loss.text.removesuffix(LACKS_BY_HAND) for loss in losses] == [
+        "`guarded` is replaced by old only; the hypervisor's runs again",
+        "`brought` is replaced by old only; it ends with that",
+    ]
+
+
 @pytest.mark.parametrize(
     ("old_patch", "held", "severity"),
     [
