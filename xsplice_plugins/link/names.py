@@ -27,6 +27,7 @@ from xsplice_plugins.target.abi import (
     abi_of,
 )
 from xsplice_plugins.target.known import facts_of
+from xsplice_plugins.target.machine import DIRECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,11 +199,18 @@ class Names:
 
         Live code does so behind a test of `system_state`, as `alloc_xen_pagetable` calls
         `alloc_boot_pages`; a fix elsewhere in such a function must stay possible. The image's
-        code is searched for a displacement that leads there: its own relocations are gone.
+        code is searched for a displacement that leads there: its own relocations are gone. Where
+        all instructions are of one size, only direct branches are looked at.
         """
         first, last = symbol.addr_virt - _IMMEDIATE_MAX, symbol.addr_virt + symbol.size_bytes
+        machine = self.abi.machine
         for old in filter(None, map(self.image.symbols.get, self.replaced)):
             code = self.image.read(old.addr_virt, old.size_bytes)
+            if machine.instruction_size_bytes:
+                found = machine.decode(code, old.addr_virt, {})
+                if any(i.flow in DIRECT and i.target == symbol.addr_virt for i in found):
+                    return True
+                continue
             for i in range(len(code) - 3):
                 distance = int.from_bytes(code[i : i + 4], "little", signed=True)
                 if first <= old.addr_virt + i + 4 + distance <= last:

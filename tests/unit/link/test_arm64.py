@@ -51,16 +51,23 @@ def symbol(name: str, section: str, value: int = 0, size: int = 0) -> OutSymbol:
     )
 
 
-def image(far_bytes: int = 0, size: int = 16) -> bytes:
-    """Return an image with `entry` and `other`; something lies ``far_bytes`` behind them."""
+def image(far_bytes: int = 0, size: int = 16, *, boot: bytes = b"") -> bytes:
+    """Return an image with `entry` and `other`; something lies ``far_bytes`` behind them.
+
+    With ``boot``, the first instruction of `entry`, `other` lies in memory that boot frees.
+    """
     note = OutSection(name=".note.gnu.build-id", type=7, flags=SHF_ALLOC, align_bytes=4, data=NOTE)
+    code = text(".text", 16)
+    code = dataclasses.replace(code, data=boot + code.data[len(boot) :])
+    other = text(".init.text" if boot else ".text.other", 16)
     symbols = (
         symbol("entry", ".text", ADDR_TEXT_VIRT, size),
-        symbol("other", ".text", ADDR_TEXT_VIRT + 16, 16),
+        symbol("other", other.name, ADDR_TEXT_VIRT + 16, 16),
     )
-    data = bytearray(write_object((text(".text", 32), note), symbols, machine=EM_AARCH64))
+    data = bytearray(write_object((code, other, note), symbols, machine=EM_AARCH64))
     headers = struct.unpack_from("<Q", data, 40)[0]
-    for index, addr in ((1, ADDR_TEXT_VIRT), (2, ADDR_TEXT_VIRT + 4096 + far_bytes)):
+    places = (ADDR_TEXT_VIRT, ADDR_TEXT_VIRT + 16, ADDR_TEXT_VIRT + 4096 + far_bytes)
+    for index, addr in enumerate(places, 1):
         struct.pack_into("<Q", data, headers + index * 64 + 16, addr)
     return bytes(data)
 
@@ -117,6 +124,15 @@ def test_relocations_of_code_are_kept_with_their_addends() -> None:
     assert function.expect == "1f2003d5" * 4
     funcs = elf.section_by_name[".livepatch.funcs"]
     assert {r.type for r in elf.relocs(funcs)} == {ABS64}
+
+
+def test_boot_code_that_the_old_function_calls_too_stays() -> None:
+    """As `xen_pt_update` calls `alloc_boot_pages`, behind a question of `system_state`."""
+    calls, calls_elsewhere = (struct.pack("<I", 0x94000000 | words) for words in (4, 5))
+    payload = link(image(boot=calls), part(call(CALL26)))
+    assert any("`other` is freed after boot" in note for note in payload.record.notes)
+    with pytest.raises(RefusedError, match="needs `other`, whose memory is freed after boot"):
+        link(image(boot=calls_elsewhere), part(call(CALL26)))
 
 
 @pytest.mark.parametrize("kind", [0, 256])
