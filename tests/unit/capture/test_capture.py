@@ -12,10 +12,10 @@ import pytest
 
 from tests.kit.tiny_tree import SOURCES, TinyTree
 from xsplice_plugins import capture
-from xsplice_plugins.artefacts import CompileJob, Reach, Route
+from xsplice_plugins.artefacts import CompileJob, Reach
 from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.making import _pairs
-from xsplice_plugins.errors import CaptureError, MachineError, NoFunctionalChangeError, RefusedError
+from xsplice_plugins.errors import CaptureError, MachineError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 
@@ -231,16 +231,6 @@ def test_a_source_behind_a_link_has_the_name_that_its_tree_gives_it(
     assert (pair.is_changed, pair.source_path) == (True, name)
 
 
-def plan_of(tree: TinyTree, fix: PatchSet) -> capture.CapturePlan:
-    """Plan a fix."""
-    return capture.plan(locate_tree(tree.root), fix)
-
-
-def test_assembler_is_refused_by_name(built: TinyTree) -> None:
-    (refusal,) = plan_of(built, built.patch(("xen/common/entry.S", "ret", "nop\n    ret"))).refused
-    assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
-
-
 def test_what_the_link_made_and_removed_again_is_not_compiled(
     own_tree: TinyTree, tmp_path: Path
 ) -> None:
@@ -265,46 +255,6 @@ def test_code_that_is_linked_on_its_own_waits_for_the_next_boot(
     assert not pairs["common/boot.o"].refused
 
 
-def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
-    """Make builds assembler gladly, and its objects are not compared as C."""
-    plan = plan_of(
-        built,
-        built.patch(
-            ("xen/Makefile", "export", "A=\nexport"), ("xen/common/entry.S", "ret", "nop\n ret")
-        ),
-    )
-    assert plan.route is Route.MAKE
-    assert [refusal.code for refusal in plan.refused] == ["ASSEMBLER"]
-
-
-def test_new_files_and_makefiles_go_through_make(built: TinyTree) -> None:
-    added = "--- /dev/null\n+++ b/xen/common/new.c\n@@ -0,0 +1 @@\n+int a;\n"
-    plan = plan_of(built, built.patch_text(added))
-    assert plan.route is Route.MAKE
-    assert plan.reason == "xen/common/new.c is new, so no command is recorded for it"
-    plan = plan_of(built, built.patch(("xen/Makefile", "export", "A=\nexport")))
-    assert not plan.refused
-    assert (plan.route, plan.reason) == (Route.MAKE, "xen/Makefile is a Makefile or Kconfig")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "is_refused"),
-    [
-        ("= 17", "= 18", True),
-        (".5", ".6", True),
-        ("export XEN_SUBVERSION", "XEN_VENDORVERSION = -a\nexport XEN_SUBVERSION", True),
-        ("= 17", "=\t17  # as it was", False),
-        ("= 17", "= 17\nXEN_BUILD_HOST = here", False),
-    ],
-)
-def test_another_version_is_refused_before_anything_is_made(
-    old: str, new: str, is_refused: bool, built: TinyTree
-) -> None:
-    """It is in every object that reads compile.h; make would need minutes to say so."""
-    plan = plan_of(built, built.patch(("xen/Makefile", old, new)))
-    assert [refusal.code for refusal in plan.refused] == ["VERSION"] * is_refused
-
-
 def test_a_new_header_stays_on_the_recorded_route(built: TinyTree, tmp_path: Path) -> None:
     added = '--- /dev/null\n+++ b/xen/include/xen/new.h\n@@ -0,0 +1 @@\n+#define FILE_NAME "new"\n'
     use = built.patch(("xen/common/version.c", "<xen/lib.h>\nconst", "<xen/new.h>\nconst"))
@@ -312,65 +262,9 @@ def test_a_new_header_stays_on_the_recorded_route(built: TinyTree, tmp_path: Pat
     assert list(captured(built, fix, tmp_path)) == ["common/version.o"]
     hidden = added.replace("xen/include/xen/new.h", "xen/arch/xen/lib.h")
     (built.root / "xen/arch/xen").mkdir(exist_ok=True)
-    plan = plan_of(built, built.patch_text(hidden))
+    plan = capture.plan(locate_tree(built.root), built.patch_text(hidden))
     assert plan.reason == "xen/arch/xen/lib.h is new and could hide include/xen/lib.h"
     (built.root / "xen/arch/xen").rmdir()
-
-
-@pytest.mark.parametrize(
-    ("path", "old", "new"),
-    [
-        ("docs/words.txt", "words", "other words"),
-        ("xen/common/version.c", "#include", "/* words */\n#include"),
-    ],
-    ids=["outside", "comment"],
-)
-def test_what_changes_no_object_has_its_own_error(
-    built: TinyTree, path: str, old: str, new: str
-) -> None:
-    with pytest.raises(NoFunctionalChangeError) as caught:
-        plan_of(built, built.patch((path, old, new)))
-    assert caught.value.exit_status == 3
-
-
-@pytest.fixture
-def generating(own_tree: TinyTree) -> TinyTree:
-    """Return a tree in which a script makes a header of another header's first comment."""
-    folder = own_tree.root / "xen"
-    (folder / "include/public").mkdir()
-    (folder / "include/public/feature.h").write_text("/*A words*/\nint feature;\n")
-    (folder / "gen.sh").write_text("sed -n 's,^/\\*\\(.\\).*,#define GEN \"\\1\",p' $1\n")
-    command = "sh gen.sh include/public/feature.h > include/xen/gen.h"
-    subprocess.run(["sh", "-c", command], cwd=folder, check=True)
-    (folder / "include/xen/.gen.h.cmd").write_text(f"cmd_include/xen/gen.h := {command}\n")
-    (folder / "common/user.c").write_text(
-        "#include <xen/gen.h>\nconst char *user(void)\n{\n    return GEN;\n}\n"
-    )
-    own_tree.build()
-    return own_tree
-
-
-def test_a_comment_that_a_generator_reads_is_an_input(generating: TinyTree) -> None:
-    edit = ("xen/include/public/feature.h", "/*A", "/*B")
-    other = ("xen/common/version.c", "FILE_NAME", '"hello"')
-    for edits in ((edit,), (edit, other)):
-        plan = plan_of(generating, generating.patch(*edits))
-        assert plan.route is Route.MAKE
-        assert plan.reason == (
-            "include/xen/gen.h is generated from xen/include/public/feature.h and its content "
-            "changes"
-        )
-
-
-def test_a_comment_that_a_generator_passes_over_is_none(generating: TinyTree) -> None:
-    header = "xen/include/public/feature.h"
-    for edit in ((header, "A words", "A few"), (header, "int feature;", "int feature; /* 1 */")):
-        with pytest.raises(NoFunctionalChangeError, match="comments only"):
-            plan_of(generating, generating.patch(edit))
-        other = ("xen/common/version.c", "FILE_NAME", '"hello"')
-        plan = plan_of(generating, generating.patch(edit, other))
-        assert plan.route is Route.RECORDED
-        assert [job.object_path for job in plan.jobs] == ["common/version.o"]
 
 
 def test_copies_are_replaced_whole_and_leave_nothing_behind(

@@ -57,6 +57,23 @@ int shared = 1;
 int elsewhere(int x) { return x + shared; }
 int more(int x) { return x * 5; }
 """
+#: How a payload names what the image has.
+KNOWN = r"""
+extern int counter asm("unit.c_counter"), spare_counter asm("unit.c_spare_counter");
+extern int calls_0 asm("unit.c_calls.0"), calls_1 asm("unit.c_calls.1");
+extern int limit, shared;
+extern const int table[4] asm("unit.c_table");
+extern int helper(int) asm("unit.c_helper");
+int elsewhere(int);
+"""
+HELPER = (
+    '__attribute__((noipa)) int fixed(int x) asm("unit.c_helper");\n'
+    "__attribute__((noipa)) int fixed(int x) {body}\n"
+)
+FIXED_TEXT = 'const char *text(void) { return "the new text"; }\n'
+FIXED_WORK = "int work(int x) { return helper(x) - limit; }\n"
+TEXT = ("the old text", "the new text")
+WORK = ("helper(x) + limit", "helper(x) - limit")
 
 SCRIPT = """
 SECTIONS {
@@ -169,3 +186,27 @@ def checked(known: World, new: bytes, data: bytes, neutral: bytes | None = None)
     """Run the check on a fix of the one source file."""
     fix = NewObject(path="unit.o", new=new, baseline=known.unit, neutral=neutral)
     return check_payload(known.image, data, [fix], FACTS)
+
+
+def changed(known: World, tmp_path: Path, *edits: tuple[str, str]) -> bytes:
+    """Return the unit with some edits, compiled."""
+    source = UNIT
+    for old, new in edits:
+        assert old in source
+        source = source.replace(old, new)
+    return compiled(tmp_path, "unit.c", source)
+
+
+def texts(found: CheckReport) -> str:
+    """Return what a check found, a line each."""
+    return "\n".join(": ".join(row) for row in found.differences)
+
+
+def payload_of_helper(known: World, new: bytes, code: str) -> bytes:
+    """Return a payload that replaces ``helper``, which the image knows under its local name."""
+    sizes = f"{size_of(new, 'helper')}, {size_of(known.unit, 'helper')}"
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    record = f'{{"unit.c_helper", (void *)fixed, 0, {sizes}, 2}}'
+    more = f"struct livepatch_func own[] {place} = {{{record}}};"
+    data = KNOWN.replace("extern int helper(int)", "extern int unused(int)")
+    return payload(known, new, data + code, (), more)

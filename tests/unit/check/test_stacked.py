@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.check.building import FACTS, UNIT, World, compiled, payload, size_of
-from tests.unit.check.test_complete import KNOWN
+from tests.unit.check.building import FACTS, KNOWN, UNIT, World, compiled, payload, size_of
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An order that cannot be fulfilled is refused before the build, with the reason."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.bases.test_bases import added
+from xsplice_plugins.artefacts import Likeness
+from xsplice_plugins.bases import store
+from xsplice_plugins.bases.recipes import recipe_of
+from xsplice_plugins.cli import main
+from xsplice_plugins.errors import ConfigError
+
+pytestmark = pytest.mark.toolchain
+
+
+def test_an_image_of_another_compiler_or_release_is_refused_before_the_build(
+    own: Path, tmp_path: Path, cache: Path
+) -> None:
+    image = tmp_path / "xen-syms"
+    comment = tmp_path / "comment"
+    comment.write_bytes(b"GCC: (Vendor 4.8.5) 4.8.5\0")
+    line = ["objcopy", "--update-section", f".comment={comment}", own / "xen-syms", image]
+    subprocess.run(line, check=True)
+    with pytest.raises(ConfigError, match=r"Vendor 4\.8\.5.*name it with --cc"):
+        added(own, image=image)
+    assert not (cache / "bases" / "fleet" / "tree" / "xen" / "prelink.o").exists()
+    subprocess.run(["strip", own / "xen-syms", "-o", image], check=True)
+    with pytest.raises(ConfigError, match="has no names of functions"):
+        added(own, image=image)
+    image.write_text("no image")
+    with pytest.raises(ConfigError, match="not readable"):
+        added(own, image=image)
+
+
+def test_sources_without_a_configuration_are_refused(own: Path) -> None:
+    (own / "xen" / ".config").unlink()
+    with pytest.raises(ConfigError, match="--config defconfig"):
+        added(own)
+    assert added(own, config="defconfig").likeness is Likeness.IDENTICAL
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--source", "nowhere"], "no such file or folder"),
+        (["--source", "words.txt"], "neither a folder, a tarball"),
+        (["--source", "empty"], "holds no hypervisor"),
+        ([], "give one of the two"),
+        (["--source", "empty", "--debian", "12"], "give one of the two"),
+        (["--debian", "banana"], "neither a Debian release"),
+        (["--source", "empty", "--config", "nowhere"], "cannot be read"),
+        (["--source", "empty", "--jobs", "0"], "a number from 1 on"),
+    ],
+)
+def test_orders_that_cannot_be_fulfilled_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("words\n")
+    (tmp_path / "empty").mkdir()
+    assert main(["base", "add", "fleet", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert store.known_bases() == ()
+
+
+def test_words_for_make_are_variables(own: Path) -> None:
+    with pytest.raises(ConfigError, match="--make V: not NAME=value"):
+        added(own, make=("V",))
+    for word in ("O=/elsewhere", "KBUILD_OUTPUT=/elsewhere"):
+        with pytest.raises(ConfigError, match=r"in a folder of its own.*XEN=FOLDER"):
+            added(own, make=(word,))
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ((), ["gcc"]),
+        (("clang=y",), ["clang"]),
+        (("clang=n",), ["gcc"]),
+        (("clang=y", "CROSS_COMPILE=arm-"), ["arm-clang"]),
+        (("clang=y", "CC=gcc -m64"), ["gcc", "-m64"]),
+    ],
+)
+def test_the_compiler_is_the_one_that_make_takes(
+    own: Path, words: tuple[str, ...], command: list[str]
+) -> None:
+    assert recipe_of(own, words, "").compiler == command
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CONFIG_X86=y\nCONFIG_COVERAGE=y\n", r"with CONFIG_COVERAGE.*one or the other"),
+        ("CONFIG_X86=y\n", r"without CONFIG_LIVEPATCH; switch it on"),
+    ],
+)
+def test_settings_without_live_patching_are_refused_before_the_build(
+    own: Path, cache: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "config").write_text(text)
+    with pytest.raises(ConfigError, match=f"\\.config: is configured {message}"):
+        added(own, config=str(tmp_path / "config"))
+    assert not (cache / "bases/fleet/tree/xen/prelink.o").exists()
+    (tmp_path / "config").write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
+    assert added(own, config=str(tmp_path / "config")).matched > 0
+
+
+def test_settings_that_make_does_not_keep_are_refused_by_name(own: Path, tmp_path: Path) -> None:
+    """Of two that rule each other out, one would be gone without a word."""
+    makefile = own / "xen" / "Makefile"
+    known = "test -e .config ||"
+    assert known in makefile.read_text()
+    drop = "sed -i -e /COVERAGE/d -e s/CONFIG_ODD=n/CONFIG_ODD=y/ .config;"
+    makefile.write_text(makefile.read_text().replace(known, f"{drop} {known}"))
+    config = tmp_path / "config"
+    good = "CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n"
+    config.write_text(f"{good}CONFIG_COVERAGE=y\nCONFIG_ODD=n\nCONFIG_GCC_VERSION=1\n")
+    with pytest.raises(ConfigError, match="config: CONFIG_COVERAGE=y, CONFIG_ODD is not set: make"):
+        added(own, config=str(config))
+    config.write_text(good)
+    assert added(own, config=str(config)).matched > 0
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a" * 101])
+def test_a_bases_name_is_a_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="not a name"):
+        store.folder_of(name)
