@@ -22,8 +22,8 @@ from xsplice_plugins import hypervisor
 class Loader:
     """Says whether the model takes a payload; nothing of it is run."""
 
-    def __init__(self, tree: Path) -> None:
-        self.release = hypervisor.release("4.17.5")
+    def __init__(self, tree: Path, release: str) -> None:
+        self.release = hypervisor.release(release)
         self.image = hypervisor.boot((tree / "xen/xen-syms").read_bytes(), release=self.release)
 
     def takes(self, data: bytes) -> bool:
@@ -42,15 +42,20 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=8, help="of a kind and payload, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cases", nargs="*", default=CASES)
+    parser.add_argument("--patches", nargs="*", type=Path, help="fixes of your own instead")
+    parser.add_argument("--release", default="4.17.5", help="of the tree")
     parser.add_argument("--build", type=Path, help="folder for what is built; kept")
     given = parser.parse_args()
     dice = random.Random(given.seed)  # noqa: S311  # cases, not secrets
-    loader = Loader(given.tree)
+    loader = Loader(given.tree, given.release)
+    patches: dict[str, Path | None] = dict.fromkeys(given.cases)
+    if given.patches:
+        patches = {path.stem: path for path in given.patches}
     table: dict[str, collections.Counter[str]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         base = given.build or Path(scratch)
-        for case in given.cases:
-            built = build(case, given.tree, base / case)
+        for case, patch in patches.items():
+            built = build(case, given.tree, base / case, patch)
             image = image_of(given.tree, built.facts)
             assert not is_caught(judge(image, built, built.payload)), case
             for wrong in wrong_payloads(built.payload, addresses_of(image), dice, given.each):

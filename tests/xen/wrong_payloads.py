@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -329,12 +330,14 @@ def wrong_payloads(
         each: How many of a kind at most.
     """
     kinds: dict[str, list[Wrong]] = {}
+    seen: Counter[str] = Counter()
     sample = Sample(payload, addresses)
     for maker in MAKERS:
-        for wrong in maker(sample):
-            kinds.setdefault(wrong.kind, []).append(wrong)
-    return [
-        wrong
-        for _, rows in sorted(kinds.items())
-        for wrong in dice.sample(rows, min(each, len(rows)))
-    ]
+        for wrong in maker(sample):  # of a large payload too many to keep
+            rows = kinds.setdefault(wrong.kind, [])
+            seen[wrong.kind] += 1
+            if len(rows) < each:
+                rows.append(wrong)
+            elif (place := dice.randrange(seen[wrong.kind])) < each:
+                rows[place] = wrong
+    return [wrong for _, rows in sorted(kinds.items()) for wrong in rows]

@@ -124,6 +124,7 @@ class BootOnly:
     is_own: bool  #: its own source was edited, or nobody knows; not only what it absorbs
     needs: tuple[str, ...] = ()  #: names of other objects that it came to use
     leaves_same: bool = False  #: shown to leave in memory what the new one would have left
+    outlives: bool = False  #: boot hands on what runs or is used later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

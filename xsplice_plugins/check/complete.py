@@ -108,7 +108,7 @@ def check_payload(
 
 def _side(running: Image, path: str, data: bytes, old: Side | None) -> Side:
     """Read an object, and find what it names where the object before it has it."""
-    obj = read_object(path, data, running.sizes)
+    obj = read_object(path, data, running.sizes, running.homes)
     if old is None:
         return Side(obj=obj, homes=find_homes(running, obj, None, Homes(image=running)))
     return Side(obj=obj, homes=find_homes(running, obj, old.obj, old.homes))
@@ -141,7 +141,7 @@ def _baselines(
     """
     is_stacked = isinstance(running, Running)
     plain = {
-        row.path: read_object(row.path, data, image.sizes)
+        row.path: read_object(row.path, data, image.sizes, image.homes)
         for row in rows
         if (data := row.plain or row.baseline)
     }

@@ -57,6 +57,7 @@ class ObjectFile:
     path: str
     elf: ElfFile = field(repr=False)
     sizes: Mapping[str, tuple[Layout, ...]] = field(repr=False)
+    known: Container[str] = field(default=(), repr=False)  #: decorated names that the image has
     _refs: dict[int, tuple[Ref, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -210,7 +211,13 @@ class ObjectFile:
                 # Labels (UNLIKELY_START of asm_defns.h) belong to the function around them.
                 symbols[:] = [s for s in symbols if s.type == STT_FUNC or not s.is_local]
             symbols.sort(
-                key=lambda s: (s.value, s.type not in (STT_FUNC, STT_OBJECT), s.is_local, s.name)
+                key=lambda s: (
+                    s.value,
+                    s.type not in (STT_FUNC, STT_OBJECT),
+                    s.decorated not in self.known,  # an alias may be new
+                    s.is_local,
+                    s.name,
+                )
             )
         return result
 
@@ -302,15 +309,21 @@ def fitting(
     )
 
 
-def read_object(path: str, data: bytes, sizes: Mapping[str, tuple[Layout, ...]]) -> ObjectFile:
+def read_object(
+    path: str,
+    data: bytes,
+    sizes: Mapping[str, tuple[Layout, ...]],
+    known: Container[str] = (),
+) -> ObjectFile:
     """Read an object for the check.
 
     Args:
         path: Relative to the build root, e.g. ``common/version.o``.
         data: The whole file.
         sizes: What the build's tables look like, from `tables.layouts`.
+        known: Names that the image has: of several at one place they come first.
 
     Raises:
         ElfFormatError: Not an object of a 64-bit little-endian machine.
     """
-    return ObjectFile(path=path, elf=read_elf(data, path), sizes=sizes)
+    return ObjectFile(path=path, elf=read_elf(data, path), sizes=sizes, known=known)

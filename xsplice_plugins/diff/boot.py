@@ -10,6 +10,7 @@ names it came to use.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly
@@ -80,7 +81,10 @@ def _rows(
     for number, how in comparison.data_changed.items():
         new, old = canon.new.all[number], canon.old.all[canon.pairing.old_of[number]]
         if is_boot_only(new) and is_boot_only(old) and number not in comparison.copied:
-            yield _own(old, f"boot-time datum `{old.name}` changed its {how}")
+            yield replace(
+                _own(old, f"boot-time datum `{old.name}` changed its {how}"),
+                outlives=_hands_on_another(canon, old, new),
+            )
     used = needed(canon, closure)
     for part in list(canon.new.all):
         if (
@@ -92,7 +96,8 @@ def _rows(
             yield _own(part, f"new `{part.name}` is used only at boot ({part.section_name})")
     for number in sorted(_left_by_boot(canon)):
         part = canon.new.all[number]
-        yield _own(part, f"only boot code would have handed on new `{part.name}`")
+        row = _own(part, f"only boot code would have handed on new `{part.name}`")
+        yield replace(row, outlives=True)
     for part in canon.old.all:
         if (
             part.kind is PartKind.DATA
@@ -100,6 +105,25 @@ def _rows(
             and is_boot_only(part)
         ):
             yield _own(part, f"`{part.name}` of {part.section_name} is removed")
+
+
+def _hands_on_another(canon: Canon, old: Part, new: Part) -> bool:
+    """Tell whether a table comes to name another function, which runs on after boot."""
+    sides: list[set[tuple[int, str]]] = []
+    for is_new, part in ((OLD, old), (NEW, new)):
+        parts = canon.parts(is_new)
+        sides.append(
+            {
+                (edge.offset, edge.name or parts.all[edge.part].name)
+                for edge in parts.edges(part)
+                if edge.part == EXTERNAL or _runs_later(parts.all[edge.part])
+            }
+        )
+    return sides[0] != sides[1]
+
+
+def _runs_later(part: Part) -> bool:
+    return part.kind is PartKind.FUNCTION and not is_boot_only(part)
 
 
 def _left_by_boot(canon: Canon) -> set[int]:

@@ -99,15 +99,18 @@ def diff_objects(
     )
     if baseline == new:
         return empty
-    before, after = ObjectParts(old_file, profile), ObjectParts(new_file, profile)
+    before = ObjectParts(old_file, profile, new_file)
+    after = ObjectParts(new_file, profile, old_file)
     canon = Canon(before, after, correlate(before, after))
 
     def second() -> Canon | None:
         made = shifted() if shifted is not None else None
         if made is None:
             return None
-        fresh = ObjectParts(new_file, profile)  # asking for parts adds some: leave `after` alone
-        other = ObjectParts(read_elf(made, f"{object_path} (lines shifted)"), profile)
+        # Asking for parts adds some: leave `after` alone.
+        fresh = ObjectParts(new_file, profile, old_file)
+        name = f"{object_path} (lines shifted)"
+        other = ObjectParts(read_elf(made, name), profile, old_file)
         return Canon(fresh, other, correlate(fresh, other))
 
     comparison = compare(canon, moved, second)

@@ -52,9 +52,10 @@ class ObjectParts:
     parts when first asked for, all else at construction.
     """
 
-    def __init__(self, file: ElfFile, profile: Profile) -> None:
-        """Take ``file`` apart as ``profile`` describes it."""
+    def __init__(self, file: ElfFile, profile: Profile, other: ElfFile) -> None:
+        """Take ``file`` apart as ``profile`` describes it; ``other`` is the other side."""
         self.file = file
+        self._common = {symbol.name for symbol in other.symbols if symbol.shndx != SHN_UNDEF}
         self.profile = profile
         self.references = References(file, profile)
         self.all: list[Part] = []
@@ -242,7 +243,7 @@ class ObjectParts:
         for index, symbols in sorted(by_section.items()):
             if self.classes[index] in _UNNAMED:
                 continue
-            symbols.sort(key=primary_first)
+            symbols.sort(key=lambda symbol: primary_first(symbol, self._common))
             self._take_section(index, symbols)
 
     def _take_section(self, index: int, symbols: list[Symbol]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.elf.types import STB_LOCAL, STT_FUNC, STT_OBJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Collection, Hashable
 
     from xsplice_plugins.elf.types import Reloc, Section, Symbol
     from xsplice_plugins.target.sections import SectionClass, SpecialSection
@@ -128,10 +128,16 @@ def string_bounds(data: bytes, offset: int, width: int) -> tuple[int, int]:
     return start, min(end + width, len(data))
 
 
-def primary_first(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
-    """Sort the symbols of a section: of several at one place the sized, global one leads."""
+def primary_first(
+    symbol: Symbol, common: Collection[str] = ()
+) -> tuple[int, bool, bool, bool, int, str]:
+    """Sort the symbols of a section by place; of several at one place the first leads.
+
+    It is a sized one, that both sides have (``common``), that is global.
+    """
     is_sized = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.size_bytes > 0
-    return (symbol.value, not is_sized, symbol.bind == STB_LOCAL, -symbol.size_bytes, symbol.name)
+    is_common, is_local = symbol.name in common, symbol.bind == STB_LOCAL
+    return (symbol.value, not is_sized, not is_common, is_local, -symbol.size_bytes, symbol.name)
 
 
 def entry_line(section: Section, part: Part, row: SpecialSection, relocs: tuple[Reloc, ...]) -> int:

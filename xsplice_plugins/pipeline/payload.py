@@ -266,10 +266,19 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     names = list(dict.fromkeys(f"`{row.name}`" for _, row in rows))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     runs = any(d.changed or d.nopped or any(n.kind == "hook" for n in d.new) for d in deltas)
+    lasting = [
+        f"{delta.object_path}: {row.name}: {row.reason}; what boot hands on is used later, and the "
+        f"running hypervisor keeps what it was given [{row.code}]; change the function that it "
+        "has, or set it in a load hook"
+        for delta, row in rows
+        if row.outlives and not runs
+    ]
+    if lasting:
+        raise RefusedError("\n".join(lasting))
     if not runs:
         raise NoFunctionalChangeError(
             f"boot only: what changes is used only while the hypervisor starts ({shown}); the fix "
-            "takes effect at the next boot, and nothing needs a live patch"
+            "takes effect at the next boot, and no code that runs later changes"
         )
     brought = {n.symbol for d in deltas for n in d.new if n.kind in {"data", "bss"}}
     refused = []

@@ -50,6 +50,18 @@ def test_a_function_without_a_record_is_missed_by_name(known: World, tmp_path: P
     assert "it is not replaced, and the image differs" in texts(found)
 
 
+@pytest.mark.parametrize("alias", ["a_first", "z_last"])
+def test_a_new_alias_of_a_replaced_function_is_no_other_function(
+    alias: str, known: World, tmp_path: Path
+) -> None:
+    more = f'int {alias}(int) __attribute__((alias("work")));\nint look('
+    new = changed(known, tmp_path, WORK, ("int look(", more))
+    right = payload(known, new, KNOWN + FIXED_WORK, ("work",))
+    assert checked(known, new, right).held
+    wrong = payload(known, new, KNOWN + FIXED_WORK.replace("- limit", "- shared"), ("work",))
+    assert "work: " in texts(checked(known, new, wrong))
+
+
 def test_a_record_too_many_is_found(known: World, tmp_path: Path) -> None:
     """It may be right by luck, but no object of the fix asked for it."""
     new = changed(known, tmp_path, TEXT)

@@ -244,3 +244,33 @@ def test_boot_code_leaves_the_same_only_if_all_that_differs_is_printed(
     assert [(row.name.split("#")[-1], row.leaves_same) for row in delta.boot] == [
         ("start", expected)
     ]
+
+
+HANDED = r"""
+static noinline int first(int a) { return get(a) + 1; }
+static noinline int second(int a) { return get(a) + 2; }
+static __init used int early(int a) { return get(a) + 3; }
+static __init used int sooner(int a) { return get(a) + 4; }
+struct ops { int (*late)(int), (*soon)(int), number; };
+static struct ops ops __initdata = { first, early, 5 };
+__init used const struct ops *start(void) { return &ops; }
+int f(int a) { return first(a) + second(a); }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outlives"),
+    [
+        ("{ first", "{ second", True),
+        ("{ first", "{ put_it", True),
+        ("early, 5", "sooner, 5", False),
+        ("early, 5", "early, 6", False),
+    ],
+)
+def test_a_boot_table_that_names_another_function_that_stays_is_told(
+    old: str, new: str, *, outlives: bool, tmp_path: Path
+) -> None:
+    """Boot copies such tables; what is in them runs on."""
+    text = "extern int put_it(int);\n" + HANDED
+    (row,) = diff_c(tmp_path, text, text.replace(old, new)).boot
+    assert (row.code, row.outlives) == ("INIT_DATA", outlives)

@@ -255,6 +255,16 @@ def test_an_alias_at_the_start_is_no_second_entry(tmp_path: Path) -> None:
     assert "`other` is another name of `f`" in fresh.notes[0]
 
 
+@pytest.mark.parametrize("name", ["a_first", "z_last"])
+def test_a_function_is_known_by_the_name_that_both_sides_have(name: str, tmp_path: Path) -> None:
+    """A new alias of a changed function does not hide the change, whichever name sorts first."""
+    text = "int f(int a) { return get(a) + 1; }\nint g(int a) { return get(a); }"
+    alias = f'\nint {name}(int) __attribute__((alias("f")));'
+    for before, after in ((text, text + alias), (text + alias, text)):
+        delta = diff_c(tmp_path, before, after.replace("+ 1", "+ 2"))
+        assert summary(delta)[:3] == (["f"], [], [])
+
+
 def test_data_that_gets_its_first_write_lies_in_read_only_memory(tmp_path: Path) -> None:
     text = "static int limit = 5; int f(int a) { return get(a) + *(volatile int *)&limit; }"
     writes = text + " void set(int a) { limit = a; }"

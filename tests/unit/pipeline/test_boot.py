@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot code of a fix, over all its objects: its own verdict, a note, or a refusal."""
 
+from dataclasses import replace
+
 import pytest
 
 from xsplice_plugins.artefacts import (
@@ -63,6 +65,13 @@ def test_boot_code_alone_has_a_verdict_of_its_own(is_own: bool) -> None:
     rows = [delta(boot=(boot(is_own=is_own),)), delta("b.o", new=(item("bss"),))]
     with pytest.raises(NoFunctionalChangeError, match=r"boot only: .*\(`start`\); .* next boot"):
         check_boot(rows)
+
+
+def test_what_boot_hands_on_is_no_matter_of_boot_alone() -> None:
+    """Nothing that runs was changed, and yet the rebuilt hypervisor runs something else."""
+    row = replace(boot(is_own=True), name="ops", code="INIT_DATA", outlives=True)
+    with pytest.raises(RefusedError, match=r"a\.o: ops: .* keeps what it was given \[INIT_DATA\]"):
+        check_boot([delta(boot=(row, boot(is_own=True)))])
 
 
 def test_what_absorbs_is_a_note_and_what_was_edited_is_refused() -> None:
