@@ -180,7 +180,7 @@ SETTINGS = (
     ),
     Setting(
         name="VERBOSE",
-        help="print the command line that repeats each step by hand",
+        help="print the lines that compile, diff, link, sign and verify by hand",
         takes=Takes.SWITCH,
         default="0",
         commands=("patch",),

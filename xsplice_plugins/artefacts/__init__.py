@@ -56,6 +56,8 @@ from xsplice_plugins.artefacts.patch import PatchFile as PatchFile
 from xsplice_plugins.artefacts.patch import PatchSet as PatchSet
 from xsplice_plugins.artefacts.patch import TouchedFile as TouchedFile
 from xsplice_plugins.artefacts.patch import TouchKind as TouchKind
+from xsplice_plugins.artefacts.sign import DEVELOPMENT_CERTIFICATE as DEVELOPMENT_CERTIFICATE
+from xsplice_plugins.artefacts.sign import DEVELOPMENT_KEY as DEVELOPMENT_KEY
 from xsplice_plugins.artefacts.sign import SignatureCheck as SignatureCheck
 from xsplice_plugins.artefacts.sign import SignatureRecord as SignatureRecord
 from xsplice_plugins.artefacts.sign import SignatureState as SignatureState

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from xsplice_plugins.artefacts.files import SCHEMA
 
+#: Where a build folder keeps its development key, with its certificate, and that alone.
+DEVELOPMENT_KEY, DEVELOPMENT_CERTIFICATE = "keys/development.key.pem", "keys/development.crt.pem"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureRecord:

@@ -48,6 +48,8 @@ def _build(arguments: Namespace) -> int:
         show(f"{function.name}: {what} ({function.reason})\n")
     for note in payload.record.notes:
         show(f"note: {note}\n")
+    if signed.record.note:
+        show(f"{signed.record.note}\n")
     show(f"written to {arguments.out}\n")
     return 0
 

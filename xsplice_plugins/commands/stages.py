@@ -129,7 +129,9 @@ def _sign(arguments: Namespace) -> int:
     signed = pipeline.sign_payload(run, Payload(data=read_file(arguments.payload), record=record))
     pipeline.write_signed(run, signed, arguments.out)
     artefacts.save(signature_path(arguments.out), signed.record)
-    show(artefacts.to_json(signed.record) if arguments.json else f"written to {arguments.out}\n")
+    said = f"{signed.record.note}\n" if signed.record.note else ""
+    said += f"written to {arguments.out}\n"
+    show(artefacts.to_json(signed.record) if arguments.json else said)
     return 0
 
 

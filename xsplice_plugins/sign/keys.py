@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import read_file, write_file
+from xsplice_plugins.artefacts import (
+    DEVELOPMENT_CERTIFICATE,
+    DEVELOPMENT_KEY,
+    read_file,
+    write_file,
+)
 from xsplice_plugins.errors import MachineError, SignError
 
 if TYPE_CHECKING:
@@ -69,7 +74,7 @@ def identity_of(config: Config, environ: Mapping[str, str]) -> Identity:
             raise SignError(
                 "no key: nothing says what to sign with; give KEY= and CERT=, or a build folder"
             )
-        return development_identity(config.build_dir / "keys")
+        return development_identity(config.build_dir)
     if config.certificate is None and not _pem_blocks(config.key, b"CERTIFICATE"):
         raise SignError(f"{config.key}: a key without its certificate; give CERT= too")
     certificate_path = config.certificate or config.key
@@ -188,11 +193,11 @@ def require_usable(identity: Identity, at_time: datetime) -> None:
 
 def development_certificate(build_dir: Path) -> Path:
     """Return where the certificate of a build folder's development key lies."""
-    return build_dir / "keys" / "development.crt.pem"
+    return build_dir / DEVELOPMENT_CERTIFICATE
 
 
-def development_identity(folder: Path) -> Identity:
-    """Return the development pair of a folder; make it if it is not there.
+def development_identity(build_dir: Path) -> Identity:
+    """Return the development pair of a build folder; make it if it is not there.
 
     Key and certificate lie in one file that appears at once, so that two runs at the same time
     agree on one pair; the certificate is copied to a file of its own for those who check.
@@ -201,7 +206,7 @@ def development_identity(folder: Path) -> Identity:
         MachineError: The folder cannot be written.
         SignError: What lies there is not usable.
     """
-    path = folder / "development.key.pem"
+    path = build_dir / DEVELOPMENT_KEY
     if not path.exists():
         _publish(path, _make_pair())
     identity = Identity(
@@ -209,7 +214,7 @@ def development_identity(folder: Path) -> Identity:
         certificate=load_certificate(path),
         is_development=True,
     )
-    public = folder / "development.crt.pem"
+    public = development_certificate(build_dir)
     text = _pem_blocks(path, b"CERTIFICATE")[0] + b"\n"
     if not public.exists() or public.read_bytes() != text:
         write_file(public, text)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import (
+    DEVELOPMENT_CERTIFICATE,
+    DEVELOPMENT_KEY,
     Checks,
     Delta,
     ObjectPair,
@@ -26,6 +28,7 @@ from xsplice_plugins.artefacts import (
     Payload,
     PayloadRecord,
     Report,
+    SignatureRecord,
 )
 from xsplice_plugins.errors import VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
@@ -114,6 +117,11 @@ def _path(node: Any) -> Path:
 def _say(fix: Fix, *words: str | Path) -> None:
     if fix.is_verbose:
         sys.stdout.write(shlex.join(str(word) for word in words) + "\n")
+
+
+def _build_folder(fix: Fix) -> Path:
+    assert fix.run.config.build_dir is not None, "SCons has a build folder"
+    return fix.run.config.build_dir
 
 
 def _prefix(fix: Fix, object_path: str) -> Path:
@@ -302,15 +310,12 @@ def sign_payload(target: Nodes, source: Nodes, env: Environment) -> None:
 
         data = _path(source[0]).read_bytes()
         record = artefacts.load(_path(source[1]), PayloadRecord)
-        words = [str(_path(source[0])), "--out", str(_path(target[0]))]
-        _say(
-            fix,
-            "xsplice",
-            "sign",
-            *words,
-            *options_of(fix.run.config, "SIGNER", "KEY", "CERT", "OPTIONS"),
-        )
         signed = pipeline.sign_payload(fix.run, Payload(data=data, record=record))
+        words = [str(_path(source[0])), "--out", str(_path(target[0]))]
+        if signed.record.is_development_key:
+            words += ["--key", str(_build_folder(fix) / DEVELOPMENT_KEY)]
+        options = options_of(fix.run.config, "SIGNER", "KEY", "CERT", "OPTIONS")
+        _say(fix, "xsplice", "sign", *words, *options)
         artefacts.save(_path(target[1]), signed.record)
         pipeline.write_signed(fix.run, signed, _path(target[0]))
         print_summary(
@@ -343,6 +348,9 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         checks = artefacts.load(_path(source[4]), Checks)
         config = fix.run.config
         words = [*map(str, config.depends), str(payload), "--xen-syms", str(_path(source[3]))]
+        signature = artefacts.load(fix.folder / f"{fix.name}.signature.json", SignatureRecord)
+        if signature.is_development_key:
+            words += ["--cert", str(_build_folder(fix) / DEVELOPMENT_CERTIFICATE)]
         names = ("SIGNER", "CERT", "ON", "EXPECT", "RELEASES", "SUPERSEDES", "OPTIONS")
         _say(fix, "xsplice", "verify", *words, *options_of(fix.run.config, *names))
         report = pipeline.verify_payload(

@@ -164,8 +164,8 @@ def test_a_certificate_for_other_uses_is_refused(
 
 
 def test_a_development_key_is_made_once_and_is_private(tmp_path: Path) -> None:
-    first = development_identity(tmp_path / "keys")
-    second = development_identity(tmp_path / "keys")
+    first = development_identity(tmp_path)
+    second = development_identity(tmp_path)
     key = tmp_path / "keys" / "development.key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert first.certificate == second.certificate
@@ -186,19 +186,19 @@ def test_a_development_key_is_declared_in_plain_words(tmp_path: Path) -> None:
 
 def test_runs_at_the_same_time_agree_on_one_development_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(development_identity, [tmp_path / "keys"] * 4))
+        found = list(pool.map(development_identity, [tmp_path] * 4))
     assert len({identity.certificate.serial_number for identity in found}) == 1
 
 
 def test_a_lost_development_certificate_is_written_again(tmp_path: Path) -> None:
     """An interrupt between the two files."""
-    before = development_identity(tmp_path / "keys").certificate
+    before = development_identity(tmp_path).certificate
     development_certificate(tmp_path).unlink()
-    assert development_identity(tmp_path / "keys").certificate == before
+    assert development_identity(tmp_path).certificate == before
     assert development_certificate(tmp_path).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a file where the folder should be")
     with pytest.raises(MachineError, match="the development key cannot be written"):
-        development_identity(tmp_path / "keys")
+        development_identity(tmp_path)
