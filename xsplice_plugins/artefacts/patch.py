@@ -19,7 +19,7 @@ class TouchKind(StrEnum):
     ASSEMBLER = "assembler"
     BUILD = "Makefile or Kconfig"
     GENERATED_INPUT = "input of a generated file"
-    COMMENTS = "comments only"
+    COMMENTS = "comments or blank lines only"
     OUTSIDE = "outside the hypervisor"
     OTHER = "other"
 

@@ -228,6 +228,13 @@ def _record_kind(index: Index, record: Record) -> str:
 
 
 def _not_replaceable(file: TouchedFile) -> Refusal:
+    if file.path.endswith(".lds.S"):
+        return Refusal(
+            name=file.path,
+            reason="it is the linker script, and a payload links nothing again",
+            code="LINK",
+            hint="leave this file out",
+        )
     return Refusal(
         name=file.path,
         reason="it is assembler source, and a payload replaces whole C functions",

@@ -215,7 +215,9 @@ def _judged_output(
                 side.unlink(missing_ok=True)
         if is_equal:
             return TextVerdict(is_affected=False, note="generated again, the same content")
-    if job.source_path.endswith(".S"):
+    if job.object_path.endswith(".lds"):
+        code, reason = "LINK", "the patch changes the linker script"
+    elif job.source_path.endswith(".S"):
         code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
     else:
         code, reason = "GENERATED", "the patch changes this generated file, which other files read"

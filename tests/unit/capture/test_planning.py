@@ -30,6 +30,13 @@ def test_assembler_is_refused_by_name(built: TinyTree) -> None:
     assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
 
 
+def test_a_linker_script_is_refused_as_one(own_tree: TinyTree) -> None:
+    (own_tree.root / "xen/common/xen.lds.S").write_text("SECTIONS {}\n")
+    fix = own_tree.patch(("xen/common/xen.lds.S", "{}", "{ . = 1; }"))
+    (refusal,) = plan_of(own_tree, fix).refused
+    assert (refusal.name, refusal.code) == ("xen/common/xen.lds.S", "LINK")
+
+
 def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
     """Make builds assembler gladly, and its objects are not compared as C."""
     plan = plan_of(
@@ -118,7 +125,7 @@ def test_a_comment_that_a_generator_reads_is_an_input(generating: TinyTree) -> N
 def test_a_comment_that_a_generator_passes_over_is_none(generating: TinyTree) -> None:
     header = "xen/include/public/feature.h"
     for edit in ((header, "A words", "A few"), (header, "int feature;", "int feature; /* 1 */")):
-        with pytest.raises(NoFunctionalChangeError, match="comments only"):
+        with pytest.raises(NoFunctionalChangeError, match="comments or blank lines only"):
             plan_of(generating, generating.patch(edit))
         other = ("xen/common/version.c", "FILE_NAME", '"hello"')
         plan = plan_of(generating, generating.patch(edit, other))
