@@ -10,7 +10,8 @@ import pytest
 
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
-from xsplice_plugins.artefacts import Route
+from xsplice_plugins.artefacts import Route, TouchedFile, TouchKind
+from xsplice_plugins.capture.planning import _not_replaceable
 from xsplice_plugins.errors import NoFunctionalChangeError
 from xsplice_plugins.kbuild.tree import locate_tree
 
@@ -30,11 +31,13 @@ def test_assembler_is_refused_by_name(built: TinyTree) -> None:
     assert (refusal.name, refusal.code) == ("xen/common/entry.S", "ASSEMBLER")
 
 
-def test_a_linker_script_is_refused_as_one(own_tree: TinyTree) -> None:
-    (own_tree.root / "xen/common/xen.lds.S").write_text("SECTIONS {}\n")
-    fix = own_tree.patch(("xen/common/xen.lds.S", "{}", "{ . = 1; }"))
-    (refusal,) = plan_of(own_tree, fix).refused
-    assert (refusal.name, refusal.code) == ("xen/common/xen.lds.S", "LINK")
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("xen/arch/x86/xen.lds.S", "LINK"), ("xen/arch/x86/boot/head.S", "ASSEMBLER")],
+)
+def test_a_linker_script_is_refused_as_one(path: str, code: str) -> None:
+    file = TouchedFile(path=path, kind=TouchKind.ASSEMBLER, is_added=False, is_removed=False)
+    assert _not_replaceable(file).code == code
 
 
 def test_what_is_refused_stays_refused_on_the_route_through_make(built: TinyTree) -> None:
