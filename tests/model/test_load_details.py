@@ -233,16 +233,18 @@ def test_alternatives_are_applied_to_the_payload_at_upload() -> None:
         out.symbols.append(Sym("target_function", ".text.new", 4))
         return out
 
-    hv, payload = loaded(draft(93))
-    names = {symbol.name: symbol.addr_virt for symbol in payload.symbols}
-    code = hv.memory.read(names["site"], 10)
-    assert code[0] == 0xE8
-    reached = names["site"] + 5 + int.from_bytes(code[1:5], "little", signed=True)
-    assert reached == names["target_function"]
-    assert code[5:] == bytes.fromhex("0f1f4000c3")
-    hv, payload = loaded(draft(0x8000 | 93))
-    names = {symbol.name: symbol.addr_virt for symbol in payload.symbols}
-    assert hv.memory.read(names["site"], 10) == b"\x90" * 9 + b"\xc3"
+    for every_processor_has in (93, 0):  # LM, FPU
+        hv, payload = loaded(draft(every_processor_has))
+        names = {symbol.name: symbol.addr_virt for symbol in payload.symbols}
+        code = hv.memory.read(names["site"], 10)
+        assert code[0] == 0xE8
+        reached = names["site"] + 5 + int.from_bytes(code[1:5], "little", signed=True)
+        assert reached == names["target_function"]
+        assert code[5:] == bytes.fromhex("0f1f4000c3")
+    for is_missing in (0x8000 | 93, 31):
+        hv, payload = loaded(draft(is_missing))
+        names = {symbol.name: symbol.addr_virt for symbol in payload.symbols}
+        assert hv.memory.read(names["site"], 10) == b"\x90" * 9 + b"\xc3"
 
 
 def test_alt_call_sites_become_direct_since_4_21() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _SYNTHETIC = 19 * 32
 
 ALWAYS = 2 * 32 + 29  # LM, which every x86-64 processor has
+#: Of the first word: FPU, TSC, MSR, PAE, CX8, PGE, CMOV, MMX, FXSR, SSE, SSE2, as every one has.
+_BASELINE = frozenset({0, 4, 5, 6, 8, 13, 15, 23, 24, 25, 26, ALWAYS})
 SMEP_XEN = _SYNTHETIC + 10
 SMAP_XEN = _SYNTHETIC + 11
 MFENCE_RDTSC = _SYNTHETIC + 9
@@ -44,7 +46,7 @@ class CpuProfile:
 
     def has(self, feature: int) -> bool:
         """Whether the boot CPU has a feature."""
-        return feature in self.features
+        return feature in self.features or feature in _BASELINE
 
 
 #: An emulated EPYC without SMAP, as the real-Xen judge boots it. With these features the model's
