@@ -15,16 +15,23 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
+from xsplice_plugins.csource.rows import (
+    arguments_in,
+    closing,
+    declared_in,
+    opening_of,
+    parameter_in,
+    type_in,
+)
 from xsplice_plugins.csource.uses import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
+
+    from xsplice_plugins.csource.rows import Row
 
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_QUALIFIERS = {"const", "volatile", "restrict", "__restrict", "register", "static", "struct",
-               "union", "__user", "__iomem", "__maybe_unused"}  # fmt: skip
-_NO_TYPES = {"return", "goto", "else", "case", "sizeof", "do", "break", "continue", "typeof"}
 _NO_CALLS = {"if", "while", "switch", "for", "sizeof", "typeof", "__typeof__", "return", "case"}
 #: They call the function, and keep nothing; those of the second row only if they are told to wait.
 _AT_ONCE = {"stop_machine_run", "sort", "bsearch", "alternative_call", "alternative_vcall"}
@@ -33,10 +40,8 @@ _WAITING = {"rangeset_report_ranges", "rangeset_consume_ranges",
 #: The data comes right behind the function; other arguments say when and where it is called.
 _DATA_BEHIND = {"init_timer", "tasklet_init", "softirq_tasklet_init",
                 "continue_hypercall_on_cpu", *_WAITING}  # fmt: skip
+_TRUTHS = {"?", "&&", "||", "==", "!=", "<", ">", "<=", ">="}  #: what is asked, and not taken
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
-_OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
-
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,78 +164,15 @@ def _functions(text: str) -> dict[str, list[_Function]]:
         )
         if start is None:
             continue
-        end = _closing(row, start + 1)
+        end = closing(row, start + 1)
         body = row[end + 1 :]
-        parameters = tuple(_split(row[start + 2 : end]))
-        types = dict(_declared(body))
-        types.update(_parameter(words) for words in parameters)
+        parameters = tuple(arguments_in(row[start + 2 : end]))
+        types = dict(declared_in(body))
+        types.update(parameter_in(words) for words in parameters)
         is_static = item.kind is ChunkKind.STATIC_FUNCTION
         function = _Function(is_static=is_static, parameters=parameters, body=body, types=types)
         found.setdefault(item.name, []).append(function)
     return found
-
-
-def _closing(row: Sequence[str], at: int) -> int:
-    depth = 0
-    for place in range(at, len(row)):
-        depth += (row[place] in _OPENING) - (row[place] in _CLOSING)
-        if depth == 0:
-            return place
-    return len(row) - 1
-
-
-def _opening(row: Sequence[str], at: int) -> int:
-    """Return the bracket that is open before a place, or -1."""
-    depth = 0
-    for place in range(at - 1, -1, -1):
-        depth += (row[place] in _OPENING) - (row[place] in _CLOSING)
-        if depth > 0:
-            return place
-    return -1
-
-
-def _split(row: Row) -> Iterator[Row]:
-    """Give the arguments in a pair of brackets."""
-    start = depth = 0
-    for at, word in enumerate(row):
-        depth += (word in _OPENING) - (word in _CLOSING)
-        if word == "," and not depth:
-            yield row[start:at]
-            start = at + 1
-    if row[start:]:
-        yield row[start:]
-
-
-def _type(words: Iterable[str]) -> str:
-    known = (word for word in words if word not in _QUALIFIERS)
-    return " ".join("bool" if word == "bool_t" else word for word in known)
-
-
-def _parameter(words: Row) -> tuple[str, str]:
-    """Return a parameter's name and type."""
-    words = words[: words.index("[")] + ("*",) if "[" in words else words
-    last = max((n for n, word in enumerate(words) if _WORD.fullmatch(word)), default=0)
-    return (words[last] if words else ""), _type(words[:last] + words[last + 1 :])
-
-
-def _declared(row: Row) -> Iterator[tuple[str, str]]:
-    """Give name and type of each variable that a body declares."""
-    for start, mark in enumerate(row):
-        if mark not in {"{", ";", "}"}:
-            continue
-        at = start + 1
-        while at < len(row) and (row[at] == "*" or _WORD.fullmatch(row[at])):
-            at += 1
-        words = row[start + 1 : at]
-        if len(words) < 2 or words[0] in _NO_TYPES or not _WORD.fullmatch(words[-1]):
-            continue
-        yield words[-1], _type(words[:-1])
-        base = [word for word in words[:-1] if word != "*"]
-        end = next((n for n in range(at, len(row)) if row[n] == ";"), at)
-        for more in list(_split(row[at:end]))[1:]:
-            stars = [word for word in more if word == "*"]
-            name = next((word for word in more if _WORD.fullmatch(word)), "")
-            yield name, _type([*base, *stars[: more.index(name) if name else 0]])
 
 
 def _calls(
@@ -243,11 +185,11 @@ def _calls(
         for at, word in enumerate(row):
             if word not in names or row[at + 1 : at + 2] not in {(",",), (")",)}:
                 continue
-            opening = _opening(row, at)
+            opening = opening_of(row, at)
             callee = row[opening - 1] if opening > 0 and row[opening] == "(" else ""
             if not _WORD.fullmatch(callee) or callee in _NO_CALLS:
                 continue
-            arguments = tuple(_split(row[opening + 1 : _closing(row, opening)]))
+            arguments = tuple(arguments_in(row[opening + 1 : closing(row, opening)]))
             for place, argument in enumerate(arguments):
                 if argument[-1] == word and argument[:-1] in {(), ("&",), ("(", "void", "*", ")")}:
                     found.setdefault(word, []).append(_Call(caller, callee, arguments, place))
@@ -280,9 +222,11 @@ def _retyped(
     """Say what a function takes its arguments for, if that is another thing than before."""
     was = _taken_for(before, name, is_typed=is_typed)
     now = _taken_for(after, name, is_typed=is_typed)
-    if len(was) != len(now) and all(not types or types in now for types in was):
+    rows = [[types for (_, path), types in side.items() if not path] for side in (was, now)]
+    if len(rows[0]) != len(rows[1]) and all(not types or types in rows[1] for types in rows[0]):
         return ""
-    for types, others in zip(was, now, strict=False):
+    for key, types in was.items():
+        others = now.get(key, frozenset())
         if types and others - types:
             return f"it takes `{min(others - types)}` where it took `{min(types)}`"
     return ""
@@ -290,50 +234,70 @@ def _retyped(
 
 def _taken_for(
     functions: Mapping[str, list[_Function]], name: str, *, is_typed: bool
-) -> list[frozenset[str]]:
-    """Return the pointers that a function takes each of its parameters for."""
-    found: list[frozenset[str]] = []
+) -> dict[tuple[int, Row], frozenset[str]]:
+    """Return the pointers that a function takes each of its parameters for, and their members."""
+    found: dict[tuple[int, Row], frozenset[str]] = {}
     for function in functions[name]:
         for place, words in enumerate(function.parameters):
-            found += [frozenset()] * (place + 1 - len(found))
-            found[place] |= _meanings(functions, function, words, is_typed=is_typed)
+            meanings = {(): set(), **_meanings(functions, function, words, is_typed=is_typed)}
+            for path, types in meanings.items():
+                found[place, path] = found.get((place, path), frozenset()) | types
     return found
 
 
 def _meanings(
     functions: Mapping[str, list[_Function]], function: _Function, words: Row, *, is_typed: bool
-) -> frozenset[str]:
-    """Return the pointers that a function takes a parameter for."""
-    name, declared = _parameter(words)
-    is_open = "*" not in declared or declared.startswith(("void", "char"))
-    found = {declared} if "*" in declared and is_typed else set()
+) -> dict[Row, set[str]]:
+    """Return the pointers that a function takes a parameter for, or what is reached from it."""
+    name, declared = parameter_in(words)
+    if "*" in declared and not is_typed and not declared.startswith(("void", "char")):
+        return {}
+    found: dict[Row, set[str]] = {(): {declared} if is_typed else set()}
     row = function.body
     for at, word in enumerate(row):
         if word != name or row[at - 1] in {".", "->"}:
             continue
+        path, end = _path(row, at)
+        types = found.setdefault(path, set())
         low = at
         while low and row[low - 1] == ")":
-            opening = _opening(row, low - 1)
+            opening = opening_of(row, low - 1)
             inner = row[opening + 1 : low - 1]
             if not all(part == "*" or _WORD.fullmatch(part) for part in inner):
                 break
-            found.add(_type(inner))
+            types.add(type_in(inner))
             low = opening
-        if row[low - 1] == "=" and _WORD.fullmatch(row[low - 2]):
-            found.add(function.types.get(row[low - 2], ""))
-        opening = _opening(row, low)
+        is_asked = not _TRUTHS.isdisjoint(row[end : end + 1]) and row[end : end + 2] != ("?", ":")
+        if row[low - 1] == "=" and _WORD.fullmatch(row[low - 2]) and not is_asked:
+            types.add(function.types.get(row[low - 2], ""))
+        opening = opening_of(row, low)
         callee = row[opening - 1] if opening > 0 and row[opening] == "(" else ""
-        arguments = list(_split(row[opening + 1 : _closing(row, opening)])) if callee else []
+        arguments = list(arguments_in(row[opening + 1 : closing(row, opening)])) if callee else []
         for place, argument in enumerate(arguments):
-            if argument != row[low : at + 1]:
+            if path or argument != row[low : at + 1]:
                 continue
             if callee == "container_of":
-                found.add("* of " + _type(part for more in arguments[1:] for part in more))
+                types.add("* of " + type_in(part for more in arguments[1:] for part in more))
             for target in functions.get(callee, ()):
                 if place < len(target.parameters):
-                    found.add(_parameter(target.parameters[place])[1])
-    kept = {text for text in found if "*" in text and text not in {"void *", "char *"}}
-    return frozenset(kept if is_open or is_typed else ())
+                    types.add(parameter_in(target.parameters[place])[1])
+    return {
+        path: {text for text in types if "*" in text and text not in {"void *", "char *"}}
+        for path, types in found.items()
+    }
+
+
+def _path(row: Row, at: int) -> tuple[Row, int]:
+    """Return which member of a variable is reached at a place, and where the words end."""
+    end, found = at + 1, []
+    while end < len(row) and row[end] in {".", "->", "[", "("}:
+        behind = closing(row, end) + 1 if row[end] in {"[", "("} else end + 2
+        found += [
+            "" if _WORD.fullmatch(word) and row[end] in {"[", "("} else word
+            for word in row[end:behind]
+        ]
+        end = behind
+    return tuple(found), end
 
 
 def _regiven(

@@ -80,6 +80,10 @@ def test_a_variable_of_another_type_is_other_data() -> None:
     "edits",
     [
         [("more(i);", "if ( i->count ) more(i);")],
+        [("tick(void *data)", "tick(struct item *data)"),
+         ("more(i);", "struct part *p = data->part;")],
+        [("more(i);", "struct part *p = (struct part *)data[1];")],
+        [("more(i);", "struct part *p = data ? part_of(i) : NULL;")],
         [(TAKES, "struct item *item = data; const struct item *i = item;")],
         [(TAKES, "struct item *i = (struct item *)data;")],
         [(GIVES, "tick, i->next, o->cpu")],
@@ -97,6 +101,25 @@ def test_a_variable_of_another_type_is_other_data() -> None:
 def test_right_fixes_stay(edits: list[tuple[str, str]]) -> None:
     """Another body, other data for the same body, another name, a new timer's new function."""
     assert found(*edits) == ""
+
+
+def test_what_is_reached_from_the_data_has_a_type_of_its_own() -> None:
+    """A new look at another member is no change; the same member taken for another thing is."""
+    source = edited(
+        ("tick(void *data)", "tick(struct item *data)"),
+        (TAKES, "struct item *i = data; const struct list *l = data->priv;"),
+    )
+    assert found(("more(i);", "struct part *p = data->part[i->count].p;"), source=source) == ""
+    assert found(("more(i);", "struct part *p = data->priv ?: i;"), source=source)
+    text = found(
+        ("const struct list *l = data->priv", "struct part *l = data->priv"), source=source
+    )
+    assert text.endswith("it takes `part *` where it took `list *`")
+    assert found(("const struct list *l", "struct list *l"), source=source) == ""
+    for was, now in (("data->n[j].p", "data->n[i].p"), ("data[0]", "data[0]")):
+        many = edited(("data->priv", was), source=source)
+        text = found((f"const struct list *l = {was}", f"struct part *l = {now}"), source=many)
+        assert text.endswith("it takes `part *` where it took `list *`")
 
 
 def test_what_is_called_at_once_keeps_nothing() -> None:
