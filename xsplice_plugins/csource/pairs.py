@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.csource.hooked import brings, hooks_in
 from xsplice_plugins.csource.taking import bodies_in, kinds
 from xsplice_plugins.csource.ways import balances
 
@@ -90,11 +91,31 @@ def changed_pairs(texts: tuple[tuple[str, str, str], ...]) -> Paired:
         walks = _Walks(old, kind, new), _Walks(new, kind, old)
         signs = {sign for walk in walks for sign in walk.signs}
         shifts = [shift for place in changed if (shift := _shift(place, walks))]
-        for shift in shifts if len(signs) > 1 else ():
+        if len(signs) < 2 or _are_own(shifts, kind, new, texts):
+            continue
+        for shift in shifts:
             said, is_remark = _judged(shift, shifts)
             if said:
                 (remarks if is_remark else stale).append((shift.body.path, said))
     return Paired(stale=tuple(sorted(set(stale))), remarks=tuple(sorted(set(remarks))))
+
+
+def _are_own(
+    shifts: Sequence[_Shift], kind: Kind, new: _Side, texts: tuple[tuple[str, str, str], ...]
+) -> bool:
+    """Tell whether only hooks take and release, and only variables that the patch brings.
+
+    A hook runs once for each load, apply, revert or unload, and not for objects that exist.
+    """
+    sources = {path: (was, now) for path, was, now in texts}
+    return all(
+        shift.body.name in hooks_in(shift.body.path, texts)
+        and all(
+            brings({e.variable for e in body.events if e.key in kind}, *sources[body.path])
+            for body in new.reached([(shift.body.path, shift.body.name)])
+        )
+        for shift in shifts
+    )
 
 
 def _judged(shift: _Shift, shifts: Sequence[_Shift]) -> tuple[str, bool]:

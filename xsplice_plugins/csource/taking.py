@@ -71,6 +71,7 @@ class Event(NamedTuple):
     key: Key
     sign: int  #: 1 takes, -1 releases
     shown: str
+    variable: str  #: that is counted, or whose address comes first; "" if it is not plainly one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,17 +139,28 @@ def _fit(one: Key, other: Key) -> bool:
 def _events(row: tuple[str, ...], local: Mapping[str, str]) -> Iterator[Event]:
     for at, word in enumerate(row):
         name, sign = "", _STEPS.get(word, 0)
+        path: tuple[str, ...] = ()
         if sign:
             is_prefix = re.fullmatch(r"\w+|[(*]", row[at + 1]) and word in {"++", "--"}
-            name = _state(_behind(row, at) if is_prefix else _before(row, at), local)
+            path = _behind(row, at) if is_prefix else _before(row, at)
+            name = _state(path, local)
         elif word == "=" and (path := _before(row, at)):
             end = at + 1 + len(path)
             if row[at + 1 : end] == path and row[end : end + 1] in {("+",), ("-",)}:
                 name, sign = _state(path, local), (1 if row[end] == "+" else -1)
         elif row[at + 1 : at + 2] == ("(",) and (found := _call(row, at, local)):
-            yield Event(at, *found, f"`{word}`")
+            given = _behind(row, at + 2) if row[at + 2 : at + 3] == ("&",) else ()
+            yield Event(at, *found, f"`{word}`", _variable(given, local))
         if name:
-            yield Event(at, Key(_COUNT, frozenset(), name), sign, f"`{_SHOWN[sign]}` of `{name}`")
+            shown = f"`{_SHOWN[sign]}` of `{name}`"
+            key = Key(_COUNT, frozenset(), name)
+            yield Event(at, key, sign, shown, _variable(path, local))
+
+
+def _variable(path: Sequence[str], local: Mapping[str, str]) -> str:
+    """Return the variable that a path lies in, without pointers and tables; "" if in none."""
+    is_plain = path and path[0] not in local and all(w == "." or _WORD.fullmatch(w) for w in path)
+    return path[0] if is_plain else ""
 
 
 def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key, int] | None:

@@ -267,3 +267,73 @@ def test_a_function_that_exists_counts_only_if_it_does_that_and_nothing_else() -
     )
     assert not stale(old, new)
     assert stale(text(), text(make="get_domain(a->d);", end="help(a);"))
+
+
+#: A hook takes and another one releases; a variable of Xen, then what the patch brings.
+HOOKED = """
+extern struct timer theirs;
+static struct timer mine, *pointer;
+static struct { struct list_head e; int count; } spot = { .e = { }, .count = ARRAY_SIZE(x) };
+static void arm(void) { @arm@ }
+LIVEPATCH_LOAD_HOOK(arm);
+static void disarm(void) { @disarm@ }
+LIVEPATCH_UNLOAD_HOOK(disarm);
+"""
+
+
+def hooked(arm: str, disarm: str, more: str = "", **parts: str) -> str:
+    hooks = HOOKED.replace("@arm@", arm).replace("@disarm@", disarm)
+    return text(outside=hooks + more, **parts)
+
+
+OWN = [
+    ("init_timer(&mine, tick, 0, 0);", "kill_timer(&mine);"),
+    ("list_add(&spot.e, &all);", "list_del(&spot.e);"),
+    ("spot.count++;", "--spot.count;"),
+    ("spot.count = spot.count + 1;", "spot.count -= 1;"),
+    ("atomic_inc(&spot.count);", "atomic_dec(&spot.count);"),
+]
+
+
+@pytest.mark.parametrize(("arm", "disarm"), OWN)
+def test_a_hook_may_take_back_what_the_patch_brings(arm: str, disarm: str) -> None:
+    found = changed_pairs(((PATH, text(), hooked(arm, disarm)),))
+    assert not found.stale
+    assert not found.remarks
+    helped = hooked("begin();", disarm).replace("static void arm", BEGIN % arm + "static void arm")
+    assert not stale(text(), helped)
+
+
+BEGIN = "static void begin(void) { %s }\n"
+
+
+@pytest.mark.parametrize(("arm", "disarm"), OWN)
+def test_other_code_than_hooks_still_counts(arm: str, disarm: str) -> None:
+    """One side in a function of objects, in a hook that others call or know, without a hook."""
+    assert stale(text(), hooked(arm, "", end=disarm))
+    assert stale(text(), hooked("", disarm, make=arm))
+    assert stale(text(), hooked(arm, disarm, make=arm, end=disarm))
+    assert stale(text(), hooked(arm, disarm, make="arm();", end="disarm();"))
+    assert stale(text(), hooked(arm, disarm, use="a->begin = arm; a->end = disarm;"))
+    assert stale(text(), hooked(arm, disarm, "struct ops ops = { .add = arm, .del = disarm };"))
+    assert stale(text(), hooked(arm, disarm, "#define MAKE (arm)\n"))
+    assert stale(text(), hooked(arm, disarm).replace("LIVEPATCH_LOAD_HOOK", "initcall"))
+
+
+@pytest.mark.parametrize(
+    ("arm", "disarm"),
+    [
+        ("domain_pause(dom0);", "domain_unpause(dom0);"),
+        ("init_timer(&theirs, tick, 0, 0);", "kill_timer(&theirs);"),
+        ("init_timer(pointer, tick, 0, 0);", "kill_timer(pointer);"),
+        ("pointer->users++;", "pointer->users--;"),
+        ("live++;", "live--;"),
+        ("atomic_inc(&live);", "atomic_dec(&live);"),
+        ("struct timer mine; init_timer(&mine);", "kill_timer(&mine);"),
+        ("help_in(current);", "put_domain(current->d);"),
+    ],
+)
+def test_hooks_that_take_of_objects_that_exist_are_a_question(arm: str, disarm: str) -> None:
+    old = text() + "static void help_in(struct a *a) { get_domain(a->d); }\n"
+    new = hooked(arm, disarm) + "static void help_in(struct a *a) { get_domain(a->d); }\n"
+    assert "objects that exist never took it" in stale(old, new)
