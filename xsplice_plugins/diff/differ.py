@@ -42,7 +42,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.diff.compare import Comparison
     from xsplice_plugins.plugins.spec import Config
 
-_NAMED = (SectionClass.TEXT, SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
+_NAMED = (
+    SectionClass.TEXT,
+    SectionClass.WRITABLE,
+    SectionClass.RO_AFTER_INIT,
+    SectionClass.PERCPU,
+)
 BY_USES = "by all their uses in code"  #: how tables and variables are compared
 _UNLISTED = (SectionClass.IGNORED, SectionClass.HOOK)
 

@@ -52,7 +52,7 @@ def pair_renamed_data(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> N
     Where code that uses one changes besides: if nothing else is like either, each function uses
     both as often, and one that is otherwise the same, byte for byte, uses them.
     """
-    olds, news = _unpaired(old, pairing.new_of), _unpaired(new, pairing.old_of)
+    olds, news = _unpaired(old, pairing.new_of, _KEPT), _unpaired(new, pairing.old_of, _KEPT)
     if not olds or not news:
         return
     votes: Counter[tuple[int, int]] = Counter()

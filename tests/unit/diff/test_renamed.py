@@ -195,6 +195,46 @@ def test_a_per_cpu_variable_that_is_used_as_before_keeps_its_state(tmp_path: Pat
     assert [row.name for row in delta.changed] == ["random"]
 
 
+TWO_PER_CPU = f"""
+static __attribute__((section(".bss.percpu"))) long per_cpu__last;
+{PER_CPU}
+int again(int x) {{ return per_cpu__last += per_cpu__seed - get(x); }}
+"""
+
+
+def test_a_renamed_per_cpu_variable_is_the_old_one(tmp_path: Path) -> None:
+    after = _renamed(TWO_PER_CPU, ("__seed", "__grain"), ("__last", "__final"))
+    delta = diff_c(tmp_path, TWO_PER_CPU, after)
+    assert delta.is_empty
+    assert "`per_cpu__grain` is `per_cpu__seed` under another name" in delta.notes
+    work = tmp_path / "more"
+    work.mkdir()
+    after = _renamed(
+        TWO_PER_CPU, ("+= per_cpu__seed", "+= 1 + per_cpu__seed"), ("__seed", "__grain")
+    )
+    delta = diff_c(work, TWO_PER_CPU, after)
+    assert ([row.name for row in delta.changed], delta.refused) == (["again"], ())
+    assert "file.c#per_cpu__seed" in {row.target for row in delta.references}
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("return per_cpu__last += per_cpu__seed", "return per_cpu__seed += per_cpu__last")],
+        [("long per_cpu__last", "int per_cpu__last")],
+        [("+= per_cpu__seed - get(x)", "+= get(x)")],
+        [("return per_cpu__last +=", "get(per_cpu__last); return per_cpu__last +=")],
+        [("per_cpu__seed += get(x)", "per_cpu__seed += get(x) + per_cpu__last")],
+    ],
+    ids=["exchanged", "another size", "used less", "used more", "used elsewhere"],
+)
+def test_a_per_cpu_variable_that_may_not_be_the_old_one_is_refused(
+    tmp_path: Path, pairs: list[tuple[str, str]]
+) -> None:
+    after = _renamed(TWO_PER_CPU, *pairs, ("__seed", "__grain"), ("__last", "__final"))
+    assert "PERCPU" in {row.code for row in diff_c(tmp_path, TWO_PER_CPU, after).refused}
+
+
 def test_a_plain_variable_that_becomes_per_cpu_is_refused(tmp_path: Path) -> None:
     before = "static long seed;\nint random(int x) { return seed += get(x); }"
     delta = diff_c(tmp_path, before, PER_CPU)
