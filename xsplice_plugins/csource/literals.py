@@ -39,6 +39,7 @@ _MEMBERS = {"->", "."}
 _NO_CONSTANTS = {"(", "[", "->", ".", "=", "++", "--", "+=", "-=", "|=", "&="}
 _STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
 _BORDERS = {";", "{", "}", "&&", "||", ",", "?", ":", "=", "if", "while", "return"}
+_ONE_PAGE = {"alloc_domheap_page", "alloc_xenheap_page"}
 _TWICE = 2  #: places of one number: a single subscript that changes is an ordinary fix
 
 
@@ -328,6 +329,7 @@ def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[
 
 def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:
     """Say which calls that allocate what memory keeps have another argument now."""
+    old, new = _in_pages(old), _in_pages(new)
     for places in _differences(old, new):
         for row, place in zip((old, new), places, strict=True):
             # Nothing was added on this side: what stands before tells in which call it is.
@@ -341,6 +343,26 @@ def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[st
                 f"`{name}` allocates another size by `{found[0]}`: what was allocated before has "
                 "the old one"
             )
+
+
+def _in_pages(row: Sequence[Token]) -> list[Token]:
+    """Spell calls for one page as those for several, of order 0."""
+    found: list[Token] = []
+    todo: list[int] = []  # brackets that are open, of such a call whose order comes next
+    depth = 0
+    for at, token in enumerate(row):
+        depth += (token.text == "(") - (token.text == ")")
+        is_call = at + 1 < len(row) and row[at + 1].text == "("
+        name = token.text if is_call else ""
+        found.append(token._replace(text=f"{name}s") if name in _ONE_PAGE else token)
+        if name == "alloc_domheap_page":
+            todo.append(depth + 1)
+        elif token.text == "(" and found[-2:-1] and row[at - 1].text == "alloc_xenheap_page":
+            found += [token._replace(text=text) for text in "0,0"]
+        elif todo and token.text == "," and depth == todo[-1]:
+            found += [token._replace(text=text) for text in "0,"]
+            todo.pop()
+    return found
 
 
 def _is_whole_call(row: Sequence[Token], place: slice, callee: str) -> bool:
