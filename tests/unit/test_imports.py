@@ -247,6 +247,7 @@ def test_the_hypervisor_needs_the_standard_library_and_to_run_code_emulator_and_
         ("execute.py", "unicorn"),
         ("processor.py", "unicorn"),
         ("processor.py", "iced_x86"),
+        ("touched.py", "iced_x86"),
         ("vectors.py", "iced_x86"),
     }
 

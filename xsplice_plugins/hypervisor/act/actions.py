@@ -150,6 +150,7 @@ def _apply(payload: LoadedPayload, xen: Xen) -> int:
         raise Hazard(STEP_CONSISTENCY, f"panic: {payload.name} is partially applied")
     if result == 0:
         xen.applied.append(payload)
+        payload.was_applied = True
         payload.is_unlinked = False
         payload.state = State.APPLIED
     return result

@@ -14,7 +14,7 @@ from xsplice_plugins.hypervisor.facts.arches import X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import Unknown
 from xsplice_plugins.hypervisor.image.memory import Perm
 from xsplice_plugins.hypervisor.proof.dangling import name_of, pointers
-from xsplice_plugins.hypervisor.run.helpers import HEAP_OWNER
+from xsplice_plugins.hypervisor.run.watch import HEAP_OWNER
 
 if TYPE_CHECKING:
     from xsplice_plugins.hypervisor.core import Hypervisor

@@ -44,6 +44,11 @@ class BorrowedCpu:
         return self._step in _WAITING
 
     @property
+    def is_before_revert(self) -> bool:
+        """Whether replaced functions go on while a hook ends what they work with."""
+        return self._step == "prerevert-hook"
+
+    @property
     def saved(self) -> int:
         """What ``local_irq_save`` keeps: the bits that a function gives back as they were."""
         regs = self._regs

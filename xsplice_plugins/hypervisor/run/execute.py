@@ -145,6 +145,10 @@ class Engine:
             self.watch.note_write(addr, size)
         else:
             self.watch.note_read(addr, size)
+        if self.watch.is_freed(addr):
+            words = f"memory at {addr:#x} is used after it was given back"
+            self._run.stop = Hazard(self._run.step, words)
+            self._uc.emu_stop()
 
     def _on_fault(
         self, _uc: object, _access: int, addr: int, _size: int, _value: int, _data: object
@@ -152,7 +156,7 @@ class Engine:
         addr &= MASK64
         if self.watch.fetch(addr):
             return True
-        self._run.fault_virt = addr
+        self._run.fault_virt = self._run.sight.fault_virt = addr
         return False
 
     def _on_block(self, uc: "unicorn.Uc", addr: int, size: int, _data: object) -> None:
@@ -169,7 +173,10 @@ class Engine:
             run.stop = kind(run.step, block.problem)
             uc.emu_stop()
         elif run.how.blocks_max and sight.blocks > run.how.blocks_max:
-            run.stop = Unknown(run.step, "it takes another way")
+            words = "it takes another way"
+            if run.how.world is not None:
+                words = f"it does not return within {run.how.blocks_max} pieces of code"
+            run.stop = Unknown(run.step, words)
             uc.emu_stop()
 
     def _read_block(self, addr: int, size: int) -> Block:

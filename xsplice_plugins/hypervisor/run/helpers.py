@@ -13,7 +13,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run.borrowed import BorrowedCpu
 from xsplice_plugins.hypervisor.run.trials import How
-from xsplice_plugins.hypervisor.run.watch import HEAP_OFFSET, HOST_OWNER, Watch
+from xsplice_plugins.hypervisor.run.watch import FREED, HEAP_OFFSET, HEAP_OWNER, HOST_OWNER, Watch
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -38,8 +38,6 @@ class Call:
 Handler = Callable[[Xen, Call], int | None]
 RUN_IT = -1 << 64
 
-HEAP_OWNER = "(heap)"
-_FREED = "(freed)"
 _HEAP_BYTES_MAX = 16 << 20
 _UNSET, _POISON = 0xA5, 0xDD
 #: No hook asks for the time so often, unless it does nothing else until the time has come.
@@ -86,7 +84,7 @@ def _new(xen: Xen, call: Call, size_bytes: int, *, is_zeroed: bool) -> int:
     if not 0 < size_bytes <= _HEAP_BYTES_MAX:
         raise Unknown(_STEP, f"needs {size_bytes} bytes of Xen's heap")
     start = xen.image.arch.heap_virt + HEAP_OFFSET
-    ends = [s.end_virt for s in xen.memory.segments() if s.owner in {HEAP_OWNER, _FREED}]
+    ends = [s.end_virt for s in xen.memory.segments() if s.owner in {HEAP_OWNER, FREED}]
     pages = page_align(size_bytes)
     byte = 0 if is_zeroed or not call.how.is_rehearsal else _UNSET
     segment = MemorySegment(
@@ -134,14 +132,22 @@ def _allocation(xen: Xen, call: Call, addr_virt: int) -> MemorySegment:
     is_hosts = segment is not None and segment.owner == HOST_OWNER
     if is_hosts or call.watch.may_be_mapped(addr_virt):
         raise Unknown(_STEP, f"needs memory at {addr_virt:#x} that only a running host has")
-    was = "twice" if segment is not None and segment.owner == _FREED else "that nobody allocated"
+    call.watch.sight.fault_virt = addr_virt
+    was = "twice" if segment is not None and segment.owner == FREED else "that nobody allocated"
     raise Hazard(_STEP, f"memory at {addr_virt:#x} is freed {was}")
 
 
 def _free(xen: Xen, call: Call) -> None:
     if call.argument(0):
         _check_context(xen, call)
-        _give_back(_allocation(xen, call, call.argument(0)))
+        segment = _allocation(xen, call, call.argument(0))
+        if call.how.world is not None and call.cpu.is_before_revert:
+            raise Unknown(
+                _STEP,
+                "the hook before revert frees memory while the replaced functions still run; free "
+                "it after the revert",
+            )
+        _give_back(segment)
 
 
 def _unmap(xen: Xen, call: Call) -> None:
@@ -152,7 +158,7 @@ def _unmap(xen: Xen, call: Call) -> None:
 
 def _give_back(segment: MemorySegment) -> None:
     """Keep freed memory mapped, with contents that nobody gets along with."""
-    segment.owner = _FREED
+    segment.owner = FREED
     segment.data[:] = bytes([_POISON]) * len(segment.data)
 
 

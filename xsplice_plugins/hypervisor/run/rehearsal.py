@@ -17,6 +17,7 @@ from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.load.layout import FILLER
 from xsplice_plugins.hypervisor.run.execute import engine_of
 from xsplice_plugins.hypervisor.run.trials import How, Outcome, Sight, settle
+from xsplice_plugins.hypervisor.run.worlds import Worlds, map_objects
 from xsplice_plugins.hypervisor.state.payload import Function, LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
@@ -115,17 +116,21 @@ def run_tried(
     before = _take_snapshot(xen, payload)
     results: list[int] = []
     traces: list[dict[int, int]] = []
+    other_worlds: list[dict[int, int]] = []
 
     def attempt(how: How, *, is_kept: bool = False) -> Outcome:
         sight, said, stop = Sight(), None, None
         with _other_leftovers(xen.payloads) if how.is_rehearsal else nullcontext():
+            map_objects(xen, how)
             try:
                 results[:] = [run(how, sight)]
                 said = value(results[0])
             except Hazard as hazard:
                 stop = hazard
             console = tuple(xen.console[len(before.console) :])
-            if not how.is_rehearsal:
+            if how.world is not None and stop is None:
+                other_worlds.append(_bytes_at(xen, sight.written))
+            elif not how.is_rehearsal:
                 traces.append(_bytes_at(xen, sight.written))
             if not is_kept:
                 _put_back(xen, before)
@@ -136,20 +141,24 @@ def run_tried(
     if first.value != base.value or (first.stop is None) != (base.stop is None):
         stop = first.stop or base.stop
         raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
-    is_known = is_as_filed or not (base.sight.unknown or base.sight.times_asked)
+    seen = base.sight
+    is_known = is_as_filed or not (seen.unknown or seen.changing or seen.times_asked)
     if base.stop is None and is_known:
         if not is_pure:
             _note_writes(xen, traces, "")
         return results[0]
-    datum = engine_of(xen).watch.datum
+    watch = engine_of(xen).watch
     if not is_as_filed and not isinstance(base.stop, Unknown):
         _put_back(xen, before)
-        settle(base, attempt, datum, step=step)
+        settle(base, attempt, watch.datum, step=step)
+        if seen.changing and base.stop is None:
+            Worlds(xen, attempt, watch, step=step).explore(base)
     if base.stop is not None:
         raise base.stop
     attempt(How(), is_kept=not is_pure)
     if not is_pure:
-        _note_writes(xen, traces, datum(next(iter(base.sight.unknown), 0)))
+        _note_writes(xen, traces, watch.datum(next(iter(seen.unknown), 0)))
+        _note_carried(xen, [traces[-1], *other_worlds], next(iter(seen.changing.values()), ""))
     return results[0]
 
 
@@ -166,3 +175,15 @@ def _note_writes(xen: Xen, traces: Sequence[Mapping[int, int]], source: str) -> 
         else:
             xen.told.discard(addr)
             xen.unsure[addr] = source
+
+
+def _note_carried(xen: Xen, traces: Sequence[Mapping[int, int]], source: str) -> None:
+    """Note bytes that came out differently for what a payload's own functions have changed."""
+    for addr in set().union(*traces):
+        if xen.memory.find(addr) is None:
+            continue  # it was in an object of another world
+        now = xen.memory.peek(addr, 1)[0]
+        if all(trace.get(addr, now) == now for trace in traces):
+            xen.carried.pop(addr, None)
+        else:
+            xen.carried[addr] = source

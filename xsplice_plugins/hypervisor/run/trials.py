@@ -7,7 +7,9 @@ answer: it says which datum the answer depends on. Fillings are patterns, addres
 constant that the code at hand contains, since it may compare with them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,6 +25,40 @@ _CULPRITS_MAX = 24
 _NAMED_MAX = 3
 
 
+#: Where nothing can be mapped; a pointer that a world does not know yet leads near such a place.
+_TAG, _TAG_STEP, _TAG_REACH = 0x5A5A_0000_0000_0000, 1 << 24, 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a payload's own functions have made of its variables, as far as code reads them."""
+
+    number: Filling
+    #: what words hold that are known as pointers; else they may be told from each other
+    leads: Mapping[int, int]
+    objects: tuple[int, ...] = ()  #: pages that such pointers lead to, as from Xen's allocator
+    is_tagged: bool = False
+    tags: list[int] = field(default_factory=list)  #: the words, in the order of their tags
+
+    def content(self, addr: int, size: int) -> bytes:
+        """Give what a read of so many bytes finds at an address."""
+        word = addr & -8
+        if word in self.leads:
+            data = self.leads[word].to_bytes(8, "little")
+            data += self.number(word + 8, 8)
+            return data[addr - word : addr - word + size]
+        if self.is_tagged and size == 8 and addr == word:
+            self.tags.append(word)
+            return (_TAG + len(self.tags) * _TAG_STEP).to_bytes(8, "little")
+        return self.number(addr, size)
+
+    def word_of(self, addr: int) -> int | None:
+        """Give the word whose tag an address is near to."""
+        at, distance = divmod(addr - _TAG + _TAG_REACH, _TAG_STEP)
+        is_near = 0 < at <= len(self.tags) and distance <= 2 * _TAG_REACH
+        return self.tags[at - 1] if is_near else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
     """One way to run the same code."""
@@ -33,6 +69,7 @@ class How:
     only: frozenset[str] = frozenset()  #: fill these data alone; all where empty
     time_ns: int = UPTIMES_NS[0]  #: since boot
     blocks_max: int = 0  #: stop after more blocks; 0 for no such limit
+    world: World | None = None  #: what a payload's own functions have made of its variables
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +84,9 @@ class Sight:
     times_asked: int = 0  #: how often it asked for the time
     #: locks of unknown memory that it holds, and how often
     held: dict[int, int] = field(default_factory=dict)
+    #: bytes that a payload's own functions may have changed, and the variable's name
+    changing: dict[int, str] = field(default_factory=dict)
+    fault_virt: int = 0  #: the address at which it failed, where that was one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +98,7 @@ class Outcome:
     stop: Hazard | None  #: why it did not return
     sight: Sight
 
-    def differs(self, other: "Outcome") -> bool:
+    def differs(self, other: Outcome) -> bool:
         """Whether two runs took another way or came to another end."""
         return (self.value, self.console, str(self.stop), self.sight.path) != (
             other.value,
@@ -73,17 +113,23 @@ def symbol_of(datum: str) -> str:
     return datum.partition("+0x")[0]
 
 
-def _fillings(sight: Sight) -> Iterator[Filling]:
-    def number(of: Callable[[int], int]) -> Filling:
-        return lambda addr, size: (of(addr) & (1 << 8 * size) - 1).to_bytes(size, "little")
+def _number(of: Callable[[int], int]) -> Filling:
+    return lambda addr, size: (of(addr) & (1 << 8 * size) - 1).to_bytes(size, "little")
 
+
+def patterns() -> Iterator[Filling]:
+    """Give ways to fill memory that have nothing to do with the code: patterns and addresses."""
     for byte in (0xA5, 0x5A, 0, 0xFF):
-        yield number(lambda _, byte=byte: byte * 0x0101010101010101)  # type: ignore[misc]
-    yield number(lambda addr: addr * 0x9E3779B97F4A7C15 >> 7)  # another one at each address
-    yield number(lambda addr: addr)  # an empty list's head
-    for constant in sorted({1} | sight.constants):
-        yield number(lambda _, constant=constant: constant)  # type: ignore[misc]
-        yield number(lambda _, constant=constant: -constant)  # type: ignore[misc]
+        yield _number(lambda _, byte=byte: byte * 0x0101010101010101)  # type: ignore[misc]
+    yield _number(lambda addr: addr * 0x9E3779B97F4A7C15 >> 7)  # another one at each address
+    yield _number(lambda addr: addr)  # an empty list's head
+
+
+def numbers(constants: Iterable[int]) -> Iterator[Filling]:
+    """Give ways to fill memory with what code may compare with."""
+    for constant in sorted(constants):
+        yield _number(lambda _, constant=constant: constant)  # type: ignore[misc]
+        yield _number(lambda _, constant=constant: -constant)  # type: ignore[misc]
 
 
 def _times(sight: Sight) -> Iterator[int]:
@@ -120,7 +166,7 @@ def settle(
         data.setdefault(symbol_of(datum), datum)
     if base.sight.blocks * len(base.sight.constants) > _BLOCKS_MAX:
         raise Unknown(step, f"depends on {_listed(data)}: too many values to try")
-    for filling in _fillings(base.sight):
+    for filling in (*patterns(), *numbers({1} | base.sight.constants)):
         if attempt(How(filling=filling, blocks_max=limit)).differs(base):
             raise Unknown(step, f"depends on {_culprit(data, base, attempt, filling)}")
 

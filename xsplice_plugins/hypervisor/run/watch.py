@@ -9,6 +9,7 @@ from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.image.seeding import boot_written
 from xsplice_plugins.hypervisor.load.symbols import name_in_payload
+from xsplice_plugins.hypervisor.run.touched import touched_by_functions
 from xsplice_plugins.hypervisor.run.trials import How, Sight, symbol_of
 from xsplice_plugins.hypervisor.state.hook_argument import argument_virt
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -29,9 +30,10 @@ _ASKED = frozenset({"preapply-hook", "prerevert-hook", "probe"})
 _XEN_VIRT = (0xFFFF800000000000, 0xFFFF880000000000)
 #: Where in the model's heap hooks find what they allocate, and how much there is.
 HEAP_OFFSET = 0x1000000
-#: Who owns the pages that come from a running host's memory.
-HOST_OWNER = "(host)"
+#: Who owns the pages that come from a running host's memory, what hooks allocate and give back.
+HOST_OWNER, HEAP_OWNER, FREED = "(host)", "(heap)", "(freed)"
 _HEAP_BYTES = 256 << 20
+ALLOCATED = "memory that it allocated"
 #: How far a string is taken to reach, for what is not known of it.
 _STRING_BYTES = 16
 #: Nothing else is mapped that close to the model's stack.
@@ -66,14 +68,15 @@ class Watch:
         is_seeded = xen.image.host_pages is not None
         self._unknown = (*(() if is_seeded else written), (self._info_virt, stack.end_virt))
         #: what to be told of, [start, end)
-        heap_virt = xen.image.arch.heap_virt + HEAP_OFFSET
+        heap_virt = self._heap_virt = xen.image.arch.heap_virt + HEAP_OFFSET
+        self._heap_end = heap_virt + _HEAP_BYTES
         hook_virt = argument_virt(xen.image.arch)
         self.ranges = (
             *written,
             (self._info_virt, stack.end_virt),
             xen.image.arena,
             (hook_virt, hook_virt + PAGE_SIZE),
-            (heap_virt, heap_virt + _HEAP_BYTES),
+            (heap_virt, self._heap_end),
         )
         self._known = _known_at_boot(xen.image)
         if xen.image.arch == X86_64:
@@ -86,10 +89,43 @@ class Watch:
         self.how, self.sight = how, sight
         self._replaced: dict[int, int] = {}
         self._filled: dict[int, int] = {}
+        self._changing: tuple[tuple[int, int], ...] = ()
+        #: where code other than hooks finds variables
+        self.used: tuple[tuple[int, int], ...] = ()
+        self._heap: tuple[MemorySegment, ...] = ()
+        if step.endswith("-hook"):
+            self._begin_hook()
         self._current = self._host_current(step)
         start, _ = _CPU_INFO["current"]
         place = len(self._stack.data) - start
         self._stack.data[place : place + 8] = (self._current or 0).to_bytes(8, "little")
+
+    def _begin_hook(self) -> None:
+        """Note what functions of payloads that were in force may have changed since."""
+        xen = self._xen
+        in_force = [payload for payload in xen.payloads if payload.was_applied]
+        for payload in in_force:
+            payload.touched = payload.touched or touched_by_functions(payload, xen.image.arch)
+            self._changing += payload.touched.changed
+            self.used += payload.touched.used
+        if in_force:
+            self._heap = tuple(s for s in xen.memory.segments() if s.owner == HEAP_OWNER)
+
+    def is_changing(self, addr: int) -> bool:
+        """Whether a payload's own functions may have changed a byte since the file was loaded."""
+        return (
+            addr in self._xen.carried
+            or any(start <= addr < end for start, end in self._changing)
+            or any(
+                part.addr_virt <= addr < part.end_virt and part.owner == HEAP_OWNER
+                for part in self._heap
+            )
+        )
+
+    def is_freed(self, addr: int) -> bool:
+        """Whether memory was given back."""
+        segment = self._xen.memory.find(addr) if self._heap_virt <= addr < self._heap_end else None
+        return segment is not None and segment.owner == FREED
 
     def _host_current(self, step: str) -> int | None:
         """Give ``current`` where a host's memory tells: the idle CPU's, or dom0's that asks.
@@ -110,8 +146,8 @@ class Watch:
         return int.from_bytes(data, "little") or None
 
     def is_unknown(self, addr: int) -> bool:
-        """Whether nobody knows a byte: boot may have written it, or a hook copied such a value."""
-        if addr in self._xen.unsure:
+        """Whether nobody knows a byte: boot or a payload's functions may have written it."""
+        if addr in self._xen.unsure or self.is_changing(addr):
             return True
         if addr in self._known or addr in self._xen.told:
             return False
@@ -133,21 +169,32 @@ class Watch:
         fresh = [
             place
             for place in range(addr, addr + size)
-            if place not in sight.unknown and place not in sight.written and self.is_unknown(place)
+            if place not in sight.unknown
+            and place not in sight.changing
+            and place not in sight.written
+            and self.is_unknown(place)
         ]
         if not fresh:
             return
-        sight.unknown.update(dict.fromkeys(fresh))
-        if how.filling is None:
-            return
-        new = how.filling(addr, size)
-        for place in fresh:
+        changing = [place for place in fresh if self.is_changing(place)]
+        if changing:
+            sight.changing |= {place: self.datum(place) for place in changing}
+            if how.world is not None:
+                self._fill(changing, addr, how.world.content(addr, size))
+        others = [place for place in fresh if place not in sight.changing]
+        sight.unknown.update(dict.fromkeys(others))
+        if how.filling is not None:
+            is_all = not how.only
+            chosen = [p for p in others if is_all or symbol_of(self.datum(p)) in how.only]
+            self._fill(chosen, addr, how.filling(addr, size))
+
+    def _fill(self, places: list[int], addr: int, new: bytes) -> None:
+        for place in places:
             segment = self._segment_at(place)
-            if segment is None or (how.only and symbol_of(self.datum(place)) not in how.only):
-                continue
-            offset = place - segment.addr_virt
-            self._replaced[place] = segment.data[offset]
-            segment.data[offset] = self._filled[place] = new[place - addr]
+            if segment is not None:
+                offset = place - segment.addr_virt
+                self._replaced[place] = segment.data[offset]
+                segment.data[offset] = self._filled[place] = new[place - addr]
 
     def as_found(self, addr: int, data: bytes) -> bytes:
         """Give what a run found at an address where the file has such data."""
@@ -190,8 +237,11 @@ class Watch:
 
     def datum(self, addr: int) -> str:
         """Name what lies at an address: a symbol, ``current``, or what made a byte unsure."""
-        if addr in self._xen.unsure:
-            return self._xen.unsure[addr]
+        for notes in (self._xen.unsure, self._xen.carried):
+            if addr in notes:
+                return notes[addr]
+        if self.is_changing(addr):
+            return name_of_changing(self._xen, addr)
         if argument_virt(self._xen.image.arch) <= addr < self._stack.addr_virt:
             return "struct payload"
         if self._info_virt <= addr < self._stack.end_virt:
@@ -242,6 +292,18 @@ class Watch:
         if image.arch == X86_64:
             return addr >> 47 == (1 << 17) - 1
         return _NULL_BYTES <= addr < 1 << 48
+
+
+def name_of_changing(xen: Xen, addr: int) -> str:
+    """Call a byte by the payload's variable that it lies in, else by what it is part of."""
+    for payload in xen.payloads:
+        for symbol in payload.symbols:
+            if symbol.addr_virt <= addr < symbol.addr_virt + symbol.size_bytes:
+                return symbol.name
+        for part in payload.segments:
+            if part.addr_virt <= addr < part.end_virt:
+                return f"its {part.name}+{addr - part.addr_virt:#x}"
+    return ALLOCATED
 
 
 def function_end(xen: Xen, addr: int) -> int | None:

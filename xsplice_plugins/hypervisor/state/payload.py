@@ -76,6 +76,14 @@ class PayloadName:
     is_new: bool  #: it adds a name to the hypervisor, and does not override a function
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """Variables, each as [start, end) of addresses."""
+
+    used: tuple[tuple[int, int], ...] = ()  #: code other than hooks refers to them
+    changed: tuple[tuple[int, int], ...] = ()  #: of those, the ones that it may change
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class LoadedPayload:
     """A payload from upload to unload."""
@@ -115,6 +123,8 @@ class LoadedPayload:
     rc: int = 0  #: result of the last operation, -11 while one is outstanding
     why: str = ""  #: what led to an ``rc`` below zero, where more than one thing happened
     is_reverted: bool = False
+    was_applied: bool = False  #: its functions have run, for all that anybody knows
+    touched: Touched | None = None  #: what they do with its variables, once somebody asked
     #: it was taken from the stack, which leaves its list pointers poisoned
     is_unlinked: bool = False
     #: (step, what was checked) for each gate the upload passed

@@ -35,6 +35,8 @@ class Xen:
     told: set[int] = field(init=False, default_factory=set)
     #: bytes elsewhere that hooks filled with what boot has written, and the datum it came from
     unsure: dict[int, str] = field(init=False, default_factory=dict)
+    #: bytes that hooks wrote by what a payload's own functions had changed, and the variable
+    carried: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.memory = self.image.new_memory()
@@ -46,7 +48,8 @@ class Xen:
         for segment in payload.segments:
             if id(segment) in mapped:
                 self.memory.unmap(segment)
-            for addr in [a for a in self.unsure if segment.addr_virt <= a < segment.end_virt]:
-                del self.unsure[addr]
+            for notes in (self.unsure, self.carried):
+                for addr in [a for a in notes if segment.addr_virt <= a < segment.end_virt]:
+                    del notes[addr]
         if payload.base_virt:
             self.arena.free(payload.base_virt)
