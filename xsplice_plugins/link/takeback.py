@@ -52,8 +52,13 @@ _FINAL = {"kill_timer", "tasklet_kill"}
 #: After those, these do nothing.
 _DEAD_AFTER = {"set_timer", "migrate_timer", "tasklet_schedule", "tasklet_schedule_on_cpu"}
 #: Functions that return when all is done if this argument is not zero; -1: always.
-#: Source: xen/common/{smp,spinlock}.c.
-_WAITING = {"on_selected_cpus": 3, "_spin_lock_cb": -1}
+#: Source: xen/common/{smp,spinlock,stop_machine}.c.
+_WAITING = {
+    "on_selected_cpus": 3,
+    "smp_call_function": 2,
+    "stop_machine_run": -1,
+    "_spin_lock_cb": -1,
+}
 #: Source: `key_table` of xen/common/keyhandler.c: function, text, two flags.
 _KEYS = {"register_keyhandler", "register_irq_keyhandler"}
 _KEY_TABLE, _KEY_BYTES = "key_table", 24

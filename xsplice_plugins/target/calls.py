@@ -28,7 +28,7 @@ NUMBERS = re.compile(r"simple_strtou?ll?")
 #: Those that write numbers as text, addresses among them.
 FORMATTING = re.compile(r"v?sn?c?n?printf")
 #: Those that call back: which argument is the function, and as which argument it gets another one.
-#: Source: xen/include/xen/{timer,tasklet,irq,rcupdate,smp,spinlock}.h.
+#: Source: xen/include/xen/{timer,tasklet,irq,rcupdate,smp,spinlock,stop_machine}.h.
 CALLBACKS: dict[str, tuple[int, int, int]] = {
     "init_timer": (1, 2, 0),
     "tasklet_init": (1, 2, 0),
@@ -36,5 +36,7 @@ CALLBACKS: dict[str, tuple[int, int, int]] = {
     "request_irq": (2, 4, 1),
     "call_rcu": (1, 0, 0),
     "on_selected_cpus": (1, 2, 0),
+    "smp_call_function": (0, 1, 0),
+    "stop_machine_run": (0, 1, 0),
     "_spin_lock_cb": (1, 2, 0),
 }

@@ -12,6 +12,7 @@ Source: xen/arch/x86/include/asm/mm.h (struct page_info), xen/common/xmalloc_tls
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -37,6 +38,13 @@ _HEADER_BYTES, _BLOCK_FREE, _BLOCK_FLAGS = 16, 1, 15
 _HITS_MAX = 16
 #: What Xen notes of an address, prints, and never follows.
 _NOTED = frozenset({"arch/x86/traps.c#per_cpu__last_extable_addr"})
+#: What Xen keeps of a call, and what tells that it is over and nobody follows that: no CPU is left
+#: that has to do it; the machine's stop has come to its last state. Source:
+#: xen/common/{smp,stop_machine}.c.
+_OVER: dict[str, Callable[[bytes], bool]] = {
+    "common/smp.c#call_data": lambda data: len(data) > 24 and not any(data[24:]),
+    "common/stop_machine.c#stopmachine_data": lambda data: data[4:8] == b"\4\0\0\0",
+}
 #: A gap of so many frames is read along, since asking again takes longer.
 _GAP_FRAMES = 64
 
@@ -109,7 +117,7 @@ def search(memory: Memory, image: BootedImage, pages: Sequence[Mapping]) -> Sear
                     where = f"another payload's memory at {others[frame] + inside:#x}"
                 elif frame in own:
                     where = image.name_of(virt + inside) or f"{virt + inside:#x}"
-                    if where.partition("+0x")[0] in _NOTED:
+                    if _is_over(where.partition("+0x")[0], memory, image):
                         continue
                 elif _is_in_free_block(page, virt, inside):
                     continue
@@ -122,6 +130,15 @@ def search(memory: Memory, image: BootedImage, pages: Sequence[Mapping]) -> Sear
         searched_bytes=count,
         problem=problem,
     )
+
+
+def _is_over(name: str, memory: Memory, image: BootedImage) -> bool:
+    """Whether nobody follows what a variable of Xen's still holds."""
+    symbol = image.symbols.get(name)
+    if name not in _OVER or symbol is None:
+        return name in _NOTED
+    data = memory.read(symbol.addr_virt, symbol.size_bytes)
+    return len(data) == symbol.size_bytes and _OVER[name](data)
 
 
 class _Frames:

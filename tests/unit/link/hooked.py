@@ -22,6 +22,8 @@ extern void register_keyhandler(unsigned char, void (*)(char), const char *);
 extern void tasklet_init(struct timer *, void (*)(void *), void *);
 extern void _spin_lock_cb(long *, void (*)(void *), void *);
 extern void on_selected_cpus(const long *, void (*)(void *), void *, int);
+extern void smp_call_function(void (*)(void *), void *, int);
+extern int stop_machine_run(int (*)(void *), void *, unsigned int);
 extern void *memcpy(void *, const void *, unsigned long);
 extern int snprintf(char *, unsigned long, const char *, ...), printk(const char *, ...);
 extern int copy_to_guest_pv(void *, const void *, unsigned long);
@@ -55,6 +57,10 @@ void NOINLINE register_keyhandler(unsigned char k, void (*f)(char), const char *
 { key_table[k].run = f; key_table[k].text = s; }
 void NOINLINE on_selected_cpus(const long *m, void (*f)(void *), void *p, int wait)
 { kept[5] = f; kept[6] = p; if ( wait ) f(p); number = *m; }
+void NOINLINE smp_call_function(void (*f)(void *), void *p, int wait)
+{ kept[5] = f; kept[6] = p; if ( wait ) f(p); number = wait; }
+int NOINLINE stop_machine_run(int (*f)(void *), void *p, unsigned int cpu)
+{ kept[5] = f; kept[6] = p; return cpu + f(p); }
 void *NOINLINE memcpy(void *d, const void *s, unsigned long n)
 { char *a = d; const char *b = s; while ( n-- ) { *a++ = *b++; asm volatile(""); } return d; }
 int NOINLINE snprintf(char *s, unsigned long n, const char *f, ...) { *s = *f; return n; }

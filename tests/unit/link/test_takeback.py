@@ -332,6 +332,18 @@ HAND_OVER = {
         "on_selected_cpus(&current->id, tick, 0, 1);",
         "is passed to `on_selected_cpus`",
     ),
+    "calls of all others that go on": (
+        "",
+        "smp_call_function(tick, 0, 0);",
+        "smp_call_function(tick, 0, 1);",
+        "is passed to `smp_call_function`",
+    ),
+    "a function that stores what it is given while all stop": (
+        "static int NOINLINE keep(void *p) { slots[1] = p; return 0; }",
+        "number = stop_machine_run(keep, &one, 0);",
+        "number = stop_machine_run(keep, (void *)size, 0);",
+        "is stored in `slots`",
+    ),
 }
 
 

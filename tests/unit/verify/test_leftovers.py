@@ -222,3 +222,24 @@ def test_what_xen_only_notes_and_prints_is_not_held() -> None:
         pages = payload_pages(host.made.memory(), named)
         host.unload()
         assert len(search(host.made.memory(), named, pages).held) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "state"),
+    [("common/smp.c#call_data", 0, 24), ("common/stop_machine.c#stopmachine_data", 24, 4)],
+)
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_call_that_is_over_holds_nothing(
+    name: str, function: int, state: int, *, is_over: bool
+) -> None:
+    host, xen = Host(), image()
+    place = 2 * PAGE + 128
+    call = KnownSymbol(name=name, addr_virt=VIRT + place, size_bytes=40, is_function=False)
+    named = replace(xen, symbols={**xen.symbols, name: call})
+    host.put(XEN + place + function, INSIDE)
+    last = 4 << 32 if state < function else 0
+    host.put(XEN + place + (state & -8), last if is_over else last ^ 1 << 32)
+    pages = payload_pages(host.made.memory(), named)
+    host.unload()
+    found = [held.where for held in search(host.made.memory(), named, pages).held]
+    assert found == ([] if is_over else [f"{name}+{function:#x}/0x28"])
