@@ -17,6 +17,7 @@ from xsplice_plugins.capture.reaching import (
     compile_pair,
     forget_texts,
 )
+from xsplice_plugins.capture.reads import Reads, load_reads, save_reads, without_patched
 from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import (
@@ -31,6 +32,7 @@ from xsplice_plugins.capture.whole import (
 __all__ = [
     "InputDigests",
     "LayoutCheck",
+    "Reads",
     "apart",
     "capture_reached",
     "check_drift",
@@ -44,6 +46,7 @@ __all__ = [
     "forget_texts",
     "lay_out_copy",
     "lines_moved",
+    "load_reads",
     "make_again",
     "make_copy",
     "make_route",
@@ -55,9 +58,11 @@ __all__ = [
     "put_patched",
     "read_copy",
     "recorded_job",
+    "save_reads",
     "settle_constants",
     "settle_layouts",
     "shares_sections",
     "tree_state",
+    "without_patched",
     "words_edited",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
+from xsplice_plugins.capture.reads import NOT_TOLD, Reads, files_read
 from xsplice_plugins.errors import CaptureError, RefusedError
 from xsplice_plugins.kbuild.commands import edited, redirected, run, words
 
@@ -34,7 +35,12 @@ _DEPENDENCY_JOINED = ("-Wp,-MD,", "-Wp,-MMD,", "-MF", "-MT", "-MQ")
 
 
 def compile_object(
-    job: CompileJob, copy_root: Path, out: Path, *, env: Mapping[str, str] | None = None
+    job: CompileJob,
+    copy_root: Path,
+    out: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    reads: Reads | None = None,
 ) -> None:
     """Compile one object in a private copy and put it elsewhere.
 
@@ -43,6 +49,7 @@ def compile_object(
         copy_root: The copy (or the tree itself, which is only read).
         out: The object to write; it appears whole or not at all.
         env: The compiler's environment; this process's own if ``None``.
+        reads: Gets the files that were read beyond the job's inputs; ``None`` if nobody asks.
 
     Raises:
         CaptureError: It does not compile; the message has the compiler's own lines.
@@ -54,7 +61,7 @@ def compile_object(
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         made = work / "compiled"
-        command = _redirected(job, copy_root, made)
+        command = _redirected(job, copy_root, made, is_asked=reads is not None)
         _run(job, command, copy_root, env)
         if not made.is_file():
             raise CaptureError(
@@ -62,9 +69,11 @@ def compile_object(
                 "build the tree again"
             )
         depends = work / "depends"
-        if depends.is_file():
-            text = depends.read_text("utf-8", "surrogateescape")
-            check_reads(copy_root, job.cwd, text, job.source_path)
+        text = depends.read_text("utf-8", "surrogateescape") if depends.is_file() else ""
+        check_reads(copy_root, job.cwd, text, job.source_path)
+        if reads is not None:
+            found = files_read(text, copy_root, job.cwd, set(job.inputs)) if text else NOT_TOLD
+            reads.update(found)
         made = _renamed(job, made, copy_root, env)
         with full_disk_named(out):
             made.replace(out)
@@ -78,6 +87,8 @@ def preprocess(
     *,
     env: Mapping[str, str] | None = None,
     options: str = "",
+    reads: Reads | None = None,
+    contents: Path | None = None,
 ) -> str:
     """Preprocess an object's source with its recorded command.
 
@@ -86,6 +97,8 @@ def preprocess(
         copy_root: The copy (or the tree itself, which is only read).
         env: The compiler's environment; this process's own if ``None``.
         options: Added at the end, as shell words.
+        reads: Gets the files that were read beyond the job's inputs; ``None`` if nobody asks.
+        contents: Root of the copy whose patched files count there; default: ``copy_root``.
 
     Returns:
         The text with line markers, in Latin-1 (every byte is one character).
@@ -112,8 +125,17 @@ def preprocess(
         ):
             changes[index] = ""
     appended = f"-E{_prefix_map(job.command, origin, copy_root)} {options}".rstrip()
-    command = edited(job.command, changes, appended)
-    data = _run(job, command, copy_root, env)
+    if reads is None:
+        data = _run(job, edited(job.command, changes, appended), copy_root, env)
+    else:
+        with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
+            depends = Path(work) / "depends"
+            appended += f" -MD -MF {shlex.quote(str(depends))}"
+            data = _run(job, edited(job.command, changes, appended), copy_root, env)
+            told = depends.read_text("utf-8", "surrogateescape") if depends.is_file() else ""
+        known = set(job.inputs)
+        found = files_read(told, copy_root, job.cwd, known, contents=contents) if told else NOT_TOLD
+        reads.update(found)
     text = data.decode("latin-1")
     check_reads(copy_root, job.cwd, _dotted_markers(text), job.source_path)
     return text
@@ -148,12 +170,20 @@ def _dotted_markers(text: str) -> str:
     return "\n".join(sorted(lines))
 
 
-def _redirected(job: CompileJob, copy_root: Path, made: Path) -> str:
-    """Return the command with every output in ``made``'s folder."""
+def _redirected(job: CompileJob, copy_root: Path, made: Path, *, is_asked: bool) -> str:
+    """Return the command with every output in ``made``'s folder.
+
+    A list of what it read is one of them, ``depends``, if the command writes one or it ``is_asked``
+    for.
+    """
     origin = origin_of(copy_root).folder
     changes = _moved(job.command, origin, copy_root)
     changes |= redirected(job.command, job.output, made)
-    return edited(job.command, changes, _prefix_map(job.command, origin, copy_root).strip())
+    appended = _prefix_map(job.command, origin, copy_root).strip()
+    told = shlex.quote(str(made.with_name("depends")))
+    if is_asked and not any(word.text.startswith("-MF") for word in words(job.command)):
+        appended = f"{appended} -MD -MF {told}".lstrip()
+    return edited(job.command, changes, appended)
 
 
 def _moved(command: str, origin: str, copy_root: Path) -> dict[int, str]:

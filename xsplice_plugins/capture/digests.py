@@ -8,11 +8,13 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.capture.reads import digest_of
 from xsplice_plugins.kbuild.commands import words
 from xsplice_plugins.kbuild.tree import tree_digest
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from xsplice_plugins.artefacts import CompileJob, PatchSet
@@ -54,13 +56,15 @@ class InputDigests:
     still. Not for use from several threads.
     """
 
-    def __init__(self, tree: XenTree, patch_set: PatchSet) -> None:
+    def __init__(self, tree: XenTree, patch_set: PatchSet | None) -> None:
         """Read nothing but the patched files yet."""
         self._root = str(tree.root)
         prefix = f"{tree.patch_root}/" if tree.patch_root else ""
         self._patched = {
             prefix + path: _digest(content)
-            for path, content in patched_files(patch_set, tree.source_root).items()
+            for path, content in (
+                patched_files(patch_set, tree.source_root) if patch_set else {}
+            ).items()
         }
         self._files: dict[str, str] = {}
         self._programs: dict[str, str] = {}
@@ -87,15 +91,16 @@ class InputDigests:
             *own,
         ]
 
+    def are_current(self, reads: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether files that a compile of the patched side read are today as they were."""
+        return all(
+            (self._patched.get(path) or self._file(path)) == digest for path, digest in reads
+        )
+
     def _file(self, path: str) -> str:
         found = self._files.get(path)
         if found is None:
-            try:
-                with open(os.path.join(self._root, path), "rb") as file:  # noqa: PTH118, PTH123  # hot
-                    found = _digest(file.read())
-            except OSError:
-                found = "missing"
-            self._files[path] = found
+            found = self._files[path] = digest_of(os.path.join(self._root, path))  # noqa: PTH118  # hot
         return found
 
     def _program(self, command: str) -> str:

@@ -18,6 +18,7 @@ from xsplice_plugins.capture.copying import MERGED
 from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.layouts import IN_SOURCES, LayoutCheck
 from xsplice_plugins.capture.pairing import pair_objects, same_content
+from xsplice_plugins.capture.reads import Reads, without_patched
 from xsplice_plugins.capture.shifting import lines_moved
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.csource.meaning import TextVerdict, judge_merged, judge_texts
@@ -64,7 +65,30 @@ def capture_reached(
     Raises:
         CaptureError: Preprocessing or compiling fails, or the baseline is not the tree's object.
     """
-    verdict = reach_verdict(job, pristine=pristine, patched=patched, store=store, env=env)
+    reads: Reads = {}
+    pair = _captured(
+        job,
+        reach_verdict(job, pristine=pristine, patched=patched, store=store, env=env, reads=reads),
+        pristine=pristine,
+        patched=patched,
+        tree_object=tree_object,
+        dest_prefix=dest_prefix,
+        env=env,
+    )
+    return replace(pair, reads=tuple(sorted(reads.items())))
+
+
+def _captured(
+    job: CompileJob,
+    verdict: TextVerdict,
+    *,
+    pristine: Path,
+    patched: Path,
+    tree_object: Path | None,
+    dest_prefix: Path,
+    env: Mapping[str, str] | None,
+) -> ObjectPair:
+    """Compile an object if its text says that this can matter (see `capture_reached`)."""
     log.debug("%s: %s", job.object_path, verdict.note)
     if _is_boot_object(job) and (verdict.is_affected or verdict.refused):
         row = boot_object(job.source_path, is_own=job.reach is Reach.DIRECT)
@@ -102,13 +126,21 @@ def reach_verdict(
     patched: Path,
     store: Path | None = None,
     env: Mapping[str, str] | None = None,
+    reads: Reads | None = None,
 ) -> TextVerdict:
-    """Compare both sides' preprocessed texts; one pass if the headers could be merged."""
+    """Compare both sides' preprocessed texts; one pass if the headers could be merged.
+
+    ``reads`` gets the files that no record names and that were read for them.
+    """
+    reads = {} if reads is None else reads
     merged = patched.with_name(patched.name + MERGED)
     if job.reach is Reach.HEADER and merged.is_dir():
-        return judge_merged(preprocess(job, merged, env=env, options=OPTIONS))
-    old = _pristine_text(job, pristine, store, env)
-    return judge_texts(old, preprocess(job, patched, env=env))
+        text = preprocess(job, merged, env=env, options=OPTIONS, reads=reads, contents=patched)
+        return judge_merged(text)
+    before: Reads = {}
+    old = _pristine_text(job, pristine, store, env, before)
+    reads.update(without_patched(before, pristine))
+    return judge_texts(old, preprocess(job, patched, env=env, reads=reads))
 
 
 def compile_pair(
@@ -231,11 +263,15 @@ def _judged_output(
 
 
 def _pristine_text(
-    job: CompileJob, pristine: Path, store: Path | None, env: Mapping[str, str] | None
+    job: CompileJob,
+    pristine: Path,
+    store: Path | None,
+    env: Mapping[str, str] | None,
+    reads: Reads,
 ) -> str:
     """Preprocess the pristine side, or take the text that an earlier fix left."""
     if store is None or not job.inputs:
-        return preprocess(job, pristine, env=env)
+        return preprocess(job, pristine, env=env, reads=reads)
     key = hashlib.blake2b(
         f"{job.cwd}\0{job.command}".encode("utf-8", "surrogateescape"), digest_size=20
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xsplice_plugins.artefacts import ChangedFunction, NoppedRange
+    from xsplice_plugins.capture.reads import Reads
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.plugins.spec import Config
 
@@ -31,6 +32,7 @@ class Handmade:
     deltas: tuple[Delta, ...]
     objects: tuple[bytes, ...]
     notes: tuple[str, ...]  #: things a person should know
+    reads: Reads  #: all files that were read, with digests of what they held
 
 
 def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
@@ -41,7 +43,8 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         CaptureError: A file does not compile.
         LinkError: A declaration cannot be followed.
     """
-    compiled = compile_sources(tree, sources, release=config.release)
+    reads: Reads = {}
+    compiled = compile_sources(tree, sources, release=config.release, reads=reads)
     try:
         names = read_names(tree.xen_syms.read_bytes(), config)
     except OSError as error:
@@ -58,8 +61,9 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
     return Handmade(
         deltas=deltas,
         objects=tuple(source.data for source in renamed),
-        notes=check_types(tree, deltas, tuple(source.data for source in renamed))
+        notes=check_types(tree, deltas, tuple(source.data for source in renamed), reads=reads)
         + _place_notes(deltas, names),
+        reads=reads,
     )
 
 

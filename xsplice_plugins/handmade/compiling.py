@@ -23,6 +23,7 @@ from xsplice_plugins.releases import parse_release
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from xsplice_plugins.capture.reads import Reads
     from xsplice_plugins.kbuild.records import Record
     from xsplice_plugins.kbuild.tree import XenTree
 
@@ -43,27 +44,39 @@ class SourceObject:
 
 
 def compile_sources(
-    tree: XenTree, sources: Sequence[Path], *, release: str
+    tree: XenTree, sources: Sequence[Path], *, release: str, reads: Reads | None = None
 ) -> tuple[SourceObject, ...]:
     """Compile hand-written C files for a built tree, which is only read.
+
+    ``reads`` gets all files that the compiler read.
 
     Raises:
         CaptureError: The tree has no recorded commands, or a file does not compile.
         ConfigError: A file is missing, no C file, or two have the same name.
     """
-    check_sources(sources)
-    model = _model(tree)
     result = []
     with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
-        for source in sorted(sources, key=lambda path: path.name):
-            job = _job(tree, model, source, release)
+        for job in source_jobs(tree, sources, release=release):
             out = Path(folder) / job.object_path
-            compile_object(job, tree.root, out)
+            compile_object(job, tree.root, out, reads=reads)
             row = SourceObject(
                 object_path=job.object_path, source_path=job.source_path, data=out.read_bytes()
             )
             result.append(row)
     return tuple(result)
+
+
+def source_jobs(tree: XenTree, sources: Sequence[Path], *, release: str) -> tuple[CompileJob, ...]:
+    """Return how hand-written files are compiled, in the order of their names.
+
+    Raises:
+        CaptureError: The tree has no recorded commands.
+        ConfigError: A file is missing, no C file, or two have the same name.
+    """
+    check_sources(sources)
+    model = _model(tree)
+    files = sorted(sources, key=lambda path: path.name)
+    return tuple(_job(tree, model, source, release) for source in files)
 
 
 def check_sources(sources: Sequence[Path]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from xsplice_plugins.artefacts import ChangedFunction, Delta
+    from xsplice_plugins.capture.reads import Reads
     from xsplice_plugins.kbuild.tree import XenTree
 
 _DEPTH_MAX = 32  #: pointers to pointers, arrays of functions ...
@@ -42,9 +43,11 @@ Die = Any  #: pyelftools carries no types
 
 
 def check_types(
-    tree: XenTree, deltas: Sequence[Delta], objects: Sequence[bytes]
+    tree: XenTree, deltas: Sequence[Delta], objects: Sequence[bytes], *, reads: Reads | None = None
 ) -> tuple[str, ...]:
     """Check that each replacement has its original's type; objects are compiled with ``-g``.
+
+    ``reads`` gets the files that are read for that.
 
     Returns:
         A note for each replacement whose original's type cannot be read.
@@ -58,7 +61,7 @@ def check_types(
         for changed in delta.changed:
             if changed.place is not None and changed.place.offset:
                 continue  # it takes over in the middle: there is no call to agree with
-            old = _original_type(tree, changed, cache)
+            old = _original_type(tree, changed, cache, reads)
             new = function_type(data, changed.symbol)
             if old.startswith("?") or not new:
                 reason = old.removeprefix("?") or "no debug information"
@@ -74,7 +77,12 @@ def check_types(
     return tuple(notes)
 
 
-def _original_type(tree: XenTree, changed: ChangedFunction, cache: dict[str, bytes | str]) -> str:
+def _original_type(
+    tree: XenTree,
+    changed: ChangedFunction,
+    cache: dict[str, bytes | str],
+    reads: Reads | None,
+) -> str:
     """Return the type of a replaced function; "?" and a reason where it cannot be told."""
     if not changed.size_before_bytes:
         return "?an earlier payload brings it"
@@ -83,7 +91,7 @@ def _original_type(tree: XenTree, changed: ChangedFunction, cache: dict[str, byt
     if not path:
         return "?no object of the tree with a recorded command defines it"
     if path not in cache:
-        cache[path] = _with_debug_information(tree, path)
+        cache[path] = _with_debug_information(tree, path, reads)
     found = cache[path]
     if isinstance(found, str):
         return f"?{found}"
@@ -115,7 +123,7 @@ def _defines(data: bytes, path: str, name: str) -> bool:
     )
 
 
-def _with_debug_information(tree: XenTree, path: str) -> bytes | str:
+def _with_debug_information(tree: XenTree, path: str, reads: Reads | None) -> bytes | str:
     """Return an object of the tree with debug information, or why there is none."""
     data = (tree.build_root / path).read_bytes()
     if b".debug_info\0" in data:
@@ -127,7 +135,8 @@ def _with_debug_information(tree: XenTree, path: str) -> bytes | str:
     with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
         out = Path(work) / base
         try:
-            compile_object(recorded_job(tree, record, appended="-g"), tree.root, out)
+            job = recorded_job(tree, record, appended="-g")
+            compile_object(job, tree.root, out, reads=reads)
         except CaptureError as error:
             return f"{path} does not compile again ({str(error).partition(chr(10))[0]})"
         return out.read_bytes()

@@ -103,7 +103,9 @@ def plan_fix(tree: XenTree, patch_set: PatchSet, *, store: Path) -> CapturePlan:
     return plan
 
 
-def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> ObjectPair:
+def capture_pair(
+    sides: Sides, baseline: Path, new: Path, dest_prefix: Path, *, is_watched: bool = False
+) -> ObjectPair:
     """Compare an object's two sides, and the layouts that their sources define.
 
     Args:
@@ -111,6 +113,7 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         baseline: Compiled from the pristine sources.
         new: Compiled from the patched ones.
         dest_prefix: ``.baseline`` and ``.new`` are added to it where the content differs.
+        is_watched: Whether to note what was read for them and no record of the tree names.
 
     Raises:
         CaptureError: The baseline is not the tree's object, or preprocessing fails.
@@ -127,6 +130,10 @@ def capture_pair(sides: Sides, baseline: Path, new: Path, dest_prefix: Path) -> 
         moved=capture.lines_moved(sides.pristine, sides.patched),
         words=capture.words_edited(sides.pristine, sides.patched),
     )
+    if is_watched:
+        reads = capture.without_patched(capture.load_reads(baseline), sides.pristine)
+        reads |= capture.load_reads(new)
+        pair = replace(pair, reads=tuple(sorted(reads.items())))
     both = ((sides.job, sides.pristine), (sides.job, sides.patched))
     pair = capture.settle_layouts(both, pair, env=sides.environment)
     pair = capture.settle_constants(both, pair, env=sides.environment)

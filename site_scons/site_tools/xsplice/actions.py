@@ -168,9 +168,12 @@ def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
             "-c",
             f"cd {shlex.quote(str(side.copy / side.job.cwd))} && {side.job.command}",
         )
+        reads: capture.Reads | None = {} if fix.tree is not None else None
         capture.compile_object(
-            side.job, side.copy, _path(target[0]), env=dict(side.variables) or None
+            side.job, side.copy, _path(target[0]), env=dict(side.variables) or None, reads=reads
         )
+        if reads is not None:
+            capture.save_reads(reads, _path(target[0]))
 
 
 def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -178,7 +181,11 @@ def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
     fix, sides = target[0].attributes.xsplice
     with staged(target):
         pair = pipeline.capture_pair(
-            sides, _path(source[0]), _path(source[1]), _prefix(fix, sides.job.object_path)
+            sides,
+            _path(source[0]),
+            _path(source[1]),
+            _prefix(fix, sides.job.object_path),
+            is_watched=fix.tree is not None,
         )
         artefacts.save(_path(target[0]), pair)
 
@@ -216,6 +223,7 @@ def compile_handmade(target: Nodes, source: Nodes, env: Environment) -> None:
             place = _prefix(fix, delta.object_path).with_suffix(".xsplice.new")
             artefacts.write_file(place, data)
         artefacts.save(_path(target[0]), made.deltas)
+        artefacts.save(_path(target[1]), made.reads)
 
 
 def _delta_of(

@@ -10,10 +10,10 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, XspliceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 Node = Any
 Nodes = list[Any]
@@ -35,6 +35,31 @@ def heal(nodes: Nodes) -> None:
             continue
         if node.get_content_hash() != getattr(known, "csig", ""):
             node.set_always_build()
+
+
+def renew(nodes: Nodes, *, is_current: Callable[[], bool]) -> bool:
+    """Have targets made again that were made of files which hold something else now.
+
+    Args:
+        nodes: The targets, the one that says what was read last.
+        is_current: Whether those files are as they were; asked if that target is there.
+
+    Returns:
+        Whether they are made again.
+
+    Raises:
+        XspliceError: None; what cannot be read is made again.
+    """
+    if not Path(nodes[-1].get_abspath()).is_file():
+        return False
+    try:
+        if is_current():
+            return False
+    except XspliceError:
+        pass
+    for node in nodes:
+        node.set_always_build()
+    return True
 
 
 def require_whole(path: Path, digest: str, makers: Nodes) -> bytes:

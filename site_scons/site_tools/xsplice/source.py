@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import pipeline
+from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 
 from . import settings
 from .builders import XspliceNodes, start
+from .healing import renew
 from .rebuilding import Rebuild
 from .xen_tree import base_node, tree_base
 
@@ -56,10 +58,12 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
     wiring = start(env, patch_set, run, route, stack, tree, files=files)
     pipeline.check_payloads(run.config)
     image = env.File(str(tree.xen_syms))
+    inputs = capture.InputDigests(tree, None)
+    jobs = handmade.source_jobs(tree, files, release=run.config.release)
     header = Path(handmade.__file__).parent / "include" / "xsplice.h"
     made = wiring.node(
         "XspliceHandmade",
-        ["handmade.diffs"],
+        ["handmade.diffs", "handmade.reads.json"],
         [env.File(str(path)) for path in files],
         carries=(wiring.fix, tree, tuple(files)),
         library=("handmade", "link", "capture", "kbuild"),
@@ -67,9 +71,16 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
             f"hand-written {patch_set.digest} for tree {tree_digest(tree)}",
             f"xsplice.h {hashlib.sha256(header.read_bytes()).hexdigest()[:16]}",
             f"release {run.config.release}",
+            *(text for job in jobs for text in inputs.texts(job, is_patched=False)),
         ],
     )
+    renew(made, is_current=partial(_are_current, inputs, Path(made[-1].get_abspath())))
     env.Depends(made, [image, *(env.File(str(path)) for path in run.config.depends)])
     doubts = pipeline.check_inputs(tree)
     rebuild = Rebuild(is_possible=False, doubts=doubts)
-    return wiring.rest(made, image, base_node(wiring, tree), rebuild)
+    return wiring.rest(made[:1], image, base_node(wiring, tree), rebuild)
+
+
+def _are_current(inputs: capture.InputDigests, reads: Path) -> bool:
+    """Tell whether all files that were read are as they were."""
+    return inputs.are_current(artefacts.load(reads, dict[str, str]).items())

@@ -7,10 +7,10 @@ import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from xsplice_plugins import capture, pipeline
-from xsplice_plugins.artefacts import Reach, Route
+from xsplice_plugins import artefacts, capture, pipeline
+from xsplice_plugins.artefacts import ObjectPair, Reach, Route
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 from xsplice_plugins.patch import clean_name, derived_name
@@ -20,6 +20,7 @@ from xsplice_plugins.settings import is_on
 from . import settings
 from .actions import Farm, Side, forgetting
 from .builders import CAPTURING, Wiring, XspliceNodes, start
+from .healing import renew
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -211,23 +212,34 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
         after = inputs.texts(job, is_patched=True)
         if lower is not None:
             before += [f"with patch set {lower.digest}", *inputs.texts(job, is_patched=False)]
-        pair = _pair(wiring, sides, before, after, stamps)
+        pair, is_old = _pair(wiring, sides, before, after, stamps, inputs)
         deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair, sides, after))
         if job in reached and not _is_compiled(job):
-            _compiled(
+            made = _compiled(
                 wiring,
                 f"../{baseline_copy.name}.objects/{job.object_path}",
                 Side(job=job, copy=baseline_copy),
                 before,
                 stamps,
             )
+            if is_old:
+                made[0].set_always_build()
     return deltas
 
 
 def _pair(
-    wiring: Wiring, sides: Sides, before: list[str], after: list[str], stamps: list[object]
-) -> object:
-    """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content."""
+    wiring: Wiring,
+    sides: Sides,
+    before: list[str],
+    after: list[str],
+    stamps: list[object],
+    inputs: capture.InputDigests,
+) -> tuple[object, bool]:
+    """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content.
+
+    Returns:
+        The record's node, and whether other files that were read for it have changed.
+    """
     fix, env, job = wiring.fix, wiring.env, sides.job
     builder, carries, compiled = "XspliceReached", (fix, sides), []
     if _is_compiled(job):
@@ -248,7 +260,12 @@ def _pair(
         values=[*before, *after],
     )
     env.Requires(pair, stamps)
-    return pair[0]
+    place = Path(pair[0].get_abspath())
+
+    def is_current() -> bool:
+        return inputs.are_current(artefacts.load(place, ObjectPair).reads)
+
+    return pair[0], renew([*compiled, *pair], is_current=is_current)
 
 
 def _is_compiled(job: CompileJob) -> bool:
@@ -258,7 +275,7 @@ def _is_compiled(job: CompileJob) -> bool:
 
 def _compiled(
     wiring: Wiring, target: str, side: Side, values: list[str], stamps: list[object]
-) -> list[object]:
+) -> list[Any]:
     """Wire the compile of one object in a private copy."""
     made = wiring.node(
         "XspliceObject", [target], [], carries=(wiring.fix, side), library=CAPTURING, values=values
