@@ -23,6 +23,7 @@ from xsplice_plugins.csource.constants import (
     Macros,
     changed_constants,
     constants_in,
+    constants_on_both,
     families,
     looks_elsewhere,
     macros_in,
@@ -137,7 +138,7 @@ def _tables(
         for match in _ENUM.finditer(_DIRECTIVE.sub("", text)):
             known.update(constants_in(match[0]))
         for pieces in texts.values():
-            known.update(constants_in(pieces[number]))
+            known.update(constants_on_both(*pieces)[number])
         found.append(known)
     return found[0], found[1]
 
@@ -172,7 +173,8 @@ def _text(path: Path) -> str:
 def _may_change(old: str, new: str) -> bool:
     """Tell whether directives differ, or constants that are named otherwise."""
     directives = [_DIRECTIVE.findall(text) for text in (old, new)]
-    return directives[0] != directives[1] or constants_in(old) != constants_in(new)
+    before, after = constants_on_both(old, new)
+    return directives[0] != directives[1] or before != after
 
 
 def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks: list[str]) -> None:

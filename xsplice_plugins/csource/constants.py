@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 _CONST = re.compile(r"\bconst\b[^;={}()\[\]]*?\b([A-Za-z_]\w*)\s*=\s*([^;{}]+);")
+_RUN_TIME = re.compile(r"->|\b(?!sizeof\b)[a-z_]\w* \(")
 _ENUM = re.compile(r"\benum\b[^;{}()]*\{([^{}]*)\}")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uUlL]*")
@@ -89,6 +90,41 @@ def constants_in(text: str) -> Macros:
                 last, step = (value, 0) if value else (last, step)
                 found[name] = (*found.get(name, ()), (None, f"({last}) + {step}"))
                 step += 1
+    return found
+
+
+def constants_on_both(old: str, new: str) -> tuple[Macros, Macros]:
+    """Read the constants that both sides of a source name, see `constants_in`.
+
+    A local pointer to what is constant gets its value while the code runs. One more of a name, or
+    one less, changes none of the others, and is left out.
+
+    Args:
+        old: The source before the patch.
+        new: And after it.
+    """
+    sides = constants_in(old), constants_in(new)
+    pointers = [_run_time_pointers(text) for text in (old, new)]
+    for name in pointers[0].keys() | pointers[1].keys():
+        rows = [[body for _, body in side.get(name, ())] for side in sides]
+        known = [side.get(name, []) for side in pointers]
+        shorter, longer = sorted(rows, key=len)
+        rest = iter(longer)
+        if rows == known and all(body in rest for body in shorter):
+            for side in sides:
+                side.pop(name, None)
+    return sides
+
+
+def _run_time_pointers(text: str) -> dict[str, list[str]]:
+    """Return local pointers to what is constant, and whose own value is none."""
+    flat = " ".join(token.text for token in tokens(text))
+    found: dict[str, list[str]] = {}
+    for match in _CONST.finditer(flat):
+        head = match[0][: match.start(1) - match.start()]
+        is_static = "static" in head or flat[: match.start()].endswith("static ")
+        if "*" in head and not is_static and _RUN_TIME.search(match[2]):
+            found.setdefault(match[1], []).append(match[2].strip())
     return found
 
 
