@@ -166,6 +166,8 @@ def _variable(path: Sequence[str], local: Mapping[str, str]) -> str:
 def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key, int] | None:
     words = row[at].strip("_").split("_")
     verb = next((word for word in words if word in _SIGNS), "")
+    if words[0] == "xsm" and verb == "get":
+        return None  # it asks whether somebody may get it
     if not verb or any(_PASSING.fullmatch(word) for word in words):
         return None
     family, sign = _SIGNS[verb]

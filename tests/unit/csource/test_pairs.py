@@ -249,6 +249,17 @@ def test_a_take_alone_is_a_remark_where_something_releases() -> None:
     assert not changed_pairs(((PATH, new, old),)).remarks
 
 
+def test_a_question_of_the_policy_takes_nothing() -> None:
+    """The policy has calls that take, too."""
+    old = text(end="put_domain(a->d);")
+    asks = text(make="if ( xsm_get_domain_state(a->d) ) return -1;", end="put_domain(a->d);")
+    assert not changed_pairs(((PATH, old, asks),)).remarks
+    taken = asks.replace("xsm_get_domain_state", "get_domain_state")
+    assert changed_pairs(((PATH, old, taken),)).remarks
+    both = {"make": "xsm_alloc_security_domain(a->d);", "end": "xsm_free_security_domain(a->d);"}
+    assert stale(text(), text(**both))
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [("a->users++;", "a->users--;"), ("live -= 2;", "live += 2;")]
 )
