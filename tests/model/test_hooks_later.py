@@ -14,6 +14,7 @@ from xsplice_plugins.hypervisor import Command, Hypervisor, KnownSymbol, Unknown
 from xsplice_plugins.hypervisor.facts.arches import ARM64, X86_64
 from xsplice_plugins.hypervisor.run.touched import touched_by_functions
 
+MISSING = {"xfree", "_xmalloc"}  #: of the hypervisor as the tests have it
 Code = tuple[str, list[tuple[int, int, str, int]]]
 ADDS: Code = ("ff0500000000c3", [(2, 2, "kept", -4)])  # kept++
 READS: Code = ("8b0500000000c3", [(2, 2, "kept", -4)])
@@ -53,7 +54,7 @@ def draft_of(own: Code, **hooks: Code) -> Draft:
     draft = minimal()
     draft.sections.append(Sec(".data", b"\0" * 16, flags=ALLOC | WRITE, align=8))
     draft.symbols += [Sym("kept", ".data", size=8), Sym("other", ".data", value=8, size=8)]
-    draft.symbols.append(Sym("xfree", UND))
+    draft.symbols += [Sym("xfree", UND), Sym("_xmalloc", UND)]
     for name, (text, relocs) in {"own": own, **hooks}.items():
         add_code(draft, name, bytes.fromhex(text), [Rel(*row) for row in relocs])
         if name != "own":
@@ -65,8 +66,11 @@ def life(draft: Draft) -> str:
     """Apply, revert and unload; say what nobody knows."""
     image = tiny_xen()
     place = TEXT_VIRT["x86_64"] + 0x600
-    xfree = KnownSymbol(name="xfree", addr_virt=place, size_bytes=16, is_function=True)
-    image = dataclasses.replace(image, symbols={**image.symbols, "xfree": xfree})
+    known = {
+        name: KnownSymbol(name=name, addr_virt=addr, size_bytes=16, is_function=True)
+        for name, addr in (("xfree", place), ("_xmalloc", place + 16))
+    }
+    image = dataclasses.replace(image, symbols={**image.symbols, **known})
     hv = Hypervisor(image, release("4.17.5"))
     assert hv.upload(b"a\0", draft.build()).code == 0
     try:
@@ -98,6 +102,18 @@ def test_what_functions_change_is_not_as_at_first(kind: str, hook: Code, words: 
         assert life(draft_of(READS, **{kind: hook})) == "", "only hooks change it"
 
 
+#: it = _xmalloc(100); it->next = 0 (if there is an it)
+BORROWS: Code = ("50 bf64000000 e800000000 48c70000000000 59 c3", [(7, 4, "_xmalloc", -4)])
+ASKS: Code = ("50 bf64000000 e800000000 4885c0 7407 48c70000000000 59 c3", BORROWS[1])
+
+
+@pytest.mark.parametrize("hook", [ASKS, BORROWS], ids=["asks", "does not"])
+def test_a_hook_asks_whether_there_was_memory(hook: Code) -> None:
+    words = "depends on memory: where an allocation gives NULL: crash at postapply"
+    assert life(draft_of(READS, postapply=hook)).startswith(words if hook == BORROWS else "")
+    assert bool(life(draft_of(READS, postapply=hook))) is (hook == BORROWS)
+
+
 @pytest.mark.parametrize(
     "hooks",
     [{"postrevert": FREES}, {"unload": MOVES, "postrevert": FREES_OTHER}, {"unload": SETS}],
@@ -122,7 +138,7 @@ def test_what_one_hook_made_of_a_changed_variable_is_unknown_to_the_next() -> No
 def test_code_tells_which_variables_it_may_change(own: Code, used: bool, changed: bool) -> None:
     hv = Hypervisor(tiny_xen(), release("4.17.5"))
     draft = draft_of(own, unload=SETS)
-    draft.symbols = [symbol for symbol in draft.symbols if symbol.name != "xfree"]
+    draft.symbols = [symbol for symbol in draft.symbols if symbol.name not in MISSING]
     assert hv.upload(b"a\0", draft.build()).code == 0
     found = touched_by_functions(hv.payloads[-1], X86_64)
     kept = next(s.addr_virt for s in hv.payloads[-1].symbols if s.name == "kept")
@@ -136,6 +152,6 @@ def test_a_function_that_only_hooks_call_is_theirs(*, is_called_by_hooks: bool) 
     if not is_called_by_hooks:
         add_code(draft, "more", bytes.fromhex(CALLS[0]), [Rel(*row) for row in CALLS[1]])
     hv = Hypervisor(tiny_xen(), release("4.17.5"))
-    draft.symbols = [symbol for symbol in draft.symbols if symbol.name != "xfree"]
+    draft.symbols = [symbol for symbol in draft.symbols if symbol.name not in MISSING]
     assert hv.upload(b"a\0", draft.build()).code == 0
     assert bool(touched_by_functions(hv.payloads[-1], X86_64).changed) != is_called_by_hooks

@@ -187,7 +187,7 @@ TO_COUNTER = "48bf" + COUNTER.to_bytes(8, "little").hex()  # mov rdi, counter
 
 
 def test_memory_is_allocated_used_and_freed() -> None:
-    hv = calling(("_xmalloc", SIZE), ("xfree", "c6005a" + IN_RBX + FROM_RBX))
+    hv = calling(("_xmalloc", SIZE), ("xfree", "4885c0 7403 c6005a" + IN_RBX + FROM_RBX))
     assert do(hv, "a", Command.APPLY) == 0
 
 
@@ -239,7 +239,7 @@ def test_helpers_used_wrongly_are_hazards(
 def test_zeroed_memory_is_zero_and_locks_of_xen_are_free() -> None:
     hv = calling(
         ("_xzalloc", SIZE),
-        ("_spin_lock", "803800 7402 0f0b" + TO_COUNTER),
+        ("_spin_lock", "4885c0 7407 803800 7402 0f0b" + TO_COUNTER),
         ("_spin_unlock", TO_COUNTER),
         ("_spin_lock", TO_COUNTER),
         ("_spin_unlock", TO_COUNTER),

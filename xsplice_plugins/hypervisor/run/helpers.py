@@ -81,10 +81,16 @@ def _check_context(xen: Xen, call: Call, *, unmaps: bool = False) -> None:
 
 
 def _new(xen: Xen, call: Call, size_bytes: int, *, is_zeroed: bool) -> int:
-    """Allocate: the object ends where its pages end, so that what lies behind it is not mapped."""
+    """Allocate: the object ends where its pages end, so that what lies behind it is not mapped.
+
+    Where a run shall find no memory, that is NULL.
+    """
     _check_context(xen, call)
     if not 0 < size_bytes <= _HEAP_BYTES_MAX:
         raise Unknown(_STEP, f"needs {size_bytes} bytes of Xen's heap")
+    call.watch.sight.has_allocated = True
+    if call.how.is_poor:
+        return 0
     start = xen.image.arch.heap_virt + HEAP_OFFSET
     ends = [s.end_virt for s in xen.memory.segments() if s.owner in {HEAP_OWNER, FREED}]
     pages = page_align(size_bytes)
@@ -112,14 +118,15 @@ def _allocate_pages(xen: Xen, call: Call) -> int:
 def _allocate_string(xen: Xen, call: Call) -> int:
     text = call.watch.text_at(call.argument(0), step=_STEP) + b"\0"
     place = _new(xen, call, len(text), is_zeroed=True)
-    xen.memory.write(place, text, step=_STEP)
+    if place:
+        xen.memory.write(place, text, step=_STEP)
     return place
 
 
 def _reallocate(xen: Xen, call: Call) -> int:
     old = call.argument(0)
     place = _new(xen, call, call.argument(1), is_zeroed=False)
-    segment = _allocation(xen, call, old) if old else None
+    segment = _allocation(xen, call, old) if old and place else None
     if segment is not None:
         kept = xen.memory.peek(old, call.argument(1))
         xen.memory.write(place, kept, step=_STEP)

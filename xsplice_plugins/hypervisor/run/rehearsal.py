@@ -22,6 +22,7 @@ from xsplice_plugins.hypervisor.state.payload import Function, LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
 RELIES = "it relies on a register, a stack slot or memory that nobody set"
+_POOR = "depends on memory: where an allocation gives NULL"
 _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
 
 
@@ -130,7 +131,7 @@ def run_tried(
             console = tuple(xen.console[len(before.console) :])
             if how.world is not None and stop is None:
                 other_worlds.append(_bytes_at(xen, sight.written))
-            elif not how.is_rehearsal:
+            elif not how.is_rehearsal and not how.is_poor:
                 traces.append(_bytes_at(xen, sight.written))
             if not is_kept:
                 _put_back(xen, before)
@@ -142,7 +143,8 @@ def run_tried(
         stop = first.stop or base.stop
         raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
     seen = base.sight
-    is_known = is_as_filed or not (seen.unknown or seen.changing or seen.times_asked)
+    is_asking = seen.unknown or seen.changing or seen.times_asked or seen.has_allocated
+    is_known = is_as_filed or not is_asking
     if base.stop is None and is_known:
         if not is_pure:
             _note_writes(xen, traces, "")
@@ -151,6 +153,10 @@ def run_tried(
     if not is_as_filed and not isinstance(base.stop, Unknown):
         _put_back(xen, before)
         settle(base, attempt, watch.datum, step=step)
+        if seen.has_allocated and base.stop is None:
+            stop = attempt(How(is_poor=True)).stop
+            if stop is not None:
+                raise Unknown(step, f"{_POOR}: {stop.reason}")
         if seen.changing and base.stop is None:
             Worlds(xen, attempt, watch, step=step).explore(base)
     if base.stop is not None:

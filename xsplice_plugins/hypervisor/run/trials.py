@@ -69,6 +69,7 @@ class How:
     only: frozenset[str] = frozenset()  #: fill these data alone; all where empty
     time_ns: int = UPTIMES_NS[0]  #: since boot
     blocks_max: int = 0  #: stop after more blocks; 0 for no such limit
+    is_poor: bool = False  #: there is no memory to be allocated
     world: World | None = None  #: what a payload's own functions have made of its variables
 
 
@@ -82,6 +83,7 @@ class Sight:
     path: int = 0  #: a hash over the blocks, in order
     blocks: int = 0  #: how many were executed
     times_asked: int = 0  #: how often it asked for the time
+    has_allocated: bool = False  #: it asked for memory
     #: locks of unknown memory that it holds, and how often
     held: dict[int, int] = field(default_factory=dict)
     #: bytes that a payload's own functions may have changed, and the variable's name
