@@ -146,6 +146,18 @@ def test_code_tells_which_variables_it_may_change(own: Code, used: bool, changed
     assert touched_by_functions(hv.payloads[-1], ARM64).changed, "there nobody reads the code"
 
 
+@pytest.mark.parametrize("is_used", [True, False])
+def test_what_a_hook_lets_functions_find_may_be_changed(*, is_used: bool) -> None:
+    #: other = &kept, by a hook; other->it++, by the function
+    lends: Code = (
+        "488d0500000000 48890500000000 c3",
+        [(3, 2, "kept", -4), (10, 2, "other", -4)],
+    )
+    adds: Code = ("488b0500000000 ff00 c3", [(3, 2, "other", -4)])
+    found = life(draft_of(adds if is_used else ("c3", []), load=lends, unload=TRAP))
+    assert ("crash at" in found) is is_used
+
+
 @pytest.mark.parametrize("is_called_by_hooks", [True, False])
 def test_a_function_that_only_hooks_call_is_theirs(*, is_called_by_hooks: bool) -> None:
     draft = draft_of(ADDS, unload=CALLS, postrevert=TRAP)

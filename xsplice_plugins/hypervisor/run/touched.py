@@ -25,12 +25,15 @@ _READS, _CHANGES, _TAKES, _GOES = "reads", "changes", "takes the address of", "g
 _WORD_BYTES = 8
 
 
-def touched_by_functions(payload: LoadedPayload, arch: Arch) -> Touched:
-    """Find the variables that code other than hooks refers to.
+def touched_by_functions(
+    payload: LoadedPayload, arch: Arch, others: Iterable[MemorySegment] = ()
+) -> Touched:
+    """Find the variables that code other than hooks refers to, or finds by what they lead to now.
 
     Args:
-        payload: A loaded one.
+        payload: A loaded one; keeps what its code tells.
         arch: Its machine; only on x86_64 is code read, elsewhere all variables may be changed.
+        others: More memory from where such code, or Xen's, finds variables.
     """
     writable = [part for part in payload.segments if Perm.WRITE in part.perm]
     if not writable:
@@ -39,13 +42,30 @@ def touched_by_functions(payload: LoadedPayload, arch: Arch) -> Touched:
         every = tuple((part.addr_virt, part.end_virt) for part in writable)
         return Touched(used=every, changed=every)
     variables = _Variables(payload, writable)
-    used, changed = set(variables.led_to(payload.segments)), set[tuple[int, int]]()
-    changed |= used
-    for target, kind in _of_functions(payload):
-        found = list(variables.around(target, is_start=kind == _TAKES))
-        used.update(found)
-        if kind in (_CHANGES, _TAKES):
-            changed.update(found)
+    if payload.touched is None:
+        rows = [
+            (extent, kind)
+            for target, kind in _of_functions(payload)
+            for extent in variables.around(target, is_start=kind == _TAKES)
+        ]
+        payload.touched = Touched(
+            used=tuple(sorted({extent for extent, _ in rows})),
+            changed=tuple(sorted({extent for extent, kind in rows if kind in (_CHANGES, _TAKES)})),
+        )
+    used, changed = set(payload.touched.used), set(payload.touched.changed)
+    constant = [part for part in payload.segments if not part.perm & (Perm.WRITE | Perm.EXEC)]
+    words = [word for part in (*constant, *others) for word in _words(part)]
+    todo = list(used)
+    while words or todo:
+        if not words:
+            words = list(variables.words(todo.pop()))
+            continue
+        place, value = words.pop()
+        for extent in variables.around(value, is_start=True) if value else ():
+            if not extent[0] <= place < extent[1]:
+                todo += () if extent in used else (extent,)
+                used.add(extent)
+                changed.add(extent)
     return Touched(used=tuple(sorted(used)), changed=tuple(sorted(changed)))
 
 
@@ -84,15 +104,14 @@ class _Variables:
         following = self._known[at] if at < len(self._known) else None
         yield addr, following[1] if following is not None else part.end_virt
 
-    def led_to(self, parts: Iterable[MemorySegment]) -> Iterator[tuple[int, int]]:
-        """Give the variables that data other than themselves lead to."""
-        for part in parts:
-            if Perm.EXEC in part.perm:
-                continue
-            for place, value in _words(part):
-                for start, end in self.around(value, is_start=True):
-                    if not start <= place < end:
-                        yield start, end
+    def words(self, extent: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Give place and value of each whole word of a variable."""
+        part = self._part(extent[0])
+        assert part is not None, "a variable lies in memory that can be written"
+        start, end = -(-extent[0] // _WORD_BYTES) * _WORD_BYTES, extent[1]
+        for place in range(start, end - _WORD_BYTES + 1, _WORD_BYTES):
+            offset = place - part.addr_virt
+            yield place, int.from_bytes(part.data[offset : offset + _WORD_BYTES], "little")
 
 
 def _words(part: MemorySegment) -> Iterator[tuple[int, int]]:
@@ -127,8 +146,8 @@ def _of_functions(payload: LoadedPayload) -> list[tuple[int, str]]:
             at = span_at(target)
             if at is not None and at != number:
                 goes[number].add(at)
-                if kind == _TAKES:
-                    live.add(at)
+            if at is not None and kind == _TAKES:
+                live.add(at)
     called = set().union(*goes)
     live |= {at for at, start in enumerate(starts) if at not in called and start not in hooks}
     todo = list(live)

@@ -33,6 +33,7 @@ HEAP_OFFSET = 0x1000000
 #: Who owns the pages that come from a running host's memory, what hooks allocate and give back.
 HOST_OWNER, HEAP_OWNER, FREED = "(host)", "(heap)", "(freed)"
 _HEAP_BYTES = 256 << 20
+_LEADING = {HEAP_OWNER, "(timers)", "(tasklets)"}
 ALLOCATED = "memory that it allocated"
 #: How far a string is taken to reach, for what is not known of it.
 _STRING_BYTES = 16
@@ -82,6 +83,9 @@ class Watch:
         if xen.image.arch == X86_64:
             start, end = _PER_CPU_OFFSET
             self._known.update(range(stack.end_virt - start, stack.end_virt - end))
+        self._changing: tuple[tuple[int, int], ...] = ()
+        #: where code other than hooks finds variables
+        self.used: tuple[tuple[int, int], ...] = ()
         self.begin(How(), Sight())
 
     def begin(self, how: How, sight: Sight, *, step: str = "") -> None:
@@ -89,25 +93,26 @@ class Watch:
         self.how, self.sight = how, sight
         self._replaced: dict[int, int] = {}
         self._filled: dict[int, int] = {}
-        self._changing: tuple[tuple[int, int], ...] = ()
-        #: where code other than hooks finds variables
-        self.used: tuple[tuple[int, int], ...] = ()
         self._heap: tuple[MemorySegment, ...] = ()
         if step.endswith("-hook"):
-            self._begin_hook()
+            self._begin_hook(is_first=how.is_rehearsal)
+        else:
+            self._changing = self.used = ()
         self._current = self._host_current(step)
         start, _ = _CPU_INFO["current"]
         place = len(self._stack.data) - start
         self._stack.data[place : place + 8] = (self._current or 0).to_bytes(8, "little")
 
-    def _begin_hook(self) -> None:
+    def _begin_hook(self, *, is_first: bool) -> None:
         """Note what functions of payloads that were in force may have changed since."""
         xen = self._xen
         in_force = [payload for payload in xen.payloads if payload.was_applied]
-        for payload in in_force:
-            payload.touched = payload.touched or touched_by_functions(payload, xen.image.arch)
-            self._changing += payload.touched.changed
-            self.used += payload.touched.used
+        if is_first:
+            # What hooks allocated, and lists of Xen's that the model keeps.
+            others = [s for s in xen.memory.segments() if s.owner in _LEADING]
+            rows = [touched_by_functions(p, xen.image.arch, others) for p in in_force]
+            self._changing = tuple(extent for row in rows for extent in row.changed)
+            self.used = tuple(extent for row in rows for extent in row.used)
         if in_force:
             self._heap = tuple(s for s in xen.memory.segments() if s.owner == HEAP_OWNER)
 
