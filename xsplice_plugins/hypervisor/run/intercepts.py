@@ -13,6 +13,7 @@ from xsplice_plugins.hypervisor.facts.verdicts import Hazard
 from xsplice_plugins.hypervisor.image.image import BootedImage
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.run.helpers import HELPERS, Call, Handler
+from xsplice_plugins.hypervisor.run.waiting import WAITING
 from xsplice_plugins.hypervisor.state.hook_argument import decode_argument, encode_argument
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -86,6 +87,7 @@ def _revert_payload_tail(xen: Xen, call: Call) -> None:
 
 _BY_NAME: dict[str, Handler] = {
     **HELPERS,
+    **WAITING,
     "panic": _panic,
     "printk": _printk,
     "revert_payload": _revert_payload,
