@@ -156,6 +156,7 @@ def diff(
     moved: Sequence[MovedLines] = (),
     shifted: Callable[[], bytes | None] | None = None,
     edited: Collection[str] | None = None,
+    again: Collection[str] = (),
 ) -> Delta:
     """Compare two objects, as those of Xen 4.17.5 unless something else is said."""
     return diff_objects(
@@ -168,6 +169,7 @@ def diff(
         moved=moved,
         shifted=shifted,
         edited=edited,
+        again=again,
     )
 
 

@@ -246,3 +246,82 @@ def test_what_a_payload_beneath_changed_elsewhere_is_held(series: Series) -> Non
     run = series.prove("two", *files, "two", beneath=("low",))
     assert run.status == 5, run.text
     assert "it is not replaced, and low.livepatch differs" in run.text
+
+
+DOMCTL = "common/domctl.c"
+TABLE = "common/domctl.c#domctl_ops"
+READER = "    if ( arg < domctl_ops[cmd].min_arg )\n        return -EINVAL;", DOMCTL
+#: What a payload beneath may change in a table: a number, a text, a function.
+CELLS = {
+    "number": [('"info", 4096', '"info", 8192')],
+    "text": [('"pause", 0', '"hold", 0')],
+    "function": [
+        ('"pause", 0, op_pause', '"pause", 0, op_unpause'),
+        ('"unpause", 0, op_unpause', '"unpause", 0, op_pause'),
+    ],
+}
+
+
+def brought(series: Series, name: str) -> dict[str, bool]:
+    """Return the data that a payload brings, and whether they are there already."""
+    rows = series.read(name, "payload")["new"]
+    return {row["name"]: row["is_again"] for row in rows if row["kind"] == "read-only data"}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_table_that_a_payload_beneath_changed_is_brought_again(series: Series, cell: str) -> None:
+    """By its name it is the image's, with the old content."""
+    reader, path = READER
+    series.add("cell", *CELLS[cell], path=path)
+    series.add("reader", (reader, reader.replace("EINVAL", "ENOENT")), path=path)
+    series.prove("cell", "cell")  # not proved: its texts are passed on
+    assert brought(series, "cell") == {TABLE: True}
+    run = series.prove("reader", "cell", "reader", beneath=("cell",))
+    assert "complete   held            1 replaced" in run.out, run.text
+    assert brought(series, "reader") == {TABLE: True}
+    assert TABLE not in series.read("reader", "payload")["references"]
+    # Nothing tells without the record: nothing is made.
+    (series.folder / "b/cell/cell.payload.json").unlink()
+    run = series.prove("reader", "cell", "reader", beneath=("cell",))
+    assert run.status == 4, run.text
+    assert f"it reads `{TABLE}`, which xen-syms has with another content" in run.text
+    assert not series.payload("reader").exists()
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_table_that_no_payload_beneath_changed_stays_the_image_s(
+    series: Series, *, is_recorded: bool
+) -> None:
+    reader, path = READER
+    series.add("beside", ("    d->max_pages = pages;", "    d->max_pages = pages & ~1;"), path=path)
+    series.add("reader", (reader, reader.replace("EINVAL", "ENOENT")), path=path)
+    series.prove("beside", "beside").assert_success()
+    if not is_recorded:
+        (series.folder / "b/beside/beside.payload.json").unlink()
+    series.prove("reader", "beside", "reader", beneath=("beside",)).assert_success()
+    assert brought(series, "reader") == {}
+    assert TABLE in series.read("reader", "payload")["references"]
+
+
+def test_a_table_of_a_payload_beneath_is_brought_again_only_where_that_was_changed(
+    series: Series,
+) -> None:
+    """Its name leads to the first payload that brought it."""
+    table = "static const char tiny[4] = { 1, 2, 3, 4 };\nint turn = 2;\n\n"
+    made = Series(series.folder)
+    made.add(
+        "first",
+        ("unsigned int xen_minor_version(void)", f"{table}unsigned int xen_minor_version(void)"),
+        ("    return 17;", "    return tiny[++turn & 3];"),
+    )
+    made.add("same", ("& 3]", "& 3] + 1"))
+    made.add("other", ("3, 4 }", "3, 9 }"))
+    made.add("last", ("& 3] + 1", "& 3] + 2"))
+    names = ("first", "same", "other", "last")
+    for number, name in enumerate(names, 1):
+        made.prove(name, *names[:number], beneath=names[: number - 1]).assert_success()
+    found = [brought(made, name).get(f"{VERSION}#tiny") for name in names]
+    assert found == [False, None, True, True]
+    (made.folder / "b/other/other.payload.json").unlink()
+    run = made.prove("last", *names, beneath=names[:-1])
+    assert (run.status, "which first.livepatch has with another" in run.text) == (4, True), run.text

@@ -101,5 +101,6 @@ class ObjectPair:
     edited: tuple[str, ...] | None = None  #: its symbols in changed pieces; ``None``: not known
     is_apart: bool = False  #: compiled once more, for its functions share a section in the tree
     moved: tuple[MovedLines, ...] = ()  #: in any patched file; none where no sources are known
+    again: tuple[str, ...] = ()  #: read-only data that payloads beneath have brought again
     #: Files that were read and that no record of the tree names, with digests of what they held.
     reads: tuple[tuple[str, str], ...] = ()

@@ -82,6 +82,7 @@ class NewItem:
     section: str  #: section of the new object
     offset: int = 0  #: bytes from the start of the section
     size_bytes: int = 0
+    is_again: bool = False  #: what runs has one of that name, with other content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

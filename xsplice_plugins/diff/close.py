@@ -13,6 +13,8 @@ from xsplice_plugins.elf.types import SHT_NOBITS
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.compare import Comparison
 
@@ -40,8 +42,29 @@ class Closure:
     blocked: dict[int, int] = field(default_factory=dict)  #: part -> owner that needs it
 
 
-def close(canon: Canon, comparison: Comparison) -> Closure:
-    """Walk from what changed to all it needs: parts to take, and parts to refer to."""
+def close(canon: Canon, comparison: Comparison, again: Collection[str] = ()) -> Closure:
+    """Walk from what changed to all it needs: parts to take, and parts to refer to.
+
+    Args:
+        canon: Both objects, and which parts of them belong together.
+        comparison: What differs; gets what is brought once more.
+        again: Read-only data that payloads beneath have brought with other content: its name leads
+            to the old content, so what is needed of it is brought once more.
+    """
+    while True:
+        closure = _closed(canon, comparison)
+        old = {
+            number
+            for number in closure.referenced
+            if canon.old.all[canon.pairing.old_of[number]].decorated in again
+        }
+        if not old:
+            return closure
+        comparison.again |= old
+        comparison.copied |= old
+
+
+def _closed(canon: Canon, comparison: Comparison) -> Closure:
     closure = Closure()
     todo: deque[int] = deque()
     for number in _roots(canon, comparison):
@@ -208,6 +231,7 @@ def new_items(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[N
                 section=part.section_name,
                 offset=part.offset,
                 size_bytes=part.size_bytes,
+                is_again=number in comparison.copied,
             )
         )
     return tuple(result)
@@ -231,6 +255,8 @@ def path(canon: Canon, comparison: Comparison, closure: Closure, number: int) ->
     if part.section_class is SectionClass.HOOK:
         return "a hook or note of the patch's author is always kept"
     if number in comparison.copied:
+        if number in comparison.again:
+            return "a payload beneath changed its content; the functions that read it get a copy"
         return "its content changed; the functions that read it get a new copy"
     steps: list[str] = []
     seen = {number}

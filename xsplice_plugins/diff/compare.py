@@ -70,6 +70,7 @@ class Comparison:
     lines: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number
     data_changed: dict[int, str] = field(default_factory=dict)  #: new number -> how
     copied: set[int] = field(default_factory=set)  #: read-only data whose new content is taken
+    again: set[int] = field(default_factory=set)  #: of these, what a payload beneath has changed
     #: new numbers of data that, on either side, only a list made at link time leads to
     gathered: set[int] = field(default_factory=set)
 
@@ -286,7 +287,7 @@ def _spread(canon: Canon, result: Comparison) -> None:
         if is_named and part.section_class is not SectionClass.IGNORED:
             for edge in canon.new.edges(part):
                 users.setdefault(edge.part, set()).add(part.number)
-    todo = [n for n in result.data_changed if _may_copy(canon, result, n)]
+    todo = [n for n in result.data_changed if may_copy(canon, result, n)]
     while todo:
         number = todo.pop()
         if number in result.copied:
@@ -302,11 +303,12 @@ def _spread(canon: Canon, result: Comparison) -> None:
                     result.changed[function] = FunctionChange(old=old, new=function, data=number)
             elif user in canon.pairing.old_of:
                 result.data_changed.setdefault(user, "points to changed data")
-                if _may_copy(canon, result, user):
+                if may_copy(canon, result, user):
                     todo.append(user)
 
 
-def _may_copy(canon: Canon, result: Comparison, number: int) -> bool:
+def may_copy(canon: Canon, result: Comparison, number: int) -> bool:
+    """Tell whether a copy of a datum that both objects have reaches everybody who reads it."""
     if number in result.gathered:
         return False
     part = canon.new.all[number]

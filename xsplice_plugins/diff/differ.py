@@ -64,6 +64,7 @@ def diff_objects(
     moved: Sequence[MovedLines] = (),
     shifted: Callable[[], bytes | None] | None = None,
     edited: Collection[str] | None = None,
+    again: Collection[str] = (),
 ) -> Delta:
     """Say what changed in meaning between two versions of one object.
 
@@ -80,6 +81,7 @@ def diff_objects(
             in code may be lines. ``None``: such numbers count as changes.
         edited: Names of the object's symbols that changed pieces of the sources have; ``None``
             where no sources are known. By it, code is told from code that only absorbs.
+        again: Names of read-only data that payloads beneath have brought with other content.
 
     Returns:
         The delta. Every difference is listed in it, or refused.
@@ -119,10 +121,10 @@ def diff_objects(
         return Canon(fresh, other, correlate(fresh, other))
 
     comparison = compare(canon, moved, second)
-    closure = close.close(canon, comparison)
+    closure = close.close(canon, comparison, again)
     found = {(r.name, r.code): r for r in refused}
     loose, boot = refuse.unexplained(canon, closure)
-    lists = standing.refuse_lists(canon, comparison)
+    lists = (*standing.refuse_lists(canon, comparison), *standing.refuse_again(canon, comparison))
     for row in (*refuse.refuse(canon, comparison, closure), *lists, *loose):
         found.setdefault((row.name, row.code), row)
     delta = replace(

@@ -42,4 +42,5 @@ class SemanticDiffer:
             moved=pair.moved,
             shifted=shifted,
             edited=pair.edited,
+            again=pair.again,
         )

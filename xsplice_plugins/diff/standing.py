@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.diff.readers import gathered
+from xsplice_plugins.diff.compare import may_copy
+from xsplice_plugins.diff.readers import gathered, kept_by
 from xsplice_plugins.diff.refuse import refusal
 
 if TYPE_CHECKING:
@@ -42,3 +43,17 @@ def refuse_lists(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
         part = canon.old.all[number]
         text = f"`{part.name}` of {part.section_name} is removed: {_FOUND}"
         yield refusal("REGISTRY", part.decorated, text)
+
+
+def refuse_again(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
+    """Refuse a table that a payload beneath brought again, where not everybody would see a copy."""
+    for number in sorted(comparison.again):
+        if may_copy(canon, comparison, number):
+            continue
+        old = canon.old.all[canon.pairing.old_of[number]]
+        keeper = kept_by(canon, number) or "it is no longer a local constant"
+        text = (
+            f"a payload beneath changed the content of `{old.name}`, this fix needs a copy "
+            f"as well, and {keeper}; one payload that takes its place, with SUPERSEDES, may do both"
+        )
+        yield refusal("DATA_VALUE", old.decorated, text)

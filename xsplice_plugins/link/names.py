@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ class Beneath:
     #: of each function in bytes, 0 for data.
     symbols: dict[str, int]
     replaced: frozenset[str]  #: names of the functions it replaces
+    elf: ElfFile = field(repr=False)
 
 
 def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
@@ -88,6 +89,7 @@ def read_beneath(data: bytes, name: str, abi: Abi) -> Beneath:
         xen_depends=note(XEN_DEPENDS_SECTION) if abi.is_v2 else b"",
         symbols=symbols,
         replaced=replaced,
+        elf=elf,
     )
 
 

@@ -12,6 +12,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHF_ALLOC, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS
 from xsplice_plugins.elf.writer import OutSection, write_object
 from xsplice_plugins.errors import LinkError, NoFunctionalChangeError
+from xsplice_plugins.link.again import check_current
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.escapes import escapes
@@ -67,6 +68,8 @@ def link_payload(
     abi, xen_id = names.abi, names.image.build_id
     _check_name(name, abi.facts.name_size_bytes - 1)
     sources = tuple(settle_moved(row, names) for row in read_sources(deltas, objects, abi))
+    for source in sources:
+        check_current(source, names)
     placement = place_extents(sources, abi)
     check_tables({key: bytes(draft.data) for key, draft in placement.drafts.items()}, abi)
     check_branches(placement, abi)

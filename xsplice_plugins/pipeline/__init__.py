@@ -46,7 +46,13 @@ from xsplice_plugins.pipeline.source import (
     plan_fix,
     read_fix,
 )
-from xsplice_plugins.pipeline.stack import BY_HAND, Stack, check_payloads, read_stack
+from xsplice_plugins.pipeline.stack import (
+    BY_HAND,
+    Stack,
+    brought_again,
+    check_payloads,
+    read_stack,
+)
 
 __all__ = [
     "BY_HAND",
@@ -62,6 +68,7 @@ __all__ = [
     "bare_pair",
     "base_of_image",
     "base_of_tree",
+    "brought_again",
     "build_handmade",
     "capture_made",
     "capture_pair",

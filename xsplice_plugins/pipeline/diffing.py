@@ -17,6 +17,7 @@ from xsplice_plugins.artefacts import (
     findings_about,
 )
 from xsplice_plugins.errors import ConfigError, PluginError, RefusedError
+from xsplice_plugins.pipeline.stack import brought_again
 from xsplice_plugins.plugins.manager import call, chosen
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def diff_pair(
                 f"{pair.object_path}: the record of its capture speaks of other objects; "
                 "capture again, or give the objects away from the record"
             )
+    pair = replace(pair, again=brought_again(run.config))
     hook = chosen(run.plugins, "xsplice_diff_objects", run.config.differ)
     delta = call(hook, pair=pair, baseline=baseline, new=new, config=run.config, shifted=shifted)
     if delta is None:

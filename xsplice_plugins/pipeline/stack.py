@@ -195,6 +195,21 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
     )
 
 
+def brought_again(config: Config) -> tuple[str, ...]:
+    """Return the read-only data that payloads beneath have brought with other content.
+
+    A name of these leads to the old content, in the image or in a payload further down.
+
+    Args:
+        config: Settings; ``config.depends`` are the payloads beneath.
+
+    Raises:
+        ConfigError: A record is that of another file.
+    """
+    records = filter(None, map(record_of, config.depends))
+    return tuple(sorted({row.name for record in records for row in record.new if row.is_again}))
+
+
 def kind_of(record: PayloadRecord | None) -> str:
     """Say what a record tells of a payload: `PATCHES`, `BY_HAND` or `NOTHING`."""
     if record is None or not record.patches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,6 +129,10 @@ class Wiring:
             self._marks[hooks] = f"plugins of {'+'.join(hooks)} {'+'.join(marks)}"
         return self._marks[hooks]
 
+    @cached_property
+    def _again(self) -> tuple[str, ...]:
+        return pipeline.brought_again(self.fix.run.config)
+
     def node(
         self,
         builder: str,
@@ -185,6 +189,7 @@ class Wiring:
                 *inputs,
                 f"differ {config.differ} with profile {config.profile}, {config.options}",
                 _facts(config),
+                *([f"brought again {self._again}"] if config.depends else []),
                 self._plugins("xsplice_diff_objects", "xsplice_check_delta"),
             ],
         )[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit.differ_inputs import compile_with, diff, diff_c, every_compiler, summary
+from tests.kit.differ_inputs import compile_c, compile_with, diff, diff_c, every_compiler, summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,3 +88,38 @@ def test_a_compiler_made_table_is_copied(tmp_path: Path) -> None:
     delta = diff_c(tmp_path, text, text.replace("99", "98"))
     assert summary(delta)[0] == ["f"]
     assert delta.refused == ()
+
+
+NUMBERS = "static const int numbers[] = { 3, 1, 4, 1, 5, 9, 2, 6 };\n"
+
+
+def test_what_a_payload_beneath_changed_is_copied_where_it_is_read_and_nowhere_else(
+    tmp_path: Path,
+) -> None:
+    """Its other readers are in that payload, and stay."""
+    text = f"{NUMBERS}int f(int i) {{ return numbers[i & 7]; }}\n"
+    text += "int g(int i) { return put(i, 1) + 1; }\nint h(int i) { return numbers[i & 3] + 1; }\n"
+    before = compile_c(tmp_path, text)
+    f, g = (
+        compile_c(tmp_path, text.replace(*edit)) for edit in (("& 7", "& 6"), ("i, 1)", "i, 2)"))
+    )
+    assert [row.target for row in diff(before, f).references] == ["file.c#numbers"]
+    delta = diff(before, f, again=["file.c#numbers"])
+    assert summary(delta) == (["f"], ["file.c#numbers"], [], [])
+    assert (delta.references, [row.is_again for row in delta.new]) == ((), [True])
+    assert summary(diff(before, g, again=["file.c#numbers"])) == (["g"], [], [], [])
+    assert not diff(before, before, again=["file.c#numbers"]).is_active
+
+
+def test_what_a_payload_beneath_changed_is_refused_where_the_address_is_kept(
+    tmp_path: Path,
+) -> None:
+    text = f"{TABLE}{READERS['a field']}\n"
+    before, after = (
+        compile_c(tmp_path, f"{text}{use}")
+        for use in ("", "int g(int x) { keep(&table); return x; }")
+    )
+    [row] = diff(before, after, again=["file.c#table"]).refused
+    assert (row.code, row.name) == ("DATA_VALUE", "file.c#table")
+    assert "a payload beneath changed the content of `table`" in row.reason
+    assert not diff(before, after).refused
