@@ -113,6 +113,13 @@ def test_a_fix_that_would_undo_the_one_beneath_is_refused(series: Series) -> Non
     assert run.status == 4, run.text
     assert "without the patch of one.livepatch, so it would undo one.livepatch" in run.text
     assert 'PATCH="one.patch alone.patch"' in run.text
+    assert "stands for" not in run.text
+    # The patch has the name of the lower one's, and is another.
+    shutil.copy(series.folder / "alone.patch", series.folder / "one.patch")
+    run = series.prove("alone", "one", beneath=("one",))
+    digest = series.read("one", "payload")["patches"][0]["sha256"]
+    assert (run.status, 'PATCH="one.patch one.patch"' in run.text) == (4, True), run.text
+    assert f"made of, whose digest in its record begins with {digest[:12]}" in run.text
 
 
 def test_what_meets_nowhere_stacks_as_it_is(series: Series) -> None:
@@ -325,3 +332,25 @@ def test_a_table_of_a_payload_beneath_is_brought_again_only_where_that_was_chang
     (made.folder / "b/other/other.payload.json").unlink()
     run = made.prove("last", *names, beneath=names[:-1])
     assert (run.status, "which first.livepatch has with another" in run.text) == (4, True), run.text
+
+
+def test_what_a_payload_beneath_renamed_is_refused_by_the_name_that_nobody_has(
+    series: Series,
+) -> None:
+    """The payload that renames it goes on with the old name, which a later one cannot know."""
+    line = "unsigned int xen_minor_version(void)"
+    made = Series(series.folder)
+    made.add("first", (line, f"static int turn;\n\n{line}"), ("return 17;", "return ++turn;"))
+    made.add("same", (OLD, "    return turn > 5 ? 0 : " + OLD.strip().removeprefix("return ")))
+    made.add("name", ("static int turn;", "static int tour;"), ("++turn;", "++tour;"),
+             ("turn > 5", "tour > 4"))  # fmt: skip
+    made.add("last", ("tour > 4", "tour > 3"))
+    made.prove("first", "first").assert_success()
+    made.prove("same", "first", "same", beneath=("first",)).assert_success()
+    names = ("first", "same", "name", "last")
+    made.prove("name", *names[:3], beneath=names[:2]).assert_success()
+    run = made.prove("last", *names, beneath=names[:3])
+    assert run.status == 4, run.text
+    assert "the sources had `common/version.c#tour` before this fix" in run.text
+    assert "make one payload that takes their place, with SUPERSEDES" in run.text
+    assert not made.payload("last").exists()

@@ -334,7 +334,13 @@ def _hooks(check: Comparison, report: _Report, sides: list[Side]) -> None:
     if isinstance(check.image, Running):
         left_of(check, wanted, check.image.beneath.areas)
     for name, _ in left_of(check, wanted, check.payload.areas):
-        report.add(name, "the payload has a hook that the new objects have not, or once more")
+        text = "the payload has a hook that the new objects have not, or once more"
+        if isinstance(check.image, Running):
+            text += (
+                ": one of a payload beneath ran as it was and stays; to change its code, make one "
+                "payload that takes the place of that one, with SUPERSEDES"
+            )
+        report.add(name, text)
     for side, unit in wanted:
         report.add(unit.name, f"the payload has not the hook of {side.obj.path}")
 

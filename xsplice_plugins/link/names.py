@@ -242,6 +242,23 @@ class Names:
         kind = RefusedError if self._is_local_beneath(name) else LinkError
         return kind(f"{subject}: {self.unknown(name)}")
 
+    def require_known(self, name: str, subject: str) -> None:
+        """See to it that what both sides of the sources have runs under its name.
+
+        It does not where a payload beneath gave it another one: that payload goes on using what it
+        had, under the old name.
+
+        Raises:
+            RefusedError: It does not, and payloads lie beneath.
+        """
+        if not self.beneath or self.is_taken(name) or self._is_local_beneath(name):
+            return
+        raise RefusedError(
+            f"{subject}: the sources had `{name}` before this fix, and neither {self.image.name} "
+            "nor a payload beneath has that name: one of their patches renamed it; make one "
+            "payload that takes their place, with SUPERSEDES"
+        )
+
     def _is_local_beneath(self, name: str) -> bool:
         return bool(self.beneath) and name[-1:].isdigit() and "." in name
 
@@ -321,7 +338,9 @@ def find_old_function(names: Names, name: str, subject: str) -> OldFunction:
 
     Raises:
         LinkError: Unknown, ambiguous, boot-time only, or not a function.
+        RefusedError: A payload beneath renamed it.
     """
+    names.require_known(name, subject)
     names.require(name, subject)
     found = names.image.symbols.get(name)
     if found is None:

@@ -189,6 +189,7 @@ def _target(
             "the payload neither takes nor finds in the image; run the diff stage again"
         )
     if spot.reference is not None:
+        context.names.require_known(spot.reference.target, where)
         return _named(context, site, spot.reference.target, spot.offset + bias)
     return "", section_key(spot.section), spot.offset + bias
 

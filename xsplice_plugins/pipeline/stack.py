@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -127,7 +128,8 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
             raise RefusedError(
                 f"{patch_set.name}: it is compiled from sources without the patch of {path.name}, "
                 f"so it would undo {path.name} ({met}); begin with that patch: "
-                f'PATCH="{_names([*given[:done], *wanted, *own[done:]])}"'
+                f'PATCH="{_names(asked := [*given[:done], *wanted, *own[done:]])}"'
+                + _alike(asked, wanted, path)
             )
     lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
     return Stack(patches=given, lower=lower, beneath=tuple(beneath))
@@ -256,6 +258,18 @@ def _names(patches: Collection[PatchDigest]) -> str:
 
 def _function(name: str) -> str:
     return name.partition("+")[0]
+
+
+def _alike(asked: list[PatchDigest], wanted: list[PatchDigest], path: Path) -> str:
+    """Say which file is meant where several patches have one name."""
+    counts = Counter(patch.name for patch in asked)
+    texts = [
+        f"{patch.name} stands for {counts[patch.name]} files there: first the one that {path.name} "
+        f"was made of, whose digest in its record begins with {patch.sha256[:12]}"
+        for patch in wanted
+        if counts[patch.name] > 1
+    ]
+    return "".join(f"; {text}" for text in texts)
 
 
 def _stem(name: str) -> str:
