@@ -4,7 +4,7 @@
 from xsplice_plugins.capture.apart import apart, pair_apart, shares_sections
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.capture.constants import settle_constants
-from xsplice_plugins.capture.copying import copy_tree, prepare_copy
+from xsplice_plugins.capture.copying import copy_tree, files_of_rule, origin_of, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.guarded import end_makes
@@ -43,6 +43,7 @@ __all__ = [
     "copy_tree",
     "differing",
     "end_makes",
+    "files_of_rule",
     "forget_texts",
     "lay_out_copy",
     "lines_moved",
@@ -50,6 +51,7 @@ __all__ = [
     "make_again",
     "make_copy",
     "make_route",
+    "origin_of",
     "pair_apart",
     "pair_objects",
     "patched_content",

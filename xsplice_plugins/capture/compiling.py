@@ -41,7 +41,7 @@ def compile_object(
     *,
     env: Mapping[str, str] | None = None,
     reads: Reads | None = None,
-) -> None:
+) -> str:
     """Compile one object in a private copy and put it elsewhere.
 
     Args:
@@ -50,6 +50,10 @@ def compile_object(
         out: The object to write; it appears whole or not at all.
         env: The compiler's environment; this process's own if ``None``.
         reads: Gets the files that were read beyond the job's inputs; ``None`` if nobody asks.
+
+    Returns:
+        What the compiler wrote about the files that it read, as a rule for make; "" if it was
+        not asked.
 
     Raises:
         CaptureError: It does not compile; the message has the compiler's own lines.
@@ -77,6 +81,7 @@ def compile_object(
         made = _renamed(job, made, copy_root, env)
         with full_disk_named(out):
             made.replace(out)
+        return text
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -38,6 +38,8 @@ SHIFTED = ".shifted"  #: added likewise: the copy in which every patched file's 
 # but there are more than a thousand of them.
 _LEFT_OUT = (".o", ".a", ".cmd", ".d", ".livepatch", ".tmp", ".gcno", ".pyc")
 _FOLDERS_LEFT_OUT = {".git", "__pycache__"}
+_VENV = "pyvenv.cfg"  #: file in the root of a virtual environment of Python
+_NAMES = re.compile(r"(?:\\[ #]|\S)+")
 _DOTTED = re.compile(r"[^\s\"]+/\.\./[^\s\"]*")
 
 
@@ -54,6 +56,7 @@ class _Shape:
     """What of a tree goes into a copy, relative to its root."""
 
     only: tuple[str, ...]
+    leaving_out: frozenset[str]  #: absolute folders
     real: frozenset[str] | None  #: folders that must not be links; ``None``: all of them
 
 
@@ -65,6 +68,8 @@ def prepare_copy(
     only: Sequence[str] = ("",),
     real: Iterable[str] | None = None,
     patch_root: str = "",
+    twins: Mapping[str, Sequence[str]] | None = None,
+    leaving_out: Iterable[Path] = (),
     is_merged: bool = True,
 ) -> None:
     """Lay out a private copy of a source tree, patched or as it is.
@@ -82,6 +87,9 @@ def prepare_copy(
             that are neither these nor on the way to a patched file are links as a whole;
             if ``None``, every folder is real and every file a link.
         patch_root: Where the patch set applies, relative to ``source_root``.
+        twins: By a patched file's path as the patch names it: where else a build reads it,
+            relative to ``source_root``.
+        leaving_out: Absolute folders that are no part of the tree; copies never are.
         is_merged: Whether to make that second copy; not where the other side is patched too.
 
     Raises:
@@ -97,11 +105,17 @@ def prepare_copy(
         base = source_root / patch_root
         prefix = f"{patch_root}/" if patch_root else ""
         files = patched_files(patch_set, base)
-        changed = {prefix + path: content for path, content in files.items()}
+
+        def places(path: str) -> Iterable[str]:
+            return prefix + path, *(twins or {}).get(path, ())
+
+        changed = {place: text for path, text in files.items() for place in places(path)}
         if is_merged:
-            merged = {prefix + path: text for path, text in merged_files(base, files).items()}
+            both = merged_files(base, files)
+            merged = {place: text for path, text in both.items() for place in places(path)}
     shape = _Shape(
         only=tuple(only),
+        leaving_out=frozenset(map(str, leaving_out)),
         real=None if real is None else _with_parents([*real, *map(os.path.dirname, changed)]),
     )
     _lay_out(source_root, dest, shape, changed)
@@ -151,6 +165,12 @@ def origin_of(copy_root: Path) -> Origin:
         return Origin(folder=str(copy_root), patched=frozenset())
     folder, *patched = text.split("\0")
     return Origin(folder=folder, patched=frozenset(patched))
+
+
+def files_of_rule(text: str) -> list[str]:
+    """Return the files that a compiler's rule for make names, without those of ``-MP``."""
+    rule = text.replace("\\\n", " ").partition(": ")[2].split("\n", 1)[0]
+    return [re.sub(r"\\([ #])", r"\1", word).replace("$$", "$") for word in _NAMES.findall(rule)]
 
 
 def check_reads(copy_root: Path, cwd: str, text: str, subject: str) -> None:
@@ -266,11 +286,20 @@ def _link_folder(source: str, copy: str, folder: str, shape: _Shape, final: str)
             elif not entry.is_dir(follow_symlinks=False):
                 if not name.endswith(_LEFT_OUT):
                     _link(entry.path, os.path.join(there, name))
-            elif name not in _FOLDERS_LEFT_OUT and entry.path not in {final, copy}:
+            elif _is_left_out(entry, shape):
+                continue
+            elif entry.path not in {final, copy}:
                 if shape.real is None or inner in shape.real:
                     pending.append(inner)
                 else:
                     _link(entry.path, os.path.join(there, name))
+
+
+def _is_left_out(entry: os.DirEntry[str], shape: _Shape) -> bool:
+    """Tell whether a folder is none of the tree's: history, caches, and other copies."""
+    if entry.name in _FOLDERS_LEFT_OUT or entry.path in shape.leaving_out:
+        return True
+    return any(os.path.lexists(f"{entry.path}/{mark}") for mark in (ORIGIN, _VENV))
 
 
 def _link(text: str, place: str) -> None:

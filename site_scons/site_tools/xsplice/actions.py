@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,10 @@ from xsplice_plugins.artefacts import (
     Report,
     SignatureRecord,
 )
-from xsplice_plugins.errors import VerifyError, XspliceError
+from xsplice_plugins.errors import ConfigError, VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
 
+from .copies import lay_out, reads_of_patch, records_beneath, require
 from .healing import require_whole
 from .settings import translated
 
@@ -60,6 +61,7 @@ class Fix:
     run: pipeline.Run
     is_verbose: bool
     stack: pipeline.Stack
+    records: tuple[bytes, ...] = ()  #: of the payloads beneath, when the fix was wired
     route: str = ""  #: how the objects are compiled and why, for the summary
     tree: XenTree | None = None  #: that the patch applies to; ``None`` where there is none
 
@@ -71,18 +73,8 @@ class Side:
     job: CompileJob
     copy: Path  #: absolute root of the private copy
     variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Farm:
-    """A private copy of the sources: symbolic links, the patched files real."""
-
-    source_root: Path  #: the folder that compile commands run in
-    tree: XenTree | None = None  #: a Xen tree knows what of it compiles need
-    only: str = ""  #: the one folder to copy, relative to ``source_root``; patches apply there
-    copy: Path  #: where the copy of ``source_root`` goes
-    patch_set: PatchSet | None  #: ``None`` for the pristine side
-    is_merged: bool = True  #: whether headers with both versions are wanted
+    touched: dict[str, str] = field(default_factory=dict)  #: files of the patch, by true path
+    known: frozenset[str] = frozenset()  #: those that SCons knows the object to be made of
 
 
 @contextmanager
@@ -128,25 +120,17 @@ def _prefix(fix: Fix, object_path: str) -> Path:
     return fix.folder / "objects" / (object_path + ".xsplice")
 
 
+def ask_again(target: Nodes, source: Nodes, env: Environment) -> None:
+    """Refuse a fix that was to be wired before the payloads beneath it were made."""
+    folder, name, error = target[0].attributes.xsplice
+    with translated(target), forgetting(folder, name):
+        raise type(error)(f"{error} (before this run, which made that payload; run again)")
+
+
 def write_patch(target: Nodes, source: Nodes, env: Environment) -> None:
     """Write what the patch set touches."""
     with staged(target):
         artefacts.save(_path(target[0]), target[0].attributes.xsplice.patch_set)
-
-
-def lay_out(farm: Farm) -> None:
-    """Lay out a private copy of the sources."""
-    if farm.tree is not None:
-        capture.copy_tree(farm.tree, farm.copy, farm.patch_set, is_merged=farm.is_merged)
-    else:
-        capture.prepare_copy(
-            farm.source_root,
-            farm.copy,
-            farm.patch_set,
-            only=(farm.only,),
-            patch_root=farm.only,
-            is_merged=farm.is_merged,
-        )
 
 
 def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -159,27 +143,31 @@ def copy_sources(target: Nodes, source: Nodes, env: Environment) -> None:
 
 
 def compile_side(target: Nodes, source: Nodes, env: Environment) -> None:
-    """Compile one object in its private copy."""
-    fix, side = target[0].attributes.xsplice
+    """Compile one object in its private copies; a target more takes what it read of the patch."""
+    fix, *sides = target[0].attributes.xsplice
     with staged(target):
-        _say(
-            fix,
-            "sh",
-            "-c",
-            f"cd {shlex.quote(str(side.copy / side.job.cwd))} && {side.job.command}",
-        )
-        reads: capture.Reads | None = {} if fix.tree is not None else None
-        capture.compile_object(
-            side.job, side.copy, _path(target[0]), env=dict(side.variables) or None, reads=reads
-        )
-        if reads is not None:
-            capture.save_reads(reads, _path(target[0]))
+        told: set[str] = set()
+        for node, side in zip(target, sides, strict=False):
+            require(side.copy)
+            folder = shlex.quote(str(side.copy / side.job.cwd))
+            _say(fix, "sh", "-c", f"cd {folder} && {side.job.command}")
+            variables = dict(side.variables) or None
+            reads: capture.Reads | None = {} if fix.tree is not None else None
+            rule = capture.compile_object(
+                side.job, side.copy, _path(node), env=variables, reads=reads
+            )
+            if reads is not None:
+                capture.save_reads(reads, _path(node))
+            told |= reads_of_patch(side, rule)
+        if len(target) > len(sides):
+            artefacts.save(_path(target[-1]), tuple(sorted(told)))
 
 
 def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
     """Compare the two sides; keep them as ``.baseline`` and ``.new`` where they differ."""
     fix, sides = target[0].attributes.xsplice
     with staged(target):
+        require(sides.pristine, sides.patched, *([sides.plain] if sides.plain else []))
         pair = pipeline.capture_pair(
             sides,
             _path(source[0]),
@@ -254,6 +242,7 @@ def diff_objects(target: Nodes, source: Nodes, env: Environment) -> None:
     """Say what changed in meaning in one pair; its sources tell line numbers from others."""
     fix, sides = target[0].attributes.xsplice
     with staged(target):
+        require(sides.pristine, sides.patched)
         pair = artefacts.load(_path(source[0]), ObjectPair)
         artefacts.save(_path(target[0]), (_delta_of(fix, pair, source[0], sides),))
 
@@ -282,6 +271,8 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
     """Make one payload of all deltas. Sources: the image, then the deltas."""
     fix = target[0].attributes.xsplice
     with staged(target):
+        if records_beneath(fix.run.config) != fix.records:
+            raise ConfigError(f"{fix.name}: DEPENDS or SUPERSEDES was made anew; run again")
         image = _path(source[0])
         rows = [(delta, node) for node in source[1:] for delta in _load_deltas([node])]
         told = [

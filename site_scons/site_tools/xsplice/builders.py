@@ -26,7 +26,9 @@ from xsplice_plugins.plugins import manager
 
 from . import actions, rebuilding
 from . import base as bases
-from .actions import Farm, Fix
+from . import settings as settings_of_scons
+from .actions import Fix
+from .copies import Farm, claim, records_beneath
 from .ending import heed_signals
 from .healing import heal
 from .rebuilding import Rebuild
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
     from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.errors import XspliceError
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline import Run, Sides, Stack
     from xsplice_plugins.plugins.spec import Config
@@ -58,6 +61,7 @@ _STAGES = {
     "XspliceBase": (bases.match_base, "BASE"),
     "XspliceCheck": (rebuilding.check_rebuild, "CHECK"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
+    "XspliceWait": (actions.ask_again, "WAIT"),
 }
 
 
@@ -142,11 +146,21 @@ class Wiring:
         carries: object,
         library: tuple[str, ...],
         values: Iterable[str] = (),
+        like: Node | None = None,
     ) -> list[Node]:
-        """Make one step's targets; ``values`` are texts whose change rebuilds it."""
+        """Make one step's targets; ``values`` are texts whose change rebuilds it.
+
+        What the sources include is found as for the node ``like``.
+        """
         env = self.env
         paths = [str(self.fix.folder / target) for target in targets]
-        nodes = getattr(env, builder)(paths, list(sources))
+        if like is None:
+            nodes = getattr(env, builder)(paths, list(sources))
+        else:
+            words = {name: env[name] for name in [f"{builder.upper()}COMSTR"]}
+            nodes = env["BUILDERS"][builder](like.get_build_env(), paths, list(sources), **words)
+            for node in nodes:
+                node.cwd = like.cwd  # relative folders count from there
         nodes[0].attributes.xsplice = carries
         heal(nodes)
         digest = f"xsplice's own {'+'.join(library)} {sources_digest(*library)}"
@@ -272,7 +286,8 @@ class Wiring:
                 ),
             ],
         )
-        env.Depends(checked, [base, *files, *map(str, rebuild.lower_objects.values())])
+        made = (*rebuild.lower_objects.values(), *rebuild.reads)
+        env.Depends(checked, [base, *files, *map(str, made)])
         whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(
             "XspliceVerify",
@@ -291,16 +306,41 @@ class Wiring:
         given = (config.certificate, config.key, config.expected, *loaded)
         env.Depends(verified, [env.File(str(p)) for p in given if p])
         env.NoCache(verified)
-        self._tell("xsplice", signed, actions.tell_payloads)
-        self._tell("xsplice-verify", verified, actions.tell_verdicts)
+        _tell(env, "xsplice", signed, actions.tell_payloads)
+        _tell(env, "xsplice-verify", verified, actions.tell_verdicts)
         return XspliceNodes(payload=signed[0], report=verified[0])
 
-    def _tell(self, goal: str, nodes: list[Node], words: Callable[..., None]) -> None:
-        """Hang nodes on a goal that says at its end what they are, made now or earlier."""
-        alias = self.env.Alias(goal, nodes)
-        if not alias[0].always_build:
-            self.env.Alias(goal, [], Action(words, None))
-            self.env.AlwaysBuild(alias)
+
+def _tell(env: Environment, goal: str, nodes: list[Node], words: Callable[..., None]) -> None:
+    """Hang nodes on a goal that says at its end what they are, made now or earlier."""
+    alias = env.Alias(goal, nodes)
+    if not alias[0].always_build:
+        env.Alias(goal, [], Action(words, None))
+        env.AlwaysBuild(alias)
+
+
+def wait(
+    env: Environment, name: str, payloads: Iterable[Path], error: XspliceError
+) -> XspliceNodes:
+    """Put a refusal in the place of a fix whose payloads beneath this run makes first.
+
+    Args:
+        env: The environment.
+        name: Name of the fix.
+        payloads: What is made first.
+        error: Why the fix cannot be wired with what is there now.
+    """
+    name = clean_name(name)
+    folder = settings_of_scons.build_folder(env) / name
+    claim(folder, name)
+    ends = ("livepatch", "verify.json")
+    nodes = env.XspliceWait([str(folder / f"{name}.{end}") for end in ends], [])
+    nodes[0].attributes.xsplice = (folder, name, error)
+    env.Depends(nodes, [env.File(str(path)) for path in payloads])
+    env.AlwaysBuild(nodes)
+    for goal in ("xsplice", "xsplice-verify"):
+        env.Alias(goal, nodes)
+    return XspliceNodes(payload=nodes[0], report=nodes[1])
 
 
 def start(
@@ -327,7 +367,7 @@ def start(
         files: The patch or the sources, if nobody has checked that nothing is written over them.
 
     Raises:
-        ConfigError: The fix's folder lies inside the tree, or holds what is read.
+        ConfigError: The fix's folder lies inside the tree, holds what is read, or is another's.
         PatchError: Nothing is left of the name.
     """
     assert run.config.build_dir is not None, "SCons has a build folder"
@@ -336,6 +376,7 @@ def start(
     if tree is not None:
         pipeline.check_outside(folder, tree, "the fix's folder BUILD/NAME")
     pipeline.check_outputs(folder, name, run.config, files)
+    claim(folder, name)
     fix = Fix(
         name=name,
         folder=folder,
@@ -344,6 +385,7 @@ def start(
         is_verbose=settings.is_on(env.get("VERBOSE", "")),
         route=route,
         stack=stack,
+        records=records_beneath(run.config),
         tree=tree if is_rebuildable else None,
     )
     heed_signals()

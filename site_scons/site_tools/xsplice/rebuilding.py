@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Finding, Severity
+from xsplice_plugins.artefacts import Duty, Finding, Severity
 
-from .actions import Farm, Fix, Nodes, Side, _load_deltas, _path, _prefix, lay_out, staged
+from .actions import Fix, Nodes, Side, _load_deltas, _path, _prefix, staged
+from .copies import Farm, lay_out, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,9 @@ class Rebuild:
     lower_objects: dict[str, Path] = field(default_factory=dict)
     base: Path = Path()  #: where lies whether the tree is what its image holds
     doubts: tuple[Finding, ...] = ()  #: whether what is compiled may have changed since
+    #: Where lies which files of the patch each compile read, and the files that one should read.
+    reads: tuple[Path, ...] = ()
+    asked: frozenset[str] = frozenset()
 
     def needs_make(self, fix: Fix) -> bool:
         """Tell whether only make can give both sides, with the lines of payloads beneath."""
@@ -43,6 +47,7 @@ class Rebuild:
 
 def _once_more(fix: Fix, side: Side, copy: Path, end: str, *, is_apart: bool) -> bytes:
     """Compile an object for the check alone, every function in a section of its own if asked."""
+    require(copy)
     job = pipeline.apart(side.job) if is_apart else side.job
     place = fix.folder / "check" / f"{side.job.object_path}.{end}"
     capture.compile_object(job, copy, place, env=dict(side.variables) or None)
@@ -151,6 +156,22 @@ def _made_again(fix: Fix, deltas: list[Delta], jobs: int) -> list[pipeline.NewOb
     return stacked_sides(fix.tree, fix.patch_set, depths, names, fix.folder / "check-make", jobs)
 
 
+def _unread(rebuild: Rebuild) -> tuple[Finding, ...]:
+    """Say which files of the patch no compile read: what else reads them, nobody knows."""
+    read = {path for place in rebuild.reads for path in artefacts.load(place, tuple[str, ...])}
+    text = (
+        "no object of the image reads it, so nothing tells what its change does; leave it out of "
+        "the patch if it does nothing"
+    )
+    return tuple(
+        finding
+        for path in sorted(rebuild.asked - read)
+        for finding in artefacts.findings_about(
+            Duty.COMPLETE, "rebuild", Severity.UNCHECKED, path, [text]
+        )
+    )
+
+
 def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
     """Hold the payload against the objects. Sources: payload, image, then the deltas."""
     fix, rebuild = target[0].attributes.xsplice
@@ -179,5 +200,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
-        checks = replace(checks, base=base, findings=checks.findings + rebuild.doubts)
+        checks = replace(
+            checks, base=base, findings=checks.findings + rebuild.doubts + _unread(rebuild)
+        )
         artefacts.save(_path(target[0]), checks)

@@ -18,6 +18,8 @@ from xsplice_plugins.bases.store import PREFIX, used
 from xsplice_plugins.errors import FULL, ConfigError, MachineError, XspliceError
 from xsplice_plugins.kbuild.tree import XenTree, locate_tree
 
+from . import copies
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -180,6 +182,17 @@ def files(env: Environment, value: object, name: str) -> list[Path]:
             raise ConfigError(f"{name}={word}: no such file; give the path of an existing file")
         found.append(path)
     return found
+
+
+def made_here(env: Environment) -> list[Path]:
+    """Return the payloads beneath a fix, or before it, that this very run makes."""
+    words = [word for name in ("DEPENDS", "SUPERSEDES") for word in _listed(env, name)]
+    paths = [absolute(env, word, "DEPENDS") for word in words]
+    return [path for path in paths if copies.is_claimed(path.parent)]
+
+
+def _listed(env: Environment, name: str) -> list[str]:
+    return [str(word) for word in settings.split_words(env.get(name) or "")]
 
 
 def open_run(env: Environment, base: pipeline.Base) -> pipeline.Run:

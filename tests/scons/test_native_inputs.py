@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projects that SCons builds: the fix is made of all that the patch changes, as it is today."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from difflib import unified_diff
+from pathlib import Path
+
+import pytest
+
+from tests.kit.build import Run
+
+pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
+
+HEAD = """\
+import os
+import xsplice
+
+env = Environment(
+    tools=["default", xsplice.generate],
+    ENV={name: os.environ[name] for name in ("PATH", "C_INCLUDE_PATH") if name in os.environ},
+    CCFLAGS=["-O2", "-ffunction-sections", "-fcf-protection=none"],
+)
+"""
+LINK = 'image = env.Command("xen-syms", objects, "ld -o $TARGET --build-id=sha1 $SOURCES")\n'
+FIX = 'env.Xsplice("fix", patch="#fix.patch", image=image, release="4.17.5"%s)\n'
+FILES = {
+    "src/one.c": '#include "h.h"\nint one(int a) { return (a ^ 0x12345) + a * FACTOR; }\n'
+    "void _start(void) { for (;;) one(1); }\n",
+    "src/two.c": '#include "h.h"\nint two(int a) { return (a ^ 0x54321) + a * 7; }\n',
+    "src/h.h": "#define FACTOR 3\n#define OTHER 4\n",
+}
+ONE = {"src/one.c": ("a * FACTOR", "a * FACTOR + 5")}
+BOTH = {**ONE, "src/two.c": ("a * 7", "a * 9")}
+IN_SRC = 'objects = [env.Object(name) for name in ("src/one.c", "src/two.c")]\n'
+FLAT = HEAD + IN_SRC + LINK + FIX % ""
+
+
+class Project:
+    """A small project in a folder."""
+
+    def __init__(self, folder: Path, sconstruct: str, **files: str) -> None:
+        self.folder = folder
+        for path, text in {**FILES, "SConstruct": sconstruct, **files}.items():
+            self.write(path, text)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the project."""
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text)
+
+    def patch(
+        self, edits: dict[str, tuple[str, str]], strip: str = "", name: str = "fix.patch"
+    ) -> None:
+        """Write a patch; ``strip`` is the folder that it applies to."""
+        text = ""
+        for path, (old, new) in edits.items():
+            before = (self.folder / path).read_text()
+            assert old in before
+            lines = [part.splitlines(keepends=True) for part in (before, before.replace(old, new))]
+            names = [f"{side}/{path.removeprefix(strip)}" for side in "ab"]
+            text += "".join(unified_diff(*lines, *names))
+        self.write(name, text)
+
+    def run(self, *words: str, status: int = 0, **environ: str) -> Run:
+        """Run SCons; it must end with ``status``."""
+        done = subprocess.run(
+            [sys.executable, "-m", "SCons", "-Q", *(words or ("xsplice",))],
+            cwd=self.folder,
+            env=os.environ | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return Run(status=done.returncode, out=done.stdout, err=done.stderr)
+
+    def functions(self, name: str = "fix") -> set[str]:
+        """Return what a payload replaces."""
+        record = json.loads((self.folder / f"build/{name}/{name}.payload.json").read_text())
+        return {function["name"] for function in record["functions"]}
+
+    @property
+    def payload(self) -> bytes:
+        """Return the payload's bytes before it was signed."""
+        return (self.folder / "build/fix/fix.livepatch.unsigned").read_bytes()
+
+
+VARIANT = HEAD + 'image = SConscript("src/SConscript", variant_dir="out"%s, exports="env")\n'
+SCRIPT = 'Import("env")\nobjects = [env.Object(name) for name in ("one.c", "two.c")]\n' + LINK
+
+
+@pytest.mark.parametrize(
+    ("sconstruct", "script", "strip"),
+    [
+        (VARIANT % "" + FIX % ', source_root=Dir("src")', SCRIPT + 'Return("image")\n', "src/"),
+        (VARIANT % "" + FIX % "", SCRIPT + 'Return("image")\n', ""),
+        (VARIANT % ", duplicate=0" + FIX % "", SCRIPT + 'Return("image")\n', ""),
+        (VARIANT % "", SCRIPT + FIX % "" + 'Return("image")\n', "src/"),
+        (HEAD + 'SConscript("src/SConscript", exports="env")\n', SCRIPT + FIX % "", "src/"),
+    ],
+    ids=["duplicates", "from the top", "no duplicates", "called inside", "subfolder"],
+)
+def test_a_patch_reaches_the_sources_that_scons_compiles(
+    sconstruct: str, script: str, strip: str, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, sconstruct, **{"src/SConscript": script})
+    project.patch({**BOTH, "src/h.h": ("FACTOR 3", "FACTOR 8")}, strip)
+    project.run()
+    assert project.functions() >= {"one", "two"}
+    copy = tmp_path / "build/fix/copy"
+    assert "FACTOR 8" in (copy / "src/h.h").read_text()
+    if 'variant_dir="out",' in sconstruct and "duplicate" not in sconstruct:
+        assert "FACTOR 8" in (copy / "out/h.h").read_text()
+        assert "FACTOR 3" in (tmp_path / "build/fix/plain/out/h.h").read_text()
+
+
+GENERATED = (
+    'env.Command("src/made.h", "src/limits.in", "cp $SOURCE $TARGET")\n'
+    'env.Command("notes.o", ["src/notes.txt"], "touch $TARGET")\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("src/limits.in", 4, "src/made.h is made of it as well"),
+        ("link.lds", 4, "xen-syms is made of it as well"),
+        ("SConstruct", 4, "how the project is built"),
+        ("src/table.inc", 5, "no object of the image reads it"),
+        ("README.md", 5, ""),
+        ("src/notes.txt", 5, "no object of the image reads it"),
+    ],
+)
+def test_what_else_a_patch_changes_is_refused_or_not_checked(
+    path: str, status: int, said: str, tmp_path: Path
+) -> None:
+    text = HEAD + GENERATED + IN_SRC + LINK + 'env.Depends(image, "link.lds")\n' + FIX % ""
+    others = dict.fromkeys(
+        ("src/limits.in", "link.lds", "src/table.inc", "src/notes.txt"), "// 1\n"
+    )
+    project = Project(tmp_path, text, **others, **{"README.md": "// 1\n"})
+    project.write("src/one.c", '#include "made.h"\n' + FILES["src/one.c"])
+    edit = ("-O2", "-O1") if path == "SConstruct" else ("1", "2")
+    project.patch({**ONE, path: edit})
+    run = project.run("xsplice-verify", status=status)  # 5: this image has no build-id to find
+    assert said in run.text
+    assert ("no object of the image reads it" in run.text) == ("no object" in said)
+
+
+def test_a_file_that_only_the_flags_name_counts_as_read(tmp_path: Path) -> None:
+    text = FLAT.replace('"-O2"', '"-O2", "-include", "src/table.inc"')
+    project = Project(tmp_path, text, **{"src/table.inc": "#define TABLE 1\n"})
+    project.write("src/one.c", FILES["src/one.c"].replace("FACTOR", "TABLE"))
+    project.patch({"src/table.inc": ("TABLE 1", "TABLE 2")})
+    run = project.run("xsplice-verify", status=5)
+    assert "complete   held" in run.text
+    assert "no object of the image reads it" not in run.text
+    assert "one" in project.functions()
+
+
+def test_a_build_folder_that_outlives_changes_gives_what_a_fresh_one_does(tmp_path: Path) -> None:
+    sconstruct = HEAD + 'mine = env.Clone(CPPPATH=["new", "include"])\n'
+    sconstruct += IN_SRC.replace("env.", "mine.") + LINK + FIX % ", objects=objects"
+    header = "#define FACTOR 3\n"
+    files = {
+        "src/one.c": FILES["src/one.c"].replace("h.h", "g.h"),
+        "include/g.h": header + "#define ADDED 1\n",
+        "bin/gcc": '#!/bin/sh\nexec /usr/bin/gcc "$@"\n',
+    }
+    project = Project(tmp_path, sconstruct, **files)
+    (tmp_path / "bin/gcc").chmod(0o755)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    project.patch({"src/one.c": ("a * FACTOR", "a * FACTOR + ADDED")})
+    project.run(PATH=path)
+    again = project.run(PATH=path)
+    assert "CC" not in again.out, "nothing has changed"
+    changes = {
+        "include/g.h": header + "#define ADDED 21\n",  # in the environment of the objects
+        "new/g.h": header + "#define ADDED 31\n",  # stands before the other
+        "bin/gcc": '#!/bin/sh\nexec /usr/bin/gcc "$@" -O1 -fno-ipa-icf\n',
+    }
+    seen = {project.payload}
+    for changed, text in changes.items():
+        project.write(changed, text)
+        if changed == "bin/gcc":
+            project.patch({"src/one.c": ("a * FACTOR", "a % (FACTOR + ADDED)")})
+        project.run(PATH=path)
+        outlived = project.payload
+        subprocess.run(["rm", "-r", tmp_path / "build"], check=True)
+        project.run(PATH=path)
+        assert project.payload == outlived, changed
+        seen.add(outlived)
+    assert len(seen) == 4
+
+
+def test_a_header_that_scons_does_not_see_change_is_noticed(tmp_path: Path) -> None:
+    """SCons keeps its old object; the payload must not be compiled with what that never had."""
+    project = Project(tmp_path, FLAT.replace('"-O2"', '"-O2", "-Iinclude"'))
+    project.write("src/one.c", FILES["src/one.c"].replace("h.h", "g.h"))
+    project.write("include/g.h", "#define FACTOR 3\n")
+    project.patch(ONE)
+    project.run()
+    project.write("include/g.h", "#define FACTOR 11\n")
+    project.patch({"src/one.c": ("a * FACTOR", "a * FACTOR + 6")})
+    assert "it is not the tree's object" in project.run(status=2).text
+
+
+def test_a_path_to_the_unpatched_file_is_refused(tmp_path: Path) -> None:
+    way = tmp_path / "way"
+    text = FLAT.replace('"-O2"', f'"-O2", "-I{way}/src"').replace("src/one.c", "other/one.c")
+    project = Project(tmp_path / "project", text)
+    way.symlink_to(tmp_path / "project")
+    project.write("other/one.c", FILES["src/one.c"])
+    project.patch({"src/h.h": ("FACTOR 3", "FACTOR 8")})
+    assert "leads out of the private copy" in project.run(status=2).text
+    project.write("SConstruct", text.replace(str(way), str(tmp_path / "project")))
+    project.run()
+    assert project.functions() == {"one"}
+
+
+def test_generated_headers_are_there_before_anything_is_compiled(tmp_path: Path) -> None:
+    make = 'env.Command("src/made.h", [], "sleep 0.3; echo \'#define MADE 4\' > $TARGET")\n'
+    project = Project(tmp_path, HEAD + make + IN_SRC + LINK + FIX % "")
+    project.write("src/one.c", '#include "made.h"\n' + FILES["src/one.c"])
+    project.patch({"src/one.c": ("a * FACTOR", "a * FACTOR + MADE")})
+    project.run("-j4", "xsplice")
+    assert project.functions() == {"one"}
+
+
+def test_two_fixes_of_one_name_are_refused(tmp_path: Path) -> None:
+    project = Project(tmp_path, FLAT + FIX % "")
+    project.patch(ONE)
+    assert "another fix of this project is built in" in project.run(status=2).text
+    project.write("SConstruct", FLAT + (FIX % "").replace('"fix"', '"other"'))
+    project.run()
+    assert project.functions() == project.functions("other") == {"one"}
+
+
+def test_a_fix_on_a_payload_of_the_same_run_asks_for_another_run(tmp_path: Path) -> None:
+    upper = (
+        'env.Clone(DEPENDS="build/fix/fix.livepatch").Xsplice("upper",'
+        ' ["#fix.patch", "#upper.patch"], image=image, release="4.17.5")\n'
+    )
+    project = Project(tmp_path, FLAT + upper)
+    project.patch(ONE)
+    project.patch({"src/two.c": ("a * 7", "a * 9")}, name="upper.patch")
+    assert "run again" in project.run("-k", "xsplice", status=2).text
+    assert project.functions() == {"one"}
+    project.run()
+    assert project.functions("upper") == {"two"}
+    project.patch({"src/one.c": ("a * FACTOR", "a * FACTOR + 9")})
+    assert "run again" in project.run("-k", "xsplice", status=4).text
+    assert not list((tmp_path / "build/upper").glob("*.livepatch"))
+    project.run()
+    assert project.functions("upper") == {"two"}
