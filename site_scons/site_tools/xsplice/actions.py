@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from SCons.Environment import Environment
 
-    from xsplice_plugins.artefacts import CompileJob
     from xsplice_plugins.kbuild.tree import XenTree
 
 Nodes = list[Any]
@@ -64,17 +63,6 @@ class Fix:
     records: tuple[bytes, ...] = ()  #: of the payloads beneath, when the fix was wired
     route: str = ""  #: how the objects are compiled and why, for the summary
     tree: XenTree | None = None  #: that the patch applies to; ``None`` where there is none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """Where and from what one object is compiled: one side of the patch."""
-
-    job: CompileJob
-    copy: Path  #: absolute root of the private copy
-    variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
-    touched: dict[str, str] = field(default_factory=dict)  #: files of the patch, by true path
-    known: frozenset[str] = frozenset()  #: those that SCons knows the object to be made of
 
 
 @contextmanager

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.artefacts import CompileJob, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.plugins.spec import Config
-
-    from .actions import Side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +37,17 @@ class Farm:
     copy: Path  #: where the copy of ``source_root`` goes
     patch_set: PatchSet | None  #: ``None`` for the pristine side
     is_merged: bool = True  #: whether headers with both versions are wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """Where and from what one object is compiled: one side of the patch."""
+
+    job: CompileJob
+    copy: Path  #: absolute root of the private copy
+    variables: tuple[tuple[str, str], ...] = ()  #: environment; empty: that of the process
+    touched: dict[str, str] = field(default_factory=dict)  #: files of the patch, by true path
+    known: frozenset[str] = frozenset()  #: those that SCons knows the object to be made of
 
 
 #: What is not laid out yet in this run, by the copy's place.

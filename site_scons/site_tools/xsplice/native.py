@@ -18,10 +18,9 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import inputs, settings
-from .actions import Side
 from .base import objects_of_image
 from .builders import CAPTURING, Wiring, XspliceNodes, start, wait
-from .copies import Farm, promise
+from .copies import Farm, Side, promise
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:

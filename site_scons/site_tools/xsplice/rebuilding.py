@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import Duty, Finding, Severity
 
-from .actions import Fix, Nodes, Side, _load_deltas, _path, _prefix, staged
-from .copies import Farm, lay_out, require
+from .actions import Fix, Nodes, _load_deltas, _path, _prefix, staged
+from .copies import Farm, Side, lay_out, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

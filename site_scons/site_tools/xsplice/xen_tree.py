@@ -18,9 +18,9 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import settings
-from .actions import Side, forgetting
+from .actions import forgetting
 from .builders import CAPTURING, Wiring, XspliceNodes, start
-from .copies import Farm
+from .copies import Farm, Side
 from .healing import renew
 from .rebuilding import Rebuild
 
