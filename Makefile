@@ -39,7 +39,7 @@ xsplice: $(READY) ## build a signed live patch (XEN=, PATCH=; without them: the 
 xsplice-verify: $(READY) ## build it and prove it against the reference hypervisor core
 	@$(SCONS) xsplice-verify
 
-test: $(READY) ## run the tests that need no Xen tree (under 4 minutes)
+test: $(READY) ## run the tests that need no Xen tree (about 5 minutes)
 	@'$(BIN)/python' -m pytest -q -n 2 -m 'not xen and not qemu'
 
 xen-tree: $(READY) ## fetch and build Debian's Xen 4.17.5 as a base in the cache folder
