@@ -21,7 +21,7 @@ from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.sides import Side, is_root, names_of, own_size, title, units_of
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
-from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF
+from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF, STT_FUNC, STT_OBJECT
 
 
 class _Report:
@@ -125,6 +125,7 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
     _relinked(report, [side for side, _ in sides])
     done: set[Record] = set()
     for side, twins in sides:
+        _named(check, report, side)
         done.update(_functions(check, report, side, twins))
         _variables(check, report, side, wanted)
         report.boot_only |= dict.fromkeys(_boot_only(check, side, twins))
@@ -257,6 +258,31 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
     if record.expect and have != record.expect:
         return "its record expects other bytes than the image has"
     return ""
+
+
+def _named(check: Comparison, report: _Report, side: Side) -> None:
+    """Find names that others use, and that lead elsewhere than in the image.
+
+    A function may have several names. One that becomes another name of a second function, or that
+    gets a body of its own, is asked for by objects that are not compared.
+    """
+    obj, sharing = side.obj, dict[int, dict[Unit, str]]()
+    for name, symbol in obj.globals.items():
+        is_thing = symbol.type in (STT_FUNC, STT_OBJECT) and symbol.shndx < SHN_LORESERVE
+        if not is_thing or obj.is_boot_only(symbol.shndx):
+            continue
+        unit = obj.unit_at(symbol.shndx, symbol.value)
+        home, known = side.homes.of(unit), check.image.homes.get(symbol.decorated, ())
+        if home is None or symbol.value != unit.start or not known:
+            continue
+        if all(row.value != home for row in known):
+            text = f"it is another name of {unit.name} now, and the image has something else there"
+            report.add(name, text)
+        sharing.setdefault(home, {})[unit] = name
+    for units in sharing.values():
+        if len(units) > 1 and any(check.record_of(side, unit) for unit in units):
+            first, *others = sorted(units.values())
+            report.add(first, f"in the image it is one with {', '.join(others)}, and is not now")
 
 
 def _relinked(report: _Report, sides: list[Side]) -> None:

@@ -127,6 +127,11 @@ UNNAMED_DATA: new code refers to existing writable data that has no name
 The hypervisor resolves names only. This content has none, and a copy would be another variable.
 => give the datum a name, or compile with -fdata-sections
 
+ALIAS: a name stands for another thing than before
+A function or variable becomes another name of a second one, or gets a body of its own. Objects that
+the fix does not reach ask for it by that name, and what the image has under it stays.
+=> leave the names as they are: let the one function call the other
+
 ASM_LABEL: a changed function has a second entry inside it
 Another symbol lies within the function: an alias, a label of inline assembler, or an entry made
 with asm(). Only the function's first bytes get a jump; who enters at the label would run old code.

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 Node = Any
 
-_HIDDEN_FOLDER = re.compile(r"(?<!\S)-(?:I|include|imacros|iquote|isystem|idirafter)")
+_HIDDEN_FOLDER = re.compile(
+    r"(?<!\S)(?:-(?:I|-?include|-?imacros|iquote|isystem|iprefix|iwithprefix|idirafter|B|-sysroot)"
+    r"|-Wp,|-Xpreprocessor|-specs|@)"
+)
 _MACRO_INCLUDE = re.compile(r"^\s*#\s*include(?:_next)?\s+[A-Za-z_]", re.MULTILINE)
 _COMPILER = re.compile(r"(?:.*[/-])?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-[\d.]+)?")
 
@@ -53,7 +56,7 @@ def inputs(node: Node) -> set[Path]:
     for child in _children(node):
         if hasattr(child, "get_abspath"):
             found |= {Path(child.get_abspath()), Path(child.srcnode().get_abspath())}
-    return found
+    return found | {path.resolve() for path in found}
 
 
 def _children(node: Node) -> list[Node]:
@@ -94,6 +97,8 @@ def refuse_others(
                 "running image was; leave that part of the patch out"
             )
     touched = {root / file.path: file.path for file in patch_set.touched}
+    touched |= {path.resolve(): name for path, name in touched.items()}
+    headers = [file.path for file in patch_set.touched if not file.path.endswith((".c", ".S"))]
     pending, seen, compiled = list(roots), set(), set(reached)
     while pending:
         node = pending.pop()
@@ -103,6 +108,11 @@ def refuse_others(
         pending += (children := _children(node))
         folders = [Path(x.get_abspath()) for x in children if isinstance(x, SCons.Node.FS.Dir)]
         read = set() if node in compiled else inputs(node)
+        if headers and node not in compiled and str(node).endswith(".o") and _may_read_more(node):
+            raise RefusedError(
+                f"{node}: whether it reads {headers[0]} is not known, for its command names headers "
+                "that SCons does not look for; name the object in objects="
+            )
         for path, name in touched.items():
             if path not in read and not any(map(path.is_relative_to, folders)):
                 continue
@@ -130,6 +140,13 @@ def reads_more(node: Node) -> bool:
         path.suffix and path.is_file() and _MACRO_INCLUDE.search(path.read_text("latin-1"))
         for path in inputs(node)
     )
+
+
+def _may_read_more(node: Node) -> bool:
+    try:
+        return reads_more(node)
+    except ConfigError:  # a Python function makes it
+        return True
 
 
 def command(node: Node) -> str:

@@ -209,6 +209,7 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet, image: No
             "nothing to build"
         )
     touched = {root / file.path for file in patch_set.touched}
+    touched |= {path.resolve() for path in touched}
     reached = [node for node in objects if inputs.inputs(node) & touched or inputs.reads_more(node)]
     inputs.refuse_others([image, *objects], reached, root, patch_set)
     if not reached:

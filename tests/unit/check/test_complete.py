@@ -62,6 +62,25 @@ def test_a_new_alias_of_a_replaced_function_is_no_other_function(
     assert "work: " in texts(checked(known, new, wrong))
 
 
+def test_a_name_that_stands_for_another_function_is_found(known: World, tmp_path: Path) -> None:
+    """Objects that are not compared call `look` by its name, and find what the image has there."""
+    body = "int look(int i) { return table[i & 3]; }"
+    alias = 'int look(int) __attribute__((alias("work")));'
+    new = changed(known, tmp_path, WORK, (body, alias))
+    found = checked(known, new, payload(known, new, KNOWN + FIXED_WORK, ("work",)))
+    assert not found.held
+    assert "it is another name of" in texts(found)
+
+
+def test_a_name_that_gets_a_body_of_its_own_is_found(tmp_path: Path) -> None:
+    body = "int look(int i) { return table[i & 3]; }"
+    alias = 'int look(int) __attribute__((alias("work")));'
+    own = world(tmp_path, UNIT.replace(body, alias))
+    new = compiled(tmp_path, "unit.c", UNIT.replace(*WORK))
+    found = checked(own, new, payload(own, new, KNOWN + FIXED_WORK, ("work",)))
+    assert "in the image it is one with work" in texts(found)
+
+
 def test_a_record_too_many_is_found(known: World, tmp_path: Path) -> None:
     """It may be right by luck, but no object of the fix asked for it."""
     new = changed(known, tmp_path, TEXT)

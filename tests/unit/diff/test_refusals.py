@@ -265,6 +265,17 @@ def test_a_function_is_known_by_the_name_that_both_sides_have(name: str, tmp_pat
         assert summary(delta)[:3] == (["f"], [], [])
 
 
+@pytest.mark.parametrize("new", ["alias", "split"])
+def test_a_name_that_stands_for_another_function_is_refused(new: str, tmp_path: Path) -> None:
+    """Objects that the fix does not reach call it by that name, at the old place."""
+    one = "int f(int a) { return get(a) + 1; }\n"
+    apart = one + "int g(int a) { return get(a) + 2; }"
+    alike = one + 'int g(int) __attribute__((alias("f")));'
+    before, after = (apart, alike) if new == "alias" else (alike, apart)
+    assert ("ALIAS", "g") in summary(diff_c(tmp_path, before, after))[3]
+    assert summary(diff_c(tmp_path, alike, alike.replace("+ 1", "+ 3"))) == (["f"], [], [], [])
+
+
 def test_data_that_gets_its_first_write_lies_in_read_only_memory(tmp_path: Path) -> None:
     text = "static int limit = 5; int f(int a) { return get(a) + *(volatile int *)&limit; }"
     writes = text + " void set(int a) { limit = a; }"
