@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from SCons.Environment import Environment
 
-    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.artefacts import PatchSet, TouchedFile
 
 Node = Any
 
@@ -98,7 +98,7 @@ def refuse_others(
             )
     touched = {root / file.path: file.path for file in patch_set.touched}
     touched |= {path.resolve(): name for path, name in touched.items()}
-    headers = [file.path for file in patch_set.touched if not file.path.endswith((".c", ".S"))]
+    headers = [file.path for file in patch_set.touched if is_header(file)]
     pending, seen, compiled = list(roots), set(), set(reached)
     while pending:
         node = pending.pop()
@@ -108,10 +108,10 @@ def refuse_others(
         pending += (children := _children(node))
         folders = [Path(x.get_abspath()) for x in children if isinstance(x, SCons.Node.FS.Dir)]
         read = set() if node in compiled else inputs(node)
-        if headers and node not in compiled and str(node).endswith(".o") and _may_read_more(node):
+        if headers and node not in compiled and is_of_c(node):
             raise RefusedError(
-                f"{node}: whether it reads {headers[0]} is not known, for its command names headers "
-                "that SCons does not look for; name the object in objects="
+                f"{node}: whether it reads {headers[0]} shows only if it is compiled for the fix; "
+                "name the object in objects="
             )
         for path, name in touched.items():
             if path not in read and not any(map(path.is_relative_to, folders)):
@@ -142,11 +142,14 @@ def reads_more(node: Node) -> bool:
     )
 
 
-def _may_read_more(node: Node) -> bool:
-    try:
-        return reads_more(node)
-    except ConfigError:  # a Python function makes it
-        return True
+def is_header(file: TouchedFile) -> bool:
+    """Tell whether C sources may read a file of a patch, whatever it is called."""
+    return file.kind is not TouchKind.COMMENTS and not file.path.endswith((".c", ".S"))
+
+
+def is_of_c(node: Node) -> bool:
+    """Tell whether a node is an object that is compiled from C."""
+    return str(node).endswith(".o") and any(str(source).endswith(".c") for source in node.sources)
 
 
 def command(node: Node) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Node = Any
 
+_INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
 #: Prose that a build may read all the same.
 _DATA = (".txt", ".dts")
 
@@ -210,7 +212,15 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet, image: No
         )
     touched = {root / file.path for file in patch_set.touched}
     touched |= {path.resolve() for path in touched}
-    reached = [node for node in objects if inputs.inputs(node) & touched or inputs.reads_more(node)]
+    # Who reads a header is known for sure only of what the compiler says: all are compiled.
+    is_wide = any(inputs.is_header(file) for file in patch_set.touched)
+    reached = [
+        node
+        for node in objects
+        if inputs.inputs(node) & touched
+        or (is_wide and inputs.is_of_c(node))
+        or inputs.reads_more(node)
+    ]
     inputs.refuse_others([image, *objects], reached, root, patch_set)
     if not reached:
         raise ConfigError(
@@ -276,6 +286,8 @@ def _chain(
     )
     env.Clean(made, [str(place) for place in (side.copy, pristine, plain)])
     env.Depends(made, own)
+    if any(_INCLUDE.search(patch.text) for patch in fix.patch_set.patches):
+        env.AlwaysBuild(made)  # nobody knows yet what the new line reads
     env.Requires(made, image)  # by then all is there that the project generates
     sides = Sides(
         job=job,
