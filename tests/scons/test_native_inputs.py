@@ -258,3 +258,56 @@ def test_a_fix_on_a_payload_of_the_same_run_asks_for_another_run(tmp_path: Path)
     assert not list((tmp_path / "build/upper").glob("*.livepatch"))
     project.run()
     assert project.functions("upper") == {"two"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ['"--include", "src/hidden.h"', '"@flags.rsp"', '"-Wp,-include,src/hidden.h"'],
+)
+def test_who_reads_a_header_is_what_the_compiler_says(flags: str, tmp_path: Path) -> None:
+    """SCons' scanner does not see the second reader, whichever way it reads."""
+    files = {
+        "src/hidden.h": "#define HIDDEN 1\n",
+        "flags.rsp": "-include src/hidden.h\n",
+        "src/one.c": FILES["src/one.c"].replace('"h.h"', '"h.h"\n#include "hidden.h"'),
+    }
+    files["src/one.c"] = files["src/one.c"].replace("FACTOR", "HIDDEN")
+    two = FILES["src/two.c"].replace("a * 7", "a * HIDDEN")
+    text = FLAT.replace('"-O2"', f'"-O2", {flags}')
+    project = Project(tmp_path, text, **files, **{"src/two.c": two})
+    project.patch({"src/hidden.h": ("HIDDEN 1", "HIDDEN 2")})
+    project.run()
+    assert project.functions() >= {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("other", "status"),
+    [
+        ('env.Clone().Object("src/two.c")', 4),
+        ('env.Command("src/two.o", "src/two.c", "$CC $CCFLAGS -c -o $TARGET $SOURCE")', 4),
+    ],
+)
+def test_an_object_that_may_read_a_header_is_named_or_refused(
+    other: str, status: int, tmp_path: Path
+) -> None:
+    text = HEAD + f'objects = [env.Object("src/one.c"), {other}]\n' + LINK
+    chosen = FIX % ", objects=objects[:1]"
+    project = Project(tmp_path, text + chosen)
+    project.patch({"src/h.h": ("FACTOR 3", "FACTOR 8")})
+    assert "src/two.o" in project.run(status=status).text
+    project.patch(ONE)  # no header: the other object is as it was
+    project.run()
+    assert project.functions() >= {"one"}
+
+
+def test_what_a_new_include_reads_is_looked_at_again(tmp_path: Path) -> None:
+    project = Project(tmp_path, FLAT, **{"src/more.h": "#define MORE 11\n"})
+    old = FILES["src/one.c"]
+    new = old.replace('"h.h"\n', '"h.h"\n#include "more.h"\n').replace("FACTOR", "(FACTOR + MORE)")
+    lines = [text.splitlines(keepends=True) for text in (old, new)]
+    project.write("fix.patch", "".join(unified_diff(*lines, "a/src/one.c", "b/src/one.c")))
+    project.run()
+    before = project.payload
+    project.write("src/more.h", "#define MORE 22\n")
+    project.run()
+    assert project.payload != before

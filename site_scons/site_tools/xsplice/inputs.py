@@ -108,10 +108,11 @@ def refuse_others(
         pending += (children := _children(node))
         folders = [Path(x.get_abspath()) for x in children if isinstance(x, SCons.Node.FS.Dir)]
         read = set() if node in compiled else inputs(node)
-        if headers and node not in compiled and is_of_c(node):
+        if headers and node not in compiled and (is_of_c(node) or _generates(node)):
+            advice = "name the object in objects=" if is_of_c(node) else "leave it out of the patch"
             raise RefusedError(
                 f"{node}: whether it reads {headers[0]} shows only if it is compiled for the fix; "
-                "name the object in objects="
+                + advice
             )
         for path, name in touched.items():
             if path not in read and not any(map(path.is_relative_to, folders)):
@@ -150,6 +151,16 @@ def is_header(file: TouchedFile) -> bool:
 def is_of_c(node: Node) -> bool:
     """Tell whether a node is an object that is compiled from C."""
     return str(node).endswith(".o") and any(str(source).endswith(".c") for source in node.sources)
+
+
+def _generates(node: Node) -> bool:
+    """Tell whether a node is made from C with headers that SCons does not look for."""
+    if not any(str(source).endswith(".c") for source in node.sources):
+        return False
+    try:
+        return reads_more(node)
+    except ConfigError:  # a Python function makes it
+        return False
 
 
 def command(node: Node) -> str:
