@@ -12,6 +12,7 @@ from tests.kit.payloads import ALLOC, UND, WRITE, Draft, Rel, Sec, Sym, add_code
 from tests.kit.tiny_xen import TEXT_VIRT, tiny_xen
 from xsplice_plugins.hypervisor import Command, Hypervisor, KnownSymbol, Unknown, release
 from xsplice_plugins.hypervisor.facts.arches import ARM64, X86_64
+from xsplice_plugins.hypervisor.run import worlds
 from xsplice_plugins.hypervisor.run.touched import touched_by_functions
 
 MISSING = {"xfree", "_xmalloc"}  #: of the hypervisor as the tests have it
@@ -114,6 +115,40 @@ def test_a_hook_asks_whether_there_was_memory(hook: Code) -> None:
     assert bool(life(draft_of(READS, postapply=hook))) is (hook == BORROWS)
 
 
+def allocates(*asks: bool, is_lavish: bool = False) -> Code:
+    """Allocate objects and write to each; ask for each whether there was memory, or not.
+
+    Who is lavish gets along without an object, others leave.
+    """
+    text, relocs = "", []
+    for at, is_asked in enumerate(reversed(asks)):
+        write = "48c70000000000"
+        leave = len(bytes.fromhex(text)) if not is_lavish and at else 0
+        test = f"4885c0 0f84{(7 + leave).to_bytes(4, 'little').hex()}" if is_asked else ""
+        part = f"bf64000000 e800000000 {test} {write}"
+        size = len(bytes.fromhex(part))
+        relocs = [6, *(place + size for place in relocs)]
+        text = f"{part} {text}"
+    return f"50 {text} 59 c3", [(1 + place, 4, "_xmalloc", -4) for place in relocs]
+
+
+@pytest.mark.parametrize("is_lavish", [False, True], ids=["leaves", "goes on"])
+@pytest.mark.parametrize("careless", [0, 1, 2, 3])
+def test_each_allocation_may_be_the_one_that_fails(careless: int, *, is_lavish: bool) -> None:
+    asks = [number != careless for number in (1, 2, 3)]
+    found = life(draft_of(READS, postapply=allocates(*asks, is_lavish=is_lavish)))
+    # With no memory at all a hook that leaves comes no further than its first allocation.
+    alone = "" if careless == 1 or is_lavish else f" (number {careless} alone)"
+    words = f"depends on memory: where an allocation gives NULL{alone}: crash at postapply"
+    assert found.startswith(words) if careless else found == ""
+
+
+@pytest.mark.parametrize("careless", [8, 9])
+def test_so_many_allocations_fail_alone(careless: int) -> None:
+    hook = allocates(*(number != careless for number in range(1, 10)))
+    assert ("(number 8 alone)" in life(draft_of(READS, postapply=hook))) is (careless == 8)
+
+
 @pytest.mark.parametrize(
     "hooks",
     [{"postrevert": FREES}, {"unload": MOVES, "postrevert": FREES_OTHER}, {"unload": SETS}],
@@ -121,6 +156,35 @@ def test_a_hook_asks_whether_there_was_memory(hook: Code) -> None:
 )
 def test_a_hook_that_goes_well_whatever_functions_did_is_fine(hooks: dict[str, Code]) -> None:
     assert life(draft_of(ADDS, **hooks)) == ""
+
+
+def frees_table(entries: int) -> Draft:
+    """Draft a payload whose hook frees what each pointer of a table leads to."""
+    count = entries.to_bytes(4, "little").hex()
+    #: for (i = 0; i < entries; i++) xfree(kept[i])
+    hook: Code = (
+        f"53 31db 488d0500000000 488b3cd8 e800000000 ffc3 81fb{count} 75e6 5b c3",
+        [(6, 2, "kept", -4), (15, 4, "xfree", -4)],
+    )
+    draft = draft_of(ADDS, postrevert=hook)
+    section = next(section for section in draft.sections if section.name == ".data")
+    kept, other = (next(s for s in draft.symbols if s.name == name) for name in ("kept", "other"))
+    section.data = bytes(8 * entries + 8)
+    kept.size = other.value = 8 * entries
+    return draft
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_table_of_pointers_is_followed_up_to_a_limit(
+    more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worlds._POINTERS_MAX >= 64, "a table with an entry for each CPU"
+    monkeypatch.setattr(worlds, "_POINTERS_MAX", 16)
+    found = life(frees_table(16 + more))
+    assert found == more * (
+        "depends on kept, which the payload's own functions change: more than 16 pointers are not "
+        "followed"
+    )
 
 
 def test_what_one_hook_made_of_a_changed_variable_is_unknown_to_the_next() -> None:

@@ -11,7 +11,7 @@ from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64, page_alig
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run.borrowed import BorrowedCpu
-from xsplice_plugins.hypervisor.run.trials import How
+from xsplice_plugins.hypervisor.run.trials import EVERY_ALLOCATION, How
 from xsplice_plugins.hypervisor.run.watch import FREED, HEAP_OFFSET, HEAP_OWNER, HOST_OWNER, Watch
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
@@ -75,13 +75,14 @@ def _check_context(xen: Xen, call: Call, *, unmaps: bool = False) -> None:
 def _new(xen: Xen, call: Call, size_bytes: int, *, is_zeroed: bool) -> int:
     """Allocate: the object ends where its pages end, so that what lies behind it is not mapped.
 
-    Where a run shall find no memory, that is NULL.
+    Where a run shall find no memory for it, that is NULL.
     """
     _check_context(xen, call)
     if not 0 < size_bytes <= _HEAP_BYTES_MAX:
         raise Unknown(_STEP, f"needs {size_bytes} bytes of Xen's heap")
-    call.watch.sight.has_allocated = True
-    if call.how.is_poor:
+    sight = call.watch.sight
+    sight.allocations += 1
+    if call.how.failing in {EVERY_ALLOCATION, sight.allocations}:
         return 0
     start = xen.image.arch.heap_virt + HEAP_OFFSET
     ends = [s.end_virt for s in xen.memory.segments() if s.owner in {HEAP_OWNER, FREED}]

@@ -16,13 +16,21 @@ from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.load.layout import FILLER
 from xsplice_plugins.hypervisor.run.execute import engine_of
-from xsplice_plugins.hypervisor.run.trials import How, Outcome, Sight, settle
+from xsplice_plugins.hypervisor.run.trials import (
+    EVERY_ALLOCATION,
+    NO_ALLOCATION,
+    How,
+    Outcome,
+    Sight,
+    settle,
+)
 from xsplice_plugins.hypervisor.run.worlds import Worlds, map_objects
 from xsplice_plugins.hypervisor.state.payload import Function, LoadedPayload
 from xsplice_plugins.hypervisor.state.xen import Xen
 
 RELIES = "it relies on a register, a stack slot or memory that nobody set"
 _POOR = "depends on memory: where an allocation gives NULL"
+_FAILING_MAX = 8  #: so many allocations fail alone
 _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
 
 
@@ -131,7 +139,7 @@ def run_tried(
             console = tuple(xen.console[len(before.console) :])
             if how.world is not None and stop is None:
                 other_worlds.append(_bytes_at(xen, sight.written))
-            elif not how.is_rehearsal and not how.is_poor:
+            elif not how.is_rehearsal and how.failing == NO_ALLOCATION:
                 traces.append(_bytes_at(xen, sight.written))
             if not is_kept:
                 _put_back(xen, before)
@@ -143,7 +151,7 @@ def run_tried(
         stop = first.stop or base.stop
         raise Hazard(step, f"{RELIES}{f': {stop.reason}' if stop is not None else ''}")
     seen = base.sight
-    is_asking = seen.unknown or seen.changing or seen.times_asked or seen.has_allocated
+    is_asking = seen.unknown or seen.changing or seen.times_asked or seen.allocations
     is_known = is_as_filed or not is_asking
     if base.stop is None and is_known:
         if not is_pure:
@@ -153,10 +161,8 @@ def run_tried(
     if not is_as_filed and not isinstance(base.stop, Unknown):
         _put_back(xen, before)
         settle(base, attempt, watch.datum, step=step)
-        if seen.has_allocated and base.stop is None:
-            stop = attempt(How(is_poor=True)).stop
-            if stop is not None:
-                raise Unknown(step, f"{_POOR}: {stop.reason}")
+        if base.stop is None:
+            _try_without_memory(attempt, seen.allocations, step=step)
         if seen.changing and base.stop is None:
             Worlds(xen, attempt, watch, step=step).explore(base)
     if base.stop is not None:
@@ -166,6 +172,21 @@ def run_tried(
         _note_writes(xen, traces, watch.datum(next(iter(seen.unknown), 0)))
         _note_carried(xen, [traces[-1], *other_worlds], next(iter(seen.changing.values()), ""))
     return results[0]
+
+
+def _try_without_memory(attempt: Callable[[How], Outcome], allocations: int, *, step: str) -> None:
+    """See that code goes well where there is no memory at all, or none for one allocation.
+
+    Raises:
+        Unknown: it does not.
+    """
+    if not allocations:
+        return
+    for failing in (EVERY_ALLOCATION, *range(1, min(allocations, _FAILING_MAX) + 1)):
+        stop = attempt(How(failing=failing)).stop
+        if stop is not None:
+            which = "" if failing == EVERY_ALLOCATION else f" (number {failing} alone)"
+            raise Unknown(step, f"{_POOR}{which}: {stop.reason}")
 
 
 def _bytes_at(xen: Xen, addresses: Iterable[int]) -> dict[int, int]:

@@ -21,6 +21,8 @@ Filling = Callable[[int, int], bytes]
 _BLOCKS_MAX = 2_000_000
 #: How long hosts have been up that take a payload: some seconds, minutes, days, years.
 UPTIMES_NS = (2_000_000_000, 100_000_000_000, 100_000_000_000_000, 90_000_000_000_000_000)
+#: What stands for no allocation, and for all of them, among their numbers.
+NO_ALLOCATION, EVERY_ALLOCATION = 0, -1
 _CULPRITS_MAX = 24
 _NAMED_MAX = 3
 
@@ -69,7 +71,8 @@ class How:
     only: frozenset[str] = frozenset()  #: fill these data alone; all where empty
     time_ns: int = UPTIMES_NS[0]  #: since boot
     blocks_max: int = 0  #: stop after more blocks; 0 for no such limit
-    is_poor: bool = False  #: there is no memory to be allocated
+    #: which allocation gives NULL, counted from 1; every one, or none
+    failing: int = NO_ALLOCATION
     world: World | None = None  #: what a payload's own functions have made of its variables
 
 
@@ -83,7 +86,7 @@ class Sight:
     path: int = 0  #: a hash over the blocks, in order
     blocks: int = 0  #: how many were executed
     times_asked: int = 0  #: how often it asked for the time
-    has_allocated: bool = False  #: it asked for memory
+    allocations: int = 0  #: how often it asked for memory
     #: locks of unknown memory that it holds, and how often
     held: dict[int, int] = field(default_factory=dict)
     #: bytes that a payload's own functions may have changed, and the variable's name

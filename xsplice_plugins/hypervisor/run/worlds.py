@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.hypervisor.state.xen import Xen
 
 _DEPTH_MAX = 3  #: objects behind each other
-_POINTERS_MAX = 24
+_POINTERS_MAX = 96  #: in all; the time goes with the square: less than two seconds
 _BLOCKS_MORE = 20_000  #: what a hook may do more than with first values
 _CONSTANTS_MAX = 200
 _NAMED_MAX = 3
@@ -122,13 +122,22 @@ class Worlds:
             outcome = self._attempt(self._how(number, self._every()))
             if outcome.stop is None:
                 return outcome
-            how = self._how(number, self._every(), is_tagged=True)
-            found = self._attempt(how)
-            assert how.world is not None, "it was given"
-            word = how.world.word_of(found.sight.fault_virt) if found.stop is not None else None
-            if word is None or len(self._leads) >= _POINTERS_MAX:
+            word = self._word_at_fault(number)
+            if word is None:
                 raise self._unknown(outcome, outcome.stop.reason)
-            self._learn(word)
+            while word is not None:
+                if len(self._leads) >= _POINTERS_MAX:
+                    words = f"more than {_POINTERS_MAX} pointers are not followed"
+                    raise self._untold(outcome, words)
+                self._learn(word)
+                word = self._word_at_fault(number)
+
+    def _word_at_fault(self, number: Filling) -> int | None:
+        """Give the word that is used as a pointer, and that no lead is known for."""
+        how = self._how(number, self._every(), is_tagged=True)
+        found = self._attempt(how)
+        assert how.world is not None, "it was given"
+        return how.world.word_of(found.sight.fault_virt) if found.stop is not None else None
 
     def _learn(self, word: int) -> None:
         """Let a word lead to an object, or end the chain."""
@@ -180,11 +189,13 @@ class Worlds:
             )
 
     def _unknown(self, outcome: Outcome, what: str) -> Unknown:
+        return self._untold(outcome, f"with another value there, {what}")
+
+    def _untold(self, outcome: Outcome, what: str) -> Unknown:
         names = _listed(outcome.sight.changing.values())
         return Unknown(
             self._step,
-            f"depends on {names}, which the payload's own functions change: with another value "
-            f"there, {what}",
+            f"depends on {names}, which the payload's own functions change: {what}",
         )
 
 
