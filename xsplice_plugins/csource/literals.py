@@ -17,6 +17,7 @@ from xsplice_plugins.csource.constants import (
 )
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.csource.returned import is_kept
+from xsplice_plugins.csource.sizing import otherwise_sized, with_old_names
 from xsplice_plugins.csource.uses import (
     Token,
     Use,
@@ -330,6 +331,10 @@ def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[
 def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:
     """Say which calls that allocate what memory keeps have another argument now."""
     old, new = _in_pages(old), _in_pages(new)
+    if not any("alloc" in token.text for token in (*old, *new)):
+        return
+    new = with_old_names(old, new)
+    callees = list(otherwise_sized(old, new))
     for places in _differences(old, new):
         for row, place in zip((old, new), places, strict=True):
             # Nothing was added on this side: what stands before tells in which call it is.
@@ -339,10 +344,12 @@ def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[st
             found = allocation_around(row, at)
             if found is None or not found[1] or _is_whole_call(row, place, found[0]):
                 continue
-            yield (
-                f"`{name}` allocates another size by `{found[0]}`: what was allocated before has "
-                "the old one"
-            )
+            callees.append(found[0])
+    for callee in callees:
+        yield (
+            f"`{name}` allocates another size by `{callee}`: what was allocated before has "
+            "the old one"
+        )
 
 
 def _in_pages(row: Sequence[Token]) -> list[Token]:

@@ -143,7 +143,7 @@ def use_at(row: Sequence[Token], at: int) -> Use:
         if row[opening].text == "{":
             makes = makes or left in {",", "{"}
             break
-        low, high = opening, _closing(row, opening)
+        low, high = opening, closing_of(row, opening)
         if not _WORD.fullmatch(callee) or callee in _NO_CALLS:
             if callee in _NO_CALLS - {"return", "case"}:
                 break
@@ -190,6 +190,14 @@ def allocation_around(row: Sequence[Token], at: int) -> tuple[str, bool] | None:
             return callee, _is_kept(row, opening - 1)
         at = opening
     return None
+
+
+def allocations(row: Sequence[Token]) -> Iterator[tuple[int, list[int], bool]]:
+    """Give the calls that allocate, the places that say how much, and whether memory keeps it."""
+    for at in range(len(row) - 1):
+        if row[at + 1].text == "(" and _is_size(row, at + 1, at + 2) is not None:
+            inside = range(at + 2, closing_of(row, at + 1))
+            yield at, [spot for spot in inside if _is_size(row, at + 1, spot)], _is_kept(row, at)
 
 
 def _is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
@@ -252,7 +260,7 @@ def _expression(
     while high + 1 < len(row) and row[high + 1].text not in stops - _OPENING:
         high += 1
         if row[high].text in _OPENING:
-            high = _closing(row, high)
+            high = closing_of(row, high)
     return low, high
 
 
@@ -274,7 +282,7 @@ def opening_before(row: Sequence[Token], at: int) -> int:
     return -1
 
 
-def _closing(row: Sequence[Token], at: int) -> int:
+def closing_of(row: Sequence[Token], at: int) -> int:
     """Return the bracket that closes the one at a place."""
     depth = 0
     for place in range(at, len(row)):

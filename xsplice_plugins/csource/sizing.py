@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local variables that say how much memory a function allocates, and what they get."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.csource.uses import allocations, closing_of, is_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from xsplice_plugins.csource.uses import Token
+
+    _Gets = Mapping[str, list[tuple[int, int]]]  # where what a variable gets stands in the text
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
+_STEPS = {"++", "--"}
+_MEMBERS = {"->", "."}
+_OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
+_OF_TYPES = re.compile(r"sizeof|offsetof|(__)?typeof(__)?|_*alignof(__)?")
+_ERROR = re.compile(r"- E[A-Z0-9]+")  #: no size
+_BEHIND_NAMES = {"=", ";", ",", ")", "["}
+
+
+def otherwise_sized(old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:
+    """Give the allocators whose size comes from a local variable that gets something else now.
+
+    Args:
+        old: One function before the patch.
+        new: And after it, with the names of before.
+
+    Yields:
+        The names of those that both sides call, for what memory keeps.
+    """
+    before, after = (
+        {at: (places, is_kept) for at, places, is_kept in allocations(row)} for row in (old, new)
+    )
+    if not before or not after:
+        return
+    gets = _assignments(old), _assignments(new)
+    for was, now in _same_places(old, new):
+        if was not in before or now not in after or not (before[was][1] or after[now][1]):
+            continue
+        if _fed(old, gets[0], before[was][0]) != _fed(new, gets[1], after[now][0]):
+            yield new[now].text
+
+
+def with_old_names(old: Sequence[Token], new: Sequence[Token]) -> list[Token]:
+    """Give variables that the new side only calls otherwise their old names.
+
+    Args:
+        old: One function before the patch.
+        new: And after it.
+    """
+    before, after = _locals(old), _locals(new)
+    words = {token.text for token in old}, {token.text for token in new}
+    pairs: set[tuple[str, str]] = set()
+    for tag, a, b, c, d in _matcher(old, new).get_opcodes():
+        if tag == "replace" and b - a == d - c:
+            pairs |= {(x.text, y.text) for x, y in zip(old[a:b], new[c:d], strict=True)}
+    pairs = {
+        (was, now) for was, now in pairs if was in before - words[1] and now in after - words[0]
+    }
+    names = {
+        now: was
+        for was, now in pairs
+        if sum(was == one for one, _ in pairs) == sum(now == other for _, other in pairs) == 1
+    }
+    return [token._replace(text=names.get(token.text, token.text)) for token in new]
+
+
+def _matcher(old: Sequence[Token], new: Sequence[Token]) -> SequenceMatcher[str]:
+    texts = [token.text for token in old], [token.text for token in new]
+    return SequenceMatcher(None, *texts, autojunk=False)
+
+
+def _same_places(old: Sequence[Token], new: Sequence[Token]) -> Iterator[tuple[int, int]]:
+    for block in _matcher(old, new).get_matching_blocks():
+        for step in range(block.size):
+            yield block.a + step, block.b + step
+
+
+def _locals(row: Sequence[Token]) -> set[str]:
+    """Return what is declared in a function, its parameters too, and is no member's name."""
+    found = set(_assignments(row))
+    members = set()
+    for at in range(1, len(row) - 1):
+        before, text, behind = (token.text for token in row[at - 1 : at + 2])
+        if before in _MEMBERS:
+            members.add(text)
+        elif _NAME.fullmatch(text) and behind in _BEHIND_NAMES and is_type(row, at - 1):
+            found.add(text)
+    return found - members
+
+
+def _assignments(row: Sequence[Token]) -> dict[str, list[tuple[int, int]]]:
+    """Return by variable where its operator stands, and where what it gets ends."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for at, token in enumerate(row):
+        before = row[at - 1].text if at else ";"
+        if not _NAME.fullmatch(token.text) or before in {*_MEMBERS, "*"}:
+            continue
+        behind = row[at + 1].text if at + 1 < len(row) else ";"
+        if _STORE.fullmatch(behind):
+            end = _end(row, at + 2)
+            if not _ERROR.fullmatch(" ".join(word.text for word in row[at + 2 : end])):
+                found.setdefault(token.text, []).append((at + 1, end))
+        elif behind in _STEPS:
+            found.setdefault(token.text, []).append((at + 1, at + 2))
+        elif before in _STEPS and behind not in {*_MEMBERS, "["}:
+            found.setdefault(token.text, []).append((at - 1, at))
+    return found
+
+
+def _end(row: Sequence[Token], at: int) -> int:
+    """Return where an expression ends that begins at a place."""
+    depth = 0
+    while at < len(row):
+        text = row[at].text
+        if depth == 0 and (text in {",", ";"} or text in _CLOSING):
+            break
+        depth += (text in _OPENING) - (text in _CLOSING)
+        at += 1
+    return at
+
+
+def _names(row: Sequence[Token], places: Iterable[int]) -> set[str]:
+    """Return the variables at some places whose own values count: no pointers to structures."""
+    found: set[str] = set()
+    skipped = -1
+    for at in places:
+        behind = row[at + 1].text if at + 1 < len(row) else ";"
+        if at < skipped:
+            continue
+        if _OF_TYPES.fullmatch(row[at].text) and behind == "(":
+            skipped = closing_of(row, at + 1)
+        elif _NAME.fullmatch(row[at].text) and row[at - 1].text not in _MEMBERS:
+            found |= {row[at].text} if behind not in {*_MEMBERS, "("} else set()
+    return found
+
+
+def _fed(
+    row: Sequence[Token], gets: _Gets, places: Iterable[int]
+) -> dict[str, list[tuple[str, ...]]]:
+    """Return all that the variables at some places get, and those from which they get it."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    todo = list(_names(row, places))
+    while todo:
+        name = todo.pop()
+        if name in found or name not in gets:
+            continue
+        found[name] = [tuple(token.text for token in row[a:b]) for a, b in gets[name]]
+        for start, end in gets[name]:
+            todo += _names(row, range(start, end))
+    return found
