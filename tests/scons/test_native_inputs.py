@@ -295,9 +295,11 @@ def test_an_object_that_may_read_a_header_is_named_or_refused(
     project = Project(tmp_path, text + chosen)
     project.patch({"src/h.h": ("FACTOR 3", "FACTOR 8")})
     assert "src/two.o" in project.run(status=status).text
-    project.patch(ONE)  # no header: the other object is as it was
-    project.run()
-    assert project.functions() >= {"one"}
+    project.write("README.md", "one\n")
+    for more in ({}, {"README.md": ("one", "two")}):  # no header: the other object is as it was
+        project.patch({**ONE, **more})
+        project.run()
+        assert project.functions() >= {"one"}
 
 
 def test_what_a_new_include_reads_is_looked_at_again(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ _HIDDEN_FOLDER = re.compile(
     r"(?<!\S)(?:-(?:I|-?include|-?imacros|iquote|isystem|iprefix|iwithprefix|idirafter|B|-sysroot)"
     r"|-Wp,|-Xpreprocessor|-specs|@)"
 )
+#: Prose that a build may read all the same.
+_DATA = (".txt", ".dts")
 _MACRO_INCLUDE = re.compile(r"^\s*#\s*include(?:_next)?\s+[A-Za-z_]", re.MULTILINE)
 _COMPILER = re.compile(r"(?:.*[/-])?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-[\d.]+)?")
 
@@ -143,9 +145,16 @@ def reads_more(node: Node) -> bool:
     )
 
 
+def may_be_read(file: TouchedFile) -> bool:
+    """Tell whether a build may read a file of a patch: comments and prose are out."""
+    if file.kind is TouchKind.OUTSIDE:
+        return file.path.endswith(_DATA)
+    return file.kind is not TouchKind.COMMENTS
+
+
 def is_header(file: TouchedFile) -> bool:
-    """Tell whether C sources may read a file of a patch, whatever it is called."""
-    return file.kind is not TouchKind.COMMENTS and not file.path.endswith((".c", ".S"))
+    """Tell whether C sources may include a file of a patch, whatever it is called."""
+    return may_be_read(file) and not file.path.endswith((".c", ".S"))
 
 
 def is_of_c(node: Node) -> bool:
@@ -154,13 +163,13 @@ def is_of_c(node: Node) -> bool:
 
 
 def _generates(node: Node) -> bool:
-    """Tell whether a node is made from C with headers that SCons does not look for."""
+    """Tell whether a node may be made from C with headers that SCons does not look for."""
     if not any(str(source).endswith(".c") for source in node.sources):
         return False
     try:
         return reads_more(node)
-    except ConfigError:  # a Python function makes it
-        return False
+    except ConfigError:  # a Python function makes it: nobody knows
+        return True
 
 
 def command(node: Node) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PatchSet
 
 Node = Any
-
-_INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
-#: Prose that a build may read all the same.
-_DATA = (".txt", ".dts")
 
 
 def xsplice(
@@ -185,12 +180,7 @@ def _wire(
         sides=sides,
         lower_objects={path: folder / "lower.objects" / path for path in own if stack.lower},
         reads=tuple(folder / f"objects/{path}.xsplice.reads" for path in own),
-        asked=frozenset(
-            file.path
-            for file in patch_set.touched
-            if file.kind not in {TouchKind.COMMENTS, TouchKind.OUTSIDE}
-            or (file.kind is TouchKind.OUTSIDE and file.path.endswith(_DATA))
-        ),
+        asked=frozenset(f.path for f in patch_set.touched if inputs.may_be_read(f)),
     )
     name = hashlib.sha256(str(image.get_abspath()).encode()).hexdigest()[:16]
     matched = wiring.base(image, name, partial(objects_of_image, image))
@@ -286,7 +276,7 @@ def _chain(
     )
     env.Clean(made, [str(place) for place in (side.copy, pristine, plain)])
     env.Depends(made, own)
-    if any(_INCLUDE.search(patch.text) for patch in fix.patch_set.patches):
+    if pipeline.adds_include(fix.patch_set):
         env.AlwaysBuild(made)  # nobody knows yet what the new line reads
     env.Requires(made, image)  # by then all is there that the project generates
     sides = Sides(
