@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly, Refusal
+from xsplice_plugins.diff.alike import names_alike
 from xsplice_plugins.diff.boot import is_boot_only, is_freed, needed
 from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
 from xsplice_plugins.diff.readers import kept_by
@@ -66,7 +67,7 @@ def refuse(canon: Canon, comparison: Comparison, closure: Closure) -> tuple[Refu
     """
     found = [
         *_functions(canon, comparison),
-        *_renamed_alike(canon),
+        *(refusal("ALIAS", name, text) for name, text in names_alike(canon)),
         *_new_parts(canon, closure),
         *_data(canon, comparison),
         *_ambiguities(canon, comparison, closure),
@@ -107,33 +108,6 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
                 "ASM_LABEL", name, f"`{old.name}` is also entered as {', '.join(sorted(labels))}"
             )
         yield from _short(canon, old)
-
-
-def _renamed_alike(canon: Canon) -> Iterator[Refusal]:
-    """Refuse a name that becomes another one of what has a name already, or is one no more.
-
-    Objects that the fix does not reach ask for it by that name.
-    """
-    old, new = _globals(canon.old), _globals(canon.new)
-    for name in sorted(old.keys() & new.keys()):
-        before, after = canon.old.all[old[name]], canon.new.all[new[name]]
-        pair = canon.pairing.new_of.get(before.number)
-        if pair == after.number or (is_boot_only(before) and is_boot_only(after)):
-            continue
-        if before.name != after.name:
-            other = before.name if after.name == name else after.name
-            text = f"`{name}` and `{other}` are names of one thing on one side alone"
-            yield refusal("ALIAS", name, text)
-
-
-def _globals(parts: ObjectParts) -> dict[str, int]:
-    """Map the names that other objects ask for to their parts."""
-    return {
-        symbol.name: part.number
-        for part in parts.all
-        for symbol in (part.symbol, *parts.aliases.get(part.number, ()))
-        if symbol is not None and not symbol.is_local and symbol.value == part.offset
-    }
 
 
 def _odd_symbol(parts: ObjectParts, part: Part) -> str:

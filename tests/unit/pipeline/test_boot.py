@@ -19,7 +19,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
 from xsplice_plugins.pipeline import refusal_text
-from xsplice_plugins.pipeline.payload import check_boot, left_by_boot
+from xsplice_plugins.pipeline.boot import check_boot, left_by_boot
 
 FUNCTION = ChangedFunction(
     name="run",
