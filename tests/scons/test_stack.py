@@ -295,6 +295,26 @@ def test_a_table_that_a_payload_beneath_changed_is_brought_again(series: Series,
     assert not series.payload("reader").exists()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_table_that_a_payload_beneath_changed_may_be_put_back(
+    series: Series, *, is_first: bool
+) -> None:
+    """A copy with the image's own content is right there, and only there."""
+    reader, path = READER
+    cell = CELLS["number"]
+    series.add("cell", *cell, path=path)
+    lower = ["cell"]
+    if not is_first:  # one in between brings it again, under no name
+        series.add("reader", (reader, reader.replace("EINVAL", "ENOENT")), path=path)
+        lower.append("reader")
+    series.add("back", *((new, old) for old, new in cell), path=path)
+    for number, name in enumerate(lower, 1):
+        series.prove(name, *lower[:number], beneath=lower[: number - 1])
+    run = series.prove("back", *lower, "back", beneath=lower)
+    assert "complete   held            1 replaced" in run.out, run.text
+    assert brought(series, "back") == {TABLE: True}
+
+
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_a_table_that_no_payload_beneath_changed_stays_the_image_s(
     series: Series, *, is_recorded: bool

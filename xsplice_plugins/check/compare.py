@@ -9,8 +9,7 @@ as equal meanwhile: two circles are the same if nobody ever finds a difference.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable
 
 from xsplice_plugins.check.base import joined
 from xsplice_plugins.check.fields import ALL, Aim
@@ -18,6 +17,7 @@ from xsplice_plugins.check.homes import Key, behind, meant, stem_of
 from xsplice_plugins.check.memory import Image, Loaded, Spot
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
 from xsplice_plugins.check.records import Record
+from xsplice_plugins.check.seen import Seen
 from xsplice_plugins.check.sides import (
     COLD,
     Side,
@@ -43,17 +43,24 @@ _PER_CPU = ".percpu"
 Own = tuple[Key, int]  #: a function under comparison, and its address
 
 
-class Comparison:
+class Comparison(Seen):
     """A payload under comparison. Its methods return the first difference in words, or ``""``."""
 
-    def __init__(self, image: Image, payload: Loaded | Layers, records: list[Record]) -> None:
+    def __init__(
+        self,
+        image: Image,
+        payload: Loaded | Layers,
+        records: list[Record],
+        copied: Iterable[str] = (),
+    ) -> None:
+        super().__init__()
         self.image = image
         self.payload = payload
         self.records = {(record.name, record.old): record for record in records}
-        #: What was assumed equal, or proved, in order; with the address of what is new.
-        self.seen: dict[object, int] = {}
         #: What the new objects define for each other: name -> where.
         self.definers: dict[str, tuple[Side, Unit]] = {}
+        #: Tables of the image that payloads beneath have brought with another content.
+        self.copied = frozenset(copied)
 
     def attempt(self, side: Side, unit: Unit, addr: int) -> str:
         """Compare a unit with an address, and forget what was assumed if it fails."""
@@ -68,45 +75,6 @@ class Comparison:
         names = [*names_of(side.obj, unit), side.homes.renamed.get((unit.section, unit.start), "")]
         found = (self.records.get((name, home)) for name in names)
         return next((record for record in found if record), None)
-
-    def note(self, text: str) -> None:
-        """Keep what could not be compared."""
-        self.seen["note", text] = 0
-
-    @property
-    def notes(self) -> Iterator[str]:
-        """Return what could not be compared, in order."""
-        for key in self.seen:
-            if isinstance(key, tuple) and key[0] == "note":
-                yield str(key[1])
-
-    def brought(self, obj: ObjectFile, unit: Unit) -> int | None:
-        """Return where the payload has a new variable of an object; ``None`` if nothing told."""
-        return self.seen.get(self._variable(obj, unit))
-
-    def home_of(self, side: Side, unit: Unit) -> int | None:
-        """Return where the image has a variable, as its users say; ``None`` if it has it not."""
-        return self.seen.get(self._variable(side.obj, unit, "kept"), side.homes.of(unit))
-
-    def _variable(self, obj: ObjectFile, unit: Unit, state: str = "new") -> object:
-        """Return the key of a variable, new or kept; a twin's is the same variable."""
-        size = own_size(obj, unit).end - unit.start
-        return state, obj.path, unit.start, size, title(obj, unit)
-
-    def overlaps(self) -> Iterator[str]:
-        """Say which variables share bytes: new ones in the payload, others in the image."""
-        rows = sorted(
-            (addr, addr + key[3], str(key[4]))
-            for key, addr in self.seen.items()
-            if isinstance(key, tuple) and key[0] in ("new", "kept")
-        )
-        for (_, end, one), (start, _, other) in pairwise(rows):
-            if start < end:
-                yield f"{one} and {other} share bytes in memory"
-
-    def _forget(self, mark: int) -> None:
-        while len(self.seen) > mark:
-            self.seen.popitem()
 
     def _read(self, addr: int, size: int) -> bytes | None:
         return self._memory(addr).read(addr, size)
@@ -328,12 +296,15 @@ class Comparison:
 
     def _constant(self, side: Side, unit: Unit, addr: int, home: int | None) -> str:
         """Compare read-only data: the image's own where it is still right, else equal content."""
-        if home is not None and addr != home and not stem_of(unit.name):
+        if home is None or addr == home or stem_of(unit.name):
+            return self._reached(side, unit, addr)
+        if unit.name not in self.copied:
             mark = len(self.seen)
             is_right = not self._reached(side, unit, home)
             self._forget(mark)
             if is_right:
                 return f"it leads to another place than {title(side.obj, unit)} of the image"
+        self.seen["copy", unit.name] = addr
         return self._reached(side, unit, addr)
 
     def _reached(self, side: Side, unit: Unit, addr: int) -> str:

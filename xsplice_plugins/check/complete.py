@@ -38,6 +38,7 @@ class _Report:
         self.boot_only: dict[str, None] = {}
         self.replaced = 0
         self.unchanged = 0
+        self.copied: set[str] = set()  # tables that payloads beneath have brought again
 
     def add(self, subject: str, text: str) -> None:
         self.differences[subject, text] = None
@@ -77,7 +78,7 @@ def check_payload(
     olds = _baselines(image, running, rows, report)
     loaded = load_payload(payload, "the payload", running)
     records = read_records(loaded, running, facts)
-    check = Comparison(running, loaded, records)
+    check = Comparison(running, loaded, records, report.copied)
     sides: _Sides = []
     for row in rows:
         old = olds.get(row.path)
@@ -176,6 +177,7 @@ def _baselines(
                 side.homes.by_unit[unit.section, unit.start] = addr
     for text in check.overlaps():
         lower.add("variables", text)
+    report.copied = check.brought_again()
     report.notes |= dict.fromkeys(check.notes)
     report.unseen = [running.title(row) for row in running.replaced.values() if row not in done]
     wanted = slots_of(side for side, _ in sides)
