@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from xsplice_plugins.check.base import joined
 from xsplice_plugins.check.fields import ALL, Aim
-from xsplice_plugins.check.homes import Key, behind, meant, stem_of
+from xsplice_plugins.check.homes import Key, behind, is_flag, meant, stem_of
 from xsplice_plugins.check.memory import Image, Loaded, Spot
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
 from xsplice_plugins.check.records import Record
@@ -259,11 +259,14 @@ class Comparison(Seen):
         if addr != likely and not self.payload.covers(addr):
             if addr not in side.homes.spare.get(stem_of(unit.name), ()):
                 return f"{name} is new, and it leads to what the image has"
-            self.note(f"{name}: several variables of the image may be meant")
+            if not is_flag(unit):
+                self.note(f"{name}: several variables of the image may be meant")
             return ""
         if addr != likely and _PER_CPU in obj.elf.sections[unit.section].name:
             return f"{name} is a new per-CPU variable, which no payload can bring"
-        if self.seen.setdefault(self._variable(obj, unit), addr) != addr:
+        if is_flag(unit):
+            self.seen["flag", addr] = addr
+        elif self.seen.setdefault(self._variable(obj, unit), addr) != addr:
             return f"the payload brings {name} twice, so its state is split"
         return "" if addr == likely else self._reached(side, unit, addr)
 

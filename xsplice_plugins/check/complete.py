@@ -13,13 +13,21 @@ from collections.abc import Iterable, Iterator
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
 from xsplice_plugins.check.compare import Comparison
-from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
+from xsplice_plugins.check.homes import Homes, find_homes, homes_in, stem_of, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
-from xsplice_plugins.check.sides import Side, is_root, names_of, own_size, title, units_of
+from xsplice_plugins.check.sides import (
+    Side,
+    all_units,
+    is_root,
+    names_of,
+    own_size,
+    title,
+    units_of,
+)
 from xsplice_plugins.check.stack import Layers, Running, apply_payloads
 from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF, STT_FUNC, STT_OBJECT
 
@@ -130,7 +138,17 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
         done.update(_functions(check, report, side, twins))
         _variables(check, report, side, wanted)
         report.boot_only |= dict.fromkeys(_boot_only(check, side, twins))
+        _restarted(check, side)
     return done
+
+
+def _restarted(check: Comparison, side: Side) -> None:
+    """Ask about statics of one name of which more are new than the object has more than before."""
+    for stem, places in side.homes.spare.items():
+        alike = (unit for unit in units_of(side.obj, is_code=False) if stem_of(unit.name) == stem)
+        fresh = [check.brought(side.obj, unit) for unit in alike if side.homes.of(unit) is None]
+        if len(fresh) - fresh.count(None) > max(0, len(fresh) - len(places)):
+            check.note(f"{stem}: several variables of the image may be meant, and are not used")
 
 
 def _baselines(
@@ -292,9 +310,7 @@ def _relinked(report: _Report, sides: list[Side]) -> None:
     for side in sides:
         places = {side.homes.by_unit[key] for key in side.homes.relinked}
         for other in sides if places else ():
-            for unit in (
-                u for is_code in (True, False) for u in units_of(other.obj, is_code=is_code)
-            ):
+            for unit in all_units(other.obj):
                 if other is not side and other.homes.of(unit) in places:
                     report.add(unit.name, f"{side.obj.path} has it too, static on one side alone")
 
@@ -347,13 +363,10 @@ def _gone(report: _Report, old: Side, side: Side) -> None:
 
 def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str]:
     """Name what is used at boot only and is not what the image holds: it never runs again."""
-    for is_code in (True, False):
-        for unit in units_of(side.obj, is_code=is_code):
-            home = side.homes.of(unit)
-            if home is None or not side.obj.is_boot_only(unit.section):
-                continue
-            if _as_is(check, side, twins, unit):
-                yield unit.name
+    for unit in all_units(side.obj):
+        is_known = side.homes.of(unit) is not None and side.obj.is_boot_only(unit.section)
+        if is_known and _as_is(check, side, twins, unit):
+            yield unit.name
 
 
 def _hooks(check: Comparison, report: _Report, sides: list[Side]) -> None:

@@ -26,6 +26,8 @@ from xsplice_plugins.check.tables import layout_of
 from xsplice_plugins.elf.types import STT_SECTION
 
 _NUMBERED = re.compile(r"(.+?)\.(\d+)$")
+#: A flag of Xen's `printk_once`; gcc numbers the name.
+_FLAG = re.compile(r"(?:.*#)?once_\.\d+")
 _SPECIALISED = re.compile(r"(?:\.(?:isra|constprop|part)\.\d+)+$")
 
 Key = tuple[int, int]  #: section and start of a unit
@@ -87,6 +89,11 @@ def stem_of(name: str) -> str:
     """Return a name without the compiler's number."""
     match = _NUMBERED.match(name)
     return match[1] if match else ""
+
+
+def is_flag(unit: Unit) -> bool:
+    """Tell whether a variable lets a message be printed once: another one costs a message."""
+    return _FLAG.fullmatch(unit.name) is not None
 
 
 def _named_units(obj: ObjectFile) -> Iterator[Unit]:
@@ -319,6 +326,9 @@ def _pair_numbered(
 ) -> None:
     """Pair numbered variables: by who uses them, then by what is left; in order either way."""
     new_users, old_users, paired = users(new), users(baseline), news
+    flags, others = ([u for u in units if is_flag(u)] for units in (news, [u for u, _ in olds]))
+    if len(flags) != len(others):  # no reference to such a byte tells which of them it means
+        news = [unit for unit in news if unit not in flags]
 
     def by_use(table: dict[Key, set[str]], unit: Unit) -> object:
         return stem_of(unit.name), frozenset(table.get((unit.section, unit.start), ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from xsplice_plugins.check.objects import ObjectFile, Unit
 from xsplice_plugins.check.sides import Side, own_size, title
@@ -24,9 +25,7 @@ class Seen:
     @property
     def notes(self) -> Iterator[str]:
         """Return what could not be compared, in order."""
-        for key in self.seen:
-            if isinstance(key, tuple) and key[0] == "note":
-                yield str(key[1])
+        return (str(value) for value in self._keyed("note"))
 
     def brought(self, obj: ObjectFile, unit: Unit) -> int | None:
         """Return where the payload has a new variable of an object; ``None`` if nothing told."""
@@ -34,7 +33,7 @@ class Seen:
 
     def brought_again(self) -> set[str]:
         """Return the names of the image's tables of which the payload has a copy that is read."""
-        return {str(key[1]) for key in self.seen if isinstance(key, tuple) and key[0] == "copy"}
+        return {str(value) for value in self._keyed("copy")}
 
     def home_of(self, side: Side, unit: Unit) -> int | None:
         """Return where the image has a variable, as its users say; ``None`` if it has it not."""
@@ -47,14 +46,18 @@ class Seen:
 
     def overlaps(self) -> Iterator[str]:
         """Say which variables share bytes: new ones in the payload, others in the image."""
-        rows = sorted(
+        rows = [
             (addr, addr + key[3], str(key[4]))
             for key, addr in self.seen.items()
             if isinstance(key, tuple) and key[0] in ("new", "kept")
-        )
-        for (_, end, one), (start, _, other) in pairwise(rows):
+        ]
+        flags = ((addr, addr + 1, "a flag of a message") for addr in self._keyed("flag"))
+        for (_, end, one), (start, _, other) in pairwise(sorted((*rows, *flags))):
             if start < end:
                 yield f"{one} and {other} share bytes in memory"
+
+    def _keyed(self, kind: str) -> list[Any]:
+        return [key[1] for key in self.seen if isinstance(key, tuple) and key[0] == kind]
 
     def _forget(self, mark: int) -> None:
         while len(self.seen) > mark:

@@ -33,6 +33,12 @@ def units_of(obj: ObjectFile, *, is_code: bool) -> Iterator[Unit]:
             yield from obj.units(row.index)
 
 
+def all_units(obj: ObjectFile) -> Iterator[Unit]:
+    """Return the pieces of code, then those of data."""
+    for is_code in (True, False):
+        yield from units_of(obj, is_code=is_code)
+
+
 def title(obj: ObjectFile, unit: Unit) -> str:
     """Return how messages call a unit."""
     return unit.name or obj.elf.sections[unit.section].name

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff.pairing import (
@@ -66,12 +67,32 @@ def pair_statics(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
 def _pair_flags(
     links: set[tuple[int, int]], old: ObjectParts, new: ObjectParts, pairing: Pairing
 ) -> None:
-    """Keep the rest of flags that print once: one taken for another costs a message at most."""
+    """Keep flags that print once: those of one text, then the rest, the same names first.
+
+    One taken for another costs a message at most.
+    """
+    links = {(a, b) for a, b in links if not (a in pairing.new_of or b in pairing.old_of)}
+    texts = _texts_of(old, {a for a, _ in links}), _texts_of(new, {b for _, b in links})
+    said = {(a, b) for a, b in links if texts[0].get(a, {0}) == texts[1].get(b, {1})}
+    _pair_unanimous(said, pairing)
     rows = [(old.all[a], new.all[b]) for a, b in links]
     for a, b in sorted(rows, key=lambda row: (row[0].name != row[1].name, row[0].number)):
         is_alike = (a.section_class, a.size_bytes) == (b.section_class, b.size_bytes)
         if is_alike and a.number not in pairing.new_of and b.number not in pairing.old_of:
             pairing.pair(a.number, b.number)
+
+
+def _texts_of(parts: ObjectParts, flags: set[int]) -> dict[int, set[bytes]]:
+    """Return the texts that code refers to just before or behind each flag."""
+    found: dict[int, set[bytes]] = {}
+    for part in list(parts.all):
+        if part.kind is not PartKind.FUNCTION:
+            continue
+        leads = [edge.part for edge in parts.edges(part)]
+        for one, other in [*pairwise(leads), *pairwise(reversed(leads))]:
+            if one in flags and other != EXTERNAL and parts.all[other].kind is PartKind.STRING:
+                found.setdefault(one, set()).add(parts.content(parts.all[other]))
+    return found
 
 
 def _left(group: list[Part], taken: dict[int, int]) -> tuple[int, ...]:

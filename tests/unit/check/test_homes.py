@@ -26,6 +26,7 @@ from tests.unit.check.building import (
 )
 from xsplice_plugins.check.complete import check_payload
 from xsplice_plugins.check.results import NewObject
+from xsplice_plugins.elf.reader import read_elf
 
 pytestmark = pytest.mark.toolchain
 
@@ -100,6 +101,54 @@ def test_of_statics_that_the_same_functions_use_each_is_one(
 
     assert " ".join(sorted((state(0, 1), state(1, 0)))) == states
     assert state(1, 1) == "failed"  # one for both
+
+
+MOSTLY_READ = '__attribute__((section(".data.read_mostly")))'
+FLAG = (
+    f"{{{{ static {{2}} {{0}} {MOSTLY_READ}; "
+    "if (!{0}) {{ {0} = 1; elsewhere({1}); }} }} "
+)
+SAYS = "LOCAL int says(int x) {{ {0}return x + 1; }} int ask(int x) {{ return says(x); }}\n"
+SAYS_TOO = "LOCAL int too(int x) {{ {0}return x - 1; }} int tell(int x) {{ return too(x); }}\n"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("name", "old", "new", "is_right"),
+    [
+        ("once_", "old", "mine", True),
+        ("once_", "mine", "too", True),  # a message more
+        ("state", "mine", "too", False),
+        ("once_", "old", "shared", False),  # no flag at all
+        ("once_", "old", "(&old)[64]", False),  # nor this
+    ],
+)
+def test_one_flag_more_of_a_message_may_be_any_of_them(
+    name: str, old: str, new: str, *, is_right: bool, is_first: bool, tmp_path: Path
+) -> None:
+    """They lie side by side, and what follows a field in its instruction is not read."""
+    kind = "char" if name == "once_" else "int"
+    first, more = FLAG.format(name, 7, kind), FLAG.format(name, 8, kind)
+    own = world(tmp_path, UNIT + SAYS.format(first) + SAYS_TOO.format(FLAG.format(name, 9, kind)))
+    body = more + first if is_first else first + more
+    text = UNIT + SAYS.format(body) + SAYS_TOO.format(FLAG.format(name, 9, kind))
+    new_object = compiled(tmp_path, "unit.c", text)
+    numbers = [row.name for row in read_elf(own.unit, "unit.o").symbols if f"{name}." in row.name]
+    rows = [f"if (!{old}) {{ {old} = 1; elsewhere(7); }} ",
+            f"if (!{new}) {{ {new} = 1; elsewhere(8); }} "]  # fmt: skip
+    code = f"""
+    int elsewhere(int); extern int shared; extern {kind} old asm("unit.c_{min(numbers)}");
+    static {kind} mine {MOSTLY_READ}, too {MOSTLY_READ};
+    __attribute__((noipa)) int says(int x) {{
+        {"".join(reversed(rows) if is_first else rows)} return x + 1; }}
+    """
+    sizes = f"{size_of(new_object, 'says')}, {size_of(own.unit, 'says')}"
+    place = '__attribute__((section(".livepatch.funcs"), used, aligned(8)))'
+    record = f'{{"unit.c_says", (void *)says, 0, {sizes}, 2}}'
+    rows_text = f"struct livepatch_func own[] {place} = {{{record}}};"
+    data = payload(own, new_object, code, (), rows_text)
+    found = checked(own, new_object, data)
+    assert (found.held and not found.unchecked) == is_right, texts(found)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kit.differ_inputs import diff_c, summary
+from tests.kit.differ_inputs import compile_c, diff, diff_c, summary
+from xsplice_plugins.elf.reader import read_elf
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from xsplice_plugins.elf.types import Symbol
 
 pytestmark = pytest.mark.toolchain
 
@@ -73,6 +76,33 @@ def test_flags_that_print_once_are_kept(tmp_path: Path, name: str) -> None:
     delta = diff_c(tmp_path, before, after)
     assert summary(delta) == (["f"], [], [], [])
     assert len(delta.references) == 3
+
+
+FLAG = 'if (a > %d) { static char once_ = %d; if (once_) { once_ = 0; note("%s", a); } }'
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_flag_stays_with_its_text(tmp_path: Path, place: int) -> None:
+    """The value that a flag begins with, which nothing is paired by, tells them apart here."""
+    rows = [FLAG % (1, 3, "one"), FLAG % (2, 5, "two")]
+    text = "int f(int a) { %s return get(a) + 1; }"
+    before = compile_c(tmp_path, text % " ".join(rows))
+    rows.insert(place, FLAG % (7, 9, "more"))
+    after = compile_c(tmp_path, text % " ".join(rows))
+    delta = diff(before, after)
+    assert (summary(delta)[0], len(delta.new)) == (["f"], 1)
+    flags = [row for row in delta.references if "once_" in row.target]
+    was = {row.decorated: value for row, value in flags_of(before)}
+    now = {(row.shndx, row.value): value for row, value in flags_of(after)}
+    assert [now[row.section, row.offset] for row in flags] == [was[row.target] for row in flags]
+    assert sorted(was[row.target] for row in flags) == [3, 5]
+
+
+def flags_of(data: bytes) -> list[tuple[Symbol, int]]:
+    """Return the flags of an object, and the values that they begin with."""
+    elf = read_elf(data, "file.o")
+    rows = [row for row in elf.symbols if row.name.startswith("once_")]
+    return [(row, elf.sections[row.shndx].data[row.value]) for row in rows]
 
 
 def test_other_statics_of_one_name_are_not_taken_for_flags(tmp_path: Path) -> None:
