@@ -30,6 +30,7 @@ from xsplice_plugins.csource.constants import (
     replaced_words,
 )
 from xsplice_plugins.csource.flags import new_flags
+from xsplice_plugins.csource.helpers import changed_sizes, resized
 from xsplice_plugins.csource.literals import changed_literals
 from xsplice_plugins.csource.pairs import changed_pairs
 from xsplice_plugins.csource.returned import without_passing
@@ -91,6 +92,7 @@ def settle_constants(
             stale += (f"{path}: {text}" for text in literals.stale)
             remarks += (f"{path}: {text}" for text in literals.remarks)
     stale += _callbacks(now, before, pair.source_path, texts)
+    stale += _resized(now, before, pair.source_path, texts)
     rows = tuple((path, old, new) for path, (old, new) in texts.items())
     pairs = changed_pairs(rows)
     here = (".h", pair.source_path)
@@ -125,6 +127,17 @@ def _callbacks(
             if path.endswith((".h", source)) and re.search(rf"\b{name}\b", was):
                 yield f"{path}: {text}"
                 break
+
+
+def _resized(
+    job: CompileJob, before: Path, source: str, texts: Mapping[str, tuple[str, str]]
+) -> Iterator[str]:
+    """Say which files allocate another size, for what gives it is something else now."""
+    own = {path: pieces for path, pieces in texts.items() if path.endswith((".h", source))}
+    sizes = changed_sizes(own.values())
+    for path in sorted({*texts, *_related(job, before, sizes.helpers)}):
+        now = texts[path][1] if path in texts else _text(before / path)
+        yield from (f"{path}: {text}" for text in resized(now, sizes))
 
 
 def _tables(

@@ -21,7 +21,6 @@ from xsplice_plugins.csource.sizing import otherwise_sized, with_old_names
 from xsplice_plugins.csource.uses import (
     Token,
     Use,
-    allocation_around,
     is_read_otherwise,
     opening_before,
     tokens,
@@ -95,7 +94,7 @@ def changed_literals(
     offsets: list[_Offset] = []
     stale: list[str] = []
     asked: dict[str, tuple[str, str, str]] = {}
-    for name, before, after in _changed_bodies(old, new):
+    for name, before, after in _changedbodies(old, new):
         asked |= {m: (name, *both) for m, both in asked_otherwise(before, after).items()}
         rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, before, after))
         offsets += (
@@ -104,7 +103,7 @@ def changed_literals(
         stale += _sizes(name, before, after)
     named = {row.texts for row in rows if not any(_is_number(text) for text in row.texts)}
     for was, now in others if named else ():
-        for name, before, after in _changed_bodies(was, now):
+        for name, before, after in _changedbodies(was, now):
             rows += (
                 replace(r, use=_settled(now, name, r.use), member="")
                 for r in _replaced(name, before, after)
@@ -215,16 +214,20 @@ def _shifted(rows: Sequence[_Offset]) -> Iterator[str]:
                 )
 
 
-def _changed_bodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list[Token]]]:
+def _changedbodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list[Token]]]:
     """Give the functions and macros that both sides have, and that differ, with their names."""
-    before, after = _bodies(old), _bodies(new)
+    before, after = bodies(old), bodies(new)
     for name in before:
         if before[name] != after.get(name, before[name]):
             yield name, tokens(before[name]), tokens(after[name])
 
 
-def _bodies(text: str) -> dict[str, str]:
-    """Return functions and macros by name; those that are defined several times joined."""
+def bodies(text: str) -> dict[str, str]:
+    """Return functions and macros by name; those that are defined several times joined.
+
+    Args:
+        text: A source. The names of macros, those with arguments alone, end with ``()``.
+    """
     found: dict[str, str] = {}
     for name, definitions in macros_in(text).items():
         if any(words is not None for words, _ in definitions):
@@ -334,18 +337,7 @@ def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[st
     if not any("alloc" in token.text for token in (*old, *new)):
         return
     new = with_old_names(old, new)
-    callees = list(otherwise_sized(old, new))
-    for places in _differences(old, new):
-        for row, place in zip((old, new), places, strict=True):
-            # Nothing was added on this side: what stands before tells in which call it is.
-            at = place.start if place.stop > place.start else max(place.start, 0)
-            if at >= len(row):
-                continue
-            found = allocation_around(row, at)
-            if found is None or not found[1] or _is_whole_call(row, place, found[0]):
-                continue
-            callees.append(found[0])
-    for callee in callees:
+    for callee in otherwise_sized(old, new):
         yield (
             f"`{name}` allocates another size by `{callee}`: what was allocated before has "
             "the old one"
@@ -370,8 +362,3 @@ def _in_pages(row: Sequence[Token]) -> list[Token]:
             found += [token._replace(text=text) for text in "0,"]
             todo.pop()
     return found
-
-
-def _is_whole_call(row: Sequence[Token], place: slice, callee: str) -> bool:
-    """Tell whether the call itself is part of what differs."""
-    return any(token.text == callee for token in row[place])

@@ -7,22 +7,26 @@ import re
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.uses import allocations, closing_of, is_type
+from xsplice_plugins.csource.keeping import allocations, target_of
+from xsplice_plugins.csource.uses import closing_of, is_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from xsplice_plugins.csource.uses import Token
 
+    _Calls = Mapping[int, tuple[list[int], bool]]  # where their sizes stand, and if memory keeps it
     _Gets = Mapping[str, list[tuple[int, int]]]  # where what a variable gets stands in the text
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
-_STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
+NAME = re.compile(r"[A-Za-z_]\w*")
+STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
 _STEPS = {"++", "--"}
-_MEMBERS = {"->", "."}
+MEMBERS = {"->", "."}
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 _OF_TYPES = re.compile(r"sizeof|offsetof|(__)?typeof(__)?|_*alignof(__)?")
 _ERROR = re.compile(r"- E[A-Z0-9]+")  #: no size
+_IN_BYTES = re.compile(r"_x|.*_bytes|v[mz]alloc")
+_SPELLING = {"sizeof", "typeof", "struct", "union", "(", ")"}
 _BEHIND_NAMES = {"=", ";", ",", ")", "["}
 
 
@@ -41,12 +45,42 @@ def otherwise_sized(old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]
     )
     if not before or not after:
         return
-    gets = _assignments(old), _assignments(new)
-    for was, now in _same_places(old, new):
-        if was not in before or now not in after or not (before[was][1] or after[now][1]):
+    gets = assignments(old), assignments(new)
+    same = dict(_same_places(old, new))
+    pairs = [(was, same[was]) for was in before if same.get(was) in after]
+    for was, now in (*pairs, *_written_anew(old, new, before, after, dict(pairs))):
+        if not (before[was][1] or after[now][1]):
             continue
-        if _fed(old, gets[0], before[was][0]) != _fed(new, gets[1], after[now][0]):
+        sizes = [
+            [row[spot].text for spot in calls[at][0]]
+            for row, calls, at in ((old, before, was), (new, after, now))
+        ]
+        if len({bool(_IN_BYTES.match(row[at].text)) for row, at in ((old, was), (new, now))}) > 1:
+            sizes = [[word for word in words if word not in _SPELLING] for words in sizes]
+        is_other = _fed(old, gets[0], before[was][0]) != _fed(new, gets[1], after[now][0])
+        if is_other or sizes[0] != sizes[1]:
             yield new[now].text
+
+
+def _written_anew(
+    old: Sequence[Token],
+    new: Sequence[Token],
+    before: _Calls,
+    after: _Calls,
+    known: Mapping[int, int],
+) -> Iterator[tuple[int, int]]:
+    """Pair the calls that stand elsewhere now by what gets the result, in order."""
+    tables: list[dict[str, list[int]]] = [{}, {}]
+    for table, row, calls, taken in (
+        (tables[0], old, before, known.keys()),
+        (tables[1], new, after, set(known.values())),
+    ):
+        for at in calls:
+            target = target_of(row, at)
+            if target and at not in taken:
+                table.setdefault(target[-1], []).append(at)
+    for name, places in tables[0].items():
+        yield from zip(places, tables[1].get(name, ()), strict=False)
 
 
 def with_old_names(old: Sequence[Token], new: Sequence[Token]) -> list[Token]:
@@ -86,37 +120,37 @@ def _same_places(old: Sequence[Token], new: Sequence[Token]) -> Iterator[tuple[i
 
 def _locals(row: Sequence[Token]) -> set[str]:
     """Return what is declared in a function, its parameters too, and is no member's name."""
-    found = set(_assignments(row))
+    found = set(assignments(row))
     members = set()
     for at in range(1, len(row) - 1):
         before, text, behind = (token.text for token in row[at - 1 : at + 2])
-        if before in _MEMBERS:
+        if before in MEMBERS:
             members.add(text)
-        elif _NAME.fullmatch(text) and behind in _BEHIND_NAMES and is_type(row, at - 1):
+        elif NAME.fullmatch(text) and behind in _BEHIND_NAMES and is_type(row, at - 1):
             found.add(text)
     return found - members
 
 
-def _assignments(row: Sequence[Token]) -> dict[str, list[tuple[int, int]]]:
+def assignments(row: Sequence[Token]) -> dict[str, list[tuple[int, int]]]:
     """Return by variable where its operator stands, and where what it gets ends."""
     found: dict[str, list[tuple[int, int]]] = {}
     for at, token in enumerate(row):
         before = row[at - 1].text if at else ";"
-        if not _NAME.fullmatch(token.text) or before in {*_MEMBERS, "*"}:
+        if not NAME.fullmatch(token.text) or before in {*MEMBERS, "*"}:
             continue
         behind = row[at + 1].text if at + 1 < len(row) else ";"
-        if _STORE.fullmatch(behind):
-            end = _end(row, at + 2)
+        if STORE.fullmatch(behind):
+            end = end_of(row, at + 2)
             if not _ERROR.fullmatch(" ".join(word.text for word in row[at + 2 : end])):
                 found.setdefault(token.text, []).append((at + 1, end))
         elif behind in _STEPS:
             found.setdefault(token.text, []).append((at + 1, at + 2))
-        elif before in _STEPS and behind not in {*_MEMBERS, "["}:
+        elif before in _STEPS and behind not in {*MEMBERS, "["}:
             found.setdefault(token.text, []).append((at - 1, at))
     return found
 
 
-def _end(row: Sequence[Token], at: int) -> int:
+def end_of(row: Sequence[Token], at: int) -> int:
     """Return where an expression ends that begins at a place."""
     depth = 0
     while at < len(row):
@@ -128,7 +162,7 @@ def _end(row: Sequence[Token], at: int) -> int:
     return at
 
 
-def _names(row: Sequence[Token], places: Iterable[int]) -> set[str]:
+def names_at(row: Sequence[Token], places: Iterable[int]) -> set[str]:
     """Return the variables at some places whose own values count: no pointers to structures."""
     found: set[str] = set()
     skipped = -1
@@ -138,8 +172,8 @@ def _names(row: Sequence[Token], places: Iterable[int]) -> set[str]:
             continue
         if _OF_TYPES.fullmatch(row[at].text) and behind == "(":
             skipped = closing_of(row, at + 1)
-        elif _NAME.fullmatch(row[at].text) and row[at - 1].text not in _MEMBERS:
-            found |= {row[at].text} if behind not in {*_MEMBERS, "("} else set()
+        elif NAME.fullmatch(row[at].text) and row[at - 1].text not in MEMBERS:
+            found |= {row[at].text} if behind not in {*MEMBERS, "("} else set()
     return found
 
 
@@ -148,12 +182,12 @@ def _fed(
 ) -> dict[str, list[tuple[str, ...]]]:
     """Return all that the variables at some places get, and those from which they get it."""
     found: dict[str, list[tuple[str, ...]]] = {}
-    todo = list(_names(row, places))
+    todo = list(names_at(row, places))
     while todo:
         name = todo.pop()
         if name in found or name not in gets:
             continue
         found[name] = [tuple(token.text for token in row[a:b]) for a, b in gets[name]]
         for start, end in gets[name]:
-            todo += _names(row, range(start, end))
+            todo += names_at(row, range(start, end))
     return found

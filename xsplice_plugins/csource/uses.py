@@ -150,7 +150,7 @@ def use_at(row: Sequence[Token], at: int) -> Use:
             continue
         if "alloc" in callee:
             makes = True
-            if _is_size(row, opening, at) is not False:
+            if is_size(row, opening, at) is not False:
                 reads = indexes = True
         elif _EXTRACTING.fullmatch(callee):
             reads = True
@@ -179,28 +179,7 @@ def is_read_otherwise(uses: Iterable[Use]) -> bool:
     return is_both and not all(use.scales and not use.indexes for use in found)
 
 
-def allocation_around(row: Sequence[Token], at: int) -> tuple[str, bool] | None:
-    """Return the allocating call whose size a token gives, and whether memory keeps the result.
-
-    ``None`` where it is in no such call, or in another argument of it.
-    """
-    while (opening := opening_before(row, at - 1)) >= 0 and row[opening].text != "{":
-        callee = row[opening - 1].text if opening else ""
-        if _is_size(row, opening, at):
-            return callee, _is_kept(row, opening - 1)
-        at = opening
-    return None
-
-
-def allocations(row: Sequence[Token]) -> Iterator[tuple[int, list[int], bool]]:
-    """Give the calls that allocate, the places that say how much, and whether memory keeps it."""
-    for at in range(len(row) - 1):
-        if row[at + 1].text == "(" and _is_size(row, at + 1, at + 2) is not None:
-            inside = range(at + 2, closing_of(row, at + 1))
-            yield at, [spot for spot in inside if _is_size(row, at + 1, spot)], _is_kept(row, at)
-
-
-def _is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
+def is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
     """Tell whether a token is in an argument that is a size; ``None`` of unknown functions."""
     callee = row[opening - 1].text if opening else ""
     places = next((places for name, places in _ALLOCATORS if name.fullmatch(callee)), None)
@@ -211,41 +190,6 @@ def _is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
         depth += (token.text in _OPENING) - (token.text in _CLOSING)
         argument += token.text == "," and depth == 0
     return argument in places
-
-
-def _is_kept(row: Sequence[Token], callee: int) -> bool:
-    """Tell whether what a call returns goes to memory that stays."""
-    start = callee
-    while start and row[start - 1].text not in {";", "{", "}"}:
-        start -= 1
-    target = [token.text for token in row[start:callee]]
-    is_member = bool({"->", ".", "["} & set(target)) or target[:1] == ["*"]
-    return (is_member and not _is_freed_member(row, target)) or target[1:] == ["="]
-
-
-def _is_freed_member(row: Sequence[Token], target: Sequence[str]) -> bool:
-    """Tell whether a target is a member of a local structure, freed again and never handed on."""
-    texts = [token.text for token in row]
-    if not {"->", "[", "*"}.isdisjoint(target) or target.count("=") != 1:
-        return False
-    path = list(target[: target.index("=")])
-    while (path[:1] and not _WORD.fullmatch(path[0])) or path[:1] == ["if"]:
-        path = path[1:]
-    if len(path) < 3 or path[1] != ".":
-        return False
-    spots = [at for at, text in enumerate(texts) if text == path[0] and at]
-    declared = [at for at in spots if _WORD.fullmatch(texts[at - 1]) and texts[at - 1] != "return"]
-    freed = any(
-        "free" in texts[at - 2] and texts[at - 1 : at + len(path) + 1] == ["(", *path, ")"]
-        for at in spots
-    )
-    given = any(
-        texts[at - 1] in {"=", "return"}
-        and (texts[at + 1] in {";", ","} or texts[at : at + len(path)] == path)
-        for at in spots
-    )
-    is_static = any("static" in texts[max(at - 4, 0) : at] for at in declared)
-    return bool(declared) and freed and not given and not is_static
 
 
 def _expression(

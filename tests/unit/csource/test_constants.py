@@ -154,7 +154,7 @@ def test_a_number_of_which_nothing_is_said(old: str, new: str) -> None:
         ("v->t = xzalloc_array(int, N);", "v->t = xzalloc_array(int, N * 2);", True),
         ("v->t = xzalloc_array(int, N * 2);", "v->t = xzalloc_array(int, N);", True),
         ("table = _xmalloc(64, 8);", "table = _xmalloc(65, 8);", True),
-        ("char *t = xmalloc_bytes(8);", "char *t = xmalloc_bytes(9);", False),
+        ("char *t = xmalloc_bytes(8); xfree(t);", "char *t = xmalloc_bytes(9); xfree(t);", False),
         ("v->t = NULL;", "v->t = xzalloc_array(int, N);", False),
         ("v->t = xmalloc(int);", "v->t = xzalloc(int);", False),
         ("v->n = 1; v->t = xmalloc(int);", "v->n = 2; v->t = xmalloc(int);", False),

@@ -64,8 +64,8 @@ def test_a_variable_that_gets_another_size(old: str, new: str) -> None:
         (f"int k; {KEPT}", f"int k; k += 8; g(k); {KEPT}"),
         ("size_t size = n; g(size);", "size_t size = n + 8; g(size);"),
         (
-            "size_t size = n; char *t = xmalloc_bytes(size);",
-            "size_t size = n + 8; char *t = xmalloc_bytes(size);",
+            "size_t size = n; char *t = xmalloc_bytes(size); xfree(t);",
+            "size_t size = n + 8; char *t = xmalloc_bytes(size); xfree(t);",
         ),
         ("size_t size = n; g(size);", f"size_t size = n + 8; {KEPT}"),
         (f"size_t size = n; {KEPT} v->size = n;", f"size_t size = n; {KEPT} v->size = n + 8;"),
@@ -97,3 +97,19 @@ def test_variables_that_are_exchanged_are_not_only_called_otherwise() -> None:
 def test_what_comes_from_itself_comes_to_an_end() -> None:
     old = f"int k = n, size = m; k = size; size = k; {KEPT}"
     assert any("another size" in text for text in _said(old, old.replace("= m", "= m + 1")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_said"),
+    [
+        ("v->t = xmalloc(int);", "if ( (v->t = (void *)xmalloc(long)) == NULL ) return 1;", True),
+        ("v->t = xmalloc(int);", "if ( (v->t = (void *)xmalloc(int)) == NULL ) return 1;", False),
+        ("v->t = xmalloc(int);", "n = 1; v->u = xmalloc(long); v->t = NULL;", False),
+        ("v->t = xmalloc(struct s);", "v->t = xmalloc_bytes(sizeof(struct s));", False),
+        ("v->t = xmalloc(struct s);", "v->t = xmalloc_bytes(sizeof(struct s) + 8);", True),
+    ],
+)
+def test_a_call_that_is_written_anew_for_the_same_thing(
+    old: str, new: str, *, is_said: bool
+) -> None:
+    assert any("allocates another size" in text for text in _said(old, new)) == is_said

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of memory that helpers and members give, in files that change and in others."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.csource.helpers import changed_sizes, resized
+
+USER = """
+static int init(struct table *t, unsigned int n)
+{
+    unsigned int bytes = frames(n) * 8;
+
+    t->list = xzalloc_bytes(bytes);
+    return t->list ? 0 : -ENOMEM;
+}
+"""
+HELPERS = "static unsigned int frames(unsigned int n)\n{\n    return round(n * 2);\n}\n"
+SET = "void set(struct table *t)\n{\n    t->bytes = sizeof(int) * 4;\n    t->next = NULL;\n}\n"
+BY_MEMBER = USER.replace("frames(n) * 8", "t->bytes")
+
+
+def _said(old: str, new: str, *files: str) -> list[str]:
+    sizes = changed_sizes([(old, new)])
+    return [text for file in (new, *files) for text in resized(file, sizes)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "user"),
+    [
+        (HELPERS, HELPERS.replace("2)", "2) + 1"), USER),
+        ("#define frames(n) ((n) * 2)\n", "#define frames(n) ((n) * 3)\n", USER),
+        (  # through another one
+            "static int round(int n)\n{\n    return n & ~7;\n}\n",
+            "static int round(int n)\n{\n    return (n + 7) & ~7;\n}\n",
+            HELPERS + USER,
+        ),
+        (HELPERS, HELPERS.replace("2)", "2) + 1"), USER.replace("bytes = frames(n) * 8", "b = 1")
+         .replace("(bytes)", "(frames(b))")),
+        (SET, SET.replace("* 4", "* 5"), BY_MEMBER),
+        (SET, SET.replace("t->next", "t->bytes += 8;\n    t->next"), BY_MEMBER),
+    ],
+)  # fmt: skip
+def test_who_asks_a_helper_that_changed_gets_another_size(old: str, new: str, user: str) -> None:
+    (text,) = _said(old, new, user)
+    assert text.startswith("`init` allocates a size by `xzalloc_bytes` that `")
+    assert _said(old, old, user) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "user"),
+    [
+        # What the helper gives is no size, or of memory that is given back.
+        (HELPERS, HELPERS.replace("2)", "3)"), USER.replace("(bytes)", "(8)")),
+        (
+            HELPERS,
+            HELPERS.replace("2)", "3)"),
+            USER.replace("t->list", "t").replace("return t ?", "xfree(t); return t ?"),
+        ),
+        # It only says something else, or gives nothing.
+        (HELPERS, HELPERS.replace("    return", "    /* twice */ return"), USER),
+        ("void frames(int n)\n{\n}\n", "void frames(int n)\n{\n    n++;\n}\n", USER),
+        # Another member, one that is cleared, one that is new.
+        (SET, SET.replace("NULL", "t"), BY_MEMBER),
+        (SET, SET.replace("t->next", "t->bytes = 0;\n    t->next"), BY_MEMBER),
+        (SET.replace("t->bytes", "t->other"), SET, BY_MEMBER),
+    ],
+)
+def test_what_changes_no_size(old: str, new: str, user: str) -> None:
+    assert _said(old, new, user) == []

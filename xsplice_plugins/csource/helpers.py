@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Helpers and members that say how much memory functions allocate, in whatever file.
+
+A helper that a patch changes gives another size to those who ask it, be they changed or not; so
+does a member that gets something else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.csource.keeping import allocations
+from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.sizing import MEMBERS, NAME, STORE, assignments, end_of, names_at
+from xsplice_plugins.csource.uses import tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from xsplice_plugins.csource.uses import Token
+
+    Bodies = Mapping[str, Sequence[Token]]
+
+_NOTHING = re.compile(r"(static |inline |noinline |cf_check |__init )*void (?!\*)")
+
+
+class Sizes(NamedTuple):
+    """What says now, otherwise than before, how much memory something needs."""
+
+    helpers: frozenset[str]  #: functions and macros, that other files can call or not
+    members: frozenset[str]
+
+
+def changed_sizes(texts: Iterable[tuple[str, str]]) -> Sizes:
+    """Name what may give another size than before: helpers and members.
+
+    Args:
+        texts: Both sides of each file that changes.
+    """
+    helpers, members = set[str](), set[str]()
+    for old, new in texts:
+        before, after = _taken_apart(old), _taken_apart(new)
+        members |= _changed_members(before, after)
+        for name in before.keys() & after.keys():
+            words = [" ".join(token.text for token in side[name]) for side in (before, after)]
+            if words[0] != words[1] and not _NOTHING.match(words[1]):
+                helpers.add(name)
+    return Sizes(frozenset(helpers), frozenset(members))
+
+
+def resized(text: str, sizes: Sizes) -> Iterator[str]:
+    """Say which calls of a file allocate another size now, for what memory keeps.
+
+    Args:
+        text: A source, changed or not.
+        sizes: What changed.
+    """
+    if "alloc" not in text or not any(name in text for group in sizes for name in group):
+        return
+    rows = _taken_apart(text)
+    through = {name: name for name in sizes.helpers}
+    while True:
+        more = {
+            name: through[call]
+            for name, row in rows.items()
+            if name not in through
+            for call in sorted(_reads(row, _results(row))[0] & through.keys())[:1]
+        }
+        if not more:
+            break
+        through |= more
+    for name, row in rows.items():
+        for at, places, is_kept in allocations(row):
+            calls, known = _reads(row, places) if is_kept else (set[str](), set[str]())
+            reasons = {through[call] for call in calls & through.keys()} | (known & sizes.members)
+            for reason in sorted(reasons):
+                yield (
+                    f"`{name}` allocates a size by `{row[at].text}` that `{reason}` gives, which "
+                    "is another one now: what was allocated before has the old one"
+                )
+
+
+def _taken_apart(text: str) -> dict[str, list[Token]]:
+    return {name.removesuffix("()"): tokens(body) for name, body in bodies(text).items()}
+
+
+def _changed_members(old: Bodies, new: Bodies) -> set[str]:
+    """Return the members that functions on both sides give something else than before."""
+    found = set()
+    for name in old.keys() & new.keys():
+        before, after = _stores(old[name]), _stores(new[name])
+        for member in before.keys() | after.keys():
+            was, now = before.get(member, []), after.get(member, [])
+            if was and now and [x for x in was if x not in now] + [x for x in now if x not in was]:
+                found.add(member)
+    return found
+
+
+def _stores(row: Sequence[Token]) -> dict[str, list[tuple[str, ...]]]:
+    """Return what members get, other than nothing."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for at in range(1, len(row) - 2):
+        if row[at - 1].text in MEMBERS and STORE.fullmatch(row[at + 1].text):
+            words = tuple(token.text for token in row[at + 1 : end_of(row, at + 2)])
+            if words[1:] not in {("0",), ("NULL",)}:
+                found.setdefault(row[at].text, []).append(words)
+    return found
+
+
+def _results(row: Sequence[Token]) -> list[int]:
+    """Return the places that say what a function returns, or what a macro stands for."""
+    starts = [at for at, token in enumerate(row) if token.text == "return"]
+    if not any(token.text == "{" for token in row):
+        return list(range(len(row)))
+    return [spot for at in starts for spot in range(at + 1, end_of(row, at + 1))]
+
+
+def _reads(row: Sequence[Token], places: Iterable[int]) -> tuple[set[str], set[str]]:
+    """Return what is called for a value at some places, and the members that are read for it."""
+    calls, members, done = set[str](), set[str](), set[str]()
+    gets, spots = assignments(row), list(places)
+    while spots:
+        todo = names_at(row, spots) - done
+        for at in spots:
+            behind = row[at + 1].text if at + 1 < len(row) else ";"
+            if NAME.fullmatch(row[at].text):
+                calls |= {row[at].text} if behind == "(" else set()
+                is_member = at > 0 and row[at - 1].text in MEMBERS
+                members |= {row[at].text} if is_member and behind not in {"(", *MEMBERS} else set()
+        done |= todo
+        spots = [spot for name in todo for a, b in gets.get(name, ()) for spot in range(a, b)]
+    return calls, members
