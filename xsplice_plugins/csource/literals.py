@@ -17,7 +17,7 @@ from xsplice_plugins.csource.constants import (
 )
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.csource.returned import is_kept
-from xsplice_plugins.csource.sizing import otherwise_sized, with_old_names
+from xsplice_plugins.csource.sizing import compare_sizes, with_old_names
 from xsplice_plugins.csource.uses import (
     Token,
     Use,
@@ -40,6 +40,7 @@ _NO_CONSTANTS = {"(", "[", "->", ".", "=", "++", "--", "+=", "-=", "|=", "&="}
 _STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
 _BORDERS = {";", "{", "}", "&&", "||", ",", "?", ":", "=", "if", "while", "return"}
 _ONE_PAGE = {"alloc_domheap_page", "alloc_xenheap_page"}
+_ALLOCATES = "`{}` allocates another size by `{}`: what was allocated before has the old one"
 _TWICE = 2  #: places of one number: a single subscript that changes is an ordinary fix
 
 
@@ -94,16 +95,16 @@ def changed_literals(
     offsets: list[_Offset] = []
     stale: list[str] = []
     asked: dict[str, tuple[str, str, str]] = {}
-    for name, before, after in _changedbodies(old, new):
+    for name, before, after in _changed_bodies(old, new):
         asked |= {m: (name, *both) for m, both in asked_otherwise(before, after).items()}
         rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, before, after))
         offsets += (
             replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, before, after)
         )
-        stale += _sizes(name, before, after)
+    stale += _sizes(bodies(old), bodies(new))
     named = {row.texts for row in rows if not any(_is_number(text) for text in row.texts)}
     for was, now in others if named else ():
-        for name, before, after in _changedbodies(was, now):
+        for name, before, after in _changed_bodies(was, now):
             rows += (
                 replace(r, use=_settled(now, name, r.use), member="")
                 for r in _replaced(name, before, after)
@@ -214,7 +215,7 @@ def _shifted(rows: Sequence[_Offset]) -> Iterator[str]:
                 )
 
 
-def _changedbodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list[Token]]]:
+def _changed_bodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list[Token]]]:
     """Give the functions and macros that both sides have, and that differ, with their names."""
     before, after = bodies(old), bodies(new)
     for name in before:
@@ -331,17 +332,20 @@ def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[
                 )
 
 
-def _sizes(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:
-    """Say which calls that allocate what memory keeps have another argument now."""
-    old, new = _in_pages(old), _in_pages(new)
-    if not any("alloc" in token.text for token in (*old, *new)):
-        return
-    new = with_old_names(old, new)
-    for callee in otherwise_sized(old, new):
-        yield (
-            f"`{name}` allocates another size by `{callee}`: what was allocated before has "
-            "the old one"
-        )
+def _sizes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    """Say which calls that allocate what memory keeps ask for another size now."""
+    gone, come = set[tuple[str, ...]](), dict[tuple[str, ...], tuple[str, str]]()
+    for name in sorted(old.keys() | new.keys()):
+        texts = old.get(name, ""), new.get(name, "")
+        if texts[0] == texts[1] or not any("alloc" in text for text in texts):
+            continue
+        before, after = (_in_pages(tokens(text)) for text in texts)
+        found = compare_sizes(before, with_old_names(before, after))
+        gone.update(found.gone)
+        come |= {size: (name, callee) for callee, size in found.come}
+        yield from (_ALLOCATES.format(name, callee) for callee in found.resized)
+    for size in (come if gone - come.keys() else {}).keys() - gone:  # in place of one that is gone
+        yield _ALLOCATES.format(*come[size])
 
 
 def _in_pages(row: Sequence[Token]) -> list[Token]:

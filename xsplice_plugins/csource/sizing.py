@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.keeping import allocations, target_of
 from xsplice_plugins.csource.uses import closing_of, is_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from xsplice_plugins.csource.uses import Token
 
@@ -30,27 +30,30 @@ _SPELLING = {"sizeof", "typeof", "struct", "union", "(", ")"}
 _BEHIND_NAMES = {"=", ";", ",", ")", "["}
 
 
-def otherwise_sized(old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]:
-    """Give the allocators whose size comes from a local variable that gets something else now.
+class Sizes(NamedTuple):
+    """The calls of one function that allocate what memory keeps, on both sides."""
+
+    resized: list[str]  #: allocators whose size, or what it comes from, is another one
+    gone: list[tuple[str, ...]]  #: sizes, in words, of calls that have no like on the new side
+    come: list[tuple[str, tuple[str, ...]]]  #: the same of the new side, with the allocators
+
+
+def compare_sizes(old: Sequence[Token], new: Sequence[Token]) -> Sizes:
+    """Compare the sizes of what a function allocates, through its local variables.
 
     Args:
         old: One function before the patch.
         new: And after it, with the names of before.
-
-    Yields:
-        The names of those that both sides call, for what memory keeps.
     """
     before, after = (
         {at: (places, is_kept) for at, places, is_kept in allocations(row)} for row in (old, new)
     )
-    if not before or not after:
-        return
     gets = assignments(old), assignments(new)
-    same = dict(_same_places(old, new))
-    pairs = [(was, same[was]) for was in before if same.get(was) in after]
-    for was, now in (*pairs, *_written_anew(old, new, before, after, dict(pairs))):
-        if not (before[was][1] or after[now][1]):
-            continue
+    same = dict(_same_places(old, new)) if before and after else {}
+    pairs = {was: same[was] for was in before if same.get(was) in after}
+    pairs |= dict(_written_anew(old, new, before, after, pairs))
+    resized = []
+    for was, now in pairs.items():
         sizes = [
             [row[spot].text for spot in calls[at][0]]
             for row, calls, at in ((old, before, was), (new, after, now))
@@ -58,8 +61,23 @@ def otherwise_sized(old: Sequence[Token], new: Sequence[Token]) -> Iterator[str]
         if len({bool(_IN_BYTES.match(row[at].text)) for row, at in ((old, was), (new, now))}) > 1:
             sizes = [[word for word in words if word not in _SPELLING] for words in sizes]
         is_other = _fed(old, gets[0], before[was][0]) != _fed(new, gets[1], after[now][0])
-        if is_other or sizes[0] != sizes[1]:
-            yield new[now].text
+        if (before[was][1] or after[now][1]) and (is_other or sizes[0] != sizes[1]):
+            resized.append(new[now].text)
+    return Sizes(
+        resized,
+        [size for _, size in _others(old, before, pairs.keys())],
+        list(_others(new, after, pairs.values())),
+    )
+
+
+def _others(
+    row: Sequence[Token], calls: _Calls, known: Collection[int]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Give the allocators and sizes of other calls, of what memory keeps."""
+    for at, (places, is_kept) in calls.items():
+        if is_kept and at not in known:
+            words = (row[spot].text for spot in places)
+            yield row[at].text, tuple(word for word in words if word not in _SPELLING)
 
 
 def _written_anew(

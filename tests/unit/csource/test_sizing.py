@@ -104,7 +104,9 @@ def test_what_comes_from_itself_comes_to_an_end() -> None:
     [
         ("v->t = xmalloc(int);", "if ( (v->t = (void *)xmalloc(long)) == NULL ) return 1;", True),
         ("v->t = xmalloc(int);", "if ( (v->t = (void *)xmalloc(int)) == NULL ) return 1;", False),
-        ("v->t = xmalloc(int);", "n = 1; v->u = xmalloc(long); v->t = NULL;", False),
+        ("v->t = xmalloc(int);", "n = 1; v->u = xmalloc(long); v->t = NULL;", True),
+        ("v->t = xmalloc(int);", "n = 1; v->t = NULL;", False),
+        ("v->t = xmalloc(int);", "n = 1; v->u = xmalloc(int); v->t = NULL;", False),
         ("v->t = xmalloc(struct s);", "v->t = xmalloc_bytes(sizeof(struct s));", False),
         ("v->t = xmalloc(struct s);", "v->t = xmalloc_bytes(sizeof(struct s) + 8);", True),
     ],
