@@ -18,6 +18,7 @@ _TOKEN = re.compile(
     r"(?P<directive>^[ \t]*\#(?:/\*.*?\*/|\\\n|[^\n])*)|[{}();]",
     re.MULTILINE | re.DOTALL,
 )
+_CONDITION = re.compile(r"[ \t]*#[ \t]*(ifn?def|if|el(?:if(?:n?def)?|se)|endif)\b")
 _SPACED_LITERAL = re.compile(_LITERAL)
 _ATTRIBUTE = re.compile(r"\b(?:__attribute__|__attribute|__asm__|asm|__asm|_Alignas)\s*\(")
 _NAME = r"[A-Za-z_]\w*"
@@ -124,6 +125,16 @@ def chunks(text: str) -> tuple[Chunk, ...]:
             cut(match.end())
     cut(len(text), is_complete=False)
     return tuple(found)
+
+
+def conditions(text: str) -> tuple[str, ...]:
+    """Return the words of the conditional directives in a text: ``ifdef``, ``else``, ``endif``.
+
+    Args:
+        text: A chunk; what its comments and literals say does not count.
+    """
+    found = (m[0] for m in _TOKEN.finditer(text) if m.lastgroup == "directive")
+    return tuple(m[1] for row in found if (m := _CONDITION.match(row)))
 
 
 def _is_body(head: str) -> bool:

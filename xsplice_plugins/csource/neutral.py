@@ -4,7 +4,8 @@
 A patch that adds a line shifts ``__LINE__`` in everything below it. A ``#line`` directive in front
 of the first unchanged declaration behind each change gives it its old number back, so that the
 compiler sees no difference there. Directives are only put between top-level declarations: never
-into a macro's arguments, a comment or a string.
+into a macro's arguments, a comment or a string. Those in a branch that is off count for nothing, so
+there is one in front of each conditional, and one behind it where the branches end otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import count
 
-from xsplice_plugins.csource.declarations import chunks
+from xsplice_plugins.csource.declarations import chunks, conditions
 
 _DIRECTIVE = re.compile(r"^([ \t]*#[ \t]*(?:line[ \t]+)?)(\d+)", re.MULTILINE)
 _LEAD = re.compile(r"(?:\s+|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
@@ -28,8 +29,8 @@ def line_neutral(old: str, new: str) -> str:
         new: The same after it.
 
     Returns:
-        The new text with ``#line`` directives between declarations. Inside a changed declaration
-        numbers go on from its start.
+        The new text with ``#line`` directives between declarations, right whichever branches of
+        conditionals are on. Inside a changed declaration numbers go on from its start.
     """
     before, after = _placed(old), _placed(new)
     matcher = SequenceMatcher(
@@ -40,18 +41,58 @@ def line_neutral(old: str, new: str) -> str:
         for block in matcher.get_matching_blocks()
         for k in range(block.size)
     }
-    pieces: list[str] = []
-    shift = 0  # what must be added to a line's number in the new text to get the one it has now
+    out, lines = "", _Lines()
     for number, (lead, content, line) in enumerate(after):
-        pieces.append(lead)
-        old_line = wanted.get(number)
-        head, newline, indent = lead.rpartition("\n")
-        has_own_line = not indent.strip() and (newline or number == 0)
-        if content and old_line is not None and has_own_line and line + shift != old_line:
-            pieces[-1] = f"{head}{newline}#line {old_line}\n{indent}"
-            shift = old_line - line
-        pieces.append(content)
-    return "".join(pieces)
+        out += lead
+        old_line, start = wanted.get(number), out.rfind("\n") + 1
+        marks = conditions(content)
+        is_mark = bool(marks) and content.startswith("#")
+        is_inner = is_mark and not marks[0].startswith("if")  # nothing is left of that branch
+        if content and old_line is not None and not is_inner and not out[start:].strip():
+            out = out[:start] + lines.move(line, old_line) + out[start:]
+        out += content
+        for mark in marks:
+            lines.go_past(mark)
+        if is_mark and lines.shift is None:
+            here, behind = old_line or line + lines.added + lines.outer, content.count("\n") + 1
+            out += "\n" + lines.move(line + behind, here + behind).rstrip("\n")
+    return out
+
+
+class _Lines:
+    """What must be added to the place of a line to get the number that it has.
+
+    The place counts the directives that were put in: one in a branch that is off has no effect,
+    but takes a line. Every call changes the state; not for use from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Begin with the first line."""
+        self.shift: int | None = 0  #: ``None`` where it depends on which branch is on
+        self.added = 0  #: directives so far
+        self.outer = 0  #: what it was in front of the conditional that ended last
+        self._open: list[tuple[int | None, set[int | None]]] = []
+
+    def move(self, line: int, wanted: int) -> str:
+        """Return the directive that gives a line another number; "" if it has that."""
+        if self.shift == wanted - line - self.added:
+            return ""
+        self.added += 1
+        self.shift = wanted - line - self.added
+        return f"#line {wanted}\n"
+
+    def go_past(self, mark: str) -> None:
+        """Go past ``if``, ``elif``, ``else`` or ``endif``: the next branch begins as the first."""
+        if mark.startswith("if"):
+            self._open.append((self.shift, {self.shift}))
+        elif self._open:
+            before, ends = self._open[-1]
+            ends.add(self.shift)
+            self.shift = before
+            if mark == "endif":
+                self._open.pop()
+                self.outer = before or 0
+                self.shift = before if ends == {before} else None
 
 
 def _placed(text: str) -> list[tuple[str, str, int]]:

@@ -35,16 +35,50 @@ int five(void) { return __LINE__; }
 NAMES = ("one", "two", "three", "four", "five")
 
 
-def numbers(text: str) -> dict[str, str]:
+CONDITIONS = """\
+int one(void) { return __LINE__; }
+
+#ifdef A
+int two(void) { return __LINE__; }
+# if defined(B)
+int three(void) { return __LINE__; }
+# else /* of
+#endif B */
+int four(void) { return __LINE__; }
+# endif
+int five(void) { return __LINE__; }
+#elif defined(B)
+static const char text[] = "\\
+#endif";
+int six(void) { return __LINE__; }
+#endif /* A
+or B */
+int seven(void)
+{
+#ifdef B
+    int x;
+#else
+    int y;
+#endif
+    return __LINE__;
+}
+int eight(void) { return __LINE__; }
+"""
+BRANCHES = [(), ("-DA",), ("-DB",), ("-DA", "-DB")]
+
+
+def numbers(text: str, *options: str) -> dict[str, str]:
     """Return what each function returns, as the preprocessor expands it."""
     done = subprocess.run(
-        ["gcc", "-E", "-P", "-x", "c", "-"],
+        ["gcc", "-E", "-P", *options, "-x", "c", "-"],
         input=text.replace('#include "x.h"', "#define X"),
         capture_output=True,
         text=True,
         check=True,
     )
-    return dict(re.findall(r"int (\w+)\(void\)\s*{\s*return ([^;]*);", done.stdout))
+    return dict(
+        re.findall(r"int (\w+)\(void\)\s*{(?:\s*int [xy];)?\s*return ([^;]*);", done.stdout)
+    )
 
 
 @pytest.mark.toolchain
@@ -77,6 +111,54 @@ def test_unchanged_text_is_left_as_it_is() -> None:
 def test_change_that_shifts_nothing_adds_no_directive() -> None:
     new = OLD.replace("return TWICE(__LINE__)", "return TWICE(1)")
     assert line_neutral(OLD, new) == new
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("options", BRANCHES)
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("{ return __LINE__; }\n\n#ifdef A", "{\n\nreturn __LINE__; }\n\n#ifdef A", {"one"}),
+        ("int two(void) {", "int two(void) {\n\n", {"two"}),
+        ("int three(void) {", "int added(void);\nint three(void) {", set()),
+        ("int four(void) {", "\n\n\nint four(void) {\n", {"four"}),
+        ("int five(void) { return __LINE__; }\n", "", {"five"}),
+        ("int six(void) {", "int six(void) {\n\n", {"six"}),
+        ("#ifdef A\n", "#if defined(A)\n\n", set()),
+        ("#endif /* A\n", "\n#endif /* A,\n", set()),
+    ],
+)
+def test_numbers_are_right_whichever_branch_of_a_conditional_is_on(
+    before: str, after: str, changed: set[str], options: tuple[str, ...]
+) -> None:
+    assert CONDITIONS.count(before) == 1
+    new = CONDITIONS.replace(before, after)
+    shown, old = (numbers(text, *options) for text in (line_neutral(CONDITIONS, new), CONDITIONS))
+    assert {"one", "seven", "eight"} <= set(old)
+    for name in set(old) - changed:
+        assert shown[name] == old[name], name
+    moved = numbers(new, *options)
+    assert moved["eight"] != old["eight"], "the directives did that"
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("options", BRANCHES)
+def test_a_directive_in_a_branch_that_is_off_takes_a_line(options: tuple[str, ...]) -> None:
+    new = CONDITIONS.replace("int two(", "\nint two(")
+    new = new.replace("int five(void) { return __LINE__; }\n", "")
+    old = numbers(CONDITIONS, *options)
+    assert numbers(new, *options).get("six") == old.get("six"), "the lines are as many again"
+    assert numbers(line_neutral(CONDITIONS, new), *options) == {
+        name: line for name, line in old.items() if name != "five"
+    }
+
+
+def test_a_conditional_adds_no_directive_where_nothing_moves() -> None:
+    new = CONDITIONS.replace("int three(void) { return __LINE__; }", "int three(void);")
+    assert line_neutral(CONDITIONS, new) == new
+    # The number is known behind a conditional whose branches end alike.
+    below = CONDITIONS.replace("int one(void) {", "int one(void) {\n")
+    assert line_neutral(CONDITIONS, below).count("#line") == 1
 
 
 @pytest.mark.toolchain
