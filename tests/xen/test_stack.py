@@ -176,6 +176,32 @@ def test_what_a_payload_beneath_changed_elsewhere_is_held_once_for_a_stack(bench
     assert "tasklet_kill: not what a rebuild has" in run.text
 
 
+def test_a_header_that_offsets_for_assembler_are_made_from_may_change_in_a_stack(
+    bench: Bench,
+) -> None:
+    """They are no object, so they are judged as those of a single fix; another offset shows."""
+    header, end = "xen/include/xen/multiboot2.h", "} multiboot2_tag_basic_meminfo_t;"
+    bench.patch("s1", *FIRST)
+    bench.patch("s2", ('".5-s1a"',), ('".5-s2a"',), on="s1")
+    more = "\nstatic inline int s2_unused(void) { return 2; }\n"
+    bench.patch("header", (end,), (end + more,), path=header)
+    bench.prove("s1", "s1.patch").assert_success()
+    run = bench.prove("s2", "s1.patch", "s2.patch", "header.patch", beneath=("s1",))
+    run.assert_success()
+    judged = bench.folder / "b/s2/beneath/asm-offsets.s.xsplice.pair.json"
+    assert not json.loads(judged.read_text())["refused"]
+    # The payload beneath has no record; the patch that is named for it moves an offset.
+    fields = ("    u32 mem_lower;\n", "    u32 mem_upper;\n")
+    was = "".join(fields) + end
+    bench.patch("moved", (was,), ("".join(reversed(fields)) + end,), path=header)
+    with (bench.folder / "s1.patch").open("a") as both:
+        both.write((bench.folder / "moved.patch").read_text())
+    bench.payload("s1").with_suffix(".payload.json").unlink()
+    run = bench.prove("s2", "s1.patch", "s2.patch", beneath=("s1",))
+    assert run.status == 5, run.text
+    assert "asm-offsets.s: the patches of the payloads beneath change it" in run.text
+
+
 def test_a_wrong_payload_on_another_or_beneath_is_caught(bench: Bench) -> None:
     bench.patch("s1", *FIRST)
     bench.patch("s2", ('".5-s1a"',), ('".5-s2a"',), on="s1")

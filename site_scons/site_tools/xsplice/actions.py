@@ -168,9 +168,12 @@ def pair_sides(target: Nodes, source: Nodes, env: Environment) -> None:
 
 def capture_reached(target: Nodes, source: Nodes, env: Environment) -> None:
     """Preprocess an object that only a header reaches; compile it if that can matter."""
-    fix, sides = target[0].attributes.xsplice
+    _, sides = target[0].attributes.xsplice
     with staged(target):
-        pair = pipeline.capture_reached(sides, _prefix(fix, sides.job.object_path))
+        place = _path(target[0])
+        pair = pipeline.capture_reached(
+            sides, place.with_name(place.name.removesuffix(".pair.json"))
+        )
         artefacts.save(_path(target[0]), pair)
 
 

@@ -286,7 +286,7 @@ class Wiring:
                 ),
             ],
         )
-        made = (*rebuild.lower_objects.values(), *rebuild.reads)
+        made = (*rebuild.lower_objects.values(), *rebuild.lower_texts.values(), *rebuild.reads)
         env.Depends(checked, [base, *files, *map(str, made)])
         whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Duty, Finding, Severity
+from xsplice_plugins.artefacts import Duty, Finding, ObjectPair, Severity
 
 from .actions import Fix, Nodes, _load_deltas, _path, _prefix, staged
 from .copies import Farm, Side, lay_out, require
@@ -34,6 +34,8 @@ class Rebuild:
     sides: dict[str, Side] = field(default_factory=dict)  #: by object path: the patched sources
     #: By object path, for all that the patches of payloads beneath reach: made with those alone.
     lower_objects: dict[str, Path] = field(default_factory=dict)
+    #: Where lies what they make of offsets for assembler and the linker script, by path.
+    lower_texts: dict[str, Path] = field(default_factory=dict)
     base: Path = Path()  #: where lies whether the tree is what its image holds
     doubts: tuple[Finding, ...] = ()  #: whether what is compiled may have changed since
     #: Where lies which files of the patch each compile read, and the files that one should read.
@@ -99,6 +101,22 @@ def _lower_objects(fix: Fix, rebuild: Rebuild, known: set[str]) -> Iterator[pipe
             data = _once_more(fix, side, rebuild.pristine, "baseline", is_apart=True)
             row = pipeline.NewObject(path=path, new=data, baseline=data, is_apart=True)
         yield _with_plain(fix, rebuild, side, row)
+
+
+def _moved_beneath(rebuild: Rebuild) -> tuple[Finding, ...]:
+    """Say what payloads beneath make otherwise that only code reads which is not replaced."""
+    text = (
+        "the patches of the payloads beneath change it, and assembler code and the image were made "
+        "with it as it was; make that payload again without that change"
+    )
+    return tuple(
+        finding
+        for path, place in sorted(rebuild.lower_texts.items())
+        if artefacts.load(place, ObjectPair).refused
+        for finding in artefacts.findings_about(
+            Duty.STACK, "rebuild", Severity.ERROR, path, [f"{path}: {text}"]
+        )
+    )
 
 
 def _with_plain(
@@ -200,7 +218,6 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
-        checks = replace(
-            checks, base=base, findings=checks.findings + rebuild.doubts + _unread(rebuild)
-        )
+        others = rebuild.doubts + _unread(rebuild) + _moved_beneath(rebuild)
+        checks = replace(checks, base=base, findings=checks.findings + others)
         artefacts.save(_path(target[0]), checks)

@@ -112,6 +112,7 @@ def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
     if plan.route is Route.MAKE:
         return Rebuild()
     folder, before = wiring.fix.folder, _before(wiring, tree)
+    beneath = _lower_jobs(wiring, tree, plan)
     return Rebuild(
         farm=Farm(source_root=tree.root, tree=tree, copy=folder / "still", patch_set=still),
         pristine=before,
@@ -122,9 +123,21 @@ def _rebuild(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> Rebuild:
         sides={job.object_path: Side(job=job, copy=folder / "copy") for job in plan.jobs},
         lower_objects={
             job.object_path: before.with_name(f"{before.name}.objects") / job.object_path
-            for job in _lower_jobs(wiring, tree, plan)
+            for job in beneath
+            if job.tree_object
         },
+        lower_texts={job.object_path: folder / _judged(job) for job in beneath if _is_text(job)},
     )
+
+
+def _is_text(job: CompileJob) -> bool:
+    """Tell whether a target is no object: offsets for assembler, or the linker script."""
+    return not job.tree_object and not job.object_path.endswith(".o")
+
+
+def _judged(job: CompileJob) -> str:
+    """Return where lies, below the fix's folder, what payloads beneath make of such a target."""
+    return f"beneath/{job.object_path}.xsplice.pair.json"
 
 
 def _before(wiring: Wiring, tree: XenTree) -> Path:
@@ -137,7 +150,7 @@ def _before(wiring: Wiring, tree: XenTree) -> Path:
 
 
 def _lower_jobs(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[CompileJob]:
-    """Return the objects of a plan that the patches of payloads beneath reach."""
+    """Return what of a plan the patches of payloads beneath reach."""
     lower = wiring.fix.stack.lower
     if lower is None:
         return []
@@ -215,7 +228,10 @@ def _recorded(wiring: Wiring, tree: XenTree, plan: CapturePlan) -> list[object]:
             before += [f"with patch set {lower.digest}", *inputs.texts(job, is_patched=False)]
         pair, is_old = _pair(wiring, sides, before, after, stamps, inputs)
         deltas.append(wiring.diff(f"objects/{job.object_path}.xsplice.diff", pair, sides, after))
-        if job in reached and not _is_compiled(job):
+        if job in reached and _is_text(job):
+            below = replace(sides, pristine=_pristine(wiring, tree), patched=baseline_copy)
+            _pair(wiring, below, before, [], stamps, old, _judged(job))
+        if job in reached and job.tree_object and not _is_compiled(job):
             made = _compiled(
                 wiring,
                 f"../{baseline_copy.name}.objects/{job.object_path}",
@@ -235,8 +251,11 @@ def _pair(
     after: list[str],
     stamps: list[object],
     inputs: capture.InputDigests,
+    target_path: str = "",
 ) -> tuple[object, bool]:
     """Wire the capture of one object; ``before`` and ``after`` stand for the sides' content.
+
+    The record goes beside the fix's other ones, unless ``target_path`` says where.
 
     Returns:
         The record's node, and whether other files that were read for it have changed.
@@ -254,7 +273,7 @@ def _pair(
             env.Depends(compiled[0], env.File(str(sides.tree_object)))
     pair = wiring.node(
         builder,
-        [f"objects/{job.object_path}.xsplice.pair.json"],
+        [target_path or f"objects/{job.object_path}.xsplice.pair.json"],
         compiled,
         carries=carries,
         library=CAPTURING,
