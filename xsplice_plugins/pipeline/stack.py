@@ -124,13 +124,18 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
             continue
         beneath.append((done, kind_of(record)))
         if met := _meeting(wanted, replace(patch_set, patches=patch_set.patches[done:]), reads):
-            own = [p for p in given if p.sha256 not in {row.sha256 for row in record.patches}]
-            raise RefusedError(
+            theirs = {p.sha256 for p in wanted}
+            asked = [*given[:done], *wanted, *(p for p in rest if p.sha256 not in theirs)]
+            text = (
                 f"{patch_set.name}: it is compiled from sources without the patch of {path.name}, "
                 f"so it would undo {path.name} ({met}); begin with that patch: "
-                f'PATCH="{_names(asked := [*given[:done], *wanted, *own[done:]])}"'
-                + _alike(asked, wanted, path)
             )
+            if theirs <= {p.sha256 for p in rest}:
+                text = (
+                    f"{patch_set.name}: its patches come in another order than the payloads "
+                    f"beneath: those of {path.name} are not where they must be; put them so: "
+                )
+            raise RefusedError(f'{text}PATCH="{_names(asked)}"' + _alike(asked, wanted, path))
     lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
     return Stack(patches=given, lower=lower, beneath=tuple(beneath))
 

@@ -109,15 +109,26 @@ def test_a_patch_is_known_by_its_text_and_not_by_its_name(tmp_path: Path) -> Non
         read_stack(config(one), fix(replace(A, text="another text"), B), {"common/a.c"})
 
 
-@pytest.mark.parametrize("given", [(B,), (B, A)])
-def test_a_fix_without_the_patch_beneath_is_refused(
-    given: tuple[PatchFile, ...], tmp_path: Path
-) -> None:
+def test_a_fix_without_the_patch_beneath_is_refused(tmp_path: Path) -> None:
     one = below(tmp_path, "one", A)
     with pytest.raises(RefusedError) as refused:
-        read_stack(config(one), fix(*given), {"common/a.c"})
+        read_stack(config(one), fix(B), {"common/a.c"})
     assert "it would undo one.livepatch (both are made of `common/a.c`)" in str(refused.value)
     assert 'PATCH="A.patch B.patch"' in str(refused.value)
+    assert "order" not in str(refused.value)
+
+
+def test_patches_in_another_order_than_the_payloads_beneath_are_named_so(tmp_path: Path) -> None:
+    more = patch("D", "common/a.c")
+    one = below(tmp_path, "one", A)
+    two = below(tmp_path, "two", A, B, on=one)
+    for given, wrong in (((B, A, more), "one"), ((A, more, B), "two")):
+        with pytest.raises(RefusedError) as refused:
+            read_stack(config(one, two), fix(*given), {"common/a.c"})
+        text = str(refused.value)
+        assert f"in another order than the payloads beneath: those of {wrong}.livepatch" in text
+        assert 'PATCH="A.patch B.patch D.patch"' in text
+        assert "undo" not in text
 
 
 def test_the_middle_of_a_chain_must_not_be_left_out(tmp_path: Path) -> None:
