@@ -13,6 +13,7 @@ from xsplice_plugins.errors import LinkError
 from xsplice_plugins.handmade.compiling import SourceObject, compile_sources, rename_symbols
 from xsplice_plugins.handmade.declarations import DeclarationKind, read_declarations
 from xsplice_plugins.handmade.delta import make_delta, resolve
+from xsplice_plugins.handmade.externs import Externs
 from xsplice_plugins.handmade.prototypes import check_types
 from xsplice_plugins.link.names import Names, read_names
 
@@ -42,6 +43,7 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         ConfigError: A file is missing.
         CaptureError: A file does not compile.
         LinkError: A declaration cannot be followed.
+        RefusedError: What a file declares of Xen is not what Xen has.
     """
     reads: Reads = {}
     compiled = compile_sources(tree, sources, release=config.release, reads=reads)
@@ -51,18 +53,25 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         raise LinkError(
             f"{error.filename}: cannot be read ({error.strerror}); give an existing file"
         ) from error
-    renamed = tuple(_renamed(source, names) for source in compiled)
+    wanted = tuple(_wanted(source, names) for source in compiled)
+    renamed = tuple(map(_renamed, compiled, wanted))
     deltas = tuple(make_delta(source, names, config.profile) for source in renamed)
     if not any(delta.is_active for delta in deltas):
         raise LinkError(
             f"{', '.join(delta.source_path for delta in deltas)}: nothing is declared; "
             'include <xsplice.h> and write XSPLICE_REPLACE("function", replacement)'
         )
+    notes = check_types(tree, deltas, tuple(source.data for source in renamed), reads=reads)
+    externs = Externs(tree, names, compiled, reads)
+    for number, source in enumerate(compiled):
+        findings, told = externs.check(source, wanted[number])
+        notes += told
+        judged = replace(deltas[number], findings=deltas[number].findings + findings)
+        deltas = (*deltas[:number], judged, *deltas[number + 1 :])
     return Handmade(
         deltas=deltas,
         objects=tuple(source.data for source in renamed),
-        notes=check_types(tree, deltas, tuple(source.data for source in renamed), reads=reads)
-        + _place_notes(deltas, names),
+        notes=notes + _place_notes(deltas, names),
         reads=reads,
     )
 
@@ -92,8 +101,8 @@ def _place_notes(deltas: Sequence[Delta], names: Names) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _renamed(source: SourceObject, names: Names) -> SourceObject:
-    """Give the symbols that stand for statics of Xen the names of those."""
+def _wanted(source: SourceObject, names: Names) -> dict[str, str]:
+    """Return the decorated names of statics of Xen that symbols of a file stand for."""
     declarations = read_declarations(read_elf(source.data, source.object_path))
     wanted = {}
     for declaration in declarations:
@@ -104,4 +113,9 @@ def _renamed(source: SourceObject, names: Names) -> SourceObject:
                     "declare it `extern` and do not define it"
                 )
             wanted[declaration.object.name] = resolve(names, declaration.name, declaration.subject)
+    return wanted
+
+
+def _renamed(source: SourceObject, wanted: dict[str, str]) -> SourceObject:
+    """Give the symbols that stand for statics of Xen the names of those."""
     return replace(source, data=rename_symbols(source.data, wanted)) if wanted else source

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.kbuild.tree import XenTree
 
 _DEPTH_MAX = 32  #: pointers to pointers, arrays of functions ...
-_QUALIFIERS = {
+QUALIFIERS = {
     "DW_TAG_const_type": "const",
     "DW_TAG_volatile_type": "volatile",
     "DW_TAG_restrict_type": "restrict",
@@ -87,44 +87,62 @@ def _original_type(
     if not changed.size_before_bytes:
         return "?an earlier payload brings it"
     plain = changed.name.rpartition("#")[2]
-    path = _object_of(tree, changed.name)
+    path = object_of(tree, changed.name)
     if not path:
         return "?no object of the tree with a recorded command defines it"
     if path not in cache:
-        cache[path] = _with_debug_information(tree, path, reads)
+        cache[path] = with_debug_information(tree, path, reads)
     found = cache[path]
     if isinstance(found, str):
         return f"?{found}"
     return function_type(found, plain) or f"?{path} has no debug information about it"
 
 
-def _object_of(tree: XenTree, name: str) -> str:
-    """Return the object that defines a function, relative to the build folder."""
+def object_of(tree: XenTree, name: str, *, is_function: bool = True) -> str:
+    """Return the object that defines a function, relative to the build folder; "" if none does.
+
+    Args:
+        tree: The built tree.
+        name: Decorated name.
+        is_function: Whether only functions count, local ones too; else all that is not local.
+    """
     file, _, plain = name.rpartition("#")
     if file:
         path = str(Path(file).with_suffix(".o"))
         return path if (tree.build_root / path).is_file() else ""
-    word = b"\0" + plain.encode("utf-8", "surrogateescape") + b"\0"
+    word = plain.encode("utf-8", "surrogateescape") + b"\0"  # may end another name, in one place
     for folder, base in scan(str(tree.build_root)).records:
         path = f"{folder}/{base}" if folder else base
         place = tree.build_root / path
         if not base.endswith(".o") or base in {"built_in.o", "prelink.o"} or not place.is_file():
             continue
         data = place.read_bytes()
-        if data[:4] == b"\x7fELF" and word in data and _defines(data, path, plain):
+        if (
+            data[:4] == b"\x7fELF"
+            and word in data
+            and _defines(data, path, plain, is_function=is_function)
+        ):
             return path
     return ""
 
 
-def _defines(data: bytes, path: str, name: str) -> bool:
+def _defines(data: bytes, path: str, name: str, *, is_function: bool) -> bool:
     return any(
-        symbol.name == name and symbol.type == STT_FUNC and symbol.shndx
+        symbol.name == name
+        and symbol.shndx
+        and (symbol.type == STT_FUNC if is_function else not symbol.is_local)
         for symbol in read_elf(data, path).symbols
     )
 
 
-def _with_debug_information(tree: XenTree, path: str, reads: Reads | None) -> bytes | str:
-    """Return an object of the tree with debug information, or why there is none."""
+def with_debug_information(tree: XenTree, path: str, reads: Reads | None) -> bytes | str:
+    """Return an object of the tree with debug information, or a text: why there is none.
+
+    Args:
+        tree: The built tree.
+        path: The object, relative to the build folder.
+        reads: Gets the files that are read, with digests.
+    """
     data = (tree.build_root / path).read_bytes()
     if b".debug_info\0" in data:
         return data
@@ -151,24 +169,25 @@ def function_type(data: bytes, name: str) -> str:
         return ""
     for unit in file.get_dwarf_info().iter_CUs():
         for die in unit.get_top_DIE().iter_children():
-            if die.tag == "DW_TAG_subprogram" and _text(die, "DW_AT_name") == name:
+            if die.tag == "DW_TAG_subprogram" and text_of(die, "DW_AT_name") == name:
                 return _spell_function(die, 0)
     return ""
 
 
-def _text(die: Die, attribute: str) -> str:
+def text_of(die: Die, attribute: str) -> str:
+    """Return an attribute's text; "" if the entry lacks it."""
     value = die.attributes.get(attribute)
     return value.value.decode("utf-8", "surrogateescape") if value is not None else ""
 
 
 def _spell_function(die: Die, depth: int) -> str:
-    return f"{_spell(die, depth + 1)} ({', '.join(_parameters(die, depth + 1)) or 'void'})"
+    return f"{spell(die, depth + 1)} ({', '.join(_parameters(die, depth + 1)) or 'void'})"
 
 
 def _parameters(die: Die, depth: int) -> Iterator[str]:
     for child in die.iter_children():
         if child.tag == "DW_TAG_formal_parameter":
-            yield _unqualified(_spell(child, depth))
+            yield _unqualified(spell(child, depth))
         elif child.tag == "DW_TAG_unspecified_parameters":
             yield "..."
 
@@ -178,32 +197,32 @@ def _unqualified(text: str) -> str:
     words = text.split(" ")
     if text.endswith("*"):
         return text
-    while len(words) > 1 and words[0] in _QUALIFIERS.values():
+    while len(words) > 1 and words[0] in QUALIFIERS.values():
         words.pop(0)
-    while len(words) > 1 and words[-1] in _QUALIFIERS.values():
+    while len(words) > 1 and words[-1] in QUALIFIERS.values():
         words.pop()
     return " ".join(words)
 
 
-def _spell(die: Die, depth: int) -> str:
+def spell(die: Die, depth: int) -> str:
     """Spell the type that an entry refers to; typedefs stand for what they mean."""
     if "DW_AT_type" not in die.attributes or depth > _DEPTH_MAX:
         return "void" if depth <= _DEPTH_MAX else "..."
     target = die.get_DIE_from_attribute("DW_AT_type")
     tag = target.tag
     if tag == "DW_TAG_pointer_type":
-        inner = _spell(target, depth + 1)
+        inner = spell(target, depth + 1)
         return f"{inner} *" if not inner.endswith(")") else f"({inner}) *"
-    if tag in _QUALIFIERS:
-        inner, word = _spell(target, depth + 1), _QUALIFIERS[tag]
+    if tag in QUALIFIERS:
+        inner, word = spell(target, depth + 1), QUALIFIERS[tag]
         return f"{inner} {word}" if inner.endswith("*") else f"{word} {inner}"
     if tag == "DW_TAG_typedef":
-        inner = _spell(target, depth + 1)
-        return _text(target, "DW_AT_name") if inner.endswith("{}") else inner
+        inner = spell(target, depth + 1)
+        return text_of(target, "DW_AT_name") if inner.endswith("{}") else inner
     if tag in _TAGGED:
-        return f"{_TAGGED[tag]} {_text(target, 'DW_AT_name') or '{}'}"
+        return f"{_TAGGED[tag]} {text_of(target, 'DW_AT_name') or '{}'}"
     if tag == "DW_TAG_array_type":
-        return f"{_spell(target, depth + 1)} []"
+        return f"{spell(target, depth + 1)} []"
     if tag == "DW_TAG_subroutine_type":
         return _spell_function(target, depth)
-    return _text(target, "DW_AT_name") or tag
+    return text_of(target, "DW_AT_name") or tag
