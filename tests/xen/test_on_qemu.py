@@ -42,11 +42,11 @@ HEAD = """#include <xen/lib.h>
 static struct notifier_block *kept;
 static struct timer timer;
 static int heard(struct notifier_block *block, unsigned long action, void *cpu) { return 0; }
-static void pressed(unsigned char key) { printk("pressed\\n"); }
-static void rang(void *data) { }
-static void on(struct payload *p) { %s }
+static void cf_check pressed(unsigned char key) { printk("pressed\\n"); }
+static void cf_check rang(void *data) { }
+static void cf_check on(struct payload *p) { %s }
 XSPLICE_POSTAPPLY_HOOK(on);
-static void off(struct payload *p) { %s }
+static void cf_check off(struct payload *p) { %s }
 XSPLICE_POSTREVERT_HOOK(off);
 static void *all[] __used = { &kept, &timer, heard, pressed, rang };
 static unsigned int minor(void) { return 66; }
@@ -163,7 +163,7 @@ TWICE = """#include <xen/lib.h>
 #include <xen/errno.h>
 #include <xsplice.h>
 static unsigned int asked;
-static int ask(struct payload *payload) { return asked++ < %d ? 0 : -EPERM; }
+static int cf_check ask(struct payload *payload) { return asked++ < %d ? 0 : -EPERM; }
 XSPLICE_PREREVERT_HOOK(ask);
 """
 

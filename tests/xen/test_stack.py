@@ -311,7 +311,7 @@ def test_an_upgrade_that_undoes_a_fix_of_the_same_function_is_not_proved(
     words += ["--xen-syms", str(bench.tree / "xen/xen-syms"), "--signer", "none"]
     assert cli.main([*words, "--out", str(bench.folder / "k2.json")]) == 5
     assert "what k1 changed in `xen_extra_version` is given up" in capsys.readouterr().out
-    hooks = "static void off(void) { }\nXSPLICE_UNLOAD_HOOK(off);\n"
+    hooks = "static void cf_check off(void) { }\nXSPLICE_UNLOAD_HOOK(off);\n"
     bench.by_hand("hooks", text=hooks).assert_success()
     run = bench.prove("k3", "k2.patch", old="hooks")
     assert run.status == 5, run.text

@@ -15,6 +15,7 @@ def data_hook(name: str, is_local: bool) -> str:
         f"/* Add to {place}, beside a patch that leaves the initialiser alone. */\n"
         "#include <xen/livepatch_payload.h>\n"
         "\n"
+        "/* From Xen 4.17 on: `static void cf_check`. */\n"
         f"static void xsplice_set_{function}(void)\n"
         "{\n"
         "    /* Runs once, when the live patch is loaded. */\n"

@@ -18,6 +18,7 @@ from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.escapes import escapes
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
+from xsplice_plugins.link.landing import check_landing
 from xsplice_plugins.link.moved import settle_moved
 from xsplice_plugins.link.names import read_names
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
@@ -62,6 +63,8 @@ def link_payload(
     Raises:
         LinkError: The deltas cannot become a payload of this release on this image.
         NoFunctionalChangeError: They bring something new, and nothing that would use it.
+        RefusedError: The hypervisor cannot run it: what is called through a pointer lacks the
+            landing pad, for one.
         ElfError: An input cannot be read, or a relocation not be made.
     """
     names = read_names(image, config)
@@ -95,6 +98,7 @@ def link_payload(
             f"{abi.facts.file_size_max}; split the fix"
         )
     check_payload(data, abi)
+    check_landing(name, data, names.image, abi)
     new = tuple(item for source in placement.sources for item in source.delta.new)
     record = PayloadRecord(
         name=name,

@@ -68,6 +68,13 @@
 
 /* ---- hooks: mark the functions `cf_check` as Xen's own are --------------------------------- */
 
+/* A hook, and each function of yours whose address you use (a timer's, a table's), must be marked,
+ *     static void cf_check arm(void) { ... }
+ * where Xen has CONFIG_XEN_IBT: a processor with CET-IBT stops at an indirect call to another one.
+ * It is refused there, and does no harm elsewhere. A replaced function is entered by a jump.
+ *
+ * Other CPUs run the replaced functions before a postapply hook does: where such a hook sets a
+ * pointer (or cannot, for memory is out), they must test it for NULL. */
 #ifndef cf_check /* releases before 4.17 have no such mark */
 #define cf_check
 #endif

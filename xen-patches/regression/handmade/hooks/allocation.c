@@ -6,7 +6,7 @@
 #include <xen/xmalloc.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     unsigned int i, sum = 0, *numbers = xmalloc_array(unsigned int, 100);
 

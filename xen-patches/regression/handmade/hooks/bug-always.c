@@ -5,7 +5,7 @@
 #include <xen/livepatch.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     BUG();
 

@@ -6,7 +6,7 @@
 #include <xen/sched.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     BUG_ON(hardware_domain);
 

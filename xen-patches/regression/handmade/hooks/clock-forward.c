@@ -6,7 +6,7 @@
 #include <xen/time.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     s_time_t start = NOW();
 

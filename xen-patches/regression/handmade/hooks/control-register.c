@@ -6,7 +6,7 @@
 #include <asm/processor.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return read_cr4() & X86_CR4_PAE ? 0 : -EOPNOTSUPP;
 }

@@ -6,7 +6,7 @@
 #include <xen/cpumask.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return nr_cpu_ids ? 0 : -EIO;
 }

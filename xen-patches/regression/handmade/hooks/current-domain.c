@@ -6,7 +6,7 @@
 #include <xen/sched.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return current->domain == hardware_domain ? 0 : -EPERM;
 }

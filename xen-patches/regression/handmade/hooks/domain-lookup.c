@@ -6,7 +6,7 @@
 #include <xen/sched.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     struct domain *d = rcu_lock_domain_by_id(0);
 

@@ -6,7 +6,7 @@
 #include <xen/sched.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     const struct domain *d;
     unsigned int count = 0;

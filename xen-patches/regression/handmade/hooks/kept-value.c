@@ -8,7 +8,7 @@
 
 static unsigned long kept;
 
-static int keep(struct payload *payload)
+static int cf_check keep(struct payload *payload)
 {
     kept = max_page;
 
@@ -16,7 +16,7 @@ static int keep(struct payload *payload)
 }
 XSPLICE_PREAPPLY_HOOK(keep);
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return kept ? 0 : -EINVAL;
 }

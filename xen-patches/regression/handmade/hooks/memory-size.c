@@ -6,7 +6,7 @@
 #include <xen/mm.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return total_pages > 1 ? 0 : -ENOMEM;
 }

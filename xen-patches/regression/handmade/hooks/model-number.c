@@ -6,7 +6,7 @@
 #include <asm/processor.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return -(boot_cpu_data.x86_model == 0xab);
 }

@@ -7,7 +7,7 @@
 
 static int *volatile nowhere;
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return *nowhere;
 }

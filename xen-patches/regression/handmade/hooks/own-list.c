@@ -8,7 +8,7 @@
 
 static LIST_HEAD(entries);
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return list_empty(&entries) ? 0 : -EBUSY;
 }

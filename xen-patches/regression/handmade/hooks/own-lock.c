@@ -9,7 +9,7 @@
 static DEFINE_SPINLOCK(lock);
 static unsigned int count;
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     unsigned long flags;
 

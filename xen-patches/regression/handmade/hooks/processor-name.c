@@ -6,7 +6,7 @@
 #include <asm/processor.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     return cpuid_eax(0) ? 0 : -EOPNOTSUPP;
 }

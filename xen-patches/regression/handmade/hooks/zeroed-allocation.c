@@ -6,7 +6,7 @@
 #include <xen/xmalloc.h>
 #include <xsplice.h>
 
-static int check(struct payload *payload)
+static int cf_check check(struct payload *payload)
 {
     char *text = xzalloc_array(char, 5000);
     int rc;
