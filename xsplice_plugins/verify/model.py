@@ -121,6 +121,10 @@ def verify_in_model(
         evidence=msgspec.to_builtins(report),
     )
     findings = [*upgrade, finding]
+    findings += [
+        Finding(check="model", severity=Severity.WARNING, subject=record.name, text=remark)
+        for remark in report.remarks
+    ]
     if release.loader:
         text = f"judged by the loader of {release.loader}, not by upstream's"
         findings.append(

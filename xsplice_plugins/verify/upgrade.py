@@ -22,6 +22,7 @@ from xsplice_plugins.artefacts import (
     record_path,
 )
 from xsplice_plugins.hypervisor import Hypervisor, Unknown, ask
+from xsplice_plugins.hypervisor.proof.remaining import remaining, xens_data
 from xsplice_plugins.realxen.results import Step
 from xsplice_plugins.verify.predict import predict
 
@@ -66,7 +67,7 @@ def play_upgrade(
         for label, path in zip(labels, older, strict=True)
     }
     hv = Hypervisor(image, release, signatures=signatures)
-    before = hv.memory.digest(owner="xen", code_only=True)
+    before, xens = hv.memory.digest(owner="xen", code_only=True), xens_data(hv)
     steps, down = upgrade_steps(record.name, labels)
     problem = _play(steps, payloads, hv, record.name)
     if problem is None:
@@ -77,11 +78,13 @@ def play_upgrade(
         hv.memory.digest(owner="xen", code_only=True) != before or hv.arena.in_use()
     ):
         problem = _finding(record, Severity.HAZARD, "memory is not what it was before", "revert")
+    remarks = () if problem is not None else remaining(hv, xens)
     names = " and ".join(labels)
     good = f"uploaded beside {names}, put in its place by replace; {names} unloaded"
     return (
         problem or _finding(record, Severity.HELD, good),
         *(finding for path in older for finding in _losses(record, path)),
+        *(_finding(record, Severity.WARNING, remark) for remark in remarks),
     )
 
 
@@ -197,7 +200,7 @@ def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> li
     hooks = sorted(set(old.hooks) - (set(record.hooks) if is_held else set()))
     kinds = ", ".join(section.rpartition(".")[2] for section in hooks)
     if kinds:
-        texts.append(f"what the hooks of {old.name} do ({kinds}) is given up")
+        texts.append(f"the hooks of {old.name} ({kinds}) run no more; what they left in Xen stays")
     return texts
 
 

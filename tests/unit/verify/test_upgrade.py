@@ -15,6 +15,7 @@ from tests.kit.payloads import (
     WRITE,
     XEN_ID,
     Draft,
+    Rel,
     Sec,
     Sym,
     add_code,
@@ -240,10 +241,14 @@ def test_what_is_given_up_must_be_meant(
     texts = [loss.text.removesuffix(hint) for loss in losses]
     gone = "`answer` is replaced by old only; the hypervisor's runs again"
     if old_patch in held:  # what both do is compiled from the old one's sources too
-        assert texts == [gone, "what the hooks of old do (unload) is given up"]
+        assert texts == [gone, "the hooks of old (unload) run no more; what they left in Xen stays"]
     else:
         common = "what old changed in `guarded` is given up"
-        assert texts == [common, gone, "what the hooks of old do (load, unload) is given up"]
+        assert texts == [
+            common,
+            gone,
+            "the hooks of old (load, unload) run no more; what they left in Xen stays",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -321,3 +326,17 @@ def test_without_a_record_what_is_lost_stays_unchecked(tmp_path: Path) -> None:
     _, finding = played(minimal(build_id=NEW_ID), [path])
     assert finding.severity is Severity.UNCHECKED
     assert "old.livepatch has no record" in finding.text
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_what_hooks_left_in_xen_stays_and_is_said(tmp_path: Path, *, is_undone: bool) -> None:
+    before = minimal()
+    before.symbols.append(Sym("counter", UND))
+    for kind, byte in (("load", 5), ("unload", 0))[: 1 + is_undone]:
+        code = bytes.fromhex("c705") + bytes(4) + bytes([byte, 0, 0, 0]) + b"\x31\xc0\xc3"
+        add_code(before, kind, code, [Rel(2, 2, "counter", -8)])
+        add_hook(before, kind, kind)
+    path = written(tmp_path, before, record_with("old", hooks=(LOAD,)))
+    texts = [finding.text for finding in played(minimal(build_id=NEW_ID), [path])]
+    assert ("counter keeps what hooks wrote after the unload" in texts) != is_undone
+    assert any("(load) run no more; what they left in Xen stays" in text for text in texts)

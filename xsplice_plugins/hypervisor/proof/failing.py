@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, Unknown, XenRefusal
-from xsplice_plugins.hypervisor.image.memory import Perm
 from xsplice_plugins.hypervisor.proof.dangling import TAKE_BACK, check_pointers
+from xsplice_plugins.hypervisor.proof.remaining import xens_data
 from xsplice_plugins.hypervisor.proof.withdrawn import check_freed, check_variables, what_is_used
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
 from xsplice_plugins.hypervisor.state.rendezvous import Cpu, CpuState
@@ -119,7 +119,7 @@ def _failed(hv: Hypervisor, payload: LoadedPayload, command: Command, why: str) 
 def _unloaded(course: Course, why: str) -> None:
     hint = "no hook runs then; hand it out in one that runs once it is applied"
     hv, top = _loaded(course)
-    before, data = hv.memory.digest(owner="xen", code_only=True), _xens_data(hv)
+    before, data = hv.memory.digest(owner="xen", code_only=True), xens_data(hv)
     kept = set(hv.told)
     _failed(hv, top, Command.APPLY, why)
     set_by_hook = _written(hv, data, kept)
@@ -132,12 +132,6 @@ def _unloaded(course: Course, why: str) -> None:
             f"a hook changes {name}, and nothing undoes it; change it in a hook that runs once it "
             "is applied",
         )
-
-
-def _xens_data(hv: Hypervisor) -> list[tuple[int, bytes]]:
-    """Give the hypervisor's own data that can be written, with where it lies."""
-    own = (segment for segment in hv.memory.segments() if segment.owner == "xen")
-    return [(part.addr_virt, bytes(part.data)) for part in own if Perm.WRITE in part.perm]
 
 
 def _written(hv: Hypervisor, data: list[tuple[int, bytes]], kept: set[int]) -> dict[int, int]:

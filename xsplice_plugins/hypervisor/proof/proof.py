@@ -31,6 +31,7 @@ from xsplice_plugins.hypervisor.proof.observe import (
     image_notes,
 )
 from xsplice_plugins.hypervisor.proof.probes import Probe, ProbeResult, ask
+from xsplice_plugins.hypervisor.proof.remaining import remaining, xens_data
 from xsplice_plugins.hypervisor.run.hooks import emulate_hook
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
 from xsplice_plugins.hypervisor.state.requests import Command, Host
@@ -103,6 +104,7 @@ class ProofReport:
     console: tuple[str, ...]
     rendezvous: tuple[str, ...]
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]  #: what hooks leave in the hypervisor for good
     differences: tuple[ReleaseAnswer, ...]
 
 
@@ -118,6 +120,7 @@ class _Course:
         self.functions: list[FunctionProof] = []
         self.proofs: list[PayloadProof] = []
         self.notes: list[str] = []
+        self.remarks: tuple[str, ...] = ()
 
     def note(self, payload: str, action: str, step: str, text: str) -> None:
         self.steps.append(StepRecord(payload=payload, action=action, step=step, text=text))
@@ -201,6 +204,7 @@ class _Course:
         """
         hv = self.hv
         self.measure("before")
+        xens = xens_data(hv)
         self.observe("before")
         stack: list[LoadedPayload] = []
         for name, data in payloads:
@@ -238,6 +242,7 @@ class _Course:
             self.act(payload, Command.UNLOAD)
         self.measure("unloaded")
         self._compare()
+        self.remarks = remaining(hv, xens)
         check_pointers(stack, hv)
 
     def _compare(self) -> None:
@@ -370,6 +375,7 @@ def prove(
         console=tuple(hv.console),
         rendezvous=tuple(line for meeting in hv.meetings for line in meeting.log),
         notes=(*image_notes(life.functions, image), *life.notes),
+        remarks=life.remarks,
         differences=tuple(
             other for other in others if (other.verdict, other.errno) != (mine.verdict, mine.errno)
         ),
