@@ -99,10 +99,13 @@ def test_examples_of_the_next_fix_run(xen_tree: Path, tmp_path: Path) -> None:
 
 
 def test_python_example_is_a_whole_scons_project(tmp_path: Path) -> None:
-    """The example for SCons projects builds as it stands, beside a source and a fix."""
+    """The example for SCons projects is proved as it stands, beside a source and a fix."""
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert example
     (tmp_path / "SConstruct").write_text(example[1])
+    script = re.search(r"```ld\n(.*?)```", README, re.DOTALL)
+    assert script
+    (tmp_path / "xen.lds").write_text(script[1])
     (tmp_path / "version.c").write_text(
         'const char *extra(void) { return ".0"; }\nvoid _start(void) { for (;;) extra(); }\n'
     )
@@ -113,13 +116,20 @@ def test_python_example_is_a_whole_scons_project(tmp_path: Path) -> None:
     )
     (tmp_path / "site_scons").mkdir()
     (tmp_path / "site_scons" / "site_tools").symlink_to(ROOT / "site_scons" / "site_tools")
-    done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", "xsplice"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def verify(status: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "SCons", "-Q", "xsplice-verify"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "PROVED" in verify(0)
     assert (tmp_path / "build" / "fix" / "fix.livepatch").exists()
+    (tmp_path / "xen.lds").write_text(script[1].replace("__note_gnu_build_id_start = .;", ""))
+    assert "does not set __note_gnu_build_id_start" in verify(5)

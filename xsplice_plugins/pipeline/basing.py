@@ -143,7 +143,8 @@ def _match(
         text += "compared with them; build the tree again"
         return None, (_finding(Severity.UNCHECKED, text),)
     if not objects.files:
-        text = "nothing tells from which objects the image is linked; they were not compared"
+        text = "nothing tells from which objects the image is linked; they were not compared; "
+        text += "in an SConstruct, make them the sources of the image"
         return None, (_finding(Severity.UNCHECKED, text),)
     try:
         content = [(p, read_file(file, error=CaptureError)) for p, file in objects.files]

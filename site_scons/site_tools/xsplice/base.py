@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.errors import XspliceError
 
+from .emitters import is_noted
 from .settings import translated
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from SCons.Environment import Environment
 
 Nodes = list[Any]
-_OBJECTS = (".o", ".obj")
+OBJECTS = (".o", ".obj", ".os")
 _ARCHIVES = (".a", ".lib")
 
 
@@ -62,16 +63,44 @@ def objects_of_image(image: Any) -> pipeline.BaseObjects:
     return pipeline.BaseObjects(files=tuple(files), optional=optional)
 
 
+def is_object(node: Any) -> bool:
+    """Tell whether a node is an object: by its name, or because SCons' Object builders make it."""
+    return str(node).endswith(OBJECTS) or is_noted(node)
+
+
+def compiled_for(image: Any, noted: list[Any]) -> list[Any]:
+    """Return the nodes of SCons' Object builders that an image is linked from.
+
+    Args:
+        image: The image.
+        noted: All such nodes that an environment made; they are returned if SCons does not link
+            the image itself, else they give the order.
+    """
+    pending, seen, found = [image], {image}, set()
+    while pending:
+        node = pending.pop()
+        if is_noted(node):
+            found.add(node)
+            continue
+        below = list(node.sources or [])
+        if is_object(node):  # a step behind the compiler, such as objcopy
+            below = [source for source in below if is_object(source)]
+        below += [x for x in node.depends or [] if is_object(x) or str(x).endswith(_ARCHIVES)]
+        pending += [source for source in below if source not in seen]
+        seen.update(below)
+    rest = sorted(found.difference(noted), key=str)
+    return [node for node in noted if node in found] + rest if found else noted
+
+
 def _linked(image: Any) -> Iterator[tuple[Any, bool]]:
     """Walk from an image to the objects that it is made of; not to what those are made of."""
     pending, seen = [(image, False)], {image}
     while pending:
         node, is_optional = pending.pop()
-        name = str(node)
-        if name.endswith(_OBJECTS):
+        if is_object(node):
             yield node, is_optional
             continue
-        is_optional = is_optional or name.endswith(_ARCHIVES)
+        is_optional = is_optional or str(node).endswith(_ARCHIVES)
         for source in node.sources:
             if source not in seen:
                 seen.add(source)

@@ -19,18 +19,18 @@ from SCons.Builder import Builder
 from SCons.Scanner import ScannerBase as Scanner
 from SCons.Tool import SourceFileScanner
 
-import xsplice_plugins
-from xsplice_plugins import artefacts, capture, pipeline, settings
+from xsplice_plugins import capture, pipeline, settings
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
-from . import actions, rebuilding
+from . import actions, others, rebuilding
 from . import base as bases
 from . import settings as settings_of_scons
 from .actions import Fix
 from .copies import Farm, claim, records_beneath
 from .ending import heed_signals
 from .healing import heal
+from .marks import facts, sources_digest
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.errors import XspliceError
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.pipeline import Run, Sides, Stack
-    from xsplice_plugins.plugins.spec import Config
 
 Node = Any
 
@@ -59,6 +58,7 @@ _STAGES = {
     "XspliceLink": (actions.link_payload, "LINK"),
     "XspliceSign": (actions.sign_payload, "SIGN"),
     "XspliceBase": (bases.match_base, "BASE"),
+    "XspliceOthers": (others.ask_others, ""),
     "XspliceCheck": (rebuilding.check_rebuild, "CHECK"),
     "XspliceVerify": (actions.verify_payload, "VERIFY"),
     "XspliceWait": (actions.ask_again, "WAIT"),
@@ -67,8 +67,6 @@ _STAGES = {
 
 #: Rooms that decide how objects are compiled and compared.
 CAPTURING = ("capture", "csource", "kbuild", "patch")
-#: Rooms that every stage uses.
-_ALWAYS = ("artefacts", "elf", "pipeline", "target")
 
 
 class XspliceNodes(NamedTuple):
@@ -88,34 +86,9 @@ def add_builders(env: Environment) -> None:
             keywords["source_scanner"] = SourceFileScanner
         if name == "XspliceBase":
             keywords["target_scanner"] = Scanner(bases.scan)
-        env["BUILDERS"][name] = Builder(action=Action(function, f"${comstr}"), **keywords)
-
-
-@cache
-def sources_digest(*folders: str) -> str:
-    """Return the digest of the library's sources in some folders (and its top level)."""
-    digest = hashlib.sha256()
-    for folder in ("", *folders, *_ALWAYS):
-        digest.update(_folder_digest(folder))
-    return digest.hexdigest()[:16]
-
-
-@cache
-def _folder_digest(folder: str) -> bytes:
-    """Return the digest of one folder's sources; "" is the top level alone."""
-    root = Path(xsplice_plugins.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted((root / folder).rglob("*.py") if folder else root.glob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.digest()
-
-
-def _facts(config: Config) -> str:
-    """Return what of the tree's headers reaches a step, in words that explain a rebuild."""
-    if config.facts is None:
-        return "facts of the nearest known release"
-    text = artefacts.to_json(config.facts)
-    return f"facts of the tree {hashlib.sha256(text).hexdigest()[:16]}"
+        env["BUILDERS"][name] = Builder(
+            action=Action(function, f"${comstr}" if word else None), **keywords
+        )
 
 
 class Wiring:
@@ -202,7 +175,7 @@ class Wiring:
             values=[
                 *inputs,
                 f"differ {config.differ} with profile {config.profile}, {config.options}",
-                _facts(config),
+                facts(config),
                 *([f"brought again {self._again}"] if config.depends else []),
                 self._plugins("xsplice_diff_objects", "xsplice_check_delta"),
             ],
@@ -228,14 +201,39 @@ class Wiring:
             objects: Asked for what the image is linked from.
         """
         config = self.fix.run.config
-        return self.node(
+        values = [f"base of {config.release}", facts(config)]
+        made = self.env.File(str(self.fix.folder / f"../base-{name}.json"))
+        if made.has_builder():
+            if made.attributes.xsplice_values == values:
+                return made
+            digest = hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+            return self.base(image, f"{name}-{digest}", objects)
+        node = self.node(
             "XspliceBase",
             [f"../base-{name}.json"],
             [image],
             carries=bases.Linked(run=self.fix.run, objects=cache(objects)),
             library=("check", "kbuild"),
-            values=[f"base of {config.release}", _facts(config)],
+            values=values,
         )[0]
+        node.attributes.xsplice_values = values
+        return node
+
+    def others(self, asked: others.Others) -> Node:
+        """Wire the question what else the image is made of; it is asked in each run.
+
+        Args:
+            asked: What is asked.
+        """
+        node = self.node(
+            "XspliceOthers",
+            [f"{self.fix.name}.others.json"],
+            [],
+            carries=(self.fix, asked),
+            library=(),
+        )[0]
+        self.env.Requires(node, asked.roots[0])  # what is generated is there then
+        return self.env.AlwaysBuild(node)[0]
 
     def rest(self, deltas: list[Node], image: Node, base: Node, rebuild: Rebuild) -> XspliceNodes:
         """Wire link, sign and verify behind the deltas."""
@@ -251,11 +249,12 @@ class Wiring:
             values=[
                 f"linker {config.linker} for {config.release}, {config.options}",
                 f"made of {fix.stack.patches}",
-                _facts(config),
+                facts(config),
                 self._plugins("xsplice_link_payload"),
             ],
         )
-        env.Depends(linked, files)
+        asked = [] if rebuild.others is None else [env.File(str(rebuild.others))]
+        env.Depends(linked, [*files, *asked])
         signed = self.node(
             "XspliceSign",
             [f"{fix.name}.livepatch", f"{fix.name}.signature.json"],
@@ -278,7 +277,7 @@ class Wiring:
             values=[
                 f"check for {config.release} on {fix.stack.beneath}",
                 f"inputs {rebuild.doubts}",
-                _facts(config),
+                facts(config),
                 *(
                     [f"tree {capture.tree_state(fix.tree)}"]
                     if fix.tree and rebuild.needs_make(fix)
@@ -287,7 +286,7 @@ class Wiring:
             ],
         )
         made = (*rebuild.lower_objects.values(), *rebuild.lower_texts.values(), *rebuild.reads)
-        env.Depends(checked, [base, *files, *map(str, made)])
+        env.Depends(checked, [base, *files, *asked, *map(str, made)])
         whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(
             "XspliceVerify",
@@ -298,7 +297,7 @@ class Wiring:
             values=[
                 f"verify on {config.verifiers} as {config.release}, {config.options}",
                 f"compared with {config.releases_compared}",
-                _facts(config),
+                facts(config),
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
                 *([f"whole tree {capture.tree_state(fix.tree)}"] if whole and fix.tree else []),
             ],

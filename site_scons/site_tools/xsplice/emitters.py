@@ -22,7 +22,13 @@ def note_object(target: Nodes, source: Nodes, env: Environment) -> tuple[Nodes, 
     for node in target:
         if not node.is_conftest() and node not in env["XSPLICE_OBJECTS"]:
             env["XSPLICE_OBJECTS"].append(node)
+            node.attributes.xsplice_object = True
     return target, source
+
+
+def is_noted(node: Any) -> bool:
+    """Tell whether an Object builder makes a node, of whichever environment with this tool."""
+    return hasattr(node.attributes, "xsplice_object")
 
 
 def record_objects(env: Environment) -> None:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import SCons.Executor
 import SCons.Node.FS
-from SCons.Action import CommandAction, CommandGeneratorAction
+from SCons.Action import CommandAction, CommandGeneratorAction, ListAction
 from SCons.Subst import escape_list
 
 from xsplice_plugins.artefacts import TouchKind
@@ -32,10 +33,14 @@ _HIDDEN_FOLDER = re.compile(
     r"(?<!\S)(?:-(?:I|-?include|-?imacros|iquote|isystem|iprefix|iwithprefix|idirafter|B|-sysroot)"
     r"|-Wp,|-Xpreprocessor|-specs|@)"
 )
+#: Ends of files that a compiler or an assembler compiles.
+_SOURCES = ".c .C .cc .cp .cpp .cxx .c++ .m .mm .S .sx .spp .s .asm .i .ii"
+SOURCES = frozenset(_SOURCES.split())
 #: Prose that a build may read all the same.
 _DATA = (".txt", ".dts")
 _MACRO_INCLUDE = re.compile(r"^\s*#\s*include(?:_next)?\s+[A-Za-z_]", re.MULTILINE)
-_COMPILER = re.compile(r"(?:.*[/-])?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-[\d.]+)?")
+#: Programs that compile C, preprocess or link.
+COMPILER = re.compile(r"(?:.*[/-])?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-[\d.]+)?")
 
 
 @contextmanager
@@ -56,8 +61,15 @@ def inputs(node: Node) -> set[Path]:
     """
     found = set()
     for child in _children(node):
-        if hasattr(child, "get_abspath"):
+        if hasattr(child, "srcnode"):
             found |= {Path(child.get_abspath()), Path(child.srcnode().get_abspath())}
+    return found | {path.resolve() for path in found}
+
+
+def own_sources(node: Node) -> set[Path]:
+    """Return the absolute paths of what an object is compiled from, without headers."""
+    sources = [source for source in node.sources if hasattr(source, "srcnode")]
+    found = {Path(one.get_abspath()) for s in sources for one in (s, s.srcnode())}
     return found | {path.resolve() for path in found}
 
 
@@ -75,6 +87,23 @@ def _children(node: Node) -> list[Node]:
             target.implicit = None
             target.implicit_set = set()
             target._children_reset()  # noqa: SLF001  as its own scan does
+
+
+def places(patch_set: PatchSet, root: Path) -> dict[Path, TouchedFile]:
+    """Return the files of a patch by the absolute paths that they may be read by."""
+    named = {root / file.path: file for file in patch_set.touched}
+    return named | {path.resolve(): file for path, file in named.items()}
+
+
+def closure(roots: Iterable[Node]) -> list[Node]:
+    """Return all that SCons holds some nodes to be made of, and those nodes."""
+    pending, seen = list(roots), dict[Node, None]()
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen[node] = None
+            pending += _children(node)
+    return list(seen)
 
 
 def refuse_others(
@@ -98,29 +127,16 @@ def refuse_others(
                 f"{file.path}: it says how the project is built, and the fix is compiled as the "
                 "running image was; leave that part of the patch out"
             )
-    touched = {root / file.path: file.path for file in patch_set.touched}
-    touched |= {path.resolve(): name for path, name in touched.items()}
-    headers = [file.path for file in patch_set.touched if is_header(file)]
-    pending, seen, compiled = list(roots), set(), set(reached)
-    while pending:
-        node = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        pending += (children := _children(node))
-        folders = [Path(x.get_abspath()) for x in children if isinstance(x, SCons.Node.FS.Dir)]
+    touched, compiled = places(patch_set, root), set(reached)
+    for node in closure(roots):
+        below = [child for child in _children(node) if isinstance(child, SCons.Node.FS.Dir)]
+        folders = [Path(folder.get_abspath()) for folder in below]
         read = set() if node in compiled else inputs(node)
-        if headers and node not in compiled and (is_of_c(node) or _generates(node)):
-            advice = "name the object in objects=" if is_of_c(node) else "leave it out of the patch"
-            raise RefusedError(
-                f"{node}: whether it reads {headers[0]} shows only if it is compiled for the fix; "
-                + advice
-            )
-        for path, name in touched.items():
+        for path, file in touched.items():
             if path not in read and not any(map(path.is_relative_to, folders)):
                 continue
             raise RefusedError(
-                f"{name}: {node} is made of it as well, and is not compiled for the fix; "
+                f"{file.path}: {node} is made of it as well, and is not compiled for the fix; "
                 "no payload carries that change; leave that part of the patch out, or name the "
                 "object in objects="
             )
@@ -152,24 +168,42 @@ def may_be_read(file: TouchedFile) -> bool:
     return file.kind is not TouchKind.COMMENTS
 
 
-def is_header(file: TouchedFile) -> bool:
-    """Tell whether C sources may include a file of a patch, whatever it is called."""
-    return may_be_read(file) and not file.path.endswith((".c", ".S"))
+def is_compiled(node: Node) -> bool:
+    """Tell whether a node is compiled or assembled from a source, whatever it is called."""
+    return node.has_builder() and any(Path(str(s)).suffix in SOURCES for s in node.sources)
 
 
-def is_of_c(node: Node) -> bool:
-    """Tell whether a node is an object that is compiled from C."""
-    return str(node).endswith(".o") and any(str(source).endswith(".c") for source in node.sources)
+def actions_of(node: Node) -> list[Any]:
+    """Return what SCons does to build a node, one after the other; before or after it did."""
+    executor, env = _executor(node), node.get_build_env()
+    pending, found = list(executor.get_action_list()), []
+    while pending:
+        action = pending.pop(0)
+        if isinstance(action, ListAction):
+            pending[:0] = action.list
+        elif isinstance(action, CommandGeneratorAction):  # a lazy `$CCCOM` is one
+            pending.insert(0, action._generate([node], node.sources, env, False, executor))  # noqa: SLF001, FBT003  SCons offers no public way
+        else:
+            found.append(action)
+    return found
 
 
-def _generates(node: Node) -> bool:
-    """Tell whether a node may be made from C with headers that SCons does not look for."""
-    if not any(str(source).endswith(".c") for source in node.sources):
-        return False
-    try:
-        return reads_more(node)
-    except ConfigError:  # a Python function makes it: nobody knows
-        return True
+def _executor(node: Node) -> Any:
+    """Return what builds a node; SCons lets go of it when that is done."""
+    made = node.get_executor()
+    if made is not None:
+        return made
+    builder, sources = node.builder, node.sources or []
+    env = node.env or builder.env
+    return SCons.Executor.Executor(builder.action, env, [builder.overrides], [node], sources)
+
+
+def line_of(node: Node, action: CommandAction) -> str:
+    """Return the shell line of one step, as SCons would give it to the shell."""
+    env = node.get_build_env()
+    with at_top(env):
+        made, _ignore, _silent = action.process([node], node.sources, env, _executor(node))
+        return " && ".join(" ".join(escape_list(line, env["ESCAPE"])) for line in made)
 
 
 def command(node: Node) -> str:
@@ -178,20 +212,15 @@ def command(node: Node) -> str:
     Raises:
         ConfigError: A Python function builds it.
     """
-    env, executor = node.get_build_env(), node.get_executor()
     lines = []
-    with at_top(env):
-        for listed in executor.get_action_list():
-            action = listed
-            if isinstance(action, CommandGeneratorAction):  # a lazy `$CCCOM` is one
-                action = action._generate([node], node.sources, env, False, executor)  # noqa: SLF001, FBT003  SCons offers no public way
+    with at_top(node.get_build_env()):
+        for action in actions_of(node):
             if not isinstance(action, CommandAction):
                 raise ConfigError(
                     f"{node}: it is made by a Python function, not by a command line; "
                     "leave it out of objects="
                 )
-            made, _ignore, _silent = action.process([node], node.sources, env, executor)
-            lines += [" ".join(escape_list(line, env["ESCAPE"])) for line in made]
+            lines.append(line_of(node, action))
     return " && ".join(lines)
 
 
@@ -200,7 +229,7 @@ def telling(line: str, output: str) -> str:
     for word in words(line):
         if word.text in {output, f"-o{output}"}:
             before = re.split(r"&&|[;|]", line[: word.start])[-1]
-            if any(_COMPILER.fullmatch(front.text) for front in words(before)):
+            if any(COMPILER.fullmatch(front.text) for front in words(before)):
                 return f"{line[: word.end]} -MD -MF depends{line[word.end :]}"
     return line
 

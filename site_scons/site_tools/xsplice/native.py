@@ -18,9 +18,10 @@ from xsplice_plugins.pipeline import Sides
 from xsplice_plugins.settings import is_on
 
 from . import inputs, settings
-from .base import objects_of_image
+from .base import compiled_for, objects_of_image
 from .builders import CAPTURING, Wiring, XspliceNodes, start, wait
 from .copies import Farm, Side, promise
+from .others import Others
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def xsplice(
         name: Name of the fix and of its folder below the build folder; "" for the patch's own.
         patch: The diffs or a quilt series, in order of application.
         image: The linked image with its symbols (``xen-syms``).
-        objects: The object nodes to consider; default: all that this environment built.
+        objects: The object nodes to consider; default: all that the image is linked from and
+            that SCons' Object builders make; all of these if SCons does not link the image.
         source_root: Folder that the patches apply to; default: the SConscript's folder.
         file_symbols: STT_FILE text of an object, by the object's path: (as the compiler writes
             it, as the image spells it). Objects that are not listed keep the compiler's.
@@ -65,14 +67,17 @@ def xsplice(
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold
         them. What cannot be used ends SCons with the message and the documented status.
     """
+    image = env.Flatten([image])[0]
+    if objects is None:
+        objects = compiled_for(image, env["XSPLICE_OBJECTS"])
     with settings.stopping():
         try:
             return _wire(
                 env,
                 name,
                 patch,
-                image=env.Flatten([image])[0],
-                chosen=env["XSPLICE_OBJECTS"] if objects is None else env.Flatten(objects),
+                image=image,
+                chosen=env.Flatten(objects),
                 root=source_root or env.Dir(".").srcnode(),
                 names=file_symbols or {},
                 finished=baselines or {},
@@ -170,7 +175,18 @@ def _wire(
         _chain(wiring, sides[job.object_path], node, own[job.object_path], pristine, plain, image)
         for node, job in jobs
     ]
+    others = wiring.others(
+        Others(
+            roots=(image, *chosen),
+            objects=frozenset(chosen),
+            compiled=frozenset(reached),
+            root=root_path,
+            top=top,
+            patch_set=patch_set,
+        )
+    )
     rebuild = Rebuild(
+        others=Path(others.get_abspath()),
         farm=replace(
             copied, copy=folder / "still", patch_set=replace(patch_set, is_line_neutral=True)
         ),
@@ -200,16 +216,15 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet, image: No
             f"{patch_set.name}: no functional change (the patch touches comments only); "
             "nothing to build"
         )
-    touched = {root / file.path for file in patch_set.touched}
-    touched |= {path.resolve() for path in touched}
+    touched = inputs.places(patch_set, root).keys()
     # Who reads a header is known for sure only of what the compiler says: all are compiled.
-    is_wide = any(inputs.is_header(file) for file in patch_set.touched)
+    own = {path for node in objects for path in inputs.own_sources(node)}
+    is_wide = any(inputs.may_be_read(f) and root / f.path not in own for f in patch_set.touched)
     reached = [
         node
         for node in objects
         if inputs.inputs(node) & touched
-        or (is_wide and inputs.is_of_c(node))
-        or inputs.reads_more(node)
+        or (inputs.is_compiled(node) and (is_wide or inputs.reads_more(node)))
     ]
     inputs.refuse_others([image, *objects], reached, root, patch_set)
     if not reached:

@@ -41,6 +41,7 @@ class Rebuild:
     #: Where lies which files of the patch each compile read, and the files that one should read.
     reads: tuple[Path, ...] = ()
     asked: frozenset[str] = frozenset()
+    others: Path | None = None  #: where lies what nobody knows of the rest of the image
 
     def needs_make(self, fix: Fix) -> bool:
         """Tell whether only make can give both sides, with the lines of payloads beneath."""
@@ -179,13 +180,13 @@ def _unread(rebuild: Rebuild) -> tuple[Finding, ...]:
     read = {path for place in rebuild.reads for path in artefacts.load(place, tuple[str, ...])}
     text = (
         "no object of the image reads it, so nothing tells what its change does; leave it out of "
-        "the patch if it does nothing"
     )
+    text += "the patch if it does nothing"
     return tuple(
         finding
         for path in sorted(rebuild.asked - read)
         for finding in artefacts.findings_about(
-            Duty.COMPLETE, "rebuild", Severity.UNCHECKED, path, [text]
+            Duty.COMPLETE, "rebuild", Severity.UNCHECKED, path, [f"{path}: {text}"]
         )
     )
 
@@ -218,6 +219,8 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         is_held = all(row.severity in (Severity.HELD, Severity.INFO) for row in checks.findings)
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
-        others = rebuild.doubts + _unread(rebuild) + _moved_beneath(rebuild)
-        checks = replace(checks, base=base, findings=checks.findings + others)
+        findings = checks.findings + rebuild.doubts + _unread(rebuild) + _moved_beneath(rebuild)
+        if rebuild.others is not None:
+            findings += artefacts.load(rebuild.others, tuple[artefacts.Finding, ...])
+        checks = replace(checks, base=base, findings=findings)
         artefacts.save(_path(target[0]), checks)

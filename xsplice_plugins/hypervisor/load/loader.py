@@ -100,7 +100,12 @@ def _compare_raw_xen_depends(elf: PayloadElf, image: BootedImage) -> None:
 
 def _compare_with_xen(wanted: bytes, image: BootedImage) -> None:
     if image.build_id is None:
-        raise XenRefusal(ENODATA, STEP_XEN_DEPENDS, "the running Xen has no build-id")
+        raise XenRefusal(
+            ENODATA,
+            STEP_XEN_DEPENDS,
+            "the running Xen has no build-id, or its linker script does not set "
+            "__note_gnu_build_id_start and __note_gnu_build_id_end around *(.note.gnu.build-id)",
+        )
     if wanted != image.build_id:
         raise XenRefusal(
             EINVAL,

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simple commands of a shell line, as far as it takes to know which programs it runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from xsplice_plugins.errors import CaptureError
+from xsplice_plugins.kbuild.commands import words
+
+from . import inputs
+
+_SEPARATOR = re.compile(r"[;&|()\n`]")
+_DUPLICATE = re.compile(r"[<>]&|&>")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+_SUBSTITUTION = re.compile(r"\$\((.*?)\)", re.DOTALL)
+_BACKQUOTED = re.compile(r"`([^`]*)`")
+_SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
+#: Words before a program's name.
+_BEFORE = "if then else elif do while until ! { time exec env command nice ccache sccache distcc"
+_WITH_VALUE = frozenset({"-o", "-MF", "-MT", "-MQ", "-MJ"})
+_NOT_ASKED = re.compile(r"-(?:[cSEP]|MM?D?|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One program and its words; what it writes by redirection is left out."""
+
+    raw: tuple[str, ...]  #: as the shell takes them; what is read by redirection is ``<FILE``
+    variables: tuple[str, ...] = ()  #: what is set for it alone
+
+    @property
+    def words(self) -> list[str]:
+        """Return the words without quotes."""
+        return [_plain(raw.removeprefix("<")) for raw in self.raw]
+
+    @property
+    def program(self) -> str:
+        """Return the program's name without its folder."""
+        return PurePath(self.words[0]).name
+
+    @property
+    def text(self) -> str:
+        """Return the command as the shell takes it."""
+        return " ".join(self.raw)
+
+    def links(self) -> bool:
+        """Tell whether a compiler's front only links: it is given no source and no language."""
+        for raw, word in zip(self.raw[1:], self.words[1:], strict=True):
+            if word in {"-c", "-S", "-E", "-", "-M", "-MM"} or word.startswith(("-x", "@")):
+                return False
+            if raw.startswith("<") or PurePath(word).suffix in inputs.SOURCES - {".s"}:
+                return False
+        return not self.program.endswith("cpp")
+
+    def asking(self, outputs: set[str]) -> str | None:
+        """Return a line that has a compiler say what it reads, and write nothing.
+
+        Args:
+            outputs: What the command writes, beside what follows ``-o``.
+
+        Returns:
+            The line; ``None`` if it reads what another program pipes into it.
+        """
+        asked: list[str] = []
+        skips = False
+        for raw, word in zip(self.raw, self.words, strict=True):
+            if skips or word in _WITH_VALUE:
+                skips = not skips
+            elif not _NOT_ASKED.fullmatch(word) and word not in outputs:
+                asked.append(raw)
+        is_piped = "-" in self.words and not any(raw.startswith("<") for raw in asked)
+        return None if is_piped else " ".join([*self.variables, *asked, "-M", "-w"])
+
+
+def _plain(raw: str) -> str:
+    try:
+        return "".join(shlex.split(raw))
+    except ValueError:
+        return raw
+
+
+def commands(line: str) -> list[Command]:
+    """Return the simple commands of a shell line, those of substitutions and ``sh -c`` too.
+
+    Args:
+        line: The line.
+    """
+    try:
+        shlex.split(line)
+        found = _split(line)
+    except (CaptureError, ValueError):
+        found = [["eval", line]]  # an open quote: nobody knows
+    made = [command for raw in found if (command := _trimmed(raw)).raw]
+    inner = [text for raw in found for word in raw for text in _substituted(word)]
+    inner += _BACKQUOTED.findall(line)
+    shells = [c.words for c in made if c.program in _SHELLS and "-c" in c.words[:-1]]
+    inner += [line[line.index("-c") + 1] for line in shells]
+    return made + [command for text in inner for command in commands(text)]
+
+
+def _substituted(raw: str) -> list[str]:
+    return [] if raw.startswith("'") else _SUBSTITUTION.findall(raw)
+
+
+def _trimmed(raw: list[str]) -> Command:
+    """Leave out what stands before the program's name."""
+    variables = []
+    while raw and (raw[0] in _BEFORE.split() or _ASSIGNMENT.fullmatch(raw[0])):
+        if raw[0] not in _BEFORE.split():
+            variables.append(raw[0])
+        raw = raw[1:]
+    return Command(raw=tuple(raw), variables=tuple(variables))
+
+
+def _split(line: str) -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    end = 0
+    for word in words(line):
+        lead, raw = line[end : word.start], line[word.start : word.end]
+        is_output = ">" in lead
+        if is_output and not lead[0].isspace() and found[-1] and found[-1][-1].isdigit():
+            found[-1].pop()
+        if _SEPARATOR.search(_DUPLICATE.sub("", lead)):
+            found.append([])
+        if "<" in lead:
+            found[-1].append(f"<{raw}")
+        elif not is_output:
+            found[-1].append(raw)
+        end = word.end
+    return [one for one in found if one]

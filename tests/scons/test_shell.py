@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs a shell line runs, and how a compiler among them is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice.shell import Command, commands
+
+
+@pytest.mark.parametrize(
+    ("line", "programs"),
+    [
+        ("gcc -c a.c", ["gcc"]),
+        ("cd src && A=1 /usr/bin/gcc -c a.c 2>&1 | sed s/x/y/ > out", ["cd", "gcc", "sed"]),
+        ('echo "#define V \\"$(git describe)\\"" > v.h', ["echo", "git"]),
+        ("echo '$(git describe)' > v.h", ["echo"]),
+        ("echo `date +%Y`", ["echo", "date"]),
+        ("sh -c 'cpp a.h > b.h'", ["sh", "cpp"]),
+        ("if test -f x; then env B=2 ccache gcc x.c; fi", ["test", "gcc", "fi"]),
+        ("echo 'open", ["eval"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_the_programs_of_a_line_are_found(line: str, programs: list[str]) -> None:
+    assert [command.program for command in commands(line)] == programs
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("gcc -O2 -c -o a.o -MD -MF a.d a.c", "gcc -O2 a.c -M -w"),
+        ("CPATH=inc gcc -E -P -xc in.lds > out.lds 2>/dev/null", "CPATH=inc gcc -xc in.lds -M -w"),
+        ("gcc -E -xc - < in.h", "gcc -xc - <in.h -M -w"),
+        ("gcc -E -xc -", None),
+        ("cpp in.h out.h", "cpp in.h -M -w"),
+        ("gcc -S -Wp,-MD,a.d a.c -oa.s", "gcc a.c -M -w"),
+    ],
+)
+def test_a_compiler_that_is_asked_writes_nothing(line: str, asked: str | None) -> None:
+    [command] = commands(line)
+    assert command.asking({"out.h"}) == asked
+
+
+@pytest.mark.parametrize(
+    ("line", "links"),
+    [
+        ("gcc -o xen a.o b.o -T link.lds", True),
+        ("gcc -nostdlib -Wl,-Tlink.lds x.a", True),
+        ("gcc -o xen a.o b.c", False),
+        ("gcc -E -xc link.lds.in", False),
+        ("gcc @words", False),
+        ("gcc -c a.o", False),
+        ("cpp in out", False),
+    ],
+)
+def test_only_what_is_given_no_source_links(line: str, *, links: bool) -> None:
+    [command] = commands(line)
+    assert command.links() == links
+    assert isinstance(command, Command)
