@@ -168,6 +168,28 @@ def test_a_script_that_may_read_a_header_is_not_proved(
     assert ("src/gen." in run.text and "is not compiled for the fix" in run.text) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("include", "opened", "status", "said"),
+    [
+        ("other.h", "src/other.h", 0, "PROVED"),
+        ("other.h", "src/h.h", 5, "tool names h.h"),
+        ("h.h", "src/other.h", 4, "tools/tool.o is made of it as well"),
+    ],
+)
+def test_a_tool_of_the_project_is_asked_what_it_reads(
+    include: str, opened: str, status: int, said: str, tmp_path: Path
+) -> None:
+    tool = f'#include "../src/{include}"\n#include <stdio.h>\n'
+    tool += f'int main(void) {{ return puts("#define G 3") < 0 || !fopen("{opened}", "r"); }}\n'
+    made = 'tool = env.Clone(CCFLAGS=["-g"]).Program("tools/tool", ["tools/tool.c"])\n'
+    made += 'env.Command("src/gen.h", tool, "$SOURCE > $TARGET")\n'
+    two = '#include "gen.h"\n' + FILES["src/two.c"]
+    files = {"tools/tool.c": tool, "src/other.h": "", "src/two.c": two}
+    project = whole(tmp_path, made + IN_SRC, **files)
+    project.patch(FACTOR)
+    assert said in project.run("xsplice-verify", status=status).text
+
+
 @pytest.mark.parametrize(("reader", "status"), [("cat NOTES.md", 5), ("echo 3", 0)])
 def test_prose_that_a_command_reads_is_not_proved(reader: str, status: int, tmp_path: Path) -> None:
     made = f'env.Command("src/gen.h", [], "echo // $$({reader}) > $TARGET")\n'

@@ -202,7 +202,7 @@ def _in_script(node: Node, command: Command, names: set[str], top: Path) -> str:
             continue
         seen.add(path)
         data = path.read_bytes()
-        if data.startswith(_ELF):
+        if data.startswith(_ELF) and path != top / command.words[0]:
             continue
         text = data.decode("latin-1")
         if said := _mentions(text, names, path.name):
