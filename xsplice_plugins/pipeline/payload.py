@@ -47,7 +47,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PayloadRecord, SignatureCheck
     from xsplice_plugins.pipeline.run import Run
 
-_JOINED = ("constant ", "variable ")  #: how the names start of what two checks may refuse
+_JOINED = (
+    "constant ",
+    "variable ",
+    "struct ",
+    "union ",
+)  #: how the names start of what two checks may refuse
 
 
 def _established(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
@@ -70,7 +75,7 @@ def refusal_text(deltas: Sequence[Delta]) -> str:
     """Return one line for each refused change, or an empty text.
 
     A header's change is refused in every object that it reaches: it is said once. So is what both
-    sources and debug information show of a constant or variable.
+    sources and debug information show of a constant, variable or structure.
     """
     objects: dict[Refusal, list[str]] = {}
     refused = {replace(r, skeleton="") for delta in deltas for r in delta.refused}
@@ -91,8 +96,8 @@ def refusal_text(deltas: Sequence[Delta]) -> str:
 def _joined(rows: tuple[Refusal, ...]) -> dict[Refusal, Refusal]:
     """Return which refusals are said, and as what.
 
-    The sources name a constant with what about it changes, ``constant LIMIT: its value``; debug
-    information names it alone, and knows more.
+    The sources name a constant or structure with what about it changes, ``constant LIMIT: its
+    value``; debug information names it alone, and knows more.
     """
     named = [row for row in rows if row.code == "LAYOUT" and row.name.startswith(_JOINED)]
     facts: dict[str, list[Refusal]] = {}

@@ -26,12 +26,8 @@ int user(int a) { int kinds = LIMIT; return get(a) * 3 + kinds; }
 HINT = "add new constants at the end"
 
 
-@pytest.mark.parametrize("name", ["constant LIMIT: its value", "constant OTHER: its value"])
-def test_a_constant_is_one_line_with_what_sources_and_debug_information_say(
-    name: str, tmp_path: Path
-) -> None:
-    before, after = (compile_c(tmp_path, TEXT % more, "-g") for more in ("", "MORE,"))
-    told = Refusal(name=name, reason="its value changes", code="LAYOUT", hint=HINT)
+def _lines(told: Refusal, before: bytes, after: bytes) -> list[str]:
+    """Return what is said of an object whose sources tell one refusal."""
     pair = ObjectPair(
         object_path="file.o",
         source_path="file.c",
@@ -44,7 +40,16 @@ def test_a_constant_is_one_line_with_what_sources_and_debug_information_say(
     )
     run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
     delta, _ = diff_pair(run, pair, before, after)
-    lines = refusal_text([delta]).splitlines()
+    return refusal_text([delta]).splitlines()
+
+
+@pytest.mark.parametrize("name", ["constant LIMIT: its value", "constant OTHER: its value"])
+def test_a_constant_is_one_line_with_what_sources_and_debug_information_say(
+    name: str, tmp_path: Path
+) -> None:
+    before, after = (compile_c(tmp_path, TEXT % more, "-g") for more in ("", "MORE,"))
+    told = Refusal(name=name, reason="its value changes", code="LAYOUT", hint=HINT)
+    lines = _lines(told, before, after)
     fact = "`LIMIT` was 1 and would be 2"
     if "LIMIT" in name:
         [line] = lines
@@ -54,3 +59,21 @@ def test_a_constant_is_one_line_with_what_sources_and_debug_information_say(
         f"file.o: constant LIMIT: {fact}; memory holds what the old code stored",
         "file.o: constant OTHER: its value: its value changes",
     ]
+
+
+@pytest.mark.parametrize("name", ["struct item: field more", "struct other: field more"])
+def test_a_structure_is_one_line_with_what_sources_and_debug_information_say(
+    name: str, tmp_path: Path
+) -> None:
+    text = "struct item { %s int kind; }; extern int get(int);"
+    text += "int user(struct item *i) { return get(i->kind) * 3; }"
+    before, after = (compile_c(tmp_path, text % more, "-g") for more in ("", "int more;"))
+    told = Refusal(name=name, reason="it is added", code="LAYOUT", hint=HINT)
+    lines = _lines(told, before, after)
+    if "item" in name:
+        [line] = lines
+        assert line.startswith(f"file.o: {name}: it is added (`struct item` ")
+        assert line.endswith(f") [LAYOUT]; {HINT}")
+        return
+    assert len(lines) == 2
+    assert f"file.o: {name}: it is added [LAYOUT]; {HINT}" in lines
