@@ -199,7 +199,7 @@ def check_reads(copy_root: Path, cwd: str, text: str, subject: str) -> None:
         if not real.startswith(os.path.realpath(copy_root) + "/"):
             raise CaptureError(
                 f"{subject}: includes the patched file {path} as {word}, which leads out of the "
-                "private copy; write the #include without `..`, or take the route through make"
+                "private copy; write the #include without `..`"
             )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.kbuild.tree import XenTree
 
+_SOURCES = {TouchKind.C, TouchKind.ASSEMBLER}
 _VERSION = re.compile(
     rb"^[ \t]*(?:export\s+)?(XEN_\w*VERSION)[ \t]*[?:+]*=[ \t]*([^#\n]*[^#\s])?", re.MULTILINE
 )
@@ -198,9 +199,10 @@ def _reached(
         hits = [hit for hit in hits if hit.kind is not TouchKind.COMMENTS]
         if not hits:
             continue
-        is_direct = any(hit.kind in {TouchKind.C, TouchKind.ASSEMBLER} for hit in hits)
+        is_direct = any(hit.kind in _SOURCES for hit in hits)
         if is_direct and record.source.endswith((".S", ".s")):
-            refused |= {hit.path: _not_replaceable(hit) for hit in hits}
+            # A header counts for what else reads it: without this file the fix may keep it.
+            refused |= {hit.path: _not_replaceable(hit) for hit in hits if hit.kind in _SOURCES}
             continue
         jobs.append(job_of(index, record, inputs, kind, is_direct=is_direct))
     if (job := _asm_offsets(index, wanted, jobs)) is not None:
@@ -239,7 +241,8 @@ def _not_replaceable(file: TouchedFile) -> Refusal:
         name=file.path,
         reason="it is assembler source, and a payload replaces whole C functions",
         code="ASSEMBLER",
-        hint="leave this file out, or replace the C function that calls it",
+        hint="leave this file out, but not the headers that C code reads as well; or replace the C "
+        "function that calls it",
     )
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import BootOnly, ObjectPair, Reach, Refusal, write_file
@@ -23,16 +24,21 @@ from xsplice_plugins.capture.shifting import lines_moved
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.csource.meaning import TextVerdict, judge_merged, judge_texts
 from xsplice_plugins.csource.merging import OPTIONS
+from xsplice_plugins.errors import CaptureError, ElfFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from xsplice_plugins.artefacts import CompileJob
 
 log = logging.getLogger(__name__)
 
 _EQUAL = "compiled, content equal"
+#: What keeps a fix right where assembler code reads the same headers.
+_FOR_C = (
+    "leave that part of the patch out, or change the headers so that assembler code reads what it "
+    "did: new names for C code beside the old ones, new fields as shadow variables"
+)
 #: Copies and layouts that changed some object's code: no other need be compiled for them.
 _hopeless: set[tuple[Path, tuple[Refusal, ...]]] = set()
 
@@ -228,6 +234,40 @@ def _is_c_object(job: CompileJob) -> bool:
     return bool(job.tree_object) and job.source_path.endswith(".c")
 
 
+def _changed_inputs(job: CompileJob, pristine: Path, patched: Path) -> list[str]:
+    """Return what of a job's inputs the patch changes."""
+    sides = ((path, pristine / path, patched / path) for path in job.inputs)
+    return [
+        path
+        for path, old, new in sides
+        if old.is_file() and new.is_file() and old.read_bytes() != new.read_bytes()
+    ]
+
+
+def _is_made_alike(
+    job: CompileJob,
+    pristine: Path,
+    patched: Path,
+    dest_prefix: Path,
+    env: Mapping[str, str] | None,
+) -> bool:
+    """Tell whether both sides of a target give the same; not if that cannot be told."""
+    end = Path(job.object_path).suffix
+    sides = [dest_prefix.with_name(f".{dest_prefix.name}.{side}{end}") for side in ("old", "now")]
+    try:
+        for root, side in zip((pristine, patched), sides, strict=True):
+            compile_object(job, root, side, env=env)
+        old, new = (side.read_bytes() for side in sides)
+        return old == new or (end == ".o" and same_content(job, old, new))
+    except (CaptureError, ElfFormatError):
+        if end != ".o":
+            raise
+        return False
+    finally:
+        for side in sides:
+            side.unlink(missing_ok=True)
+
+
 def _judged_output(
     job: CompileJob,
     pristine: Path,
@@ -236,28 +276,24 @@ def _judged_output(
     env: Mapping[str, str] | None,
 ) -> TextVerdict:
     """Judge a target that is no C object of the image, whose preprocessed text has changed."""
-    if job.object_path.endswith(".s"):
-        sides = [dest_prefix.with_name(f".{dest_prefix.name}.{side}.s") for side in ("old", "now")]
-        try:
-            for root, side in zip((pristine, patched), sides, strict=True):
-                compile_object(job, root, side, env=env)
-            is_equal = sides[0].read_bytes() == sides[1].read_bytes()
-        finally:
-            for side in sides:
-                side.unlink(missing_ok=True)
-        if is_equal:
-            return TextVerdict(is_affected=False, note="generated again, the same content")
-    if job.object_path.endswith(".lds"):
+    end = Path(job.object_path).suffix
+    if end != ".lds" and _is_made_alike(job, pristine, patched, dest_prefix, env):
+        return TextVerdict(is_affected=False, note="generated again, the same content")
+    if end == ".lds":
         code, reason = "LINK", "the patch changes the linker script"
+        hint = "leave that part of the patch out"
     elif job.source_path.endswith(".S"):
-        code, reason = "ASSEMBLER", "the patch changes the assembler source it reads"
+        headers = ", ".join(_changed_inputs(job, pristine, patched)) or "what it includes"
+        code, hint = "ASSEMBLER", _FOR_C
+        reason = f"it is an assembler object, which no payload replaces, and {headers} changes it"
     else:
-        code, reason = "GENERATED", "the patch changes this generated file, which other files read"
+        code, hint = "GENERATED", _FOR_C
+        reason = "the patch changes this generated file, which assembler code was made with"
     refusal = Refusal(
         name=job.source_path if job.object_path.endswith(".o") else job.object_path,
         reason=reason,
         code=code,
-        hint="leave that part of the patch out, or take the route through make",
+        hint=hint,
     )
     return TextVerdict(is_affected=False, note="refused, not compiled", refused=(refusal,))
 

@@ -31,10 +31,11 @@ calls, tables of boot-time operations.
 => set the run-time state that the boot code derived from it in a load hook
 
 GENERATED: a file that the build generates would change
-Linker scripts, offsets for assembler and generated headers are read by code that this route does
-not compile again, and some of it cannot be replaced while it runs.
-=> leave that part of the patch out; if the change is harmless, write the C part as a patch of its
-own
+Offsets of structures for assembler (asm-offsets), and the linker script, went into assembler code
+and into the place of everything in the image. Neither can be replaced while it runs: assembler code
+would read a field where it was.
+=> leave that part of the patch out, or change headers so that assembler code reads what it did: new
+names for C code beside the old ones, new fields as shadow variables
 
 REMOVED: an object would no longer be part of the image
 What it set up at boot stays set up, and its code and data stay in memory: a payload can replace
@@ -87,10 +88,11 @@ to the entry and the compiler keeps it nevertheless. An entry in a payload is ne
 => call the function that registers it, or undoes it, from a load hook; where the list is walked
 later, change the function that walks it
 
-ASSEMBLER: assembler source was changed
+ASSEMBLER: assembler source was changed, or a header that changes what it is assembled to
 Hand-written assembler has entry points, fall-through and data that no rule of the compiler
 guarantees; replacing parts of it is not known to be safe.
-=> fix the C caller instead, or overwrite the instructions in an apply hook of your own
+=> fix the C caller instead, or overwrite the instructions in an apply hook of your own; keep what C
+code needs of a header, and what assembler code reads of it as it was
 
 LINK: how the image is linked was changed
 Its objects are the same, or change besides, and the linker places or treats them otherwise. A

@@ -387,3 +387,44 @@ def test_a_header_may_have_any_name(name: str, own_tree: TinyTree, tmp_path: Pat
     own_tree.build()
     pairs = captured(own_tree, own_tree.patch((header, "ADD 1", "ADD 2")), tmp_path)
     assert pairs["common/user.o"].is_changed
+
+
+def _with_assembler(tree: TinyTree) -> str:
+    """Let assembler and C code read one header; return its path."""
+    header = "xen/include/xen/both.h"
+    (tree.root / header).write_text("#define RETURN ret\n#define ADD 1\n")
+    for path in ("xen/common/entry.S", "xen/common/user.c"):
+        file = tree.root / path
+        text = file.read_text().replace("    ret\n", "    RETURN\n").replace("(a)", "(a) + ADD")
+        file.write_text(f"#include <xen/both.h>\n{text}")
+    tree.build()
+    return header
+
+
+def test_an_assembler_object_that_a_header_changes_is_named_with_it(
+    own_tree: TinyTree, tmp_path: Path
+) -> None:
+    header = _with_assembler(own_tree)
+    pairs = captured(own_tree, own_tree.patch((header, "RETURN ret", "RETURN nop; ret")), tmp_path)
+    (refusal,) = pairs["common/entry.o"].refused
+    assert (refusal.name, refusal.code) == ("common/entry.S", "ASSEMBLER")
+    assert refusal.reason.endswith(f"no payload replaces, and {header} changes it")
+    assert "new names for C code beside the old ones" in refusal.hint
+    assert "make" not in refusal.hint
+
+
+def test_a_header_may_change_for_c_code_alone(own_tree: TinyTree, tmp_path: Path) -> None:
+    header = _with_assembler(own_tree)
+    pairs = captured(own_tree, own_tree.patch((header, "ADD 1", "ADD 2")), tmp_path)
+    assert not pairs["common/entry.o"].refused
+    assert pairs["common/user.o"].is_changed
+    # Assembler code that only reads otherwise is what it was.
+    pairs = captured(
+        own_tree, own_tree.patch((header, "RETURN ret", "RETURN  .byte 0xc3")), tmp_path
+    )
+    assert not pairs["common/entry.o"].refused
+    # Beside assembler source only that is refused; the header is judged when it is left out.
+    both = own_tree.patch((header, "ADD 1", "ADD 2"), ("xen/common/entry.S", ":", ":\n    nop"))
+    plan = capture.plan(locate_tree(own_tree.root), both)
+    assert [(row.name, row.code) for row in plan.refused] == [("xen/common/entry.S", "ASSEMBLER")]
+    assert "but not the headers that C code reads as well" in plan.refused[0].hint
