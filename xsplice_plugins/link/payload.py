@@ -15,6 +15,7 @@ from xsplice_plugins.errors import LinkError, NoFunctionalChangeError
 from xsplice_plugins.link.again import check_current
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
+from xsplice_plugins.link.early import untested
 from xsplice_plugins.link.escapes import escapes
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
@@ -114,7 +115,8 @@ def link_payload(
         hooks=hooks,
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
-        findings=_kept(name, escapes(data, names.image, abi), len(new)),
+        findings=_kept(name, escapes(data, names.image, abi), len(new))
+        + findings_about(Duty.LOADER, LINKER, Severity.UNCHECKED, name, untested(data, abi)),
     )
     return Payload(data=data, record=record)
 
