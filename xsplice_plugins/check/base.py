@@ -20,6 +20,7 @@ from xsplice_plugins.check.objects import ObjectFile, Ref, Unit, read_object
 from xsplice_plugins.check.results import ImageMatch, Mismatch, ObjectMatch
 from xsplice_plugins.check.strangers import named_pieces, strangers
 from xsplice_plugins.check.tables import SNIPPETS, Layout, bounds
+from xsplice_plugins.check.unplaced import spoken_otherwise
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 
 _SHOWN = 8  #: bytes of a difference that a message shows
@@ -308,6 +309,10 @@ def _numbers(image: Image, obj: ObjectFile) -> Iterator[Mismatch]:
 
 def _object_match(placed: Placed, number: int) -> ObjectMatch:
     obj, bases = placed.objects[number], placed.bases[number]
+    if bases:  # else the linker left it out
+        known = {row.name for row in placed.wrong[number]}
+        rows = spoken_otherwise(placed.image, obj, bases, known)
+        placed.wrong[number] += {row.name: row for row in rows}.values()
     wrong = {row.name for row in placed.wrong[number]}
     matched, absent = [], []
     for row in obj.loaded:

@@ -8,12 +8,16 @@ was made of other sources than the hypervisor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.records import read_records
 from xsplice_plugins.elf.types import SHN_LORESERVE, SHN_UNDEF
+
+#: What compilers put behind the name of a part that they split off.
+_PART = re.compile(r"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+$")
 
 
 def needed_otherwise(
@@ -43,7 +47,8 @@ def needed_otherwise(
     spans = [
         (home.value, home.value + max(1, home.size_bytes), name)
         for _, name in sorted(differs)
-        for home in image.homes.get(name, ())
+        for whole in dict.fromkeys((name, *_wholes(image, name)))
+        for home in image.homes.get(whole, ())
     ]
     named = [row for row in loaded.elf.symbols if row.shndx == SHN_UNDEF and row.name]
     places: list[tuple[int | None, str]] = [
@@ -60,3 +65,10 @@ def needed_otherwise(
     for row in loaded.elf.symbols:
         if 0 < row.shndx < SHN_LORESERVE and not row.is_local and row.name in strangers:
             yield row.name, "the payload brings it, and the hypervisor has one that is in no object"
+
+
+def _wholes(image: Image, name: str) -> list[str]:
+    """Return the function that a part was split off from, as the image calls it."""
+    whole = _PART.sub("", name)
+    names = (whole, whole.rpartition("#")[2]) if whole != name else ()
+    return [word for word in names if word in image.homes][:1]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _FREEING = re.compile(r"\w*free\w*", re.IGNORECASE)
+_EXCHANGING = re.compile(r"swap|xchg", re.IGNORECASE)
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 _CONDITIONS = {"if", "else", "while", "for", "do", "switch"}
 _BORDERS = {"=", ";", "{", "}", "(", ","}
@@ -120,12 +121,12 @@ def _is_freed(row: Sequence[Token], callee: int, path: Sequence[str]) -> bool:
         depth += (text == "{") - (text == "}")
         lowest = min(lowest, depth)
         is_here = depth == lowest and not _is_conditional(row, at)
-        if text == "return" and not _is_failing(row, at, path):
-            return False
-        if text == "goto" and at + 1 < len(row):
+        if text in {"return", "goto"} and not _is_failing(row, at, path, callee):
+            if text == "return":
+                return False
             jumps.append(labels.get(row[at + 1].text, len(row)))
         if _starts_with(row, at, path) and at > callee:
-            if row[at + len(path)].text == "=":
+            if row[at + len(path)].text == "=" or _is_handed_on(row, at, len(path)):
                 return False  # what it held went elsewhere
             if is_here and _is_argument_of_free(row, at, len(path)):
                 return all(callee < jump < at for jump in jumps)
@@ -171,16 +172,32 @@ def _is_conditional(row: Sequence[Token], at: int) -> bool:
     return row[_statement(row, at)].text in _CONDITIONS
 
 
-def _is_failing(row: Sequence[Token], at: int, path: Sequence[str]) -> bool:
-    """Tell whether a function returns as one that got nothing, or frees what it got before."""
+def _is_handed_on(row: Sequence[Token], at: int, length: int) -> bool:
+    """Tell whether a variable is stored elsewhere, exchanged, or its own address is taken."""
+    before, behind = row[at - 1].text, row[at + length].text
+    opening = opening_before(row, at - 1)
+    callee = row[opening - 1].text if opening > 0 else ""
+    is_address = before == "&" and behind not in {"->", ".", "["}
+    is_stored = before == "=" and behind in {";", ","}
+    return is_stored or is_address or _EXCHANGING.search(callee) is not None
+
+
+def _is_failing(row: Sequence[Token], at: int, path: Sequence[str], callee: int) -> bool:
+    """Tell whether a way out is that of one that got nothing, or frees what it got before."""
     if row[at + 1].text in _FAILING:
         return True
     first = _statement(row, at)
     if row[first].text not in _CONDITIONS:
-        first = _statement(row, _block_around(row, first))  # with the condition of the block
-    inside = [spot for spot in range(first, at) if _starts_with(row, spot, path)]
-    if any(_is_argument_of_free(row, spot, len(path)) for spot in inside):
-        return True
+        block = _block_around(row, first)
+        if block <= callee:
+            return False  # the way that goes well
+        first = _statement(row, block)  # with the condition of the block
+    inside = [spot for spot in range(max(first, 1), at) if _starts_with(row, spot, path)]
+    for spot in inside:
+        words = [token.text for token in row[spot:at]]
+        is_here = words.count("{") == words.count("}") and not _is_conditional(row, spot)
+        if is_here and _is_argument_of_free(row, spot, len(path)):
+            return True
     if row[first].text != "if":
         return False
     end = closing_of(row, first + 1)

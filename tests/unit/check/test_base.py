@@ -89,6 +89,23 @@ def test_a_dropped_entry_of_a_table_is_found(known: World, tmp_path: Path) -> No
     assert any(".bug_frames.2" in row.absent for row in found.objects)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("BUG(7)", "BUG(8)", {"traps"}),
+        ('ALTERNATIVE("stac")', 'ALTERNATIVE("clac")', {"traps"}),
+        ('ALTERNATIVE("stac")', 'ALTERNATIVE("stac; nop")', {"traps"}),
+        ("if (x) BUG(7);", "if (x) BUG(7); ", set()),
+    ],
+)
+def test_a_function_of_which_tables_say_something_else_differs(
+    old: str, new: str, names: set[str], known: World, tmp_path: Path
+) -> None:
+    """Its own bytes are equal; who calls it from elsewhere gets what the image has."""
+    found = matched(known, compiled(tmp_path, "unit.c", UNIT.replace(old, new)))
+    assert {name for name in wrong_names(found) if not name.startswith(".")} == names
+
+
 def test_another_image_is_refused_with_counts(known: World, tmp_path: Path) -> None:
     other = compiled(tmp_path, "unit.c", UNIT.replace("x) + limit", "x) * limit + 99"))
     image = read_image(linked(tmp_path, known.other, other), "image", SIZES)

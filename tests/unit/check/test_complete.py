@@ -322,5 +322,7 @@ def test_what_a_matched_base_has_otherwise_is_named_where_the_payload_needs_it(
     assert list(needs(new, FIXED_WORK, "work")) == ["unit.c#helper"]
     far = "int work(int x) { return elsewhere(x); }\n"
     assert "uses it" in needs(new, far, "work")["elsewhere"]
+    differs = {("other.o", "other.c#elsewhere.cold")}  # its caller gets there too
+    assert list(needs(new, far, "work")) == ["other.c#elsewhere.cold"]
     brought = "int more(int x) { return x; }\nint work(int x) { return more(x); }\n"
     assert "brings it" in needs(new, brought, "work")["more"]

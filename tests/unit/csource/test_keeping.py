@@ -33,6 +33,8 @@ def _is_kept(body: str) -> bool:
         "char *p = n ? xmalloc_bytes(n) : NULL; use(p); xfree(p); return 0;",
         f"n = 1; {{ char *{GET}; use(p); xfree(p); }}",
         "d = xmalloc_bytes(n); use(d); xfree(d); return 0;",
+        f"char *{GET}; if ( !p ) {{ rc = 1; goto out; }} xfree(p); out: return rc;",
+        f"char *{GET}; use(&p[1], &p->x, p); xfree(p); return 0;",
     ],
 )
 def test_what_is_freed_on_each_way_out_is_not_kept(body: str) -> None:
@@ -62,6 +64,12 @@ def test_what_is_freed_on_each_way_out_is_not_kept(body: str) -> None:
         f"char *{GET}; if ( use(p) ) goto done; xfree(p); done: return 0;",
         f"char *{GET}; d->p = p; p = NULL; xfree(p); return 0;",
         f"char *{GET}, *q = d->p; xfree(q); return 0;",
+        f"char *{GET}; if ( n ) {{ xfree(p); return 1; }} d->p = p; return 0; bad: xfree(p);",
+        f"char *{GET}; if ( n ) {{ xfree(p); return 1; }} add(d, p); return 0; bad: xfree(p);",
+        f"char *{GET}; if ( n ) {{ if ( d ) xfree(p); return 1; }} xfree(p); return 0;",
+        f"char *{GET}; SWAP(d->p, p); xfree(p); return 0;",
+        f"char *{GET}; exchange(d, &p); xfree(p); return 0;",
+        f"char *{GET}; d->p = p; if ( n ) d->p = NULL; xfree(p); return 0;",
     ],
 )
 def test_what_is_not_understood_is_kept(body: str) -> None:
