@@ -177,8 +177,8 @@ def _patched_texts(before: Path, after: Path) -> dict[str, tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("latin-1")
+    try:  # a pipe would wait for a writer
+        return path.read_bytes().decode("latin-1") if path.is_file() else ""
     except OSError:
         return ""
 
