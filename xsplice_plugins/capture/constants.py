@@ -134,8 +134,8 @@ def _resized(
 ) -> Iterator[str]:
     """Say which files allocate another size, for what gives it is something else now."""
     own = {path: pieces for path, pieces in texts.items() if path.endswith((".h", source))}
-    sizes = changed_sizes(own.values())
-    for path in sorted({*texts, *_related(job, before, sizes.helpers)}):
+    sizes = changed_sizes(own)
+    for path in sorted({*texts, *_related(job, before, sizes.far)}):
         now = texts[path][1] if path in texts else _text(before / path)
         yield from (f"{path}: {text}" for text in resized(now, sizes))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Bodies = Mapping[str, Sequence[Token]]
 
+#: A function that other files can call, and that gives a number of no sign: no error, no pointer.
+_FAR = re.compile(r"(?!static )[^(*]*\b(?:unsigned|size_t|u\d+|uint\d+_t) [^(*]*\(")
 _NOTHING = re.compile(r"(static |inline |noinline |cf_check |__init )*void (?!\*)")
 
 
@@ -30,23 +32,26 @@ class Sizes(NamedTuple):
 
     helpers: frozenset[str]  #: functions and macros, that other files can call or not
     members: frozenset[str]
+    far: frozenset[str]  #: helpers that files may ask which do not change
 
 
-def changed_sizes(texts: Iterable[tuple[str, str]]) -> Sizes:
+def changed_sizes(texts: Mapping[str, tuple[str, str]]) -> Sizes:
     """Name what may give another size than before: helpers and members.
 
     Args:
-        texts: Both sides of each file that changes.
+        texts: Both sides of each file that changes, by path.
     """
-    helpers, members = set[str](), set[str]()
-    for old, new in texts:
+    helpers, members, far = set[str](), set[str](), set[str]()
+    for path, (old, new) in texts.items():
         before, after = _taken_apart(old), _taken_apart(new)
         members |= _changed_members(before, after)
         for name in before.keys() & after.keys():
             words = [" ".join(token.text for token in side[name]) for side in (before, after)]
             if words[0] != words[1] and not _NOTHING.match(words[1]):
                 helpers.add(name)
-    return Sizes(frozenset(helpers), frozenset(members))
+                if path.endswith(".h") or _FAR.match(words[1]):
+                    far.add(name)
+    return Sizes(frozenset(helpers), frozenset(members), frozenset(far))
 
 
 def resized(text: str, sizes: Sizes) -> Iterator[str]:
@@ -56,7 +61,7 @@ def resized(text: str, sizes: Sizes) -> Iterator[str]:
         text: A source, changed or not.
         sizes: What changed.
     """
-    if "alloc" not in text or not any(name in text for group in sizes for name in group):
+    if "alloc" not in text or not any(name in text for group in sizes[:2] for name in group):
         return
     rows = _taken_apart(text)
     through = {name: name for name in sizes.helpers}

@@ -22,7 +22,7 @@ BY_MEMBER = USER.replace("frames(n) * 8", "t->bytes")
 
 
 def _said(old: str, new: str, *files: str) -> list[str]:
-    sizes = changed_sizes([(old, new)])
+    sizes = changed_sizes({"some.c": (old, new)})
     return [text for file in (new, *files) for text in resized(file, sizes)]
 
 
@@ -69,3 +69,24 @@ def test_who_asks_a_helper_that_changed_gets_another_size(old: str, new: str, us
 )
 def test_what_changes_no_size(old: str, new: str, user: str) -> None:
     assert _said(old, new, user) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "path", "is_far"),
+    [
+        ("unsigned int frames(int n)", "a.c", True),
+        ("size_t cf_check frames(int n)", "a.c", True),
+        ("static inline int frames(int n)", "a.h", True),
+        ("static unsigned int frames(int n)", "a.c", False),
+        ("int frames(int n)", "a.c", False),  # an error, as a rule
+        ("unsigned int *frames(int n)", "a.c", False),
+        ("int frames(unsigned int n)", "a.c", False),
+    ],
+)
+def test_files_that_do_not_change_are_asked_where_they_can_call(
+    head: str, path: str, *, is_far: bool
+) -> None:
+    old = f"{head}\n{{\n    return g(n);\n}}\n"
+    sizes = changed_sizes({path: (old, old.replace("n);", "n) + 1;"))})
+    assert sizes.helpers == {"frames"}
+    assert (sizes.far == {"frames"}) == is_far
