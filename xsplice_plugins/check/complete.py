@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.check.base import match_of, place_objects
 from xsplice_plugins.check.compare import Comparison
-from xsplice_plugins.check.homes import Homes, find_homes, homes_in, stem_of, unreferenced
+from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
@@ -138,17 +138,8 @@ def _compare(check: Comparison, report: _Report, sides: _Sides) -> set[Record]:
         done.update(_functions(check, report, side, twins))
         _variables(check, report, side, wanted)
         report.boot_only |= dict.fromkeys(_boot_only(check, side, twins))
-        _restarted(check, side)
+        check.ask_restarted(side)
     return done
-
-
-def _restarted(check: Comparison, side: Side) -> None:
-    """Ask about statics of one name of which more are new than the object has more than before."""
-    for stem, places in side.homes.spare.items():
-        alike = (unit for unit in units_of(side.obj, is_code=False) if stem_of(unit.name) == stem)
-        fresh = [check.brought(side.obj, unit) for unit in alike if side.homes.of(unit) is None]
-        if len(fresh) - fresh.count(None) > max(0, len(fresh) - len(places)):
-            check.note(f"{stem}: several variables of the image may be meant, and are not used")
 
 
 def _baselines(

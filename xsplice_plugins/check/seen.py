@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from xsplice_plugins.check.homes import stem_of
 from xsplice_plugins.check.objects import ObjectFile, Unit
-from xsplice_plugins.check.sides import Side, own_size, title
+from xsplice_plugins.check.sides import Side, own_size, title, units_of
 
 
 class Seen:
@@ -55,6 +56,16 @@ class Seen:
         for (_, end, one), (start, _, other) in pairwise(sorted((*rows, *flags))):
             if start < end:
                 yield f"{one} and {other} share bytes in memory"
+
+    def ask_restarted(self, side: Side) -> None:
+        """Ask about statics of one name of which more are new than the object has more now."""
+        for stem, places in side.homes.spare.items():
+            alike = (
+                unit for unit in units_of(side.obj, is_code=False) if stem_of(unit.name) == stem
+            )
+            fresh = [self.brought(side.obj, unit) for unit in alike if side.homes.of(unit) is None]
+            if len(fresh) - fresh.count(None) > max(0, len(fresh) - len(places)):
+                self.note(f"{stem}: several variables of the image may be meant, and are not used")
 
     def _keyed(self, kind: str) -> list[Any]:
         return [key[1] for key in self.seen if isinstance(key, tuple) and key[0] == kind]
