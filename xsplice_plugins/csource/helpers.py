@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers and members that say how much memory functions allocate, in whatever file.
+"""Helpers and variables that say how much memory functions allocate, in whatever file.
 
 A helper that a patch changes gives another size to those who ask it, be they changed or not; so
-does a member that gets something else.
+does a member, or a variable outside of functions, that gets something else.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.csource.keeping import allocations
+from xsplice_plugins.csource.keeping import allocations, is_local
 from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.sizers import sizers_in
 from xsplice_plugins.csource.sizing import MEMBERS, NAME, STORE, assignments, end_of, names_at
 from xsplice_plugins.csource.uses import tokens
 
@@ -31,27 +32,27 @@ class Sizes(NamedTuple):
     """What says now, otherwise than before, how much memory something needs."""
 
     helpers: frozenset[str]  #: functions and macros, that other files can call or not
-    members: frozenset[str]
+    variables: frozenset[str]  #: members, and variables outside of functions
     far: frozenset[str]  #: helpers that files may ask which do not change
 
 
 def changed_sizes(texts: Mapping[str, tuple[str, str]]) -> Sizes:
-    """Name what may give another size than before: helpers and members.
+    """Name what may give another size than before: helpers and variables.
 
     Args:
         texts: Both sides of each file that changes, by path.
     """
-    helpers, members, far = set[str](), set[str](), set[str]()
+    helpers, variables, far = set[str](), set[str](), set[str]()
     for path, (old, new) in texts.items():
         before, after = _taken_apart(old), _taken_apart(new)
-        members |= _changed_members(before, after)
+        variables |= _changed_variables(before, after)
         for name in before.keys() & after.keys():
             words = [" ".join(token.text for token in side[name]) for side in (before, after)]
             if words[0] != words[1] and not _NOTHING.match(words[1]):
                 helpers.add(name)
                 if path.endswith(".h") or _FAR.match(words[1]):
                     far.add(name)
-    return Sizes(frozenset(helpers), frozenset(members), frozenset(far))
+    return Sizes(frozenset(helpers), frozenset(variables), frozenset(far))
 
 
 def resized(text: str, sizes: Sizes) -> Iterator[str]:
@@ -61,9 +62,13 @@ def resized(text: str, sizes: Sizes) -> Iterator[str]:
         text: A source, changed or not.
         sizes: What changed.
     """
-    if "alloc" not in text or not any(name in text for group in sizes[:2] for name in group):
+    if not any(name in text for group in sizes[:2] for name in group):
         return
-    rows = _taken_apart(text)
+    functions = bodies(text)
+    sizers = sizers_in(text, functions)
+    if not sizers and "alloc" not in text:
+        return
+    rows = {name.removesuffix("()"): tokens(body) for name, body in functions.items()}
     through = {name: name for name in sizes.helpers}
     while True:
         more = {
@@ -76,9 +81,9 @@ def resized(text: str, sizes: Sizes) -> Iterator[str]:
             break
         through |= more
     for name, row in rows.items():
-        for at, places, is_kept in allocations(row):
+        for at, places, is_kept in allocations(row, sizers):
             calls, known = _reads(row, places) if is_kept else (set[str](), set[str]())
-            reasons = {through[call] for call in calls & through.keys()} | (known & sizes.members)
+            reasons = {through[call] for call in calls & through.keys()} | (known & sizes.variables)
             for reason in sorted(reasons):
                 yield (
                     f"`{name}` allocates a size by `{row[at].text}` that `{reason}` gives, which "
@@ -90,23 +95,25 @@ def _taken_apart(text: str) -> dict[str, list[Token]]:
     return {name.removesuffix("()"): tokens(body) for name, body in bodies(text).items()}
 
 
-def _changed_members(old: Bodies, new: Bodies) -> set[str]:
-    """Return the members that functions on both sides give something else than before."""
+def _changed_variables(old: Bodies, new: Bodies) -> set[str]:
+    """Return the variables that functions on both sides give something else than before."""
     found = set()
     for name in old.keys() & new.keys():
         before, after = _stores(old[name]), _stores(new[name])
-        for member in before.keys() | after.keys():
-            was, now = before.get(member, []), after.get(member, [])
+        for variable in before.keys() | after.keys():
+            was, now = before.get(variable, []), after.get(variable, [])
             if was and now and [x for x in was if x not in now] + [x for x in now if x not in was]:
-                found.add(member)
+                found.add(variable)
     return found
 
 
 def _stores(row: Sequence[Token]) -> dict[str, list[tuple[str, ...]]]:
-    """Return what members get, other than nothing."""
+    """Return what members get, other than nothing, and variables outside of the function."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for at in range(1, len(row) - 2):
-        if row[at - 1].text in MEMBERS and STORE.fullmatch(row[at + 1].text):
+        if not NAME.fullmatch(row[at].text) or not STORE.fullmatch(row[at + 1].text):
+            continue
+        if row[at - 1].text in MEMBERS or not is_local(row, row[at].text):
             words = tuple(token.text for token in row[at + 1 : end_of(row, at + 2)])
             if words[1:] not in {("0",), ("NULL",)}:
                 found.setdefault(row[at].text, []).append(words)
@@ -122,7 +129,7 @@ def _results(row: Sequence[Token]) -> list[int]:
 
 
 def _reads(row: Sequence[Token], places: Iterable[int]) -> tuple[set[str], set[str]]:
-    """Return what is called for a value at some places, and the members that are read for it."""
+    """Return what is called for a value at some places, and the variables that are read for it."""
     calls, members, done = set[str](), set[str](), set[str]()
     gets, spots = assignments(row), list(places)
     while spots:
@@ -135,4 +142,4 @@ def _reads(row: Sequence[Token], places: Iterable[int]) -> tuple[set[str], set[s
                 members |= {row[at].text} if is_member and behind not in {"(", *MEMBERS} else set()
         done |= todo
         spots = [spot for name in todo for a, b in gets.get(name, ()) for spot in range(a, b)]
-    return calls, members
+    return calls, members | {name for name in done if not is_local(row, name)}

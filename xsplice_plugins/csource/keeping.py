@@ -20,7 +20,7 @@ from xsplice_plugins.csource.uses import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from xsplice_plugins.csource.uses import Token
+    from xsplice_plugins.csource.uses import Sizers, Token
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _FREEING = re.compile(r"\w*free\w*", re.IGNORECASE)
@@ -32,12 +32,21 @@ _STARTS = {";", "{", "}", ":"}
 _FAILING = {"-", "NULL", "ERR_PTR"}  #: what a function begins to return that did not go well
 
 
-def allocations(row: Sequence[Token]) -> Iterator[tuple[int, list[int], bool]]:
-    """Give the calls that allocate, the places that say how much, and whether memory keeps it."""
+def allocations(
+    row: Sequence[Token], sizers: Sizers | None = None
+) -> Iterator[tuple[int, list[int], bool]]:
+    """Give the calls that allocate, the places that say how much, and whether memory keeps it.
+
+    Args:
+        row: One function.
+        sizers: What allocates, beside Xen's own allocators.
+    """
     for at in range(len(row) - 1):
-        if row[at + 1].text == "(" and is_size(row, at + 1, at + 2) is not None:
-            inside = range(at + 2, closing_of(row, at + 1))
-            yield at, [spot for spot in inside if is_size(row, at + 1, spot)], is_kept(row, at)
+        if row[at + 1].text == "(" and is_size(row, at + 1, at + 2, sizers) is not None:
+            end = closing_of(row, at + 1)
+            if [token.text for token in row[end + 1 : end + 2]] != ["{"]:  # its own definition
+                sizes = [spot for spot in range(at + 2, end) if is_size(row, at + 1, spot, sizers)]
+                yield at, sizes, is_kept(row, at)
 
 
 def target_of(row: Sequence[Token], callee: int) -> tuple[str, ...]:
@@ -71,7 +80,7 @@ def is_kept(row: Sequence[Token], callee: int) -> bool:
     """
     words = target_of(row, callee)
     path = _path(words)
-    if not path or not _is_local(row, path[0]):
+    if not path or not is_local(row, path[0]):
         return True
     return not _is_freed(row, callee, path)
 
@@ -89,8 +98,8 @@ def _path(words: Sequence[str]) -> tuple[str, ...]:
     return path if all(_WORD.fullmatch(word) for word in before[:1]) else ()
 
 
-def _is_local(row: Sequence[Token], name: str) -> bool:
-    """Tell whether a function declares a variable that ends with it."""
+def is_local(row: Sequence[Token], name: str) -> bool:
+    """Tell whether a function declares a variable that ends with it, or has such a parameter."""
     depth = 0
     for at, token in enumerate(row[:-1]):
         depth += (token.text in {"(", "["}) - (token.text in {")", "]"})

@@ -17,6 +17,7 @@ from xsplice_plugins.csource.constants import (
 )
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.csource.returned import is_kept
+from xsplice_plugins.csource.sizers import sizers_in
 from xsplice_plugins.csource.sizing import compare_sizes, with_old_names
 from xsplice_plugins.csource.uses import (
     Token,
@@ -101,7 +102,7 @@ def changed_literals(
         offsets += (
             replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, before, after)
         )
-    stale += _sizes(bodies(old), bodies(new))
+    stale += _sizes((old, new))
     named = {row.texts for row in rows if not any(_is_number(text) for text in row.texts)}
     for was, now in others if named else ():
         for name, before, after in _changed_bodies(was, now):
@@ -332,15 +333,18 @@ def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[
                 )
 
 
-def _sizes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+def _sizes(sides: tuple[str, str]) -> Iterator[str]:
     """Say which calls that allocate what memory keeps ask for another size now."""
     gone, come = set[tuple[str, ...]](), dict[tuple[str, ...], tuple[str, str]]()
+    old, new = (bodies(text) for text in sides)
+    sizers = sizers_in(sides[0], old), sizers_in(sides[1], new)
+    words = {"alloc", *sizers[0], *sizers[1]}
     for name in sorted(old.keys() | new.keys()):
         texts = old.get(name, ""), new.get(name, "")
-        if texts[0] == texts[1] or not any("alloc" in text for text in texts):
+        if texts[0] == texts[1] or not any(word in text for text in texts for word in words):
             continue
         before, after = (_in_pages(tokens(text)) for text in texts)
-        found = compare_sizes(before, with_old_names(before, after))
+        found = compare_sizes(before, with_old_names(before, after), sizers)
         gone.update(found.gone)
         come |= {size: (name, callee) for callee, size in found.come}
         yield from (_ALLOCATES.format(name, callee) for callee in found.resized)

@@ -13,7 +13,7 @@ from xsplice_plugins.csource.uses import closing_of, is_type
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from xsplice_plugins.csource.uses import Token
+    from xsplice_plugins.csource.uses import Sizers, Token
 
     _Calls = Mapping[int, tuple[list[int], bool]]  # where their sizes stand, and if memory keeps it
     _Gets = Mapping[str, list[tuple[int, int]]]  # where what a variable gets stands in the text
@@ -38,15 +38,19 @@ class Sizes(NamedTuple):
     come: list[tuple[str, tuple[str, ...]]]  #: the same of the new side, with the allocators
 
 
-def compare_sizes(old: Sequence[Token], new: Sequence[Token]) -> Sizes:
+def compare_sizes(
+    old: Sequence[Token], new: Sequence[Token], sizers: tuple[Sizers, Sizers] = ({}, {})
+) -> Sizes:
     """Compare the sizes of what a function allocates, through its local variables.
 
     Args:
         old: One function before the patch.
         new: And after it, with the names of before.
+        sizers: What allocates on either side, beside Xen's own allocators.
     """
     before, after = (
-        {at: (places, is_kept) for at, places, is_kept in allocations(row)} for row in (old, new)
+        {at: (places, is_kept) for at, places, is_kept in allocations(row, known)}
+        for row, known in zip((old, new), sizers, strict=True)
     )
     gets = assignments(old), assignments(new)
     same = dict(_same_places(old, new)) if before and after else {}
@@ -199,13 +203,25 @@ def _fed(
     row: Sequence[Token], gets: _Gets, places: Iterable[int]
 ) -> dict[str, list[tuple[str, ...]]]:
     """Return all that the variables at some places get, and those from which they get it."""
-    found: dict[str, list[tuple[str, ...]]] = {}
+    return {
+        name: [tuple(token.text for token in row[a:b]) for a, b in gets[name]]
+        for name in _feeding(row, gets, places)
+        if name in gets
+    }
+
+
+def feeding(row: Sequence[Token], places: Iterable[int]) -> set[str]:
+    """Return the variables at some places, and all from which these get something."""
+    return _feeding(row, assignments(row), places)
+
+
+def _feeding(row: Sequence[Token], gets: _Gets, places: Iterable[int]) -> set[str]:
+    found: set[str] = set()
     todo = list(names_at(row, places))
     while todo:
         name = todo.pop()
-        if name in found or name not in gets:
-            continue
-        found[name] = [tuple(token.text for token in row[a:b]) for a, b in gets[name]]
-        for start, end in gets[name]:
-            todo += names_at(row, range(start, end))
+        if name not in found:
+            found.add(name)
+            for start, end in gets.get(name, ()):
+                todo += names_at(row, range(start, end))
     return found

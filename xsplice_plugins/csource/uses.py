@@ -13,7 +13,9 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    Sizers = Mapping[str, Collection[int]]  #: which arguments of a function are sizes, from 0
 
 _TOKEN = re.compile(
     r"(?P<gap>/\*.*?\*/|//[^\n]*|\s+|\\\n)|(?P<directive>^[ \t]*\#(?:/\*.*?\*/|\\\n|[^\n])*)"
@@ -39,11 +41,16 @@ _SCALES = {"/", ">>", "-"}
 #: Which arguments of a call say how large memory is, from 0; a type does so as well.
 _ALLOCATORS = (
     (re.compile(r"_?xv?[mz]alloc(_bytes)?|v[mz]alloc(_xen|_type)?|k[mz]alloc"), {0}),
-    (re.compile(r"alloc_(xenheap|boot)_pages|xmem_pool_alloc|alloc_pgtable_maddr"), {0}),
+    (
+        re.compile(
+            r"alloc_(xenheap|boot)_pages|xmem_pool_alloc|alloc_pgtable_maddr|hypfs_alloc_dyndata"
+        ),
+        {0},
+    ),
     (re.compile(r"xv?[mz]alloc_array|kcalloc"), {0, 1}),
     (re.compile(r"_xv?[mz]alloc_array"), {0, 2}),
     (re.compile(r"xv?[mz]alloc_flex_struct"), {0, 1, 2}),
-    (re.compile(r"_xv?realloc|alloc_domheap_pages|devm_k[mz]alloc"), {1}),
+    (re.compile(r"_xv?realloc|alloc_domheap_pages|devm_k[mz]alloc|xmemdup_bytes"), {1}),
     (re.compile(r"xv?realloc_(flex_struct|array)"), {1, 2}),
     (re.compile(r"alloc_heap_pages"), {2}),
 )
@@ -179,10 +186,15 @@ def is_read_otherwise(uses: Iterable[Use]) -> bool:
     return is_both and not all(use.scales and not use.indexes for use in found)
 
 
-def is_size(row: Sequence[Token], opening: int, at: int) -> bool | None:
+def is_size(
+    row: Sequence[Token], opening: int, at: int, sizers: Sizers | None = None
+) -> bool | None:
     """Tell whether a token is in an argument that is a size; ``None`` of unknown functions."""
     callee = row[opening - 1].text if opening else ""
-    places = next((places for name, places in _ALLOCATORS if name.fullmatch(callee)), None)
+    places: Collection[int] | None = next(
+        (places for name, places in _ALLOCATORS if name.fullmatch(callee)),
+        (sizers or {}).get(callee),
+    )
     if places is None:
         return None
     depth = argument = 0

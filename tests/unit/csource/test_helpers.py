@@ -19,6 +19,9 @@ static int init(struct table *t, unsigned int n)
 HELPERS = "static unsigned int frames(unsigned int n)\n{\n    return round(n * 2);\n}\n"
 SET = "void set(struct table *t)\n{\n    t->bytes = sizeof(int) * 4;\n    t->next = NULL;\n}\n"
 BY_MEMBER = USER.replace("frames(n) * 8", "t->bytes")
+COUNT = "static unsigned int pages;\nstatic void count(int n)\n{\n    pages = round(n);\n}\n"
+BY_STATIC = USER.replace("frames(n) * 8", "pages * 8")
+MAKER = "static void *make(int n)\n{\n    return xzalloc_bytes(n);\n}\n"
 
 
 def _said(old: str, new: str, *files: str) -> list[str]:
@@ -40,6 +43,7 @@ def _said(old: str, new: str, *files: str) -> list[str]:
          .replace("(bytes)", "(frames(b))")),
         (SET, SET.replace("* 4", "* 5"), BY_MEMBER),
         (SET, SET.replace("t->next", "t->bytes += 8;\n    t->next"), BY_MEMBER),
+        (COUNT, COUNT.replace("(n)", "(n) + 1"), BY_STATIC),
     ],
 )  # fmt: skip
 def test_who_asks_a_helper_that_changed_gets_another_size(old: str, new: str, user: str) -> None:
@@ -65,10 +69,21 @@ def test_who_asks_a_helper_that_changed_gets_another_size(old: str, new: str, us
         (SET, SET.replace("NULL", "t"), BY_MEMBER),
         (SET, SET.replace("t->next", "t->bytes = 0;\n    t->next"), BY_MEMBER),
         (SET.replace("t->bytes", "t->other"), SET, BY_MEMBER),
+        # Another static, and a local variable of its name.
+        (COUNT.replace("pages", "all"), COUNT.replace("pages = round", "all = "), BY_STATIC),
+        (COUNT, COUNT.replace("(n)", "(n) + 1"),
+         USER.replace("bytes = frames(n)", "pages = n, bytes = pages")),
     ],
-)
+)  # fmt: skip
 def test_what_changes_no_size(old: str, new: str, user: str) -> None:
     assert _said(old, new, user) == []
+
+
+def test_a_helper_that_gives_a_size_to_one_that_allocates() -> None:
+    user = USER.replace("xzalloc_bytes", "make")
+    (text,) = _said(HELPERS, HELPERS.replace("2)", "2) + 1"), MAKER + user)
+    assert text.startswith("`init` allocates a size by `make` that `frames` gives")
+    assert _said(HELPERS, HELPERS.replace("2)", "2) + 1"), user) == []
 
 
 @pytest.mark.parametrize(
