@@ -50,6 +50,7 @@ _DEFINED = r"^[ \t]*#[ \t]*define[ \t]+{}\b"
 _BODY = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 _FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
 _SOURCES = (".c", ".h")
+_WORDS_FEW = 8
 
 Sides = tuple[tuple["CompileJob", Path], tuple["CompileJob", Path]]
 
@@ -297,7 +298,14 @@ def _mentioning(
 ) -> tuple[str, ...]:
     """Return those of `_files` in which one of some names stands: asked for every object."""
     search = re.compile("|".join(sorted(names))).search
-    return tuple(path for path in _files(folder, base, arches) if search(_text(Path(folder, path))))
+    words = tuple(names)
+
+    def holds(text: str) -> bool:
+        if len(words) <= _WORDS_FEW:  # many times faster
+            return any(word in text for word in words)
+        return search(text) is not None
+
+    return tuple(path for path in _files(folder, base, arches) if holds(_text(Path(folder, path))))
 
 
 @cache

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.csource.keeping import allocations, is_local
 from xsplice_plugins.csource.literals import bodies
 from xsplice_plugins.csource.sizers import sizers_in
-from xsplice_plugins.csource.sizing import MEMBERS, NAME, STORE, assignments, end_of, names_at
-from xsplice_plugins.csource.uses import tokens
+from xsplice_plugins.csource.sizing import (
+    MEMBERS,
+    NAME,
+    STEPS,
+    STORE,
+    assignments,
+    end_of,
+    names_at,
+)
+from xsplice_plugins.csource.uses import closing_of, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +31,10 @@ if TYPE_CHECKING:
 
     Bodies = Mapping[str, Sequence[Token]]
 
-#: A function that other files can call, and that gives a number of no sign: no error, no pointer.
-_FAR = re.compile(r"(?!static )[^(*]*\b(?:unsigned|size_t|u\d+|uint\d+_t) [^(*]*\(")
+#: Functions that other files can call, and that give a number: of no sign, or perhaps an error.
+_UNSIGNED = re.compile(r"(?!static )[^(*]*\b(?:unsigned|size_t|u\d+|uint\d+_t) [^(*]*\(")
+_SIGNED = re.compile(r"(?!static )[^(*]*\b(?:int|long|s\d+|int\d+_t) [^(*]*\(")
+_ARITHMETIC = {"+", "-", "*", "/", "%", "<<", ">>"}
 _NOTHING = re.compile(r"(static |inline |noinline |cf_check |__init )*void (?!\*)")
 
 
@@ -47,10 +57,11 @@ def changed_sizes(texts: Mapping[str, tuple[str, str]]) -> Sizes:
         before, after = _taken_apart(old), _taken_apart(new)
         variables |= _changed_variables(before, after)
         for name in before.keys() & after.keys():
-            words = [" ".join(token.text for token in side[name]) for side in (before, after)]
+            rows = before[name], after[name]
+            words = [" ".join(token.text for token in row) for row in rows]
             if words[0] != words[1] and not _NOTHING.match(words[1]):
                 helpers.add(name)
-                if path.endswith(".h") or _FAR.match(words[1]):
+                if path.endswith(".h") or any(map(_gives_number, words, rows)):
                     far.add(name)
     return Sizes(frozenset(helpers), frozenset(variables), frozenset(far))
 
@@ -126,6 +137,41 @@ def _results(row: Sequence[Token]) -> list[int]:
     if not any(token.text == "{" for token in row):
         return list(range(len(row)))
     return [spot for at in starts for spot in range(at + 1, end_of(row, at + 1))]
+
+
+def _gives_number(words: str, row: Sequence[Token]) -> bool:
+    """Tell whether other files can ask a function for a number; that of an error is none.
+
+    A number that may be an error is one if it is computed, or read from a member.
+    """
+    if _UNSIGNED.match(words) or not _SIGNED.match(words):
+        return _UNSIGNED.match(words) is not None
+    gets, spots = assignments(row), _outside_calls(row, _results(row))
+    done: set[str] = set()
+    while todo := names_at(row, spots) - done:
+        done |= todo
+        found = (spot for name in todo for a, b in gets.get(name, ()) for spot in range(a, b))
+        spots += _outside_calls(row, found)
+    return any(_is_computed(row, at) for at in spots)
+
+
+def _is_computed(row: Sequence[Token], at: int) -> bool:
+    before, text = row[at - 1].text, row[at].text
+    if text in _ARITHMETIC:
+        return before in {")", "]"} or (before != "return" and bool(NAME.fullmatch(before)))
+    is_member = text in MEMBERS and row[at + 2].text not in {"(", *MEMBERS}
+    return is_member or text in STEPS or (text != "=" and STORE.fullmatch(text) is not None)
+
+
+def _outside_calls(row: Sequence[Token], places: Iterable[int]) -> list[int]:
+    """Return those of some places that are in no argument of a call."""
+    found, end = [], -1
+    for at in places:
+        if at > end:
+            found.append(at)
+            if row[at].text == "(" and NAME.fullmatch(row[at - 1].text):
+                end = closing_of(row, at)
+    return found
 
 
 def _reads(row: Sequence[Token], places: Iterable[int]) -> tuple[set[str], set[str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
-_STEPS = {"++", "--"}
+STEPS = {"++", "--"}
 MEMBERS = {"->", "."}
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 _OF_TYPES = re.compile(r"sizeof|offsetof|(__)?typeof(__)?|_*alignof(__)?")
@@ -165,9 +165,9 @@ def assignments(row: Sequence[Token]) -> dict[str, list[tuple[int, int]]]:
             end = end_of(row, at + 2)
             if not _ERROR.fullmatch(" ".join(word.text for word in row[at + 2 : end])):
                 found.setdefault(token.text, []).append((at + 1, end))
-        elif behind in _STEPS:
+        elif behind in STEPS:
             found.setdefault(token.text, []).append((at + 1, at + 2))
-        elif before in _STEPS and behind not in {*MEMBERS, "["}:
+        elif before in STEPS and behind not in {*MEMBERS, "["}:
             found.setdefault(token.text, []).append((at - 1, at))
     return found
 

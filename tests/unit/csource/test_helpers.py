@@ -93,9 +93,9 @@ def test_a_helper_that_gives_a_size_to_one_that_allocates() -> None:
         ("size_t cf_check frames(int n)", "a.c", True),
         ("static inline int frames(int n)", "a.h", True),
         ("static unsigned int frames(int n)", "a.c", False),
-        ("int frames(int n)", "a.c", False),  # an error, as a rule
+        ("int frames(int n)", "a.c", True),
         ("unsigned int *frames(int n)", "a.c", False),
-        ("int frames(unsigned int n)", "a.c", False),
+        ("static int frames(unsigned int n)", "a.c", False),
     ],
 )
 def test_files_that_do_not_change_are_asked_where_they_can_call(
@@ -105,3 +105,23 @@ def test_files_that_do_not_change_are_asked_where_they_can_call(
     sizes = changed_sizes({path: (old, old.replace("n);", "n) + 1;"))})
     assert sizes.helpers == {"frames"}
     assert (sizes.far == {"frames"}) == is_far
+
+
+@pytest.mark.parametrize(
+    ("body", "is_far"),
+    [
+        ("return n / 8;", True),
+        ("return d->pages;", True),
+        ("int k = g(n); k += 8; return k;", True),
+        ("int k = (n + 7) >> 3; return k;", True),
+        ("int k = 0; while ( g(n) ) k++; return k;", True),
+        ("return -EINVAL;", False),
+        ("return ( -EINVAL );", False),
+        ("int rc = g(n + 1); return rc;", False),
+        ("int rc = d->ops->make(d); return rc ? -EBUSY : 0;", False),
+    ],
+)
+def test_an_error_is_no_size_that_other_files_ask_for(body: str, *, is_far: bool) -> None:
+    old = f"int frames(int n)\n{{\n    {body}\n}}\n"
+    new = old.replace("{\n", "{\n    if ( !n ) return 0;\n")
+    assert (changed_sizes({"a.c": (old, new)}).far == {"frames"}) == is_far
