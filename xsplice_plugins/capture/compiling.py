@@ -114,21 +114,7 @@ def preprocess(
     """
     origin = origin_of(copy_root).folder
     changes = _moved(job.command, origin, copy_root)
-    line = words(job.command)
-    skip = False
-    for index, word in enumerate(line):
-        if skip:
-            skip = False
-            changes[index] = ""
-        elif word.text == "-o" or word.text in _DEPENDENCY_VALUE:
-            changes[index] = ""
-            skip = True
-        elif (
-            word.text in _DEPENDENCY_ALONE
-            or word.text in {"-c", "-S", "-P", "-E"}
-            or word.text.startswith(_DEPENDENCY_JOINED)
-        ):
-            changes[index] = ""
+    changes |= _without_outputs(job.command)
     appended = f"-E{_prefix_map(job.command, origin, copy_root)} {options}".rstrip()
     if reads is None:
         data = _run(job, edited(job.command, changes, appended), copy_root, env)
@@ -144,6 +130,57 @@ def preprocess(
     text = data.decode("latin-1")
     check_reads(copy_root, job.cwd, _dotted_markers(text), job.source_path)
     return text
+
+
+def is_true(
+    job: CompileJob, copy_root: Path, condition: str, *, env: Mapping[str, str] | None = None
+) -> bool:
+    """Ask the compiler whether a constant expression is true at the end of an object's source.
+
+    Args:
+        job: The recorded command.
+        copy_root: The copy.
+        condition: Such as ``sizeof(struct vcpu) == 8``.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Returns:
+        False also where it is not constant, or means nothing there.
+
+    Raises:
+        CaptureError: Preprocessing fails.
+    """
+    text = preprocess(job, copy_root, env=env)
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
+        asked = Path(work) / "asked.i"
+        asked.write_text(f'{text}\n_Static_assert({condition}, "");\n', "latin-1")
+        changes = _moved(job.command, origin_of(copy_root).folder, copy_root)
+        changes |= _without_outputs(job.command)
+        for index, word in enumerate(words(job.command)):
+            if index not in changes and job.source_path.endswith(word.text.removeprefix("./")):
+                changes[index] = str(asked)
+        line = edited(job.command, changes, "-fsyntax-only -w")
+        try:
+            run(line, copy_root / job.cwd, env=env, subject=job.source_path)
+        except CaptureError:
+            return False
+    return str(asked) in line
+
+
+def _without_outputs(command: str) -> dict[int, str]:
+    """Return which words of a command to leave out, that it compiles to nowhere."""
+    changes = {}
+    skip = False
+    for index, word in enumerate(words(command)):
+        if skip or word.text == "-o" or word.text in _DEPENDENCY_VALUE:
+            changes[index] = ""
+            skip = not skip
+        elif (
+            word.text in _DEPENDENCY_ALONE
+            or word.text in {"-c", "-S", "-P", "-E"}
+            or word.text.startswith(_DEPENDENCY_JOINED)
+        ):
+            changes[index] = ""
+    return changes
 
 
 def _run(job: CompileJob, command: str, copy_root: Path, env: Mapping[str, str] | None) -> bytes:

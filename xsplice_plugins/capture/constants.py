@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.capture.compiling import preprocess
+from xsplice_plugins.capture.compiling import is_true, preprocess
 from xsplice_plugins.capture.copying import origin_of
 from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
 from xsplice_plugins.csource.constants import (
@@ -33,6 +33,7 @@ from xsplice_plugins.csource.flags import new_flags
 from xsplice_plugins.csource.helpers import changed_sizes, resized
 from xsplice_plugins.csource.literals import changed_literals
 from xsplice_plugins.csource.pairs import changed_pairs
+from xsplice_plugins.csource.remade import remade_members
 from xsplice_plugins.csource.returned import without_passing
 from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
 
@@ -51,6 +52,7 @@ _BODY = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*
 _FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
 _SOURCES = (".c", ".h")
 _WORDS_FEW = 8
+_PLAIN = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
 Sides = tuple[tuple["CompileJob", Path], tuple["CompileJob", Path]]
 
@@ -98,6 +100,12 @@ def settle_constants(
     pairs = changed_pairs(rows)
     here = (".h", pair.source_path)
     stale += (f"{path}: {text}" for path, text in pairs.stale if path.endswith(here))
+    said = " ".join(stale)
+    stale += (
+        f"{one.path}: {one.text}"
+        for one in remade_members(rows)
+        if one.path.endswith(here) and not all(f"`{name}`" in said for name in one.functions)
+    )
     noted = (*pairs.remarks, *new_flags(rows))
     remarks += (f"{path}: {text}" for path, text in noted if path.endswith(here))
     if any(_may_change(old, new) for old, new in texts.values()):
@@ -105,7 +113,11 @@ def settle_constants(
         # A header that is read no more takes names along that nobody changed.
         own = {name for old, _ in texts.values() for name in (*macros_in(old), *constants_in(old))}
         macros[0] = {n: rows for n, rows in macros[0].items() if n in macros[1] or n in own}
-        changed = changed_constants(macros[0], macros[1], _renamed(texts, macros))
+        changed = tuple(
+            item
+            for item in changed_constants(macros[0], macros[1], _renamed(texts, macros))
+            if not _is_equal(item, sides, env)
+        )
         places = _places(now, before, after, frozenset(item.name for item in changed))
         for item in changed:
             _judge(item, places.get(item.name, ()), stale, remarks)
@@ -189,6 +201,16 @@ def _may_change(old: str, new: str) -> bool:
     directives = [_DIRECTIVE.findall(text) for text in (old, new)]
     before, after = constants_on_both(old, new)
     return directives[0] != directives[1] or before != after
+
+
+def _is_equal(item: Changed, sides: Sides, env: Mapping[str, str] | None) -> bool:
+    """Tell whether a number became a type's size, or the other way round, and is the same."""
+    values = (item.old, item.new)
+    sizes = [number for number, value in enumerate(values) if "sizeof" in value]
+    if len(sizes) != 1 or item.takes_arguments or not _PLAIN.fullmatch(values[1 - sizes[0]]):
+        return False
+    job, root = sides[sizes[0]]
+    return is_true(job, root, f"({item.old}) == ({item.new})", env=env)
 
 
 def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks: list[str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,22 +33,23 @@ def asked_otherwise(old: Sequence[Token], new: Sequence[Token]) -> dict[str, tup
         For each what was asked and what is asked now, such as ``== 0``. One that only one side
         asks of is none of them.
     """
-    sides = [_asked([token.text for token in row]) for row in (old, new)]
+    sides = [asked_in([token.text for token in row]) for row in (old, new)]
     found = {}
     for member in sorted(sides[0].keys() & sides[1].keys()):
-        gone, come = sides[0][member] - sides[1][member], sides[1][member] - sides[0][member]
+        was, now = (set(side[member]) for side in sides)
+        gone, come = was - now, now - was
         if gone and come:
             found[member] = (min(gone), min(come))
     return found
 
 
-def _asked(row: Sequence[str]) -> dict[str, set[str]]:
-    """Return what is asked of each member."""
-    found: dict[str, set[str]] = {}
+def asked_in(row: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return what is asked of each member, such as ``== 0``, and how often."""
+    found: dict[str, Counter[str]] = {}
     for at in range(1, len(row) - 1):
         if row[at - 1] not in _MEMBERS or not _WORD.fullmatch(row[at]) or row[at + 1] in _MEMBERS:
             continue
-        left = _start(row, at)
+        left = start_of(row, at)
         before, behind = row[left - 1] if left else ";", row[at + 1]
         text = ""
         if behind in _COMPARISONS:
@@ -59,11 +61,11 @@ def _asked(row: Sequence[str]) -> dict[str, set[str]]:
         elif behind in {")", *_JOINTS} and before in _AROUND and _is_condition(row, left - 1):
             text = "is true"
         if text:
-            found.setdefault(row[at], set()).add(text)
+            found.setdefault(row[at], Counter())[text] += 1
     return found
 
 
-def _start(row: Sequence[str], at: int) -> int:
+def start_of(row: Sequence[str], at: int) -> int:
     """Return where the path begins that ends with a member."""
     while at > 1 and row[at - 1] in _MEMBERS:
         at -= 2

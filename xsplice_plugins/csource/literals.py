@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.asking import asked_otherwise
@@ -224,7 +225,8 @@ def _changed_bodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list
             yield name, tokens(before[name]), tokens(after[name])
 
 
-def bodies(text: str) -> dict[str, str]:
+@lru_cache(maxsize=16)  # asked for by several, for each object of a fix
+def bodies(text: str) -> Mapping[str, str]:
     """Return functions and macros by name; those that are defined several times joined.
 
     Args:

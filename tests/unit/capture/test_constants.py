@@ -242,3 +242,17 @@ def test_another_spelling_beside_a_fix_says_nothing(
 def test_a_constant_that_has_another_name_now_says_nothing(tree: TinyTree, tmp_path: Path) -> None:
     edits = [(READER, "define OWN", "define MINE"), (READER, "> OWN", "> MINE")]
     assert found(tree, tmp_path, *edits, (READER, "return 0;", "return 5;")) == []
+
+
+@pytest.mark.parametrize(("size", "is_same"), [("short", True), ("long", False)])
+def test_a_number_that_is_a_types_size_now_may_be_the_same(
+    tree: TinyTree, tmp_path: Path, size: str, *, is_same: bool
+) -> None:
+    edits = [
+        (HEADER, "#define FLAG_A 1\n#define FLAG_B (FLAG_A << 1)", "#define FLAG_B sizeof(SIZE)"),
+        (HEADER, "extern int table[];", f"typedef {size} SIZE;\nextern int table[];"),
+        (READER, "item->flags & FLAG_B", "(item->flags & FLAG_B)"),
+        (MAKER, "int livepatch(void) {", "int livepatch(void) { item->count++;"),
+    ]
+    texts = [row.text for row in found(tree, tmp_path, *edits)]
+    assert any("FLAG_B" in text for text in texts) is not is_same

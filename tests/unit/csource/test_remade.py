@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Members that one function makes otherwise, and another one reads otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.csource.remade import remade_members
+
+
+def _files(make: str, use: str) -> tuple[str, str]:
+    return (
+        f"int make(struct item *v, int n)\n{{\n    {make}\n    return 0;\n}}\n",
+        f"void use(struct item *v)\n{{\n    {use}\n}}\n",
+    )
+
+
+def _found(old: tuple[str, str], new: tuple[str, str], more: str = "") -> list[tuple[str, ...]]:
+    rows = ("make.c", old[0], new[0]), ("use.c", old[1], new[1] + more)
+    return [(one.path, *one.functions, one.text) for one in remade_members(rows)]
+
+
+@pytest.mark.parametrize(
+    ("makes", "uses"),
+    [
+        # The test for NULL is gone, for it is always there now.
+        (("", "v->part = xzalloc(struct part);"), ("if ( v->part ) run(v);", "run(v);")),
+        (
+            ("", "v->part = xzalloc(struct part);"),
+            (
+                "if ( unlikely(v->part) ) run(v); if ( v->part ) end(v);",
+                "run(v); if ( v->part ) end(v);",
+            ),
+        ),
+        # Nodes that are taken out of a list once more.
+        (("", "INIT_LIST_HEAD(&v->part);"), ("list_del(&v->part);", "list_del_init(&v->part);")),
+        # Another allocator, and what gives back.
+        (
+            ("v->part = xvzalloc_array(int, n);", "v->part = xzalloc_array(int, n);"),
+            ("xvfree(v->part);", "xfree(v->part);"),
+        ),
+        # Another value for nothing.
+        (
+            ("", "v->part = INVALID_PADDR;"),
+            ("if ( v->part ) run(v);", "if ( v->part != INVALID_PADDR ) run(v);"),
+        ),
+        (
+            ("", "v->part = INVALID_MFN;"),
+            (
+                "mfn_t m = v->part; if ( mfn_eq(m, _mfn(0)) ) run(v);",
+                "mfn_t m = v->part; if ( mfn_eq(m, INVALID_MFN) ) run(v);",
+            ),
+        ),
+        (("", "v->part = ONE;"), ("cmpxchg(&v->part, 0, n);", "cmpxchg(&v->part, ONE, n);")),
+        # Another unit, another form.
+        (("v->part = n;", "v->part = n * 1000;"), ("wait(v->part * 1000);", "wait(v->part);")),
+        (
+            ("v->part = n;", "v->part = MICROSECS(n);"),
+            ("wait(MICROSECS(v->part));", "wait(v->part);"),
+        ),
+        (
+            ("cmpxchg(&v->part, 0, page_to_mfn(n));", "cmpxchg(&v->part, 0, page_to_maddr(n));"),
+            ("put(mfn_to_page(v->part));", "put(maddr_to_page(v->part));"),
+        ),
+    ],
+)
+def test_what_exists_is_as_the_old_code_made_it(
+    makes: tuple[str, str], uses: tuple[str, str]
+) -> None:
+    old, new = _files(makes[0], uses[0]), _files(makes[1], uses[1])
+    first, second = _found(old, new)
+    assert (first[0], second[0]) == ("make.c", "use.c")
+    assert first[1:3] == ("make", "use")
+    assert first[3] == second[3]
+    assert first[3].startswith("`part` is made otherwise than before (`make`: `")
+    assert _found(old, old) == []
+    assert _found(old, (new[0], old[1])) == []  # one side alone
+    assert _found(old, (old[0], new[1])) == []
+
+
+MAKE = ("", "v->part = get(n);")
+READ = ("if ( v->part ) run(v);", "run(v);")
+
+
+@pytest.mark.parametrize(
+    ("makes", "uses", "more"),
+    [
+        # It is cleared, which the old code may have done as well.
+        (("", "v->part = NULL;"), READ, ""),
+        # Another member, or a structure of the function's own.
+        (("", "v->other = get(n);"), READ, ""),
+        (("struct item e;", "struct item e; e.part = get(n);"), READ, ""),
+        # The test moved to a new function, or is asked beside others.
+        (MAKE, READ, "static void run_if(struct item *v)\n{\n    if ( v->part ) run(v);\n}\n"),
+        (MAKE, (READ[0], "if ( v->part && v->is_on ) run(v);"), ""),
+        # It is read once more.
+        (MAKE, (READ[0], f"{READ[0]} if ( v->part == 4 ) end(v);"), ""),
+        (MAKE, ("printk(FORMAT, v->part);", ""), ""),
+    ],
+)
+def test_what_the_new_code_understands(
+    makes: tuple[str, str], uses: tuple[str, str], more: str
+) -> None:
+    assert _found(_files(makes[0], uses[0]), _files(makes[1], uses[1]), more) == []
+
+
+def test_a_value_that_another_function_makes_now() -> None:
+    old = (
+        _files("v->part = get(n);", "")[0],
+        "void set(struct item *v)\n{\n}\n" + _files("", READ[0])[1],
+    )
+    new = (
+        _files("", "")[0],
+        "void set(struct item *v)\n{\n    v->part = get(n);\n}\n" + _files("", READ[1])[1],
+    )
+    assert _found(old, new) == []

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Members that are made otherwise than before, and that another function reads otherwise.
+
+Objects that exist are as the old code made them: the new code may not understand them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.csource.asking import asked_in, start_of
+from xsplice_plugins.csource.keeping import is_local
+from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.sizing import MEMBERS, NAME, assignments, end_of
+from xsplice_plugins.csource.uses import closing_of, opening_before, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from xsplice_plugins.csource.uses import Token
+
+_NOTHING = {"0", "NULL", "false", "{ }", "{ 0 }"}
+_PREPARING = re.compile(r"\w*init\w*", re.IGNORECASE)
+_EXCHANGING = re.compile(r"\w*(?:xchg|write_atomic)\w*")
+_COMPARING = re.compile(r"\w+_eq")
+#: What says nothing of a member's meaning.
+_PLAIN = re.compile(
+    r"\w*printk|ASSERT\w*|BUG_ON|WARN_ON|panic|sizeof|typeof|__typeof__|(un)?likely|container_of|"
+    r"if|while|for|switch|return|\w*lock\w*|mem(cpy|set|cmp)|XV?FREE"
+)
+_SCALES = {"*", "/", "%", "<<", ">>"}
+_OPERATORS = {"&", "*", "(", ")", "+", "-", "|", "/", "!", "?", "<<", ">>"}
+
+
+class Remade(NamedTuple):
+    """A member that is made and read otherwise."""
+
+    path: str  #: where one of the functions stands
+    functions: tuple[str, str]  #: who makes it, and who reads it
+    text: str
+
+
+_Words = dict[str, Counter[str]]  #: by member
+
+
+@lru_cache(maxsize=2)  # asked for each object of a fix
+def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...]:
+    """Find members that one function makes otherwise than before, and another one reads otherwise.
+
+    What only moved from one function to another is made as before; what a function reads no more
+    because a new function does is read as before.
+
+    Args:
+        texts: Path, old source and new one of each file that the patch changes.
+
+    Returns:
+        Each once for each file in which one of its functions stands.
+    """
+    before, after = _Side(), _Side()
+    paths: dict[str, str] = {}
+    for path, *both in texts:
+        old, new = (bodies(text) for text in both)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                paths[name] = path
+                for side, rows in zip((before, after), (old, new), strict=True):
+                    if name in rows:
+                        side.add(name, tokens(rows[name]))
+    return tuple(_found(before, after, paths))
+
+
+class _Side:
+    """What the changed functions of one side do with members."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, _Words] = {}
+        self.read: dict[str, _Words] = {}
+
+    def add(self, name: str, row: Sequence[Token]) -> None:
+        self.made[name], self.read[name] = _uses(_spelled_out(row))
+
+    def all_made(self) -> _Words:
+        found: _Words = {}
+        for words in self.made.values():
+            for member, counts in words.items():
+                found.setdefault(member, Counter()).update(counts)
+        return found
+
+
+def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]:
+    before, after = old.all_made(), new.all_made()
+    nothing = Counter[str]()
+    come = new.read.keys() - old.read.keys()
+    for member in sorted(after):
+        more = after[member] - before.get(member, nothing)
+        moved = {word for name in come for word in new.read[name].get(member, ())}
+        makers = {
+            name: word
+            for name, words in sorted(new.made.items())
+            for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
+            if word in more
+        }
+        readers = {
+            name: word
+            for name in sorted(old.read.keys() & new.read.keys())
+            for word in old.read[name].get(member, nothing) - new.read[name].get(member, nothing)
+            if word not in moved
+        }
+        if not makers or not readers or len(makers.keys() | readers.keys()) == 1:
+            continue
+        maker = min(makers, key=lambda name: (name in readers, name))
+        reader = min(readers, key=lambda name: (name == maker, name in makers, name))
+        said = (
+            f"`{member}` is made otherwise than before (`{maker}`: `{makers[maker]}`), and "
+            f"`{reader}` reads it otherwise (no more `{readers[reader]}`): objects that exist are "
+            "as the old code made them"
+        )
+        for path in sorted({paths[maker], paths[reader]}):
+            yield Remade(path, (maker, reader), said)
+
+
+def _spelled_out(row: Sequence[Token]) -> list[Token]:
+    """Put the member in place of local variables that hold nothing else."""
+    held: dict[str, tuple[str, int]] = {}
+    for name, places in assignments(row).items():
+        start, end = places[0]
+        words = [token.text for token in row[start:end]]
+        is_member = len(words) > 2 and words[-2] in MEMBERS and NAME.fullmatch(words[-1])
+        if (
+            len(places) == 1
+            and is_member
+            and words[0] == "="
+            and not _OPERATORS & set(words)
+            and is_local(row, name)
+        ):
+            held[name] = (words[-1], end)
+    found: list[Token] = []
+    for at, token in enumerate(row):
+        found.append(token)
+        member, end = held.get(token.text, ("", len(row)))
+        if at > end and row[at - 1].text not in MEMBERS:
+            found += [token._replace(text=text) for text in ("->", member)]
+    return found
+
+
+def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
+    """Return how a function makes members, and how it reads them."""
+    texts = [token.text for token in row]
+    made: _Words = {}
+    read: _Words = {
+        name: Counter(f"{name} {word}" for word in words.elements())
+        for name, words in asked_in(texts).items()
+    }
+    for at in range(1, len(row) - 1):
+        name, behind = texts[at], texts[at + 1]
+        if texts[at - 1] not in MEMBERS or not NAME.fullmatch(name) or behind in MEMBERS:
+            continue
+        start = start_of(texts, at)
+        if "->" not in texts[start:at] and is_local(row, texts[start]):
+            continue  # a structure of the function's own
+        if behind == "=":
+            words = " ".join(texts[at + 2 : end_of(row, at + 2)])
+            if words not in _NOTHING:
+                made.setdefault(name, Counter())[f"= {words}"] += 1
+            continue
+        if behind in _SCALES:
+            read.setdefault(name, Counter())[f"{name} {behind} {texts[at + 2]}"] += 1
+        while start > 1 and texts[start - 1] in {"&", "*"}:
+            start -= 1
+        if texts[start - 1] in {"(", ","} and behind in {")", ","}:
+            _note_call(row, (start - 1, at), made, read)
+    return made, read
+
+
+def _note_call(row: Sequence[Token], place: tuple[int, int], made: _Words, read: _Words) -> None:
+    """Note what a call does with a member that is an argument of it.
+
+    Args:
+        row: The function.
+        place: What stands before the argument, and the member's name.
+        made: Gets what makes it.
+        read: Gets what reads it.
+    """
+    before, at = place
+    opening = opening_before(row, before) if row[before].text == "," else before
+    callee = row[opening - 1].text if opening > 0 else ""
+    if row[opening].text != "(" or not NAME.fullmatch(callee) or _PLAIN.fullmatch(callee):
+        return
+    name, end = row[at].text, closing_of(row, opening)
+    others = " ".join(token.text for token in (*row[opening + 1 : before], *row[at + 2 : end]))
+    if _PREPARING.fullmatch(callee):
+        made.setdefault(name, Counter())[f"{callee}()"] += 1
+    elif _EXCHANGING.fullmatch(callee):
+        made.setdefault(name, Counter())[f"{callee}(..., {others})"] += 1
+        if "cmp" in callee:
+            read.setdefault(name, Counter())[f"{callee}(..., {others})"] += 1
+    else:
+        shown = f"..., {others}" if _COMPARING.fullmatch(callee) else ""
+        read.setdefault(name, Counter())[f"{callee}({shown})"] += 1
