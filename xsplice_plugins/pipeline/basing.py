@@ -35,6 +35,11 @@ _AGAIN = (
     "run make in the tree and boot what it makes, or name the tree that the running hypervisor "
     "was built from; remove the build folder if an object was put back with its old time stamp"
 )
+#: Of a base that was built of sources of its own: make would only give the same again.
+MATCH_MORE = (
+    "a base of the vendor's own sources, patches, configuration and compiler differs in less "
+    '(docs/bases.md, "How it compares with what was shipped")'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +168,9 @@ def _differing(match: ImageMatch) -> list[str]:
 
 def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     """Put a match into words: what speaks against it first, and how much that weighs."""
-    severity = Severity.ERROR if objects.is_told else Severity.UNCHECKED
+    severity, advice = Severity.ERROR if objects.is_told else Severity.UNCHECKED, _AGAIN
     if objects.is_matched:
-        severity = Severity.INFO
+        severity, advice = Severity.INFO, MATCH_MORE
     rows = match.objects
     wrong = _differing(match)
     wrong += [
@@ -177,13 +182,13 @@ def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     if wrong:
         count = sum(not row.held for row in rows)
         text = f"{len(wrong)} functions and data of {count} objects are not what the image holds"
-        yield _finding(severity, f"{text}: {_some(wrong)}; {_AGAIN}")
+        yield _finding(severity, f"{text}: {_some(wrong)}; {advice}")
     if match.strangers:
         text = f"{len(match.strangers)} functions and data of the image are in no object"
-        yield _finding(severity, f"{text} of the tree: {_some(match.strangers)}; {_AGAIN}")
+        yield _finding(severity, f"{text} of the tree: {_some(match.strangers)}; {advice}")
     if match.overlaps:
         text = f"{len(match.overlaps)} sections lie where others lie"
-        yield _finding(severity, f"{text}: {_some(match.overlaps)}; {_AGAIN}")
+        yield _finding(severity, f"{text}: {_some(match.overlaps)}; {advice}")
     linked = [row for row in rows if row.is_linked]
     counts = {
         "objects": len(linked),

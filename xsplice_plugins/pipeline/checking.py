@@ -18,6 +18,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
+from xsplice_plugins.pipeline.basing import MATCH_MORE
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
 from xsplice_plugins.pipeline.structures import structure_findings
@@ -112,7 +113,8 @@ def _needs(run: Run, payload: bytes, image: bytes, base: BaseMatch | None) -> It
     hypervisor = read_image(image, "xen-syms", layouts(facts))
     differs = object_and_name((*base.differs, *base.absent))
     for name, why in needed_otherwise(hypervisor, payload, facts, differs, base.strangers):
-        yield _finding(Severity.ERROR, name, f"{name}: {why}", Duty.BASE)
+        text = f"{name}: {why}; {MATCH_MORE}"
+        yield _finding(Severity.ERROR, name, text, Duty.BASE)
 
 
 def shares_sections(row: NewObject) -> bool:

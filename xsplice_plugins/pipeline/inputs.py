@@ -82,24 +82,25 @@ def check_inputs(
             and not compiled.issuperset(objects)
         ]
 
+    again = _AGAIN if tree.base is None else f"remove base {tree.base.name} and add it again"
     if edited := concerned(found.edited):
         raise CaptureError(
             f"{_some(edited)}: changed since the tree was built; "
-            f"{_some(found.edited[edited[0]])} was compiled with what was there before; {_AGAIN}, "
+            f"{_some(found.edited[edited[0]])} was compiled with what was there before; {again}, "
             f"or put the content back; if {place} is wrong about it, remove that file"
         )
     texts = []
     if (newer := concerned(found.newer)) and not is_made_again:
         texts.append(
             f"{_some(newer)}: newer than {_some(found.newer[newer[0]])}, so the image may be built "
-            f"from another content; {_AGAIN}, or give ON=rebuild, which makes such objects again "
+            f"from another content; {again}, or give ON=rebuild, which makes such objects again "
             "and compares them; a copy of a tree needs its time stamps (cp -a)"
         )
     if moved := concerned(found.moved):
         texts.append(
             f"{_some(moved)}: written or moved after {_some(found.moved[moved[0]])} was compiled, "
             "though the time stamp is older, so the image may be built from another content; "
-            f"{_AGAIN}"
+            f"{again}"
         )
     return findings_about(Duty.BASE, "base", Severity.UNCHECKED, "xen-syms", texts)
 
