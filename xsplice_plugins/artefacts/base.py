@@ -45,6 +45,8 @@ class BaseRecord:
     source: str  #: where the sources came from: a file's or folder's name, or Debian's version
     recipe: str  #: who says how it is built: ``debian`` or ``plain``
     compiler: str  #: as objects name it
+    programs: str = ""  #: digest of the compiler's programs; "" of an earlier version
+    commands: str = ""  #: digest of the tree's recorded commands (``.cmd``); "" as above
     make: tuple[str, ...]  #: variables of make
     loader: str = ""  #: a vendor's loader; "" for upstream's
     environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual

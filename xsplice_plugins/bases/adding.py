@@ -16,8 +16,8 @@ from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save, wr
 from xsplice_plugins.bases import shipped
 from xsplice_plugins.bases.checking import compare, keep_inputs, origin_of
 from xsplice_plugins.bases.orders import ORDER_FILE, Order, check_order, key_of, rows_of, to_keep
-from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, ask_compiler, recipe_of
-from xsplice_plugins.bases.sources import kind_of, unpack
+from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, recipe_of
+from xsplice_plugins.bases.sources import kind_of, located, unpack
 from xsplice_plugins.bases.store import (
     KEY_FILE,
     clear,
@@ -83,6 +83,8 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
 
     folder = folder_of(order.name)
     check_order(order)
+    if order.source is not None:
+        order = replace(order, source=located(order.source))
     rows = rows_of(order)
     key = key_of(rows)
     with (
@@ -222,7 +224,17 @@ class _Work:
         shipped.keep(self.folder, self.tree, source)
         for path in self.order.pristine:
             line = ["patch", "-p1", "--fuzz=0", "--force", "-d", str(self.tree), "-i", str(path)]
-            run_logged(line, log=self.log)
+            try:
+                text = run_logged(line, log=self.log)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"--pristine {path}: does not apply to these sources as they are; give it for "
+                    f"this release, or leave it out if they have it already: {error}"
+                ) from error
+            if not text:
+                raise ConfigError(
+                    f"--pristine {path}: changes nothing; give a patch, or leave it out"
+                )
 
     def _recipe(self) -> Recipe:
         recipe = recipe_of(self.tree, self.order.make, self.order.compiler)
@@ -234,33 +246,33 @@ class _Work:
     def _configure(self) -> None:
         require_packages("building Xen", _PROGRAMS, _FILES)
         recipe, found = self._recipe(), self._shipped()
-        shipped.check(found, self.tree, ask_compiler(recipe.compiler))
+        shipped.check(found, self.tree, recipe)
         if any((self.tree / "xen" / "common").glob("*.o")):
             self._make(("clean",), "clean", 0)
         if self.order.config == DEFCONFIG:
             self._make((DEFCONFIG,), "configure", 0)
         else:
             self._take_config(recipe, found)
-        shipped.check_config(found, self.tree / "xen" / ".config")
+        config = self.tree / "xen" / ".config"
+        shipped.check_config(found, config, self._config_of(str(config)))
 
     def _take_config(self, recipe: Recipe, found: shipped.Shipped) -> None:
         """Put the configuration into its place, and let make complete it."""
         config = self.tree / "xen" / ".config"
-        given = self.order.config or recipe.config or found.config
-        if given and config.is_symlink():
+        given = self.order.config_file
+        if given is None and not recipe.config:
+            given = found.config or config
+            if not given.is_file():
+                raise ConfigError(
+                    f"base {self.order.name}: the sources come without .config; give the running "
+                    "hypervisor's with --config (often /boot/xen-*.config), or `--config defconfig`"
+                )
+        asked = recipe.config if given is None else shipped.read_settings(given)
+        if given is not None:
+            shipped.check_settings(asked, self._config_of("the .config of the sources"))
+        if config.is_symlink():
             config.unlink()
-        if self.order.config:
-            config.write_bytes(read_file(Path(self.order.config)))
-        elif recipe.config:
-            config.write_text(recipe.config)
-        elif found.config is not None:
-            config.write_bytes(read_file(found.config))
-        elif not config.is_file():
-            raise ConfigError(
-                f"base {self.order.name}: the sources come without .config; give the running "
-                "hypervisor's with --config (often /boot/xen-*.config), or `--config defconfig`"
-            )
-        asked = read_text(str(config))
+        config.write_text(asked, encoding="utf-8", errors="surrogateescape")
         self._make(("olddefconfig",), "configure", 0)
         if self.order.config and (rows := not_kept(asked, read_text(str(config)))):
             more = f" and {len(rows) - _SHOWN_MAX} more" if len(rows) > _SHOWN_MAX else ""
@@ -270,6 +282,11 @@ class _Work:
                 "the compiler rule it out; give the configuration that these sources were built "
                 "with, or take that out"
             )
+
+    def _config_of(self, other: str) -> str:
+        """Return how messages call the configuration that was given, or another one."""
+        given = self.order.config_file
+        return other if given is None else f"--config {given}"
 
     def _build(self) -> None:
         self._make((), "build", _BUILD_LINES_ABOUT)

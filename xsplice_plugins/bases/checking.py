@@ -13,12 +13,13 @@ from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BaseRecord, Likeness, read_file
 from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
-from xsplice_plugins.bases.recipes import Recipe, ask_compiler, recipe_of
+from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
 from xsplice_plugins.elf.layouts import has_types
 from xsplice_plugins.elf.moved import moved_structures
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
+from xsplice_plugins.kbuild.indexing import read_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 #: Part of all functions and data; below it an image is another build's, not a base's.
 _LIKE_MIN = 0.8
 _SHOWN_MAX = 8
+#: Fields of a record whose names say too little.
+_SAID = {
+    "commands": "the commands on record (.cmd files)",
+    "programs": "the programs of the compiler",
+}
 
 
 def compare(name: str, key: str, folder: Path, origin: tuple[str, Recipe, Shipped]) -> BaseRecord:
@@ -75,7 +81,9 @@ def _record(
         image=found.image,
         source=source,
         recipe=recipe.name,
-        compiler=ask_compiler(recipe.compiler),
+        compiler=ask_compiler(recipe.compiler, machine=recipe.machine),
+        programs=digest_of_programs(recipe.compiler),
+        commands=_commands(tree),
         make=recipe.make,
         environment=recipe.environment,
         likeness=likeness,
@@ -87,6 +95,13 @@ def _record(
         strangers=found.strangers,
         structures=_structures(tree) if likeness is Likeness.MATCHED else None,
     )
+
+
+def _commands(tree: XenTree) -> str:
+    """Return one digest of the commands on record in the tree, and of what each object reads."""
+    rows = sorted(read_index(tree).texts.items())
+    text = "".join(f"{folder}\0{name}\0{text}\0" for (folder, name), text in rows)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _require_likeness(name: str, found: BaseMatch) -> None:
@@ -182,7 +197,10 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     except (CaptureError, ConfigError, ElfError, OSError) as error:
         raise _changed(name, str(error).partition("; ")[0]) from error
     now = replace(now, loader=kept.value("loader"))
-    wrong = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
+    if not record.programs:  # of an earlier version, which did not look
+        now = replace(now, programs="", commands="")
+    names = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
+    wrong = [_SAID.get(name, name) for name in names]
     if given and given != found.image:
         wrong.append("the shipped image")
     stamp = folder / KEY_FILE

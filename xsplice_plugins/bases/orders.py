@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import from_json, plain, read_file
 from xsplice_plugins.bases.recipes import DEFCONFIG
+from xsplice_plugins.bases.shipped import check_settings, read_settings
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
 from xsplice_plugins.errors import ConfigError
@@ -48,6 +49,11 @@ class Order:
     is_replaced: bool = False  #: make it again if the name stands for something else
 
     @property
+    def config_file(self) -> Path | None:
+        """Return the configuration that the user gave; ``None`` if it is no file."""
+        return Path(self.config) if self.config not in {"", DEFCONFIG} else None
+
+    @property
     def called(self) -> str:
         """Return how the sources are called; "" for Debian's, whose version is fetched."""
         words = [self.source.name if self.source else "", self.ref]
@@ -72,7 +78,9 @@ def check_order(order: Order) -> None:
             f"--source {order.source}: lies in a base, and a base is made of what its vendor "
             "keeps; give the sources that it was made of"
         )
-    config = Path(order.config) if order.config not in {"", DEFCONFIG} else None
+    config = order.config_file
+    if config is not None:
+        check_settings(read_settings(config), f"--config {config}")
     named = (("config", config), ("image", order.image), ("boot", order.boot))
     for option, path in (*named, *(("pristine", path) for path in order.pristine)):
         if path is not None and _is_in(path, own):
@@ -107,9 +115,7 @@ def _rows(order: Order) -> Iterator[str]:
         if field.name in _NOT_KEY:
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            is_file = isinstance(one, Path) or (
-                field.name == "config" and one not in {"", DEFCONFIG}
-            )
+            is_file = isinstance(one, Path) or (field.name == "config" and order.config_file)
             content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
             yield f"{field.name}={content}"
     if order.source is not None:

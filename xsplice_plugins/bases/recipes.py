@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, ElfError, MachineError
+from xsplice_plugins.target.machines import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +40,11 @@ class Recipe:
     make: tuple[str, ...]  #: variables of make; later ones win
     environment: tuple[tuple[str, str], ...] = ()
     config: str = ""  #: text of ``.config`` before ``olddefconfig``; "" for none
+
+    @property
+    def machine(self) -> str:
+        """Return the machine that make is asked for, as Xen's build calls it."""
+        return dict(word.partition("=")[::2] for word in self.make)["XEN_TARGET_ARCH"]
 
     @property
     def compiler(self) -> list[str]:
@@ -75,7 +83,14 @@ def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
     for word in (*recipe.make, *more):
         name, _, value = word.partition("=")
         merged[name] = value
-    return replace(recipe, make=tuple(f"{name}={value}" for name, value in merged.items()))
+    recipe = replace(recipe, make=tuple(f"{name}={value}" for name, value in merged.items()))
+    known = [machine.name for machine in MACHINES.values()]
+    if recipe.machine not in known:
+        raise ConfigError(
+            f"--make XEN_TARGET_ARCH={recipe.machine}: payloads are made for "
+            f"{' and '.join(known)}; give one of these"
+        )
+    return recipe
 
 
 def _plain() -> Recipe:
@@ -133,11 +148,15 @@ def compilers_of(elf: ElfFile) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
-def ask_compiler(command: Sequence[str]) -> str:
+def ask_compiler(command: Sequence[str], *, machine: str) -> str:
     """Return how a compiler names itself in the objects that it makes.
 
+    Args:
+        command: The compiler's.
+        machine: That the objects have to be for, as Xen's build calls it.
+
     Raises:
-        ConfigError: It does not compile an empty file.
+        ConfigError: It does not compile an empty file, or for another machine.
         MachineError: It is not there.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -151,12 +170,42 @@ def ask_compiler(command: Sequence[str]) -> str:
                 "with --cc"
             ) from error
         try:
-            found = compilers_of(read_elf(out.read_bytes(), str(out)))
+            elf = read_elf(out.read_bytes(), str(out))
+            found, made_for = compilers_of(elf), machine_name(elf.machine)
         except (OSError, ElfError):
-            found = ()
+            found, made_for = (), ""
         if done.returncode != 0 or not found:
             raise ConfigError(
                 f"{' '.join(command)}: does not compile an empty file: {done.stderr.strip()}; name "
                 "a compiler with --cc"
             )
+    if made_for != machine:
+        raise ConfigError(
+            f"{' '.join(command)}: compiles for {made_for}, and the sources are to be built for "
+            f"{machine}; {advice_for(made_for)}, or name a compiler for {machine} with "
+            "--make CROSS_COMPILE=PREFIX"
+        )
     return found[0]
+
+
+def machine_name(number: int) -> str:
+    """Return how Xen's build calls the machine of an ``e_machine``."""
+    return MACHINES[number].name if number in MACHINES else f"machine {number}"
+
+
+def advice_for(machine: str) -> str:
+    """Return what to give so that the sources are built for a machine."""
+    return f"give --make XEN_TARGET_ARCH={machine}"
+
+
+def digest_of_programs(command: Sequence[str]) -> str:
+    """Return one digest of what compiles: the command's programs, compiler proper and assembler."""
+    digest = hashlib.sha256()
+    paths = [shutil.which(word) for word in command if not word.startswith("-")]
+    for name in ("cc1", "as"):
+        line = [*command, f"-print-prog-name={name}"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        paths.append(shutil.which(done.stdout.strip()))
+    for path in dict.fromkeys(path for path in paths if path):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()

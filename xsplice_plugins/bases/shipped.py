@@ -11,15 +11,23 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xsplice_plugins.artefacts import read_file
-from xsplice_plugins.bases.recipes import Recipe, compilers_of
-from xsplice_plugins.elf.banner import release_of_image, told_by_image
+from xsplice_plugins.artefacts import plain, read_file
+from xsplice_plugins.bases.recipes import (
+    Recipe,
+    advice_for,
+    ask_compiler,
+    compilers_of,
+    machine_name,
+)
+from xsplice_plugins.elf.banner import release_of_boot, release_of_image, told_by_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
 from xsplice_plugins.kbuild.configured import (
     check_configured,
     lack_of_live_patching,
     settings_of,
+    unset_of,
 )
 from xsplice_plugins.kbuild.tree import release_of_source
 from xsplice_plugins.target.machines import MACHINES
@@ -33,6 +41,10 @@ _TOLD = {
     "XEN_EXTRAVERSION": "xen_extra_version",
     "XEN_WHOAMI": "xen_compile_by",
 }
+_LINE = re.compile(r"CONFIG_\w+=")
+_EM_386 = 3
+_ARM64_AT, _ARM64 = 56, b"ARMd"
+_PE_MACHINES = {b"\x64\x86": EM_X86_64, b"\x64\xaa": EM_AARCH64}
 _PLAIN = re.compile(r"[\w .,:+@()\[\]~-]*")  #: what neither make nor its sed reads otherwise
 
 
@@ -85,29 +97,34 @@ def keep(folder: Path, tree: Path, source: Path) -> None:
             shutil.copyfile(place / ".config", kept / ".config")
 
 
-def check(found: Shipped, tree: Path, compiler: str) -> None:
-    """Refuse, before anything is built, an image that these sources cannot have given.
+def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
+    """Refuse, before anything is built, what these sources cannot have given.
 
     Args:
         found: What was shipped.
         tree: The unpacked sources.
-        compiler: As the objects will name it.
+        recipe: How they will be built.
 
     Raises:
-        ConfigError: The image is no hypervisor's, of another release, or of another compiler; or
-            what boots is not of the same build.
+        ConfigError: The image is no hypervisor's, or it or what boots is of another machine,
+            release or compiler; or both are not of the same build. Or the compiler is for
+            another machine.
+        MachineError: There is no such compiler.
     """
+    release = release_of_source(tree / "xen")
+    if found.boot is not None:
+        data = unzipped(found.boot)
+        said = (machine_of_boot(data), release_of_boot(data))
+        _check_origin(f"--boot {found.boot}", said, recipe.machine, release)
+    if found.image is not None:
+        elf = _read(found.image)
+        said = (elf.machine, release_of_image(elf) or release_of_boot(read_file(found.image)))
+        _check_origin(f"--image {found.image}", said, recipe.machine, release)
+    compiler = ask_compiler(recipe.compiler, machine=recipe.machine)
     if found.image is None:
         if found.boot is not None:
             _check_maker(found.boot, compiler)
         return
-    elf = _read(found.image)
-    release, said = release_of_source(tree / "xen"), release_of_image(elf)
-    if said not in {None, release}:
-        raise ConfigError(
-            f"--image {found.image}: says it is Xen {said}, and the sources are of {release}; give "
-            "the sources that it was built from"
-        )
     makers = compilers_of(elf)
     if makers and compiler not in makers:
         raise ConfigError(
@@ -125,6 +142,40 @@ def check(found: Shipped, tree: Path, compiler: str) -> None:
             f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of {found.image}, "
             "so both are of different builds; give --image and --boot of one package"
         )
+
+
+def _check_origin(
+    subject: str, said: tuple[int | None, str | None], machine: str, release: str
+) -> None:
+    """Refuse a file that says it is of another machine or release than what will be built."""
+    number, version = said
+    theirs = machine if number is None else machine_name(number)
+    if theirs != machine:
+        raise ConfigError(
+            f"{subject}: is of {theirs}, and the sources are to be built for {machine}; "
+            f"{advice_for(theirs)}, with its CROSS_COMPILE and settings, or that of {machine}"
+        )
+    if version not in {None, release}:
+        raise ConfigError(
+            f"{subject}: says it is Xen {version}, and the sources are of {release}; give the "
+            "sources that it was built from"
+        )
+
+
+def machine_of_boot(data: bytes) -> int | None:
+    """Return the ``e_machine`` of what boots; ``None`` if it does not say.
+
+    Source: xen/arch/x86/boot/mkelf32.c: x86 boots as a 32-bit program; the header of an arm64
+    kernel (Linux' Documentation/arch/arm64/booting.rst); PE files.
+    """
+    if data[:4] == b"\x7fELF":
+        number = int.from_bytes(data[18:20], "little")
+        return EM_X86_64 if number == _EM_386 else number
+    if data[_ARM64_AT : _ARM64_AT + 4] == _ARM64:
+        return EM_AARCH64
+    at = int.from_bytes(data[0x3C:0x40], "little")
+    is_pe = data[:2] == b"MZ" and data[at : at + 4] == b"PE\0\0"
+    return _PE_MACHINES.get(data[at + 4 : at + 6]) if is_pe else None
 
 
 def _check_maker(boot: Path, compiler: str) -> None:
@@ -191,30 +242,61 @@ def built_alike(recipe: Recipe, image: Path | None) -> Recipe:
     return replace(recipe, environment=environment)
 
 
-def check_config(found: Shipped, config: Path) -> None:
+def read_settings(path: Path) -> str:
+    """Return the text of a ``.config``, with the line ends of this system.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    return read_file(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+
+
+def check_settings(text: str, subject: str) -> None:
+    """Refuse what is no configuration, for which make takes its defaults, and no live patching.
+
+    Args:
+        text: A ``.config``, before make completes it.
+        subject: How messages call it.
+
+    Raises:
+        ConfigError: It sets nothing, has a line that is no setting, or switches live patching off.
+    """
+    how = "give the running hypervisor's (often /boot/xen-*.config), or `--config defconfig`"
+    lines = [line.strip() for line in text.splitlines()]
+    odd = [line for line in lines if line and not line.startswith("#") and not _LINE.match(line)]
+    if odd:
+        raise ConfigError(f"{subject}: no configuration of Xen (`{plain(odd[0][:40])}`); {how}")
+    known, off = settings_of(text), unset_of(text)
+    if not known and not off:
+        raise ConfigError(f"{subject}: sets nothing; {how}")
+    is_off = "LIVEPATCH" in off or known.get("LIVEPATCH") == "n" or known.get("COVERAGE") == "y"
+    if is_off and (lack := lack_of_live_patching(known)):
+        raise ConfigError(f"{subject}: is configured {lack}; its settings have CONFIG_LIVEPATCH=y")
+
+
+def check_config(found: Shipped, config: Path, subject: str) -> None:
     """Refuse, before anything is built, settings that the image was not built with.
 
     Args:
         found: What was shipped.
         config: ``.config``, as make completed it.
+        subject: How messages call what make completed.
 
     Raises:
         ConfigError: No live patching, another machine's, or not those that the image holds.
     """
     text = config.read_text(encoding="utf-8", errors="replace")
-    lines = set(text.splitlines())
     if lack := lack_of_live_patching(settings_of(text)):
         raise ConfigError(
-            f"{config}: is configured {lack}; or give the running one's with --config"
+            f"{subject}: is configured {lack}; or give the running one's with --config"
         )
     if found.image is None:
         return
     elf = _read(found.image)
     machine = MACHINES.get(elf.machine)
-    if machine is not None and f"CONFIG_{machine.setting}=y" not in lines:
+    if machine is not None and settings_of(text).get(machine.setting) != "y":
         raise ConfigError(
-            f"--image {found.image}: is of a machine that {config} is not for; give "
-            "--make XEN_TARGET_ARCH=..., and settings for it"
+            f"--image {found.image}: is of a machine that {subject} is not for; give its settings"
         )
     # Of what make will write anew an earlier build may have left another state.
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +324,11 @@ def unzipped(path: Path) -> bytes:
         raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
             error
         )
-    if data[:4] != b"\x7fELF" and data[:2] != b"MZ":  # arm64 boots one with a PE header
+    if (
+        data[:4] != b"\x7fELF"
+        and data[:2] != b"MZ"
+        and data[_ARM64_AT : _ARM64_AT + 4] != _ARM64  # it has a PE header too, with CONFIG_ARM_EFI
+    ):
         raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
     return data
 

@@ -17,6 +17,8 @@ from xsplice_plugins.system.process import run_logged, words_of_full
 
 _TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
 _DEPTH_MAX = 5  #: folders between the top of an archive and the sources
+_SETTINGS = "Config.mk"  #: lies beside ``xen/``, whose Makefile reads it
+_LISTS = ("Files", "Checksums-Sha1", "Checksums-Sha256")  #: of files, in a .dsc
 
 
 class Kind(StrEnum):
@@ -50,6 +52,11 @@ def kind_of(source: Path, ref: str = "") -> Kind:
         ConfigError: There is nothing, or it is of no known kind.
     """
     if source.is_dir():
+        if not ref and (source / "HEAD").is_file() and (source / "objects").is_dir():
+            raise ConfigError(
+                f"--source {source}: is a git repository without files; name a commit of it: --ref "
+                "RELEASE-4.20.0"
+            )
         return Kind.CLONE if ref else Kind.FOLDER
     if ref:
         raise ConfigError(f"--ref {ref}: --source {source} is no git clone; give a clone's folder")
@@ -68,25 +75,73 @@ def kind_of(source: Path, ref: str = "") -> Kind:
     )
 
 
+def located(source: Path) -> Path:
+    """Return the folder that holds ``xen/``, where that itself was named.
+
+    Raises:
+        ConfigError: It stands alone.
+    """
+    if not (source / "common" / "livepatch.c").is_file():
+        return source
+    real = Path(os.path.realpath(source))
+    if real.name == "xen" and (real.parent / _SETTINGS).is_file():
+        return real.parent
+    raise ConfigError(
+        f"--source {source}: is Xen's folder xen/ alone, and its build reads {_SETTINGS} beside "
+        "it; give the folder that holds both"
+    )
+
+
 def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
-    """Return what tells these sources from others: content, of a folder names, sizes and times."""
+    """Return what tells these sources from others: their content, whatever the times say.
+
+    Raises:
+        ConfigError: A file that a ``.dsc`` names is not there, or not what that says.
+    """
     if kind is Kind.CLONE:
         return commit_of(source, ref)
     digest = hashlib.sha256()
     if kind is not Kind.FOLDER:
-        files = [source, *(source.parent / name for name in _listed(source, kind))]
-        for path in files:
+        listed = _listed(source) if kind is Kind.DSC else {}
+        for path in (source, *(source.parent / name for name in sorted(listed))):
             digest.update(f"{path.name}\0".encode("utf-8", "surrogateescape"))
-            digest.update(path.read_bytes() if path.is_file() else b"")
+            digest.update(_checked(path, source, listed.get(path.name, "")))
         return digest.hexdigest()
     for folder, folders, names in os.walk(source):
-        folders[:] = sorted(name for name in folders if name != ".git")
-        for name in sorted(names):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
+        folders[:] = sorted(name for name in folders if name != ".git" and name not in links)
+        for name in sorted({*names, *links} - {".git"}):
             file = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
-            row = os.lstat(file)
-            text = f"{os.path.relpath(file, source)}\0{row.st_size}\0{row.st_mtime_ns}\n"
+            text = f"{os.path.relpath(file, source)}\0{_content(file)}\n"
             digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _content(file: str) -> str:
+    """Return a digest of what a file holds, or where a link leads; "" for what is not copied."""
+    mode = os.lstat(file).st_mode
+    if stat.S_ISLNK(mode):
+        return f"-> {os.readlink(file)}"  # noqa: PTH115
+    if not stat.S_ISREG(mode):
+        return ""
+    with open(file, "rb") as opened:  # noqa: PTH123
+        return f"{mode & stat.S_IXUSR:o} {hashlib.file_digest(opened, 'sha256').hexdigest()}"
+
+
+def _checked(path: Path, source: Path, wanted: str) -> bytes:
+    """Return a file's bytes; one that a .dsc names is what that says."""
+    if path != source and not path.is_file():
+        raise ConfigError(
+            f"--source {source}: names {path.name}, which does not lie beside it; fetch it too "
+            "(`dget`, or `apt-get source --download-only`)"
+        )
+    data = path.read_bytes()
+    if wanted and hashlib.sha256(data).hexdigest() != wanted:
+        raise ConfigError(
+            f"--source {source}: {path.name} beside it has another sha256 than it says; fetch both "
+            "again"
+        )
+    return data
 
 
 def commit_of(clone: Path, ref: str) -> str:
@@ -110,13 +165,18 @@ def commit_of(clone: Path, ref: str) -> str:
     return done.stdout.strip()
 
 
-def _listed(source: Path, kind: Kind) -> list[str]:
-    """Return the files that a .dsc names: they lie beside it."""
-    if kind is not Kind.DSC:
-        return []
-    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
-    words = [line.split() for line in lines if line.startswith(" ")]
-    return sorted({row[2] for row in words if len(row) == 3 and "/" not in row[2]})
+def _listed(source: Path) -> dict[str, str]:
+    """Return the files that a .dsc names, which lie beside it, with their sha256 if it says it."""
+    found: dict[str, str] = {}
+    field = ""
+    for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if not line.startswith((" ", "\t")):
+            field = line.partition(":")[0]
+        elif field in _LISTS and len(words) == 3 and "/" not in words[2]:
+            is_sha = field == "Checksums-Sha256"
+            found[words[2]] = words[0] if is_sha else found.get(words[2], "")
+    return found
 
 
 def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") -> None:
@@ -197,15 +257,29 @@ def _top(place: Path, source: Path) -> Path:
     for _ in range(_DEPTH_MAX):
         tops = [path for path in found if (path / "xen" / "common" / "livepatch.c").is_file()]
         if len(tops) == 1:
-            return tops[0]
+            return _whole(tops[0], source)
         if tops:
             names = ", ".join(sorted(path.name for path in tops))
             raise ConfigError(f"--source {source}: holds several hypervisors ({names}); give one")
         found = [row for path in found for row in path.iterdir() if row.is_dir()]
+    is_clone = (source / ".git").exists()
+    more = ", or name another commit of this clone with --ref" if is_clone else ""
     raise ConfigError(
         f"--source {source}: holds no hypervisor that takes live patches (no "
-        "xen/common/livepatch.c); give Xen's own sources"
+        f"xen/common/livepatch.c); give Xen's own sources{more}"
     )
+
+
+def _whole(top: Path, source: Path) -> Path:
+    """Refuse a folder ``xen/`` without what its Makefile reads beside it."""
+    makefile = top / "xen" / "Makefile"
+    text = makefile.read_bytes() if makefile.is_file() else b""
+    if f"/{_SETTINGS}".encode() in text and not (top / _SETTINGS).is_file():
+        raise ConfigError(
+            f"--source {source}: holds Xen's folder xen/ alone, and its build reads {_SETTINGS} "
+            "beside it; give all of Xen's sources"
+        )
+    return top
 
 
 def _copy(top: Path, into: Path) -> None:

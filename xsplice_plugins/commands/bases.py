@@ -118,7 +118,9 @@ def _order(arguments: Namespace) -> Order:
         raise ConfigError(f"--jobs {arguments.jobs}: give a number from 1 on")
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else path.absolute()
+        if path is None:
+            return None
+        return path.resolve() if ".." in path.parts else path.absolute()
 
     config = arguments.config
     return Order(

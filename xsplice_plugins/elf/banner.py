@@ -19,6 +19,9 @@ _TEXT_BYTES = 64
 #: A landing pad and a frame, which some compilers and configurations put in front.
 _X86_FRONT = rb"(?:\xf3\x0f\x1e\xfa)?(?:\x55\x48\x89\xe5)?"
 _X86_NUMBER = re.compile(_X86_FRONT + rb"\xb8(.{4})", re.DOTALL)  # mov $imm32,%eax
+_GREETING = re.compile(
+    rb"X\0e\0n\0 \0(\d\0\.\0(?:\d\0){1,3})(?:\.\0((?:\d\0){1,3})|-\0u\0n\0s\0t\0a\0b\0l\0e\0)"
+)
 _X86_TEXT = re.compile(_X86_FRONT + rb"\x48\x8d\x05(.{4})", re.DOTALL)  # lea disp32(%rip),%rax
 
 
@@ -47,6 +50,22 @@ def release_of_image(elf: ElfFile) -> str | None:
     if major is None or minor is None or not (point or extra.startswith(b"-unstable")):
         return None
     return f"{major}.{minor}.{int(point[1]) if point else 0}"
+
+
+def release_of_boot(data: bytes) -> str | None:
+    """Return the release that what boots greets EFI with; ``None`` if it has no such text.
+
+    Source: ``efi_start`` of xen/common/efi/boot.c, in text of 16 bits for each letter.
+    """
+    found = {
+        f"{_ascii(match[1])}.{int(_ascii(match[2])) if match[2] else 0}"
+        for match in _GREETING.finditer(data)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _ascii(wide: bytes) -> str:
+    return wide[::2].decode()
 
 
 def told_by_image(elf: ElfFile, names: Collection[str]) -> dict[str, str]:

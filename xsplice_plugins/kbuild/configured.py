@@ -77,6 +77,11 @@ def settings_of(text: str) -> dict[str, str]:
     return dict(_SETTING.findall(text))
 
 
+def unset_of(text: str) -> frozenset[str]:
+    """Return what a ``.config`` says is not set, by name without ``CONFIG_``."""
+    return frozenset(_UNSET.findall(text))
+
+
 def lack_of_live_patching(settings: Mapping[str, str]) -> str:
     """Say why a hypervisor of these settings takes no live patches, and what to do; "" if it does.
 
@@ -107,7 +112,7 @@ def not_kept(asked: str, made: str) -> list[str]:
         made: What it made of it.
     """
     found = settings_of(made)
-    wanted = settings_of(asked) | dict.fromkeys(_UNSET.findall(asked))
+    wanted = settings_of(asked) | dict.fromkeys(unset_of(asked))
     wanted = {name: None if value == "n" else value for name, value in wanted.items()}
     return [
         f"CONFIG_{name} is not set" if value is None else f"CONFIG_{name}={value}"

@@ -29,7 +29,7 @@ def test_what_boots_and_settings_are_held_against_the_image_before_the_build(
     edit(other.root, "twice(a)", "twice(a) + 1")
     other.build()
     image, boot = own / "xen-syms", tmp_path / "boot"
-    header = b"\x7fELF"
+    header = b"\x7fELF".ljust(18, b"\0") + b"\x03\0"
     boot.write_bytes(header + (other.root / "xen/xen").read_bytes())
     order = Order(name="fleet", source=own, image=image, boot=boot)
     with pytest.raises(ConfigError, match=r"--boot .*does not hold the build-id"):

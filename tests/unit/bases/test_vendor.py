@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a vendor's engineer may get wrong is said before the build, and what is plain works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.kit.tiny_make import add_makefile
+from tests.kit.tiny_tree import TinyTree
+from tests.unit.bases.test_keeping import USER, edit, steps_of
+from xsplice_plugins import pipeline
+from xsplice_plugins.artefacts import Likeness
+from xsplice_plugins.bases import store
+from xsplice_plugins.bases.adding import Order, add_base
+from xsplice_plugins.bases.checking import check_base
+from xsplice_plugins.bases.shipped import machine_of_boot
+from xsplice_plugins.cli import main
+from xsplice_plugins.elf.banner import release_of_boot
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
+from xsplice_plugins.kbuild.tree import locate_tree
+
+pytestmark = pytest.mark.toolchain
+
+GREETING = 'const __CHAR16_TYPE__ greeting[] = u"Xen 4.17.5 (c/s ) EFI loader";\n'
+ARM64, X86 = b"\xb7\0", b"\x3e\0"
+
+
+def wide(text: str) -> bytes:
+    return text.encode("utf-16-le")
+
+
+# What boots
+
+
+def test_what_boots_or_an_image_of_another_release_or_machine_is_refused_at_once(
+    tmp_path: Path, cache: Path
+) -> None:
+    tree = TinyTree(tmp_path / "tree")
+    with (tree.root / "xen/common/version.c").open("a") as file:
+        file.write(GREETING)
+    tree.build()
+    add_makefile(tree)
+    image = (tree.root / "xen/xen-syms").rename(tmp_path / "xen-syms")
+    (tree.root / "xen/xen").unlink()
+    boot, other = tmp_path / "xen", tmp_path / "other"
+    subprocess.run(["strip", "-o", boot, image], check=True)
+    for option, path in (("boot", boot), ("image", image)):
+        data = path.read_bytes()
+        newer = data.replace(wide("Xen 4.17.5"), wide("Xen 4.18.5"))
+        for wrong, words in (
+            (newer, "says it is Xen 4.18.5, and the sources are of 4.17.5; give the sources"),
+            (data[:18] + ARM64 + data[20:], r"is of arm64, .* for x86_64; give --make XEN_TARGET"),
+        ):
+            assert wrong != data
+            other.write_bytes(wrong)
+            with pytest.raises(ConfigError, match=f"--{option} {other}: {words}"):
+                add_base(Order(name="fleet", source=tree.root, **{option: other}))  # type: ignore[arg-type]
+    assert not list(cache.rglob("configure.done"))
+    for words in ({"boot": boot}, {"image": image}):
+        order = Order(name="fleet", source=tree.root, is_replaced=True, **words)  # type: ignore[arg-type]
+        assert add_base(order).likeness is Likeness.IDENTICAL
+
+
+def pe(machine: bytes) -> bytes:
+    return b"MZ".ljust(0x3C, b"\0") + b"\x40\0\0\0" + b"PE\0\0" + machine
+
+
+@pytest.mark.parametrize(
+    ("data", "machine"),
+    [
+        (b"\x7fELF".ljust(18, b"\0") + b"\x03\0", EM_X86_64),
+        (b"\x7fELF".ljust(18, b"\0") + X86, EM_X86_64),
+        (b"\x7fELF".ljust(18, b"\0") + ARM64, EM_AARCH64),
+        (b"\x7fELF".ljust(18, b"\0") + b"\xf3\0", 243),
+        (b"MZ".ljust(56, b"\0") + b"ARMd", EM_AARCH64),
+        (b"code".ljust(56, b"\0") + b"ARMd", EM_AARCH64),
+        (pe(b"\x64\x86"), EM_X86_64),
+        (pe(b"\x64\xaa"), EM_AARCH64),
+        (pe(b"\xc0\x01"), None),
+        (b"MZ", None),
+    ],
+)
+def test_what_boots_says_its_machine(data: bytes, machine: int | None) -> None:
+    assert machine_of_boot(data) == machine
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ("Xen 4.17.5 (c/s ) EFI loader", "4.17.5"),
+        ("Xen 4.20.5-pre (c/s ) EFI loader", "4.20.5"),
+        ("Xen 4.23-unstable (c/s ) EFI loader", "4.23.0"),
+        ("Xen 4.17-vendor (c/s ) EFI loader", None),
+        ("Xen 4.17.5 (c/s ) and Xen 4.18.0 (c/s )", None),
+        ("Xend 4.17.5", None),
+        ("", None),
+    ],
+)
+def test_what_boots_says_its_release(text: str, release: str | None) -> None:
+    assert release_of_boot(b"\x7fELF" + wide(text) + b"\0\0") == release
+
+
+def test_a_compiler_for_another_machine_is_refused(own: Path, tmp_path: Path) -> None:
+    (own / "xen-syms").unlink()
+    compiler = tmp_path / "cross-gcc"
+    compiler.write_text(
+        '#!/bin/sh\ngcc "$@" || exit\nfor last; do :; done\n'
+        "printf '\\267' | dd of=\"$last\" bs=1 seek=18 conv=notrunc 2>/dev/null\n"
+    )
+    compiler.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"cross-gcc: compiles for arm64, .* for x86_64; give"):
+        add_base(Order(name="fleet", source=own, compiler=str(compiler)))
+    with pytest.raises(ConfigError, match=r"gcc: compiles for x86_64, .* CROSS_COMPILE=PREFIX"):
+        add_base(Order(name="fleet", source=own, make=("XEN_TARGET_ARCH=arm64",)))
+    with pytest.raises(ConfigError, match=r"XEN_TARGET_ARCH=arm: payloads are made for x86_64 and"):
+        add_base(Order(name="fleet", source=own, make=("XEN_TARGET_ARCH=arm",)))
+    assert add_base(Order(name="fleet", source=own, make=("XEN_TARGET_ARCH=x86_64",))).matched > 0
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "sets nothing; give the running"),
+        (b"# a comment\n\n# and one more\n", "sets nothing; give the running"),
+        (b"to be done\n", r"no configuration of Xen \(`to be done`\); give the running"),
+        (b"CONFIG_X86=y\nLIVEPATCH=y\n", r"no configuration of Xen \(`LIVEPATCH=y`\)"),
+        (b"\x1f\x8b\x08\0\xff", r"no configuration of Xen"),
+        (b"CONFIG_X86=y\n# CONFIG_LIVEPATCH is not set\n", r"is configured .*CONFIG_LIVEPATCH=y"),
+        (b"CONFIG_X86=y\nCONFIG_LIVEPATCH=n\n", r"is configured without .*CONFIG_LIVEPATCH=y"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_not_taken_for_the_defaults(
+    own: Path, tmp_path: Path, cache: Path, text: bytes, words: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_bytes(text)
+    with pytest.raises(ConfigError, match=f"--config {config}: {words}"):
+        add_base(Order(name="fleet", source=own, config=str(config)))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_configuration_is_taken_whatever_ends_its_lines(
+    own: Path, tmp_path: Path, end: str
+) -> None:
+    config = tmp_path / "config"
+    lines = ("#", "# Xen", "", "CONFIG_X86=y", "CONFIG_LIVEPATCH=y", "# CONFIG_MORE is not set", "")
+    config.write_bytes(end.join(lines).encode())
+    assert add_base(Order(name="fleet", source=own, config=str(config))).matched > 0
+
+
+def test_sources_with_an_empty_configuration_are_refused(own: Path) -> None:
+    (own / "xen/.config").write_text("")
+    with pytest.raises(ConfigError, match=r"the \.config of the sources: sets nothing"):
+        add_base(Order(name="fleet", source=own))
+    (own / "xen/.config").write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
+    assert add_base(Order(name="fleet", source=own)).matched > 0
+
+
+# Sources
+
+
+def test_a_patch_that_does_not_apply_or_changes_nothing_is_named(own: Path, tmp_path: Path) -> None:
+    good, bad, empty = (tmp_path / name for name in ("good", "bad", "empty"))
+    head = "--- a/xen/common/user.c\n+++ b/xen/common/user.c\n@@ -4 +4 @@\n"
+    good.write_text(f"{head}-    return twice(a);\n+    return twice(a) + 1;\n")
+    bad.write_text(f"{head}-    return nothing;\n+    return twice(a) + 1;\n")
+    empty.write_text("")
+    for patches, words in (
+        ((good, bad), "bad: does not apply to these sources"),
+        ((good, good), "good: does not apply"),
+        ((empty,), "empty: changes nothing"),
+    ):
+        with pytest.raises(ConfigError, match=f"--pristine {tmp_path}/{words}"):
+            add_base(Order(name="fleet", source=own, pristine=patches))
+    assert add_base(Order(name="fleet", source=own, pristine=(good,))).differs
+
+
+def test_the_hypervisors_own_folder_stands_for_the_one_above(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is Xen's folder xen/ alone.*Config\.mk beside it"):
+        add_base(Order(name="fleet", source=own / "xen"))
+    (own / "Config.mk").write_text("# of all\n")
+    record = add_base(Order(name="fleet", source=own / "xen"))
+    assert (record.source, record.likeness) == ("own", Likeness.IDENTICAL)
+    assert steps_of(Order(name="fleet", source=own)) == (record, [])
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    own.rename(outer / "xen")
+    assert add_base(Order(name="other", source=outer)).likeness is Likeness.IDENTICAL
+    more = "-include ../Config.mk\nexport XEN_VERSION"
+    edit(outer / "xen", "export XEN_VERSION", more, "xen/Makefile")
+    (outer / "xen/Config.mk").unlink()
+    with pytest.raises(ConfigError, match=r"holds Xen's folder xen/ alone"):
+        add_base(Order(name="more", source=outer))
+
+
+def test_a_git_repository_without_files_asks_for_a_commit(own: Path, tmp_path: Path) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=m")
+    (own / "Config.mk").write_text("# of all\n")
+    for words in (["init", "-q"], ["add", "-Af"], ["commit", "-qm", "one"]):
+        subprocess.run(["git", *identity, *words], cwd=own, check=True)
+    bare, unborn = tmp_path / "xen.git", tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--bare", own, bare], check=True)
+    subprocess.run(["git", "clone", "-qn", own, unborn], check=True)
+    for source in (bare, own / ".git"):
+        with pytest.raises(ConfigError, match=r"is a git repository without files; name a commit"):
+            add_base(Order(name="fleet", source=source))
+    with pytest.raises(ConfigError, match=r"holds no hypervisor .*of this clone with --ref"):
+        add_base(Order(name="fleet", source=unborn))
+    edit(own, "twice(a)", "twice(a) + 1")  # not committed: of a commit it is no part
+    for source in (bare, unborn, own, own / "xen"):
+        assert add_base(Order(name="fleet", source=source, ref="HEAD")).matched > 0
+        assert "+ 1" not in (store.tree_of("base:fleet") / USER).read_text()
+    add_base(Order(name="fleet", source=own, is_replaced=True))
+    assert "+ 1" in (store.tree_of("base:fleet") / USER).read_text()
+
+
+def test_a_folder_is_known_by_its_content_whatever_its_times_say(own: Path) -> None:
+    """What a run left that did not end would be gone on with."""
+    edit(own, "xen: xen-syms\n", "xen:\n\tfalse\n", "xen/Makefile")
+    order = Order(name="fleet", source=own)
+    with pytest.raises(ConfigError, match="make: ended"):
+        add_base(order)
+    files = [own / USER, own / "xen/Makefile"]
+    stamps = [path.stat() for path in files]
+    edit(own, "twice(a)", "a+a+a +1")  # as long as it was
+    edit(own, "xen:\n\tfalse\n", "xen: xen-syms\n", "xen/Makefile")
+    for path, stamp in zip(files, stamps, strict=True):
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    record, steps = steps_of(order)
+    assert steps == ["unpack", "configure", "build", "image"]
+    assert record.differs == ("user (common/user.o)",)
+    for path in own.rglob("*"):
+        os.utime(path, follow_symlinks=False)
+    assert steps_of(order) == (record, [])
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "link to a file", "mode", "name"])
+def test_links_modes_and_names_of_a_folder_decide(own: Path, kind: str) -> None:
+    script, link = own / "xen/script", own / "xen/link"
+    script.write_text("#!/bin/sh\n")
+    link.symlink_to("common" if "folder" in kind else "script")
+    (own / "pipe").write_text("")
+    record = add_base(Order(name="fleet", source=own))
+    assert steps_of(Order(name="fleet", source=own)) == (record, [])
+    if kind == "mode":
+        script.chmod(0o755)
+    elif kind == "name":
+        (own / "pipe").rename(own / "pipes")
+    else:
+        link.unlink()
+        link.symlink_to("include" if "folder" in kind else "Makefile")
+    with pytest.raises(ConfigError, match="made of something else"):
+        add_base(Order(name="fleet", source=own))
+
+
+def test_what_is_neither_file_nor_link_and_history_do_not_count(own: Path) -> None:
+    record = add_base(Order(name="fleet", source=own))
+    os.mkfifo(own / "fifo")
+    (own / ".git").mkdir()
+    (own / ".git/HEAD").write_text("more\n")
+    (own / "fifo").rename(own / ".git/fifo")
+    assert steps_of(Order(name="fleet", source=own)) == (record, [])
+    os.mkfifo(own / "fifo")
+    add_base(Order(name="other", source=own))
+    assert not (store.tree_of("base:other") / "fifo").exists()
+
+
+# Checked later
+
+
+def test_commands_on_record_that_changed_or_are_gone_are_told(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = add_base(Order(name="fleet", source=own))
+    command = store.tree_of("base:fleet") / "xen/common/.user.o.cmd"
+    good, stamp = command.read_bytes(), command.stat()
+    for wrong in (good.replace(b"-O2", b"-O1"), None):
+        if wrong is None:
+            command.unlink()
+        else:
+            assert wrong != good
+            command.write_bytes(wrong)
+            os.utime(command, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert main(["base", "check", "fleet"]) == 4
+        assert "the commands on record (.cmd files)" in capsys.readouterr().err
+    command.write_bytes(good)
+    assert check_base("fleet") == record
+
+
+def test_a_compiler_that_is_another_program_now_is_told(own: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "vendor-gcc"
+    compiler.write_text('#!/bin/sh\nexec gcc "$@"\n')
+    compiler.chmod(0o755)
+    record = add_base(Order(name="fleet", source=own, compiler=str(compiler)))
+    assert check_base("fleet") == record
+    compiler.write_text('#!/bin/sh\nexec gcc -O1 "$@"\n')
+    with pytest.raises(RefusedError, match=r"the programs of the compiler changed"):
+        check_base("fleet")
+    assert not record.programs.strip("0123456789abcdef")
+
+
+def test_a_record_of_an_earlier_version_says_nothing_of_commands(own: Path) -> None:
+    add_base(Order(name="fleet", source=own))
+    path = store.folder_of("fleet") / "base.json"
+    rows = path.read_text().splitlines(keepends=True)
+    kept = [row for row in rows if '"programs"' not in row and '"commands"' not in row]
+    assert len(kept) == len(rows) - 2
+    path.write_text("".join(kept))
+    assert check_base("fleet") == store.load_base("fleet")
+
+
+def test_sources_of_a_base_that_changed_advise_to_add_it_again(own: Path) -> None:
+    add_base(Order(name="fleet", source=own))
+    tree = locate_tree(store.tree_of("base:fleet"))
+    assert pipeline.check_inputs(tree) == ()
+    edit(tree.root, "a * 2", "a * 3", "xen/include/xen/lib.h")
+    with pytest.raises(CaptureError, match=r"changed since .*; remove base fleet and add it again"):
+        pipeline.check_inputs(tree)
+    [finding] = pipeline.check_inputs(replace(tree, base=None))
+    assert "; run make in the tree and boot what it makes" in finding.text
