@@ -58,6 +58,9 @@ _ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
 #: Lies beside the tree while make runs, and stays if that was killed: what it left may be half.
 _MAKING = "making"
 
+#: What make or its shell reads otherwise than as part of a path.
+_ODD = frozenset(" \t\n:$#%=\"'`\\&;|<>()[]{}*?!")
+
 #: Told the step's name, how far it is, and how far it goes (0: not known).
 Progress = Callable[[str, int, int], None]
 
@@ -137,6 +140,11 @@ def _found(order: Order, ready: Path | None, key: str) -> BaseRecord | None:
 def _place(name: str, ready: Path | None) -> Path:
     """Return where to build: beside a base that is there, where an earlier run did so."""
     folder, *others = places_of(name)
+    if odd := sorted(set(str(folder)) & _ODD):
+        raise ConfigError(
+            f"{folder}: make builds in no folder with {' '.join(map(repr, odd))} in its path; set "
+            "XSPLICE_CACHE to another one"
+        )
     if ready is None:
         return folder
     return others[-1] if others and others[-1] != ready else next_place(name)
@@ -269,7 +277,8 @@ class _Work:
                 )
         asked = recipe.config if given is None else shipped.read_settings(given)
         if given is not None:
-            shipped.check_settings(asked, self._config_of("the .config of the sources"))
+            subject = self._config_of("the .config of the sources")
+            shipped.check_settings(asked, subject, recipe.machine)
         if config.is_symlink():
             config.unlink()
         config.write_text(asked, encoding="utf-8", errors="surrogateescape")

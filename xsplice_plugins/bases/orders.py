@@ -57,7 +57,7 @@ class Order:
     def called(self) -> str:
         """Return how the sources are called; "" for Debian's, whose version is fetched."""
         words = [self.source.name if self.source else "", self.ref]
-        return plain(" ".join(word for word in words if word))
+        return plain(" ".join(" ".join(words).split()))
 
 
 def check_order(order: Order) -> None:

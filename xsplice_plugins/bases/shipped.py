@@ -251,15 +251,17 @@ def read_settings(path: Path) -> str:
     return read_file(path).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
 
 
-def check_settings(text: str, subject: str) -> None:
+def check_settings(text: str, subject: str, machine: str = "") -> None:
     """Refuse what is no configuration, for which make takes its defaults, and no live patching.
 
     Args:
         text: A ``.config``, before make completes it.
         subject: How messages call it.
+        machine: What will be built; "" if nobody knows yet.
 
     Raises:
-        ConfigError: It sets nothing, has a line that is no setting, or switches live patching off.
+        ConfigError: It sets nothing, has a line that is no setting, switches live patching off, or
+            is another machine's.
     """
     how = "give the running hypervisor's (often /boot/xen-*.config), or `--config defconfig`"
     lines = [line.strip() for line in text.splitlines()]
@@ -269,6 +271,12 @@ def check_settings(text: str, subject: str) -> None:
     known, off = settings_of(text), unset_of(text)
     if not known and not off:
         raise ConfigError(f"{subject}: sets nothing; {how}")
+    theirs = [row.name for row in MACHINES.values() if known.get(row.setting) == "y"]
+    if machine and theirs and machine not in theirs:
+        raise ConfigError(
+            f"{subject}: is of {theirs[0]}, and the sources are to be built for {machine}; "
+            f"{advice_for(theirs[0])}, or settings for {machine}"
+        )
     is_off = "LIVEPATCH" in off or known.get("LIVEPATCH") == "n" or known.get("COVERAGE") == "y"
     if is_off and (lack := lack_of_live_patching(known)):
         raise ConfigError(f"{subject}: is configured {lack}; its settings have CONFIG_LIVEPATCH=y")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,16 @@ def test_a_file_that_is_no_configuration_is_not_taken_for_the_defaults(
     assert not cache.exists()
 
 
+def test_a_configuration_of_another_machine_is_refused(own: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("CONFIG_ARM=y\nCONFIG_LIVEPATCH=y\n")
+    with pytest.raises(ConfigError, match=r"config: is of arm64, .* for x86_64; give --make XEN"):
+        add_base(Order(name="fleet", source=own, config=str(config)))
+    assert not list(store.bases_folder().rglob("prelink.o"))
+    config.write_text("CONFIG_X86=y\n# CONFIG_ARM is not set\nCONFIG_LIVEPATCH=y\n")
+    assert add_base(Order(name="fleet", source=own, config=str(config))).matched > 0
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_configuration_is_taken_whatever_ends_its_lines(
     own: Path, tmp_path: Path, end: str
@@ -273,6 +284,29 @@ def test_what_is_neither_file_nor_link_and_history_do_not_count(own: Path) -> No
     os.mkfifo(own / "fifo")
     add_base(Order(name="other", source=own))
     assert not (store.tree_of("base:other") / "fifo").exists()
+
+
+@pytest.mark.parametrize("name", ["my cache", "a:b", "a$b", "a#b", "a'b", "a;b", "a=b"])
+def test_a_cache_folder_in_which_make_cannot_build_is_refused(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / name))
+    odd = next(letter for letter in name if not letter.isalpha())
+    words = re.escape(f"make builds in no folder with {odd!r} in its path; set XSPLICE_CACHE")
+    with pytest.raises(ConfigError, match=words):
+        add_base(Order(name="fleet", source=own))
+    assert store.known_bases() == ()
+
+
+@pytest.mark.parametrize("name", ["a b", 'it\'s (v1) & "more" $HOME;#*', "-n", "\u00e9\u4e2d\n"])
+def test_sources_may_have_any_name(own: Path, tmp_path: Path, name: str) -> None:
+    folder = own.rename(tmp_path / name)
+    tarball = tmp_path / f"{name}.tar.gz"
+    subprocess.run(["tar", "-czf", tarball, "-C", tmp_path, f"./{name}"], check=True)
+    for number, source in enumerate((folder, tarball)):
+        record = add_base(Order(name=f"fleet{number}", source=source))
+        assert record.likeness is Likeness.IDENTICAL
+        assert record.source.splitlines() == [" ".join(source.name.split())]
 
 
 # Checked later
