@@ -201,7 +201,12 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
         place = source
     else:
         place.mkdir(parents=True)
-        _extract(source, kind, place, log, ref)
+        try:
+            _extract(source, kind, place, log, ref)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--source {source}: cannot be unpacked as {kind}; fetch it again: {error}"
+            ) from error
     top = _top(place, source)
     if into.resolve().is_relative_to(top.resolve()):
         raise ConfigError(f"--source {source}: holds the cache folder itself; give another one")
