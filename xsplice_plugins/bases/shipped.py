@@ -114,6 +114,11 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
     release = release_of_source(tree / "xen")
     if found.boot is not None:
         data = unzipped(found.boot)
+        if data[:2] == b"MZ" and machine_of_boot(data) == EM_X86_64:
+            raise ConfigError(
+                f"--boot {found.boot}: is a program for EFI, where all lies elsewhere than in "
+                "xen-syms; give the xen.gz of the same package"
+            )
         said = (machine_of_boot(data), release_of_boot(data))
         _check_origin(f"--boot {found.boot}", said, recipe.machine, release)
     if found.image is not None:

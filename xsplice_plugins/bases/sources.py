@@ -18,6 +18,8 @@ from xsplice_plugins.system.process import run_logged, words_of_full
 _TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
 _DEPTH_MAX = 5  #: folders between the top of an archive and the sources
 _SETTINGS = "Config.mk"  #: lies beside ``xen/``, whose Makefile reads it
+#: What was shipped may lie beside sources that are in a folder of their own.
+BESIDE = ("xen-syms", "xen.gz", "xen", ".config")
 _LISTS = ("Files", "Checksums-Sha1", "Checksums-Sha256")  #: of files, in a .dsc
 
 
@@ -99,7 +101,7 @@ def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
         ConfigError: A file that a ``.dsc`` names is not there, or not what that says.
     """
     if kind is Kind.CLONE:
-        return commit_of(source, ref)
+        return commit_of(source, ref) + _inside(source)
     digest = hashlib.sha256()
     if kind is not Kind.FOLDER:
         listed = _listed(source) if kind is Kind.DSC else {}
@@ -107,12 +109,16 @@ def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
             digest.update(f"{path.name}\0".encode("utf-8", "surrogateescape"))
             digest.update(_checked(path, source, listed.get(path.name, "")))
         return digest.hexdigest()
-    for folder, folders, names in os.walk(source):
+    top = _top(source, source)
+    beside = (place / name for place in (source, source / "xen") for name in BESIDE)
+    rows = [f"{path.name}\0{_content(str(path))}\n" for path in beside if path.is_file()]
+    digest.update("".join(rows).encode("utf-8", "surrogateescape"))
+    for folder, folders, names in os.walk(top):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
         folders[:] = sorted(name for name in folders if name != ".git" and name not in links)
         for name in sorted({*names, *links} - {".git"}):
             file = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
-            text = f"{os.path.relpath(file, source)}\0{_content(file)}\n"
+            text = f"{os.path.relpath(file, top)}\0{_content(file)}\n"
             digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -163,6 +169,13 @@ def commit_of(clone: Path, ref: str) -> str:
             f"--ref {ref}: {clone} has no such commit; name a git clone of Xen and fetch its tags"
         )
     return done.stdout.strip()
+
+
+def _inside(source: Path) -> str:
+    """Return where in a clone a folder lies; "" for the whole: a commit may hold several."""
+    line = ["git", "-C", str(source), "rev-parse", "--show-prefix"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    return f" {done.stdout.strip()}".rstrip()
 
 
 def _listed(source: Path) -> dict[str, str]:

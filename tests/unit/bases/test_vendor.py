@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_what_boots_or_an_image_of_another_release_or_machine_is_refused_at_once
             other.write_bytes(wrong)
             with pytest.raises(ConfigError, match=f"--{option} {other}: {words}"):
                 add_base(Order(name="fleet", source=tree.root, **{option: other}))  # type: ignore[arg-type]
+    other.write_bytes(pe(b"\x64\x86"))
+    with pytest.raises(ConfigError, match=r"is a program for EFI.*give the xen\.gz of the same"):
+        add_base(Order(name="fleet", source=tree.root, boot=other))
     assert not list(cache.rglob("configure.done"))
     for words in ({"boot": boot}, {"image": image}):
         order = Order(name="fleet", source=tree.root, is_replaced=True, **words)  # type: ignore[arg-type]
@@ -253,6 +257,40 @@ def test_a_folder_is_known_by_its_content_whatever_its_times_say(own: Path) -> N
     for path in own.rglob("*"):
         os.utime(path, follow_symlinks=False)
     assert steps_of(order) == (record, [])
+
+
+def test_of_a_folder_around_the_sources_only_what_was_shipped_counts(
+    own: Path, tmp_path: Path
+) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    own.rename(outer / "xen-1")
+    image = (outer / "xen-1/xen-syms").rename(outer / "xen-syms")
+    order = Order(name="fleet", source=outer)
+    record = add_base(order)
+    assert record.likeness is Likeness.IDENTICAL
+    (outer / "other").mkdir()
+    (outer / "other/notes").write_text("more\n")
+    assert steps_of(order) == (record, [])
+    image.rename(outer / "other/xen-syms")
+    with pytest.raises(ConfigError, match="made of something else"):
+        add_base(order)
+
+
+def test_folders_of_one_commit_are_told_apart(own: Path, tmp_path: Path) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=m")
+    every = tmp_path / "every"
+    shutil.copytree(own, every / "one", symlinks=True)
+    edit(own, "twice(a)", "twice(a) + 1")
+    own.rename(every / "two")
+    for words in (["init", "-q"], ["add", "-Af"], ["commit", "-qm", "one"]):
+        subprocess.run(["git", *identity, *words], cwd=every, check=True)
+    record = add_base(Order(name="fleet", source=every / "one", ref="HEAD"))
+    assert record.differs == ()
+    assert steps_of(Order(name="fleet", source=every / "one", ref="HEAD")) == (record, [])
+    with pytest.raises(ConfigError, match="made of something else"):
+        add_base(Order(name="fleet", source=every / "two", ref="HEAD"))
+    assert add_base(Order(name="other", source=every / "two", ref="HEAD")).differs
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "link to a file", "mode", "name"])
