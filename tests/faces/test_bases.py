@@ -127,5 +127,5 @@ def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(
         "calls": 5,
     }
     said = " ".join(answers["calls"].text.split())
-    assert "where: the payload uses it, and the hypervisor has it otherwise; a base of the" in said
+    assert "where: the payload uses it, and the hypervisor has it otherwise; build the base" in said
     assert "run make" not in said

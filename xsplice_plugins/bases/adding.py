@@ -294,8 +294,7 @@ class _Work:
 
     def _config_of(self, other: str) -> str:
         """Return how messages call the configuration that was given, or another one."""
-        given = self.order.config_file
-        return other if given is None else f"--config {given}"
+        return f"--config {self.order.config}" if self.order.config else other
 
     def _build(self) -> None:
         self._make((), "build", _BUILD_LINES_ABOUT)

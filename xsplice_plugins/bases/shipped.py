@@ -301,7 +301,8 @@ def check_config(found: Shipped, config: Path, subject: str) -> None:
     text = config.read_text(encoding="utf-8", errors="replace")
     if lack := lack_of_live_patching(settings_of(text)):
         raise ConfigError(
-            f"{subject}: is configured {lack}; or give the running one's with --config"
+            f"{subject}: is configured {lack}; or give the running one's with --config, or a file "
+            "with CONFIG_LIVEPATCH=y, which make completes"
         )
     if found.image is None:
         return

@@ -37,8 +37,7 @@ _AGAIN = (
 )
 #: Of a base that was built of sources of its own: make would only give the same again.
 MATCH_MORE = (
-    "a base of the vendor's own sources, patches, configuration and compiler differs in less "
-    '(docs/bases.md, "How it compares with what was shipped")'
+    "build the base of the vendor's own sources, patches, settings and compiler (docs/bases.md)"
 )
 
 

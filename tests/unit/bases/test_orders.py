@@ -110,6 +110,9 @@ def test_settings_without_live_patching_are_refused_before_the_build(
     with pytest.raises(ConfigError, match=f"--config .*config: is configured {message}"):
         added(own, config=str(tmp_path / "config"))
     assert not (cache / "bases/fleet/tree/xen/prelink.o").exists()
+    (own / "xen/.config").write_text(text)
+    with pytest.raises(ConfigError, match=f"^--config defconfig: is configured {message}"):
+        added(own, config="defconfig")
     (tmp_path / "config").write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
     assert added(own, config=str(tmp_path / "config")).matched > 0
 
