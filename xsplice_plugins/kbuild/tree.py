@@ -75,6 +75,23 @@ def locate_tree(xen: Path) -> XenTree:
     """
     named = Path(os.path.abspath(xen))  # noqa: PTH100  # links in the user's path stay as they are
     build_root, source = _parts(named)
+    try:
+        return _located(named, build_root, source)
+    except CaptureError as error:
+        base = _base_of(source.parent)
+        if base is None:
+            raise
+        what, _, _ = str(error).partition("; ")
+        raise CaptureError(f"{what}; {advice_of_base(base)}") from error
+
+
+def advice_of_base(base: BaseRecord) -> str:
+    """Return what to do where the tree of a named base is not what it was."""
+    return f"remove base {base.name} and add it again"
+
+
+def _located(named: Path, build_root: Path, source: Path) -> XenTree:
+    """Check a tree whose folders were found."""
     config = _config(build_root)
     settings = dict(config)
     if lack := lack_of_live_patching(settings):

@@ -18,7 +18,7 @@ from xsplice_plugins.capture import forget_texts
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.configured import AUTOCONF
 from xsplice_plugins.kbuild.inputs import Inputs, Row, examine_inputs, stamps_of
-from xsplice_plugins.kbuild.tree import tree_digest
+from xsplice_plugins.kbuild.tree import advice_of_base, tree_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -82,7 +82,7 @@ def check_inputs(
             and not compiled.issuperset(objects)
         ]
 
-    again = _AGAIN if tree.base is None else f"remove base {tree.base.name} and add it again"
+    again = _AGAIN if tree.base is None else advice_of_base(tree.base)
     if edited := concerned(found.edited):
         raise CaptureError(
             f"{_some(edited)}: changed since the tree was built; "

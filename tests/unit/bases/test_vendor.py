@@ -400,3 +400,21 @@ def test_sources_of_a_base_that_changed_advise_to_add_it_again(own: Path) -> Non
         pipeline.check_inputs(tree)
     [finding] = pipeline.check_inputs(replace(tree, base=None))
     assert "; run make in the tree and boot what it makes" in finding.text
+
+
+@pytest.mark.parametrize("wrong", ["image", "settings"])
+def test_a_damaged_tree_of_a_base_advises_to_add_it_again(
+    own: Path, tmp_path: Path, wrong: str
+) -> None:
+    add_base(Order(name="fleet", source=own))
+    tree = store.tree_of("base:fleet")
+    assert locate_tree(tree).base is not None
+    if wrong == "image":
+        (tree / "xen/xen-syms").write_text("no image")
+    else:
+        (tree / "xen/.config").write_text("CONFIG_X86=y\n")
+    with pytest.raises(CaptureError, match=r"; remove base fleet and add it again$"):
+        locate_tree(tree)
+    copied = shutil.copytree(tree, tmp_path / "copied", symlinks=True)
+    with pytest.raises(CaptureError, match=r"build"):
+        locate_tree(copied)
