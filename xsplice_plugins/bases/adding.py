@@ -55,7 +55,7 @@ _OWN_IMAGES = ("xen", "xen.gz", "xen.efi")
 #: What of the user's environment make sees; the rest is in no key.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
 
-#: Lies beside the tree while make runs, and stays if that was killed: what it left may be half.
+#: Lies beside the tree while that is written, and stays if a run was killed: it may be half.
 _MAKING = "making"
 
 #: What make or its shell reads otherwise than as part of a path.
@@ -338,11 +338,13 @@ class _Work:
         self._put(data, found.boot)
 
     def _put(self, image: bytes, boot: Path | None) -> None:
-        """Put names, and what boots, into the place of what make left."""
+        """Put names, and what boots, into the place of what make left; half of it is nothing."""
+        (self.folder / _MAKING).touch()
         write_file(self.tree / "xen" / "xen-syms", image)
         if boot is not None:
             self._remove_images()
             write_file(self.tree / "xen" / "xen", shipped.unzipped(boot))
+        (self.folder / _MAKING).unlink()
 
     def _remove_images(self) -> None:
         for name in _OWN_IMAGES:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -16,15 +17,15 @@ from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from tests.unit.bases.test_keeping import USER, edit, steps_of
 from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import Likeness
-from xsplice_plugins.bases import store
+from xsplice_plugins.artefacts import Likeness, write_file
+from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
 from xsplice_plugins.bases.checking import check_base
 from xsplice_plugins.bases.shipped import machine_of_boot
 from xsplice_plugins.cli import main
 from xsplice_plugins.elf.banner import release_of_boot
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
-from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
+from xsplice_plugins.errors import CaptureError, ConfigError, MachineError, RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
 
 pytestmark = pytest.mark.toolchain
@@ -291,6 +292,32 @@ def test_folders_of_one_commit_are_told_apart(own: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="made of something else"):
         add_base(Order(name="fleet", source=every / "two", ref="HEAD"))
     assert add_base(Order(name="other", source=every / "two", ref="HEAD")).differs
+
+
+@pytest.mark.parametrize("file", ["xen-syms", "xen"])
+def test_what_boots_that_was_put_half_is_put_again(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    boot = tmp_path / "xen"
+    subprocess.run(["strip", "-o", boot, own / "xen-syms"], check=True)
+    data = boot.read_bytes()
+    at = data.index(b"GNU\0") + 4  # the build-id, which debug information changes too
+    boot.write_bytes(data[:at] + bytes(20) + data[at + 20 :])
+    (own / "xen-syms").unlink()
+    order = Order(name="fleet", source=own, boot=boot)
+
+    def full(path: Path, content: bytes) -> None:
+        write_file(path, content)
+        if path == store.folder_of("fleet") / "tree/xen" / file:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adding, "write_file", full)
+        with pytest.raises(MachineError, match=f"/{file}: cannot be written .*make room"):
+            add_base(order)
+    record, steps = steps_of(order)
+    assert (record.likeness, record.build_id) == (Likeness.IDENTICAL, "00" * 20)
+    assert steps == ["unpack", "configure", "build", "image"]
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "link to a file", "mode", "name"])
