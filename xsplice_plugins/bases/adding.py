@@ -236,7 +236,7 @@ class _Work:
                 text = run_logged(line, log=self.log)
             except ConfigError as error:
                 raise ConfigError(
-                    f"--pristine {path}: does not apply to these sources as they are; give it for "
+                    f"--pristine {path}: does not apply to these sources (patch -p1); give it for "
                     f"this release, or leave it out if they have it already: {error}"
                 ) from error
             if not text:
