@@ -166,7 +166,8 @@ def commit_of(clone: Path, ref: str) -> str:
     done = subprocess.run([*line, f"{ref}^{{commit}}"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError(
-            f"--ref {ref}: {clone} has no such commit; name a git clone of Xen and fetch its tags"
+            f"--ref {ref}: {clone} has no such commit; name a git clone of Xen and fetch its tags "
+            f"({' '.join(done.stderr.split())})"
         )
     return done.stdout.strip()
 
