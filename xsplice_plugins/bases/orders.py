@@ -56,7 +56,7 @@ class Order:
     @property
     def called(self) -> str:
         """Return how the sources are called; "" for Debian's, whose version is fetched."""
-        words = [self.source.name if self.source else "", self.ref]
+        words = [(self.source.name or "/") if self.source else "", self.ref]
         return plain(" ".join(" ".join(words).split()))
 
 

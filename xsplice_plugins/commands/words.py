@@ -114,7 +114,7 @@ def check_out(arguments: Namespace) -> None:
     Raises:
         ConfigError: What is written names such a file, or something is no file's name.
     """
-    if arguments.command in {"patch", "play"}:
+    if arguments.command in {"base", "patch", "play"}:
         return  # there it is a folder
     given = [
         (f"--{name.lower().replace('_', '-')}", one)

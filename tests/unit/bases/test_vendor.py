@@ -374,6 +374,22 @@ def test_sources_may_have_any_name(own: Path, tmp_path: Path, name: str) -> None
         assert record.source.splitlines() == [" ".join(source.name.split())]
 
 
+@pytest.mark.parametrize(("inside", "given"), [(".", "."), ("xen", ".."), ("xen", "../../own")])
+def test_the_folder_of_now_is_a_source(
+    own: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    inside: str,
+    given: str,
+) -> None:
+    monkeypatch.chdir(own / inside)
+    assert main(["base", "add", "fleet", "--source", given]) == 0
+    assert store.load_base("fleet").source == "own"
+    assert main(["base", "add", "other", "--source", given, "--image", "."]) == 2
+    assert "cannot be read (Is a directory)" in capsys.readouterr().err
+    assert Order(name="root", source=Path("/")).called == "/"
+
+
 # Checked later
 
 
