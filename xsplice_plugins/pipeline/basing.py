@@ -52,6 +52,7 @@ class BaseObjects:
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
     structures: Structures | None = None  #: that the image of a matched base has otherwise
+    advice: str = _AGAIN  #: where something differs
 
 
 def objects_of_tree(tree: XenTree) -> BaseObjects:
@@ -61,14 +62,20 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         CaptureError: The build folder or a record cannot be read.
     """
     from xsplice_plugins.kbuild.indexing import read_index  # noqa: PLC0415  only trees have one
+    from xsplice_plugins.kbuild.tree import advice_of_base  # noqa: PLC0415  as above
 
     index = read_index(tree)
     members = index.members
+    is_matched, advice = False, _AGAIN
+    if tree.base is not None:
+        is_matched = tree.base.likeness is Likeness.MATCHED
+        advice = MATCH_MORE if is_matched else advice_of_base(tree.base)
     return BaseObjects(
         is_told=index.is_told,
         files=tuple((path, tree.build_root / path) for path in members),
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
-        is_matched=tree.base is not None and tree.base.likeness is Likeness.MATCHED,
+        is_matched=is_matched,
+        advice=advice,
         structures=tree.base.structures if tree.base is not None else None,
     )
 
@@ -167,9 +174,9 @@ def _differing(match: ImageMatch) -> list[str]:
 
 def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     """Put a match into words: what speaks against it first, and how much that weighs."""
-    severity, advice = Severity.ERROR if objects.is_told else Severity.UNCHECKED, _AGAIN
+    severity = Severity.ERROR if objects.is_told else Severity.UNCHECKED
     if objects.is_matched:
-        severity, advice = Severity.INFO, MATCH_MORE
+        severity = Severity.INFO
     rows = match.objects
     wrong = _differing(match)
     wrong += [
@@ -181,13 +188,13 @@ def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     if wrong:
         count = sum(not row.held for row in rows)
         text = f"{len(wrong)} functions and data of {count} objects are not what the image holds"
-        yield _finding(severity, f"{text}: {_some(wrong)}; {advice}")
+        yield _finding(severity, f"{text}: {_some(wrong)}; {objects.advice}")
     if match.strangers:
         text = f"{len(match.strangers)} functions and data of the image are in no object"
-        yield _finding(severity, f"{text} of the tree: {_some(match.strangers)}; {advice}")
+        yield _finding(severity, f"{text} of the tree: {_some(match.strangers)}; {objects.advice}")
     if match.overlaps:
         text = f"{len(match.overlaps)} sections lie where others lie"
-        yield _finding(severity, f"{text}: {_some(match.overlaps)}; {advice}")
+        yield _finding(severity, f"{text}: {_some(match.overlaps)}; {objects.advice}")
     linked = [row for row in rows if row.is_linked]
     counts = {
         "objects": len(linked),

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,14 @@ import pytest
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from tests.unit.bases.test_keeping import USER, edit, steps_of
-from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import Likeness, write_file
 from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
-from xsplice_plugins.bases.checking import check_base
 from xsplice_plugins.bases.shipped import machine_of_boot
 from xsplice_plugins.cli import main
 from xsplice_plugins.elf.banner import release_of_boot
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
-from xsplice_plugins.errors import CaptureError, ConfigError, MachineError, RefusedError
-from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.errors import ConfigError, MachineError
 
 pytestmark = pytest.mark.toolchain
 
@@ -388,76 +384,3 @@ def test_the_folder_of_now_is_a_source(
     assert main(["base", "add", "other", "--source", given, "--image", "."]) == 2
     assert "cannot be read (Is a directory)" in capsys.readouterr().err
     assert Order(name="root", source=Path("/")).called == "/"
-
-
-# Checked later
-
-
-def test_commands_on_record_that_changed_or_are_gone_are_told(
-    own: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = add_base(Order(name="fleet", source=own))
-    command = store.tree_of("base:fleet") / "xen/common/.user.o.cmd"
-    good, stamp = command.read_bytes(), command.stat()
-    for wrong in (good.replace(b"-O2", b"-O1"), None):
-        if wrong is None:
-            command.unlink()
-        else:
-            assert wrong != good
-            command.write_bytes(wrong)
-            os.utime(command, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-        assert main(["base", "check", "fleet"]) == 4
-        assert "the commands on record (.cmd files)" in capsys.readouterr().err
-    command.write_bytes(good)
-    assert check_base("fleet") == record
-
-
-def test_a_compiler_that_is_another_program_now_is_told(own: Path, tmp_path: Path) -> None:
-    compiler = tmp_path / "vendor-gcc"
-    compiler.write_text('#!/bin/sh\nexec gcc "$@"\n')
-    compiler.chmod(0o755)
-    record = add_base(Order(name="fleet", source=own, compiler=str(compiler)))
-    assert check_base("fleet") == record
-    compiler.write_text('#!/bin/sh\nexec gcc -O1 "$@"\n')
-    with pytest.raises(RefusedError, match=r"the programs of the compiler changed"):
-        check_base("fleet")
-    assert not record.programs.strip("0123456789abcdef")
-
-
-def test_a_record_of_an_earlier_version_says_nothing_of_commands(own: Path) -> None:
-    add_base(Order(name="fleet", source=own))
-    path = store.folder_of("fleet") / "base.json"
-    rows = path.read_text().splitlines(keepends=True)
-    kept = [row for row in rows if '"programs"' not in row and '"commands"' not in row]
-    assert len(kept) == len(rows) - 2
-    path.write_text("".join(kept))
-    assert check_base("fleet") == store.load_base("fleet")
-
-
-def test_sources_of_a_base_that_changed_advise_to_add_it_again(own: Path) -> None:
-    add_base(Order(name="fleet", source=own))
-    tree = locate_tree(store.tree_of("base:fleet"))
-    assert pipeline.check_inputs(tree) == ()
-    edit(tree.root, "a * 2", "a * 3", "xen/include/xen/lib.h")
-    with pytest.raises(CaptureError, match=r"changed since .*; remove base fleet and add it again"):
-        pipeline.check_inputs(tree)
-    [finding] = pipeline.check_inputs(replace(tree, base=None))
-    assert "; run make in the tree and boot what it makes" in finding.text
-
-
-@pytest.mark.parametrize("wrong", ["image", "settings"])
-def test_a_damaged_tree_of_a_base_advises_to_add_it_again(
-    own: Path, tmp_path: Path, wrong: str
-) -> None:
-    add_base(Order(name="fleet", source=own))
-    tree = store.tree_of("base:fleet")
-    assert locate_tree(tree).base is not None
-    if wrong == "image":
-        (tree / "xen/xen-syms").write_text("no image")
-    else:
-        (tree / "xen/.config").write_text("CONFIG_X86=y\n")
-    with pytest.raises(CaptureError, match=r"; remove base fleet and add it again$"):
-        locate_tree(tree)
-    copied = shutil.copytree(tree, tmp_path / "copied", symlinks=True)
-    with pytest.raises(CaptureError, match=r"build"):
-        locate_tree(copied)
