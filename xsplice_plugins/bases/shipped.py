@@ -296,7 +296,7 @@ def check_config(found: Shipped, config: Path, subject: str) -> None:
         subject: How messages call what make completed.
 
     Raises:
-        ConfigError: No live patching, another machine's, or not those that the image holds.
+        ConfigError: No live patching, or not those that the image holds.
     """
     text = config.read_text(encoding="utf-8", errors="replace")
     if lack := lack_of_live_patching(settings_of(text)):
@@ -307,11 +307,6 @@ def check_config(found: Shipped, config: Path, subject: str) -> None:
     if found.image is None:
         return
     elf = _read(found.image)
-    machine = MACHINES.get(elf.machine)
-    if machine is not None and settings_of(text).get(machine.setting) != "y":
-        raise ConfigError(
-            f"--image {found.image}: is of a machine that {subject} is not for; give its settings"
-        )
     # Of what make will write anew an earlier build may have left another state.
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(config, Path(folder) / ".config")

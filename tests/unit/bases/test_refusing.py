@@ -39,7 +39,7 @@ def test_what_boots_and_settings_are_held_against_the_image_before_the_build(
     boot.write_bytes(header + locate_build_id(image))
     for wrong, message in (
         (text.replace("CONFIG_LIVEPATCH=y\n", ""), "without CONFIG_LIVEPATCH"),
-        (text.replace("CONFIG_X86=y", "CONFIG_ARM=y"), "of a machine that"),
+        (text.replace("CONFIG_X86=y", "CONFIG_ARM=y"), "the sources: is of arm64"),
     ):
         config.write_text(wrong)
         with pytest.raises(ConfigError, match=message):
@@ -79,7 +79,12 @@ def test_an_order_that_fails_at_once_leaves_nothing(tmp_path: Path, own: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no hypervisor"):
         add_base(Order(name="fleet", source=tmp_path / "empty"))
+    assert not store.bases_folder().exists()
+    (own / "xen/out").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="leads out"):
+        add_base(Order(name="fleet", source=own))
     assert list(store.bases_folder().iterdir()) == []
+    (own / "xen/out").unlink()
     record = add_base(Order(name="fleet", source=own))
     with pytest.raises(ConfigError, match="holds no hypervisor"):
         add_base(Order(name="fleet", source=tmp_path / "empty", is_replaced=True))
