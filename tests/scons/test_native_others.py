@@ -81,6 +81,9 @@ WITH_COMPILER = (
         ("$CC -E -P -xc -Isrc - < $SOURCE | sed /f/d > $TARGET", "h.h", 4),
         ("cat $SOURCE | $CC -E -P -xc -Isrc - | sed /f/d > $TARGET", "h.h", 5),
         ("sh make.sh > $TARGET", "h.h", 5),
+        ("$CC -E -dD -xc - < src/h.h | sed s/FACTOR/G/ > $TARGET", "other.h", 4),
+        ("$CC -E -P -xc - < src/other.h > $TARGET", "h.h", 0),
+        (WITH_COMPILER.replace("-Isrc", "-Isrc -DX=FACTOR"), "h.h", 4),
         (WITH_COMPILER, "other.h", 0),
         ("cpp -P -Isrc $SOURCE | sed /f/d > $TARGET", "other.h", 0),
     ],
@@ -102,20 +105,36 @@ def test_what_is_generated_with_a_compiler_is_asked_what_it_reads(
     assert ("src/gen.h is not compiled for the fix" in run.text) == (status == 5), run.text
 
 
-@pytest.mark.parametrize(("include", "status"), [('"h.h"', 4), ('"other.h"', 0)])
-def test_a_preprocessed_linker_script_is_asked_what_it_reads(
-    include: str, status: int, tmp_path: Path
+PREPROCESS = "$CC -E -P -xc -Isrc -o $TARGET $SOURCE"
+USING = "\n. = ASSERT(FACTOR, one);\n"
+
+
+@pytest.mark.parametrize(
+    ("include", "command", "status"),
+    [
+        ('"other.h"', PREPROCESS, 0),
+        ('"h.h"', PREPROCESS, 0),
+        ('"h.h"', "cd . && cpp -Isrc -w $SOURCE | sed /^#/d > $TARGET", 0),
+        ('"h.h"' + USING, PREPROCESS, 4),
+        ('"h.h"' + USING, "cpp -P -Isrc $SOURCE > $TARGET", 4),
+        ('"h.h"', PREPROCESS.replace("-Isrc", "-I%s"), 4),
+    ],
+    ids=["other", "unused", "cpp", "used", "cpp used", "absolute"],
+)
+@pytest.mark.parametrize("path", ["", 'env.Append(CPPPATH=["src"])\n'])
+def test_a_preprocessed_linker_script_counts_where_it_comes_out_otherwise(
+    include: str, command: str, status: int, path: str, tmp_path: Path
 ) -> None:
-    made = 'env.Command("link.lds", "xen.lds.S", "$CC -E -P -xc -Isrc -o $TARGET $SOURCE")\n'
+    """An absolute folder leads to the header before the patch, so nobody can tell."""
+    command = command % (tmp_path / "src") if "%s" in command else command
+    made = f'env.Command("link.lds", "xen.lds.S", "{command}")\n{path}'
     files = {"xen.lds.S": f"#include {include}\n" + SCRIPT, "src/other.h": ""}
-    project = Project(
-        tmp_path,
-        WHOLE + made + IN_SRC + LINK_WHOLE + FIX % "",
-        **files,
-    )
+    text = WHOLE + made + IN_SRC + LINK_WHOLE + FIX % ""
+    project = Project(tmp_path, text, **files)
     project.patch(FACTOR)
     run = project.run("xsplice-verify", status=status)
     assert ("link.lds is made of it as well" in run.text) == (status == 4)
+    assert ("PROVED: fix" in run.out) == (not status)
 
 
 FUNCTION = """

@@ -33,6 +33,7 @@ def test_the_programs_of_a_line_are_found(line: str, programs: list[str]) -> Non
         ("CPATH=inc gcc -E -P -xc in.lds > out.lds 2>/dev/null", "CPATH=inc gcc -xc in.lds -M -w"),
         ("gcc -E -xc - < in.h", "gcc -xc - <in.h -M -w"),
         ("gcc -E -xc -", None),
+        ("gcc -E -dM - < /dev/null", "gcc - </dev/null -E -M -w"),
         ("cpp in.h out.h", "cpp in.h -M -w"),
         ("gcc -S -Wp,-MD,a.d a.c -oa.s", "gcc a.c -M -w"),
     ],
@@ -58,3 +59,20 @@ def test_only_what_is_given_no_source_links(line: str, *, links: bool) -> None:
     [command] = commands(line)
     assert command.links() == links
     assert isinstance(command, Command)
+
+
+@pytest.mark.parametrize(
+    ("line", "printing"),
+    [
+        ("gcc -E -P -xc -o out in", "gcc -E -P -xc in"),
+        ("cpp -MD -MF out.d in out", "cpp in"),
+        ("A=1 gcc -S -o a.s a.c", "A=1 gcc -S a.c -o -"),
+        ("gcc -c -o a.o a.c", None),
+        ("gcc -E -M a.c", None),
+        ("cat in | gcc -E -", None),
+        ("cat in", None),
+    ],
+)
+def test_a_compiler_prints_the_text_that_it_makes(line: str, printing: str | None) -> None:
+    command = commands(line)[-1]
+    assert command.preprocessing({"out"}) == printing

@@ -15,12 +15,15 @@ from .builders import XspliceNodes, add_builders
 from .emitters import record_objects
 from .native import xsplice
 from .project import xsplice_fix, xsplice_project
+from .reading import watch
 from .settings import add_variables
 from .source import xsplice_source
 from .xen_tree import xen_fix
 
 if TYPE_CHECKING:
     from SCons.Environment import Environment
+
+watch()  # now: what scripts read before is not seen
 
 __all__ = ["XspliceNodes", "add_variables", "exists", "generate"]
 

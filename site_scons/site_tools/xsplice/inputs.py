@@ -21,7 +21,7 @@ from xsplice_plugins.errors import ConfigError, RefusedError
 from xsplice_plugins.kbuild.commands import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from SCons.Environment import Environment
 
@@ -107,7 +107,11 @@ def closure(roots: Iterable[Node]) -> list[Node]:
 
 
 def refuse_others(
-    roots: Iterable[Node], reached: Iterable[Node], root: Path, patch_set: PatchSet
+    roots: Iterable[Node],
+    reached: Iterable[Node],
+    root: Path,
+    patch_set: PatchSet,
+    is_asked: Callable[[Node], bool],
 ) -> None:
     """Refuse a patch that reaches more of the image than the objects that are compiled again.
 
@@ -116,6 +120,7 @@ def refuse_others(
         reached: The objects that are compiled again.
         root: Where the patch applies.
         patch_set: The patch.
+        is_asked: Tells of a node whether what it reads is asked when it is there.
 
     Raises:
         RefusedError: Something else is made of a touched file, or the patch changes how things
@@ -133,7 +138,8 @@ def refuse_others(
         folders = [Path(folder.get_abspath()) for folder in below]
         read = set() if node in compiled else inputs(node)
         for path, file in touched.items():
-            if path not in read and not any(map(path.is_relative_to, folders)):
+            is_below = any(map(path.is_relative_to, folders))
+            if not is_below and (path not in read or is_asked(node)):
                 continue
             raise RefusedError(
                 f"{file.path}: {node} is made of it as well, and is not compiled for the fix; "

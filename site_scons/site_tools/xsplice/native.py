@@ -21,7 +21,7 @@ from . import inputs, settings
 from .base import compiled_for, objects_of_image
 from .builders import CAPTURING, Wiring, XspliceNodes, start, wait
 from .copies import Farm, Side, promise
-from .others import Others
+from .others import Others, is_preprocessed
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ def _wire(
             compiled=frozenset(reached),
             root=root_path,
             top=top,
+            copy=copied.copy,
+            twins=twins,
             patch_set=patch_set,
         )
     )
@@ -226,7 +228,7 @@ def _reached(objects: Iterable[Node], root: Path, patch_set: PatchSet, image: No
         if inputs.inputs(node) & touched
         or (inputs.is_compiled(node) and (is_wide or inputs.reads_more(node)))
     ]
-    inputs.refuse_others([image, *objects], reached, root, patch_set)
+    inputs.refuse_others([image, *objects], reached, root, patch_set, is_preprocessed)
     if not reached:
         raise ConfigError(
             f"{patch_set.name}: no object of this project is made of what the patch touches "

@@ -7,11 +7,15 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.commands import words
 
 from . import inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _SEPARATOR = re.compile(r"[;&|()\n`]")
 _DUPLICATE = re.compile(r"[<>]&|&>")
@@ -22,7 +26,8 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
 #: Words before a program's name.
 _BEFORE = "if then else elif do while until ! { time exec env command nice ccache sccache distcc"
 _WITH_VALUE = frozenset({"-o", "-MF", "-MT", "-MQ", "-MJ"})
-_NOT_ASKED = re.compile(r"-(?:[cSEP]|MM?D?|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
+_NOT_ASKED = re.compile(r"-(?:[cSEP]|d[A-Z]+|MM?D?|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
+_WRITES = re.compile(r"-(?:MM?D|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,10 @@ class Command:
         """Return the command as the shell takes it."""
         return " ".join(self.raw)
 
+    def runs_text(self) -> bool:
+        """Tell whether it is a shell that is given its commands as a word."""
+        return self.program in _SHELLS and "-c" in self.words[:-1]
+
     def links(self) -> bool:
         """Tell whether a compiler's front only links: it is given no source and no language."""
         for raw, word in zip(self.raw[1:], self.words[1:], strict=True):
@@ -56,7 +65,7 @@ class Command:
                 return False
         return not self.program.endswith("cpp")
 
-    def asking(self, outputs: set[str]) -> str | None:
+    def asking(self, outputs: Collection[str]) -> str | None:
         """Return a line that has a compiler say what it reads, and write nothing.
 
         Args:
@@ -65,15 +74,39 @@ class Command:
         Returns:
             The line; ``None`` if it reads what another program pipes into it.
         """
-        asked: list[str] = []
+        asked = self._without(_NOT_ASKED, outputs)
+        if "-" in self.words and not any(raw.startswith("<") for raw in asked):
+            return None
+        is_guessed = "-" in self.words and not any(word.startswith("-x") for word in self.words)
+        front = ["-E"] if is_guessed else []  # it takes what it is fed for C
+        return " ".join([*self.variables, *asked, *front, "-M", "-w"])
+
+    def preprocessing(self, outputs: Collection[str]) -> str | None:
+        """Return a line that has a compiler print the text that it makes, and write nothing.
+
+        Args:
+            outputs: As for `asking`.
+
+        Returns:
+            The line; ``None`` if what it makes is no text, or does not come from a file.
+        """
+        words = set(self.words)
+        is_plain = words & {"-E", "-S"} or self.program.endswith("cpp")
+        if not is_plain or self.asking(outputs) is None or words & {"-M", "-MM"}:
+            return None
+        printing = ["-o", "-"] if "-S" in words else []
+        return " ".join([*self.variables, *self._without(_WRITES, outputs), *printing])
+
+    def _without(self, left_out: re.Pattern[str], outputs: Collection[str]) -> list[str]:
+        """Return the words but those that say what is written."""
+        found: list[str] = []
         skips = False
         for raw, word in zip(self.raw, self.words, strict=True):
             if skips or word in _WITH_VALUE:
                 skips = not skips
-            elif not _NOT_ASKED.fullmatch(word) and word not in outputs:
-                asked.append(raw)
-        is_piped = "-" in self.words and not any(raw.startswith("<") for raw in asked)
-        return None if is_piped else " ".join([*self.variables, *asked, "-M", "-w"])
+            elif not left_out.fullmatch(word) and word not in outputs:
+                found.append(raw)
+        return found
 
 
 def _plain(raw: str) -> str:
@@ -97,7 +130,7 @@ def commands(line: str) -> list[Command]:
     made = [command for raw in found if (command := _trimmed(raw)).raw]
     inner = [text for raw in found for word in raw for text in _substituted(word)]
     inner += _BACKQUOTED.findall(line)
-    shells = [c.words for c in made if c.program in _SHELLS and "-c" in c.words[:-1]]
+    shells = [command.words for command in made if command.runs_text()]
     inner += [line[line.index("-c") + 1] for line in shells]
     return made + [command for text in inner for command in commands(text)]
 
