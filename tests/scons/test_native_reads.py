@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.native import IN_SRC, whole
+from tests.kit.native import FIX, IN_SRC, LINK_WHOLE, SCRIPT, WHOLE, Project, whole
 from xsplice.shell import commands
 from xsplice.walking import folders_of, walked
 
 FACTOR = {"src/h.h": ("FACTOR 3", "FACTOR 9")}
-scons = [pytest.mark.scons, pytest.mark.toolchain]
 
 
 @pytest.fixture
@@ -135,6 +134,95 @@ def test_what_walks_a_folder_of_the_patch_is_not_proved(
     assert ("gen.inc is not compiled for the fix" in run.text) == bool(said)
 
 
+MAKE = """
+import sys
+from pathlib import Path
+HDR, OTHER = Path("src/h.h"), ["src/other.h"]
+class Reader:
+    def read(self):
+        return open("src/h.h").read()
+def closed(path):
+    return lambda target, source, env: not open(str(target[0]), "w").write(open(path).read())
+def make(target, source, env, **more):
+    %s
+    open(str(target[0]), "w").write("3")
+env["FUNCTION"] = lambda target, source, env, for_signature: open("src/h.h").read()[8:9]
+env["OWN"] = lambda target, source, env, for_signature: open("data/x").read()
+env["BUILDERS"]["Gen"] = Builder(generator=lambda source, target, env, for_signature:
+                                 "echo " + open("src/h.h").read()[8:9] + " > $TARGET")
+%s
+"""
+LISTS = "import os\nfrom pathlib import Path\nprint(sorted(map(str, %s)))\n"
+MADE = [
+    ("open(HDR).read()", "[], make", "the Python function make names h.h"),
+    ("OTHER", "[], make", ""),
+    ("Reader().read()", "[], make", "the Python function read names h.h"),
+    ("sys.path.append('.'); import helper", "[], make", "helper.py names h.h"),
+    ("os.listdir('src')", "[], make", "lists folders (listdir)"),
+    ("Path('data').iterdir()", "[], make", ""),
+    ("", "[], closed('src/h.h')", "names h.h"),
+    ("", "[], closed('data/x')", ""),
+    ("", "[], 'echo $FUNCTION > $TARGET'", "it reads src/h.h itself"),
+    ("", "[], 'echo $OWN > $TARGET'", ""),
+    ("", "[], 'cp ../src/*.h . && cat h* > ../gen.inc', chdir='data'", "its command names"),
+    ("", "[], 'grep -rh FACTOR ../src > ../gen.inc', chdir=Dir('data')", "may read all of ../src"),
+    ("", "[], 'grep -rh FACTOR . > ../gen.inc; true', chdir='data'", ""),
+]
+SCRIPTS = [
+    ("os.listdir('data')", ""),
+    ("os.scandir(os.path.join(os.path.dirname(__file__), 'data'))", ""),
+    ("(Path(__file__).parent / 'data').iterdir()", ""),
+    ("os.listdir('src')", "lists folders (listdir)"),
+    ("os.listdir('alias')", "lists folders (listdir)"),
+    ("os.listdir(os.environ.get('X', 'src'))", "lists folders (listdir)"),
+    ("(Path(__file__).parent / 'data').parent.iterdir()", "lists folders (iterdir)"),
+    ("__import__('glob').glob('src/*')", "names *"),
+    ("os.popen('grep -rh FACTOR src').read()", "lists folders (grep -r)"),
+]
+
+
+@pytest.mark.parametrize(("body", "words", "said"), MADE)
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_what_a_function_of_the_project_reads(
+    body: str, words: str, said: str, tmp_path: Path
+) -> None:
+    files = {"helper.py": 'HDR = "src/h.h"\n', "data/x": "3", "src/other.h": ""}
+    made = MAKE % (body or "pass", f'env.Command("gen.inc", {words})')
+    link = 'env.Depends("link.lds", "gen.inc")\n'
+    project = whole(tmp_path, IN_SRC + made + link, **files)
+    project.patch(FACTOR)
+    assert said in project.run("xsplice-verify", status=5 if said else 0).text
+
+
+@pytest.mark.parametrize(("expression", "said"), SCRIPTS)
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_a_script_that_lists_a_folder_written_in_it(
+    expression: str, said: str, tmp_path: Path
+) -> None:
+    made = GEN % '"gen.py", "python3 $SOURCE > $TARGET"'
+    project = whole(tmp_path, IN_SRC, made, **{"gen.py": LISTS % expression, "data/x": "3"})
+    (tmp_path / "alias").symlink_to("src")
+    project.patch(FACTOR)
+    assert said in project.run("xsplice-verify", status=5 if said else 0).text
+
+
+@pytest.mark.parametrize(("action", "status"), [("cat src/h.h >> $TARGET", 5), ("true", 0)])
+@pytest.mark.parametrize("target", ['"gen.inc"', "image"])
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_what_is_added_before_or_after_a_step_counts(
+    action: str, status: int, target: str, tmp_path: Path
+) -> None:
+    made = GEN % '[], "echo 3 > $TARGET"' + f'env.AddPostAction({target}, "{action}")\n'
+    text = WHOLE + IN_SRC + LINK_WHOLE + made + FIX % ""
+    project = Project(tmp_path, text, **{"link.lds": SCRIPT})
+    project.patch(FACTOR)
+    run = project.run("xsplice-verify", status=status)
+    assert ("its command names h.h" in run.text) == (status == 5)
+
+
 HELPER = "def text(path):\n    return open(path).read()\n"
 READS = [
     ('open("src/h.h").read()', "it reads src/h.h"),
@@ -214,7 +302,7 @@ def test_a_test_of_configure_that_reads_a_header_is_a_read(tmp_path: Path) -> No
         project.patch(FACTOR)
         for _ in range(2):
             run = project.run("xsplice-verify", status=status)
-            assert ("it reads src/h.h while SCons reads" in run.text) == (status == 5)
+            assert ("it reads src/h.h itself" in run.text) == (status == 5)
 
 
 @pytest.mark.scons
@@ -229,4 +317,4 @@ def test_what_a_function_in_a_command_line_reads_is_a_read(tmp_path: Path) -> No
         project = whole(tmp_path / name, made % name + IN_SRC, **{"src/other.h": ""})
         project.patch(FACTOR)
         run = project.run("xsplice-verify", status=status)
-        assert ("it reads src/h.h while SCons reads" in run.text) == (status == 5)
+        assert ("it reads src/h.h itself" in run.text) == (status == 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Step:
 
 def step_of(node: Node, line: str) -> Step:
     """Return what is known of a line that makes a node."""
+    if folder := inputs.folder_of(node):
+        line = f"cd {shlex.quote(folder)} && {line}"
     return Step(
         subject=str(node),
         line=line,

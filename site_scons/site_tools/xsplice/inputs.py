@@ -196,12 +196,29 @@ def actions_of(node: Node) -> list[Any]:
 
 def _executor(node: Node) -> Any:
     """Return what builds a node; SCons lets go of it when that is done."""
-    made = node.get_executor()
+    made = node.get_executor() or getattr(node.attributes, "xsplice_executor", None)
     if made is not None:
         return made
     builder, sources = node.builder, node.sources or []
     env = node.env or builder.env
     return SCons.Executor.Executor(builder.action, env, [builder.overrides], [node], sources)
+
+
+def keep(nodes: Iterable[Node]) -> None:
+    """Keep what builds some nodes: what the project adds before and after, and where it runs."""
+    for node in nodes:
+        if node.has_builder():
+            node.attributes.xsplice_executor = node.get_executor()
+
+
+def folder_of(node: Node) -> str:
+    """Return the folder that a node's builder changes to (``chdir``), from the top; "" for none."""
+    place = getattr(_executor(node), "builder_kw", {}).get("chdir")
+    if not place:
+        return ""
+    fs = node.get_build_env().fs
+    folder = node.dir if isinstance(place, int) else fs.Dir(str(place), fs.Top)
+    return os.path.relpath(str(folder.get_abspath()), str(fs.Top.get_abspath()))
 
 
 def line_of(node: Node, action: CommandAction) -> str:

@@ -175,6 +175,7 @@ def _wire(
         _chain(wiring, sides[job.object_path], node, own[job.object_path], pristine, plain, image)
         for node, job in jobs
     ]
+    inputs.keep(inputs.closure([image, *chosen]))
     others = wiring.others(
         Others(
             roots=(image, *chosen),

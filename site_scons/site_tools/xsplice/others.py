@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from SCons.Action import ActionCaller, CommandAction, FunctionAction
@@ -22,15 +20,15 @@ from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import Duty, Severity, TouchKind
 from xsplice_plugins.errors import ConfigError, RefusedError
 
-from . import inputs
+from . import inputs, reading
 from .actions import staged
 from .asking import Step, comes_out_equal, read_by_compiler, step_of
 from .base import OBJECTS
 from .copies import require
-from .reading import is_installed
 from .scripted import read_by_scripts
 from .shell import Command, commands
-from .walking import PLAIN, folders_of, walked
+from .texts import in_function, is_shell, lists_elsewhere, mentions, runs_compiler
+from .walking import PLAIN, folders_of, is_pattern_of, patterned, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,13 +45,12 @@ _DATA = frozenset({"binary", "--add-section", "--update-section"})
 #: What a compiler may be fed by; the words that make it more than what the line says.
 _SAYING = frozenset({":", "cd", "echo", "printf", "true"})
 _FED = re.compile(r"include|[$`<]")
+#: What has a program tell of itself alone.
+_VERSIONS = frozenset({"--version", "-version", "-V", "--help", "-dumpversion", "-dumpmachine"})
+#: Names that a line gives values to.
+_ASSIGNED = re.compile(r"(?:^|[\s;&|(])(?:for\s+|read\s+)?([A-Za-z_]\w*)(?:=|\s+in\s|\s*;)")
 #: Programs that run what no line names.
 _RUNNERS = "bazel cargo cmake gmake make meson ninja scons eval source ."
-_COMPILER_IN_TEXT = re.compile(r"\b(?:cc|gcc|g\+\+|clang|cpp|CC|CPP|HOSTCC)\b")
-_LISTING = re.compile(r"\b(?:listdir|scandir|iterdir|rglob|os\.walk)\b")
-_GLOB = re.compile(r"""[^\s"'`/(),;|&<>]*\*[^\s"'`/(),;|&<>]*""")
-#: What a script writes for a compiler, which tells itself what it reads.
-_INCLUDE = re.compile(r"""#\s*include(?:_next)?\s*\\*["<'][^"<>\n]*""")
 _PATH = re.compile(r"[\w./+-]+")
 _MODULE = re.compile(r"(?:\bimport|\bfrom|-m)\s+([\w.]+)")
 _ELF = b"\x7fELF"
@@ -107,8 +104,8 @@ def _asked(name: str, others: Others) -> Iterator[Finding]:
             yield from _unknown(str(node), said + "alone, or leave that part out of the patch")
     if files:
         in_line = partial(_in_line, files=files, others=others)
-        mentions = partial(_mentions, names={path.name for path in files}, who="its text")
-        for place, text in read_by_scripts(files, others.top, in_line, mentions):
+        in_text = partial(mentions, names={path.name for path in files}, who="its text")
+        for place, text in read_by_scripts(files, others.top, in_line, in_text):
             said = f"{place}: {text}; nobody knows what becomes of that in the image; "
             yield from _unknown(place, said + "leave that part out of the patch")
 
@@ -125,11 +122,16 @@ def _reasons(node: Node, files: dict[Path, Any], others: Others) -> Iterator[str
     Raises:
         RefusedError: A compiler says that it is.
     """
-    for action in inputs.actions_of(node):
+    with reading.noting():  # functions of the project may stand in what is substituted
+        actions = [
+            (action, inputs.line_of(node, action) if isinstance(action, CommandAction) else "")
+            for action in inputs.actions_of(node)
+        ]
+    for action, line in actions:
         if isinstance(action, FunctionAction):
             reason = _in_call(node, action.execfunction, files, others)
         elif isinstance(action, CommandAction):
-            reason = _in_line(step_of(node, inputs.line_of(node, action)), files, others)
+            reason = _in_line(step_of(node, line), files, others)
         else:
             reason = f"nobody knows what `{action}` reads"
         if reason:
@@ -148,16 +150,18 @@ def _in_line(step: Step, files: dict[Path, Any], others: Others) -> str:
     for command in commands(step.line):
         program, folders = command.program, folders_of(before, step.line, others.top)
         before.append(command)
+        if _VERSIONS.issuperset(command.words[1:]) and len(command.words) > 1:
+            continue
         if program in _BINARY.split() and not _DATA & set(command.words):
             continue
-        if any(_is_pattern_of(raw, name) for raw in command.raw for name in names):
+        if any(is_pattern_of(raw, name) for raw in command.raw for name in names):
             return f"its command names `{command.text[:60]}`"
         if program in _RUNNERS.split() or re.match(r"\$\w|\$\{", program):
             return f"nobody knows what `{program}` reads"
         if inputs.COMPILER.fullmatch(program) or program.endswith("cpp"):
             if not command.links() and (reason := _compiled(step, command, before, files, others)):
                 return reason
-        elif said := _mentions(_own_words(command, files, folders), names, "its command"):
+        elif said := mentions(_own_words(command, files, folders), names, "its command"):
             return said
         elif folder := walked(command, files, folders):
             return f"its command `{command.text[:60]}` may read all of {folder}"
@@ -182,7 +186,9 @@ def _compiled(
     if {"echo", "printf"} & set(fed) and _SAYING.issuperset(fed) and not _FED.search(step.line):
         command = replace(command, raw=(*command.raw, "</dev/null"))
     read = read_by_compiler(step, command, first, top)
-    if read is None:
+    if read is None or any(
+        re.search(rf"\$\{{?{name}\b", command.text) for name in _ASSIGNED.findall(step.line)
+    ):
         return f"its compiler does not tell what it reads (`{command.text[:60]}`)"
     read &= files.keys()
     if not read or comes_out_equal(step, command, first, read, top, partial(_laid_out, others)):
@@ -245,13 +251,15 @@ def _in_script(
         if data.startswith(_ELF) and path not in programs:
             continue
         text = data.decode("latin-1")
-        if said := _mentions(text, names, path.name):
+        places = [*folders, *(place for place in path.parents if place.is_relative_to(top))]
+        may_list = path.suffix == ".py" and lists_elsewhere(text, files, places)
+        if said := mentions(text, names, path.name, may_list=may_list):
             return said
         if path.suffix in inputs.SOURCES:
             continue
-        if _runs_compiler(path, text):
+        if runs_compiler(path, text):
             return f"{path.name} runs a compiler, and nobody knows what that reads"
-        if _is_shell(path, text) and (said := _in_shell(text, files, [*folders, path.parent])):
+        if is_shell(path, text) and (said := _in_shell(text, files, [*folders, path.parent])):
             return f"{path.name} may read all of a folder (`{said}`)"
         found = {
             *_PATH.findall(text),
@@ -266,54 +274,22 @@ def _in_script(
     return ""
 
 
-def _is_shell(path: Path, text: str) -> bool:
-    return path.suffix == ".sh" or re.match(r"#!.*\b(?:ba|da|k|z)?sh\b", text) is not None
-
-
 def _in_shell(text: str, files: dict[Path, Any], folders: list[Path]) -> str:
     """Return the command of a shell script that may walk a folder of the patch."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     made = [command for line in lines for command in commands(line)]
-    places = [*folders, *(place for top in folders for place in folders_of(made, "(", top))]
+    places = [place for top in folders for place in folders_of(made, "(", top)]
     for command in made:
-        if walked(command, files, dict.fromkeys(places)):
+        if patterned(command, files, places) or walked(command, files, dict.fromkeys(places)):
             return command.text[:60]
     return ""
-
-
-def _runs_compiler(path: Path, text: str) -> bool:
-    is_script = text.startswith("#!") or path.suffix in {".py", ".sh", ".pl", ".awk", ".rb", ".lua"}
-    return is_script and bool(_COMPILER_IN_TEXT.search(text))
-
-
-def _mentions(text: str, names: Iterable[str], who: str) -> str:
-    """Say so if a text names a file, or may mean it by a pattern; what it only includes is out."""
-    text = _INCLUDE.sub("", text)
-    for name in sorted(names):
-        if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
-            return f"{who} names {name}"
-        suffix = Path(name).suffix
-        if suffix and re.search(rf"""["']\*?{re.escape(suffix)}["']""", text):
-            return f"{who} names files with {suffix}"
-        for pattern in set(_GLOB.findall(text)):
-            if pattern.startswith("*.") and fnmatch(name, pattern):
-                return f"{who} names {pattern}"
-    if found := _LISTING.search(text):
-        return f"{who} lists folders ({found[0]})"
-    return ""
-
-
-def _is_pattern_of(raw: str, name: str) -> bool:
-    """Tell whether a word is a pattern that the shell may put a file's name for."""
-    is_pattern = any(mark in raw for mark in "*?[") and not raw.startswith(("'", '"'))
-    return is_pattern and fnmatch(name, raw.rsplit("/", 1)[-1])
 
 
 def _in_call(node: Node, function: Any, files: dict[Path, Any], others: Others) -> str:
     """Search a Python function, and what SCons' own (`Copy`) are given."""
     names = {path.name for path in files}
     if not isinstance(function, ActionCaller):
-        return _in_function(function, names)
+        return in_function(function, files, others.top)
     env, parent = node.get_build_env(), function.parent
     with inputs.at_top(env):
         given = [
@@ -323,56 +299,8 @@ def _in_call(node: Node, function: Any, files: dict[Path, Any], others: Others) 
     words = tuple(shlex.quote(str(word)) for word in env.Flatten(given))
     if parent.actfunc.__name__ == "copy_func":
         command = Command(raw=("cp", "-r", *reversed(words)))  # the target comes first
-        if said := _mentions(_own_words(command, files, [others.top]), names, "Copy"):
+        if said := mentions(_own_words(command, files, [others.top]), names, "Copy"):
             return said
         if folder := walked(command, files, [others.top]):
             return f"Copy may read all of {folder}"
-    return _in_function(parent.actfunc, names)
-
-
-def _in_function(function: Any, names: set[str]) -> str:
-    """Search a Python function, and those of the project that it calls."""
-    pending, seen = [function], set()
-    while pending:
-        one = pending.pop()
-        one = getattr(one, "__func__", one)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if not isinstance(one, FunctionType):
-            return f"nobody knows what the Python function `{one}` reads"
-        if is_installed(one.__code__.co_filename):
-            continue
-        text, called = _words_of(one.__code__)
-        who = f"the Python function {one.__name__}"
-        if said := _mentions(text, names, who):
-            return said
-        if _COMPILER_IN_TEXT.search(text):
-            return f"{who} runs a compiler, and nobody knows what that reads"
-        for name in called:
-            value = one.__globals__.get(name)
-            if isinstance(value, FunctionType):
-                pending.append(value)
-            elif isinstance(value, ModuleType) and (said := _in_module(value, names)):
-                return said
-    return ""
-
-
-def _in_module(module: ModuleType, names: set[str]) -> str:
-    file = module.__file__ or ""
-    if is_installed(file):
-        return ""
-    return _mentions(Path(file).read_text("latin-1"), names, Path(file).name)
-
-
-def _words_of(code: CodeType) -> tuple[str, set[str]]:
-    """Return the texts of a function's code, quoted, with the names that it uses."""
-    texts, names = [], {*code.co_names, *code.co_freevars}
-    for value in code.co_consts:
-        if isinstance(value, CodeType):
-            text, more = _words_of(value)
-            texts.append(text)
-            names |= more
-        elif isinstance(value, str | bytes | tuple):
-            texts.append(repr(value))
-    return "\n".join([*texts, *sorted(names)]), names
+    return in_function(parent.actfunc, files, others.top)

@@ -11,6 +11,8 @@ import ast
 import os
 import shlex
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,6 +64,8 @@ class Early:
 #: By absolute path: who opened it first.
 _OPENED: dict[str, str] = {}
 _RAN: dict[Ran, None] = {}
+#: Threads that ask what a function of the project reads.
+_NOTING: list[int] = []
 #: Scripts that ran before, up to which line.
 _BEFORE: dict[str, int] = {}
 
@@ -69,17 +73,21 @@ _BEFORE: dict[str, int] = {}
 @cache
 def watch() -> None:
     """Have Python tell from now on what the scripts read."""
-    read = SCons.Script._SConscript.SConscriptNodes  # noqa: SLF001  SCons offers no public way
-    for node in read if _is_reading() else ():
-        _BEFORE[node.get_abspath()] = sys.maxsize
+    if not _is_reading():
+        sys.addaudithook(_heed)
+        return
+    for node in SCons.Script._SConscript.SConscriptNodes:  # noqa: SLF001  there is no public way
+        for place in (node, node.srcnode()):
+            _BEFORE[place.get_abspath()] = sys.maxsize
+    _BEFORE[os.path.abspath("site_scons/site_init.py")] = sys.maxsize  # noqa: PTH100
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and _is_reading() and not is_installed(file):
+        if isinstance(file, str) and not is_installed(file):
             _BEFORE[os.path.abspath(file)] = sys.maxsize  # noqa: PTH100
     frame: FrameType | None = sys._getframe()  # noqa: SLF001
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "<module>" and os.path.abspath(code.co_filename) in _BEFORE:  # noqa: PTH100
+        if code.co_name == "<module>" and not is_installed(code.co_filename):
             _BEFORE[os.path.abspath(code.co_filename)] = frame.f_lineno  # noqa: PTH100
         frame = frame.f_back
     sys.addaudithook(_heed)
@@ -118,12 +126,22 @@ def is_installed(file: str) -> bool:
     )
 
 
+@contextmanager
+def noting() -> Iterator[None]:
+    """Heed for a while what functions of the project read, though all scripts are read."""
+    _NOTING.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        _NOTING.remove(threading.get_ident())
+
+
 def _is_reading() -> bool:
     return bool(SCons.Script.sconscript_reading)
 
 
 def _heed(event: str, args: tuple[Any, ...]) -> None:
-    if not _is_reading():
+    if not _is_reading() and threading.get_ident() not in _NOTING:
         return
     if event == "open":
         path, _mode, flags = args

@@ -37,14 +37,17 @@ def read_by_scripts(
     """
     for path, who in sorted(reading.opened().items()):
         if path in files:
-            yield _place(who, top), f"it reads {files[path].path} while SCons reads the scripts"
+            yield _place(who, top), f"it reads {files[path].path} itself, and no command does"
     for one in reading.ran():
         step = Step(subject="", line=one.line, variables=one.variables, makes_image=False)
         if said := in_line(step):
-            yield _place(one.who, top), f"it runs a program while SCons reads the scripts: {said}"
+            yield _place(one.who, top), f"it runs a program itself, and {said}"
     for call in reading.early():
-        said = in_line(Step(subject="", line=call.line, makes_image=False)) if call.line else ""
-        said = said or mentions(" ".join(map(repr, call.literals))) or mentions(call.around)
+        if call.line:
+            said = in_line(Step(subject="", line=call.line, makes_image=False))
+        else:
+            said = mentions(" ".join(map(repr, call.literals)))
+        said = said or mentions(call.around)
         if said:
             yield _place(call.who, top), f"it reads or runs something early, and {said}; {_FIRST}"
 

@@ -51,6 +51,8 @@ _IN_PLACE = frozenset(
 _DEEP = frozenset({"cp", "find", "grep", "rgrep", "rsync", "tar"})
 #: Programs that write to the folder that they name last.
 _WITH_TARGET = frozenset({"cp", "rsync", "scp"})
+#: Options before a folder that is written, or searched for what a text names.
+_NOT_READ = frozenset({"-I", "-isystem", "-iquote", "-o", "--out", "--outdir", "--output"})
 _WILD = re.compile(r"[*?\[]")
 _OPTION = re.compile(r"--[\w-]+=|-[A-HJ-Za-z](?=[\w./])")
 
@@ -84,12 +86,18 @@ def walked(command: Command, files: Collection[Path], folders: Iterable[Path]) -
     if program in (PLAIN - _WALKERS) | _OTHERS or _leaves_out(command, files):
         return ""
     needs, ends = _ONLY_WITH.get(program), _NOT_WITH.get(program)
+    if program == "git":
+        words, folders = _of_git(words, folders)
     verbs = words[:1] if program == "git" else words
     if needs is not None and not any(map(needs.fullmatch, verbs)):
         return ""
     if ends is not None and any(map(ends.fullmatch, words[:1] + _options(words))):
         return ""
-    raws = [raw for raw in command.raw[1:] if not raw.startswith("<")]
+    raws = [
+        raw
+        for before, raw in pairwise(command.raw)
+        if not raw.startswith("<") and before not in _NOT_READ
+    ]
     if program in _WITH_TARGET and not any(word.startswith(("-t", "--target")) for word in words):
         raws = raws[:-1]
     is_named = False
@@ -106,6 +114,40 @@ def walked(command: Command, files: Collection[Path], folders: Iterable[Path]) -
     if program in _IN_PLACE and not is_named:
         return next((str(folder) for folder in folders if _holds(folder, files)), "")
     return ""
+
+
+def patterned(command: Command, files: Collection[Path], folders: Iterable[Path]) -> str:
+    """Return the word of a command that the shell puts the name of a file for; "" for none.
+
+    Args:
+        command: The command.
+        files: As for `walked`.
+        folders: As for `walked`.
+    """
+    names = {path.name for path in files}
+    for raw in command.raw[1:]:
+        if "$" in raw:
+            if any(is_pattern_of(raw, name) for name in names):
+                return raw
+        elif any(place in files for f in folders for place in _expanded(f, raw, _value(raw))):
+            return raw
+    return ""
+
+
+def is_pattern_of(raw: str, name: str) -> bool:
+    """Tell whether a word is a pattern that the shell may put a file's name for."""
+    is_pattern = any(mark in raw for mark in "*?[") and not raw.startswith(("'", '"'))
+    return is_pattern and fnmatch(name, raw.rsplit("/", 1)[-1])
+
+
+def _of_git(words: list[str], folders: Iterable[Path]) -> tuple[list[str], list[Path]]:
+    """Return what git does with its words, and where."""
+    places = list(folders)
+    while words and words[0].startswith("-"):
+        if words[0] == "-C":
+            places = [place / words[1] for place in places if words[1:]]
+        words = words[2 if words[0] in {"-C", "-c"} else 1 :]
+    return words, places
 
 
 def _options(words: Iterable[str]) -> list[str]:
