@@ -137,6 +137,24 @@ def test_a_preprocessed_linker_script_counts_where_it_comes_out_otherwise(
     assert ("PROVED: fix" in run.out) == (not status)
 
 
+ADDED = "--- /dev/null\n+++ b/one/c.h\n@@ -0,0 +1,1 @@\n+#define FACTOR %d\n"
+
+
+@pytest.mark.parametrize(("value", "status"), [(9, 4), (3, 0)])
+def test_a_header_that_is_new_and_found_before_another_is_read(
+    value: int, status: int, tmp_path: Path
+) -> None:
+    command = PREPROCESS.replace("-Isrc", "-Ione -Itwo")
+    made = f'env.Command("link.lds", "xen.lds.S", "{command}")\nenv.Append(CPPPATH=["one"])\n'
+    files = {"xen.lds.S": "#include <c.h>" + USING + SCRIPT, "two/c.h": "#define FACTOR 3\n"}
+    text = WHOLE + made + IN_SRC + LINK_WHOLE + FIX % ""
+    project = Project(tmp_path, text, **files, **{"one/d.h": ""})
+    project.patch({"src/one.c": ("a * FACTOR", "a * FACTOR + 5\n#include <c.h>\n")})
+    project.write("fix.patch", ADDED % value + (tmp_path / "fix.patch").read_text())
+    run = project.run("xsplice-verify", status=status)
+    assert ("link.lds is made of it as well" in run.text) == (status == 4)
+
+
 FUNCTION = """
 def make(target, source, env):
     %s

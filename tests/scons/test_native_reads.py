@@ -63,6 +63,9 @@ def test_a_command_that_walks_a_folder_of_the_patch_is_found(
         "install -d src",
         "install -m644 data/x.in src",
         "ls -d src",
+        "ls none",
+        f"echo {'x' * 300} data/{'y' * 5000}",
+        "m4 -I src data/x.in",
         "rm -rf src",
         "test -d src",
         "echo src",
@@ -161,6 +164,9 @@ MADE = [
     ("os.listdir('src')", "[], make", "lists folders (listdir)"),
     ("Path('data').iterdir()", "[], make", ""),
     ("", "[], closed('src/h.h')", "names h.h"),
+    ("", "[], 'cat data/k > $TARGET'", "its command names a link to src/h.h"),
+    ("", "['gen.sh'], 'sh $SOURCE > $TARGET'", "sh may read src/h.h"),
+    ("", "[], 'cat data/x > $TARGET # %s'" % ("x" * 300), ""),
     ("", "[], closed('data/x')", ""),
     ("", "[], 'echo $FUNCTION > $TARGET'", "it reads src/h.h itself"),
     ("", "[], 'echo $OWN > $TARGET'", ""),
@@ -188,9 +194,11 @@ def test_what_a_function_of_the_project_reads(
     body: str, words: str, said: str, tmp_path: Path
 ) -> None:
     files = {"helper.py": 'HDR = "src/h.h"\n', "data/x": "3", "src/other.h": ""}
+    files["gen.sh"] = "cat data/k\n"
     made = MAKE % (body or "pass", f'env.Command("gen.inc", {words})')
     link = 'env.Depends("link.lds", "gen.inc")\n'
     project = whole(tmp_path, IN_SRC + made + link, **files)
+    (tmp_path / "data/k").symlink_to("../src/h.h")
     project.patch(FACTOR)
     assert said in project.run("xsplice-verify", status=5 if said else 0).text
 
@@ -272,6 +280,8 @@ def test_what_a_script_reads_while_scons_reads_it(
         ('open(name).read() if (name := "src/h.h") else ""', "its text names h.h"),
         ('open("src/other.h").read()', ""),
         ('["src/h.h"]', ""),
+        ('[open("data/" + name).read() for name in os.listdir("data")]', ""),
+        ('[open("src/" + name, "rb").read() for name in os.listdir("src")]', "lists folders"),
         ('subprocess.check_output(["cat", "src/h.h"])', "its command names h.h"),
         ('subprocess.check_output("grep -r X src; true", shell=True)', "may read all of src"),
         ('subprocess.check_output("grep -r X data; true", shell=True)', ""),
@@ -284,7 +294,7 @@ def test_what_a_script_read_before_the_tool_was_loaded_is_told_by_its_text(
 ) -> None:
     project = whole(tmp_path, IN_SRC, **{"src/other.h": "", "data/x": ""})
     text = (tmp_path / "SConstruct").read_text()
-    project.write("SConstruct", f"import subprocess\nVERSION = {early}\n{text}")
+    project.write("SConstruct", f"import os, subprocess\nVERSION = {early}\n{text}")
     project.patch(FACTOR)
     run = project.run("xsplice-verify", status=5 if said else 0)
     assert said in run.text

@@ -66,6 +66,11 @@ def inputs(node: Node) -> set[Path]:
     return found | {path.resolve() for path in found}
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a word names a file or folder; it may be too long for a name."""
+    return os.path.exists(path)  # noqa: PTH110  that of Path raises an error
+
+
 def own_sources(node: Node) -> set[Path]:
     """Return the absolute paths of what an object is compiled from, without headers."""
     sources = [source for source in node.sources if hasattr(source, "srcnode")]

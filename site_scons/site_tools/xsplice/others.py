@@ -104,7 +104,11 @@ def _asked(name: str, others: Others) -> Iterator[Finding]:
             yield from _unknown(str(node), said + "alone, or leave that part out of the patch")
     if files:
         in_line = partial(_in_line, files=files, others=others)
-        in_text = partial(mentions, names={path.name for path in files}, who="its text")
+
+        def in_text(text: str) -> str:
+            may_list = lists_elsewhere(text, files, [others.top])
+            return mentions(text, {path.name for path in files}, "its text", may_list=may_list)
+
         for place, text in read_by_scripts(files, others.top, in_line, in_text):
             said = f"{place}: {text}; nobody knows what becomes of that in the image; "
             yield from _unknown(place, said + "leave that part out of the patch")
@@ -156,6 +160,7 @@ def _in_line(step: Step, files: dict[Path, Any], others: Others) -> str:
             continue
         if any(is_pattern_of(raw, name) for raw in command.raw for name in names):
             return f"its command names `{command.text[:60]}`"
+        linked = [files.get((folder / w).resolve()) for folder in folders for w in command.words]
         if program in _RUNNERS.split() or re.match(r"\$\w|\$\{", program):
             return f"nobody knows what `{program}` reads"
         if inputs.COMPILER.fullmatch(program) or program.endswith("cpp"):
@@ -163,6 +168,8 @@ def _in_line(step: Step, files: dict[Path, Any], others: Others) -> str:
                 return reason
         elif said := mentions(_own_words(command, files, folders), names, "its command"):
             return said
+        elif any(linked):
+            return f"its command names a link to {next(filter(None, linked)).path}"
         elif folder := walked(command, files, folders):
             return f"its command `{command.text[:60]}` may read all of {folder}"
         elif (program not in PLAIN or "-f" in command.words) and (
@@ -191,6 +198,10 @@ def _compiled(
     ):
         return f"its compiler does not tell what it reads (`{command.text[:60]}`)"
     read &= files.keys()
+    added = {path for path, file in files.items() if file.is_added and path.is_relative_to(top)}
+    if added:
+        there = read_by_compiler(step, command, first, _laid_out(others)) or set()
+        read |= {path for path in added if others.copy / path.relative_to(top) in there}
     if not read or comes_out_equal(step, command, first, read, top, partial(_laid_out, others)):
         return ""
     path = files[min(read)].path
@@ -226,7 +237,12 @@ def _own_words(command: Command, files: dict[Path, Any], folders: Iterable[Path]
     """Return a command without the words that name another file of the same name."""
 
     def is_other(path: Path) -> bool:
-        return path.is_file() and path not in files and path.resolve() not in files
+        return (
+            inputs.is_there(path)
+            and path.is_file()
+            and path not in files
+            and path.resolve() not in files
+        )
 
     return " ".join(
         word for word in command.words if not all(is_other(folder / word) for folder in folders)
@@ -244,9 +260,13 @@ def _in_script(
     seen: set[Path] = set()
     while pending:
         path = pending.pop()
-        if path in seen or not path.is_relative_to(top) or not path.is_file():
+        if path in seen or not path.is_relative_to(top) or not inputs.is_there(path):
             continue
         seen.add(path)
+        if not path.is_file():
+            continue
+        if path not in files and path.resolve() in files:
+            return f"{command.program} may read {files[path.resolve()].path}"
         data = path.read_bytes()
         if data.startswith(_ELF) and path not in programs:
             continue

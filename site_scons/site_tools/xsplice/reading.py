@@ -103,9 +103,14 @@ def ran() -> list[Ran]:
     return list(_RAN)
 
 
-def early() -> Iterator[Early]:
-    """Give the calls of scripts before the tool was loaded that read files or run programs."""
-    for file, last in sorted(_BEFORE.items()):
+def early(top: Path) -> Iterator[Early]:
+    """Give the calls of scripts before the tool was loaded that read files or run programs.
+
+    Args:
+        top: The project's folder; scripts elsewhere do not count.
+    """
+    inside = {file: last for file, last in _BEFORE.items() if Path(file).is_relative_to(top)}
+    for file, last in sorted(inside.items()):
         try:
             tree = ast.parse(Path(file).read_text("latin-1"))
         except (OSError, SyntaxError, ValueError):

@@ -42,7 +42,7 @@ def read_by_scripts(
         step = Step(subject="", line=one.line, variables=one.variables, makes_image=False)
         if said := in_line(step):
             yield _place(one.who, top), f"it runs a program itself, and {said}"
-    for call in reading.early():
+    for call in reading.early(top):
         if call.line:
             said = in_line(Step(subject="", line=call.line, makes_image=False))
         else:

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .inputs import is_there
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -47,12 +49,14 @@ _NOT_WITH = {
 _IN_PLACE = frozenset(
     {"ack", "ag", "du", "egrep", "fgrep", "find", "git", "grep", "ls", "rg", "rgrep", "tree"}
 )
+#: Those of them whose words are all of files and folders, but for options.
+_NAMING = frozenset({"du", "ls", "tree"})
 #: What walks all below, so that a word of the shell's own making may be any folder.
 _DEEP = frozenset({"cp", "find", "grep", "rgrep", "rsync", "tar"})
 #: Programs that write to the folder that they name last.
 _WITH_TARGET = frozenset({"cp", "rsync", "scp"})
 #: Options before a folder that is written, or searched for what a text names.
-_NOT_READ = frozenset({"-I", "-isystem", "-iquote", "-o", "--out", "--outdir", "--output"})
+_NOT_READ = frozenset({"-I", "-i", "-isystem", "-iquote", "-o", "--out", "--outdir", "--output"})
 _WILD = re.compile(r"[*?\[]")
 _OPTION = re.compile(r"--[\w-]+=|-[A-HJ-Za-z](?=[\w./])")
 
@@ -100,7 +104,7 @@ def walked(command: Command, files: Collection[Path], folders: Iterable[Path]) -
     ]
     if program in _WITH_TARGET and not any(word.startswith(("-t", "--target")) for word in words):
         raws = raws[:-1]
-    is_named = False
+    is_named = program in _NAMING and any(not word.startswith("-") for word in words)
     for raw, word in zip(raws, map(_value, raws), strict=True):
         if "$" in raw or "`" in raw:
             is_named = True
@@ -166,7 +170,7 @@ def _expanded(folder: Path, raw: str, word: str) -> list[Path]:
     place = os.path.normpath(folder / word)
     if _WILD.search(word) and not raw.startswith(("'", '"')):
         return [Path(path) for path in glob.glob(place)]  # noqa: PTH207  it may be absolute
-    return [Path(place)] if Path(place).exists() else []
+    return [Path(place)] if is_there(Path(place)) else []
 
 
 def _holds(place: Path, files: Iterable[Path]) -> bool:
