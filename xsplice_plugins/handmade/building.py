@@ -7,14 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Delta
+from xsplice_plugins.artefacts import Delta, Duty, Severity, findings_about
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import LinkError
-from xsplice_plugins.handmade.compiling import SourceObject, compile_sources, rename_symbols
+from xsplice_plugins.handmade.compiling import (
+    OWN_FOLDER,
+    OWN_HEADERS,
+    SourceObject,
+    compile_sources,
+    rename_symbols,
+)
 from xsplice_plugins.handmade.declarations import DeclarationKind, read_declarations
 from xsplice_plugins.handmade.delta import make_delta, resolve
 from xsplice_plugins.handmade.externs import Externs
-from xsplice_plugins.handmade.prototypes import check_types
+from xsplice_plugins.handmade.originals import Originals, check_types
+from xsplice_plugins.handmade.shapes import DebugSide
+from xsplice_plugins.handmade.structures import Structures
 from xsplice_plugins.link.names import Names, read_names
 
 if TYPE_CHECKING:
@@ -61,11 +69,22 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
             f"{', '.join(delta.source_path for delta in deltas)}: nothing is declared; "
             'include <xsplice.h> and write XSPLICE_REPLACE("function", replacement)'
         )
-    notes = check_types(tree, deltas, tuple(source.data for source in renamed), reads=reads)
-    externs = Externs(tree, names, compiled, reads)
+    originals = Originals(tree, reads)
+    notes = check_types(originals, deltas, tuple(source.data for source in renamed))
+    externs, structures = Externs(originals, names, compiled), Structures(originals)
+    folders = {path.name: path.resolve().parent for path in sources}
     for number, source in enumerate(compiled):
-        findings, told = externs.check(source, wanted[number])
+        name = source.source_path
+        foreign = _foreign(tree, folders[name])
+        side = DebugSide(source.data, is_hand_written=True, foreign=foreign)
+        findings, told = externs.check(source, side, wanted[number])
         notes += told
+        asked = [row.name for row in deltas[number].changed]
+        asked += [row for row in wanted[number].values() if "#" in row]
+        doubts = structures.check(name, side, asked)
+        findings += findings_about(
+            Duty.LAYOUT, "differ", Severity.UNCHECKED, source.object_path, doubts
+        )
         judged = replace(deltas[number], findings=deltas[number].findings + findings)
         deltas = (*deltas[:number], judged, *deltas[number + 1 :])
     return Handmade(
@@ -74,6 +93,18 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         notes=notes + _place_notes(deltas, names),
         reads=reads,
     )
+
+
+def _foreign(tree: XenTree, folder: Path) -> tuple[str, ...]:
+    """Return how absolute paths of headers begin that are not the author's of a file."""
+    begins = []
+    for place in (tree.root, tree.root.resolve(), OWN_HEADERS):
+        begins.append(f"{place}/")
+        if place.is_relative_to(folder):
+            begins.append(f"{OWN_FOLDER}/{place.relative_to(folder)}/".replace("/./", "/"))
+        elif folder.is_relative_to(place):
+            begins.append(f"{OWN_FOLDER}/")
+    return tuple(begins)
 
 
 def _place_notes(deltas: Sequence[Delta], names: Names) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import struct
 import tempfile
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 _MODELS = ("common/version.o", "common/kernel.o", "common/domctl.o")
 _SECTIONS_AT = 40  #: e_shoff
 _SH_OFFSET_AT, _SH_SIZE_AT = 24, 32
-_OWN_HEADERS = Path(__file__).parent / "include"
+OWN_HEADERS = Path(__file__).parent / "include"
+OWN_FOLDER = "/hand-written"  #: what debug information calls the folder where a file lies
+#: What tells that a file may define types, or includes an own header that does.
+_DEFINING = re.compile(
+    rb"\b(?:struct|union|enum)(?:\s+__attribute__\s*\(\(.*?\)\)|\s+\w+)*\s*\{|\btypedef\b"
+    rb'|^\s*#\s*include\s*"',
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +136,18 @@ def _job(tree: XenTree, model: Record, source: Path, release: str) -> CompileJob
     place = source.resolve()
     major, minor, point = parse_release(release)
     options = [
-        f"-I{_OWN_HEADERS}",
+        f"-I{OWN_HEADERS}",
         f"-DXSPLICE_XEN_VERSION={major * 10000 + minor * 100 + point}",  # 41705 for 4.17.5
         "-ffunction-sections",
         "-fdata-sections",
-        "-g",  # for the types of replacements; no part of the payload
-        f"-ffile-prefix-map={place.parent}/=",
+        "-g",  # for the types of what it declares; no part of the payload
+        f"-fmacro-prefix-map={place.parent}/=",
+        f"-fdebug-prefix-map={place.parent}/={OWN_FOLDER}/",
     ]
+    if _DEFINING.search(source.read_bytes()):
+        options.append(
+            "-fno-eliminate-unused-debug-types"
+        )  # nor those of which only the size counts
     changes = other_source(job.command, model.source, place)
     return replace(
         job,

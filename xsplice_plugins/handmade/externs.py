@@ -14,22 +14,15 @@ from xsplice_plugins.artefacts import Duty, Severity, findings_about
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHN_LORESERVE, STT_FUNC
 from xsplice_plugins.errors import RefusedError
-from xsplice_plugins.handmade.prototypes import (
-    function_type,
-    object_of,
-    spell,
-    text_of,
-    with_debug_information,
-)
+from xsplice_plugins.handmade.prototypes import function_type, spell, text_of
 from xsplice_plugins.handmade.shapes import Comparison, DebugSide, Die, bare_type, size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from xsplice_plugins.artefacts import Finding
-    from xsplice_plugins.capture.reads import Reads
     from xsplice_plugins.handmade.compiling import SourceObject
-    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.handmade.originals import Originals
     from xsplice_plugins.link.names import Names
 
 
@@ -46,21 +39,19 @@ class Theirs:
 class Externs:
     """Looks at the declarations of hand-written files."""
 
-    def __init__(
-        self, tree: XenTree, names: Names, sources: Sequence[SourceObject], reads: Reads
-    ) -> None:
-        """Look at ``sources`` as they were compiled; ``reads`` gets the files that are read."""
-        self.tree, self.names, self.sources, self.reads = tree, names, sources, reads
-        self._objects: dict[str, bytes | str] = {}
+    def __init__(self, originals: Originals, names: Names, sources: Sequence[SourceObject]) -> None:
+        """Look at ``sources`` as they were compiled."""
+        self.originals, self.names, self.sources = originals, names, sources
         self._sides: dict[bytes, DebugSide] = {}
 
     def check(
-        self, source: SourceObject, wanted: Mapping[str, str]
+        self, source: SourceObject, side: DebugSide, wanted: Mapping[str, str]
     ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
         """Check one file's declarations.
 
         Args:
             source: The file.
+            side: Its debug information.
             wanted: Decorated names of what its ``XSPLICE_SYMBOL`` stand for.
 
         Returns:
@@ -69,7 +60,6 @@ class Externs:
         Raises:
             RefusedError: Xen's has another size, kind or type; the message has both.
         """
-        side = DebugSide(source.data, own=source.source_path)
         elf = read_elf(source.data, source.object_path)
         asked = {symbol.name for symbol in elf.symbols if not symbol.shndx and symbol.name}
         unknown: list[str] = []
@@ -120,12 +110,8 @@ class Externs:
         )
 
     def _object(self, name: str) -> bytes | None:
-        path = object_of(self.tree, name, is_function=False)
-        if not path:
-            return None
-        if path not in self._objects:
-            self._objects[path] = with_debug_information(self.tree, path, self.reads)
-        found = self._objects[path]
+        path = self.originals.object_of(name, is_function=False)
+        found = self.originals.data(path) if path else ""
         return None if isinstance(found, str) else found
 
     def _compare(
@@ -167,15 +153,17 @@ class Externs:
                 theirs.size_bytes % each if is_open and each else size and size != theirs.size_bytes
             )
         )
-        if other is not None and not is_wrong:
-            is_wrong = not Comparison(side).agree(kind, bare_type(other))
+        comparison = Comparison(side)
+        if other is not None and not comparison.agree(kind, bare_type(other)):
+            is_wrong = True
         if is_wrong:
             real = (
                 f"{theirs.size_bytes} bytes" if other is None else _shown(other, theirs.size_bytes)
             )
+            because = f" ({comparison.difference})" if comparison.difference else ""
             raise RefusedError(
                 f"{subject}: `{name}` is declared as {_shown(die, size)}, and `{theirs.name}` is "
-                f"{real}; declare it as Xen does"
+                f"{real}{because}; declare it as Xen does"
             )
         if other is not None or (is_open and not theirs.size_bytes):
             return ""

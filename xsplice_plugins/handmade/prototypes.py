@@ -1,30 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold the types of replacements against those of the functions that they replace.
-
-The types are read from DWARF. A tree built without debug information has none; then the original's
-source is compiled again, with its recorded command and ``-g``, and thrown away.
-"""
+"""How C spells the types that debug information tells of."""
 
 from __future__ import annotations
 
 import io
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xsplice_plugins.capture.compiling import compile_object
-from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import STT_FUNC
-from xsplice_plugins.errors import CaptureError, LinkError
-from xsplice_plugins.handmade.compiling import recorded_job
-from xsplice_plugins.kbuild.records import read_record, scan
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from xsplice_plugins.artefacts import ChangedFunction, Delta
-    from xsplice_plugins.capture.reads import Reads
-    from xsplice_plugins.kbuild.tree import XenTree
+    from collections.abc import Iterator
 
 _DEPTH_MAX = 32  #: pointers to pointers, arrays of functions ...
 QUALIFIERS = {
@@ -33,131 +16,13 @@ QUALIFIERS = {
     "DW_TAG_restrict_type": "restrict",
     "DW_TAG_atomic_type": "_Atomic",
 }
-_TAGGED = {
+TAGGED = {
     "DW_TAG_structure_type": "struct",
     "DW_TAG_union_type": "union",
     "DW_TAG_enumeration_type": "enum",
 }
 
 Die = Any  #: pyelftools carries no types
-
-
-def check_types(
-    tree: XenTree, deltas: Sequence[Delta], objects: Sequence[bytes], *, reads: Reads | None = None
-) -> tuple[str, ...]:
-    """Check that each replacement has its original's type; objects are compiled with ``-g``.
-
-    ``reads`` gets the files that are read for that.
-
-    Returns:
-        A note for each replacement whose original's type cannot be read.
-
-    Raises:
-        LinkError: A type differs; the message has both.
-    """
-    notes = []
-    cache: dict[str, bytes | str] = {}
-    for delta, data in zip(deltas, objects, strict=True):
-        for changed in delta.changed:
-            if changed.place is not None and changed.place.offset:
-                continue  # it takes over in the middle: there is no call to agree with
-            old = _original_type(tree, changed, cache, reads)
-            new = function_type(data, changed.symbol)
-            if old.startswith("?") or not new:
-                reason = old.removeprefix("?") or "no debug information"
-                notes.append(
-                    f"the type of `{changed.symbol}` was not compared with that of "
-                    f"`{changed.name}`: {reason}"
-                )
-            elif old != new:
-                raise LinkError(
-                    f"{changed.reason.removeprefix('declared in ')}: `{changed.name}` is "
-                    f"`{old}`, its replacement `{changed.symbol}` is `{new}`; give it the same type"
-                )
-    return tuple(notes)
-
-
-def _original_type(
-    tree: XenTree,
-    changed: ChangedFunction,
-    cache: dict[str, bytes | str],
-    reads: Reads | None,
-) -> str:
-    """Return the type of a replaced function; "?" and a reason where it cannot be told."""
-    if not changed.size_before_bytes:
-        return "?an earlier payload brings it"
-    plain = changed.name.rpartition("#")[2]
-    path = object_of(tree, changed.name)
-    if not path:
-        return "?no object of the tree with a recorded command defines it"
-    if path not in cache:
-        cache[path] = with_debug_information(tree, path, reads)
-    found = cache[path]
-    if isinstance(found, str):
-        return f"?{found}"
-    return function_type(found, plain) or f"?{path} has no debug information about it"
-
-
-def object_of(tree: XenTree, name: str, *, is_function: bool = True) -> str:
-    """Return the object that defines a function, relative to the build folder; "" if none does.
-
-    Args:
-        tree: The built tree.
-        name: Decorated name.
-        is_function: Whether only functions count, local ones too; else all that is not local.
-    """
-    file, _, plain = name.rpartition("#")
-    if file:
-        path = str(Path(file).with_suffix(".o"))
-        return path if (tree.build_root / path).is_file() else ""
-    word = plain.encode("utf-8", "surrogateescape") + b"\0"  # may end another name, in one place
-    for folder, base in scan(str(tree.build_root)).records:
-        path = f"{folder}/{base}" if folder else base
-        place = tree.build_root / path
-        if not base.endswith(".o") or base in {"built_in.o", "prelink.o"} or not place.is_file():
-            continue
-        data = place.read_bytes()
-        if (
-            data[:4] == b"\x7fELF"
-            and word in data
-            and _defines(data, path, plain, is_function=is_function)
-        ):
-            return path
-    return ""
-
-
-def _defines(data: bytes, path: str, name: str, *, is_function: bool) -> bool:
-    return any(
-        symbol.name == name
-        and symbol.shndx
-        and (symbol.type == STT_FUNC if is_function else not symbol.is_local)
-        for symbol in read_elf(data, path).symbols
-    )
-
-
-def with_debug_information(tree: XenTree, path: str, reads: Reads | None) -> bytes | str:
-    """Return an object of the tree with debug information, or a text: why there is none.
-
-    Args:
-        tree: The built tree.
-        path: The object, relative to the build folder.
-        reads: Gets the files that are read, with digests.
-    """
-    data = (tree.build_root / path).read_bytes()
-    if b".debug_info\0" in data:
-        return data
-    base = path.rpartition("/")[2]
-    record = read_record(str(tree.build_root), path)
-    if record is None or not record.source.endswith(".c"):
-        return f"the tree has no debug information and no recorded command of {path}"
-    with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
-        out = Path(work) / base
-        try:
-            job = recorded_job(tree, record, appended="-g")
-            compile_object(job, tree.root, out, reads=reads)
-        except CaptureError as error:
-            return f"{path} does not compile again ({str(error).partition(chr(10))[0]})"
-        return out.read_bytes()
 
 
 def function_type(data: bytes, name: str) -> str:
@@ -219,8 +84,8 @@ def spell(die: Die, depth: int) -> str:
     if tag == "DW_TAG_typedef":
         inner = spell(target, depth + 1)
         return text_of(target, "DW_AT_name") if inner.endswith("{}") else inner
-    if tag in _TAGGED:
-        return f"{_TAGGED[tag]} {text_of(target, 'DW_AT_name') or '{}'}"
+    if tag in TAGGED:
+        return f"{TAGGED[tag]} {text_of(target, 'DW_AT_name') or '{}'}"
     if tag == "DW_TAG_array_type":
         return f"{spell(target, depth + 1)} []"
     if tag == "DW_TAG_subroutine_type":

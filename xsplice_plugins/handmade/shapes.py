@@ -4,20 +4,34 @@
 from __future__ import annotations
 
 import io
+import posixpath
+import re
 from functools import cached_property
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xsplice_plugins.handmade.prototypes import QUALIFIERS, text_of
+from xsplice_plugins.handmade.compiling import OWN_FOLDER
+from xsplice_plugins.handmade.prototypes import QUALIFIERS, TAGGED, spell, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DEPTH_MAX = 64  #: structures in structures, tables of tables ...
 _POINTER_BYTES = 8
-_NUMBERS = ("DW_TAG_base_type", "DW_TAG_enumeration_type")
+_ENUM = "DW_TAG_enumeration_type"
+_NUMBERS = ("DW_TAG_base_type", _ENUM)
 _RECORDS = ("DW_TAG_structure_type", "DW_TAG_union_type")
 _DECLARED = ("DW_TAG_variable", "DW_TAG_subprogram")
+#: In bytes, bits, bits from the other end, bits, and bytes of what a bit-field is part of.
+_PLACES = (
+    "DW_AT_data_member_location",
+    "DW_AT_data_bit_offset",
+    "DW_AT_bit_offset",
+    "DW_AT_bit_size",
+    "DW_AT_byte_size",
+)
+_NAMED = (*TAGGED, "DW_TAG_typedef")
+
+_COMPILERS = re.compile(r"/(?:gcc|clang|llvm)[^/]*/")  #: folders of their own headers
 
 Die = Any  #: pyelftools carries no types
 
@@ -25,13 +39,21 @@ Die = Any  #: pyelftools carries no types
 class DebugSide:
     """The debug information of one object."""
 
-    def __init__(self, data: bytes, *, own: str = "") -> None:
-        """Open an object; ``own`` is the file's name where it is a hand-written one."""
+    def __init__(
+        self, data: bytes, *, is_hand_written: bool = False, foreign: tuple[str, ...] = ()
+    ) -> None:
+        """Open an object.
+
+        Args:
+            data: Its bytes.
+            is_hand_written: Whether it is a hand-written file's.
+            foreign: How absolute paths of headers begin that its author did not write.
+        """
         from elftools.elf.elffile import ELFFile  # noqa: PLC0415  (0.16 s)
 
         file = ELFFile(io.BytesIO(data))
         self.info = file.get_dwarf_info() if file.has_dwarf_info() else None
-        self.own = own
+        self.is_hand_written, self.foreign = is_hand_written, foreign
         self._files: dict[int, list[tuple[str, str]]] = {}
 
     @cached_property
@@ -45,6 +67,25 @@ class DebugSide:
             for die in unit.iter_DIEs()
             if die.tag in _DECLARED and ("DW_AT_name" in die.attributes or _origin(die) is not die)
         ]
+
+    @cached_property
+    def types(self) -> dict[tuple[bool, str], list[Die]]:
+        """All complete types by whether they are a ``typedef``, and their names.
+
+        Of an object of the tree, those within functions are left out: they take long to read.
+        """
+        found: dict[tuple[bool, str], list[Die]] = {}
+        for unit in self.info.iter_CUs() if self.info is not None else ():
+            top = unit.get_top_DIE()
+            for die in unit.iter_DIEs() if self.is_hand_written else top.iter_children():
+                if (
+                    die.tag in _NAMED
+                    and "DW_AT_name" in die.attributes
+                    and "DW_AT_declaration" not in die.attributes
+                ):
+                    key = (die.tag == "DW_TAG_typedef", text_of(die, "DW_AT_name"))
+                    found.setdefault(key, []).append(die)
+        return found
 
     def externs(self) -> Iterator[tuple[str, Die]]:
         """Yield what is declared and not defined, with its name in the symbol table."""
@@ -70,12 +111,15 @@ class DebugSide:
         return _typed(found[0]) if len(found) == 1 else None
 
     def is_own(self, die: Die) -> bool:
-        """Tell whether a declaration is the hand-written file's, and no header's of the tree."""
-        if not self.own or "DW_AT_decl_file" not in die.attributes:
+        """Tell whether a declaration is the author's own, and no header's of the tree."""
+        if not self.is_hand_written or "DW_AT_decl_file" not in die.attributes:
             return False
-        folder, name = self._file(die.cu, die.attributes["DW_AT_decl_file"].value)
-        # What the author wrote lies in the folder that the compiler was told to call `/`.
-        return name == self.own or folder == "/" or name.startswith("/")
+        path = posixpath.join(*self._file(die.cu, die.attributes["DW_AT_decl_file"].value))
+        path = posixpath.normpath(path)
+        if posixpath.dirname(path) == OWN_FOLDER:
+            return True
+        is_foreign = not path.startswith("/") or _COMPILERS.search(path) is not None
+        return not (is_foreign or path.startswith(self.foreign))
 
     def _file(self, unit: Die, number: int) -> tuple[str, str]:
         if unit.cu_offset not in self._files:
@@ -149,12 +193,18 @@ def _is_bytes(kind: Die | None) -> bool:
     return kind is None or (kind.tag in _NUMBERS and size_bytes(kind) == 1)
 
 
+def _is_raw(kind: Die | None) -> bool:
+    """Tell whether a type is a table of bytes, as what fills up a structure."""
+    return kind is not None and kind.tag == "DW_TAG_array_type" and _is_bytes(bare_type(kind))
+
+
 class Comparison:
     """Compares types of a hand-written file with those of the tree's own objects."""
 
     def __init__(self, side: DebugSide) -> None:
         """Compare what ``side``, the hand-written one, declares."""
         self.side = side
+        self.difference = ""  #: the first one that was found: the structure, the member, both
         self._seen: set[tuple[int, int]] = set()
 
     def agree(self, ours: Die | None, theirs: Die | None, depth: int = 0) -> bool:
@@ -165,15 +215,17 @@ class Comparison:
             inner = bare_type(ours)
             if theirs.tag != "DW_TAG_array_type":
                 return _is_bytes(inner)
+            other = bare_type(theirs)
+            if _is_bytes(inner) and not _is_bytes(other):
+                return True
             counts = {_count(ours), _count(theirs)} - {0}
-            return _is_bytes(inner) or (
-                len(counts) < 2 and self.agree(inner, bare_type(theirs), depth + 1)
-            )
+            return len(counts) < 2 and self.agree(inner, other, depth + 1)
         if ours.tag in _NUMBERS or theirs.tag in _NUMBERS:
             plain = (*_NUMBERS, "DW_TAG_pointer_type")
-            return (
+            is_same = (
                 ours.tag in plain and theirs.tag in plain and size_bytes(ours) == size_bytes(theirs)
             )
+            return is_same and self._same_constants(ours, theirs)
         if ours.tag != theirs.tag:
             return False
         if ours.tag == "DW_TAG_pointer_type":
@@ -183,35 +235,100 @@ class Comparison:
             return self._same_record(ours, theirs, depth)
         return True  # functions: calls through such a pointer are the author's word
 
+    def _is_differing(self, kind: Die, text: str) -> bool:
+        """Note a difference; the first is the innermost."""
+        self.difference = self.difference or f"{title_of(kind)}: {text}"
+        return False
+
+    def _same_constants(self, ours: Die, theirs: Die) -> bool:
+        is_own = ours.tag == theirs.tag == _ENUM and self.side.is_own(ours)
+        known = _constants(theirs) if is_own else {}
+        for name, value in _constants(ours).items() if is_own else ():
+            if name not in known:
+                return self._is_differing(ours, f"Xen's has no `{name}`")
+            if known[name] != value:
+                return self._is_differing(ours, f"`{name}` is {value}, in Xen {known[name]}")
+        return True
+
     def _same_record(self, ours: Die, theirs: Die, depth: int) -> bool:
-        if text_of(ours, "DW_AT_name") != text_of(theirs, "DW_AT_name"):
-            return False
-        sizes = {size_bytes(ours), size_bytes(theirs)} - {0}
-        if len(sizes) > 1:
+        if text_of(ours, "DW_AT_name") not in ("", text_of(theirs, "DW_AT_name")):
             return False
         key = (ours.offset, theirs.offset)
         is_header = text_of(ours, "DW_AT_name") and not self.side.is_own(ours)
-        if key in self._seen or is_header or not sizes or not size_bytes(ours):
-            return True  # what the tree's own headers say is right
-        if not size_bytes(theirs):
+        sizes = size_bytes(ours), size_bytes(theirs)
+        if key in self._seen or not all(sizes):
             return True
+        if is_header:  # what the tree's own headers say is right
+            return sizes[0] == sizes[1]
         self._seen.add(key)
-        return all(
-            mine is not None
-            and other is not None
-            and _place(mine) == _place(other)
-            and self.agree(bare_type(mine), bare_type(other), depth + 1)
-            for mine, other in zip_longest(_members(ours), _members(theirs))
-        )
+        known = dict(_members(theirs, 0))
+        for name, mine in _members(ours, 0):
+            other = known.get(name)
+            kind = bare_type(mine.die)
+            if other is None:
+                if not _is_raw(kind):
+                    return self._is_differing(
+                        ours,
+                        f"Xen's has no member `{name}`; what a copy leaves out may be `char x[N]`",
+                    )
+            elif (mine.at_bits, mine.width_bits) != (other.at_bits, other.width_bits):
+                return self._is_differing(ours, f"`{name}` is at {mine}, in Xen at {other}")
+            elif not mine.width_bits and not self.agree(kind, bare_type(other.die), depth + 1):
+                texts = spell(mine.die, 0), spell(other.die, 0)
+                return self._is_differing(ours, f"`{name}` is `{texts[0]}`, in Xen `{texts[1]}`")
+        if sizes[0] != sizes[1]:
+            return self._is_differing(ours, f"it has {sizes[0]} bytes, in Xen {sizes[1]}")
+        return True
 
 
-def _members(record: Die) -> list[Die]:
-    return [child for child in record.iter_children() if child.tag == "DW_TAG_member"]
+class _Member(NamedTuple):
+    """Where a member lies."""
+
+    at_bits: int
+    width_bits: int  #: of a bit-field; 0 for others
+    die: Die
+
+    def __str__(self) -> str:
+        whole, rest = divmod(self.at_bits, 8)
+        if not self.width_bits:
+            return str(whole)
+        return f"{whole} (bit {rest}, {self.width_bits} bits)"
 
 
-def _place(member: Die) -> tuple[str, object, object, object]:
-    keys = ("DW_AT_data_member_location", "DW_AT_data_bit_offset", "DW_AT_bit_size")
-    first, second, third = (
-        member.attributes[key].value if key in member.attributes else 0 for key in keys
-    )
-    return text_of(member, "DW_AT_name"), first, second, third
+def _members(record: Die, start_bits: int) -> Iterator[tuple[str, _Member]]:
+    """Yield the members with a name, those of parts without a name too."""
+    for child in record.iter_children():
+        if child.tag != "DW_TAG_member":
+            continue
+        at, bits, old, width, held = (_number(child, key) for key in _PLACES)
+        at_bits = start_bits + at * 8 + bits
+        if "DW_AT_bit_offset" in child.attributes:  # before DWARF 4, from the other end
+            at_bits += (held or size_bytes(bare_type(child))) * 8 - old - width
+        name, kind = text_of(child, "DW_AT_name"), bare_type(child)
+        if name:
+            yield name, _Member(at_bits, width, child)
+        elif kind is not None:
+            yield from _members(kind, at_bits)
+
+
+def _number(die: Die, key: str) -> int:
+    value = die.attributes[key].value if key in die.attributes else 0
+    if isinstance(value, int):
+        return value
+    # An expression of DWARF 2, DW_OP_plus_uconst and a ULEB128.
+    return sum((byte & 0x7F) << 7 * number for number, byte in enumerate(value[1:]))
+
+
+def _constants(enumeration: Die) -> dict[str, int]:
+    return {
+        text_of(child, "DW_AT_name"): int(child.attributes["DW_AT_const_value"].value)
+        for child in enumeration.iter_children()
+        if child.tag == "DW_TAG_enumerator"
+    }
+
+
+def title_of(kind: Die) -> str:
+    """Return how messages call a type: ``struct``, ``union``, ``enum`` or nothing, and its name."""
+    name = text_of(kind, "DW_AT_name")
+    word = TAGGED.get(kind.tag, "")
+    return f"`{f'{word} {name}'.strip()}`" if name else f"a {word} without a name"

@@ -63,7 +63,7 @@ def examine_inputs(tree: XenTree, known: Mapping[str, Row], known_ns: int) -> In
     Raises:
         CaptureError: A record cannot be read.
     """
-    root, readers = str(tree.root), _readers(tree)
+    root, readers = str(tree.root), readers_of(tree)
     objects = {path for rows in readers.values() for path in rows}
     times = {path: stamps for path in objects if (stamps := stamps_of(root, path)) is not None}
     image = stamps_of(root, str(tree.xen_syms))
@@ -99,8 +99,12 @@ def examine_inputs(tree: XenTree, known: Mapping[str, Row], known_ns: int) -> In
     return found
 
 
-def _readers(tree: XenTree) -> dict[str, list[str]]:
-    """Return which objects of the image each file of the tree was read for."""
+def readers_of(tree: XenTree) -> dict[str, list[str]]:
+    """Return which objects of the image each file was read for, relative to the tree's root.
+
+    Raises:
+        CaptureError: A record cannot be read.
+    """
     index = read_index(tree)
     members = index.members
     build = "" if tree.build_dir == "." else f"{tree.build_dir}/"

@@ -106,7 +106,8 @@ struct payload;
 /* Let `identifier`, which is declared extern here, mean a static of Xen:
  *     extern unsigned int opt_static;
  *     XSPLICE_SYMBOL(opt_static, "common/file.c#opt");
- * What is declared here, and not by a header of Xen, must have Xen's own size and type. */
+ * What is declared here, and not by a header of Xen, must have Xen's own size and type; so must a
+ * structure that is defined here under a name of Xen's. */
 #define XSPLICE_SYMBOL(identifier, name) \
     XSPLICE_DECLARE_(XSPLICE_KIND_SYMBOL, name, 0, 0, &(identifier), { 0 })
 
