@@ -51,11 +51,13 @@ from xsplice_plugins.target.held import (
     ways,
 )
 from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow
+from xsplice_plugins.target.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from xsplice_plugins.target.references import References
+    from xsplice_plugins.target.tables import Callee
 
 _Todo = list[tuple[Place, Held]]  #: instructions, and what holds the address before
 _Question = tuple[Place, Held, bool]
@@ -80,12 +82,10 @@ class AddressFlow(Code):
         follows into what the object refers to by name.
         """
         super().__init__(references)
-        self._outside = outside
-        self._is_own = is_own
-        self._frames = Frames(self)
+        self._outside, self._is_own = outside, is_own
+        self._frames, self._tables = Frames(self), Tables(self)
         self._summaries: dict[_Question, tuple[frozenset[Kept], Held]] = {}
-        self._depth = 0
-        self._is_code = False  #: what is followed is the address of a function
+        self._depth, self._is_code = 0, False  #: what is followed is the address of a function
 
     def follow(
         self, fields: Iterable[Place], *, is_pointer: bool = False, is_code: bool = False
@@ -282,7 +282,7 @@ class AddressFlow(Code):
             rows = [(following, held)]
             if there is not None and not self._frames.is_other(place, there):
                 return [*rows, (there, held)]
-            self._returns(place, self._called(place, name, there, held, kept), kept)
+            self._returns(place, self._called(place, (name, there), held, kept), kept)
             return rows
         if effect.flow is Flow.JUMP:
             if there is not None and not self._frames.is_other(place, there):
@@ -291,10 +291,10 @@ class AddressFlow(Code):
                 return self._return(place, held, kept)
             if THUNK.fullmatch(name):
                 return self._anywhere(place, held, kept)
-            self._returns(place, self._called(place, name, there, held, kept), kept)
+            self._returns(place, self._called(place, (name, there), held, kept), kept)
             return []
         if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
-            returned = self._called(place, name, there, held, kept)
+            returned = self._called(place, (name, there), held, kept)
             if ENDING.fullmatch(name) or self._is_last(place, following):
                 return []
             rest = held - both(self._frames.spoiled(there)) - {PUSHED}
@@ -319,10 +319,13 @@ class AddressFlow(Code):
             if name in held:
                 kept.add(Kept(RETURNED, function, function, is_way=is_way))
 
-    def _called(
-        self, place: Place, name: str, there: Place | None, held: Held, kept: set[Kept]
-    ) -> Held:
+    def _called(self, place: Place, callee: Callee, held: Held, kept: set[Kept]) -> Held:
         """Note what a callee keeps; return what holds the address behind the call only."""
+        callees = self._tables.callees(place) or {callee}
+        return frozenset().union(*(self._enter(place, row, held, kept) for row in callees))
+
+    def _enter(self, place: Place, callee: Callee, held: Held, kept: set[Kept]) -> Held:
+        name, there = callee
         if there is not None:
             name = self.names.get(there, "")
             if not (READER.fullmatch(name) or PASSING.fullmatch(name)):
@@ -389,5 +392,8 @@ class AddressFlow(Code):
 
     def _anywhere(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
         """Go on behind a jump to what a register holds: in this function, or in another."""
+        if self._tables.callees(place):
+            self._returns(place, self._called(place, ("", None), held, kept), kept)
+            return []
         self._call(place, "", held, kept)
         return [((place[0], start), held) for start in self.block(*place)]
