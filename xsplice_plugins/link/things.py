@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.link.sections import STRINGS
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
+from xsplice_plugins.target.frames import Cell
 from xsplice_plugins.target.machine import PUSHED, STACK, Flow
 from xsplice_plugins.target.values import POINTER_BYTES
 
@@ -171,6 +172,17 @@ class Things:
                     self.fields.setdefault(self.at(place), set()).add(field)
         for index, effect in flow.instructions():
             self._read_own_address(index, effect)
+        for start, fields in self.calls.items() if flow.registers.counter else ():
+            self._read_return(start, {self.at(field) for field in fields})
+
+    def _read_return(self, start: Place, callers: set[Thing]) -> None:
+        """Note where a function reads from its frame what calls of the payload pushed there."""
+        for at, effect in self._flow.block(*start).items():
+            place = (start[0], at)
+            if effect.loads and effect.wide and effect.flow is Flow.NEXT:
+                spots = self._flow.frames.before(place).operand(effect)
+                for caller in callers if Cell(STACK, 0) in spots else ():
+                    self.fields.setdefault(caller, set()).add(place)
 
     def _read_own_address(self, section: int, effect: Effect) -> None:
         """Note an address of code that the assembler has filled in."""

@@ -83,7 +83,7 @@ class AddressFlow(Code):
         """
         super().__init__(references)
         self._outside, self._is_own = outside, is_own
-        self._frames, self._tables = Frames(self), Tables(self)
+        self.frames, self._tables = Frames(self), Tables(self)
         self._summaries: dict[_Question, tuple[frozenset[Kept], Held]] = {}
         self._depth, self._is_code = 0, False  #: what is followed is the address of a function
 
@@ -188,7 +188,7 @@ class AddressFlow(Code):
             if not held or held <= known.get(place, frozenset()):
                 continue
             held = known[place] = held | known.get(place, frozenset())
-            effect, frame = self.at(place), self._frames.before(place)
+            effect, frame = self.at(place), self.frames.before(place)
             if effect is None or (frame.is_lost and cells(held)):
                 kept.add(self._here(UNKNOWN, place))
                 continue
@@ -198,7 +198,7 @@ class AddressFlow(Code):
 
     def _pass(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
         """Return what holds the address after an instruction that is no branch."""
-        frame = self._frames.before(place)
+        frame = self.frames.before(place)
         spots = frame.operand(effect)
         given = {cell for cell in cells(held) if overlaps(cell, spots, size_bytes(effect))}
         values = effect.values & held
@@ -243,7 +243,7 @@ class AddressFlow(Code):
 
     def _copied(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
         """Return what holds the address where an instruction copies memory; note where it goes."""
-        frame, (source, to) = self._frames.before(place), effect.copies
+        frame, (source, to) = self.frames.before(place), effect.copies
         rows = {c for c in cells(held) if is_within(c, frame.sum_of({source}))}
         if not rows and TO + source not in held:
             return frozenset()
@@ -280,12 +280,12 @@ class AddressFlow(Code):
         name, there = self.branch(place, effect)
         if effect.flow is Flow.BRANCH:
             rows = [(following, held)]
-            if there is not None and not self._frames.is_other(place, there):
+            if there is not None and not self.frames.is_other(place, there):
                 return [*rows, (there, held)]
             self._returns(place, self._called(place, (name, there), held, kept), kept)
             return rows
         if effect.flow is Flow.JUMP:
-            if there is not None and not self._frames.is_other(place, there):
+            if there is not None and not self.frames.is_other(place, there):
                 return [(there, held)]
             if name == RETURN_THUNK:
                 return self._return(place, held, kept)
@@ -297,7 +297,7 @@ class AddressFlow(Code):
             returned = self._called(place, (name, there), held, kept)
             if ENDING.fullmatch(name) or self._is_last(place, following):
                 return []
-            rest = held - both(self._frames.spoiled(there)) - {PUSHED}
+            rest = held - both(self.frames.spoiled(there)) - {PUSHED}
             return [(following, rest | returned)]
         if effect.jumps:
             return self._anywhere(place, held, kept)
@@ -307,7 +307,7 @@ class AddressFlow(Code):
 
     def _return(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
         result = self.registers.result
-        leads = self._frames.before(place).leads(result)
+        leads = self.frames.before(place).leads(result)
         is_way = reaches(held, frozenset(cell for cell in leads if cell.base != STACK))
         self._returns(place, held | ({TO + result} if is_way else set()), kept)
         return []
@@ -336,7 +336,7 @@ class AddressFlow(Code):
 
     def _passed(self, place: Place, held: Held) -> Held:
         """Return what holds the address when the function begins that is called at a place."""
-        frame, registers = self._frames.before(place), self.registers
+        frame, registers = self.frames.before(place), self.registers
         names = frozenset(registers.arguments)
         result = set(held & (both(names) | {PUSHED}))
         places = {at._replace(deep=True) for at, leads in frame.pointers() if reaches(held, leads)}
@@ -361,7 +361,7 @@ class AddressFlow(Code):
 
     def _call(self, place: Place, name: str, held: Held, kept: set[Kept]) -> Held:
         """Note a call out of the object; return what holds the address behind it only."""
-        frame, arguments = self._frames.before(place), self.registers.arguments
+        frame, arguments = self.frames.before(place), self.registers.arguments
         passed = frozenset(row for row in self._passed(place, held) if register_of(row) != STACK)
         copied: Held = frozenset()
         if COPYING.fullmatch(name) and (

@@ -297,3 +297,27 @@ def test_places_in_own_code_are_addresses_as_well(
 ) -> None:
     text = f"{THINGS}int entry(int x) {{ void *p; {does} return x; }}"
     assert (unchecked(compiler, image, text) == ()) is is_believed
+
+
+#: What a function does with its return address, who calls it, and whether that leaves nothing.
+RETURNS = {
+    "stored": ("slots[1] = __builtin_return_address(0);", "help(); number++;", False),
+    "stored, from a frame": (
+        "volatile int a[9]; a[size] = 3; slots[1] = __builtin_return_address(0); number = a[1];",
+        "help(); number++;",
+        False,
+    ),
+    "printed": ('printk("%p", __builtin_return_address(0));', "help(); number++;", True),
+    "only read": ("number = *(char *)__builtin_return_address(0);", "help(); number++;", True),
+    "of a caller in Xen": ("slots[1] = 0;", "slots[1] = __builtin_return_address(0);", True),
+    "an argument from the stack": ("slots[1] = (void *)(long)number;", "help(); number++;", True),
+}
+
+
+@pytest.mark.parametrize(("helps", "does", "is_believed"), RETURNS.values(), ids=RETURNS)
+def test_a_return_address_is_the_callers(
+    compiler: Compiler, image: bytes, helps: str, does: str, *, is_believed: bool
+) -> None:
+    text = f"static void __attribute__((noipa, used)) help(void) {{ {helps} }}\n"
+    text += f"int entry(int x) {{ {does} return x; }}"
+    assert (unchecked(compiler, image, text) == ()) is is_believed
