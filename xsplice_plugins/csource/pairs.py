@@ -7,6 +7,7 @@ exist never took what will be released; if it drops both, they took what nobody 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from xsplice_plugins.csource.ways import balances
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from xsplice_plugins.csource.taking import Body, Kind
+    from xsplice_plugins.csource.taking import Body, Key, Kind
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,8 @@ def changed_pairs(texts: tuple[tuple[str, str, str], ...]) -> Paired:
     remarks: list[tuple[str, str]] = []
     reached = [side.reached(changed) for side in (old, new)]
     keys = {event.key for bodies in reached for body in bodies for event in body.events}
-    for kind in kinds(side.bodies.values() for side in (old, new)):
+    groups = kinds(side.bodies.values() for side in (old, new))
+    for kind in _joined(groups, _renamed(old, new, texts)):
         if kind.isdisjoint(keys):
             continue
         walks = _Walks(old, kind, new), _Walks(new, kind, old)
@@ -98,6 +102,34 @@ def changed_pairs(texts: tuple[tuple[str, str, str], ...]) -> Paired:
             if said:
                 (remarks if is_remark else stale).append((shift.body.path, said))
     return Paired(stale=tuple(sorted(set(stale))), remarks=tuple(sorted(set(remarks))))
+
+
+def _renamed(
+    old: _Side, new: _Side, texts: tuple[tuple[str, str, str], ...]
+) -> list[tuple[Key, Key]]:
+    """Return what one function counts on both sides, under a name that only one side knows."""
+    words = [set(_WORD.findall("\n".join(row[i] for row in texts))) for i in (1, 2)]
+    found = []
+    for place in sorted(old.bodies.keys() & new.bodies.keys()):
+        gone, come = (
+            {e.key for e in side.bodies[place].events if e.key.member and not e.key.words}
+            for side in (old, new)
+        )
+        gone = {key for key in gone if key.member not in words[1]}
+        come = {key for key in come if key.member not in words[0]}
+        pairs = [(key, other) for key in gone for other in come if key.family == other.family]
+        found += pairs if len(pairs) == 1 else []
+    return found
+
+
+def _joined(groups: Iterable[Kind], renamed: Iterable[tuple[Key, Key]]) -> list[Kind]:
+    """Return groups with both names of what has another one now in the same group."""
+    result = list(groups)
+    for pair in renamed:
+        both = [group for group in result if not group.isdisjoint(pair)]
+        result = [group for group in result if group not in both]
+        result.append(frozenset().union(*both))
+    return result
 
 
 def _are_own(

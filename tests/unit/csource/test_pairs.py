@@ -348,3 +348,25 @@ def test_hooks_that_take_of_objects_that_exist_are_a_question(arm: str, disarm: 
     old = text() + "static void help_in(struct a *a) { get_domain(a->d); }\n"
     new = hooked(arm, disarm) + "static void help_in(struct a *a) { get_domain(a->d); }\n"
     assert "objects that exist never took it" in stale(old, new)
+
+
+#: A counter that gets another name: how it is written before and after.
+RENAMED = {
+    "turned": ("live++;", "alive--;", True),
+    "turned, on each CPU": ("this_cpu(live)++;", "this_cpu(alive)--;", True),
+    "as before": ("live++;", "alive++;", False),
+    "as before, on each CPU": ("this_cpu(live)++;", "this_cpu(alive)++;", False),
+}
+
+
+@pytest.mark.parametrize(("was", "now", "is_told"), RENAMED.values(), ids=RENAMED)
+def test_a_counter_with_another_name_must_count_the_same_way(
+    was: str, now: str, *, is_told: bool
+) -> None:
+    said = stale(text(use=was), text(use=now).replace("static int live", "static int alive"))
+    assert ("`--` of `alive` the other way round" in said) is is_told
+
+
+def test_a_counter_that_stays_is_no_other_name_of_a_new_one() -> None:
+    new = text(use="alive--;", outside="static int alive;")
+    assert stale(text(use="live++;"), new) == ""
