@@ -81,7 +81,7 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         notes += told
         asked = [row.name for row in deltas[number].changed]
         asked += [row for row in wanted[number].values() if "#" in row]
-        doubts = structures.check(name, side, asked)
+        doubts = structures.check(side, asked)
         findings += findings_about(
             Duty.LAYOUT, "differ", Severity.UNCHECKED, source.object_path, doubts
         )

@@ -114,12 +114,20 @@ class DebugSide:
         """Tell whether a declaration is the author's own, and no header's of the tree."""
         if not self.is_hand_written or "DW_AT_decl_file" not in die.attributes:
             return False
-        path = posixpath.join(*self._file(die.cu, die.attributes["DW_AT_decl_file"].value))
-        path = posixpath.normpath(path)
+        path = self._path(die)
         if posixpath.dirname(path) == OWN_FOLDER:
             return True
         is_foreign = not path.startswith("/") or _COMPILERS.search(path) is not None
         return not (is_foreign or path.startswith(self.foreign))
+
+    def place(self, die: Die) -> str:
+        """Return file and line of a declaration, as an author calls the file."""
+        path = self._path(die).removeprefix(f"{OWN_FOLDER}/")
+        return f"{path}:{die.attributes['DW_AT_decl_line'].value}"
+
+    def _path(self, die: Die) -> str:
+        folder, name = self._file(die.cu, die.attributes["DW_AT_decl_file"].value)
+        return posixpath.normpath(posixpath.join(folder, name))
 
     def _file(self, unit: Die, number: int) -> tuple[str, str]:
         if unit.cu_offset not in self._files:

@@ -43,12 +43,11 @@ class Structures:
             for folder in (self._tree.build_dir, self._tree.source_dir)
         )
 
-    def check(self, subject: str, side: DebugSide, functions: Iterable[str]) -> tuple[str, ...]:
+    def check(self, side: DebugSide, functions: Iterable[str]) -> tuple[str, ...]:
         """Check the types that one file defines.
 
         Args:
-            subject: The file.
-            side: Its debug information.
+            side: The file's debug information.
             functions: Decorated names of what it replaces, and of statics that it uses; what
                 their objects say counts first.
 
@@ -63,7 +62,7 @@ class Structures:
         nearest = sorted({self._originals.object_of(name) for name in asked} - {""})
         doubts = []
         for key, die in own:
-            place = f"{subject}:{die.attributes['DW_AT_decl_line'].value}"
+            place = side.place(die)
             found, files = self._said(nearest, key), []
             is_near = bool(found)
             if not is_near:

@@ -242,4 +242,4 @@ def test_headers_of_the_author_are_asked_too(typed: Bench, folder: str) -> None:
     (place / "mine.h").write_text("struct hidden { int flags; long first; };\n")
     built = typed.build(f'#include "{folder}mine.h"\n{LOOK}')
     assert built.status == 4, built.err
-    assert "`struct hidden`: `flags` is at 0, in Xen at 8" in built.err
+    assert "mine.h:1: `struct hidden`: `flags` is at 0, in Xen at 8" in built.err
