@@ -217,6 +217,7 @@ class _Values:
 def _callee(code: Code, target: Target) -> Callee | None:
     """Return the function that an address leads to, if it may be one."""
     if target.section_index is None:
-        return target.symbol.name, None
+        name = target.symbol.name  # a payload's own, if it replaces that function
+        return name, code.starts.get(name)
     is_code = code.file.sections[target.section_index].is_exec
     return ("", (target.section_index, target.offset)) if is_code else None

@@ -85,6 +85,16 @@ HELD = {
         'int entry(int x) { return table[x & 1]("hello") + 1; }',
         "the text 'hello' is passed to `keeps`",
     ),
+    "a replaced function keeps": (
+        (
+            "static int NOINLINE one(const char *s) { return s[0] + number; }\n"
+            "extern int reads(const char *);\n"
+            "static int (*const table[])(const char *) = { one, reads };\n"
+            'int entry(int x) { return table[x & 1]("hello") + 1; }\n'
+            "@int reads(const char *s) { last = s; return 1; }"
+        ),
+        "the text 'hello' is stored in `last` in `reads`",
+    ),
     "another function on one way": (
         TABLE + "int entry(int x) { int (*f)(const char *) = table[x & 1];"
         ' if ( number ) f = held; return f("hello") + 1; }',
@@ -109,11 +119,15 @@ def image(compiler: Compiler) -> bytes:
 
 
 def unchecked(compiler: Compiler, image: bytes, text: str, *flags: str) -> tuple[str, ...]:
+    text, _, replaced = text.partition("@")
     new = compiler.object("version.c", f"{HEAD}{text}", *flags)
     there = {symbol.name for symbol in read_elf(new, "version.o").symbols}
     own = [name for name in ("one", "two", "table", "run") if name in there]
-    delta = closure_delta(new, "version.o", ("entry",), new=tuple(own))
-    return link(image, (delta, new)).record.unchecked
+    rows = [(closure_delta(new, "version.o", ("entry",), new=tuple(own)), new)]
+    if replaced:
+        other = compiler.object("kernel.c", f"{HEAD}{replaced}", *flags)
+        rows.append((closure_delta(other, "kernel.o", ("reads",)), other))
+    return link(image, *rows).record.unchecked
 
 
 @pytest.mark.parametrize("flag", ["plain", "thunk-extern"])
