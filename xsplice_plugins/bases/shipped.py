@@ -19,9 +19,14 @@ from xsplice_plugins.bases.recipes import (
     compilers_of,
     machine_name,
 )
-from xsplice_plugins.elf.banner import release_of_boot, release_of_image, told_by_image
+from xsplice_plugins.elf.banner import (
+    is_efi_program,
+    machine_of_boot,
+    release_of_boot,
+    release_of_image,
+    told_by_image,
+)
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
 from xsplice_plugins.kbuild.configured import (
     check_configured,
@@ -42,9 +47,6 @@ _TOLD = {
     "XEN_WHOAMI": "xen_compile_by",
 }
 _LINE = re.compile(r"CONFIG_\w+=")
-_EM_386 = 3
-_ARM64_AT, _ARM64 = 56, b"ARMd"
-_PE_MACHINES = {b"\x64\x86": EM_X86_64, b"\x64\xaa": EM_AARCH64}
 _PLAIN = re.compile(r"[\w .,:+@()\[\]~-]*")  #: what neither make nor its sed reads otherwise
 
 
@@ -114,7 +116,7 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
     release = release_of_source(tree / "xen")
     if found.boot is not None:
         data = unzipped(found.boot)
-        if data[:2] == b"MZ" and machine_of_boot(data) == EM_X86_64:
+        if is_efi_program(data):
             raise ConfigError(
                 f"--boot {found.boot}: is a program for EFI, where all lies elsewhere than in "
                 "xen-syms; give the xen.gz of the same package"
@@ -165,22 +167,6 @@ def _check_origin(
             f"{subject}: says it is Xen {version}, and the sources are of {release}; give the "
             "sources that it was built from"
         )
-
-
-def machine_of_boot(data: bytes) -> int | None:
-    """Return the ``e_machine`` of what boots; ``None`` if it does not say.
-
-    Source: xen/arch/x86/boot/mkelf32.c: x86 boots as a 32-bit program; the header of an arm64
-    kernel (Linux' Documentation/arch/arm64/booting.rst); PE files.
-    """
-    if data[:4] == b"\x7fELF":
-        number = int.from_bytes(data[18:20], "little")
-        return EM_X86_64 if number == _EM_386 else number
-    if data[_ARM64_AT : _ARM64_AT + 4] == _ARM64:
-        return EM_AARCH64
-    at = int.from_bytes(data[0x3C:0x40], "little")
-    is_pe = data[:2] == b"MZ" and data[at : at + 4] == b"PE\0\0"
-    return _PE_MACHINES.get(data[at + 4 : at + 6]) if is_pe else None
 
 
 def _check_maker(boot: Path, compiler: str) -> None:
@@ -333,11 +319,7 @@ def unzipped(path: Path) -> bytes:
         raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
             error
         )
-    if (
-        data[:4] != b"\x7fELF"
-        and data[:2] != b"MZ"
-        and data[_ARM64_AT : _ARM64_AT + 4] != _ARM64  # it has a PE header too, with CONFIG_ARM_EFI
-    ):
+    if data[:4] != b"\x7fELF" and data[:2] != b"MZ" and machine_of_boot(data) is None:
         raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
     return data
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which release of Xen an image says it is, and who built it and when."""
+"""Which release of Xen an image says it is, for which machine, and who built it and when."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _TEXT_BYTES = 64
 #: A landing pad and a frame, which some compilers and configurations put in front.
 _X86_FRONT = rb"(?:\xf3\x0f\x1e\xfa)?(?:\x55\x48\x89\xe5)?"
 _X86_NUMBER = re.compile(_X86_FRONT + rb"\xb8(.{4})", re.DOTALL)  # mov $imm32,%eax
+_EM_386 = 3
+_ARM64_AT, _ARM64 = 56, b"ARMd"
+_PE_MACHINES = {b"\x64\x86": EM_X86_64, b"\x64\xaa": EM_AARCH64}
 _GREETING = re.compile(
     rb"X\0e\0n\0 \0(\d\0\.\0(?:\d\0){1,3})(?:\.\0((?:\d\0){1,3})|-\0u\0n\0s\0t\0a\0b\0l\0e\0)"
 )
@@ -62,6 +65,28 @@ def release_of_boot(data: bytes) -> str | None:
         for match in _GREETING.finditer(data)
     }
     return found.pop() if len(found) == 1 else None
+
+
+def machine_of_boot(data: bytes) -> int | None:
+    """Return the ``e_machine`` of what boots; ``None`` if it does not say.
+
+    Source: xen/arch/x86/boot/mkelf32.c: x86 boots as a 32-bit program; the header of an arm64
+    kernel (Linux' Documentation/arch/arm64/booting.rst), which CONFIG_ARM_EFI makes a PE file
+    too; PE files.
+    """
+    if data[:4] == b"\x7fELF":
+        number = int.from_bytes(data[18:20], "little")
+        return EM_X86_64 if number == _EM_386 else number
+    if data[_ARM64_AT : _ARM64_AT + 4] == _ARM64:
+        return EM_AARCH64
+    at = int.from_bytes(data[0x3C:0x40], "little")
+    is_pe = data[:2] == b"MZ" and data[at : at + 4] == b"PE\0\0"
+    return _PE_MACHINES.get(data[at + 4 : at + 6]) if is_pe else None
+
+
+def is_efi_program(data: bytes) -> bool:
+    """Tell whether what boots is for EFI alone, where all lies elsewhere than in xen-syms."""
+    return data[:2] == b"MZ" and machine_of_boot(data) == EM_X86_64
 
 
 def _ascii(wide: bytes) -> str:

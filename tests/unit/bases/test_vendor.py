@@ -18,9 +18,8 @@ from tests.unit.bases.test_keeping import USER, edit, steps_of
 from xsplice_plugins.artefacts import Likeness, write_file
 from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
-from xsplice_plugins.bases.shipped import machine_of_boot
 from xsplice_plugins.cli import main
-from xsplice_plugins.elf.banner import release_of_boot
+from xsplice_plugins.elf.banner import machine_of_boot, release_of_boot
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import ConfigError, MachineError
 
