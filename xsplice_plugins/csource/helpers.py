@@ -159,7 +159,8 @@ def _is_computed(row: Sequence[Token], at: int) -> bool:
     before, text = row[at - 1].text, row[at].text
     if text in _ARITHMETIC:
         return before in {")", "]"} or (before != "return" and bool(NAME.fullmatch(before)))
-    is_member = text in MEMBERS and row[at + 2].text not in {"(", *MEMBERS}
+    behind = row[at + 2].text if at + 2 < len(row) else ";"
+    is_member = text in MEMBERS and behind not in {"(", *MEMBERS}
     return is_member or text in STEPS or (text != "=" and STORE.fullmatch(text) is not None)
 
 

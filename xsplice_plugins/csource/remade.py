@@ -167,7 +167,8 @@ def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
                 made.setdefault(name, Counter())[f"= {words}"] += 1
             continue
         if behind in _SCALES:
-            read.setdefault(name, Counter())[f"{name} {behind} {texts[at + 2]}"] += 1
+            other = " ".join(texts[at + 2 : at + 3])
+            read.setdefault(name, Counter())[f"{name} {behind} {other}"] += 1
         while start > 1 and texts[start - 1] in {"&", "*"}:
             start -= 1
         if texts[start - 1] in {"(", ","} and behind in {")", ","}:

@@ -114,3 +114,10 @@ def test_a_value_that_another_function_makes_now() -> None:
         "void set(struct item *v)\n{\n    v->part = get(n);\n}\n" + _files("", READ[1])[1],
     )
     assert _found(old, new) == []
+
+
+def test_macros_that_end_within_an_expression() -> None:
+    old = "#define PART(v) (v)->part *\nint make(struct item *v)\n{\n    return 0;\n}\n"
+    new = old.replace("->part *", "->part <<").replace("return 0;", "v->part = 3; return 0;")
+    ((path, functions, _),) = remade_members((("part.h", old, new),))
+    assert (path, functions) == ("part.h", ("make", "PART()"))
