@@ -20,6 +20,7 @@ from xsplice_plugins.handmade.compiling import (
 from xsplice_plugins.handmade.declarations import DeclarationKind, read_declarations
 from xsplice_plugins.handmade.delta import make_delta, resolve
 from xsplice_plugins.handmade.externs import Externs
+from xsplice_plugins.handmade.knowledge import Knowledge
 from xsplice_plugins.handmade.originals import Originals, check_types
 from xsplice_plugins.handmade.shapes import DebugSide
 from xsplice_plugins.handmade.structures import Structures
@@ -72,6 +73,7 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
     originals = Originals(tree, reads)
     notes = check_types(originals, deltas, tuple(source.data for source in renamed))
     externs, structures = Externs(originals, names, compiled), Structures(originals)
+    knowledge = Knowledge(originals, reads)
     folders = {path.name: path.resolve().parent for path in sources}
     for number, source in enumerate(compiled):
         name = source.source_path
@@ -79,9 +81,10 @@ def prepare(tree: XenTree, sources: Sequence[Path], config: Config) -> Handmade:
         side = DebugSide(source.data, is_hand_written=True, foreign=foreign)
         findings, told = externs.check(source, side, wanted[number])
         notes += told
-        asked = [row.name for row in deltas[number].changed]
-        asked += [row for row in wanted[number].values() if "#" in row]
-        doubts = structures.check(side, asked)
+        replaced = [row.name for row in deltas[number].changed]
+        used = [row for row in wanted[number].values() if "#" in row]
+        doubts = structures.check(side, (*replaced, *used))
+        doubts += tuple(knowledge.doubts(replaced, used))
         findings += findings_about(
             Duty.LAYOUT, "differ", Severity.UNCHECKED, source.object_path, doubts
         )
