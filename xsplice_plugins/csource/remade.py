@@ -97,17 +97,19 @@ def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]
     for member in sorted(after):
         more = after[member] - before.get(member, nothing)
         moved = {word for name in come for word in new.read[name].get(member, ())}
-        makers = {
-            name: word
-            for name, words in sorted(new.made.items())
-            for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
-            if word in more
-        }
         readers = {
             name: word
             for name in sorted(old.read.keys() & new.read.keys())
             for word in old.read[name].get(member, nothing) - new.read[name].get(member, nothing)
             if word not in moved
+        }
+        # Who need not ask any more whether it is there may rely on what moved to the maker.
+        is_needed = {f"{member} is true", f"{member} !"} & set(readers.values())
+        makers = {
+            name: word
+            for name, words in sorted(new.made.items())
+            for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
+            if word in more or (is_needed and name in old.made)
         }
         if not makers or not readers or len(makers.keys() | readers.keys()) == 1:
             continue
@@ -158,6 +160,8 @@ def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
         name, behind = texts[at], texts[at + 1]
         if texts[at - 1] not in MEMBERS or not NAME.fullmatch(name) or behind in MEMBERS:
             continue
+        if texts[at - 2 : at - 1] in (["{"], [","]):
+            continue  # of a structure that is written out
         start = start_of(texts, at)
         if "->" not in texts[start:at] and is_local(row, texts[start]):
             continue  # a structure of the function's own

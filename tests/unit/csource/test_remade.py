@@ -90,6 +90,7 @@ READ = ("if ( v->part ) run(v);", "run(v);")
         # Another member, or a structure of the function's own.
         (("", "v->other = get(n);"), READ, ""),
         (("struct item e;", "struct item e; e.part = get(n);"), READ, ""),
+        (("hand((struct item){ 1 });", "hand((struct item){ .part = 1 });"), READ, ""),
         # The test moved to a new function, or is asked beside others.
         (MAKE, READ, "static void run_if(struct item *v)\n{\n    if ( v->part ) run(v);\n}\n"),
         (MAKE, (READ[0], "if ( v->part && v->is_on ) run(v);"), ""),
@@ -104,16 +105,23 @@ def test_what_the_new_code_understands(
     assert _found(_files(makes[0], uses[0]), _files(makes[1], uses[1]), more) == []
 
 
-def test_a_value_that_another_function_makes_now() -> None:
+@pytest.mark.parametrize(
+    ("reads", "is_said"),
+    [
+        (READ, True),  # it need not ask any more whether it is there
+        (("if ( v->part == 4 ) run(v);", "run(v);"), False),
+    ],
+)
+def test_a_value_that_another_function_makes_now(reads: tuple[str, str], *, is_said: bool) -> None:
     old = (
         _files("v->part = get(n);", "")[0],
-        "void set(struct item *v)\n{\n}\n" + _files("", READ[0])[1],
+        "void set(struct item *v)\n{\n}\n" + _files("", reads[0])[1],
     )
     new = (
         _files("", "")[0],
-        "void set(struct item *v)\n{\n    v->part = get(n);\n}\n" + _files("", READ[1])[1],
+        "void set(struct item *v)\n{\n    v->part = get(n);\n}\n" + _files("", reads[1])[1],
     )
-    assert _found(old, new) == []
+    assert bool(_found(old, new)) is is_said
 
 
 def test_macros_that_end_within_an_expression() -> None:
