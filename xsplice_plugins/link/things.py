@@ -10,7 +10,7 @@ from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.link.sections import STRINGS
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
 from xsplice_plugins.target.frames import Cell
-from xsplice_plugins.target.machine import PUSHED, STACK, Flow
+from xsplice_plugins.target.machine import DIRECT, PUSHED, STACK, Flow
 from xsplice_plugins.target.values import POINTER_BYTES
 
 if TYPE_CHECKING:
@@ -172,11 +172,40 @@ class Things:
                     self.fields.setdefault(self.at(place), set()).add(field)
         for index, effect in flow.instructions():
             self._read_own_address(index, effect)
-        for start, fields in self.calls.items() if flow.registers.counter else ():
-            self._read_return(start, {self.at(field) for field in fields})
+        if flow.registers.counter:
+            self._read_returns()
+
+    def _read_returns(self) -> None:
+        """Note what functions read from their frames that calls of the payload pushed there.
+
+        A jump pushes nothing: who jumps on, or to a part of a function that lies elsewhere, was
+        called by others.
+        """
+        flow = self._flow
+        callers: dict[Place, set[Thing]] = {}
+        jumpers: dict[Place, set[Place]] = {}
+        for index, effect in flow.instructions():
+            place = (index, effect.start)
+            there = flow.branch(place, effect)[1] if effect.flow in DIRECT else None
+            if there is None:
+                continue
+            start, own = flow.start_of(there), flow.start_of(place)
+            if effect.flow is Flow.CALL:
+                callers.setdefault(there, set()).add(self.at(place))
+            elif start != own:
+                jumpers.setdefault(start, set()).add(own)
+        for start in sorted(callers.keys() | jumpers.keys()):
+            known, todo = {start}, [start]
+            while todo:
+                new = jumpers.get(todo.pop(), set()) - known
+                known |= new
+                todo += new
+            self._read_return(start, {thing for at in known for thing in callers.get(at, ())})
 
     def _read_return(self, start: Place, callers: set[Thing]) -> None:
-        """Note where a function reads from its frame what calls of the payload pushed there."""
+        """Note where a function reads the address behind a call of one of the ``callers``."""
+        if not callers or start != self._flow.start_of(start):
+            return
         for at, effect in self._flow.block(*start).items():
             place = (start[0], at)
             if effect.loads and effect.wide and effect.flow is Flow.NEXT:

@@ -8,6 +8,7 @@ function began. Pointers that are kept on the stack are followed too. What is no
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.target.calls import PASSING, RETURN_THUNK
@@ -170,6 +171,9 @@ class Frames:
         start = self._code.start_of(place)
         for home in self._homes(start):
             self._run(home)
+        if place not in self._known and _COLD in self._code.names.get(start, ""):
+            for home in self._jumpers.get(start, set()):
+                self._run(home)
         stack, state = self._registers.stack, self._known.get(place)
         return Frame(state or {}, stack, is_lost=state is None or start in self._lost)
 
@@ -205,13 +209,26 @@ class Frames:
 
     def _homes(self, start: Place) -> list[Place]:
         """Return where the functions start that may lead to a part of one."""
-        name, cold, _ = self._code.names.get(start, "").partition(_COLD)
+        name, cold, _ = _plain(self._code.names.get(start, "")).partition(_COLD)
         if not cold:
             return [start]
         if start not in self._homes_of:
-            rows = [at for at, other in self._code.names.items() if other == name]
-            self._homes_of[start] = rows or [start]
+            rows = [at for at, other in self._code.names.items() if _plain(other) == name]
+            self._homes_of[start] = rows
         return self._homes_of[start]
+
+    @cached_property
+    def _jumpers(self) -> dict[Place, set[Place]]:
+        """Return part -> where the functions start that jump there, whatever their names."""
+        result: dict[Place, set[Place]] = {}
+        code = self._code
+        for section, effect in code.instructions():
+            if effect.flow in (Flow.BRANCH, Flow.JUMP):
+                place = (section, effect.start)
+                there = code.branch(place, effect)[1]
+                if there is not None and _COLD in code.names.get(code.start_of(there), ""):
+                    result.setdefault(code.start_of(there), set()).add(code.start_of(place))
+        return result
 
     def _run(self, start: Place) -> None:
         if start in self._begun:
@@ -255,6 +272,10 @@ class Frames:
         if there is not None and not self.is_other(place, there):
             rows.append(there)
         return frame.state, rows
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("#")[2]
 
 
 def _union(rows: Iterable[Cells]) -> Cells:

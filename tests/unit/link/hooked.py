@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
@@ -90,7 +92,10 @@ static void NOINLINE arrive(void) { init_timer(&one, tick); }
 """
 
 
-def unchecked(compiler: Compiler, image: bytes, text: str) -> tuple[str, ...]:
+def unchecked(
+    compiler: Compiler, image: bytes, text: str, function: str = "entry"
+) -> tuple[str, ...]:
+    """Return what is not checked of ``text``, whose ``function`` replaces `entry`."""
     new = compiler.object("version.c", f"{HEAD}{text}", "-Wno-unused")
     elf = read_elf(new, "version.o")
     own = tuple(
@@ -98,10 +103,11 @@ def unchecked(compiler: Compiler, image: bytes, text: str) -> tuple[str, ...]:
         for s in elf.symbols
         if s.type in (STT_FUNC, STT_OBJECT)
         and s.shndx
-        and s.name != "entry"
+        and s.name != function
         and not elf.sections[s.shndx].name.startswith(".livepatch")
     )
-    delta = closure_delta(new, "version.o", ("entry",), new=own)
+    delta = closure_delta(new, "version.o", (function,), new=own)
+    delta = replace(delta, changed=(replace(delta.changed[0], name="entry"),))
     return link(image, (delta, new)).record.unchecked
 
 

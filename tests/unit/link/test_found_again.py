@@ -307,9 +307,45 @@ RETURNS = {
         "help(); number++;",
         False,
     ),
+    "stored, by whom its callee jumps to": (
+        "slots[1] = __builtin_return_address(0);",
+        "jump(); number++;",
+        False,
+    ),
+    "stored, in a rare part": (
+        'if ( RARE(number) ) { printk("rare"); slots[1] = __builtin_return_address(0); }',
+        "help(); number++;",
+        False,
+    ),
+    "nobody's: what a rare part keeps": (
+        (
+            "void *volatile p = slots[3], *volatile q = slots[2];"
+            ' if ( RARE(number) ) { printk("rare"); slots[2] = p; slots[3] = q; } number++;'
+        ),
+        "help(); number++;",
+        True,
+    ),
+    "nobody's: what one that calls itself keeps": (
+        "void *p = slots[3]; if ( size ) entry(5); slots[2] = p;",
+        "if ( x & 8 ) help(); number++;",
+        True,
+    ),
     "printed": ('printk("%p", __builtin_return_address(0));', "help(); number++;", True),
     "only read": ("number = *(char *)__builtin_return_address(0);", "help(); number++;", True),
     "of a caller in Xen": ("slots[1] = 0;", "slots[1] = __builtin_return_address(0);", True),
+    "of a caller in Xen, by a jump": (
+        "slots[1] = __builtin_return_address(0);",
+        'if ( size ) asm volatile("jmp help");',
+        True,
+    ),
+    "of a caller in Xen, in a rare part": (
+        "slots[1] = 0;",
+        (
+            "volatile int a[9]; a[size] = 3; if ( RARE(x) )"
+            ' { printk("rare"); slots[1] = __builtin_return_address(0); } number += a[1];'
+        ),
+        True,
+    ),
     "an argument from the stack": ("slots[1] = (void *)(long)number;", "help(); number++;", True),
 }
 
@@ -318,6 +354,56 @@ RETURNS = {
 def test_a_return_address_is_the_callers(
     compiler: Compiler, image: bytes, helps: str, does: str, *, is_believed: bool
 ) -> None:
-    text = f"static void __attribute__((noipa, used)) help(void) {{ {helps} }}\n"
+    text = f"{COLD}extern int entry(int);\n"
+    text += f"static void __attribute__((noipa, used)) help(void) {{ {helps} }}\n"
+    text += JUMP if "jump()" in does else ""
     text += f"int entry(int x) {{ {does} return x; }}"
     assert (unchecked(compiler, image, text) == ()) is is_believed
+
+
+JUMP = """asm(".section .text.jump; .type jump, @function; jump: jmp help; .size jump, .-jump;"
+" .previous"); extern void jump(void);
+"""
+COLD = """extern int __attribute__((cold)) printk(const char *, ...);
+#define RARE(what) __builtin_expect((what) == 7, 0)
+"""
+#: What a rare part of a function does with what is on the stack; whether that leaves nothing.
+RARELY = {
+    "keeps a value over a call": (
+        'void *p = slots[x]; RARELY(printk("rare")); slots[2] = p;',
+        True,
+    ),
+    "keeps two over a call": (
+        (
+            "void *volatile p = slots[3], *volatile q = slots[2];"
+            ' RARELY(printk("rare"); slots[2] = p; slots[3] = q); number++;'
+        ),
+        True,
+    ),
+    "keeps an address over a call": (
+        'void *p = &node; if ( x == 3 ) p = slots[1]; RARELY(printk("rare")); slots[2] = p;',
+        False,
+    ),
+    "stores what the common part left": (
+        'void *volatile p = &node; RARELY(printk("rare"); slots[2] = p); number++;',
+        False,
+    ),
+    "stores what lies beside it": (
+        (
+            "void *volatile p = &node; void *volatile q = slots[3]; size = (long)*(char *)p;"
+            ' RARELY(printk("rare"); slots[2] = q); number++;'
+        ),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["entry", "known"])
+@pytest.mark.parametrize(("does", "is_believed"), RARELY.values(), ids=RARELY)
+def test_a_rare_part_has_the_frame_of_its_function(
+    compiler: Compiler, image: bytes, does: str, name: str, *, is_believed: bool
+) -> None:
+    text = f"{THINGS}{COLD}\n#define RARELY(what) if ( RARE(x) ) {{ what; }}\n"
+    text += f"int NOINLINE {name}(int x) {{ {does} return x; }}"
+    text += f"static int __attribute__((used)) calls(int x) {{ return {name}(x) + 1; }}"
+    assert (unchecked(compiler, image, text, name) == ()) is is_believed
