@@ -8,7 +8,6 @@ a changed function, each NOP-out a range of NOPs; the linker does the rest as fo
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,7 @@ from xsplice_plugins.handmade.instructions import (
     check_nops,
     read_code,
 )
+from xsplice_plugins.link.image import is_clone
 from xsplice_plugins.link.places import find_old_range
 from xsplice_plugins.target.abi import HOOK_PREFIX, MODINFO_SECTION
 
@@ -52,7 +52,6 @@ _NOT_COMPARED = {
     Duty.DATA: "hand-written: tables and variables that it brings are meant to be new",
 }
 _CANDIDATES_MAX = 12  #: that one message lists
-_CLONE = re.compile(r"\.(?:constprop|isra|part|cold)(?:\.|$)")
 _REPLACING = {DeclarationKind.REPLACE, DeclarationKind.REPLACE_AT, DeclarationKind.REPLACE_ADDRESS}
 _ADDRESSING = {DeclarationKind.REPLACE_ADDRESS, DeclarationKind.NOP_ADDRESS}
 _NOPPING = {DeclarationKind.NOP, DeclarationKind.NOP_ADDRESS, DeclarationKind.NOP_BODY}
@@ -79,6 +78,7 @@ def make_delta(source: SourceObject, names: Names, profile: str) -> Delta:
     """
     elf = read_elf(source.data, source.object_path)
     declarations = read_declarations(elf)
+    _refuse_clones(elf, declarations, source.source_path)
     targets = [
         _find_target(names, declaration)
         for declaration in declarations
@@ -121,7 +121,7 @@ def _find_target(names: Names, declaration: Declared) -> Target:
     else:
         place = OldPlace(symbol=resolve(names, declaration.name, subject), offset=offset)
     name = find_old_range(names, place.symbol, place, subject).name.partition("+")[0]
-    if _CLONE.search(name):
+    if is_clone(name):
         raise LinkError(
             f"{subject}: `{name}` is the compiler's own copy or part of a function, whose "
             "arguments are not those of the source; replace its callers"
@@ -130,6 +130,19 @@ def _find_target(names: Names, declaration: Declared) -> Target:
     if symbol is not None and not place.symbol:
         offset -= symbol.addr_virt
     return Target(declaration=declaration, place=place, name=name, offset=offset, symbol=symbol)
+
+
+def _refuse_clones(elf: ElfFile, declarations: tuple[Declared, ...], source_path: str) -> None:
+    """Refuse what refers to copies of functions: nobody can tell how to call them."""
+    for symbol in elf.symbols:
+        if symbol.shndx or not is_clone(symbol.name):
+            continue
+        rows = (row for row in declarations if row.object and row.object.name == symbol.name)
+        subject = next((row.subject for row in rows), source_path)
+        raise LinkError(
+            f"{subject}: `{symbol.name}` is the compiler's own copy or part of a function, whose "
+            "arguments are not those of the source; write the function into the file, and use that"
+        )
 
 
 def _expectations(

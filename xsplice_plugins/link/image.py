@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.machine import Instruction
     from xsplice_plugins.target.sections import Profile, SpecialSection
 
+_CLONE = re.compile(r"\.(?:constprop|isra|part|cold)(?:\.|$)")
 _SEALED = "a sealed ENDBR64"
 _POINTER = struct.Struct("<Q")
 _NOTE = struct.Struct("<III")
@@ -192,11 +194,32 @@ class XenImage:
         return start.addr_virt, content
 
     def near(self, name: str) -> str:
-        """Return names that a person may have meant, for a message; "" if there are none."""
+        """Return names that a person may have meant, for a message; "" if there are none.
+
+        Copies of functions are not named: nobody can call them as the sources do.
+        """
         plain = name.rpartition("#")[2]
-        twins = sorted(n for n in self.symbols if n.rpartition("#")[2] == plain and n != name)
-        found = twins[:3] or difflib.get_close_matches(name, sorted(self.symbols), n=3, cutoff=0.75)
+        known = sorted(n for n in self.symbols if not is_clone(n))
+        twins = [n for n in known if n.rpartition("#")[2] == plain and n != name]
+        found = twins[:3] or difflib.get_close_matches(name, known, n=3, cutoff=0.75)
         return ", ".join(found)
+
+    def clones(self, name: str) -> str:
+        """Return the copies that the compiler left in a function's place, for a message."""
+        plain = name.rpartition("#")[2]
+        known = {n: n.rpartition("#")[2] for n in self.symbols}
+        if plain in known.values():
+            return ""
+        rows = sorted(n for n, other in known.items() if other.startswith(f"{plain}."))
+        return ", ".join([n for n in rows if is_clone(n) and not n.endswith(".cold")][:3])
+
+
+def is_clone(name: str) -> bool:
+    """Tell whether a name is of the compiler's own copy or part of a function.
+
+    Its arguments are not those of the source.
+    """
+    return _CLONE.search(name.rpartition("#")[2]) is not None
 
 
 def read_image(elf: ElfFile, profile: Profile) -> XenImage:

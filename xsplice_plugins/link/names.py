@@ -225,8 +225,13 @@ class Names:
 
     def unknown(self, name: str) -> str:
         """Return a sentence that says that nobody has a name, with near misses."""
-        near = self.image.near(name)
+        near, clones = self.image.near(name), self.image.clones(name)
         hint = f"near: {near}" if near else "give the payload that brings it as DEPENDS"
+        if clones:
+            hint = (
+                f"the compiler left only {clones}, whose arguments are not those of the source; "
+                "replace its callers, or write it into the fix"
+            )
         if not self.beneath:
             return f"{self.image.name} has no symbol `{name}`; {hint}"
         if self._is_local_beneath(name):

@@ -32,6 +32,9 @@ CODE(pushing, "push %rbx; pop %rbx; mov $1,%eax; ret");
 CODE(tail, "mov $17,%eax; jmp user; int3");
 CODE(guarded, "endbr64; xor %eax,%eax; ret");
 CODE(adjusting, "sub $8,%rsp; mov $2,%eax; add $8,%rsp; ret");
+CODE(clever.constprop.0, "lea 1(%rdi),%eax; ret");
+asm (".type cut.isra.0, @function; cut.isra.0: lea 1(%rdi),%eax; ret;"
+     ".size cut.isra.0, . - cut.isra.0");
 CODE(middle, "test %edi,%edi; je 1f; ret; 1: mov $3,%eax; ret");
 """
 TWIN = """

@@ -140,6 +140,41 @@ REFUSED = {
         'int other(int a) { return a; }\nXSPLICE_SYMBOL(other, "user.c#helper");',
         "XSPLICE_SYMBOL names nothing that is only declared",
     ),
+    "copy-of-a-function": (
+        f'{INT}XSPLICE_REPLACE("cut.isra.0", mine);',
+        "`common/user.c#cut.isra.0` is the compiler's own copy or part of a function",
+    ),
+    "copy-that-is-called": (
+        (
+            'extern int cut(int a);\nXSPLICE_SYMBOL(cut, "cut.isra.0");\n'
+            'static int mine(int a) { return cut(a); }\nXSPLICE_REPLACE("user", mine);'
+        ),
+        (
+            "hotfix.c:3: `common/user.c#cut.isra.0` is the compiler's own copy or part of a "
+            "function, whose arguments are not those of the source; write the function into"
+        ),
+    ),
+    "copy-that-is-called-by-its-name": (
+        (
+            'extern int clever(int a) asm("clever.constprop.0");\n'
+            'static int mine(int a) { return clever(a); }\nXSPLICE_REPLACE("user", mine);'
+        ),
+        "hotfix.c: `clever.constprop.0` is the compiler's own copy or part of a function",
+    ),
+    "function-of-which-only-a-copy-is-left": (
+        (
+            'extern int cut(int a);\nXSPLICE_SYMBOL(cut, "user.c#cut");\n'
+            'static int mine(int a) { return cut(a); }\nXSPLICE_REPLACE("user", mine);'
+        ),
+        (
+            "no symbol `user.c#cut`; the compiler left only common/user.c#cut.isra.0, whose "
+            "arguments are not those of the source"
+        ),
+    ),
+    "name-near-a-copy": (
+        f'{INT}XSPLICE_REPLACE("cut.izra.0", mine);',
+        "no symbol `cut.izra.0`; give the payload that brings it as DEPENDS",
+    ),
     "undeclared": ("extern int unheard_of;", "nothing is declared"),
     "undefined-symbol": (
         (

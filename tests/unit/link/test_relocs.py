@@ -12,6 +12,7 @@ from tests.unit.link.loading import ADDR_PAYLOAD_VIRT, load
 from xsplice_plugins.artefacts import Reference
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import LinkError, RefusedError, RelocationError
+from xsplice_plugins.link.image import is_clone
 
 pytestmark = pytest.mark.toolchain
 
@@ -160,6 +161,22 @@ def test_unknown_name_is_refused_with_near_misses(compiler: Compiler, image: byt
     data = compiler.object("core.c", "extern int countre; int entry(int x) { return countre; }")
     with pytest.raises(LinkError, match="has no symbol `countre`; near: counter"):
         link(image, (closure_delta(data, "core.o", ("entry",)), data))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_copy"),
+    [
+        ("common/a.c#cut.isra.0", True),
+        ("cut.constprop.0.cold", True),
+        ("a.c#cut.part.3", True),
+        ("cut", False),
+        ("common/a.part.c#cut", False),
+        ("cut.partial.0", False),
+        ("a.c#local.17", False),
+    ],
+)
+def test_copies_of_functions_are_told_by_their_names(name: str, *, is_copy: bool) -> None:
+    assert is_clone(name) is is_copy
 
 
 def test_weak_name_that_nobody_defines_is_refused(compiler: Compiler, image: bytes) -> None:
