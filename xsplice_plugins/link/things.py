@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.link.sections import STRINGS
 from xsplice_plugins.target.abi import FUNCS_SECTION, HOOK_PREFIX, NEW_ADDR_OFFSET
+from xsplice_plugins.target.calls import THUNK
 from xsplice_plugins.target.frames import Cell
-from xsplice_plugins.target.machine import DIRECT, PUSHED, STACK, Flow
+from xsplice_plugins.target.machine import CALLS, DIRECT, PUSHED, STACK, Flow
 from xsplice_plugins.target.values import POINTER_BYTES
 
 if TYPE_CHECKING:
@@ -86,12 +87,13 @@ class Things:
         for section in self.elf.sections:
             if not section.is_exec and self._is_content(section.index):
                 self._read_data(section)
+        if flow.registers.counter:
+            self._read_returns()
 
     @cached_property
     def handed(self) -> frozenset[Thing]:
         """Return the functions whose address something holds: anybody may call them."""
-        things = {*self.fields, *(thing for held in self.held.values() for thing in held)}
-        return frozenset(t for t in things if self.elf.sections[t.place[0]].is_exec)
+        return self._taken()
 
     @cached_property
     def replacing(self) -> frozenset[Place]:
@@ -142,6 +144,10 @@ class Things:
         size_bytes = _ANY_BYTES if symbol is None else symbol.size_bytes
         return base, start, max(size_bytes, POINTER_BYTES)
 
+    def _taken(self) -> frozenset[Thing]:
+        things = {*self.fields, *(thing for held in self.held.values() for thing in held)}
+        return frozenset(t for t in things if self.elf.sections[t.place[0]].is_exec)
+
     # -------------------------------------------------------------- reading
 
     def _is_content(self, index: int) -> bool:
@@ -172,28 +178,28 @@ class Things:
                     self.fields.setdefault(self.at(place), set()).add(field)
         for index, effect in flow.instructions():
             self._read_own_address(index, effect)
-        if flow.registers.counter:
-            self._read_returns()
 
     def _read_returns(self) -> None:
         """Note what functions read from their frames that calls of the payload pushed there.
 
         A jump pushes nothing: who jumps on, or to a part of a function that lies elsewhere, was
-        called by others.
+        called by others. A pointer may lead to each function whose address something holds.
         """
         flow = self._flow
+        reached = {thing.place for thing in self._taken()} | self.replacing
         callers: dict[Place, set[Thing]] = {}
         jumpers: dict[Place, set[Place]] = {}
         for index, effect in flow.instructions():
             place = (index, effect.start)
-            there = flow.branch(place, effect)[1] if effect.flow in DIRECT else None
-            if there is None:
-                continue
-            start, own = flow.start_of(there), flow.start_of(place)
-            if effect.flow is Flow.CALL:
-                callers.setdefault(there, set()).add(self.at(place))
-            elif start != own:
-                jumpers.setdefault(start, set()).add(own)
+            name, there = flow.branch(place, effect)
+            is_open = effect.jumps or effect.flow is Flow.INDIRECT_CALL
+            goals = reached if is_open or THUNK.fullmatch(name) else {there} if there else ()
+            own, is_call = flow.start_of(place), effect.flow in CALLS
+            for goal in goals if is_open or effect.flow in DIRECT else ():
+                if is_call:
+                    callers.setdefault(goal, set()).add(self.at(place))
+                elif flow.start_of(goal) != own:
+                    jumpers.setdefault(flow.start_of(goal), set()).add(own)
         for start in sorted(callers.keys() | jumpers.keys()):
             known, todo = {start}, [start]
             while todo:

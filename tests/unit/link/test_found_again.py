@@ -317,6 +317,26 @@ RETURNS = {
         "help(); number++;",
         False,
     ),
+    "stored, by whom a pointer leads to": (
+        "slots[1] = __builtin_return_address(0);",
+        "static void (*const table[])(void) = { help, help }; table[x & 1](); number++;",
+        False,
+    ),
+    "stored, by whom a pointer of Xen may lead to": (
+        "slots[1] = __builtin_return_address(0);",
+        "on_selected_cpus(&current->id, (void *)help, 0, 1); ((void (*)(void))slots[3])(); size++;",
+        False,
+    ),
+    "only read, by whom a pointer of Xen may lead to": (
+        "number = *(char *)__builtin_return_address(0);",
+        "on_selected_cpus(&current->id, (void *)help, 0, 1); ((void (*)(void))slots[3])(); size++;",
+        True,
+    ),
+    "of a caller in Xen, which has a pointer": (
+        "slots[1] = __builtin_return_address(0);",
+        "on_selected_cpus(&current->id, (void *)help, 0, 1); number++;",
+        True,
+    ),
     "nobody's: what a rare part keeps": (
         (
             "void *volatile p = slots[3], *volatile q = slots[2];"
