@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.machine import Registers
     from xsplice_plugins.target.values import Step
 
+#: Source: `status` of struct timer, xen/include/xen/timer.h; 0: it was never set up.
+_TIMER_STATUS, _STATUS_BYTES = 0x2A, 1
+
 Steps = dict["Place", "Step"]
 Edge = tuple["Place", "Place"]
 
@@ -47,6 +50,13 @@ def is_alone(row: Asked, node: Value, *, is_equal: bool) -> bool:
     """Tell whether a comparison shows that a node is in no list."""
     is_pointer = row.size_bytes == POINTER_BYTES and row.field == node
     return is_pointer and is_equal and row.other in (Value(None, 0), node)
+
+
+def is_unset(row: Asked, timer: Value, *, is_equal: bool) -> bool:
+    """Tell whether a comparison shows that a timer was never set up."""
+    status = timer._replace(offset=timer.offset + _TIMER_STATUS)
+    is_status = row.size_bytes == _STATUS_BYTES and row.field == status
+    return is_status and is_equal and row.other == Value(None, 0)
 
 
 def is_guarded(steps: Steps, start: Place, place: Place, node: Value) -> bool:

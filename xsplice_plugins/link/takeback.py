@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.link.guards import asked, behind, is_alone, is_guarded, is_open, is_other
+from xsplice_plugins.link import guards
 from xsplice_plugins.link.lists import Link, inserted, unlinked
 from xsplice_plugins.link.things import Spot
 from xsplice_plugins.target.abi import HOOK_PREFIX
@@ -62,8 +62,6 @@ _WAITING = {
 #: Source: `key_table` of xen/common/keyhandler.c: function, text, two flags.
 _KEYS = {"register_keyhandler", "register_irq_keyhandler"}
 _KEY_TABLE, _KEY_BYTES = "key_table", 24
-#: Source: `status` of struct timer, xen/include/xen/timer.h; 0: it was never set up.
-_TIMER_STATUS, _STATUS_BYTES = 0x2A, 1
 _CALL_DEPTH_MAX = 10
 
 _UNSURE = ("preapply", "apply")  #: if they or what follows fails, it may be unloaded at once
@@ -157,7 +155,7 @@ class TakeBack:
         written = {self._stored(row) for row in rows}
         if place in steps and written == {Value(*own)}:
             field = Value(spot.name, spot.offset or 0)
-            if is_other(steps, place, field, Value(*own), registers):
+            if guards.is_other(steps, place, field, Value(*own), registers):
                 return True
         return self._is_early(place, rows)
 
@@ -179,8 +177,8 @@ class TakeBack:
             if (link := self._link(row, is_plain=True)) is not None
         }
         return len(links) == len({row.at for row in writers}) and all(
-            is_guarded(steps, start, place, link.node)
-            and not (at in steps and place in behind(steps, at))
+            guards.is_guarded(steps, start, place, link.node)
+            and not (at in steps and place in guards.behind(steps, at))
             for at, link in links.items()
         )
 
@@ -194,12 +192,12 @@ class TakeBack:
         if start not in self._coming or place not in steps or self._shared(start):
             return False
         rows = {(at[0], at[1]) if at else _NOWHERE for at in others}
-        if any(place in behind(steps, at) for at in rows & steps.keys()):
+        if any(place in guards.behind(steps, at) for at in rows & steps.keys()):
             return False
         outside = rows - steps.keys()
         if start not in self._load:
             return outside <= self._entered.keys()
-        is_closed = not any(is_open(step) for step in steps.values())
+        is_closed = not any(guards.is_open(step) for step in steps.values())
         return not outside or (is_closed and outside.isdisjoint(self._begun | {_NOWHERE}))
 
     # ------------------------------------------------------------ hand-over
@@ -260,9 +258,9 @@ class TakeBack:
         places, unsure = set(same), set()
         for place, row in same.items():
             start, steps = self._code.start_of(place), self._steps_of(row)
-            if not places.isdisjoint(behind(steps, place)):
+            if not places.isdisjoint(guards.behind(steps, place)):
                 return False
-            if not is_guarded(steps, start, place, link.node):
+            if not guards.is_guarded(steps, start, place, link.node):
                 unsure.add(place)
         return all(len(unsure) == 1 and self._is_first(place, places) for place in unsure)
 
@@ -376,26 +374,22 @@ def _needless(step: Step, event: Event, *, is_equal: bool) -> Event | None:
         event: What happens on its one way.
         is_equal: What was compared is equal on the other way.
     """
-    row = asked(step)
+    row = guards.asked(step)
     if row is None:
         return None
     field, size_bytes, other, _at = row
-    is_zero = other == Value(None, 0) and is_equal
     if event[0] == "call":
-        thing = event[2]
-        is_status = (
-            isinstance(thing, Value)
-            and size_bytes == _STATUS_BYTES
-            and (field == thing._replace(offset=thing.offset + _TIMER_STATUS))
+        thing, is_timer = event[2], event[1] in ("kill_timer", "stop_timer")
+        is_moot = (
+            is_timer and isinstance(thing, Value) and guards.is_unset(row, thing, is_equal=is_equal)
         )
-        is_timer = event[1] in ("kill_timer", "stop_timer")
-        return event if is_zero and is_status and is_timer else None
+        return event if is_moot else None
     if isinstance(event, Link):
-        return event if is_alone(row, event.node, is_equal=is_equal) else None
+        return event if guards.is_alone(row, event.node, is_equal=is_equal) else None
     if size_bytes != POINTER_BYTES:
         return None
     if not isinstance(field.base, str) or event[1] != field._replace(base=_plain(field.base)):
         return None
-    if is_zero:
+    if is_equal and other == Value(None, 0):
         return event
     return ("store", event[1], other) if other.is_known and not is_equal else None
