@@ -156,6 +156,47 @@ def test_generated_headers_are_there_before_anything_is_compiled(tmp_path: Path)
     assert project.functions() == {"one"}
 
 
+LATE = """env.Command("gen/late.h", [], "echo '#define LATE 7' > $TARGET")\n"""
+CONFIGURE = """
+conf = Configure(env, config_h="gen/late.h")
+conf.Define("LATE", 7)
+env = conf.Finish()
+"""
+WRITTEN = 'os.makedirs("gen", exist_ok=True)\nopen("gen/late.h", "w").write("#define LATE 7")\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "files"),
+    [
+        ("", LATE, {}),
+        ("", LATE, {"old/late.h": "#define LATE 6\n"}),
+        (CONFIGURE, "", {}),
+        ("", WRITTEN, {}),
+    ],
+    ids=["command", "in front of another", "configure", "written by the script"],
+)
+def test_what_scripts_generate_later_is_found_as_if_there_was_no_fix(
+    before: str, after: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    two = '#include "late.h"\n' + FILES["src/two.c"].replace("a * 7", "a * LATE")
+    text = HEAD + before + 'env.Append(CPPPATH=["gen", "old"])\n' + IN_SRC + LINK
+    project = Project(tmp_path, text + FIX % "" + after, **{"src/two.c": two, **files})
+    project.patch(BOTH | {"src/two.c": ("a * LATE", "a * 9 * LATE")})
+    assert "-o src/two.o" in project.run("-j2", "xen-syms").text
+    assert "-o src/two.o" not in project.run("xen-syms").text
+    project.run()
+    assert project.functions() == {"one", "two"}
+    if after == LATE:
+        project.write("SConstruct", text + FIX % "" + after.replace("7", "5"))
+        assert "-o src/two.o" in project.run("xen-syms").text
+
+
+def test_a_header_that_nobody_makes_is_the_compilers_error(tmp_path: Path) -> None:
+    project = Project(tmp_path, FLAT, **{"src/two.c": '#include "late.h"\n'})
+    project.patch(ONE)
+    assert "late.h: No such file" in project.run("xen-syms", status=2).text
+
+
 def test_two_fixes_of_one_name_are_refused(tmp_path: Path) -> None:
     project = Project(tmp_path, FLAT + FIX % "")
     project.patch(ONE)

@@ -70,7 +70,7 @@ def xsplice(
     image = env.Flatten([image])[0]
     if objects is None:
         objects = compiled_for(image, env["XSPLICE_OBJECTS"])
-    with settings.stopping():
+    with settings.stopping(), inputs.forgotten(env):
         try:
             return _wire(
                 env,
