@@ -156,6 +156,46 @@ def test_generated_headers_are_there_before_anything_is_compiled(tmp_path: Path)
     assert project.functions() == {"one"}
 
 
+AS_TEXT = FIX.replace("image=image", "image=%r")
+
+
+@pytest.mark.parametrize(
+    ("image", "more"),
+    [
+        ("xen-syms", ""),
+        ("#xen-syms", ', source_root="#"'),
+        ("$NAME", ', source_root=".", objects=["src/one.o", "src/two.o"]'),
+        ("xen-syms", ', objects="src/one.o"'),
+    ],
+)
+def test_files_and_folders_may_be_texts(image: str, more: str, tmp_path: Path) -> None:
+    sconstruct = HEAD + 'env["NAME"] = "xen-syms"\n' + IN_SRC + LINK + AS_TEXT % (image, more)
+    project = Project(tmp_path, sconstruct)
+    project.patch(ONE)
+    project.run()
+    assert project.functions() == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("fix", "said"),
+    [
+        (FIX.replace("image=image", 'image=env.Alias("all", image)') % "", "image=all: no file"),
+        (AS_TEXT % ([], ""), "image=nothing: no file"),
+        (FIX % ', objects=[env.Value("one.o")]', "objects=one.o: no file"),
+        (FIX % ', source_root="nowhere"', "source_root=nowhere: no such folder"),
+        (FIX % ', source_root="SConstruct"', "source_root=SConstruct: no such folder"),
+        (FIX % ', source_root=".."', "lies outside of the project"),
+        (AS_TEXT % ("xen", ""), "Source `xen' not found"),
+    ],
+)
+def test_what_is_no_file_or_folder_is_refused(fix: str, said: str, tmp_path: Path) -> None:
+    project = Project(tmp_path, HEAD + IN_SRC + LINK + fix)
+    project.patch(ONE)
+    text = project.run(status=2).text
+    assert said in text, text
+    assert "Traceback" not in text
+
+
 LATE = """env.Command("gen/late.h", [], "echo '#define LATE 7' > $TARGET")\n"""
 CONFIGURE = """
 conf = Configure(env, config_h="gen/late.h")

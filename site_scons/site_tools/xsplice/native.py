@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import SCons.Node.FS
+
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind
 from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError, XspliceError
@@ -39,21 +41,23 @@ def xsplice(
     name: str,
     patch: object,
     *,
-    image: Node,
-    objects: Iterable[Node] | None = None,
-    source_root: Node | None = None,
+    image: str | Node,
+    objects: Iterable[str | Node] | None = None,
+    source_root: str | Node | None = None,
     file_symbols: Mapping[str, tuple[str, str]] | None = None,
-    baselines: Mapping[str, Node] | None = None,
+    baselines: Mapping[str, str | Node] | None = None,
     release: str = "",
 ) -> XspliceNodes:
     """Wire a fix for a hypervisor that this SCons project builds: ``env.Xsplice(...)``.
+
+    Files and folders are texts or nodes, as SCons takes them everywhere.
 
     Args:
         env: The environment.
         name: Name of the fix and of its folder below the build folder; "" for the patch's own.
         patch: The diffs or a quilt series, in order of application.
         image: The linked image with its symbols (``xen-syms``).
-        objects: The object nodes to consider; default: all that the image is linked from and
+        objects: The objects to consider; default: all that the image is linked from and
             that SCons' Object builders make; all of these if SCons does not link the image.
         source_root: Folder that the patches apply to; default: the SConscript's folder.
         file_symbols: STT_FILE text of an object, by the object's path: (as the compiler writes
@@ -67,20 +71,25 @@ def xsplice(
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold
         them. What cannot be used ends SCons with the message and the documented status.
     """
-    image = env.Flatten([image])[0]
-    if objects is None:
-        objects = compiled_for(image, env["XSPLICE_OBJECTS"])
     with settings.stopping(), inputs.forgotten(env):
+        made = _nodes(env, image, "image")[0]
+        if objects is None:
+            chosen = compiled_for(made, env["XSPLICE_OBJECTS"])
+        else:
+            chosen = _nodes(env, objects, "objects")
+        finished = {
+            path: _nodes(env, one, "baselines")[0] for path, one in (baselines or {}).items()
+        }
         try:
             return _wire(
                 env,
                 name,
                 patch,
-                image=image,
-                chosen=env.Flatten(objects),
-                root=source_root or env.Dir(".").srcnode(),
+                image=made,
+                chosen=chosen,
+                root=_folder(env, source_root or "."),
                 names=file_symbols or {},
-                finished=baselines or {},
+                finished=finished,
                 release=release,
             )
         except XspliceError as error:
@@ -91,6 +100,34 @@ def xsplice(
             return wait(env, name or derived_name(files), payloads, error)
 
 
+def _nodes(env: Environment, named: object, name: str) -> list[Node]:
+    """Return the files that an argument names.
+
+    Raises:
+        ConfigError: It names none, or what is no file.
+    """
+    found = env.arg2nodes(named, env.File, [])
+    if not found or not all(isinstance(node, SCons.Node.FS.Base) for node in found):
+        said = ", ".join(map(str, found)) or "nothing"
+        raise ConfigError(f"{name}={said}: no file; give the path or the node of a file")
+    return list(found)
+
+
+def _folder(env: Environment, named: str | Node) -> Path:
+    """Return the folder of sources that an argument names.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if isinstance(named, str):
+        path = settings.absolute(env, named, "source_root")
+    else:
+        path = Path(named.get_abspath())
+    if not path.is_dir():
+        raise ConfigError(f"source_root={named}: no such folder; give the one that holds sources")
+    return path
+
+
 def _wire(
     env: Environment,
     name: str,
@@ -98,15 +135,15 @@ def _wire(
     *,
     image: Node,
     chosen: list[Node],
-    root: Node,
+    root: Path,
     names: Mapping[str, tuple[str, str]],
     finished: Mapping[str, Node],
     release: str,
 ) -> XspliceNodes:
     """Wire a fix; errors are the library's."""
-    root_path, top = Path(root.get_abspath()), Path(env.Dir("#").get_abspath())
-    if not root_path.is_relative_to(top):
-        raise ConfigError(f"source_root: {root_path} lies outside of the project {top}")
+    top = Path(env.Dir("#").get_abspath())
+    if not root.is_relative_to(top):
+        raise ConfigError(f"source_root: {root} lies outside of the project {top}")
     base = pipeline.Base(image=Path(image.get_abspath()), release=release)
     run = settings.open_run(env, base)
     pipeline.check_payloads(run.config)
@@ -114,29 +151,29 @@ def _wire(
     patch_set = pipeline.read_fix(
         files,
         name=name,
-        source_root=root_path,
+        source_root=root,
         hypervisor_dir=".",
         is_line_neutral=is_on(env.get("LINE_NEUTRAL", "")),
         beneath=run.config.depends,
     )
-    reached = _reached(chosen, root_path, patch_set, image)
+    reached = _reached(chosen, root, patch_set, image)
     reads = {
-        path.relative_to(root_path).as_posix()
+        path.relative_to(root).as_posix()
         for node in reached
         for path in inputs.inputs(node)
-        if path.is_relative_to(root_path)
+        if path.is_relative_to(root)
     }
     is_known = not any(map(inputs.reads_more, reached))
     stack = pipeline.read_stack(run.config, patch_set, reads if is_known else None)
-    jobs = _jobs(reached, root_path, names)
+    jobs = _jobs(reached, root, names)
     twins = {
-        file.path: inputs.twins(env, root_path / file.path)
+        file.path: inputs.twins(env, root / file.path)
         for file in (*patch_set.touched, *(stack.lower.touched if stack.lower else ()))
     }
     route = "SCons' own commands (the objects are nodes)"
     wiring = start(env, patch_set, run, route, stack, files=files)
     folder = wiring.fix.folder
-    patch_root = "" if root_path == top else root_path.relative_to(top).as_posix()
+    patch_root = "" if root == top else root.relative_to(top).as_posix()
     copied = Farm(
         source_root=top,
         patch_root=patch_root,
@@ -153,7 +190,7 @@ def _wire(
     true = {
         os.path.realpath(place): path
         for path, others in twins.items()
-        for place in (root_path / path, *(top / other for other in others))
+        for place in (root / path, *(top / other for other in others))
     }
     sides = {
         job.object_path: Side(
@@ -162,9 +199,7 @@ def _wire(
             variables=inputs.variables(node),
             touched=true,
             known=frozenset(
-                file.path
-                for file in patch_set.touched
-                if root_path / file.path in inputs.inputs(node)
+                file.path for file in patch_set.touched if root / file.path in inputs.inputs(node)
             ),
         )
         for node, job in jobs
@@ -181,7 +216,7 @@ def _wire(
             roots=(image, *chosen),
             objects=frozenset(chosen),
             compiled=frozenset(reached),
-            root=root_path,
+            root=root,
             top=top,
             copy=copied.copy,
             twins=twins,
