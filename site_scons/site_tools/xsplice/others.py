@@ -7,6 +7,7 @@ A compiler or preprocessor is asked what it reads. Of scripts and Python functio
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, replace
@@ -25,10 +26,11 @@ from .actions import staged
 from .asking import Step, comes_out_equal, read_by_compiler, step_of
 from .base import OBJECTS
 from .copies import require
+from .modules import modules, named, there
 from .scripted import read_by_scripts
 from .shell import Command, commands
 from .texts import in_function, is_shell, lists_elsewhere, mentions, runs_compiler
-from .walking import PLAIN, folders_of, is_pattern_of, patterned, walked
+from .walking import PLAIN, folders_of, is_pattern_of, may_read_made, patterned, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,8 +53,11 @@ _VERSIONS = frozenset({"--version", "-version", "-V", "--help", "-dumpversion", 
 _ASSIGNED = re.compile(r"(?:^|[\s;&|(])(?:for\s+|read\s+)?([A-Za-z_]\w*)(?:=|\s+in\s|\s*;)")
 #: Programs that run what no line names.
 _RUNNERS = "bazel cargo cmake gmake make meson ninja scons eval source ."
-_PATH = re.compile(r"[\w./+-]+")
-_MODULE = re.compile(r"(?:\bimport|\bfrom|-m)\s+([\w.]+)")
+#: Options that give a program words or a script by a file.
+_FROM_FILE = re.compile(r"-f|--file")
+#: Variables that say where modules lie.
+_MODULE_PATHS = frozenset({"PYTHONPATH", "PERL5LIB", "PERLLIB", "RUBYLIB", "LUA_PATH"})
+_LONGEST = 200  #: characters of a word that may name a file
 _ELF = b"\x7fELF"
 
 
@@ -172,7 +177,11 @@ def _in_line(step: Step, files: dict[Path, Any], others: Others) -> str:
             return f"its command names a link to {next(filter(None, linked)).path}"
         elif folder := walked(command, files, folders):
             return f"its command `{command.text[:60]}` may read all of {folder}"
-        elif (program not in PLAIN or "-f" in command.words) and (
+        elif (is_made := may_read_made(command)) and (
+            said := mentions(step.line, names, "its line")
+        ):
+            return said
+        elif (is_made or program not in PLAIN or any(map(_FROM_FILE.match, command.words))) and (
             reason := _in_script(step, command, files, [others.top, *folders])
         ):
             return reason
@@ -252,46 +261,81 @@ def _own_words(command: Command, files: dict[Path, Any], folders: Iterable[Path]
 def _in_script(
     step: Step, command: Command, files: dict[Path, Any], folders: Iterable[Path]
 ) -> str:
-    """Search what a program of the project's own may read: what its words and those files name."""
-    names, top = {path.name for path in files}, next(iter(folders))
-    pending = [folder / word for word in command.words for folder in folders]
-    programs = {folder / command.words[0] for folder in folders}
-    pending += sorted(path for path in step.given if path.suffix not in inputs.SOURCES)
+    """Search what a program may read that the project brings: what its line and files name."""
+    top = next(iter(folders))
+    places = dict.fromkeys(folders)
+    programs = {Path(os.path.normpath(folder / command.words[0])) for folder in places}
+    words = _words_beside(step, command)
+    wanted = modules(step.line).union(*map(modules, command.words))
+    pending = sorted(path for path in step.given if path.suffix not in inputs.SOURCES)
+    pending += [folder / word for word in words for folder in places if len(word) < _LONGEST]
     seen: set[Path] = set()
-    while pending:
-        path = pending.pop()
+    while pending or (pending := sorted(there(places, wanted) - seen)):
+        path = Path(os.path.normpath(pending.pop()))
         if path in seen or not path.is_relative_to(top) or not inputs.is_there(path):
+            seen.add(path)
             continue
         seen.add(path)
+        if path.is_dir():
+            places[path] = None
         if not path.is_file():
             continue
-        if path not in files and path.resolve() in files:
-            return f"{command.program} may read {files[path.resolve()].path}"
-        data = path.read_bytes()
-        if data.startswith(_ELF) and path not in programs:
-            continue
-        text = data.decode("latin-1")
-        places = [*folders, *(place for place in path.parents if place.is_relative_to(top))]
-        may_list = path.suffix == ".py" and lists_elsewhere(text, files, places)
-        if said := mentions(text, names, path.name, may_list=may_list):
+        said, text = _in_file(path, command, files, list(folders), is_program=path in programs)
+        if said:
             return said
-        if path.suffix in inputs.SOURCES:
-            continue
-        if runs_compiler(path, text):
-            return f"{path.name} runs a compiler, and nobody knows what that reads"
-        if is_shell(path, text) and (said := _in_shell(text, files, [*folders, path.parent])):
-            return f"{path.name} may read all of a folder (`{said}`)"
-        found = {
-            *_PATH.findall(text),
-            *(f"{m.replace('.', '/')}.py" for m in _MODULE.findall(text)),
-        }
+        places |= dict.fromkeys(p for p in path.parents if text and p.is_relative_to(top))
+        wanted |= modules(text)
         pending += [
             folder / word
-            for word in found
+            for word in named([text])
             for folder in (top, path.parent)
-            if len(word) < 200 and not word.endswith(tuple(inputs.SOURCES))
+            if len(word) < _LONGEST and not word.endswith(tuple(inputs.SOURCES))
         ]
     return ""
+
+
+def _words_beside(step: Step, command: Command) -> list[str]:
+    """Return the words that may name what a program reads, also what others of its line give it."""
+    beside = [
+        one
+        for one in commands(step.line)
+        if one.program not in _BINARY.split() and not inputs.COMPILER.fullmatch(one.program)
+    ]
+    paths = [value for name, value in step.variables if name in _MODULE_PATHS]
+    words = [word for one in (command, *beside) for word in (*one.words, *one.variables)]
+    return sorted(named([*words, *paths]))
+
+
+def _in_file(
+    path: Path,
+    command: Command,
+    files: dict[Path, Any],
+    folders: list[Path],
+    *,
+    is_program: bool,
+) -> tuple[str, str]:
+    """Say why a file that a program may read leads to one of the patch; else give its text.
+
+    The text is empty where nothing follows from it.
+    """
+    top, names = folders[0], {path.name for path in files}
+    if path not in files and path.resolve() in files:
+        return f"{command.program} may read {files[path.resolve()].path}", ""
+    data = path.read_bytes()
+    if data.startswith(_ELF) and not is_program:
+        return "", ""
+    text = data.decode("latin-1")
+    places = [*folders, *(place for place in path.parents if place.is_relative_to(top))]
+    may_list = path.suffix == ".py" and lists_elsewhere(text, files, places)
+    if said := mentions(text, names, path.name, may_list=may_list):
+        return said, ""
+    if path.suffix in inputs.SOURCES:
+        return "", ""
+    if runs_compiler(path, text):
+        return f"{path.name} runs a compiler, and nobody knows what that reads", ""
+    if is_shell(path, text) and (said := _in_shell(text, files, [*folders, path.parent])):
+        return f"{path.name} may read all of a folder (`{said}`)", ""
+    return "", text
 
 
 def _in_shell(text: str, files: dict[Path, Any], folders: list[Path]) -> str:

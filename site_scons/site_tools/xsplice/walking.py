@@ -27,6 +27,13 @@ truncate umask uname uniq unset wc which whoami xxd xz zstd }
 """
 #: Programs that read what their words name, and nothing else.
 PLAIN = frozenset(_PLAIN.split())
+_NO_READERS = """
+: [ basename break chmod date dirname done echo esac exit export expr false fi hostname id ls mkdir
+mktemp printf pwd readlink realpath rm rmdir set shift size sleep stat test touch true truncate
+umask uname unset which whoami }
+"""
+#: Those of them that read no file which a word names.
+_READING_NONE = frozenset(_NO_READERS.split())
 #: Those of them that may walk a folder.
 _WALKERS = frozenset({"cp", "diff", "egrep", "fgrep", "git", "grep", "ls"})
 #: Others that read nothing of a folder.
@@ -136,6 +143,17 @@ def patterned(command: Command, files: Collection[Path], folders: Iterable[Path]
         elif any(place in files for f in folders for place in _expanded(f, raw, _value(raw))):
             return raw
     return ""
+
+
+def may_read_made(command: Command) -> bool:
+    """Tell whether a command may read a file whose name the shell makes: ``cat $(cat list)``.
+
+    Args:
+        command: The command.
+    """
+    raws = (re.sub(r"'[^']*'", "", raw) for raw in command.raw[1:])
+    is_reading = command.program not in _READING_NONE
+    return any(re.search(r"[$`]", raw) for raw in raws if is_reading or raw.startswith("<"))
 
 
 def is_pattern_of(raw: str, name: str) -> bool:
