@@ -144,6 +144,12 @@ HDR, OTHER = Path("src/h.h"), ["src/other.h"]
 class Reader:
     def read(self):
         return open("src/h.h").read()
+class Keeper:
+    def __init__(self, path):
+        self.path = path
+    def make(self, target, source, env):
+        open(str(target[0]), "w").write(open(self.path).read())
+KEPT, FREE = [Keeper("src/h.h")], [Keeper("data/x")]
 def closed(path):
     return lambda target, source, env: not open(str(target[0]), "w").write(open(path).read())
 def make(target, source, env, **more):
@@ -168,6 +174,14 @@ MADE = [
     ("", "['gen.sh'], 'sh $SOURCE > $TARGET'", "sh may read src/h.h"),
     ("", "[], 'cat data/x > $TARGET # %s'" % ("x" * 300), ""),
     ("", "[], closed('data/x')", ""),
+    ("", "[], Keeper('src/h.h').make", "the Python function make names h.h"),
+    ("", "[], Keeper('data/x').make", ""),
+    ("KEPT[0].path", "[], make", "the Python function make names h.h"),
+    ("FREE[0].path", "[], make", ""),
+    ("open(env['HDR'])", "[], make, HDR='src/h.h'", "the Python function make names h.h"),
+    ("open(env['HDR'])", "[], make, HDR='data/x'", ""),
+    ("env.File('$HDR')", "[], make, HDR='$REAL', REAL=['src/h.h']", "make names h.h"),
+    ("env.File('$OTHER')", "[], make, HDR='src/h.h', OTHER='data/x'", ""),
     ("", "[], 'echo $FUNCTION > $TARGET'", "it reads src/h.h itself"),
     ("", "[], 'echo $OWN > $TARGET'", ""),
     ("", "[], 'cp ../src/*.h . && cat h* > ../gen.inc', chdir='data'", "its command names"),

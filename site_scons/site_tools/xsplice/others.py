@@ -353,7 +353,7 @@ def _in_call(node: Node, function: Any, files: dict[Path, Any], others: Others) 
     """Search a Python function, and what SCons' own (`Copy`) are given."""
     names = {path.name for path in files}
     if not isinstance(function, ActionCaller):
-        return in_function(function, files, others.top)
+        return in_function(function, files, others.top, node.get_build_env())
     env, parent = node.get_build_env(), function.parent
     with inputs.at_top(env):
         given = [

@@ -9,17 +9,21 @@ import os
 import re
 import sys
 import textwrap
+from collections import UserList
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from SCons.Environment import SubstitutionEnvironment
 from SCons.Node import Node
 
 from .reading import is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+    from SCons.Environment import Environment
 
 _COMPILER_IN_TEXT = re.compile(r"\b(?:cc|gcc|g\+\+|clang|cpp|CC|CPP|HOSTCC)\b")
 _LISTING = re.compile(
@@ -40,6 +44,10 @@ _WALKING = re.compile(
 )
 _GLOB = re.compile(r"""[^\s"'`/(),;|&<>]*\*[^\s"'`/(),;|&<>]*""")
 _QUOTED_GLOB = re.compile(_GLOB.pattern.join("()") + "[\"']")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+#: SCons' own variables that name no file for a function.
+_TABLES = frozenset({"BUILDERS", "ENV", "SCANNERS", "TOOLS", "__RPATH"})
+_NO_OBJECTS = (FunctionType, MethodType, ModuleType, type, SubstitutionEnvironment)
 _QUOTES = "\"', "
 #: What a script writes for a compiler, which tells itself what it reads.
 _INCLUDE = re.compile(r"""#\s*include(?:_next)?\s*\\*["<'][^"<>\n]*""")
@@ -136,18 +144,22 @@ def is_shell(path: Path, text: str) -> bool:
     return path.suffix == ".sh" or re.match(r"#!.*\b(?:ba|da|k|z)?sh\b", text) is not None
 
 
-def in_function(function: Any, files: Collection[Path], top: Path) -> str:
+def in_function(
+    function: Any, files: Collection[Path], top: Path, env: Environment | None = None
+) -> str:
     """Search a Python function, and those of the project that it calls.
 
     Args:
         function: The function.
         files: The absolute paths of the files of the patch.
         top: Where it runs.
+        env: The environment that SCons gives it, if it does.
     """
     names = {path.name for path in files}
     pending, seen = [function], set()
     while pending:
         one = pending.pop()
+        bound = [one.__self__] if isinstance(one, MethodType) else []
         one = getattr(one, "__func__", one)
         if id(one) in seen:
             continue
@@ -160,6 +172,9 @@ def in_function(function: Any, files: Collection[Path], top: Path) -> str:
         values = [one.__globals__.get(name, sys.modules.get(name)) for name in sorted(called)]
         values += [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
         values += [cell.cell_contents for cell in one.__closure__ or () if cell != CellType()]
+        values += [part for value in (*bound, *values) for part in _parts(value)]
+        environments = [value for value in values if isinstance(value, SubstitutionEnvironment)]
+        values += _variables(text, [*environments, *([] if env is None else [env])])
         text = "\n".join([text, *(repr(_plain(value)) for value in values if _is_datum(value))])
         who = f"the Python function {one.__name__}"
         if said := mentions(text, names, who, may_list=lists_elsewhere(_source(one), files, [top])):
@@ -176,6 +191,38 @@ def in_function(function: Any, files: Collection[Path], top: Path) -> str:
     return ""
 
 
+def _parts(value: Any, depth: int = 3) -> list[Any]:
+    """Return what an object holds, and the functions of its class; of a plain value nothing."""
+    own: list[Any] = []
+    if isinstance(value, dict):
+        held = list(value.values())
+    elif isinstance(value, list | tuple | set | UserList):
+        held = list(value)
+    elif _is_datum(value) or isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):
+        return []
+    else:
+        held = own = list(vars(value).values())
+        own += [one for one in vars(type(value)).values() if isinstance(one, FunctionType)]
+    return own + [part for one in held for part in _parts(one, depth - 1) if depth]
+
+
+def _variables(text: str, environments: Iterable[Any]) -> list[Any]:
+    """Return the values of all SCons variables that a text names, and that those name."""
+    found: list[Any] = []
+    for env in environments:
+        pending, seen = set(_WORD.findall(text)), set(_TABLES)
+        while pending:
+            name = pending.pop()
+            value = None if name in seen else env.get(name)
+            seen.add(name)
+            if isinstance(value, FunctionType):
+                found.append(value)
+            elif _is_datum(value):
+                found.append(value)
+                pending.update(_WORD.findall(repr(_plain(value))))
+    return found
+
+
 def _source(function: FunctionType) -> str:
     try:
         return inspect.getsource(function)
@@ -185,12 +232,12 @@ def _source(function: FunctionType) -> str:
 
 def _is_datum(value: object) -> bool:
     """Tell whether a value may name files: texts, what holds some, nodes of SCons."""
-    return isinstance(value, str | bytes | PurePath | list | tuple | set | dict | Node)
+    return isinstance(value, str | bytes | PurePath | list | tuple | set | dict | UserList | Node)
 
 
 def _plain(value: Any) -> Any:
     """Return a value with texts in the place of nodes and paths."""
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, list | tuple | set | UserList):
         return [_plain(one) for one in value]
     if isinstance(value, dict):
         return [(_plain(key), _plain(one)) for key, one in value.items()]
