@@ -143,3 +143,37 @@ def test_what_a_list_names_is_not_proved(name: str, status: int, tmp_path: Path)
     project.patch(FACTOR)
     run = project.run("xsplice-verify", status=status)
     assert ("list.txt names h.h" in run.text) == (status == 5)
+
+
+AFTER = 'for one in objects:\n    env.AddPostAction(one, "%s")\n'
+CHAIN = 'env["CCCOM"] = [env["CCCOM"], "objcopy --strip-debug $TARGET"]\n'
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        IN_SRC + AFTER % "objcopy --rename-section .comment=.note.comment $TARGET",
+        IN_SRC + AFTER % "objdump -d $TARGET > ${TARGET}.dis",
+        CHAIN + IN_SRC,
+        'env.Append(CCFLAGS=["-g"])\n' + CHAIN + IN_SRC,
+    ],
+)
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_what_is_done_to_an_object_is_done_to_the_fixes_as_well(made: str, tmp_path: Path) -> None:
+    project = whole(tmp_path, made)
+    project.patch(FACTOR)
+    project.run("xsplice-verify")
+    assert project.functions() == {"one"}
+    listing = tmp_path / "src/one.o.dis"
+    if listing.exists():
+        assert "src/one.o:     file format" in listing.read_text()
+
+
+@pytest.mark.scons
+@pytest.mark.toolchain
+def test_what_is_done_to_an_object_and_writes_elsewhere_is_refused(tmp_path: Path) -> None:
+    project = whole(tmp_path, IN_SRC + AFTER % "nm $TARGET > ${TARGET.base}.names")
+    project.patch(FACTOR)
+    said = project.run("xsplice-verify", status=2).text
+    assert "src/one.o: what follows its compiler may write another file (`nm" in said

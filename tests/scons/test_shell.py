@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from xsplice.shell import Command, commands
+from xsplice.shell import Command, commands, writes_elsewhere
+from xsplice_plugins.kbuild.commands import compiling, edited, redirected
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,44 @@ def test_only_what_is_given_no_source_links(line: str, *, links: bool) -> None:
 def test_a_compiler_prints_the_text_that_it_makes(line: str, printing: str | None) -> None:
     command = commands(line)[-1]
     assert command.preprocessing({"out"}) == printing
+
+
+COMPILE = "gcc -o a/b.o -c b.c 2>&1"
+
+
+@pytest.mark.parametrize(
+    ("step", "is_said"),
+    [
+        ("", False),
+        ("true", False),
+        ("objcopy --rename-section .comment=.note.comment a/b.o", False),
+        ("objcopy a/b.o a/b.o.tmp && mv a/b.o.tmp a/b.o", False),
+        ("objdump -d a/b.o > a/b.o.dis", False),
+        ("nm a/b.o > /dev/null 2>&1", False),
+        ("sh tools/check a/b.o", False),
+        ("objdump -d a/b.o > a/b.dis", True),
+        ("objcopy -O binary a/b.o a/b.bin", True),
+        ("cp a/b.o out", True),
+        ("cp -t out a/b.o", True),
+        ("ar r x.a a/b.o", True),
+        ("strip -o c.o a/b.o", True),
+        ("nm a/b.o | tee names", True),
+    ],
+)
+def test_what_follows_a_compiler_may_write_elsewhere(step: str, *, is_said: bool) -> None:
+    line = f"{COMPILE} && {step}" if step else COMPILE
+    assert compiling(line, "a/b.o") == COMPILE
+    assert compiling(line, "other.o") == line
+    assert bool(writes_elsewhere(line, "a/b.o")) == is_said
+
+
+def test_what_follows_a_compiler_takes_the_moved_output() -> None:
+    line = "rm -f b.o && gcc -MT b.o -ob.o b.c && objcopy b.o b.o.x && cp c/b.o b.other"
+    line += " ; mv b.o.x b.o"
+    made = Path("/w/made")
+    moved = edited(line, redirected(line, "b.o", made), "-g0", "b.o")
+    assert moved == (
+        "rm -f b.o && gcc -MT b.o -o/w/made b.c -g0 && objcopy /w/made /w/made.x"
+        " && cp c/b.o b.other ; mv /w/made.x /w/made"
+    )
+    assert edited("gcc -c b.c", {}, "-g0", "b.o") == "gcc -c b.c -g0"

@@ -33,7 +33,7 @@ _SHARED = re.compile(r"\.text(?:\.unlikely|\.hot|\.startup|\.exit)?")
 
 def apart(job: CompileJob) -> CompileJob:
     """Return a job that gives every function a section of its own."""
-    return replace(job, command=edited(job.command, {}, "-ffunction-sections"))
+    return replace(job, command=edited(job.command, {}, "-ffunction-sections", job.output))
 
 
 def shares_sections(data: bytes, name: str) -> bool:

@@ -8,13 +8,14 @@ import re
 import shlex
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
 from xsplice_plugins.capture.reads import NOT_TOLD, Reads, files_read
 from xsplice_plugins.errors import CaptureError, RefusedError
-from xsplice_plugins.kbuild.commands import edited, redirected, run, words
+from xsplice_plugins.kbuild.commands import compiling, edited, redirected, run, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,6 +114,7 @@ def preprocess(
         RefusedError: A value changed that ``asm-offsets.h`` has for assembler.
     """
     origin = origin_of(copy_root).folder
+    job = replace(job, command=compiling(job.command, job.output))
     changes = _moved(job.command, origin, copy_root)
     changes |= _without_outputs(job.command)
     appended = f"-E{_prefix_map(job.command, origin, copy_root)} {options}".rstrip()
@@ -149,6 +151,7 @@ def is_true(
     Raises:
         CaptureError: Preprocessing fails.
     """
+    job = replace(job, command=compiling(job.command, job.output))
     text = preprocess(job, copy_root, env=env)
     with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
         asked = Path(work) / "asked.i"
@@ -225,7 +228,7 @@ def _redirected(job: CompileJob, copy_root: Path, made: Path, *, is_asked: bool)
     told = shlex.quote(str(made.with_name("depends")))
     if is_asked and not any(word.text.startswith("-MF") for word in words(job.command)):
         appended = f"{appended} -MD -MF {told}".lstrip()
-    return edited(job.command, changes, appended)
+    return edited(job.command, changes, appended, job.output)
 
 
 def _moved(command: str, origin: str, copy_root: Path) -> dict[int, str]:

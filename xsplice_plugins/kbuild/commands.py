@@ -20,6 +20,8 @@ from pathlib import Path
 from xsplice_plugins.errors import CaptureError, MachineError
 
 _WORD = re.compile(r"""(?:[^\s'"\\;&|<>()]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)
+_DUPLICATE = re.compile(r"[<>]&|&>")
+_NAMES_RULE = frozenset({"-MT", "-MQ"})
 SHELL_NOT_FOUND = 127  #: the shell's own status where a command's program is not there
 OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
 
@@ -58,15 +60,25 @@ def option_word(command: str, option: str) -> str | None:
     return found[-1] if found else None
 
 
-def edited(command: str, changes: Mapping[int, str], appended: str = "") -> str:
+def edited(command: str, changes: Mapping[int, str], appended: str = "", output: str = "") -> str:
     """Return a command line with words exchanged.
 
     Args:
         command: The line.
         changes: New text (not yet quoted) by the word's index; "" removes the word.
         appended: Text to put behind the line, as it is.
+        output: If given, ``appended`` goes behind the step that writes it (``-o``).
     """
     line = words(command)
+    end = len(compiling(command, output))
+    if appended and end < len(command):
+        changed = {index: text for index, text in changes.items() if line[index].end <= end}
+        rest = {
+            index - len(words(command[:end])): text
+            for index, text in changes.items()
+            if index not in changed
+        }
+        return edited(command[:end], changed, appended) + edited(command[end:], rest)
     parts: list[str] = []
     at = 0
     for index in sorted(changes):
@@ -79,13 +91,31 @@ def edited(command: str, changes: Mapping[int, str], appended: str = "") -> str:
     return "".join(parts).rstrip() + (f" {appended}" if appended else "")
 
 
+def is_or_extends(word: str, output: str) -> bool:
+    """Tell whether a word names an output, or a file beside it such as ``OUTPUT.dis``."""
+    return word == output or (word.startswith(f"{output}.") and "/" not in word[len(output) :])
+
+
+def compiling(command: str, output: str) -> str:
+    """Return a line without the steps behind the one that has ``-o OUTPUT``."""
+    is_found = False
+    for word, after in pairwise(words(command)):
+        is_found = is_found or word.text == f"-o{output}"
+        lead = _DUPLICATE.sub("", command[word.end : after.start])
+        if is_found and re.search(r"[;&|\n]", lead):
+            return command[: word.end]
+        is_found = is_found or (word.text == "-o" and after.text == output)
+    return command
+
+
 def redirected(command: str, output: str, made: Path) -> dict[int, str]:
     """Return the words to exchange so that a compiler writes into another folder only.
 
     Args:
         command: The line.
         output: What follows its ``-o``.
-        made: Where the output goes; a list of dependencies goes to ``depends`` beside it.
+        made: Where the output goes; a list of dependencies goes to ``depends`` beside it, and so
+            does what steps behind the compiler make of the output under longer names.
 
     Raises:
         CaptureError: The line has no such output.
@@ -101,6 +131,8 @@ def redirected(command: str, output: str, made: Path) -> dict[int, str]:
         elif word.text == f"-o{output}":
             changes[index] = f"-o{made}"
             found = True
+        elif found and before not in _NAMES_RULE and is_or_extends(word.text, output):
+            changes[index] = f"{made}{word.text.removeprefix(output)}"
         elif before == "-MF":
             changes[index] = str(made.with_name("depends"))
         elif word.text.startswith("-MF") and len(word.text) > 3:

@@ -25,6 +25,7 @@ from .builders import CAPTURING, Wiring, XspliceNodes, start, wait
 from .copies import Farm, Side, promise
 from .others import Others, is_preprocessed
 from .rebuilding import Rebuild
+from .shell import writes_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -285,6 +286,11 @@ def _jobs(
         if path in jobs or path.startswith(".."):
             path = Path(node.path).as_posix().lstrip("/")
         line = inputs.command(node)
+        if step := writes_elsewhere(line, node.path):
+            raise ConfigError(
+                f"{node}: what follows its compiler may write another file (`{step[:60]}`), and is "
+                "done in private copies as well; make that file by a command of its own"
+            )
         job = CompileJob(
             object_path=path,
             source_path=source.as_posix(),

@@ -6,11 +6,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.errors import CaptureError
-from xsplice_plugins.kbuild.commands import words
+from xsplice_plugins.kbuild.commands import compiling, is_or_extends, words
 
 from . import inputs
 
@@ -25,6 +26,8 @@ _BACKQUOTED = re.compile(r"`([^`]*)`")
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
 #: Words before a program's name.
 _BEFORE = "if then else elif do while until ! { time exec env command nice ccache sccache distcc"
+#: Programs that write what they name last.
+_WRITERS = frozenset({"cp", "dd", "install", "ln", "mv", "objcopy", "rsync", "strip", "tee"})
 _WITH_VALUE = frozenset({"-o", "-MF", "-MT", "-MQ", "-MJ"})
 _NOT_ASKED = re.compile(r"-(?:[cSEP]|d[A-Z]+|MM?D?|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
 _WRITES = re.compile(r"-(?:MM?D|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
@@ -165,3 +168,33 @@ def _split(line: str) -> list[list[str]]:
             found[-1].append(raw)
         end = word.end
     return [one for one in found if one]
+
+
+def writes_elsewhere(line: str, output: str) -> str:
+    """Return the step behind a compiler that may write another file; "" if none does.
+
+    Args:
+        line: The line that compiles an object and does more with it.
+        output: The object.
+    """
+    rest = line[len(compiling(line, output)) :]
+    found, end = words(rest), 0
+    for word in found:
+        lead = rest[end : word.start]
+        if ">" in lead and ">&" not in lead and not _is_own(word.text, output):
+            return rest.strip(" ;&|\n")
+        end = word.end
+    for command in commands(rest) if found else ():
+        is_elsewhere = command.program == "ar" or any(
+            word.startswith(("-t", "--target-dir")) for word in command.words
+        )
+        last = command.words[-1] if command.program in _WRITERS else output
+        last = "" if is_elsewhere else last
+        outputs = [after for word, after in pairwise(command.words) if word == "-o"]
+        if not all(_is_own(word, output) for word in (last, *outputs)):
+            return command.text
+    return ""
+
+
+def _is_own(word: str, output: str) -> bool:
+    return word == "/dev/null" or is_or_extends(word, output)
