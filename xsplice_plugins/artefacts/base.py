@@ -26,9 +26,8 @@ def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset((path.removesuffix(")"), name) for name, _, path in pairs)
 
 
-#: Structures, each with places and sizes, in bytes, that headers say and an image has otherwise,
-#: and the member's name.
-Structures = tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
+#: Structures, each with what of it is otherwise, what that is by the headers, and in the image.
+Structures = tuple[tuple[str, str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,4 +57,4 @@ class BaseRecord:
     ambiguous: tuple[str, ...]  #: those that fit in several places
     strangers: tuple[str, ...]  #: what the image holds and no object has
     #: that the image has otherwise; ``None`` without debug information of both
-    structures: Structures | None = None
+    moved: Structures | None = None

@@ -120,7 +120,7 @@ class BaseMatch:
     ambiguous: tuple[str, ...] = ()  #: that fit in several places
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
-    structures: Structures | None = None
+    moved: Structures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

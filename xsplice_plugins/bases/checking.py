@@ -93,7 +93,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
-        structures=_structures(tree) if likeness is Likeness.MATCHED else None,
+        moved=_structures(tree) if likeness is Likeness.MATCHED else None,
     )
 
 
@@ -123,8 +123,7 @@ def _structures(tree: XenTree) -> Structures | None:
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
     if not (has_types(image) and any(has_types(file) for file in files)):
         return None
-    moved = moved_structures(files, image)
-    return tuple((name, tuple(sorted(rows.items()))) for name, rows in sorted(moved.items()))
+    return moved_structures(files, image)
 
 
 def _members(tree: XenTree) -> Iterator[tuple[str, Path]]:

@@ -19,6 +19,7 @@ from xsplice_plugins.elf.debuginfo import (
     AT_MEMBER_LOCATION,
     AT_NAME,
     AT_OLD_BIT_OFFSET,
+    AT_PRODUCER,
     AT_TYPE,
     AT_UPPER_BOUND,
     NESTING_MAX,
@@ -79,6 +80,17 @@ def layouts_of(file: ElfFile) -> dict[str, StructLayout]:
     """
     info = debug_info(file)
     return Layouts(info.entries, info.place_of).by_name()
+
+
+def compilers_of(file: ElfFile) -> frozenset[str]:
+    """Return how an object's compilers of C call themselves, an assembler not being one.
+
+    Raises:
+        DiffError: As `layouts_of`.
+    """
+    entries = debug_info(file).entries
+    names = (str(entry.values.get(AT_PRODUCER, "")) for entry in entries if entry.parent < 0)
+    return frozenset(name for name in names if name and not name.startswith("GNU AS"))
 
 
 class Layouts:

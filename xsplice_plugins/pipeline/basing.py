@@ -51,7 +51,7 @@ class BaseObjects:
     #: The image was not linked from them: a named base that was matched when it was added. Then
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
-    structures: Structures | None = None  #: that the image of a matched base has otherwise
+    moved: Structures | None = None  #: what the image of a matched base has otherwise
     advice: str = _AGAIN  #: where something differs
 
 
@@ -76,7 +76,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
         is_matched=is_matched,
         advice=advice,
-        structures=tree.base.structures if tree.base is not None else None,
+        moved=tree.base.moved if tree.base is not None else None,
     )
 
 
@@ -113,7 +113,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ),
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
-        structures=objects.structures,
+        moved=objects.moved,
     )
 
 

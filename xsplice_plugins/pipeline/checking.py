@@ -47,6 +47,7 @@ def check_rebuild(
     is_recompiled: bool = True,
     patches: Sequence[PatchDigest] = (),
     base: BaseMatch | None = None,
+    handmade: Sequence[NewObject] = (),
 ) -> Checks:
     """Hold a payload against the objects of a rebuild, the image and the payloads beneath.
 
@@ -62,6 +63,7 @@ def check_rebuild(
         is_recompiled: Whether objects were compiled once more where the check needs it.
         patches: What the objects are made of.
         base: How the whole tree compares with the image; says what a matched base has otherwise.
+        handmade: Compiled hand-written files, in which all is new.
 
     Returns:
         What was found, for this payload alone.
@@ -74,7 +76,7 @@ def check_rebuild(
     digest = hashlib.sha256(payload).hexdigest()
     needs = (
         *_needs(run, payload, image, base),
-        *structure_findings(REBUILD, base, objects),
+        *structure_findings(REBUILD, base, (*objects, *handmade)),
     )
     if not objects:
         findings = (*needs, *_handmade(name))

@@ -3,127 +3,90 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
-from xsplice_plugins.elf.layouts import layouts_of
+from xsplice_plugins.elf.layouts import compilers_of, layouts_of
 from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.elf.types import STT_FUNC, STT_SECTION
-from xsplice_plugins.target.machines import machine_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from xsplice_plugins.artefacts import BaseMatch
     from xsplice_plugins.check.results import NewObject
     from xsplice_plugins.elf.reader import ElfFile
-    from xsplice_plugins.elf.types import Symbol
 
-#: From the field of a place beside the instruction to the instruction's end, with and without an
-#: immediate behind it.
-_FIELD_TO_END_BYTES = (0, 4, 5, 6, 8)
+#: What names each type through which code reaches a member. clang leaves out those of variables
+#: that the file only declares.
+_WHOLE = "GNU C"
+_NOBODY = (
+    "its code is new, and nobody has compared the structures that it knows with the shipped image; "
+    "give an image and objects with debug information of gcc (CONFIG_DEBUG_INFO), and add the base "
+    "again"
+)
 
 
 def structure_findings(
     check: str, base: BaseMatch | None, objects: Iterable[NewObject]
 ) -> Iterator[Finding]:
-    """Name new code that may find a member elsewhere than the hypervisor has it.
+    """Name objects with new code that may find a member elsewhere than the hypervisor has it.
+
+    Debug information names each structure that code reaches into, whatever the instructions look
+    like. So the objects that know a moved one are asked about, and no others.
 
     Args:
         check: The check's name in findings.
         base: How the base compares with its image; ``None`` if nothing is known.
-        objects: Both sides of every object that differs.
+        objects: Both sides of every object that differs; without a baseline all is new.
 
     Yields:
-        One finding, not checked, for each function.
+        One finding, not checked, for each object.
     """
     if base is None or not base.is_matched:
         return
-    if base.structures is None:
-        if base.differs or base.absent or base.strangers:
-            yield from _unknown(check, objects)
+    is_otherwise = bool(base.differs or base.absent or base.strangers)
+    moved = {name: rest for name, *rest in base.moved or ()}
+    if not moved and not (base.moved is None and is_otherwise):
         return
-    moved = dict(base.structures)
-    for row in objects if moved else ():
-        new = read_elf(row.new, row.path)
-        layouts = layouts_of(new)
-        if not layouts:  # of assembler, or without debug information
-            yield from _unknown(check, [row])
-            continue
-        known = sorted(layouts.keys() & moved.keys())
-        wrong = {n: f"`{member}` of `{name}`" for name in known for n, member in moved[name]}
-        old = read_elf(row.baseline, row.path) if row.baseline else None
-        for name, words in _uses(new, old, wrong) if wrong else ():
-            text = f"{name}: its new code may use {words}, which the hypervisor has elsewhere than "
-            text += "the headers say; get the sources of the shipped image, or leave it alone"
-            yield _finding(check, name, text)
-
-
-def _unknown(check: str, objects: Iterable[NewObject]) -> Iterator[Finding]:
-    """Name new code that finds something behind a pointer, where no structure was compared."""
     for row in objects:
-        new = read_elf(row.new, row.path)
-        old = read_elf(row.baseline, row.path) if row.baseline else None
-        for name, words in _uses(new, old, None):
-            text = f"{name}: its new code may use a member{words}, and nobody has compared the "
-            text += "structures that it knows with the shipped image; give an image and objects "
-            text += "with debug information (CONFIG_DEBUG_INFO), and add the base again"
-            yield _finding(check, name, text)
-
-
-def _uses(
-    new: ElfFile, old: ElfFile | None, wrong: Mapping[int, str] | None
-) -> Iterator[tuple[str, str]]:
-    """Give each function with more uses of a wrong number than before, and what that number is.
-
-    ``None`` stands for every distance from a pointer.
-    """
-    before = {symbol.name: symbol for symbol in _functions(old)} if old else {}
-    for symbol in _functions(new):
-        own = _code(new, symbol)
-        was = before.get(symbol.name)
-        if was and old and own == _code(old, was) and _addends(new, symbol) == _addends(old, was):
+        new = read_elf(row.new if row.neutral is None else row.neutral, row.path)
+        if row.baseline is not None and _content(new) == _content(read_elf(row.baseline, row.path)):
             continue
-        if machine_of(new.machine).numbers is None:
-            yield symbol.name, next(iter(wrong.values())) if wrong else ""
-            continue
-        added = _numbers(new, symbol, is_pointers_only=wrong is None)
-        if was and old:
-            added -= _numbers(old, was, is_pointers_only=wrong is None)
-        if used := sorted(number for number in added if wrong is None or number in wrong):
-            words = "" if wrong is None else wrong[used[0]]
-            yield symbol.name, f"{words} at {used[0]:#x}"
+        layouts = layouts_of(new)
+        compilers = compilers_of(new)
+        is_whole = bool(compilers) and all(name.startswith(_WHOLE) for name in compilers)
+        known = sorted(layouts.keys() & moved.keys())
+        if base.moved is None or not layouts or not (known or is_whole):
+            yield _finding(check, row.path, _NOBODY)
+        elif known:
+            what, here, there = moved[known[0]]
+            more = f" (and {', '.join(known[1:])})" if known[1:] else ""
+            text = f"its new code may use {known[0]}{more}, which lies otherwise in the shipped "
+            text += f"image: {what} is {here} by the headers, and {there} there; add the base "
+            text += "again with the sources, or the headers, of the shipped image"
+            yield _finding(check, row.path, text)
 
 
-def _functions(elf: ElfFile) -> Iterator[Symbol]:
-    for symbol in elf.symbols:
-        if symbol.type == STT_FUNC and 0 < symbol.shndx < len(elf.sections):
-            yield symbol
-
-
-def _code(elf: ElfFile, symbol: Symbol) -> bytes:
-    return elf.sections[symbol.shndx].data[symbol.value : symbol.value + symbol.size_bytes]
-
-
-def _addends(elf: ElfFile, symbol: Symbol) -> list[tuple[str, int]]:
-    """Return name and distance of what a function's fields lead to."""
-    end = symbol.value + symbol.size_bytes
+def _content(elf: ElfFile) -> list[tuple[str, bytes, list[tuple[int, int, str, int]]]]:
+    """Return what of an object is loaded, and what its fields lead to."""
     return [
-        (elf.symbols[row.symbol].name, row.addend)
-        for row in elf.relocs(elf.sections[symbol.shndx])
-        if symbol.value <= row.offset < end and elf.symbols[row.symbol].type != STT_SECTION
+        (
+            section.name,
+            section.data or bytes(section.size_bytes),
+            [
+                (row.offset, row.type, _target(elf, row.symbol), row.addend)
+                for row in elf.relocs(section)
+            ],
+        )
+        for section in elf.sections
+        if section.is_alloc
     ]
 
 
-def _numbers(elf: ElfFile, symbol: Symbol, *, is_pointers_only: bool) -> Counter[int]:
-    """Count the numbers of a function's code, and the distances within what it names."""
-    count = machine_of(elf.machine).numbers
-    found = count(_code(elf, symbol), is_pointers_only=is_pointers_only) if count else Counter()
-    for _, addend in _addends(elf, symbol):
-        places = {addend + more for more in _FIELD_TO_END_BYTES}
-        found.update(places if 0 not in places else ())  # else it is the beginning itself
-    return found
+def _target(elf: ElfFile, number: int) -> str:
+    symbol = elf.symbols[number]
+    is_named = symbol.name or not 0 < symbol.shndx < len(elf.sections)
+    return symbol.name if is_named else elf.sections[symbol.shndx].name
 
 
 def _finding(check: str, subject: str, text: str) -> Finding:
@@ -131,6 +94,6 @@ def _finding(check: str, subject: str, text: str) -> Finding:
         check=check,
         severity=Severity.UNCHECKED,
         subject=subject,
-        text=text,
+        text=f"{subject}: {text}",
         obligation=Duty.LAYOUT,
     )

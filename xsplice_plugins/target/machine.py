@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -144,8 +143,6 @@ class TargetMachine:
     text: Callable[[bytes, int, Marks], list[tuple[int, str]]]
     registers: Registers
     setting: str  #: of Xen's configuration that chooses it, without ``CONFIG_``
-    #: (code, is_pointers_only): counts distances from pointers, and constants; ``None``: nobody can
-    numbers: Callable[..., Counter[int]] | None = None
 
 
 def cuts(size_bytes: int, marks: Marks) -> Iterable[tuple[int, int, bool]]:

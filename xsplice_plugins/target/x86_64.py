@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from xsplice_plugins.elf.types import EM_X86_64, R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32
 from xsplice_plugins.target.machine import Flow, Instruction, Marks, TargetMachine, cuts
 from xsplice_plugins.target.x86_64_effects import REGISTERS
-from xsplice_plugins.target.x86_64_numbers import numbers_in
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -206,5 +205,4 @@ X86_64 = TargetMachine(
     text=text,
     registers=REGISTERS,
     setting="X86",
-    numbers=numbers_in,
 )

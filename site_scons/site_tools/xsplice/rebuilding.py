@@ -195,7 +195,8 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
     """Hold the payload against the objects. Sources: payload, image, then the deltas."""
     fix, rebuild = target[0].attributes.xsplice
     with staged(target):
-        deltas = [d for d in _load_deltas(source[2:]) if d.machine and rebuild.is_possible]
+        known = [d for d in _load_deltas(source[2:]) if d.machine]
+        deltas = known if rebuild.is_possible else []
         if rebuild.farm is not None and any(delta.line_only for delta in deltas):
             lay_out(rebuild.farm)
         objects = [_new_object(fix, rebuild, delta) for delta in deltas]
@@ -211,6 +212,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
             deltas,
             patches=fix.stack.patches,
             base=base,
+            handmade=[] if rebuild.is_possible else [_new_object(fix, rebuild, d) for d in known],
         )
         is_recompiled = rebuild.farm is not None
         if rebuild.needs_make(fix) and not any(delta.is_apart for delta in deltas):
