@@ -33,7 +33,8 @@ class Inputs:
     """
 
     files: dict[str, Row] = field(default_factory=dict)  #: what the objects were compiled from
-    edited: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: has another content now
+    #: has another content now, or is gone
+    edited: dict[str, tuple[str, ...]] = field(default_factory=dict)
     newer: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: written after an object
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: the same, stamped earlier
 
@@ -78,16 +79,18 @@ def examine_inputs(tree: XenTree, known: Mapping[str, Row], known_ns: int) -> In
     for path, rows in sorted(readers.items()):
         stamps = inputs[path]
         made = {row: times[row] for row in rows if row in times}
-        if stamps is None or not made:
-            continue
         digest, old = _digest(root, path), known.get(path)
-        if old is not None and old[3] == digest:
+        if not made or (old is None and not digest):
+            continue  # nobody knows what was there
+        if stamps and old is not None and old[3] == digest:
             found.files[path] = (*stamps, digest)
             continue
         if old is not None and any(row[1] <= known_ns for row in made.values()):
             found.edited[path] = tuple(sorted(made))
             found.files[path] = old
             continue
+        if stamps is None:
+            continue  # all that read it was made since
         newer = {row for row, stamp in made.items() if stamps[1] > stamp[1]}
         moved = {row for row, stamp in made.items() if stamps[2] > (copied_ns or stamp[2])}
         if newer:
@@ -135,6 +138,7 @@ def readers_of(tree: XenTree) -> dict[str, list[str]]:
 
 
 def _digest(root: str, path: str) -> str:
+    """Return the digest of a file's content; "" if it cannot be read."""
     try:
         with open(os.path.join(root, path), "rb") as file:  # noqa: PTH118, PTH123  a thousand files
             return hashlib.sha256(file.read()).hexdigest()[:32]

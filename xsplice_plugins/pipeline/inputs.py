@@ -84,8 +84,10 @@ def check_inputs(
 
     again = _AGAIN if tree.base is None else advice_of_base(tree.base)
     if edited := concerned(found.edited):
+        gone = [path for path in edited if not (tree.root / path).is_file()]
+        what = "changed" if not gone else "gone" if gone == edited else "changed or gone"
         raise CaptureError(
-            f"{_some(edited)}: changed since the tree was built; "
+            f"{_some(edited)}: {what} since the tree was built; "
             f"{_some(found.edited[edited[0]])} was compiled with what was there before; {again}, "
             f"or put the content back; if {place} is wrong about it, remove that file"
         )

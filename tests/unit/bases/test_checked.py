@@ -41,6 +41,18 @@ def test_commands_on_record_that_changed_or_are_gone_are_told(
     assert check_base("fleet") == record
 
 
+def test_a_header_that_is_gone_is_told(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = add_base(Order(name="fleet", source=own))
+    header = store.tree_of("base:fleet") / "xen/include/xen/lib.h"
+    text = header.read_bytes()
+    assert main(["base", "check", "fleet"]) == 0
+    header.unlink()
+    assert main(["base", "check", "fleet"]) == 4
+    assert "xen/include/xen/lib.h: gone" in capsys.readouterr().err
+    header.write_bytes(text)
+    assert check_base("fleet") == record
+
+
 def test_a_compiler_that_is_another_program_now_is_told(own: Path, tmp_path: Path) -> None:
     compiler = tmp_path / "vendor-gcc"
     compiler.write_text('#!/bin/sh\nexec gcc "$@"\n')

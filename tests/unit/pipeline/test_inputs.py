@@ -127,6 +127,18 @@ def test_another_content_than_the_known_one_is_refused_whatever_its_time(
     assert doubts(own_tree) == []
 
 
+def test_a_known_file_that_is_gone_is_refused_until_it_is_back(own_tree: TinyTree) -> None:
+    doubts(own_tree)
+    header = own_tree.root / HEADER
+    text = header.read_text()
+    header.unlink()
+    for _ in range(2):
+        with pytest.raises(CaptureError, match=f"{HEADER}: gone since the tree was built"):
+            doubts(own_tree)
+    header.write_text(text)
+    assert doubts(own_tree) == []
+
+
 def test_a_tree_that_was_made_again_is_believed(own_tree: TinyTree) -> None:
     """Also where the image came out the same, as after a new comment."""
     doubts(own_tree)
