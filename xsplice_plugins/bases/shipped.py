@@ -21,13 +21,15 @@ from xsplice_plugins.bases.recipes import (
 )
 from xsplice_plugins.elf.banner import (
     is_efi_program,
+    is_with_names,
     machine_of_boot,
     release_of_boot,
     release_of_image,
     told_by_image,
 )
+from xsplice_plugins.elf.packed import check_unpackable
 from xsplice_plugins.elf.reader import ElfFile, read_elf
-from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
+from xsplice_plugins.errors import CaptureError, ConfigError, DiffError, ElfError
 from xsplice_plugins.kbuild.configured import (
     check_configured,
     lack_of_live_patching,
@@ -121,12 +123,21 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
                 f"--boot {found.boot}: is a program for EFI, where all lies elsewhere than in "
                 "xen-syms; give the xen.gz of the same package"
             )
+        if is_with_names(data):
+            raise ConfigError(
+                f"--boot {found.boot}: holds names of functions, so it is a xen-syms, which does "
+                "not boot; give it with --image, and xen.gz or xen of the same package here"
+            )
         said = (machine_of_boot(data), release_of_boot(data))
         _check_origin(f"--boot {found.boot}", said, recipe.machine, release)
     if found.image is not None:
         elf = _read(found.image)
         said = (elf.machine, release_of_image(elf) or release_of_boot(read_file(found.image)))
         _check_origin(f"--image {found.image}", said, recipe.machine, release)
+        try:
+            check_unpackable(elf)
+        except DiffError as error:
+            raise ConfigError(f"--image {error}") from error
     compiler = ask_compiler(recipe.compiler, machine=recipe.machine)
     if found.image is None:
         if found.boot is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, ET_REL
 from xsplice_plugins.errors import ElfError
 
@@ -87,6 +88,17 @@ def machine_of_boot(data: bytes) -> int | None:
 def is_efi_program(data: bytes) -> bool:
     """Tell whether what boots is for EFI alone, where all lies elsewhere than in xen-syms."""
     return data[:2] == b"MZ" and machine_of_boot(data) == EM_X86_64
+
+
+def is_with_names(data: bytes) -> bool:
+    """Tell whether what shall boot is a linked image of 64 bits with its symbol table.
+
+    Source: mkelf32.c writes 32 bits and no symbols; an arm64 kernel is no ELF file.
+    """
+    try:
+        return read_elf(data, "xen").symbol_section is not None
+    except ElfError:
+        return False
 
 
 def _ascii(wide: bytes) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.elf.packed import unpacked
 from xsplice_plugins.elf.types import SHN_LORESERVE
 from xsplice_plugins.errors import DiffError
 
@@ -162,9 +163,9 @@ def debug_units(file: ElfFile, room: Callable[[], Unit] = lambda: ([], {})) -> I
     if ".debug_info" not in file.section_by_name or ".debug_abbrev" not in file.section_by_name:
         return
     info = _relocated(file, ".debug_info")
-    abbreviations = file.section_by_name[".debug_abbrev"].data
+    abbreviations = unpacked(file, ".debug_abbrev")
     texts = {
-        form: file.section_by_name[section].data
+        form: unpacked(file, section)
         for form, section in ((_STRP, ".debug_str"), (_LINE_STRP, ".debug_line_str"))
         if section in file.section_by_name
     }
@@ -184,7 +185,7 @@ def debug_units(file: ElfFile, room: Callable[[], Unit] = lambda: ([], {})) -> I
 
 def _relocated(file: ElfFile, section_name: str) -> bytes:
     section = file.section_by_name[section_name]
-    body = bytearray(section.data)
+    body = bytearray(unpacked(file, section_name))
     for reloc in file.relocs(section):
         symbol = file.symbols[reloc.symbol]
         if 0 < symbol.shndx < SHN_LORESERVE and not file.sections[symbol.shndx].is_alloc:

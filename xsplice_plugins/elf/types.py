@@ -38,6 +38,7 @@ SHF_MERGE = 0x10
 SHF_STRINGS = 0x20
 SHF_INFO_LINK = 0x40
 SHF_GROUP = 0x200
+SHF_COMPRESSED = 0x800
 
 SHN_UNDEF = 0
 SHN_LORESERVE = 0xFF00
@@ -63,6 +64,7 @@ EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 SHDR = struct.Struct("<IIQQQQIIQQ")
 SYM = struct.Struct("<IBBHQQ")
 RELA = struct.Struct("<QQq")
+CHDR = struct.Struct("<IIQQ")  #: in front of what SHF_COMPRESSED marks
 EHDR_SIZE_BYTES, SHDR_SIZE_BYTES = EHDR.size, SHDR.size
 SYM_SIZE_BYTES, RELA_SIZE_BYTES = SYM.size, RELA.size
 

@@ -20,6 +20,7 @@ from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
 from xsplice_plugins.cli import main
 from xsplice_plugins.elf.banner import machine_of_boot, release_of_boot
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64
 from xsplice_plugins.errors import ConfigError, MachineError
 
@@ -59,6 +60,8 @@ def test_what_boots_or_an_image_of_another_release_or_machine_is_refused_at_once
             other.write_bytes(wrong)
             with pytest.raises(ConfigError, match=f"--{option} {other}: {words}"):
                 add_base(Order(name="fleet", source=tree.root, **{option: other}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"--boot {image}: holds names .* give it with --image"):
+        add_base(Order(name="fleet", source=tree.root, boot=image))
     other.write_bytes(pe(b"\x64\x86"))
     with pytest.raises(ConfigError, match=r"is a program for EFI.*give the xen\.gz of the same"):
         add_base(Order(name="fleet", source=tree.root, boot=other))
@@ -66,6 +69,32 @@ def test_what_boots_or_an_image_of_another_release_or_machine_is_refused_at_once
     for words in ({"boot": boot}, {"image": image}):
         order = Order(name="fleet", source=tree.root, is_replaced=True, **words)  # type: ignore[arg-type]
         assert add_base(order).likeness is Likeness.IDENTICAL
+
+
+def test_an_image_with_packed_debug_information_is_taken_if_it_can_be_unpacked(
+    tmp_path: Path, cache: Path
+) -> None:
+    tree = TinyTree(tmp_path / "tree")
+    tree.build()
+    add_makefile(tree)
+    image, some = (tree.root / "xen/xen-syms").rename(tmp_path / "xen-syms"), tmp_path / "some"
+    some.write_bytes(bytes(4096))
+    (tree.root / "xen/xen").unlink()
+    for word in (f"--add-section=.debug_str={some}", "--compress-debug-sections=zlib"):
+        subprocess.run(["objcopy", word, image], check=True)
+    data = bytearray(image.read_bytes())
+    section = read_elf(bytes(data), "image").section_by_name[".debug_str"]
+    assert section.size_bytes < 4096
+    for kind, is_read in ((2, False), (1, True)):
+        data[section.offset_file] = kind
+        image.write_bytes(data)
+        order = Order(name="fleet", source=tree.root, image=image, is_replaced=True)
+        if is_read:
+            assert add_base(order).likeness is Likeness.MATCHED
+            continue
+        with pytest.raises(ConfigError, match=r"--image .*\.debug_str is not packed by zlib.*objc"):
+            add_base(order)
+        assert not list(cache.rglob("configure.done"))
 
 
 def pe(machine: bytes) -> bytes:
