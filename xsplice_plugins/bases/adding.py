@@ -20,6 +20,7 @@ from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, recipe_of
 from xsplice_plugins.bases.sources import kind_of, located, unpack
 from xsplice_plugins.bases.store import (
     KEY_FILE,
+    REFUSED_FILE,
     clear,
     discard,
     empty,
@@ -107,9 +108,11 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         save(place / ORDER_FILE, to_keep(rows, order.called))
         try:
             record = _made(_Work(order, place, progress), rows)
-        except XspliceError:
+        except XspliceError as error:
             if not any(place.glob("*.done")) and not (place / "build.log").exists():
                 discard(place) if place == folder else take_away(place)
+            elif isinstance(error, ConfigError):
+                write_file(place / REFUSED_FILE, str(error).partition("; ")[0].encode())
             raise
         save(place / BASE_FILE, record)  # from here on it counts
         clear(order.name, place, waiting=said)
@@ -157,6 +160,7 @@ def _begin(place: Path, key: str) -> None:
     if not stamp.is_file() or stamp.read_bytes() != key.encode():
         empty(place)
         write_file(stamp, key.encode())
+    (place / REFUSED_FILE).unlink(missing_ok=True)
     if (place / _MAKING).exists() or not (place / "tree").is_dir():
         for done in place.glob("*.done"):
             if done.name != "fetch.done":

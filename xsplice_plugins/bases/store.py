@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
 PREFIX = "base:"  #: of a value of ``XEN`` that names a base
+REFUSED_FILE = "refused"  #: why the last run on a place ended, where the same words end so again
 KEY_FILE = "key"  #: says what a place is made of, from the first step on
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
 _AGAIN = "again-"
@@ -156,6 +157,12 @@ def load_base(name: str) -> BaseRecord:
         place = ready_place(name)
         is_begun = (folder_of(name) / KEY_FILE).is_file()
     if place is None:
+        why = _refused(folder_of(name))
+        if is_begun and why:
+            raise ConfigError(
+                f"base {name}: its making has not ended ({why}); mend that and add it again, or "
+                f"remove it with `xsplice base remove {name}`"
+            )
         if is_begun:
             raise ConfigError(
                 f"base {name}: its making has not ended; give the same `xsplice base add` again, "
@@ -171,6 +178,14 @@ def load_base(name: str) -> BaseRecord:
             f"base {name}: its record is damaged ({what}); remove it with `xsplice base remove "
             f"{name}` and add it again"
         ) from error
+
+
+def _refused(place: Path) -> str:
+    """Return why the last run on a place was refused; "" if it was not."""
+    try:
+        return (place / REFUSED_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def known_bases() -> tuple[str, ...]:

@@ -325,6 +325,24 @@ def test_what_lies_beside_a_record_is_checked(own: Path) -> None:
     assert check_base("fleet").name == "fleet"
 
 
+def test_what_was_refused_is_not_to_be_given_again_as_it_was(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = tmp_path / "boot"
+    boot.write_bytes(b"text")
+    with pytest.raises(ConfigError, match="no image that boots; give xen"):
+        add_base(Order(name="fleet", source=own, boot=boot))
+    assert main(["base", "list"]) == 0
+    said = capsys.readouterr().err
+    why = f"base fleet: its making has not ended (--boot {boot}: no image that boots); mend that"
+    assert why in said
+    assert "give the same" not in said
+    add_base(Order(name="fleet", source=own))
+    assert main(["base", "list"]) == 0
+    assert "fleet" not in capsys.readouterr().err
+    assert not list(store.folder_of("fleet").rglob(store.REFUSED_FILE))
+
+
 def test_a_damaged_record_breaks_neither_the_list_nor_its_removal(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,7 +355,7 @@ def test_a_damaged_record_breaks_neither_the_list_nor_its_removal(
     assert [line.split("\t")[0] for line in said.out.splitlines()] == ["a"]
     assert "base b: its record is damaged" in said.err
     assert "xsplice base remove b" in said.err
-    assert "base c: its making has not ended" in said.err
+    assert "base c: its making has not ended; give the same `xsplice base add` again" in said.err
     with pytest.raises(XspliceError, match="remove it with `xsplice base remove b`"):
         add_base(Order(name="b", source=own))
     assert add_base(Order(name="b", source=own, is_replaced=True)) == store.load_base("b")
