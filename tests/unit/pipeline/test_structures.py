@@ -11,6 +11,7 @@ import pytest
 
 from tests.kit.differ_inputs import compile_c
 from xsplice_plugins.artefacts import BaseMatch, Duty, Finding, Severity, Structures
+from xsplice_plugins.artefacts.files import SCHEMA, from_json
 from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.elf.moved import Moved, moved_structures
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -129,6 +130,22 @@ def test_an_object_that_knows_it_is_a_question_only_if_its_code_changes(tmp_path
     old = USER + OTHER
     assert found(tmp_path, old, old=old) == []
     assert len(found(tmp_path, old.replace("p->x", "p->y"), old=old)) == 1
+
+
+def test_an_object_in_which_only_lines_moved_is_no_question(tmp_path: Path) -> None:
+    old, new = (
+        compile_c(tmp_path, HEADER % "" + USER.replace("!= 0", f"!= 0) + ({line}") + OTHER, "-g")
+        for line in (1, 2)
+    )
+    base = BaseMatch(image="", findings=(), is_matched=True, moved=MOVED)
+    for neutral, count in ((old, 0), (None, 1)):
+        row = NewObject(path="user.o", new=new, baseline=old, neutral=neutral)
+        assert len(list(structure_findings("rebuild", base, [row]))) == count
+
+
+def test_a_match_of_an_earlier_version_has_compared_nothing() -> None:
+    text = b'{"schema":%d,"image":"","findings":[],"structures":[["struct s",[[0,"a"]]]]}'
+    assert from_json(text % SCHEMA, BaseMatch, "base.json").moved is None
 
 
 def test_where_all_is_new_everything_that_it_knows_is_a_question(tmp_path: Path) -> None:
