@@ -222,19 +222,34 @@ def _share(record: PayloadRecord, old: PayloadRecord) -> float:
 
     A cumulative patch that was written anew is another text with the same lines.
     """
-    there = Counter(line for patch in record.patches for line in patch.lines)
+    there = sum(_left(record), Counter[str]())
     shares = [
-        (Counter(patch.lines) & there).total() / len(patch.lines) if patch.lines else 0.0
-        for patch in old.patches
+        (lines & there).total() / lines.total() if lines else float(bool(patch.lines))
+        for patch, lines in zip(old.patches, _left(old), strict=True)
     ]
     return min(shares, default=0.0)
 
 
 def _leaves_in(record: PayloadRecord, old: PayloadRecord) -> bool:
     """Tell whether the new sources keep a line that the old one took away."""
-    there = {line for patch in record.patches for line in patch.lines}
-    gone = {line for patch in old.patches for line in patch.lines if line.startswith("-")}
-    return not gone <= there
+    there = sum(_left(record), Counter[str]())
+    gone = {line for lines in _left(old) for line in lines if line.startswith("-")}
+    return not gone <= there.keys()
+
+
+def _left(record: PayloadRecord) -> list[Counter[str]]:
+    """Return the lines of each patch, without those that a later one of its patches undoes."""
+    found: list[Counter[str]] = []
+    for patch in record.patches:
+        lines = Counter(patch.lines)
+        for earlier in found:
+            for line in list(lines):
+                undone = ("-" if line.startswith("+") else "+") + line[1:]
+                count = min(lines[line], earlier[undone])
+                lines[line] -= count
+                earlier[undone] -= count
+        found.append(+lines)
+    return [+lines for lines in found]
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:

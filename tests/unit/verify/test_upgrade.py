@@ -273,6 +273,32 @@ def test_a_cumulative_patch_that_was_written_anew_holds_the_lines_of_the_old_one
     assert all("what old changed in `guarded`" in loss.text for loss in losses)
 
 
+@pytest.mark.parametrize(
+    ("lines", "severity"),
+    [
+        (("+1", "+3", "+4"), None),  # one diff to the same sources
+        (("+1", "+2", "+3", "+4"), None),
+        (("+1", "+4"), Severity.UNCHECKED),  # half of what is left of the first one
+        (("+1", "+3"), Severity.UNCHECKED),  # nothing of the second one
+    ],
+)
+def test_a_series_of_which_a_later_patch_edits_lines_of_an_earlier_one(
+    lines: tuple[str, ...], severity: Severity | None, tmp_path: Path
+) -> None:
+    series = (
+        replace(OLD_PATCH, lines=("+1", "+2", "+3")),
+        replace(OTHER_PATCH, lines=("+4", "-2")),
+    )
+    before = record_with("old", replaced=("guarded",), patches=series)
+    new = PatchDigest(name="all", sha256="c" * 64, files=("all.c",), lines=lines)
+    after = record_with("new", replaced=("guarded",), patches=(new,))
+    _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], after)
+    assert [loss.severity for loss in losses] == ([severity] if severity else [])
+    undone = replace(after, patches=(new, replace(new, sha256="d" * 64, lines=("-1", "-4"))))
+    _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], undone)
+    assert losses, "what the new sources take away again they do not hold"
+
+
 def test_a_patchs_lines_are_what_it_adds_and_takes_away() -> None:
     def lines(text: str) -> tuple[str, ...]:
         rows = PatchFile(name="a", text=text, files=("a.c",))
