@@ -26,8 +26,9 @@ def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset((path.removesuffix(")"), name) for name, _, path in pairs)
 
 
-#: Structures, each with what of it is otherwise, what that is by the headers, and in the image.
-Structures = tuple[tuple[str, str, str, str], ...]
+#: Types, variables and constants, each with what of it is otherwise, what that is by the headers,
+#: and in the image.
+Retyped = tuple[tuple[str, str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,4 +58,4 @@ class BaseRecord:
     ambiguous: tuple[str, ...]  #: those that fit in several places
     strangers: tuple[str, ...]  #: what the image holds and no object has
     #: that the image has otherwise; ``None`` without debug information of both
-    moved: Structures | None = None
+    retyped: Retyped | None = None

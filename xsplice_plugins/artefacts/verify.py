@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from xsplice_plugins.artefacts.base import Structures
+from xsplice_plugins.artefacts.base import Retyped
 from xsplice_plugins.artefacts.files import SCHEMA
 from xsplice_plugins.artefacts.patch import PatchSet
 from xsplice_plugins.artefacts.sign import SignatureCheck
@@ -120,7 +120,7 @@ class BaseMatch:
     ambiguous: tuple[str, ...] = ()  #: that fit in several places
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
-    moved: Structures | None = None
+    retyped: Retyped | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
 from xsplice_plugins.elf.layouts import has_types
-from xsplice_plugins.elf.moved import moved_structures
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.retyped import retyped
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import BaseMatch, Structures
+    from xsplice_plugins.artefacts import BaseMatch, Retyped
     from xsplice_plugins.bases.shipped import Shipped
     from xsplice_plugins.kbuild.tree import XenTree
 
@@ -93,7 +93,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
-        moved=_structures(tree) if likeness is Likeness.MATCHED else None,
+        retyped=_retyped(tree) if likeness is Likeness.MATCHED else None,
     )
 
 
@@ -117,13 +117,13 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
         )
 
 
-def _structures(tree: XenTree) -> Structures | None:
-    """Say which structures the shipped image has otherwise, by the debug information of both."""
+def _retyped(tree: XenTree) -> Retyped | None:
+    """Say which types the shipped image has otherwise, by the debug information of both."""
     image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
     if not (has_types(image) and any(has_types(file) for file in files)):
         return None
-    return moved_structures(files, image)
+    return retyped(files, image)
 
 
 def _members(tree: XenTree) -> Iterator[tuple[str, Path]]:

@@ -16,10 +16,12 @@ from xsplice_plugins.elf.debuginfo import (
     AT_BYTE_SIZE,
     AT_CONST_VALUE,
     AT_COUNT,
+    AT_EXTERNAL,
     AT_MEMBER_LOCATION,
     AT_NAME,
     AT_OLD_BIT_OFFSET,
     AT_PRODUCER,
+    AT_SPECIFICATION,
     AT_TYPE,
     AT_UPPER_BOUND,
     NESTING_MAX,
@@ -30,11 +32,14 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_ENUMERATOR,
     TAG_FUNCTION_TYPE,
     TAG_MEMBER,
+    TAG_MORE_PARAMETERS,
+    TAG_PARAMETER,
     TAG_POINTER,
     TAG_STRUCT,
     TAG_SUBRANGE,
     TAG_TYPEDEF,
     TAG_UNION,
+    TAG_VARIABLE,
     TAG_VOLATILE,
     DebugEntry,
     debug_info,
@@ -44,9 +49,12 @@ from xsplice_plugins.elf.debuginfo import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xsplice_plugins.elf.reader import ElfFile
 
 
+_PARTS = (TAG_MEMBER, TAG_SUBRANGE, TAG_ENUMERATOR, TAG_PARAMETER, TAG_MORE_PARAMETERS)
 IN_DEBUG_INFORMATION = "in the debug information"
 
 
@@ -96,14 +104,19 @@ def compilers_of(file: ElfFile) -> frozenset[str]:
 class Layouts:
     """The structures of one object, with the sizes of their members."""
 
-    def __init__(self, entries: list[DebugEntry], place_of: dict[int, int]) -> None:
-        """Take the entries of one object's debug information, and their numbers by place."""
-        self.entries, self.place_of = entries, place_of
+    def __init__(
+        self, entries: list[DebugEntry], place_of: dict[int, int], *, signatures: bool = False
+    ) -> None:
+        """Take the entries of one object's debug information, and their numbers by place.
+
+        With `signatures` a function's type is what it takes and returns.
+        """
+        self.entries, self.place_of, self.signatures = entries, place_of, signatures
         self.users: dict[int, list[int]] = {}  #: of each type, filled when asked for
         self.children: dict[int, list[DebugEntry]] = {}
         self.open: set[int] = set()  #: records whose text is being written
         for entry in entries:
-            if entry.tag in (TAG_MEMBER, TAG_SUBRANGE, TAG_ENUMERATOR):
+            if entry.tag in _PARTS:
                 self.children.setdefault(entry.parent, []).append(entry)
 
     def by_name(self) -> dict[str, StructLayout]:
@@ -129,6 +142,29 @@ class Layouts:
                 is_in_unions=self._is_in_unions(place),
             )
         return result
+
+    def variables(self) -> Iterator[tuple[str, str]]:
+        """Give each variable outside of functions that has a type: its kind and name, and the type.
+
+        A declaration may say less than what defines it (`extern int table[];`): both are given.
+        """
+        for entry in self.entries:
+            if entry.tag != TAG_VARIABLE or within_function(self.entries, entry):
+                continue
+            place = self.place_of.get(number_of(entry.values.get(AT_SPECIFICATION, -1)), -1)
+            first = self.entries[place] if place >= 0 else entry
+            if AT_NAME in first.values:
+                kind = "variable" if AT_EXTERNAL in first.values else "static"
+                typed = entry if AT_TYPE in entry.values else first
+                yield f"{kind} {first.values[AT_NAME]}", self.type_text(typed)
+
+    def constants(self) -> Iterator[tuple[str, int]]:
+        """Give each constant of an enumeration that outlives a function: its name and value."""
+        for number, entry in enumerate(self.entries):
+            if entry.tag == TAG_ENUM and not within_function(self.entries, entry):
+                for child in self.children.get(number, []):
+                    name = str(child.values.get(AT_NAME, ""))
+                    yield name, number_of(child.values.get(AT_CONST_VALUE, 0))
 
     def _is_in_unions(self, number: int) -> bool:
         """Tell whether all that has a type, under any of its names, is a member of a union."""
@@ -199,10 +235,10 @@ class Layouts:
             number = self._bare(self.type_of(members[0]))
         return f"{size} {self._whole_text(number, 0)}"
 
-    def type_text(self, entry: DebugEntry) -> str:
+    def type_text(self, entry: DebugEntry, depth: int = 0) -> str:
         """Return size and type of what has a type; nameless records are told whole."""
         number = self.type_of(entry)
-        return f"{self._size_bytes(number)} {self._whole_text(number, 0)}"
+        return f"{self._size_bytes(number)} {self._whole_text(number, depth)}"
 
     def _whole_text(self, number: int, depth: int) -> str:
         """Return a type's text; a nameless record with all its members."""
@@ -211,7 +247,15 @@ class Layouts:
             return "void"
         entry = self.entries[bare]
         if entry.tag == TAG_FUNCTION_TYPE:
-            return "()"  # what it takes and returns lies in no object
+            if not self.signatures or bare in self.open:
+                return "()"  # what it takes and returns lies in no object
+            self.open.add(bare)
+            parts = [
+                "..." if part.tag == TAG_MORE_PARAMETERS else self.type_text(part, depth + 1)
+                for part in (entry, *self.children.get(bare, []))
+            ]
+            self.open.discard(bare)
+            return f"{parts[0]} ({', '.join(parts[1:])})"
         is_known = AT_NAME in entry.values and not within_function(self.entries, entry)
         if entry.tag not in RECORDS or is_known or bare in self.open:
             return self._type_text(bare, depth)

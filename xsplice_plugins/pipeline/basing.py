@@ -11,8 +11,8 @@ from xsplice_plugins.artefacts import (
     BaseMatch,
     Finding,
     Likeness,
+    Retyped,
     Severity,
-    Structures,
     read_file,
 )
 from xsplice_plugins.elf.reader import read_elf
@@ -51,7 +51,7 @@ class BaseObjects:
     #: The image was not linked from them: a named base that was matched when it was added. Then
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
-    moved: Structures | None = None  #: what the image of a matched base has otherwise
+    retyped: Retyped | None = None  #: what the image of a matched base has otherwise
     advice: str = _AGAIN  #: where something differs
 
 
@@ -76,7 +76,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
         is_matched=is_matched,
         advice=advice,
-        moved=tree.base.moved if tree.base is not None else None,
+        retyped=tree.base.retyped if tree.base is not None else None,
     )
 
 
@@ -113,7 +113,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ),
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
-        moved=objects.moved,
+        retyped=objects.retyped,
     )
 
 

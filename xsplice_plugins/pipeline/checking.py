@@ -19,9 +19,9 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.pipeline.basing import MATCH_MORE
+from xsplice_plugins.pipeline.retyped import retyped_findings
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import BY_HAND, NOTHING, kind_of, record_of
-from xsplice_plugins.pipeline.structures import structure_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ def check_rebuild(
     digest = hashlib.sha256(payload).hexdigest()
     needs = (
         *_needs(run, payload, image, base),
-        *structure_findings(REBUILD, base, (*objects, *handmade)),
+        *retyped_findings(REBUILD, base, (*objects, *handmade)),
     )
     if not objects:
         findings = (*needs, *_handmade(name))

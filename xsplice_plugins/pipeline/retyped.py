@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New code of a fix, and the structures that a matched base's shipped image has otherwise."""
+"""New code of a fix, and the types that a matched base's shipped image has otherwise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
-from xsplice_plugins.elf.layouts import compilers_of, layouts_of
+from xsplice_plugins.elf.layouts import compilers_of
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.retyped import known_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
 #: that the file only declares.
 _WHOLE = "GNU C"
 _NOBODY = (
-    "its code is new, and nobody has compared the structures that it knows with the shipped image; "
+    "its code is new, and nobody has compared the types that it knows with the shipped image; "
     "give an image and objects with debug information of gcc (CONFIG_DEBUG_INFO), and add the base "
     "again"
 )
 
 
-def structure_findings(
+def retyped_findings(
     check: str, base: BaseMatch | None, objects: Iterable[NewObject]
 ) -> Iterator[Finding]:
-    """Name objects with new code that may find a member elsewhere than the hypervisor has it.
+    """Name objects with new code that may use something otherwise than the hypervisor does.
 
-    Debug information names each structure that code reaches into, whatever the instructions look
-    like. So the objects that know a moved one are asked about, and no others.
+    Debug information names each structure that code reaches into, and each variable and
+    enumeration that it uses, whatever the instructions look like. So the objects that know one
+    which is otherwise are asked about, and no others.
 
     Args:
         check: The check's name in findings.
@@ -45,23 +47,23 @@ def structure_findings(
     if base is None or not base.is_matched:
         return
     is_otherwise = bool(base.differs or base.absent or base.strangers)
-    moved = {name: rest for name, *rest in base.moved or ()}
-    if not moved and not (base.moved is None and is_otherwise):
+    otherwise = {name: rest for name, *rest in base.retyped or ()}
+    if not otherwise and not (base.retyped is None and is_otherwise):
         return
     for row in objects:
         new = read_elf(row.new if row.neutral is None else row.neutral, row.path)
         if row.baseline is not None and _content(new) == _content(read_elf(row.baseline, row.path)):
             continue
-        layouts = layouts_of(new)
+        names = known_by(new).keys()
         compilers = compilers_of(new)
         is_whole = bool(compilers) and all(name.startswith(_WHOLE) for name in compilers)
-        known = sorted(layouts.keys() & moved.keys())
-        if base.moved is None or not layouts or not (known or is_whole):
+        known = sorted(names & otherwise.keys())
+        if base.retyped is None or not names or not (known or is_whole):
             yield _finding(check, row.path, _NOBODY)
         elif known:
-            what, here, there = moved[known[0]]
+            what, here, there = otherwise[known[0]]
             more = f" (and {', '.join(known[1:])})" if known[1:] else ""
-            text = f"its new code may use {known[0]}{more}, which lies otherwise in the shipped "
+            text = f"its new code may use {known[0]}{more}, which is otherwise in the shipped "
             text += f"image: {what} is {here} by the headers, and {there} there; add the base "
             text += "again with the sources, or the headers, of the shipped image"
             yield _finding(check, row.path, text)

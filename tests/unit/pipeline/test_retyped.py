@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.kit.differ_inputs import compile_c
-from xsplice_plugins.artefacts import BaseMatch, Duty, Finding, Severity, Structures
+from xsplice_plugins.artefacts import BaseMatch, Duty, Finding, Retyped, Severity
 from xsplice_plugins.artefacts.files import SCHEMA, from_json
 from xsplice_plugins.check.results import NewObject
-from xsplice_plugins.elf.moved import Moved, moved_structures
 from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.retyped import retyped
 from xsplice_plugins.pipeline import checking
+from xsplice_plugins.pipeline.retyped import retyped_findings
 from xsplice_plugins.pipeline.run import Run
-from xsplice_plugins.pipeline.structures import structure_findings
 from xsplice_plugins.plugins.manager import build_plugin_manager
 from xsplice_plugins.plugins.spec import Config
 
@@ -31,7 +31,7 @@ extern struct outer the_outer;
 #: What runs, in two files.
 OTHER = "int other(struct outer *o) { return o->flags; }\n"
 USER = "int user(void *o, struct plain *p) { return p->x + (o != 0); }\n"
-MOVED: Structures = (
+MOVED: Retyped = (
     ("struct inner", "`b`", "0x8, 0x4 of `int`", "0x10, 0x4 of `int`"),
     ("struct outer", "`in`", *(f"0x100, {size} of `struct inner[2]`" for size in ("0x20", "0x30"))),
 )
@@ -56,9 +56,9 @@ def objects_of(folder: Path, flag: str = "-g") -> list[ElfFile]:
     ]
 
 
-def moved(folder: Path, member: str, flag: str = "-g", name: str = "{}.c") -> Moved:
+def moved(folder: Path, member: str, flag: str = "-g", name: str = "{}.c") -> Retyped:
     """Compare both."""
-    return moved_structures(objects_of(folder), image_of(folder, member, flag, name))
+    return retyped(objects_of(folder), image_of(folder, member, flag, name))
 
 
 def test_a_member_more_moves_what_comes_behind_and_what_holds_it(tmp_path: Path) -> None:
@@ -78,11 +78,94 @@ def test_a_structure_that_one_side_alone_knows_was_not_compared(tmp_path: Path) 
     rows = moved(tmp_path, "", "-g0")
     assert [row[0] for row in rows] == ["struct inner", "struct outer", "struct plain"]
     assert {row[3] for row in rows} == {"not there"}
-    rows = moved_structures(objects_of(tmp_path)[1:], image_of(tmp_path, ""))
+    rows = retyped(objects_of(tmp_path)[1:], image_of(tmp_path, ""))
     assert [(row[0], row[2]) for row in rows] == [
         ("struct inner", "not there"),
         ("struct outer", "not there"),
     ]
+
+
+TABLE = "extern %s *table; int use(int i) { return table[i]; }\n"
+CALLS = "struct ops { int (*get)(%s); }; int use(struct ops *ops) { return ops->get(1); }\n"
+KEPT = "static %s kept = 1; int *use(void) { return (int *)&kept; }\n"
+STATE = "enum state { READY = 1, BUSY = %s }; enum state use(int i) { return i ? BUSY : READY; }\n"
+NESTED = "void (*use(void))(void (*)(%s), ...) { return 0; } void (*all)(void (*)(%s), ...) = 0;\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "theirs", "row"),
+    [
+        (TABLE, "short", "int", ("variable table", "its type", "`8 *short int`", "`8 *int`")),
+        (
+            CALLS,
+            "int",
+            "long",
+            (
+                "struct ops",
+                "`get`",
+                "0x0, 0x8 of `*4 int (4 int)`",
+                "0x0, 0x8 of `*4 int (8 long int)`",
+            ),
+        ),
+        (KEPT, "int", "unsigned", ("static kept", "its type", "`4 int`", "`4 unsigned int`")),
+        (STATE, "3", "-5", ("constant BUSY", "its value", "3", "-5")),
+    ],
+)
+def test_more_than_structures_is_compared(
+    tmp_path: Path, text: str, ours: str, theirs: str, row: tuple[str, ...]
+) -> None:
+    def compiled(kind: str, name: str) -> ElfFile:
+        return read_elf(compile_c(tmp_path, text % kind, "-g", name=f"{name}.c"), name)
+
+    assert row in retyped([compiled(ours, "a")], compiled(theirs, "b"))
+    assert retyped([compiled(ours, "a")], compiled(ours, "b")) == ()
+
+
+def test_what_a_function_takes_that_a_function_takes_is_compared(tmp_path: Path) -> None:
+    def compiled(kind: str) -> ElfFile:
+        return read_elf(compile_c(tmp_path, NESTED.replace("%s", kind), "-g"), "a")
+
+    rows = retyped([compiled("int")], compiled("long"))
+    assert rows == (
+        (
+            "variable all",
+            "its type",
+            "`8 *0 void (8 *0 void (4 int), ...)`",
+            "`8 *0 void (8 *0 void (8 long int), ...)`",
+        ),
+    )
+
+
+def test_a_static_that_only_the_image_has_is_no_question_for_its_namesakes(tmp_path: Path) -> None:
+    ours, theirs = (
+        read_elf(compile_c(tmp_path, KEPT % kind, "-g", name=f"{kind}.c"), kind)
+        for kind in ("int", "long")
+    )
+    image = tmp_path / "image"
+    for stem, file in (("a", ours), ("b", theirs)):
+        (tmp_path / f"{stem}.o").write_bytes(file.data)
+    words = ["ld", "-z", "muldefs", "-e", "0", "-o", str(image), "a.o", "b.o"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    both = read_elf(image.read_bytes(), "image")
+    assert retyped([ours], both) == ()
+    assert [row[0] for row in retyped([ours, theirs], ours)] == ["static kept"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "theirs"),
+    [(TABLE, "short", "int"), (CALLS, "int", "long"), (STATE, "3", "5")],
+)
+def test_new_code_that_uses_what_has_another_type_is_not_proved(
+    tmp_path: Path, text: str, ours: str, theirs: str
+) -> None:
+    types = retyped(
+        [read_elf(compile_c(tmp_path, text % ours, "-g"), "a")],
+        read_elf(compile_c(tmp_path, text % theirs, "-g"), "b"),
+    )
+    (row,) = found(tmp_path, USER.replace("!= 0", "== 0") + text % ours, types=types)
+    assert row.severity is Severity.UNCHECKED
+    assert f"may use {types[0][0]}, which is otherwise in the shipped image: " in row.text
+    assert found(tmp_path, USER.replace("!= 0", "== 0"), types=types) == []
 
 
 def found(
@@ -90,7 +173,7 @@ def found(
     text: str,
     *,
     old: str | None = USER,
-    structures: Structures | None = MOVED,
+    types: Retyped | None = MOVED,
     flag: str = "-g",
     differs: tuple[str, ...] = ("other (common/other.o)",),
 ) -> list[Finding]:
@@ -101,8 +184,8 @@ def found(
     )
     assert new is not None
     row = NewObject(path="common/user.o", new=new, baseline=baseline)
-    base = BaseMatch(image="", findings=(), is_matched=True, moved=structures, differs=differs)
-    return list(structure_findings("rebuild", base, [row]))
+    base = BaseMatch(image="", findings=(), is_matched=True, retyped=types, differs=differs)
+    return list(retyped_findings("rebuild", base, [row]))
 
 
 CAST = "((struct outer *)o)"
@@ -137,15 +220,15 @@ def test_an_object_in_which_only_lines_moved_is_no_question(tmp_path: Path) -> N
         compile_c(tmp_path, HEADER % "" + USER.replace("!= 0", f"!= 0) + ({line}") + OTHER, "-g")
         for line in (1, 2)
     )
-    base = BaseMatch(image="", findings=(), is_matched=True, moved=MOVED)
+    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
     for neutral, count in ((old, 0), (None, 1)):
         row = NewObject(path="user.o", new=new, baseline=old, neutral=neutral)
-        assert len(list(structure_findings("rebuild", base, [row]))) == count
+        assert len(list(retyped_findings("rebuild", base, [row]))) == count
 
 
 def test_a_match_of_an_earlier_version_has_compared_nothing() -> None:
-    text = b'{"schema":%d,"image":"","findings":[],"structures":[["struct s",[[0,"a"]]]]}'
-    assert from_json(text % SCHEMA, BaseMatch, "base.json").moved is None
+    text = b'{"schema":%d,"image":"","findings":[],"moved":[["struct s","`a`","0x0","0x8"]]}'
+    assert from_json(text % SCHEMA, BaseMatch, "base.json").retyped is None
 
 
 def test_where_all_is_new_everything_that_it_knows_is_a_question(tmp_path: Path) -> None:
@@ -156,17 +239,17 @@ def test_where_all_is_new_everything_that_it_knows_is_a_question(tmp_path: Path)
 def test_without_debug_information_of_the_object_new_code_is_a_question(tmp_path: Path) -> None:
     text = USER.replace("(o != 0)", "o == 0")
     (row,) = found(tmp_path, text, flag="-g0")
-    assert "nobody has compared the structures" in row.text
+    assert "nobody has compared the types" in row.text
     assert found(tmp_path, USER, flag="-g0") == []
-    assert found(tmp_path, text, flag="-g0", structures=()) == []
+    assert found(tmp_path, text, flag="-g0", types=()) == []
 
 
 def test_where_nobody_compared_structures_all_new_code_is_a_question(tmp_path: Path) -> None:
     text = USER.replace("(o != 0)", "o == 0")
-    (row,) = found(tmp_path, text, structures=None)
-    assert "nobody has compared the structures" in row.text
-    assert found(tmp_path, USER, structures=None) == []
-    assert found(tmp_path, text, structures=None, differs=()) == []
+    (row,) = found(tmp_path, text, types=None)
+    assert "nobody has compared the types" in row.text
+    assert found(tmp_path, USER, types=None) == []
+    assert found(tmp_path, text, types=None, differs=()) == []
 
 
 @pytest.mark.skipif(not shutil.which("clang"), reason="no clang")
@@ -178,11 +261,11 @@ def test_clang_does_not_name_all_that_its_code_uses(tmp_path: Path) -> None:
         subprocess.run(command, cwd=tmp_path, check=True)
         sides.append((tmp_path / "out.o").read_bytes())
     row = NewObject(path="user.o", new=sides[1], baseline=sides[0])
-    base = BaseMatch(image="", findings=(), is_matched=True, moved=MOVED)
-    (finding,) = structure_findings("rebuild", base, [row])
-    assert "nobody has compared the structures" in finding.text
-    base = BaseMatch(image="", findings=(), is_matched=True, moved=())
-    assert list(structure_findings("rebuild", base, [row])) == []
+    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
+    (finding,) = retyped_findings("rebuild", base, [row])
+    assert "nobody has compared the types" in finding.text
+    base = BaseMatch(image="", findings=(), is_matched=True, retyped=())
+    assert list(retyped_findings("rebuild", base, [row])) == []
 
 
 def test_a_hand_written_file_is_asked_about_too(
@@ -193,7 +276,7 @@ def test_a_hand_written_file_is_asked_about_too(
 
     monkeypatch.setattr(checking, "_needs", nothing)
     monkeypatch.setattr(checking, "settled", lambda run, _: run)
-    base = BaseMatch(image="", findings=(), is_matched=True, moved=MOVED)
+    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
 
     def asked(text: str) -> list[str]:
         data = compile_c(tmp_path, HEADER % "" + text, "-g")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an image's types say otherwise than the objects that were built again for it.
+
+Code that is compiled with the objects' headers finds a member where they say, reads a variable as
+they say, calls through a pointer as they say, and stores the constant that they say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.elf.debuginfo import debug_info, debug_units
+from xsplice_plugins.elf.layouts import Layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xsplice_plugins.elf.layouts import StructLayout
+    from xsplice_plugins.elf.reader import ElfFile
+
+#: What a name stands for, what of it is otherwise, what that is by the objects, and in the image.
+Retyped = tuple[tuple[str, str, str, str], ...]
+_Rows = tuple[tuple[str, str], ...]
+_SIZE = "its size"
+_NOT_THERE = "not there"
+
+
+def retyped(objects: Iterable[ElfFile], image: ElfFile) -> Retyped:
+    """Compare all that objects know by name with all that an image knows: see `known_by`.
+
+    Files are not paired, for another build calls them otherwise. Where files have several things
+    of one name, both sides must have the same ones. A static of a file may be missing on our side.
+
+    Args:
+        objects: As they were built again.
+        image: The one that was shipped.
+
+    Returns:
+        One row for each that is otherwise, or that only one side knows, by name.
+
+    Raises:
+        DiffError: The debug information is damaged, or of a form that is not known.
+    """
+    ours: dict[str, set[_Rows]] = {}
+    theirs: dict[str, set[_Rows]] = {}
+    for file in objects:
+        _add(ours, known_by(file))
+    for entries, place_of in debug_units(image):
+        _add(theirs, _known(Layouts(entries, place_of, signatures=True)))
+    return tuple(
+        (name, *_difference(ours.get(name, set()), theirs.get(name, set())))
+        for name in sorted(ours.keys() | theirs.keys())
+        if _is_otherwise(name, ours.get(name, set()), theirs.get(name, set()))
+    )
+
+
+def known_by(file: ElfFile) -> dict[str, _Rows]:
+    """Return what an object's debug information knows outside of functions.
+
+    Args:
+        file: One without debug information knows nothing.
+
+    Returns:
+        By name: structures with their members, variables of the file and those that it declares
+        and uses with their types, constants of enumerations with their values. What a function
+        takes and returns is part of a pointer's type.
+
+    Raises:
+        DiffError: The debug information is damaged, or of a form that is not known.
+    """
+    info = debug_info(file)
+    return _known(Layouts(info.entries, info.place_of, signatures=True))
+
+
+def _known(layouts: Layouts) -> dict[str, _Rows]:
+    found = {name: _rows(layout) for name, layout in layouts.by_name().items()}
+    for name, text in layouts.variables():
+        found[name] = tuple(sorted({*found.get(name, ()), ("its type", f"`{text}`")}))
+    for name, value in layouts.constants():
+        found[f"constant {name}"] = (("its value", str(value)),)
+    return found
+
+
+def _add(seen: dict[str, set[_Rows]], known: dict[str, _Rows]) -> None:
+    for name, rows in known.items():
+        seen.setdefault(name, set()).add(rows)
+
+
+def _is_otherwise(name: str, ours: set[_Rows], theirs: set[_Rows]) -> bool:
+    return not ours <= theirs if name.startswith("static ") else ours != theirs
+
+
+def _rows(layout: StructLayout) -> _Rows:
+    """Return each member with its place, size and type, then the size of all."""
+    rows = [
+        (f"`{name}`", f"{_count(bits)}, {_count(size)} of `{kind}`")
+        for (name, bits, size), kind in zip(layout.members, layout.types, strict=True)
+    ]
+    return (*rows, (_SIZE, f"{layout.size_bytes:#x}"))
+
+
+def _count(bits: int) -> str:
+    """Return a number of bits as bytes, and bits where some are left."""
+    return f"{bits // 8:#x}" + (f" and {bits % 8} bits" if bits % 8 else "")
+
+
+def _difference(ours: set[_Rows], theirs: set[_Rows]) -> tuple[str, str, str]:
+    """Return the first thing that is otherwise, and what it is on both sides."""
+    here = dict(min(ours - theirs, default=min(ours, default=())))
+    there = dict(min(theirs - ours, default=min(theirs, default=())))
+    name = next((name for name in (*here, *there) if here.get(name) != there.get(name)), _SIZE)
+    return name, here.get(name, _NOT_THERE), there.get(name, _NOT_THERE)
