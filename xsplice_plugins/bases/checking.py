@@ -198,6 +198,8 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     now = replace(now, loader=kept.value("loader"))
     if not record.programs:  # of an earlier version, which did not look
         now = replace(now, programs="", commands="")
+    if record.retyped is None:  # as above; all new code is "not checked" then
+        now = replace(now, retyped=None)
     names = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
     wrong = [_SAID.get(name, name) for name in names]
     if given and given != found.image:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentTypeError
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,24 +31,35 @@ _LIKE = {
 }
 
 
+def _word(text: str) -> str:
+    """Take the value of an option; an empty one is a variable of a shell that was never set."""
+    if not text.strip():
+        raise ArgumentTypeError("its value is empty; give one, or leave the option out")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_word(text))
+
+
 def _add_base(parser: ArgumentParser) -> None:
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="DEED")
     add = deeds.add_parser("add", help="build a hypervisor that runs, and keep it by name")
     add.add_argument("name", metavar="NAME", help="how it is called in XEN=base:NAME")
-    add.add_argument("--source", type=Path, help="folder, tarball, .dsc or .src.rpm; only read")
-    add.add_argument("--ref", default="", help="a tag or commit, where the source is a git clone")
-    add.add_argument("--debian", default="", help="a package's version, or 12: fetch all of it")
-    add.add_argument("--config", default="", help="the running hypervisor's, or `defconfig`")
-    add.add_argument("--image", type=Path, help="the shipped xen-syms")
-    add.add_argument("--boot", type=Path, help="the shipped xen or xen.gz")
+    add.add_argument("--source", type=_path, help="folder, tarball, .dsc or .src.rpm; only read")
+    add.add_argument("--ref", type=_word, help="a tag or commit, where the source is a git clone")
+    add.add_argument("--debian", type=_word, help="a package's version, or 12: fetch all of it")
+    add.add_argument("--config", type=_word, help="the running hypervisor's, or `defconfig`")
+    add.add_argument("--image", type=_path, help="the shipped xen-syms")
+    add.add_argument("--boot", type=_path, help="the shipped xen or xen.gz")
     add.add_argument(
-        "--pristine", type=Path, action="append", default=[], help="a patch that it was built with"
+        "--pristine", type=_path, action="append", default=[], help="a patch that it was built with"
     )
-    add.add_argument("--make", action="append", default=[], metavar="NAME=VALUE")
-    add.add_argument("--targets", default="", help="more targets of make")
-    add.add_argument("--cc", default="", help="the compiler; default: the recipe's, else gcc")
-    add.add_argument("--loader", default="", help="a vendor's loader: xenserver")
-    add.add_argument("--mirror", default="", help="an archive in place of the system's")
+    add.add_argument("--make", type=_word, action="append", default=[], metavar="NAME=VALUE")
+    add.add_argument("--targets", type=_word, help="more targets of make")
+    add.add_argument("--cc", type=_word, help="the compiler; default: the recipe's, else gcc")
+    add.add_argument("--loader", type=_word, help="a vendor's loader: xenserver")
+    add.add_argument("--mirror", type=_word, help="an archive in place of the system's")
     add.add_argument(
         "--replace", action="store_true", help="make it again if it is made of something else"
     )
@@ -122,21 +133,21 @@ def _order(arguments: Namespace) -> Order:
             return None
         return path.resolve() if ".." in path.parts else path.absolute()
 
-    config = arguments.config
+    config = arguments.config or ""
     return Order(
         name=arguments.name,
         source=absolute(arguments.source),
-        ref=arguments.ref,
-        debian=arguments.debian,
+        ref=arguments.ref or "",
+        debian=arguments.debian or "",
         config=str(Path(config).absolute()) if config not in {"", "defconfig"} else config,
         image=absolute(arguments.image),
         boot=absolute(arguments.boot),
         pristine=tuple(path.absolute() for path in arguments.pristine),
         make=tuple(arguments.make),
-        targets=tuple(arguments.targets.split()),
-        compiler=arguments.cc,
-        mirror=arguments.mirror,
-        loader=arguments.loader,
+        targets=tuple((arguments.targets or "").split()),
+        compiler=arguments.cc or "",
+        mirror=arguments.mirror or "",
+        loader=arguments.loader or "",
         is_replaced=arguments.replace,
         jobs=arguments.jobs,
     )

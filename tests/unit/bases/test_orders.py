@@ -72,6 +72,19 @@ def test_orders_that_cannot_be_fulfilled_are_refused(
     assert store.known_bases() == ()
 
 
+@pytest.mark.parametrize(
+    "option", ["--source", "--image", "--config", "--ref", "--debian", "--pristine", "--cc"]
+)
+def test_an_option_without_a_value_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in ("", " "):
+        with pytest.raises(SystemExit, match="2"):
+            main(["base", "add", "fleet", option, value])
+        assert f"argument {option}: its value is empty" in capsys.readouterr().err
+    assert store.known_bases() == ()
+
+
 def test_words_for_make_are_variables(own: Path) -> None:
     with pytest.raises(ConfigError, match="--make V: not NAME=value"):
         added(own, make=("V",))
