@@ -9,10 +9,11 @@ the reference page. A new setting is a new row.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.plugins.spec import Config
@@ -37,8 +38,7 @@ class Takes(StrEnum):
     SWITCH = "1 or 0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(Struct, frozen=True, kw_only=True):
     """One row of the table."""
 
     name: str  #: as SCons and make spell it

@@ -127,7 +127,7 @@ def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(
         "calls": 5,
     }
     said = " ".join(answers["far"].text.split())
-    assert "nobody has compared the structures that it knows with the shipped image" in said
+    assert "nobody has compared the types that it knows with the shipped image" in said
     said = " ".join(answers["calls"].text.split())
     assert "where: the payload uses it, and the hypervisor has it otherwise; build the base" in said
     assert "run make" not in said

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -132,7 +132,7 @@ def with_alternative(feature: int, to: str) -> Draft:
 
 @pytest.mark.parametrize(("feature", "is_taken"), [(LIVEPATCH, True), (ERRATUM, False)])
 def test_at_upload_a_payload_gets_what_its_host_takes(feature: int, *, is_taken: bool) -> None:
-    image = replace(tiny_xen(ARM64), features_named=frozenset({ERRATUM}))
+    image = dataclasses.replace(tiny_xen(ARM64), features_named=frozenset({ERRATUM}))
     hv = Hypervisor(image, release("4.17.5"))
     assert hv.upload(b"p\0", with_alternative(feature, "answer").build()).code == 0
     site = next(s.addr_virt for s in hv.payloads[0].symbols if s.name == "site")

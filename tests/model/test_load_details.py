@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -352,7 +352,7 @@ def test_an_alternative_names_a_feature_that_the_release_has(
     draft.symbols.append(Sym("repl", ".altinstr_replacement", info=0))
     hv = Hypervisor(tiny_xen(), release(name))
     assert hv.upload(b"p\0", draft.build()).code == code
-    asked = Hypervisor(replace(tiny_xen(), feature_words=20), release(name))
+    asked = Hypervisor(dataclasses.replace(tiny_xen(), feature_words=20), release(name))
     assert asked.upload(b"p\0", draft.build()).code == -34
 
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import BuildFacts, release

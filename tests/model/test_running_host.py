@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from msgspec import structs
 
 from tests.kit.acting import ask, do, load, state, with_hook
 from tests.kit.payloads import ALLOC, UND, WRITE, Draft, Rel, Sec, Sym, add_code, add_hook, minimal
@@ -354,7 +355,7 @@ def test_an_answer_that_somebody_wrote_down_is_checked_on_the_image_as_built() -
     image = host_xen()
     text = bytearray(image.regions[0].data)
     text[0x300:0x303] = b"\x8b\x07\xc3"  # mov eax, [rdi]; ret
-    changed = dataclasses.replace(image.regions[0], data=bytes(text))
+    changed = structs.replace(image.regions[0], data=bytes(text))
     reading = dataclasses.replace(image, regions=(changed, *image.regions[1:]))
     for value, verdict in ((0, "proved"), (1, "refused")):
         question = Probe(function="answer", arguments=("counter",), before=value, after=value)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from msgspec import structs
 
 from tests.kit.acting import ask, do, load, with_hook
 from tests.kit.payloads import minimal
@@ -146,7 +147,7 @@ def test_read_only_pages_of_the_host_cannot_be_written() -> None:
 
     def sealed(addr: int) -> HostPage | None:
         found = page(addr)
-        return None if found is None else dataclasses.replace(found, perm=RO)
+        return None if found is None else structs.replace(found, perm=RO)
 
     store = "48b8" + HEAP.to_bytes(8, "little").hex() + "ff00" + ZERO.hex()
     hv = running(dataclasses.replace(image, host_pages=sealed), code_of(store))

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from xsplice_plugins import hookimpl, pipeline
 from xsplice_plugins.artefacts import (
@@ -172,8 +172,8 @@ def test_xsplice_diff_objects_is_asked_of_the_differ_chosen_by_name(
     pair, baseline, new = sample_objects()
     pm, config = xsplice_manager(Differ()), Config(differ="acme")
     delta, findings = pipeline.diff_pair(Run(config=config, plugins=pm), pair, baseline, new)
-    assert (delta, findings) == (dataclasses.replace(delta_of(pair), layouts=pair.layouts), ())
-    other = dataclasses.replace(pair, source_path="entry.S")
+    assert (delta, findings) == (structs.replace(delta_of(pair), layouts=pair.layouts), ())
+    other = structs.replace(pair, source_path="entry.S")
     with pytest.raises(PluginError, match="the differ acme does not know such objects"):
         pipeline.diff_pair(Run(config=config, plugins=pm), other, baseline, new)
 
@@ -185,7 +185,7 @@ def test_whatever_differ_is_chosen_the_captures_findings_stay(
     pair, baseline, new = sample_objects()
     refusal = Refusal(name="struct s", reason="it changes", code="LAYOUT", hint="do not")
     run = Run(config=Config(differ="acme"), plugins=xsplice_manager(Differ()))
-    bare = dataclasses.replace(pair, layouts="", refused=(refusal,))
+    bare = structs.replace(pair, layouts="", refused=(refusal,))
     delta, _ = pipeline.diff_pair(run, bare, baseline, new)
     assert delta.refused == (refusal,)
     assert "layouts of structures were not compared" in delta.unchecked[0]
@@ -200,7 +200,7 @@ def test_a_delta_without_a_machine_is_refused(xsplice_manager: ManagerFactory) -
         @hookimpl
         def xsplice_diff_objects(self, pair: ObjectPair) -> Delta | None:
             """Leave it out."""
-            return dataclasses.replace(delta_of(pair), machine=0)
+            return structs.replace(delta_of(pair), machine=0)
 
     run = Run(config=Config(differ="acme"), plugins=xsplice_manager(Careless()))
     with pytest.raises(PluginError, match="does not say for which machine"):
@@ -216,7 +216,7 @@ def test_a_differ_that_says_nothing_of_data_leaves_it_unchecked(
         @hookimpl
         def xsplice_diff_objects(self, pair: ObjectPair) -> Delta | None:
             """Leave it out."""
-            return dataclasses.replace(delta_of(pair), data="")
+            return structs.replace(delta_of(pair), data="")
 
     run = Run(config=Config(differ="acme", linker="acme"), plugins=xsplice_manager(Silent()))
     delta, _ = pipeline.diff_pair(run, pair, baseline, new)
@@ -243,9 +243,9 @@ def test_xsplice_link_payload_gets_deltas_sorted_and_without_empty_ones(
     xsplice_manager: ManagerFactory,
 ) -> None:
     pair, _, new = sample_objects()
-    first = delta_of(dataclasses.replace(pair, object_path="a.o"))
-    last = delta_of(dataclasses.replace(pair, object_path="z.o"))
-    empty = dataclasses.replace(last, object_path="b.o", changed=())
+    first = delta_of(structs.replace(pair, object_path="a.o"))
+    last = delta_of(structs.replace(pair, object_path="z.o"))
+    empty = structs.replace(last, object_path="b.o", changed=())
     linker = Linker()
     pm = xsplice_manager(linker)
     payload = pipeline.link_payload(
@@ -310,7 +310,7 @@ def test_xsplice_verify_payload_collects_from_those_named_in_order_of_registrati
     ours = [f.text for f in report.findings if f.check == "acme.policy"]
     assert report.verdict is Verdict.UNPROVED, "the model was not asked"
     assert ours == ["one saw fix", "two saw fix"]
-    again = dataclasses.replace(config, supersedes=(tmp_path / "old.livepatch",))
+    again = structs.replace(config, supersedes=(tmp_path / "old.livepatch",))
     report = pipeline.verify_payload(
         Run(config=again, plugins=pm), data, record, tmp_path / "fix.livepatch", checks=None
     )

@@ -10,8 +10,9 @@ would run, and whether a payload that replaces nothing would be. Run by hand for
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from tests.xen.differ_campaign import Outcome, campaign, table
 from tests.xen.differ_mutations import Edit, MutationClass

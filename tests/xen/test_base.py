@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.xen.trees import trees
 from xsplice_plugins import pipeline

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.files import SCHEMA
 
@@ -31,8 +32,7 @@ def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
 Retyped = tuple[tuple[str, str, str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseRecord:
+class BaseRecord(Struct, frozen=True, kw_only=True):
     """What a base is. Target: ``base.json``."""
 
     schema: int = SCHEMA

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.diff import BootOnly, Refusal
 
@@ -27,8 +28,7 @@ class Reach(StrEnum):
     HEADER = "through a header"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompileJob:
+class CompileJob(Struct, frozen=True, kw_only=True):
     """How one object is compiled, the same way on either side of the patch.
 
     ``command`` is a shell command line as the tree recorded it, run with the private copy's
@@ -50,8 +50,7 @@ class CompileJob:
     renames: tuple[str, ...] = ()  #: sections that an init object renames: ``old=new``
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapturePlan:
+class CapturePlan(Struct, frozen=True, kw_only=True):
     """Which objects are compiled again and why."""
 
     route: Route
@@ -61,8 +60,7 @@ class CapturePlan:
     refused: tuple[Refusal, ...] = ()  #: touched files that no object build can show
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MovedLines:
+class MovedLines(Struct, frozen=True, kw_only=True):
     """A run of source lines that a patch left as they are, at other numbers."""
 
     old: int  #: number of the first before the patch
@@ -74,8 +72,7 @@ class MovedLines:
 SAME_LINK = "the objects are equal, and so is the image that they are linked to"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectPair:
+class ObjectPair(Struct, frozen=True, kw_only=True):
     """One object before and after. Target: ``<object>.xsplice.pair.json``.
 
     ``baseline`` and ``new`` are file names beside the record; "" when the content is equal, as the

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.verify import Finding, unchecked_in
 
@@ -21,8 +22,7 @@ class Cause(StrEnum):
     SPECIAL = "special-section entry"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(Struct, frozen=True, kw_only=True):
     """The first instruction (or byte) at which two versions part."""
 
     before: str  #: disassembly or text of the baseline side; "" if there is none
@@ -33,8 +33,7 @@ class Difference:
     line_after: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OldPlace:
+class OldPlace(Struct, frozen=True, kw_only=True):
     """Where a hand-written record patches: at a symbol plus an offset, or at an address."""
 
     symbol: str = ""  #: name in the image; "" for an address
@@ -42,8 +41,7 @@ class OldPlace:
     addr_virt: int = 0  #: in the image, where no symbol is named
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoppedRange:
+class NoppedRange(Struct, frozen=True, kw_only=True):
     """Instructions of the running image that the payload turns into NOPs."""
 
     name: str  #: decorated name of the function they are part of
@@ -53,8 +51,7 @@ class NoppedRange:
     expect: str | None = None  #: as in `ChangedFunction`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedFunction:
+class ChangedFunction(Struct, frozen=True, kw_only=True):
     """A function of the running image that the payload replaces."""
 
     name: str  #: decorated: ``common/version.c#helper`` or ``xen_extra_version``
@@ -71,8 +68,7 @@ class ChangedFunction:
     expect: str | None = None  #: hex of the bytes expected; ``None``: the image's; "": none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewItem:
+class NewItem(Struct, frozen=True, kw_only=True):
     """A function or datum that the running image lacks and the payload brings."""
 
     name: str  #: decorated
@@ -85,8 +81,7 @@ class NewItem:
     is_again: bool = False  #: what runs has one of that name, with other content
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovedItem:
+class RemovedItem(Struct, frozen=True, kw_only=True):
     """A function or datum that only the baseline has; it stays in memory, unused."""
 
     name: str
@@ -94,8 +89,7 @@ class RemovedItem:
     state_bytes: int = 0  #: size of a variable that code may have written; else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineOnly:
+class LineOnly(Struct, frozen=True, kw_only=True):
     """A function whose only difference is line numbers; it is not replaced."""
 
     name: str
@@ -103,8 +97,7 @@ class LineOnly:
     shown_by: str = ""  #: by what the numbers are shown to be lines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """A change that was understood and cannot be live patched."""
 
     name: str  #: function, datum, structure field or file
@@ -115,8 +108,7 @@ class Refusal:
     skeleton: str = ""  #: C text that would make it possible, when one can be generated
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootOnly:
+class BootOnly(Struct, frozen=True, kw_only=True):
     """A change of code or data that only boot uses: it waits for the next boot."""
 
     name: str  #: decorated, or the file of code that is linked on its own
@@ -128,8 +120,7 @@ class BootOnly:
     outlives: bool = False  #: boot hands on what runs or is used later
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(Struct, frozen=True, kw_only=True):
     """Content of the new object that the payload does not take, because the image has it.
 
     A relocation whose target lies in this range is made against the image's symbol. Relocations
@@ -143,8 +134,7 @@ class Reference:
     target_offset: int = 0  #: bytes to add to the target's address for the range's first byte
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+class Extent(Struct, frozen=True, kw_only=True):
     """A byte range of a section of the new object that the payload takes.
 
     Whole function and data sections are one extent; strings and table entries one extent each.
@@ -156,8 +146,7 @@ class Extent:
     owner: str  #: decorated name of the function or datum it serves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
+class Delta(Struct, frozen=True, kw_only=True):
     """What changed in meaning in one object. Target: ``<object>.xsplice.diff``.
 
     ``extents`` and ``references`` are all that the link stage needs besides the new object: every

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.files import SCHEMA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlternativeFields:
+class AlternativeFields(Struct, frozen=True, kw_only=True):
     """``struct alt_instr`` of one machine: its size and where its members lie, in bytes."""
 
     size_bytes: int
@@ -20,8 +19,7 @@ class AlternativeFields:
     replacement_length: int  #: one byte
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """Sizes, offsets, versions and limits that Xen's headers define for one build.
 
     Asked of the tree by compiling a probe, or, where only an image is there, taken from the list

@@ -7,7 +7,6 @@ import os
 import stat
 import tempfile
 import threading
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,8 +65,12 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
 
 def _schema_of(kind: type) -> int | None:
     """Return the schema that a class writes; ``None`` if it takes any, and looks itself."""
-    rows = fields(kind) if is_dataclass(kind) else ()
-    default = next((field.default for field in rows if field.name == "schema"), None)
+    if not issubclass(kind, msgspec.Struct):
+        return None
+    defaults = zip(
+        reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False
+    )
+    default = next((value for name, value in defaults if name == "schema"), None)
     return default if isinstance(default, int) else None
 
 

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.diff import NewItem
 from xsplice_plugins.artefacts.patch import PatchDigest
 from xsplice_plugins.artefacts.verify import Finding, unchecked_in
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplacedFunction:
+class ReplacedFunction(Struct, frozen=True, kw_only=True):
     """One record of ``.livepatch.funcs``."""
 
     name: str
@@ -26,8 +26,7 @@ class ReplacedFunction:
     object_path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadRecord:
+class PayloadRecord(Struct, frozen=True, kw_only=True):
     """What a payload holds and needs. Sidecar of the payload: ``.payload.json``."""
 
     schema: int = 2
@@ -53,11 +52,10 @@ class PayloadRecord:
         return unchecked_in(self.findings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payload:
+class Payload(Struct, frozen=True, kw_only=True):
     """A payload's bytes with its record."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     record: PayloadRecord
 
 

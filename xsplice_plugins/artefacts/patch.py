@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 _SAYS_CHARACTERS = 4  #: of a line without blanks; a brace says nothing
 
@@ -24,8 +25,7 @@ class TouchKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TouchedFile:
+class TouchedFile(Struct, frozen=True, kw_only=True):
     """One file that the patch set changes."""
 
     path: str  #: relative to the source root the patch applies to
@@ -34,8 +34,7 @@ class TouchedFile:
     is_removed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchFile:
+class PatchFile(Struct, frozen=True, kw_only=True):
     """One unified diff, in the order of application."""
 
     name: str
@@ -43,8 +42,7 @@ class PatchFile:
     files: tuple[str, ...] = ()  #: what it changes, relative to the source root; none: it is C
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchDigest:
+class PatchDigest(Struct, frozen=True, kw_only=True):
     """Which patch, or hand-written source, a payload was made of."""
 
     name: str  #: of its file; does not count
@@ -69,8 +67,7 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchSet:
+class PatchSet(Struct, frozen=True, kw_only=True):
     """All diffs of one fix and what they touch. Target: ``.patch.json``."""
 
     name: str

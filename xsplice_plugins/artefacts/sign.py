@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.files import SCHEMA
 
@@ -12,8 +13,7 @@ from xsplice_plugins.artefacts.files import SCHEMA
 DEVELOPMENT_KEY, DEVELOPMENT_CERTIFICATE = "keys/development.key.pem", "keys/development.crt.pem"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignatureRecord:
+class SignatureRecord(Struct, frozen=True, kw_only=True):
     """Who signed a payload and how. Sidecar of the signed file."""
 
     schema: int = SCHEMA
@@ -28,11 +28,10 @@ class SignatureRecord:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedPayload:
+class SignedPayload(Struct, frozen=True, kw_only=True):
     """The file to be shipped and what is known of its signature."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     record: SignatureRecord
 
 
@@ -46,8 +45,7 @@ class SignatureState(StrEnum):
     EXPIRED = "certificate not valid at this time"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignatureCheck:
+class SignatureCheck(Struct, frozen=True, kw_only=True):
     """The answer to "may this file be loaded"."""
 
     state: SignatureState

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts.base import Retyped
 from xsplice_plugins.artefacts.files import SCHEMA
@@ -59,8 +60,7 @@ class State(StrEnum):
     NONE = "does not apply"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obligation:
+class Obligation(Struct, frozen=True, kw_only=True):
     """One thing that must hold, and what became of it."""
 
     name: Duty
@@ -68,8 +68,7 @@ class Obligation:
     text: str  #: what established it, or the first thing that is wrong or was not checked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One thing a check has to say."""
 
     check: str  #: name of the check, "plugin.check" for vendors'
@@ -105,8 +104,7 @@ def unchecked_in(findings: Iterable[Finding]) -> tuple[str, ...]:
     return tuple(row.text for row in findings if row.severity is Severity.UNCHECKED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseMatch:
+class BaseMatch(Struct, frozen=True, kw_only=True):
     """How all objects of a tree compare with its image. Target: ``base-*.json``."""
 
     schema: int = SCHEMA
@@ -123,8 +121,7 @@ class BaseMatch:
     retyped: Retyped | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checks:
+class Checks(Struct, frozen=True, kw_only=True):
     """How a payload compares with the objects of a rebuild. Target: ``.checks.json``."""
 
     schema: int = SCHEMA
@@ -136,8 +133,7 @@ class Checks:
     base: BaseMatch | None = None  #: whether the tree is what its image holds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """The outcome of all verifiers. Target: ``.verify.json``."""
 
     schema: int = 2
@@ -152,8 +148,7 @@ class Report:
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class Sources(Struct, frozen=True, kw_only=True):
     """What a payload was made of, for verifiers that build."""
 
     tree: Path  #: the build folder of the built tree
@@ -163,8 +158,7 @@ class Sources:
     beneath: tuple[tuple[int, bool], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyRequest:
+class VerifyRequest(Struct, frozen=True, kw_only=True):
     """Everything a verifier gets."""
 
     payload_path: Path

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save, write_file
 from xsplice_plugins.bases import shipped
@@ -187,8 +189,7 @@ def _made(work: _Work, rows: tuple[str, ...]) -> BaseRecord:
     return replace(record, loader=order.loader)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(Struct, frozen=True):
     """The steps of one order."""
 
     order: Order

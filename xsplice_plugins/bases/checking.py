@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BaseRecord, Likeness, read_file
@@ -200,7 +201,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
         now = replace(now, programs="", commands="")
     if record.retyped is None:  # as above; all new code is "not checked" then
         now = replace(now, retyped=None)
-    names = [row.name for row in fields(now) if getattr(now, row.name) != getattr(record, row.name)]
+    names = [name for name in now.__struct_fields__ if getattr(now, name) != getattr(record, name)]
     wrong = [_SAID.get(name, name) for name in names]
     if given and given != found.image:
         wrong.append("the shipped image")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import from_json, plain, read_file
 from xsplice_plugins.bases.recipes import DEFCONFIG
@@ -28,8 +29,7 @@ _NOT_KEY = {"name", "jobs", "mirror", "source", "ref", "is_replaced"}
 _NAMED = "named="
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """What a user asks for."""
 
     name: str
@@ -110,14 +110,14 @@ def rows_of(order: Order) -> tuple[str, ...]:
 
 def _rows(order: Order) -> Iterator[str]:
     yield _RECIPE
-    for field in fields(order):
-        value = getattr(order, field.name)
-        if field.name in _NOT_KEY:
+    for name in order.__struct_fields__:
+        value = getattr(order, name)
+        if name in _NOT_KEY:
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            is_file = isinstance(one, Path) or (field.name == "config" and order.config_file)
+            is_file = isinstance(one, Path) or (name == "config" and order.config_file)
             content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
-            yield f"{field.name}={content}"
+            yield f"{name}={content}"
     if order.source is not None:
         kind = kind_of(order.source, order.ref)
         yield f"source={digest_of(order.source, kind, order.ref)}"
@@ -128,8 +128,7 @@ def key_of(rows: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What a base keeps of the order that it was made for."""
 
     rows: tuple[str, ...]

@@ -9,11 +9,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, ElfError, MachineError
@@ -32,8 +34,7 @@ _DATE = re.compile(r"^ -- .*>  (?P<date>.+)$", re.MULTILINE)
 _MAINTAINER = re.compile(r"^Maintainer: (.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(Struct, frozen=True, kw_only=True):
     """How a tree is built."""
 
     name: str  #: ``debian`` or ``plain``

@@ -8,8 +8,10 @@ import re
 import shutil
 import tempfile
 import zlib
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import plain, read_file
 from xsplice_plugins.bases.recipes import (
@@ -52,8 +54,7 @@ _LINE = re.compile(r"CONFIG_\w+=")
 _PLAIN = re.compile(r"[\w .,:+@()\[\]~-]*")  #: what neither make nor its sed reads otherwise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipped:
+class Shipped(Struct, frozen=True, kw_only=True):
     """Files of a vendor's; ``None`` for what was not given."""
 
     image: Path | None = None  #: ``xen-syms``

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, write_file
 from xsplice_plugins.capture.compiling import compile_object

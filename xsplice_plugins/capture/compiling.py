@@ -8,9 +8,10 @@ import re
 import shlex
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.capture.copying import check_reads, full_disk_named, origin_of
 from xsplice_plugins.capture.reads import NOT_TOLD, Reads, files_read

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from xsplice_plugins.capture.compiling import is_true, preprocess
 from xsplice_plugins.capture.copying import origin_of

@@ -14,9 +14,10 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.csource.merging import merged_files
 from xsplice_plugins.errors import CaptureError, MachineError
@@ -43,16 +44,14 @@ _NAMES = re.compile(r"(?:\\[ #]|\S)+")
 _DOTTED = re.compile(r"[^\s\"]+/\.\./[^\s\"]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """What a private copy was made from."""
 
     folder: str  #: absolute
     patched: frozenset[str]  #: files that differ, relative to the copy's root
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
+class _Shape(Struct, frozen=True, kw_only=True):
     """What of a tree goes into a copy, relative to its root."""
 
     only: tuple[str, ...]

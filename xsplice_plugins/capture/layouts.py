@@ -7,8 +7,9 @@ changed one breaks the host without any sign in its own bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.capture.compiling import preprocess
 from xsplice_plugins.capture.copying import origin_of
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 IN_SOURCES = "in the sources"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutCheck:
+class LayoutCheck(Struct, frozen=True, kw_only=True):
     """What the comparison of both sides' layouts came to."""
 
     how: str  #: `IN_SOURCES`, or "" where nobody could compare them

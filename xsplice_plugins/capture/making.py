@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair, Refusal
 from xsplice_plugins.capture.apart import pair_apart

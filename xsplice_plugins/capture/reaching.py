@@ -7,9 +7,10 @@ import hashlib
 import logging
 import os
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import BootOnly, ObjectPair, Reach, Refusal, write_file
 from xsplice_plugins.capture.apart import pair_apart

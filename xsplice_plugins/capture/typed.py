@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair
 from xsplice_plugins.capture.compiling import compile_object

@@ -7,6 +7,7 @@ only what the patch reaches. Whatever ends this process ends its make, and all t
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -14,9 +15,10 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from xsplice_plugins.artefacts import CompileJob, TouchKind
 from xsplice_plugins.capture.copying import ORIGIN, full_disk_named
@@ -103,7 +105,7 @@ def read_copy(tree: XenTree, copy: Path) -> Index:
         key: text if " -c " in text else text.replace(f"{tree.source_root}/", f"{copy}/")
         for key, text in index.texts.items()
     }
-    return replace(index, texts=texts)
+    return dataclasses.replace(index, texts=texts)
 
 
 def lay_out_copy(tree: XenTree, patch_set: PatchSet, copy: Path) -> None:
@@ -131,7 +133,7 @@ def lay_out_copy(tree: XenTree, patch_set: PatchSet, copy: Path) -> None:
 def _copied(tree: XenTree, copy: Path) -> XenTree:
     """Return a whole copy of a tree as a tree; nobody knows its build-id."""
     build_root = copy / tree.build_root.relative_to(tree.source_root)
-    return replace(
+    return structs.replace(
         tree,
         root=copy,
         source_root=copy,

@@ -10,9 +10,11 @@ sections have no place of their own: they are compared at the address that each 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from xsplice_plugins.check.fields import ALL, Aim
 from xsplice_plugins.check.memory import Image

@@ -3,39 +3,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewObject:
+class NewObject(Struct, frozen=True, kw_only=True):
     """One object of the patched sources, with what it is held against."""
 
     path: str  #: relative to the build root, e.g. ``common/version.o``
-    new: bytes = field(repr=False)
-    baseline: bytes | None = field(default=None, repr=False)  #: ``None`` for a new source file
+    new: bytes
+    baseline: bytes | None = None  #: ``None`` for a new source file
     #: As new, but compiled with the old line numbers for what the patch leaves alone.
-    neutral: bytes | None = field(default=None, repr=False)
+    neutral: bytes | None = None
     #: The tree's own, where the baseline holds the patches of payloads beneath.
-    plain: bytes | None = field(default=None, repr=False)
+    plain: bytes | None = None
     #: As new, with the lines that a payload beneath was compiled with for what later patches leave
     #: alone; and as the baseline, with those or with the tree's.
-    stills: tuple[bytes, ...] = field(default=(), repr=False)
-    baseline_stills: tuple[bytes, ...] = field(default=(), repr=False)
+    stills: tuple[bytes, ...] = ()
+    baseline_stills: tuple[bytes, ...] = ()
     #: Compiled otherwise than the image: each function in a section of its own.
     is_apart: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beneath:
+class Beneath(Struct, frozen=True, kw_only=True):
     """A payload that is applied before the one that is checked."""
 
     name: str  #: how messages call it
-    data: bytes = field(repr=False)  #: signed or not
+    data: bytes  #: signed or not
     is_handmade: bool = False  #: no rebuild says what its functions should be
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mismatch:
+class Mismatch(Struct, frozen=True, kw_only=True):
     """One place where two things that should be equal differ."""
 
     name: str  #: function, datum or section, decorated
@@ -49,8 +46,7 @@ class Mismatch:
         return f"{self.name}+{self.offset:#x}: {self.text}{bytes_seen}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectMatch:
+class ObjectMatch(Struct, frozen=True, kw_only=True):
     """How one object compares with an image. Names are decorated."""
 
     object_path: str
@@ -72,8 +68,7 @@ class ObjectMatch:
         return not self.differs and (is_left_out or not self.absent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageMatch:
+class ImageMatch(Struct, frozen=True, kw_only=True):
     """How a tree's objects compare with an image."""
 
     objects: tuple[ObjectMatch, ...]
@@ -91,8 +86,7 @@ class ImageMatch:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
+class CheckReport(Struct, frozen=True, kw_only=True):
     """Whether a payload turns the image into what a full rebuild would run."""
 
     held: bool

@@ -9,8 +9,10 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.commands.words import Row, show
@@ -92,7 +94,8 @@ def _try_all(arguments: Namespace) -> int:
     results = try_each(machine, payloads, arguments.console_log, arguments.agent)
     if arguments.json:
         shown = [
-            {key: value for key, value in asdict(r).items() if key != "console"} for r in results
+            {key: value for key, value in msgspec.to_builtins(r).items() if key != "console"}
+            for r in results
         ]
         show(json.dumps(shown, indent=2) + "\n")
     else:

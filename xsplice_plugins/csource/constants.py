@@ -10,10 +10,11 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.csource.declarations import plain
 from xsplice_plugins.csource.uses import tokens
@@ -48,8 +49,7 @@ _HEX_FROM = 10_000  #: larger numbers are shown as addresses and masks are writt
 Macros = dict[str, tuple[tuple[tuple[str, ...] | None, str], ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
+class Changed(Struct, frozen=True, kw_only=True):
     """A constant, or a macro with arguments, that is something else on the other side."""
 
     name: str

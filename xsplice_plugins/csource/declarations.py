@@ -8,8 +8,9 @@ an object.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 _LITERAL = r'"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
 # With comments and directives, for text before the preprocessor; a directive may be continued.
@@ -48,8 +49,7 @@ class ChunkKind(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class Chunk(Struct, frozen=True, kw_only=True):
     """One piece of a text, cut at the top level; all chunks joined are the text."""
 
     text: str
@@ -58,8 +58,7 @@ class Chunk:
     is_complete: bool  #: it ends where a declaration ends; the last one may not
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declaration(Struct, frozen=True, kw_only=True):
     """One top-level declaration."""
 
     kind: ChunkKind

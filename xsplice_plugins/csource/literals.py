@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.csource.asking import asked_otherwise
 from xsplice_plugins.csource.constants import (
@@ -46,16 +48,14 @@ _ALLOCATES = "`{}` allocates another size by `{}`: what was allocated before has
 _TWICE = 2  #: places of one number: a single subscript that changes is an ordinary fix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Literals:
+class Literals(Struct, frozen=True, kw_only=True):
     """What changed inside the functions of one file."""
 
     stale: tuple[str, ...]  #: memory that the old code made does not fit the new code
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Replaced:
+class _Replaced(Struct, frozen=True, kw_only=True):
     """A constant that stands where another one stood."""
 
     function: str
@@ -64,8 +64,7 @@ class _Replaced:
     member: str  #: of a structure, that it makes or that is asked for it; "" if not known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Offset:
+class _Offset(Struct, frozen=True, kw_only=True):
     """A number that is added or taken away on one side only."""
 
     function: str

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.csource.declarations import KEPT, ChunkKind, Declaration, chunks, declaration
 from xsplice_plugins.csource.merging import CHANGED, COUNTER_WORD, LINE_WORD, MOVED
@@ -27,8 +28,7 @@ _LITERAL = re.compile(r'"(?:\\.|[^"\\])*"' + "|" + r"'(?:\\.|[^'\\])*'")
 _PASSES_MAX = 10_000  #: names followed in one text; a header has a few thousand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextVerdict:
+class TextVerdict(Struct, frozen=True, kw_only=True):
     """What the comparison of two texts came to."""
 
     is_affected: bool  #: the object must be compiled
@@ -36,8 +36,7 @@ class TextVerdict:
     refused: tuple[Refusal, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Split:
+class _Split(Struct, frozen=True, kw_only=True):
     """Two versions of a translation unit, taken apart."""
 
     old: tuple[Declaration, ...]  #: only in the old version

@@ -8,9 +8,10 @@ exist never took what will be released; if it drops both, they took what nobody 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.csource.hooked import brings, hooks_in
 from xsplice_plugins.csource.taking import bodies_in, kinds
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\w+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paired:
+class Paired(Struct, frozen=True, kw_only=True):
     """What a patch does to calls that belong together."""
 
     stale: tuple[tuple[str, str], ...]  #: a file, and a sentence
@@ -60,8 +60,7 @@ class _Side:
         return list(found.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shift:
+class _Shift(Struct, frozen=True, kw_only=True):
     """How the ways through a function differ between both sides, for calls of one kind."""
 
     body: Body

@@ -9,7 +9,8 @@ the end changes no value that is stored somewhere.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import Refusal
 from xsplice_plugins.csource.declarations import ChunkKind, Declaration, without_attributes

@@ -10,8 +10,9 @@ names it came to use.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import BootOnly
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind, is_compiler_named

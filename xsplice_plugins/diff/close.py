@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.artefacts import Extent, NewItem, Reference
 from xsplice_plugins.diff.parts import EXTERNAL, Part, PartKind, source_name
@@ -27,8 +28,7 @@ _NOT_NEW = (
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class Closure:
+class Closure(Struct, kw_only=True):
     """What the payload takes from the new object.
 
     ``taken`` maps the number of each taken part to the number of the function, datum or hook it

@@ -11,8 +11,9 @@ with the lines: see `_settle_lines`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.artefacts import SHIFT_LINES
 from xsplice_plugins.diff import streams
@@ -34,8 +35,7 @@ _ALIGN_MAX = 1 << 63  #: what the start of a section tells of its alignment: not
 _NO_LONGER_WRITTEN = (SectionClass.WRITABLE, SectionClass.READ_ONLY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionChange:
+class FunctionChange(Struct, frozen=True, kw_only=True):
     """Evidence that a function's meaning changed, or only source lines."""
 
     old: int
@@ -61,8 +61,7 @@ class FunctionChange:
         return "; ".join(text for text in (frame, moved if self.stream else "") if text)
 
 
-@dataclass(slots=True, kw_only=True)
-class Comparison:
+class Comparison(Struct, kw_only=True):
     """What differs between two objects."""
 
     changed: dict[int, FunctionChange] = field(default_factory=dict)  #: by new number

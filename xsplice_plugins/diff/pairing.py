@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.diff.parts import (
     EXTERNAL,
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 CONSTANT_CLASSES = (SectionClass.READ_ONLY, SectionClass.CONSTANTS, SectionClass.INIT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ambiguity:
+class Ambiguity(Struct, frozen=True, kw_only=True):
     """Data of one name whose pairing nothing proves."""
 
     name: str
@@ -35,8 +35,7 @@ class Ambiguity:
     new: tuple[int, ...]
 
 
-@dataclass(slots=True, kw_only=True)
-class Pairing:
+class Pairing(Struct, kw_only=True):
     """Which part of the baseline is which part of the new object.
 
     Invariant: ``new_of`` and ``old_of`` are inverse to each other.

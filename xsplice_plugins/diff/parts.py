@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import STB_LOCAL, STT_FUNC, STT_OBJECT
 
@@ -38,8 +39,7 @@ class PartKind(StrEnum):
     SNIPPET = "code snippet"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """A byte range of one section that stands for one thing.
 
     ``offset`` counts from the start of the section. ObjectParts are numbered per object.

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusalDoc:
+class RefusalDoc(Struct, frozen=True, kw_only=True):
     """What a refusal's code means and what can be done about it."""
 
     code: str

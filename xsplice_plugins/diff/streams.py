@@ -7,8 +7,9 @@ number of the instruction they reach, so that code that merely moved is equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, PartKind
 from xsplice_plugins.target.machine import CALLS, DIRECT, Flow
@@ -43,8 +44,7 @@ class StreamStep(NamedTuple):
     is_goto: bool  #: an unconditional jump
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamDifference:
+class StreamDifference(Struct, frozen=True, kw_only=True):
     """Where two streams part; ``numbers`` is not empty if they differ in nothing but those."""
 
     before: StreamStep | None

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from xsplice_plugins.elf.packed import unpacked
 from xsplice_plugins.elf.types import SHN_LORESERVE
 from xsplice_plugins.errors import DiffError
@@ -106,8 +108,7 @@ class Cursor:
         return value
 
 
-@dataclass(slots=True, kw_only=True)
-class DebugEntry:
+class DebugEntry(Struct, kw_only=True):
     """One debugging information entry."""
 
     tag: int

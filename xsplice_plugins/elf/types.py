@@ -14,8 +14,9 @@ architecture (AAELF64) section 5.7.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 ET_REL = 1
 
@@ -105,8 +106,7 @@ class Reloc(NamedTuple):
     addend: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class Section(Struct, frozen=True, kw_only=True):
     """One section with its content.
 
     ``data`` is empty for SHT_NOBITS; ``size_bytes`` is the header's figure in every case.

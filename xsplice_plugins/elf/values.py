@@ -8,8 +8,9 @@ its number; both must mean the same to the new code, in functions' bodies too.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.elf.debuginfo import (
     AT_BYTE_SIZE,
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  #: function ("" at file scope) and name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enumeration:
+class Enumeration(Struct, frozen=True, kw_only=True):
     """One enumeration: its constants with their values."""
 
     key: Key  #: its name is the tag (``enum e``), ``typedef T``, or ""
@@ -46,8 +46,7 @@ class Enumeration:
     rows: frozenset[tuple[str, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Values:
+class Values(Struct, frozen=True, kw_only=True):
     """Types of variables and values of constants; each key is (function or "", name)."""
 
     #: variables with an address of their own: the type of each that has this name there, in order

@@ -7,7 +7,7 @@ index and offset. It is our ``ld -r``: the same values give the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import (
     EHDR,
@@ -33,8 +33,7 @@ UNDEFINED = ""  #: section name of a symbol that the hypervisor resolves
 ABSOLUTE = "*ABS*"  #: section name of a symbol whose value is an address already
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutSymbol:
+class OutSymbol(Struct, frozen=True, kw_only=True):
     """A symbol to be written.
 
     ``key`` is unique in the object and is what relocations name; ``name`` is what the file shows
@@ -51,8 +50,7 @@ class OutSymbol:
     visibility: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutReloc:
+class OutReloc(Struct, frozen=True, kw_only=True):
     """A relocation to be written: ``offset`` in bytes from the start of its section."""
 
     offset: int
@@ -61,8 +59,7 @@ class OutReloc:
     addend: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutSection:
+class OutSection(Struct, frozen=True, kw_only=True):
     """A section to be written.
 
     ``name`` must be unique. For SHT_NOBITS ``data`` is empty and ``size_bytes`` counts; otherwise

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import Delta, Duty, Severity, findings_about
 from xsplice_plugins.elf.reader import read_elf
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.plugins.spec import Config
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handmade:
+class Handmade(Struct, frozen=True, kw_only=True):
     """Compiled and understood: what the link stage takes."""
 
     deltas: tuple[Delta, ...]

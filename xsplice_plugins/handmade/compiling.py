@@ -8,9 +8,11 @@ import re
 import shlex
 import struct
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob
 from xsplice_plugins.capture.compiling import compile_object
@@ -42,8 +44,7 @@ _DEFINING = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceObject:
+class SourceObject(Struct, frozen=True, kw_only=True):
     """A hand-written file, compiled."""
 
     object_path: str  #: ``hotfix.o``: how messages and records call it

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import SHN_UNDEF, STT_SECTION
 from xsplice_plugins.errors import LinkError
@@ -39,8 +40,7 @@ class DeclarationKind(IntEnum):
     SYMBOL = 9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
+class Declared(Struct, frozen=True, kw_only=True):
     """One macro of ``xsplice.h``, as the object holds it."""
 
     kind: DeclarationKind

@@ -8,8 +8,9 @@ a changed function, each NOP-out a range of NOPs; the linker does the rest as fo
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import (
     Cause,
@@ -58,8 +59,7 @@ _NOPPING = {DeclarationKind.NOP, DeclarationKind.NOP_ADDRESS, DeclarationKind.NO
 _EXPECTING = {DeclarationKind.EXPECT, DeclarationKind.EXPECT_IMAGE}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """The place in the image that a declaration means."""
 
     declaration: Declared

@@ -8,8 +8,9 @@ ends in a 5-byte jump to the return thunk, and the machine double-faulted for ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.target.listing import instruction_text
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.machine import Instruction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
+class Code(Struct, frozen=True, kw_only=True):
     """A function's instructions, and the branches that lead into it."""
 
     image: XenImage

@@ -12,10 +12,11 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import CaptureError, MachineError
 
@@ -26,8 +27,7 @@ SHELL_NOT_FOUND = 127  #: the shell's own status where a command's program is no
 OUTPUT_LINES_MAX = 40  #: lines of a compiler's complaint that a message repeats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class Word(Struct, frozen=True, kw_only=True):
     """One word of a shell line."""
 
     start: int

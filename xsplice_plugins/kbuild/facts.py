@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import struct
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts, load, save, to_json
 from xsplice_plugins.elf.reader import ElfFile, read_elf
@@ -89,8 +91,7 @@ static void __attribute__((__used__)) xsplice_calls(void)
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """An answer as it is kept; accidents show, and a user's cache is believed to be theirs."""
 
     digest: str  #: SHA-256 of what decides the answer, and of the answer

@@ -7,9 +7,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, Reach
 from xsplice_plugins.elf.reader import read_elf

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.kbuild.configured import AUTOCONF, HOLDS
 from xsplice_plugins.kbuild.indexing import canonical_in, init_name, read_index
@@ -25,8 +26,7 @@ Row = tuple[int, int, int, str]
 Stamps = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class Inputs(Struct, frozen=True, kw_only=True):
     """The recorded inputs of all objects of an image; paths are relative to the tree's root.
 
     Doubts lead from a file to all objects that read it, first those that it is too new for.

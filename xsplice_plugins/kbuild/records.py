@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import read_file
 from xsplice_plugins.errors import CaptureError
@@ -26,8 +27,7 @@ _WILDCARD = re.compile(r"\$\(wildcard [^)]*\)")
 _WORD = re.compile(r"""[^\s;&|<>()"'`]+""")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, frozen=True, kw_only=True):
     """What lies in a build folder."""
 
     records: tuple[tuple[str, str], ...]  #: (folder, target's name) of every ``.cmd`` file
@@ -35,8 +35,7 @@ class Listing:
     files: frozenset[str]  #: every file and link, relative to the folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """How one target was made."""
 
     target: str  #: relative to the build folder

@@ -8,8 +8,9 @@ import hashlib
 import os
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
 from xsplice_plugins.elf.banner import release_of_image
@@ -24,8 +25,7 @@ _VERSION = re.compile(
 _HOW_TO_BUILD = "build it first: make -C xen defconfig && make -C xen"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XenTree:
+class XenTree(Struct, frozen=True, kw_only=True):
     """A built tree, checked. All paths are absolute."""
 
     root: Path  #: the folder that holds everything below; paths in jobs are relative to it

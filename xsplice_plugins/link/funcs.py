@@ -11,8 +11,9 @@ holds twice are refused before (`names.Names.require`), so the look-up cannot go
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import ReplacedFunction
 from xsplice_plugins.elf.types import SHF_ALLOC, SHF_WRITE, SHT_PROGBITS
@@ -44,8 +45,7 @@ _COMMON = struct.Struct("<QQQIIB")  #: name, new_addr, old_addr, new_size, old_s
 _SIZE32_MAX = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewBody:
+class NewBody(Struct, frozen=True, kw_only=True):
     """A changed function's new body."""
 
     changed: ChangedFunction
@@ -59,8 +59,7 @@ class NewBody:
         return self.changed.place is None or not self.changed.place.offset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class _Entry(Struct, frozen=True, kw_only=True):
     """One record to be written."""
 
     asked: ChangedFunction | NoppedRange
@@ -74,8 +73,7 @@ class _Entry:
 Expected = tuple[bytes, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
+class Records(Struct, frozen=True, kw_only=True):
     """The function records with all that belongs to them."""
 
     sections: tuple[OutSection, ...]

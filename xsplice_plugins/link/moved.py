@@ -7,8 +7,9 @@ a function of that name replaces the image's, and a variable of that name is the
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Delta, NewItem, Reference
 from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct, field
 
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, SHT_NOBITS, SHT_REL, STT_SECTION
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.abi import Abi
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """One object with what changed in it."""
 
     delta: Delta
@@ -54,8 +54,7 @@ class Spot(NamedTuple):
     reference: Reference | None
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """A payload's section while it is filled."""
 
     kind: SectionKind
@@ -84,8 +83,7 @@ class Spans(NamedTuple):
     rows: tuple[tuple[int, int, Piece | Reference], ...]  #: (start, end, owner)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(Struct, frozen=True, kw_only=True):
     """Every taken byte has a place."""
 
     sources: tuple[Source, ...]

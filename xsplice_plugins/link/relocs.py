@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import SHN_ABS, SHN_UNDEF, STB_WEAK
 from xsplice_plugins.elf.writer import OutReloc
@@ -32,8 +33,7 @@ def undefined_key(name: str) -> str:
     return f"undefined:{name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entries:
+class Entries(Struct, frozen=True, kw_only=True):
     """Starts of functions and data that other objects, or the image's symbol, may name.
 
     ``replaced`` maps (object, section, offset) of each new body to the image's name.
@@ -46,8 +46,7 @@ class Entries:
     opened: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
+class Links(Struct, frozen=True, kw_only=True):
     """Relocations of each payload section, and what they need from the hypervisor."""
 
     relocs: dict[str, tuple[OutReloc, ...]]
@@ -63,8 +62,7 @@ class _Site(NamedTuple):
     is_called_through: bool  #: the target is a pointer that a call or jump reads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Context:
+class _Context(Struct, frozen=True, kw_only=True):
     placement: Placement
     entries: Entries
     names: Names

@@ -7,8 +7,9 @@ that the limit of 1023 is out of reach and a person can read ``readelf -S``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import (
     SHF_ALLOC,
@@ -47,8 +48,7 @@ _REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SectionKind:
+class SectionKind(Struct, frozen=True, kw_only=True):
     """One section of the payload, as to be filled."""
 
     name: str

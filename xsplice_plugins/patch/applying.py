@@ -8,8 +8,9 @@ has moved on) only if it fits in exactly one place: a nearest match could be ano
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import PatchSet, read_file
 from xsplice_plugins.csource.neutral import line_neutral

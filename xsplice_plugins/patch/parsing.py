@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import PatchError
 
@@ -22,8 +23,7 @@ _NO_NEWLINE = "\\"
 LINES_MAX = 2_000_000  #: lines of one patch; the whole of Xen has fewer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hunk:
+class Hunk(Struct, frozen=True, kw_only=True):
     """One run of changed lines with its context.
 
     ``lines`` hold the mark (space, minus, plus), the text, and the line feed; a line without the
@@ -48,8 +48,7 @@ class Hunk:
         return tuple(line[1:] for line in self.lines if line[0] != "-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileChange:
+class FileChange(Struct, frozen=True, kw_only=True):
     """What one patch does to one file; a path is ``None`` for ``/dev/null``."""
 
     path_old: str | None

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import (
     BaseMatch,
@@ -41,8 +42,7 @@ MATCH_MORE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseObjects:
+class BaseObjects(Struct, frozen=True, kw_only=True):
     """The objects that an image is said to be linked from."""
 
     files: tuple[tuple[str, Path], ...]  #: how messages call it, and where it lies

@@ -7,8 +7,9 @@ import errno
 import hashlib
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (

@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import settings
 from xsplice_plugins.cache import cache_folder
@@ -31,8 +33,7 @@ OPTIONS_KEY = "xsplice_options"
 ROOM_BYTES_MIN = 16 << 20  #: two private copies' worth of links and a few objects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class Base(Struct, frozen=True, kw_only=True):
     """The hypervisor that a payload is for, as tree and image describe it."""
 
     image: Path | None  #: ``xen-syms``; ``None`` where a step needs none
@@ -41,8 +42,7 @@ class Base:
     tree: XenTree | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """Settings and plugins of one run; every stage takes it."""
 
     config: Config

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import capture, patch
 from xsplice_plugins.artefacts import (
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.pipeline.run import Run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
+class Sides(Struct, frozen=True, kw_only=True):
     """One object and the two copies of the sources that it is compiled from."""
 
     job: CompileJob

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
@@ -39,8 +41,7 @@ _INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
 _NAMED_MAX = 4  #: functions or files that one message names
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+class Stack(Struct, frozen=True, kw_only=True):
     """What a fix is compiled from. Build it with `read_stack`."""
 
     patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.errors import NoProviderError, PluginError
 from xsplice_plugins.plugins.builtin import ALWAYS_ASKED, ORIGIN_BUILT_IN, built_in_plugins
@@ -32,8 +34,7 @@ TRACE_VARIABLE = "XSPLICE_TRACE_PLUGINS"
 _TELLING = (".dist-info", ".egg-info")  #: ends of the folders that say what is installed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """A plugin that was found and loaded, but not registered yet."""
 
     name: str  #: what ``SIGNER=`` and the like choose it by

@@ -7,10 +7,10 @@ There is no manager at module level: every environment, command and test builds 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+from msgspec import Struct
 
 from xsplice_plugins.errors import (
     AmbiguousPluginError,
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 INVENTORY = "xsplice inventory"  #: registered name of the list of plugins
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(Struct, frozen=True, kw_only=True):
     """The candidates behind a manager, kept in it as a plugin without hooks."""
 
     candidates: tuple[Candidate, ...]

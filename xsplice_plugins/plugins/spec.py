@@ -10,11 +10,11 @@ known of a hook stands in one table, `HOOKS`.
 # mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pluggy
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,7 @@ hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Struct, frozen=True, kw_only=True):
     """What every hook may know of the run.
 
     Paths are absolute. ``options`` holds settings of vendors' plugins, given as
@@ -188,8 +187,7 @@ def xsplice_verify_payload(
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hook:
+class Hook(Struct, frozen=True, kw_only=True):
     """What callers must know of a hook besides its arguments."""
 
     kind: Literal["historic", "chosen", "collecting"]  #: as in the table of ``docs/hooks.md``

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.plugins.spec import Config
 
@@ -49,7 +50,7 @@ def describe(value: object) -> str:
         return f"<Config: {value.differ}, {value.linker}, {value.signer}; options: {names or '-'}>"
     if isinstance(value, tuple | list):
         return f"<{len(value)} of {', '.join(sorted({type(v).__name__ for v in value})) or '-'}>"
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, Struct):
         digest = hashlib.sha256(repr(value).encode()).hexdigest()[:12]
         return f"<{type(value).__name__} {digest}>"
     return repr(value)[:TEXT_MAX]

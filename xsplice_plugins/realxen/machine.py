@@ -13,10 +13,12 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.cache import cache_folder, locked, remove_unused
 from xsplice_plugins.errors import ConfigError, VerifyError
@@ -68,16 +70,14 @@ _ORDINARY = (
 _ROUNDS, _GLANCE_STEPS = 6, 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Looks:
+class _Looks(Struct, frozen=True, kw_only=True):
     """Who looks at the machine, by the number of a step: after it, or once it has begun."""
 
     after: Mapping[int, Look]
     during: Mapping[int, Look]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """A prepared machine."""
 
     folder: Path  #: where its files are, in the cache

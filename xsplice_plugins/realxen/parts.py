@@ -9,9 +9,10 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from xsplice_plugins.cache import locked
 from xsplice_plugins.errors import ConfigError
@@ -44,8 +45,7 @@ _LIBRARY_NAMES = re.compile(
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(Struct, frozen=True, kw_only=True):
     """Where the parts of a machine are."""
 
     kernel: Path

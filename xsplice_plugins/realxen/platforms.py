@@ -10,8 +10,9 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import ConfigError
 
@@ -29,8 +30,7 @@ _COMPILER_ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Platform:
+class Platform(Struct, frozen=True, kw_only=True):
     """One kind of machine under QEMU, and what its dom0 is made of."""
 
     name: str

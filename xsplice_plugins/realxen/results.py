@@ -9,8 +9,10 @@ lines belong to the step during which they were printed.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.errors import VerifyError
 
@@ -42,8 +44,7 @@ _LISTED = re.compile(
 _WORD = re.compile(r"[A-Za-z0-9_.+:/@=-]{1,127}\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One thing for the agent to do."""
 
     verb: str  #: one of `VERBS`
@@ -75,8 +76,7 @@ class Step:
         return " ".join([str(number), self.verb, *words]).rstrip()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
+class StepResult(Struct, frozen=True, kw_only=True):
     """What happened in one step, and how things stand after it."""
 
     step: Step
@@ -98,8 +98,7 @@ class StepResult:
         return self.outcome == "done" and self.status == 0 and self.error == 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class RunResult(Struct, frozen=True, kw_only=True):
     """What happened in one run of a machine."""
 
     steps: tuple[StepResult, ...]  #: one per step asked for

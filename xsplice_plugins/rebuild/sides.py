@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import CompileJob
@@ -45,8 +47,7 @@ def make_patched(before: Build, patch_set: PatchSet, copy: Path, jobs: int) -> B
     return read_build(capture.make_copy(before.index, still, copy, jobs=jobs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Before:
+class Before(Struct, frozen=True, kw_only=True):
     """An object as the patches of payloads beneath make it."""
 
     own: bytes  #: with the lines that these patches give it

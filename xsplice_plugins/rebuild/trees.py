@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import IMAGE_SIZE_MAX, read_file
 from xsplice_plugins.elf.reader import read_elf
@@ -32,8 +34,7 @@ class Build:
     optional: frozenset[str] = frozenset()  #: objects that the linker may leave out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """What a patch made of a tree."""
 
     again: int  #: objects that make made again

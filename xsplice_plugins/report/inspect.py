@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import (
     SCHEMA,
@@ -27,8 +28,7 @@ _MAGIC = b"~Module signature appended~\n"
 UNRECORDED = "no record lies beside the payload, so nobody knows what it was made from"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class Description(Struct, frozen=True, kw_only=True):
     """What ``xsplice inspect`` prints."""
 
     schema: int = SCHEMA

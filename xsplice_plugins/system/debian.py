@@ -11,8 +11,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.system.process import run_logged
@@ -27,8 +29,7 @@ _CODENAMES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AptSource:
+class AptSource(Struct, frozen=True, kw_only=True):
     """One archive that apt is told about."""
 
     uri: str
@@ -48,8 +49,7 @@ class AptSource:
         return f"deb {rest}deb-src {rest}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivateApt:
+class PrivateApt(Struct, frozen=True, kw_only=True):
     """An apt of our own, in a folder of our own."""
 
     folder: Path

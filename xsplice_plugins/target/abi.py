@@ -12,8 +12,9 @@ xen/include/xen/livepatch_payload.h (hooks); docs/loader.md has the list.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.releases import parse_release
 from xsplice_plugins.target.sections import Profile, profile_of
@@ -44,8 +45,7 @@ ARRAY_HOOKS = ("load", "unload")
 SINGLE_HOOKS = ("preapply", "apply", "postapply", "prerevert", "revert", "postrevert")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abi:
+class Abi(Struct, frozen=True, kw_only=True):
     """The payload format of one build on one machine."""
 
     facts: Facts

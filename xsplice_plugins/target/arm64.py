@@ -8,8 +8,9 @@ Arm Architecture Reference Manual C4.1, "A64 instruction set encoding".
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from xsplice_plugins.elf.types import EM_AARCH64, R_AARCH64_ABS64
 from xsplice_plugins.target.arm64_effects import REGISTERS

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import plain
 from xsplice_plugins.errors import ElfFormatError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 _RECORDS_MAX = 65536
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """One entry of ``.livepatch.funcs`` as the file has it, before relocation."""
 
     name: str

@@ -11,7 +11,7 @@ xen/include/xen/{livepatch,symbols}.h; each machine's file names its own headers
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import AlternativeFields, Facts
 from xsplice_plugins.errors import ConfigError

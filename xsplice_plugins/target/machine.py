@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from re import Pattern
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.releases import Version
@@ -55,8 +56,7 @@ PUSHED = "pushed"  #: the stack slot of what is pushed, an argument of the next 
 STACK = "stack"  #: how the names of other stack slots start; alone: a slot that is not known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
+class Effect(Struct, frozen=True, kw_only=True):
     """What one instruction does with registers and memory; places count from where its code counts.
 
     Registers go by their full width. ``values`` are read as numbers, ``through`` address memory.
@@ -95,8 +95,7 @@ class Effect:
     picks: bool = False  #: it writes one of the values that it reads, or a rounded one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registers:
+class Registers(Struct, frozen=True, kw_only=True):
     """Which registers a machine has for calls, and what instructions do with them."""
 
     effects: Callable[[bytes, int, Marks], tuple[Effect, ...]]
@@ -108,8 +107,7 @@ class Registers:
     frame_return: bytes = b""  #: what goes on where a frame on the stack says, as after a trap
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetMachine:
+class TargetMachine(Struct, frozen=True, kw_only=True):
     """What the processor, and Xen's loader on it, ask of those who write payloads.
 
     ``decode(code, base, marks)`` takes code apart; places count from ``base``, marks from the

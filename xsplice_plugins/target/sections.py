@@ -15,10 +15,11 @@ include/linux/{bug,jump_label,static_call_types}.h and arch/{x86,arm64}/include/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.elf.types import SHF_MERGE
 from xsplice_plugins.errors import DiffError
@@ -56,8 +57,7 @@ class SectionClass(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpecialSection:
+class SpecialSection(Struct, frozen=True, kw_only=True):
     """One kind of special section: a table whose entries belong to code.
 
     All fields are offsets in bytes from an entry's start. Pointers are 32-bit distances, from the
@@ -84,16 +84,14 @@ class SpecialSection:
     refused: str = ""  #: why no payload can bring it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassRow:
+class ClassRow(Struct, frozen=True, kw_only=True):
     """Names of sections of one class."""
 
     pattern: str
     kind: SectionClass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(Struct, frozen=True, kw_only=True):
     """Everything differ and linker know of one target's sections beside ELF itself."""
 
     name: str

@@ -8,9 +8,10 @@ xen/arch/x86/include/asm/livepatch.h, xen/arch/x86/include/asm/endbr.h.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from xsplice_plugins.elf.types import EM_X86_64, R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32
 from xsplice_plugins.target.machine import Flow, Instruction, Marks, TargetMachine, cuts

@@ -9,13 +9,13 @@ A vendor writes::
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from msgspec import structs
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
@@ -98,7 +98,7 @@ class SignerContract(_Contract):
             if record is None:
                 digest = hashlib.sha256(data).hexdigest()
                 _, sample = sample_payload()
-                record = dataclasses.replace(sample, digest=digest, size_bytes=len(data))
+                record = structs.replace(sample, digest=digest, size_bytes=len(data))
             signed = ask("xsplice_sign_payload", data=data, record=record)
             assert isinstance(signed, SignedPayload), "the chosen signer must answer"
             return signed

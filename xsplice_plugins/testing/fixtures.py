@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import Struct, field
 
 from xsplice_plugins.plugins.manager import build_plugin_manager
 from xsplice_plugins.testing.projects import Body, SconsProject, write_files
@@ -33,8 +33,7 @@ class ManagerFactory:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectFactory:
+class ProjectFactory(Struct, frozen=True):
     """Write a project from a dict of files."""
 
     root: Path
@@ -48,8 +47,7 @@ class ProjectFactory:
         return SconsProject(root=self.root, python_path=python_path)
 
 
-@dataclass(frozen=True, slots=True)
-class DistributionFactory:
+class DistributionFactory(Struct, frozen=True):
     """Pretend that a distribution with entry points in our group is installed."""
 
     tmp_path: Path

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 Body = str | bytes | Callable[..., object]
 
@@ -23,8 +24,7 @@ SECONDS_MAX = 120  #: a test project that takes longer hangs
 LIBRARY_ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """What one run came to."""
 
     rc: int
@@ -45,8 +45,7 @@ class Outcome:
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SconsProject:
+class SconsProject(Struct, frozen=True, kw_only=True):
     """A project in a folder of its own."""
 
     root: Path

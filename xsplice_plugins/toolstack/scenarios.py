@@ -8,8 +8,10 @@ recorded result, and what the extra version reads afterwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.elf.reader import read_elf
@@ -30,8 +32,7 @@ _EXTRA_CHARACTERS_MAX = 15  #: the hypercall copies 16 bytes, the last of them N
 PLACES = ("model", "qemu")  #: where scenarios can be played
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadRow:
+class PayloadRow(Struct, frozen=True, kw_only=True):
     """One payload of a table."""
 
     sources: tuple[str, ...]  #: C files beside the table
@@ -39,8 +40,7 @@ class PayloadRow:
     without: str = ""  #: a section that is taken out of the finished payload
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRow:
+class StepRow(Struct, frozen=True, kw_only=True):
     """One request and its answer."""
 
     do: str  #: upload, apply, revert, replace, unload, extra
@@ -53,8 +53,7 @@ class StepRow:
     extra: str | None = None  #: ``None``: as before the first step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class Scenario(Struct, frozen=True, kw_only=True):
     """Requests to one freshly booted hypervisor."""
 
     id: str
@@ -62,8 +61,7 @@ class Scenario:
     steps: tuple[StepRow, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True):
     """Payloads and what becomes of them."""
 
     schema: int
@@ -71,8 +69,7 @@ class Table:
     scenarios: tuple[Scenario, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
+class Played(Struct, frozen=True, kw_only=True):
     """How one scenario went in one place."""
 
     scenario: str

@@ -6,9 +6,11 @@ the same state, and no field of the model can be forgotten. When nothing is load
 history is dropped (traces of hooks in Xen's data are dropped with it).
 """
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.errors import ConfigError
@@ -27,8 +29,7 @@ from xsplice_plugins.hypervisor.state.payload import name_bytes
 EVENTS_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """One request of the history."""
 
     kind: Literal["upload", "action"]
@@ -38,8 +39,7 @@ class Event:
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(Struct, frozen=True, kw_only=True):
     """What the file holds."""
 
     schema: int = artefacts.SCHEMA
@@ -50,8 +50,7 @@ class History:
     events: tuple[Event, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class ModelSession:
+class ModelSession(Struct, kw_only=True):
     """A hypervisor with the history that led to it."""
 
     hypervisor: Hypervisor

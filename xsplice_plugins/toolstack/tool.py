@@ -12,9 +12,10 @@ Source: tools/misc/xen-livepatch.c.
 import errno as host_errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from xsplice_plugins import artefacts
 from xsplice_plugins.hypervisor import (
@@ -81,8 +82,7 @@ _ACTIONS = {
 _COMMANDS = ("help", "list", "upload", "load", *_ACTIONS)
 
 
-@dataclass(slots=True)
-class _Tool:
+class _Tool(Struct):
     """One call: the session and what is printed."""
 
     session: ModelSession

@@ -11,7 +11,8 @@ import struct
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor import BootedImage
 from xsplice_plugins.hypervisor.image.memory import Perm
@@ -20,8 +21,7 @@ from xsplice_plugins.hypervisor.image.memory import Perm
 _LISTINGS = frozenset({"symbols_addresses"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallGraph:
+class CallGraph(Struct, frozen=True, kw_only=True):
     """The calls of one image, by decorated name."""
 
     callers: Mapping[str, frozenset[str]]  #: function to those that call it

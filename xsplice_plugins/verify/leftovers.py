@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.image.memory import Perm
 from xsplice_plugins.hypervisor.proof.dangling import pointers
@@ -49,16 +50,14 @@ _OVER: dict[str, Callable[[bytes], bool]] = {
 _GAP_FRAMES = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """An address that is still held."""
 
     where: str  #: symbol and offset, or a place in the heap
     value: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class Search(Struct, frozen=True, kw_only=True):
     """What a search came to."""
 
     held: tuple[Held, ...] = ()

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
 from xsplice_plugins.errors import XspliceError
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 CHECK = "qemu.memory"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class World(Struct, frozen=True, kw_only=True):
     """A hypervisor: how the model knows it, and a machine that runs it."""
 
     image: BootedImage
@@ -43,8 +43,7 @@ class World:
         return with_saved_memory(self.image, self.machine.memory())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
+class Played(Struct, frozen=True, kw_only=True):
     """What both came to."""
 
     predicted: tuple[Prediction, ...]
@@ -53,8 +52,7 @@ class Played:
     is_readable: bool = True  #: whether the machine's memory could be looked at
 
 
-@dataclass(slots=True, kw_only=True)
-class _Watcher:
+class _Watcher(Struct, kw_only=True):
     """Looks at the machine before and after each unload."""
 
     image: BootedImage

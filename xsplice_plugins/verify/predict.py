@@ -2,8 +2,9 @@
 """What the model says a job list will come to, and how that compares with what came."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.errors import VerifyError
@@ -33,8 +34,7 @@ _PROBES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class Prediction(Struct, frozen=True, kw_only=True):
     """What the model expects of one step, as the agent would tell it."""
 
     error: int = 0  #: Positive error number of the hypercall, 0 without one

@@ -8,8 +8,11 @@ answer is compared with the model's, and by the real ``xen-livepatch``, as an ad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import hypervisor
 from xsplice_plugins.artefacts import (
@@ -63,8 +66,7 @@ VISIBLE = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Life(Struct, frozen=True, kw_only=True):
     """A payload's life as a job list."""
 
     steps: tuple[Step, ...]
@@ -293,7 +295,7 @@ def _row(number: int, real: StepResult, predicted: Sequence[Prediction]) -> dict
     if real.output:
         row["output"] = list(real.output)
     if number < len(predicted):
-        row["predicted"] = asdict(predicted[number])
+        row["predicted"] = msgspec.to_builtins(predicted[number])
     return row
 
 

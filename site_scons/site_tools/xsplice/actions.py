@@ -12,10 +12,12 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import (
@@ -50,8 +52,7 @@ Nodes = list[Any]
 _BELIEVED = tuple(end for end in pipeline.MADE if end != ".patch.json")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fix:
+class Fix(Struct, frozen=True, kw_only=True):
     """What all nodes of one fix share; never part of a signature as a whole."""
 
     name: str

@@ -7,9 +7,10 @@ import os
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from xsplice_plugins import capture
 from xsplice_plugins.errors import CaptureError, MachineError
@@ -28,8 +29,7 @@ Node = Any
 _MARKER = re.compile(rb"^(?:#(?:line)? \d+ .*)?\n", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """A shell line, and what is known of who gives it to the shell."""
 
     subject: str  #: what messages call it

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.errors import XspliceError
@@ -23,8 +24,7 @@ OBJECTS = (".o", ".obj", ".os")
 _ARCHIVES = (".a", ".lib")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linked:
+class Linked(Struct, frozen=True, kw_only=True):
     """What an image is said to be linked from."""
 
     run: pipeline.Run

@@ -9,11 +9,11 @@ fingerprint of the plugins.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import replace
 from SCons.Action import Action
 from SCons.Builder import Builder
 from SCons.Scanner import ScannerBase as Scanner

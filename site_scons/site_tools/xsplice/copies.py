@@ -9,9 +9,10 @@ nothing is copied.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from threading import RLock
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from xsplice_plugins import artefacts, capture
 from xsplice_plugins.errors import CaptureError, ConfigError
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.plugins.spec import Config
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Farm:
+class Farm(Struct, frozen=True, kw_only=True):
     """A private copy of the sources: symbolic links, the patched files real."""
 
     source_root: Path  #: the folder that compile commands run in
@@ -39,8 +39,7 @@ class Farm:
     is_merged: bool = True  #: whether headers with both versions are wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Side(Struct, frozen=True, kw_only=True):
     """Where and from what one object is compiled: one side of the patch."""
 
     job: CompileJob

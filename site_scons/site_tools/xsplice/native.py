@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SCons.Node.FS
+from msgspec.structs import replace
 
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import CompileJob, Reach, TouchKind

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from SCons.Action import ActionCaller, CommandAction, FunctionAction
 
 from xsplice_plugins import artefacts
@@ -61,8 +62,7 @@ _LONGEST = 200  #: characters of a word that may name a file
 _ELF = b"\x7fELF"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Others:
+class Others(Struct, frozen=True, kw_only=True):
     """What is asked of all that the image is made of."""
 
     roots: tuple[Node, ...]  #: the image, and the objects of the fix

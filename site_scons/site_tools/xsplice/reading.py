@@ -13,13 +13,13 @@ import shlex
 import sys
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SCons
 import SCons.Script
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,8 +42,7 @@ _RUNNERS = frozenset(
 _KNOWN_NAMES = frozenset({"os", "Path", "pathlib", "env", "File", "Dir", "subprocess", "open"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class Ran(Struct, frozen=True, kw_only=True):
     """A program that a script started."""
 
     who: str
@@ -51,8 +50,7 @@ class Ran:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Early:
+class Early(Struct, frozen=True, kw_only=True):
     """A call in a script that ran before the tool was loaded."""
 
     who: str

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import Duty, Finding, ObjectPair, Severity
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, PatchSet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuild:
+class Rebuild(Struct, frozen=True, kw_only=True):
     """What a payload is held against, beside the objects of both sides."""
 
     is_possible: bool = True  #: hand-written files have no rebuild

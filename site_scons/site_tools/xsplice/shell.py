@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.commands import compiling, is_or_extends, words
@@ -33,8 +34,7 @@ _NOT_ASKED = re.compile(r"-(?:[cSEP]|d[A-Z]+|MM?D?|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.
 _WRITES = re.compile(r"-(?:MM?D|M[PGV]|o.+|M[FTQ].+|Wp,-MM?D.*|save-temps.*)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """One program and its words; what it writes by redirection is left out."""
 
     raw: tuple[str, ...]  #: as the shell takes them; what is read by redirection is ``<FILE``

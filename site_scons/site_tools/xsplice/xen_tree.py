@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from xsplice_plugins import artefacts, capture, pipeline
 from xsplice_plugins.artefacts import ObjectPair, Reach, Route

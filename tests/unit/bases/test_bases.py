@@ -10,10 +10,10 @@ import gzip
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
@@ -109,9 +109,9 @@ def test_a_structure_that_the_shipped_image_has_otherwise_is_kept(
     assert record.differs == ("user_lid (common/user.o)",)
     assert [row[:2] for row in record.retyped or ()] == [("struct box", "`lid`")]
     objects = pipeline.objects_of_tree(locate_tree(store.tree_of("base:fleet")))
-    assert objects.moved == record.moved
+    assert objects.retyped == record.retyped
     monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "other"))
-    assert added(trees["sources"].root).moved is None, "there is nothing to compare with"
+    assert added(trees["sources"].root).retyped is None, "there is nothing to compare with"
 
 
 DATED = """#include <xen/date.h>

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.bases.test_keeping import edit
 from xsplice_plugins import pipeline

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
@@ -181,5 +182,5 @@ def test_the_image_of_a_matched_base_is_not_the_link_of_its_own_objects(
     for likeness, count in ((Likeness.MATCHED, 0), (Likeness.OWN, 1)):
         base = SimpleNamespace(likeness=likeness)
         shipped = replace(index.tree, xen_syms=tmp_path / "shipped", base=base)  # type: ignore[arg-type]
-        pairs = pair_links(replace(index, tree=shipped), index, are_equal=True)
+        pairs = pair_links(dataclasses.replace(index, tree=shipped), index, are_equal=True)
         assert [pair.note for pair in pairs] == ["refused"] * count

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.check.building import OTHER, SIZES, UNIT, World, compiled, linked, run
 from xsplice_plugins.artefacts import from_json, to_json

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -284,7 +284,9 @@ def test_boot_only_code_is_named_and_holds_nothing_up(known: World, tmp_path: Pa
 def test_a_baseline_that_is_not_the_images_is_found(known: World, tmp_path: Path) -> None:
     new = changed(known, tmp_path, TEXT)
     data = payload(known, new, KNOWN + FIXED_TEXT, ("text",))
-    drifted = replace(known, unit=changed(known, tmp_path, ("x) + limit", "x) * limit")))
+    drifted = dataclasses.replace(
+        known, unit=changed(known, tmp_path, ("x) + limit", "x) * limit"))
+    )
     found = checked(drifted, new, data)
     assert not found.held
     assert "before the patch it is not the image's" in "\n".join(": ".join(r) for r in found.stale)

@@ -2,10 +2,10 @@
 """What people and programs see of a delta."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.differ_inputs import compile_c, diff
 from xsplice_plugins.artefacts import Delta, Duty, Severity, findings_about, from_json, to_json

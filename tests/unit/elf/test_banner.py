@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,4 +94,4 @@ def test_texts_that_functions_answer_with(compiler: Compiler, tmp_path: Path) ->
     elf = image(tmp_path, said() + more, compiler.command)
     names = ("told", "odd", "empty", "far", "none")
     assert told_by_image(elf, names) == {"told": "who", "empty": ""}
-    assert told_by_image(replace(elf, type=ET_REL), names) == {}
+    assert told_by_image(dataclasses.replace(elf, type=ET_REL), names) == {}

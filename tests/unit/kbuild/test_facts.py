@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import ASKED, AlternativeFields, Facts
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
 from xsplice_plugins.elf.reader import read_elf

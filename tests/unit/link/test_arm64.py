@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import struct
 
 import pytest
+from msgspec import structs
 
 from tests.kit.link_inputs import link
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Delta, Extent
@@ -58,7 +58,7 @@ def image(far_bytes: int = 0, size: int = 16, *, boot: bytes = b"") -> bytes:
     """
     note = OutSection(name=".note.gnu.build-id", type=7, flags=SHF_ALLOC, align_bytes=4, data=NOTE)
     code = text(".text", 16)
-    code = dataclasses.replace(code, data=boot + code.data[len(boot) :])
+    code = structs.replace(code, data=boot + code.data[len(boot) :])
     other = text(".init.text" if boot else ".text.other", 16)
     symbols = (
         symbol("entry", ".text", ADDR_TEXT_VIRT, size),
@@ -213,10 +213,10 @@ def test_branch_out_of_a_range_without_a_relocation_is_refused(word: int, is_ok:
     struct.pack_into("<I", patched, section.offset_file, word)
     struct.pack_into("<Q", patched, patched.index(struct.pack("<QQ", 0, 32)) + 8, 20)
     (extent,) = delta.extents
-    delta = dataclasses.replace(
+    delta = structs.replace(
         delta,
         digest_new=hashlib.sha256(patched).hexdigest(),
-        extents=(dataclasses.replace(extent, size_bytes=20),),
+        extents=(structs.replace(extent, size_bytes=20),),
     )
     if is_ok:
         link(image(), (delta, bytes(patched)))

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import random
 import struct
 
 import pytest
+from msgspec import structs
 
 from tests.kit.link_inputs import Compiler, closure_delta, link
 from xsplice_plugins.artefacts import Delta, Reference
@@ -60,9 +60,9 @@ def misstate(delta: Delta, rnd: random.Random) -> Delta:
         i = rnd.randrange(len(delta.extents))
         field = rnd.choice(("section", "offset", "size_bytes"))
         value = rnd.choice((-1, 0, 1, 2, 5, 9, 100, 1 << 40))
-        changed = dataclasses.replace(delta.extents[i], **{field: value})
+        changed = structs.replace(delta.extents[i], **{field: value})
         extents = (*delta.extents[:i], changed, *delta.extents[i + 1 :])
-        return dataclasses.replace(delta, extents=extents)
+        return structs.replace(delta, extents=extents)
     reference = Reference(
         section=rnd.choice((-1, 0, 3, 5, 99)),
         offset=rnd.choice((-4, 0, 4)),
@@ -70,7 +70,7 @@ def misstate(delta: Delta, rnd: random.Random) -> Delta:
         target=rnd.choice(("counter", "nobody", "")),
         target_offset=rnd.choice((0, -4)),
     )
-    return dataclasses.replace(delta, references=(*delta.references, reference))
+    return structs.replace(delta, references=(*delta.references, reference))
 
 
 @pytest.mark.parametrize("what", ["object", "image", "beneath", "delta"])
@@ -87,7 +87,7 @@ def test_damage_raises_our_errors_only(compiler: Compiler, what: str) -> None:
         delta_ = delta
         if what == "object":
             object_ = damage(data, rnd)
-            delta_ = dataclasses.replace(delta, digest_new=hashlib.sha256(object_).hexdigest())
+            delta_ = structs.replace(delta, digest_new=hashlib.sha256(object_).hexdigest())
         elif what == "image":
             image_ = damage(image, rnd)
         elif what == "beneath":

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
 from xsplice_plugins import pipeline

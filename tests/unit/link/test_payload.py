@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.kit.link_inputs import Compiler, closure_delta, delta, link
 from tests.unit.link.loading import load
@@ -249,7 +249,7 @@ def test_function_without_room_in_the_delta_is_refused(compiler: Compiler, image
     new = compiler.object("version.c", IMAGE)
     whole = closure_delta(new, "version.o", ("extra", "helper"))
     sections = read_elf(new, "version.o").section_by_name
-    lacking = dataclasses.replace(
+    lacking = structs.replace(
         whole,
         extents=tuple(e for e in whole.extents if e.section != sections[".text.helper"].index),
     )

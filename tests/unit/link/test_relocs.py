@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from tests.kit.link_inputs import Compiler, closure_delta, delta, link
 from tests.unit.link.loading import ADDR_PAYLOAD_VIRT, load
@@ -81,7 +80,7 @@ def test_reference_to_the_middle_of_a_datum_keeps_its_offset(
     data = compiler.object("core.c", body)
     section = read_elf(data, "core.o").section_by_name[".bss.copy"].index
     reference = Reference(section=section, offset=0, size_bytes=16, target="table")
-    part = dataclasses.replace(delta(data, "core.o", changed=("entry",)), references=(reference,))
+    part = structs.replace(delta(data, "core.o", changed=("entry",)), references=(reference,))
     payload = link(image, (part, data))
     names = {s.decorated: s.value for s in read_elf(image, "image").symbols}
     code = load(payload.data, names).sections[".text"]
@@ -113,10 +112,10 @@ def test_place_between_two_extents_is_refused(compiler: Compiler, image: bytes) 
     link(image, (whole, data))
     index = read_elf(data, "core.o").section_by_name[".data.two"].index
     cut = tuple(
-        dataclasses.replace(e, size_bytes=4) if e.section == index else e for e in whole.extents
+        structs.replace(e, size_bytes=4) if e.section == index else e for e in whole.extents
     )
     with pytest.raises(LinkError, match=r"refers to core\.o\(\.data\.two\+0x4\)"):
-        link(image, (dataclasses.replace(whole, extents=cut), data))
+        link(image, (structs.replace(whole, extents=cut), data))
 
 
 def test_range_that_is_taken_and_referred_to_is_refused(compiler: Compiler, image: bytes) -> None:
@@ -270,7 +269,7 @@ def test_branch_out_of_a_range_without_a_relocation_is_refused(
     size = next(s.size_bytes for s in read_elf(data, "core.o").symbols if s.name == "entry")
     (extent,) = whole.extents
     assert size < extent.size_bytes
-    part = dataclasses.replace(whole, extents=(dataclasses.replace(extent, size_bytes=size),))
+    part = structs.replace(whole, extents=(structs.replace(extent, size_bytes=size),))
     if is_ok:
         link(image, (part, data))
         return

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from tests.kit.link_inputs import Compiler, closure_delta, delta, link
 from tests.unit.link.loading import load
@@ -198,7 +198,7 @@ def test_a_cpu_feature_that_the_build_does_not_have_is_refused(
     """Only the tree itself is believed: distributions raise the number within a release."""
     known = known_facts("4.17.5", EM_X86_64)
     origin = ASKED if is_asked else known.origin
-    facts = dataclasses.replace(known, origin=origin, feature_words=words)
+    facts = structs.replace(known, origin=origin, feature_words=words)
     data = compiler.object("core.c", TABLES.replace(".word 1", ".word 700 + 0x8000"))
     part = (closure_delta(data, "core.o", ("entry",)), data)
     if is_ok:
@@ -269,6 +269,6 @@ def test_modinfo_of_the_author_is_kept(compiler: Compiler, image: bytes) -> None
     text += 'const char __attribute__((used, section(".modinfo"))) info[] = "xsa=999";'
     data = compiler.object("core.c", text)
     part = delta(data, "core.o", changed=("entry",), take=(".modinfo",))
-    part = dataclasses.replace(closure_delta(data, "core.o", ("entry",)), extents=part.extents)
+    part = structs.replace(closure_delta(data, "core.o", ("entry",)), extents=part.extents)
     elf = read_elf(link(image, (part, data)).data, "payload")
     assert elf.section_by_name[".modinfo"].data == b"name=fix\0xsa=999\0"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.patch.test_applying import diff
 from xsplice_plugins.artefacts import PatchFile, PatchSet

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.check.building import FACTS, OTHER, World, compiled, world
 from xsplice_plugins import pipeline

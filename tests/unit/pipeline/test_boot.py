@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot code of a fix, over all its objects: its own verdict, a note, or a refusal."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import (
     BootOnly,

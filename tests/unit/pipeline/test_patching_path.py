@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code that runs while code is replaced is left alone, whoever made the deltas."""
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from tests.unit.pipeline.test_boot import FUNCTION, NOPS, delta
 from xsplice_plugins.errors import RefusedError
@@ -21,8 +20,8 @@ PATCHING = (
 @pytest.mark.parametrize("name", PATCHING)
 def test_what_runs_while_code_is_replaced_is_refused(name: str) -> None:
     for fields in (
-        {"changed": (dataclasses.replace(FUNCTION, name=name),)},
-        {"nopped": (dataclasses.replace(NOPS, name=name),)},
+        {"changed": (structs.replace(FUNCTION, name=name),)},
+        {"nopped": (structs.replace(NOPS, name=name),)},
     ):
         with pytest.raises(RefusedError, match=r"PATCHING_PATH.*needs a reboot") as caught:
             check_patching_path([delta(**fields)])
@@ -31,5 +30,5 @@ def test_what_runs_while_code_is_replaced_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["livepatch_op", "arch/x86/domain.c#idle_loop_too", "do_softirq"])
 def test_what_is_beside_it_is_not(name: str) -> None:
-    rows = [delta(changed=(dataclasses.replace(FUNCTION, name=name),)), delta(nopped=(NOPS,))]
+    rows = [delta(changed=(structs.replace(FUNCTION, name=name),)), delta(nopped=(NOPS,))]
     assert check_patching_path(rows) is None

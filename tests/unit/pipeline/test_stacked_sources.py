@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins import capture, pipeline
 from xsplice_plugins.artefacts import Reach

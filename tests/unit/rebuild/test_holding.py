@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.build import scons
 from tests.kit.tiny_make import add_makefile
@@ -129,7 +131,7 @@ def own(case: Case, tmp_path: Path) -> Case:
     shutil.copytree(case.tree.root, tmp_path / "tree", symlinks=True)
     tree = object.__new__(TinyTree)
     tree.root, tree.cc, tree.flags = tmp_path / "tree", case.tree.cc, case.tree.flags
-    return replace(case, tree=tree, folder=tmp_path)
+    return dataclasses.replace(case, tree=tree, folder=tmp_path)
 
 
 def test_a_right_payload_is_held_and_the_tree_stays_as_it_is(case: Case) -> None:
@@ -276,7 +278,7 @@ def test_another_image_and_other_patches_are_refused(case: Case) -> None:
 
 def test_linker_scripts_count_and_the_record_of_settings_does_not(own: Case) -> None:
     before = trees.read_build(read_index(locate_tree(own.tree.root)))
-    after = replace(
+    after = dataclasses.replace(
         before,
         scripts={"arch/x86/xen.lds": b"other"},
         objects=before.objects | {"common/config_data.o": b"\x7fELF"},

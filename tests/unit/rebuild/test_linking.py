@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,9 @@ def damaged(build: Build) -> Build:
     name = "common/user.o"
     data = build.objects[name]
     code = read_elf(data, name).section_by_name[".text.user"].data
-    return replace(build, objects=build.objects | {name: data.replace(code, b"\x90" * len(code))})
+    return dataclasses.replace(
+        build, objects=build.objects | {name: data.replace(code, b"\x90" * len(code))}
+    )
 
 
 def linked_again(tree: XenTree, matched: list[bytes], count: int) -> None:
@@ -106,4 +108,4 @@ def test_an_error_of_the_comparison_is_raised_where_it_is_asked_for(tree: XenTre
     build = read_build(read_index(tree))
     links = Link(build, tree.root, SIZES)
     with pytest.raises(ElfFormatError, match="xen-syms"):
-        links.answer(replace(build, image=b"no image"))
+        links.answer(dataclasses.replace(build, image=b"no image"))

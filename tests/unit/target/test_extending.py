@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import ast
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kit.differ_inputs import assemble, diff
 from tests.kit.link_inputs import Compiler, closure_delta, link

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import ASKED
 from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64

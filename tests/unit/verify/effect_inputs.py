@@ -7,6 +7,8 @@ import dataclasses
 import subprocess
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from tests.kit.tiny_xen import PAGE, tiny_xen
 from xsplice_plugins.artefacts import PayloadRecord, ReplacedFunction
 from xsplice_plugins.hypervisor import BootedImage, KnownSymbol, Region
@@ -113,10 +115,10 @@ IMAGE = image()
 def record_at(name: str, image: BootedImage) -> PayloadRecord:
     """Return the record of a function of another image than the usual one."""
     made = record("shared")
-    function = dataclasses.replace(
+    function = structs.replace(
         made.functions[0], name=name, addr_old_virt=image.symbols[name].addr_virt
     )
-    return dataclasses.replace(made, functions=(function,))
+    return structs.replace(made, functions=(function,))
 
 
 def record(

@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from tests.kit.tiny_xen import PAGE
 from tests.unit.verify.effect_inputs import (
@@ -79,7 +80,7 @@ def test_a_return_by_way_of_a_thunk_stores_nothing(tmp_path: Path) -> None:
     for name, said in (("__x86_return_thunk", 0), ("elsewhere", 1)):
         end = IMAGE.symbols["late"].addr_virt - (place + 5)
         image = filled(with_boot_call("shared"), b"\xe9" + end.to_bytes(4, "little", signed=True))
-        symbols = {**image.symbols, name: dataclasses.replace(IMAGE.symbols["late"], name=name)}
+        symbols = {**image.symbols, name: structs.replace(IMAGE.symbols["late"], name=name)}
         image = dataclasses.replace(image, symbols=symbols)
         assert len(effect_findings(other, record("shared", size=5), image)) == said
 
@@ -92,7 +93,7 @@ def filled(image: BootedImage, code: bytes, name: str = "shared") -> BootedImage
     text = bytearray(image.regions[0].data)
     start = image.symbols[name].addr_virt - TEXT
     text[start : start + len(code)] = code
-    changed = dataclasses.replace(image.regions[0], data=bytes(text))
+    changed = structs.replace(image.regions[0], data=bytes(text))
     return dataclasses.replace(image, regions=(changed, *image.regions[1:]))
 
 
@@ -108,7 +109,7 @@ def with_boot_call(name: str) -> BootedImage:
         IMAGE,
         regions=(
             IMAGE.regions[0],
-            dataclasses.replace(IMAGE.regions[1], data=bytes(init)),
+            structs.replace(IMAGE.regions[1], data=bytes(init)),
             IMAGE.regions[2],
         ),
         symbols={**IMAGE.symbols, "boot_user": symbol},

@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from tests.kit.payloads import Sec, minimal
 from tests.unit.verify.effect_inputs import (
@@ -111,7 +112,7 @@ def stores(tmp_path: Path, before: str, after: str) -> tuple[Finding, ...]:
     text = bytearray(IMAGE.regions[0].data)
     start = IMAGE.symbols["shared"].addr_virt - TEXT
     text[start : start + len(old)] = old
-    changed = dataclasses.replace(IMAGE.regions[0], data=bytes(text))
+    changed = structs.replace(IMAGE.regions[0], data=bytes(text))
     patched = dataclasses.replace(IMAGE, regions=(changed, *IMAGE.regions[1:]))
     return effect_findings(new, record("shared", size=len(old)), patched)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 
@@ -28,7 +28,7 @@ def image() -> BootedImage:
     stack = KnownSymbol(
         name="stack_base", addr_virt=VIRT + 2 * PAGE + 64, size_bytes=16, is_function=False
     )
-    return replace(made, symbols={**made.symbols, "stack_base": stack})
+    return dataclasses.replace(made, symbols={**made.symbols, "stack_base": stack})
 
 
 class Host:
@@ -218,7 +218,7 @@ def test_what_xen_only_notes_and_prints_is_not_held() -> None:
     for extra, count in (({}, 1), ({noted.name: noted}, 0)):
         host.map_payload()
         host.put(XEN + 2 * PAGE + 128, INSIDE)
-        named = replace(xen, symbols={**xen.symbols, **extra})
+        named = dataclasses.replace(xen, symbols={**xen.symbols, **extra})
         pages = payload_pages(host.made.memory(), named)
         host.unload()
         assert len(search(host.made.memory(), named, pages).held) == count
@@ -235,7 +235,7 @@ def test_a_call_that_is_over_holds_nothing(
     host, xen = Host(), image()
     place = 2 * PAGE + 128
     call = KnownSymbol(name=name, addr_virt=VIRT + place, size_bytes=40, is_function=False)
-    named = replace(xen, symbols={**xen.symbols, name: call})
+    named = dataclasses.replace(xen, symbols={**xen.symbols, name: call})
     host.put(XEN + place + function, INSIDE)
     last = 4 << 32 if state < function else 0
     host.put(XEN + place + (state & -8), last if is_over else last ^ 1 << 32)

@@ -6,11 +6,14 @@ The machine here answers as the model does, so that each test can change one ans
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
+from msgspec.structs import replace
 
 from tests.kit.acting import with_hook
 from tests.kit.payloads import minimal
@@ -306,7 +309,9 @@ def judged(
     made = image()
     text = bytearray(made.regions[0].data)
     text[0x300:0x303] = code_of("8b07 c3")  # mov eax, [rdi]; ret
-    reading = replace(made, regions=(replace(made.regions[0], data=bytes(text)), *made.regions[1:]))
+    reading = dataclasses.replace(
+        made, regions=(structs.replace(made.regions[0], data=bytes(text)), *made.regions[1:])
+    )
     monkeypatch.setattr(hypervisor, "boot", lambda _data, **_options: reading)
     machine = StandIn(counter=counter, has_memory=has_memory)
     monkeypatch.setattr(model_plugin, "machine_of", lambda *_: machine)

@@ -7,7 +7,8 @@ PRIMARY_STACK_SIZE of x86's asm/config.h, STACK_SIZE of Arm's, the same from 4.8
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.branches import Reference, byte_references, word_references
 from xsplice_plugins.hypervisor.facts.verdicts import ENOSYS, EOPNOTSUPP, Hazard
@@ -17,8 +18,7 @@ MASK64 = (1 << 64) - 1
 MASK32 = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arch:
+class Arch(Struct, frozen=True, kw_only=True):
     """One architecture."""
 
     name: str  #: ``x86_64``, ``arm64`` or ``arm32``

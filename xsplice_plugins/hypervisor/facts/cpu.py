@@ -6,7 +6,7 @@ each branch's newest release from 4.17 on. Source: asm/cpufeatures.h; ``init_ide
 arch/x86/alternative.c.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _SYNTHETIC = 19 * 32
 
@@ -34,8 +34,7 @@ K8_NOPS = tuple(map(bytes.fromhex, (
 )))  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuProfile:
+class CpuProfile(Struct, frozen=True, kw_only=True):
     """One kind of processor."""
 
     name: str  #: how a report calls it

@@ -6,7 +6,7 @@ stands in ``xsplice_plugins/releases.py``. One that is newer than the last branc
 behaves as that one, and its ``note`` says so.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
@@ -26,8 +26,7 @@ _RECORDS = {(1, 64), (1, 52), (2, 104), (2, 92)}
 _ALTERNATIVES_BYTES = {12, 14}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildFacts:
+class BuildFacts(Struct, frozen=True, kw_only=True):
     """What the headers of one build define; a release's name alone does not always tell."""
 
     feature_words: int  #: NCAPINTS; 0 where alternatives do not index a bitmap (Arm)
@@ -37,8 +36,7 @@ class BuildFacts:
     bug_instruction: bytes  #: what BUG() puts into the code; empty where it has none of its own
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     """What one release of Xen does with a live patch."""
 
     name: str  #: ``4.17.5``, as it was asked for

@@ -9,7 +9,7 @@ undefined behaviour, and no crash for what it cannot see.
 Source: xen/include/public/errno.h for the numbers (they are Linux' numbers on every host).
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 EPERM = 1
 ENOENT = 2
@@ -101,8 +101,7 @@ class Unknown(Hazard):
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What a hypercall returned."""
 
     code: int  #: zero or a positive result, or a negative errno

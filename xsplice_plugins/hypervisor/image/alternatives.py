@@ -5,8 +5,9 @@ Source: ``_apply_alternatives`` of xen/arch/x86/alternative.c.
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import MASK64
 from xsplice_plugins.hypervisor.facts.cpu import ALWAYS, CpuProfile, ideal_nops
@@ -32,8 +33,7 @@ class ByteSpace(Protocol):
         """Write bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AltInstr:
+class AltInstr(Struct, frozen=True, kw_only=True):
     """One alternative with its offsets turned into addresses."""
 
     orig_virt: int  #: the instruction to replace

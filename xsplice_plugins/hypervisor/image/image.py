@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from msgspec import Struct
+
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, Arch, page_align
 from xsplice_plugins.hypervisor.facts.cpu import DEFAULT_CPU, CpuProfile
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard
@@ -20,8 +22,7 @@ _GIB = 1 << 30
 _WINDOW_BYTES = PAGE_SIZE * 8 * PAGE_SIZE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostPage:
+class HostPage(Struct, frozen=True, kw_only=True):
     """A page of a running host's memory."""
 
     data: bytes
@@ -33,8 +34,7 @@ class HostPage:
 HostPages = Callable[[int], HostPage | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
+class Region(Struct, frozen=True, kw_only=True):
     """Part of the image with one permission."""
 
     name: str  #: ``text``, ``rodata``, ``init`` or ``data``

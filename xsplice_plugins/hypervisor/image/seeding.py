@@ -5,7 +5,9 @@ What boot wrote is then known: data, what is sealed after boot, and every other 
 is fetched when code asks for it. Text stays as the model makes it.
 """
 
-from dataclasses import replace
+import dataclasses
+
+from msgspec import structs
 
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
 from xsplice_plugins.hypervisor.image.image import BootedImage, HostPages, Region
@@ -24,7 +26,9 @@ def seeded(image: BootedImage, pages: HostPages) -> BootedImage:
     """
     unsteady: set[int] = set()
     regions = tuple(_region(image, region, pages, unsteady) for region in image.regions)
-    return replace(image, regions=regions, host_pages=pages, unsteady=frozenset(unsteady))
+    return dataclasses.replace(
+        image, regions=regions, host_pages=pages, unsteady=frozenset(unsteady)
+    )
 
 
 def boot_written(image: BootedImage) -> tuple[tuple[int, int], ...]:
@@ -54,4 +58,4 @@ def _region(image: BootedImage, region: Region, pages: HostPages, unsteady: set[
             offset = first - region.addr_virt
             data[offset : offset + last - first] = page.data[first - virt : last - virt]
             unsteady.update(virt + at for at in page.unsteady if first <= virt + at < last)
-    return replace(region, data=bytes(data))
+    return structs.replace(region, data=bytes(data))

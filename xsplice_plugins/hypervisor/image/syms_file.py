@@ -6,7 +6,8 @@ of the checks is the point.
 """
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.errors import ElfFormatError
 from xsplice_plugins.hypervisor.facts.arches import ARCHES, PAGE_SIZE, Arch
@@ -29,8 +30,7 @@ _CLASSES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownSymbol:
+class KnownSymbol(Struct, frozen=True, kw_only=True):
     """A name of the hypervisor's own table."""
 
     name: str  #: ``name``, or ``file.c#name`` for a local
@@ -39,8 +39,7 @@ class KnownSymbol:
     is_function: bool  #: whether it names code (STT_FUNC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SymsFile:
+class SymsFile(Struct, frozen=True, kw_only=True):
     """The file's memory and names."""
 
     arch: Arch

@@ -8,8 +8,9 @@ point. Source: ``livepatch_elf_load`` of xen/common/livepatch_elf.c.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
 from xsplice_plugins.hypervisor.facts.releases import Release
@@ -34,8 +35,7 @@ STEP_NAMES = "section-names"
 STEP_SYMTAB = "symbol-names"
 
 
-@dataclass(slots=True, kw_only=True)
-class PayloadSection:
+class PayloadSection(Struct, kw_only=True):
     """One section header; ``addr_load`` is filled in when it is placed."""
 
     index: int  #: place in the section table
@@ -69,8 +69,7 @@ class PayloadSection:
         return bool(self.flags & SHF_WRITE)
 
 
-@dataclass(slots=True, kw_only=True)
-class PayloadSymbol:
+class PayloadSymbol(Struct, kw_only=True):
     """One symbol; ``value`` becomes an address when it is resolved."""
 
     name: str
@@ -80,8 +79,7 @@ class PayloadSymbol:
     is_ignored: bool = False  #: its section has no address, so nothing may refer to it
 
 
-@dataclass(slots=True, kw_only=True)
-class PayloadElf:
+class PayloadElf(Struct, kw_only=True):
     """A payload whose container passed."""
 
     arch: Arch

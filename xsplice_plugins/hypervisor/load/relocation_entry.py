@@ -4,15 +4,14 @@
 Source: arch/*/livepatch.c, ``arch_livepatch_perform_rel`` and ``_rela``.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, XenRefusal
 
 STEP = "relocations"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Relocation:
+class Relocation(Struct, frozen=True, kw_only=True):
     """One entry, ready for an architecture."""
 
     subject: str  #: section and offset, for messages

@@ -6,15 +6,15 @@ takes the check from outside, because parsing certificates is another stage's wo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.verdicts import EPERM, XenRefusal
 
 STEP = "signature"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignatureVerdict:
+class SignatureVerdict(Struct, frozen=True, kw_only=True):
     """What a checker found."""
 
     is_accepted: bool  #: signed by a key of the ring, unaltered, in date
@@ -26,8 +26,7 @@ class SignatureVerdict:
 SignatureChecker = Callable[[bytes], SignatureVerdict]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignaturePolicy:
+class SignaturePolicy(Struct, frozen=True, kw_only=True):
     """Whether uploads must be signed."""
 
     checker: SignatureChecker | None = None  #: judges the whole file; None means the check is off

@@ -10,8 +10,9 @@ xen/common/livepatch.c.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import X86_64
@@ -31,8 +32,7 @@ _LATE = "its CPUs come too late"
 _WAITING = "a domain waits in a queue"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class Course(Struct, frozen=True, kw_only=True):
     """What shall be played on a host of its own."""
 
     payloads: Sequence[tuple[str, bytes]]  #: bottom first; the last one is judged

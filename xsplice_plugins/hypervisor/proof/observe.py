@@ -2,7 +2,8 @@
 """What a proof looks at: patched bytes, functions with NOPs, and what only a booted host knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import ARM32
@@ -15,8 +16,7 @@ from xsplice_plugins.hypervisor.state.payload import LoadedPayload
 SHOWN_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionProof:
+class FunctionProof(Struct, frozen=True, kw_only=True):
     """One replaced function; addresses and bytes are hexadecimal text."""
 
     payload: str

@@ -5,7 +5,7 @@ A probe calls a function of the image in the emulator. Asking changes nothing: w
 is put back.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
@@ -21,8 +21,7 @@ KINDS = ("int", "long", "string", "bytes")
 Value = int | str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Probe(Struct, frozen=True, kw_only=True):
     """One question and the answers that are expected."""
 
     function: str  #: its name, ``file.c#name`` for a local
@@ -38,8 +37,7 @@ class Probe:
     size_bytes: int = 8  #: for ``bytes``
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True, kw_only=True):
     """What a probe answered at one time."""
 
     function: str

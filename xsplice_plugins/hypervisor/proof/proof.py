@@ -8,7 +8,9 @@ same question, and where their answer differs the report says so.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.releases import Release
@@ -40,8 +42,7 @@ from xsplice_plugins.hypervisor.state.xen import HookRunner
 SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
+class StepRecord(Struct, frozen=True, kw_only=True):
     """One thing that was checked or done."""
 
     payload: str  #: its name
@@ -50,8 +51,7 @@ class StepRecord:
     text: str  #: what was found there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadProof:
+class PayloadProof(Struct, frozen=True, kw_only=True):
     """A payload of the stack, bottom first."""
 
     name: str
@@ -61,8 +61,7 @@ class PayloadProof:
     is_reappliable: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryProof:
+class MemoryProof(Struct, frozen=True, kw_only=True):
     """SHA-256 of memory at one moment."""
 
     moment: str  #: ``before``, ``applied``, ``reverted`` or ``unloaded``
@@ -71,8 +70,7 @@ class MemoryProof:
     allocations: int  #: bytes allocated to payloads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseAnswer:
+class ReleaseAnswer(Struct, frozen=True, kw_only=True):
     """What another release says to the same payloads."""
 
     release: str
@@ -82,8 +80,7 @@ class ReleaseAnswer:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProofReport:
+class ProofReport(Struct, frozen=True, kw_only=True):
     """Everything a verification in the model found."""
 
     schema: int = SCHEMA

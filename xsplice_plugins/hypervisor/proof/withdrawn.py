@@ -7,8 +7,9 @@ it stays so. Nothing shows what the functions make of it: the model calls them o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import Unknown
@@ -27,8 +28,7 @@ _IMMEDIATE_MAX = 4  #: bytes of an instruction behind its displacement
 _STILL = "while the replaced functions still run"
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Struct, frozen=True):
     """What replaced functions may use, before the hook runs."""
 
     borrowed: tuple[MemorySegment, ...]  #: memory that hooks allocated

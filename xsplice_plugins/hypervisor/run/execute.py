@@ -7,8 +7,10 @@ mode: without that, addresses above 2^47 are cut.
 """
 
 import ctypes
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from xsplice_plugins.hypervisor.facts.arches import ARM32, MASK64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
@@ -40,8 +42,7 @@ INSTRUCTIONS_MAX = 2_000_000
 _FAULTS_MAX = 1_000
 
 
-@dataclass(slots=True, kw_only=True)
-class _Run:
+class _Run(Struct, kw_only=True):
     """State of one call."""
 
     step: str

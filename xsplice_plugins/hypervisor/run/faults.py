@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
@@ -26,8 +27,7 @@ STACK_CALLED_BYTES = 1024
 _BUG_KINDS = ("run a function", "WARN", "BUG", "ASSERT", "a payload's WARN, which Arm refuses,")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """What the processor stopped at."""
 
     step: str  #: named in hazards

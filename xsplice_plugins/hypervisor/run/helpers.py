@@ -5,7 +5,8 @@ Source: xen/common/{xmalloc_tlsf,spinlock}.c.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64, page_align
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
@@ -19,8 +20,7 @@ from xsplice_plugins.hypervisor.state.xen import Xen
 _STEP = "intercept"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """What an intercepted function sees of its caller."""
 
     argument: Callable[[int], int]  #: gives an integer argument by its index

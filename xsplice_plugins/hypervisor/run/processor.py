@@ -2,9 +2,10 @@
 """The emulated processor: its registers by calling convention, and what it cannot stand in for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import X86_64, Arch
 from xsplice_plugins.hypervisor.run.vectors import vector_instructions
@@ -25,8 +26,7 @@ _X86_STATE = {
 _ARM64_STATE = {"interrupts": 0x80, "FIQs": 0x40, "SErrors": 0x100, "debug exceptions": 0x200}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registers:
+class Registers(Struct, frozen=True, kw_only=True):
     """Unicorn's numbers for the registers of a calling convention; ``link`` 0 means the stack."""
 
     arguments: tuple[int, ...]
@@ -92,8 +92,7 @@ def processor(arch: Arch) -> "tuple[unicorn.Uc, Registers]":
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(Struct, frozen=True, kw_only=True):
     """What a straight run of instructions needs and names."""
 
     problem: str  #: why it is not executed: what needs a real processor; empty where nothing does

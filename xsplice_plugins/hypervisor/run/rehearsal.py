@@ -10,7 +10,9 @@ counts; where the two come out differently, the outcome on a real host is anybod
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields
+
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
@@ -34,8 +36,7 @@ _FAILING_MAX = 8  #: so many allocations fail alone
 _OTHER_FILLER = bytes(0 if byte == FILLER[0] else byte for byte in range(256))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything a hook can change."""
 
     segments: tuple[tuple[MemorySegment, bytes, str], ...]  #: with content and owner

@@ -10,8 +10,9 @@ constant that the code at hand contains, since it may compare with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
+
+from msgspec import Struct, field
 
 from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
 
@@ -31,8 +32,7 @@ _NAMED_MAX = 3
 _TAG, _TAG_STEP, _TAG_REACH = 0x5A5A_0000_0000_0000, 1 << 24, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class World(Struct, frozen=True, kw_only=True):
     """What a payload's own functions have made of its variables, as far as code reads them."""
 
     number: Filling
@@ -61,8 +61,7 @@ class World:
         return self.tags[at - 1] if is_near else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class How:
+class How(Struct, frozen=True, kw_only=True):
     """One way to run the same code."""
 
     #: fill registers and stack that nobody set with other values than in the run that counts
@@ -76,8 +75,7 @@ class How:
     world: World | None = None  #: what a payload's own functions have made of its variables
 
 
-@dataclass(slots=True, kw_only=True)
-class Sight:
+class Sight(Struct, kw_only=True):
     """What one run looked at."""
 
     unknown: dict[int, None] = field(default_factory=dict)  #: bytes nobody knows, as first read
@@ -94,8 +92,7 @@ class Sight:
     fault_virt: int = 0  #: the address at which it failed, where that was one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How one run ended."""
 
     value: object  #: whatever decides how Xen goes on

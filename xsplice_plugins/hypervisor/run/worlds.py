@@ -10,8 +10,10 @@ answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE
 from xsplice_plugins.hypervisor.facts.verdicts import Unknown
@@ -46,8 +48,7 @@ _NAMED_MAX = 3
 _BEFORE_REVERT = "prerevert-hook"
 
 
-@dataclass(frozen=True, slots=True)
-class _Lead:
+class _Lead(Struct, frozen=True):
     """A word that is used as a pointer."""
 
     value: int  #: where it leads

@@ -6,7 +6,7 @@ and reads back what hooks may write: ``rc`` and the per-function state. Offsets 
 the headers of each release. Source: xen/include/xen/livepatch_payload.h, virtual_region.h.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xsplice_plugins.hypervisor.facts.arches import PAGE_SIZE, X86_64, Arch
 from xsplice_plugins.hypervisor.facts.releases import Release
@@ -24,8 +24,7 @@ _FSTATE_OFFSET = 1024
 _FSTATE_BYTES = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Offsets:
+class _Offsets(Struct, frozen=True, kw_only=True):
     """Offsets of ``struct payload`` on x86_64 that differ between releases."""
 
     nfuncs: int

@@ -7,6 +7,8 @@ Source: ``struct payload`` of xen/include/xen/livepatch_payload.h.
 import enum
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from xsplice_plugins.hypervisor.facts.verdicts import EINVAL, XenRefusal
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 
@@ -38,8 +40,7 @@ def name_bytes(name: str) -> bytes:
         raise XenRefusal(EINVAL, "name", f"{name!a} cannot be written as bytes") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedBytes:
+class ExpectedBytes(Struct, frozen=True, kw_only=True):
     """Bytes that must be at the old function when the payload is applied."""
 
     is_enabled: bool
@@ -66,8 +67,7 @@ class Function:
     is_claimed: bool = False  #: the file said so, nothing was patched
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadName:
+class PayloadName(Struct, frozen=True, kw_only=True):
     """A symbol that a loaded payload keeps."""
 
     name: str
@@ -76,8 +76,7 @@ class PayloadName:
     is_new: bool  #: it adds a name to the hypervisor, and does not override a function
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Touched:
+class Touched(Struct, frozen=True, kw_only=True):
     """Variables, each as [start, end) of addresses."""
 
     used: tuple[tuple[int, int], ...] = ()  #: code other than hooks refers to them

@@ -7,7 +7,8 @@ it; nothing sleeps. Source: ``check_for_livepatch_work`` of xen/common/livepatch
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
 class CpuState(enum.IntEnum):
@@ -20,8 +21,7 @@ class CpuState(enum.IntEnum):
     NMI = 50_000
 
 
-@dataclass(slots=True, kw_only=True)
-class Cpu:
+class Cpu(Struct, kw_only=True):
     """One CPU."""
 
     number: int  #: 0 takes the hypercall and becomes master
@@ -32,8 +32,7 @@ class Cpu:
     nmi_at_ns: int | None = None  #: when an NMI hits it, None for never
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class Meeting(Struct, frozen=True, kw_only=True):
     """How a rendezvous went."""
 
     is_met: bool  #: all CPUs were there in time

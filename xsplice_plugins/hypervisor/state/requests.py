@@ -2,7 +2,8 @@
 """The values of the livepatch hypercalls. Source: xen/include/public/sysctl.h."""
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload, State
 from xsplice_plugins.hypervisor.state.rendezvous import Cpu, idle_cpus
@@ -20,8 +21,7 @@ class Command(enum.IntEnum):
     REPLACE = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Struct, frozen=True, kw_only=True):
     """What GET and LIST tell of one payload."""
 
     name: str
@@ -31,8 +31,7 @@ class Status:
     why: str = ""  #: the model's words for an ``rc`` below zero; real Xen prints them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadList:
+class PayloadList(Struct, frozen=True, kw_only=True):
     """What LIST returns."""
 
     version: int  #: the stamp; grows by one with each upload and unload
@@ -42,8 +41,7 @@ class PayloadList:
     metadata_bytes: int
 
 
-@dataclass(slots=True, kw_only=True)
-class Host:
+class Host(Struct, kw_only=True):
     """The conditions around the hypervisor that decide some answers."""
 
     #: the online CPUs; CPU 0 takes the hypercall
@@ -54,8 +52,7 @@ class Host:
     checks_stacks: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Work:
+class Work(Struct, kw_only=True):
     """The one global work slot."""
 
     command: Command

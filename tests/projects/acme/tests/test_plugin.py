@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 from acme_signing import hsm
 from acme_signing.plugin import FUNCTIONS_MAX, xsplice_verify_payload
+from msgspec import structs
 
 from xsplice_plugins import Config
 from xsplice_plugins.artefacts import ReplacedFunction, Severity, SignatureState
@@ -135,7 +135,7 @@ def test_a_payload_that_replaces_too_many_functions_is_not_proved(
         reason="",
         object_path="f.o",
     )
-    record = dataclasses.replace(sample_payload()[1], functions=(function,) * count)
+    record = structs.replace(sample_payload()[1], functions=(function,) * count)
     (finding,) = xsplice_verify_payload(record)
     assert finding.severity is severity
     assert f"replaces {count} functions" in finding.text
