@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.diff.parts import NEW, OLD, PartKind
 from xsplice_plugins.target.addresses import AddressFlow
-from xsplice_plugins.target.held import RETURNED
+from xsplice_plugins.target.held import RETURNED, Kept
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -92,8 +92,23 @@ def _kept(parts: ObjectParts, number: int, is_new: bool) -> str:
         kept = flow.follow(fields)
         if seen:  # it points to the table: who loads from it has the table's address
             kept |= flow.follow(fields, is_pointer=True)
+        kept = _asked_of_callers(flow, kept)
         seen.add(number)
         if kept:
             first = min(kept, key=lambda row: (row.verb == RETURNED, row))
             return f"its address {when} {first.verb.removeprefix('is ')} `{first.name}`"
     return ""
+
+
+def _asked_of_callers(flow: AddressFlow, kept: set[Kept]) -> set[Kept]:
+    """Return what keeps an address, without what may only be left in a register at a return.
+
+    Callers of the object that take it as the second word of a result are followed.
+    """
+    seen: set[Kept] = set()
+    while left := {row for row in kept if row.is_left} - seen:
+        seen |= left
+        for row in left:
+            calls = flow.calls_of(row.name)
+            kept |= flow.after_calls(calls, is_way=row.is_way, is_second=True)
+    return kept - seen

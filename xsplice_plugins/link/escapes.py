@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _CALLBACK_ARGUMENTS = 2  #: of which one may be what was handed over with it
 _NO_HOLDER = "nobody"  #: what a lock's note says that nobody holds; else ``__func__``
 _THROUGH = "is stored through"
+_SECOND = "the second word"  #: beside `TO`: of what is returned
 
 
 class _Way(NamedTuple):
@@ -169,7 +170,7 @@ class _Payload:
         if kind == "returned":
             start = things.start_of(what)
             calls = things.calls.get(start, ()) if start is not None else ()
-            return flow.after_calls(calls, is_way=bool(held))
+            return flow.after_calls(calls, is_way=TO in held, is_second=_SECOND in held)
         if kind == "lost":
             return {Kept(UNKNOWN, what, what)}
         return flow.handed_to(what, held, is_code=is_code)
@@ -179,7 +180,8 @@ class _Payload:
         if row.verb == FILLED:
             yield _Way("held", self.things.at((row.at[0], row.at[1])))
         if row.verb == RETURNED:
-            yield _Way("returned", row.name, frozenset({TO} if row.is_way else ()))
+            marks = ((TO, row.is_way), (_SECOND, row.is_second))
+            yield _Way("returned", row.name, frozenset(mark for mark, is_so in marks if is_so))
         for callback, passed in self._callbacks(row) if row.verb == PASSED else ():
             way = _Way("given", callback, passed, is_code)
             yield way if callback else _Way("lost", row.function)
@@ -284,7 +286,7 @@ class _Payload:
         is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
-            return not is_text and row.name in self._entered
+            return not (is_text or row.is_left) and row.name in self._entered
         if self._is_note(thing, row) or self._is_number(row):
             return False
         return not self.takeback.undoes(row, self.rows(thing))

@@ -39,6 +39,7 @@ from xsplice_plugins.target.held import (
     TO,
     TO_PROCESSOR,
     UNKNOWN,
+    UNREAD,
     Held,
     Kept,
     both,
@@ -46,8 +47,11 @@ from xsplice_plugins.target.held import (
     filled,
     is_read,
     is_within,
+    marked,
     reaches,
     register_of,
+    returned_by,
+    settled,
     ways,
 )
 from xsplice_plugins.target.machine import PUSHED, STACK, Effect, Flow
@@ -119,13 +123,16 @@ class AddressFlow(Code):
                 starts[field[0], effect.start] = both(effect.writes) if is_pointer else held
         return kept | self._walk(starts)
 
-    def after_calls(self, places: Iterable[Place], *, is_way: bool) -> set[Kept]:
+    def after_calls(
+        self, places: Iterable[Place], *, is_way: bool, is_second: bool = False
+    ) -> set[Kept]:
         """Return what keeps the value that the calls return whose fields are given.
 
         ``is_way``: what they return leads to where memory holds the address.
+        ``is_second``: it is the second word of a result.
         """
         self._is_code = False
-        result = frozenset({self.registers.result})
+        result = frozenset({self.registers.second if is_second else self.registers.result})
         starts: dict[Place, Held] = {}
         for place in places:
             effect = self.around(*place)
@@ -136,8 +143,7 @@ class AddressFlow(Code):
     def answer(self, name: str, passed: Held) -> tuple[bool, Held]:
         """Tell whether a function keeps what it is passed, and what of it it returns."""
         self._is_code = False
-        start = self.starts.get(name)
-        if start is None or PUSHED in passed:
+        if (start := self.starts.get(name)) is None or PUSHED in passed:
             return True, frozenset()
         kept, returned = self._summary(start, passed)
         return any(row.verb != COMPARED for row in kept), returned
@@ -153,22 +159,25 @@ class AddressFlow(Code):
         self._is_code = is_code
         if not isinstance(function, str):
             return set(self._summary(function, passed)[0])
-        is_kept = self._outside is None or self._outside().answer(function, passed)[0]
-        return {Kept(PASSED, function, "")} if is_kept else set()
+        is_read = self._outside is not None and not self._outside().answer(function, passed)[0]
+        return set() if is_read else {Kept(PASSED, function, "")}
 
     def _summary(self, start: Place, passed: Held) -> tuple[frozenset[Kept], Held]:
         """Return what a function keeps of what it is passed, and what of it it returns."""
         key = (start, passed, self._is_code)
         if key not in self._summaries:
-            name, result = self.function_at(start), self.registers.result
-            self._summaries[key] = (frozenset(), both({result}))  # what a recursion sees
+            name = self.function_at(start)
+            results = (self.registers.result, self.registers.second)
+            self._summaries[key] = (frozenset(), both(results))  # what a recursion sees
             if self._depth >= _DEPTH_MAX:
                 return frozenset({Kept(UNKNOWN, name, name)}), frozenset()
             self._depth += 1
             rows = self._walk({}, [(start, passed)])
             self._depth -= 1
             kept = frozenset(row for row in rows if row.verb != RETURNED)
-            names = {TO + result if row.is_way else result for row in rows - kept}
+            names = {row.is_way * TO + results[row.is_second] for row in rows - kept}
+            if any(row.is_second and not row.is_left for row in rows):
+                names.add(UNREAD + self.registers.second)
             self._summaries[key] = (kept, frozenset(names))
         return self._summaries[key]
 
@@ -177,7 +186,7 @@ class AddressFlow(Code):
     def _walk(self, starts: dict[Place, Held], todo: _Todo | None = None) -> set[Kept]:
         kept, known = set[Kept](), dict[Place, Held]()
         todo = todo or [
-            ((at[0], effect.end), held)
+            (self.following(at, effect), marked(held, effect, self.registers.second))
             for at, held in starts.items()
             if (effect := self.at(at)) is not None
         ]
@@ -188,13 +197,14 @@ class AddressFlow(Code):
             if not held or held <= known.get(place, frozenset()):
                 continue
             held = known[place] = held | known.get(place, frozenset())
+            todo += [(there, held) for there in self.detours.beside.get(place, ())]
             effect, frame = self.at(place), self.frames.before(place)
             if effect is None or (frame.is_lost and cells(held)):
                 kept.add(self._here(UNKNOWN, place))
                 continue
             after = self._pass(place, effect, held, kept) | starts.get(place, frozenset())
-            todo += self._next(place, effect, after, kept)
-        return kept
+            todo += self._next(place, effect, marked(after, effect, self.registers.second), kept)
+        return settled(kept, ((self.at(at), row) for at, row in known.items()), self.registers)
 
     def _pass(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> Held:
         """Return what holds the address after an instruction that is no branch."""
@@ -272,7 +282,7 @@ class AddressFlow(Code):
         return Kept(STORED, name, function, place)
 
     def _next(self, place: Place, effect: Effect, held: Held, kept: set[Kept]) -> _Todo:
-        following = (place[0], effect.end)
+        following = self.following(place, effect)
         if effect.flow is Flow.NEXT or self.resumes(place, effect):
             return [(following, held)]
         if effect.returns:
@@ -295,9 +305,10 @@ class AddressFlow(Code):
             return []
         if effect.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             returned = self._called(place, (name, there), held, kept)
-            if ENDING.fullmatch(name) or self._is_last(place, following):
+            if ENDING.fullmatch(name) or self.is_last(place, following):
                 return []
-            rest = held - both(self.frames.spoiled(there)) - {PUSHED}
+            spoiled = self.frames.spoiled(there)
+            rest = held - both(spoiled) - {PUSHED, *(UNREAD + name for name in spoiled)}
             return [(following, rest | returned)]
         if effect.jumps:
             return self._anywhere(place, held, kept)
@@ -306,18 +317,16 @@ class AddressFlow(Code):
         return []
 
     def _return(self, place: Place, held: Held, kept: set[Kept]) -> _Todo:
-        result = self.registers.result
-        leads = self.frames.before(place).leads(result)
-        is_way = reaches(held, frozenset(cell for cell in leads if cell.base != STACK))
-        self._returns(place, held | ({TO + result} if is_way else set()), kept)
+        for name in (self.registers.result, self.registers.second):
+            leads = self.frames.before(place).leads(name)
+            if reaches(held, frozenset(cell for cell in leads if cell.base != STACK)):
+                held |= {TO + name}
+        self._returns(place, held, kept)
         return []
 
     def _returns(self, place: Place, held: Held, kept: set[Kept]) -> None:
         """Note what a function returns."""
-        function, result = self.function_at(place), self.registers.result
-        for is_way, name in ((False, result), (True, TO + result)):
-            if name in held:
-                kept.add(Kept(RETURNED, function, function, is_way=is_way))
+        kept |= returned_by(self.function_at(place), held, self.registers)
 
     def _called(self, place: Place, callee: Callee, held: Held, kept: set[Kept]) -> Held:
         """Note what a callee keeps; return what holds the address behind the call only."""
@@ -350,14 +359,6 @@ class AddressFlow(Code):
                 if distance is not None and 0 <= distance < _ARGUMENT_BYTES_MAX:
                     result.add(Cell(STACK, distance + POINTER_BYTES, cell.deep))
         return frozenset(result)
-
-    def _is_last(self, place: Place, following: Place) -> bool:
-        """Tell whether a function ends behind a call, which then does not return."""
-        return self.ends.get(following, place[1] + 1) <= place[1] and not any(
-            start <= place[1] and following[1] < end[1]
-            for end, start in self.ends.items()
-            if end[0] == place[0]
-        )
 
     def _call(self, place: Place, name: str, held: Held, kept: set[Kept]) -> Held:
         """Note a call out of the object; return what holds the address behind it only."""

@@ -99,5 +99,10 @@ def _effect(row: Any, capstone: Any) -> Effect:
 
 
 REGISTERS = Registers(
-    effects=effects, arguments=_ARGUMENTS, scratch=_SCRATCH, result="x0", stack="sp"
+    effects=effects,
+    arguments=_ARGUMENTS,
+    scratch=_SCRATCH,
+    result="x0",
+    second="x1",
+    stack="sp",
 )

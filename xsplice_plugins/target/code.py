@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.types import STT_FUNC
+from xsplice_plugins.target.detours import Detours
 from xsplice_plugins.target.machine import Effect, Flow
 
 if TYPE_CHECKING:
@@ -67,6 +69,16 @@ class Code:
         """Return what the relocation at a place refers to; None if there is none."""
         return self.targets(self.file.sections[section]).get(offset)
 
+    @cached_property
+    def detours(self) -> Detours:
+        """Return what may run in the place of instructions."""
+        return Detours(self._references, self.targets)
+
+    def following(self, place: Place, effect: Effect) -> Place:
+        """Return where code goes on behind an instruction that does not branch."""
+        end = (place[0], effect.end)
+        return self.detours.behind.get(end, end)
+
     def resumes(self, place: Place, effect: Effect) -> bool:
         """Tell whether an instruction is a trap behind which code goes on."""
         is_trap = effect.flow is Flow.LEAVE and not (effect.returns or effect.jumps)
@@ -77,7 +89,10 @@ class Code:
         return place[0], self.bounds(*place)[0]
 
     def function_at(self, place: Place) -> str:
-        """Return the name of the function around a place; "" if none has one."""
+        """Return the name of the function around a place, or for which it runs; "" if none."""
+        starts = [at for at in self.detours.owners if at[0] == place[0] and at <= place]
+        if starts:
+            place = self.detours.owners[max(starts)]
         names = [
             s.name
             for s in self.file.symbols
@@ -103,6 +118,26 @@ class Code:
                     return name, self.starts.get(name)
                 return "", (target.section_index, target.offset)
         return "", (place[0], effect.target)
+
+    def calls_of(self, name: str) -> list[Place]:
+        """Return the places of the object's calls to one of its functions."""
+        start = self.starts.get(name)
+        rows = ((index, effect.start) for index, effect in self.instructions())
+        return [
+            place
+            for place in (rows if start is not None else ())
+            if (effect := self.at(place)) is not None
+            and effect.flow is Flow.CALL
+            and self.branch(place, effect)[1] == start
+        ]
+
+    def is_last(self, place: Place, following: Place) -> bool:
+        """Tell whether a function ends behind a call, which then does not return."""
+        return self.ends.get(following, place[1] + 1) <= place[1] and not any(
+            start <= place[1] and following[1] < end[1]
+            for end, start in self.ends.items()
+            if end[0] == place[0]
+        )
 
     def bounds(self, section: int, offset: int) -> tuple[int, int]:
         """Return where the code around a place starts and ends, as symbols tell."""

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xsplice_plugins.target.frames import Cells
+    from xsplice_plugins.target.machine import Registers
 
 #: Before a register's name: what it leads to holds the address, or leads on to where it is held.
 TO = "*"
+#: Before a register's name: nothing has read what it holds since it was written.
+UNREAD = "+"
 Held = frozenset["str | Cell"]
 
 UNKNOWN = "goes where nobody can follow it in"
@@ -33,6 +36,9 @@ class Kept(NamedTuple):
     at: tuple[int, ...] = ()  #: place of the instruction that stores or calls
     is_way: bool = False  #: what is returned leads to where memory holds the address
     passed: Held = frozenset()  #: a call: the arguments that are the address, or lead to it
+    #: returned in the second register: where it is no second word of a result, what is left there
+    is_second: bool = False
+    is_left: bool = False  #: it may be left there: the function used it before
 
 
 def ways(registers: Iterable[str]) -> Held:
@@ -53,6 +59,49 @@ def cells(held: Held) -> Cells:
 def register_of(row: str | Cell) -> str:
     """Return the register, or the base, that something is named after."""
     return row.base if isinstance(row, Cell) else row.removeprefix(TO)
+
+
+def marked(held: Held, effect: Effect, second: str) -> Held:
+    """Note whether a register was read since what it holds was written."""
+    if second in effect.writes and not effect.swaps:
+        is_unread = bool(held & both({second}))
+    else:
+        is_unread = UNREAD + second in held and not _uses(effect, second)
+    return held - {UNREAD + second} | ({UNREAD + second} if is_unread else set())
+
+
+def _uses(effect: Effect, register: str) -> bool:
+    """Tell whether an instruction reads a register for anything but that register's next value."""
+    is_read = register in effect.values | effect.through
+    return is_read and (register not in effect.writes or effect.swaps)
+
+
+def returned_by(function: str, held: Held, registers: Registers) -> set[Kept]:
+    """Return what a function gives back where it ends: a result of one word or two."""
+    rows = {
+        Kept(RETURNED, function, function, is_way=is_way, is_second=name == registers.second)
+        for name in (registers.result, registers.second)
+        for is_way in (False, True)
+        if is_way * TO + name in held
+    }
+    is_left = UNREAD + registers.second not in held
+    return {row._replace(is_left=row.is_second and is_left) for row in rows}
+
+
+def settled(
+    kept: set[Kept], steps: Iterable[tuple[Effect | None, Held]], registers: Registers
+) -> set[Kept]:
+    """Tell what may only be left in the register of a second word: what is used on some way.
+
+    Compilers compute an address before a branch, of which one side uses it.
+    """
+    second = registers.second
+    if not any(row.is_second and not row.is_left for row in kept) or not any(
+        effect is not None and _uses(effect, second) and held & both({second})
+        for effect, held in steps
+    ):
+        return kept
+    return {row._replace(is_left=True) if row.is_second else row for row in kept}
 
 
 def renamed(held: Held, old: str, new: str) -> Held:

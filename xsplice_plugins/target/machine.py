@@ -102,6 +102,7 @@ class Registers(Struct, frozen=True, kw_only=True):
     arguments: tuple[str, ...]
     scratch: frozenset[str]  #: do not survive a call
     result: str
+    second: str  #: of a result of two words, its other word
     stack: str
     counter: str = ""  #: how instructions name the place that they count from
     frame_return: bytes = b""  #: what goes on where a frame on the stack says, as after a trap

@@ -200,6 +200,7 @@ REGISTERS = Registers(
     arguments=_ARGUMENTS,
     scratch=_SCRATCH,
     result="RAX",
+    second="RDX",
     stack="RSP",
     counter="RIP",
     frame_return=bytes.fromhex("48cf"),  # iretq

@@ -32,6 +32,16 @@ KEEPERS = {
     "stored by a callee": """
     static noinline void store(struct holder *h, const struct ops *p) { h->ops = p; get(1); }
     void f(struct holder *h) { store(h, &table); get(2); }""",
+    "the second word of what a function returns": """
+    struct found { long error; const struct ops *ops; };
+    static noinline struct found find(int i)
+    { return (struct found){ i - 1, i > 1 ? &table : 0 }; }
+    void f(struct holder *h, int i)
+    { struct found row = find(i); if (!row.error) h->ops = row.ops; }
+    """,
+    "the second word of what others may get": """
+    struct found { long error; const struct ops *ops; };
+    struct found f(int i) { return (struct found){ i, &table }; }""",
     "behind a table": """
     static const struct ops *const list[] = { &table, 0 };
     const struct ops *f(int i) { return list[i]; }""",
@@ -44,6 +54,12 @@ READERS = {
     "a loop": """
     static const int numbers[] = { 3, 1, 4, 1, 5, 9, 2, 6 };
     int f(int a) { for (int i = 0; i < 8; i++) a = put(a, numbers[i]); return a; }""",
+    "a number beside what another register is left with": """
+    static const int numbers[] = { 3, 1, 4, 1, 5, 9, 2, 6 };
+    struct pair { long one, two; };
+    static noinline struct pair both(int i)
+    { return (struct pair){ numbers[i & 7], numbers[i & 3] }; }
+    long f(int i) { struct pair row = both(i); return put(row.one, row.two); }""",
     "a callee": """
     static const int numbers[] = { 3, 1, 4, 1, 5, 9, 2, 6 };
     static noinline int sum(const int *p, int a) { return p[a & 7] + p[1]; }
@@ -74,6 +90,38 @@ def test_a_table_that_is_only_read_gets_a_new_copy(
     delta = diff(before, compile_with(compiler, tmp_path, changed))
     assert delta.refused == ()
     assert delta.changed
+
+
+INSTEAD = """
+#define INSTEAD(old, new) asm volatile ("1: " old "\\n2:\\n" \\
+    ".pushsection .altinstr_replacement, \\"ax\\"\\n3: " new "\\n4:\\n.popsection\\n" \\
+    ".pushsection .altinstructions, \\"a\\"\\n.long 1b - .\\n.long 3b - .\\n.word 13\\n" \\
+    ".byte 2b - 1b\\n.byte 4b - 3b\\n.byte 0, 0\\n.popsection" \\
+    :: "r" (&table), "r" (&h->ops) : "memory")
+#define AFTER_FAULT(new) asm volatile ("1: mov (%1), %%rax\\n2:\\n" \\
+    ".section .fixup, \\"ax\\"\\n3: " new "\\njmp 2b\\n.previous\\n" \\
+    ".section .ex_table, \\"a\\"\\n.long 1b - ., 3b - .\\n.previous" \\
+    :: "r" (&table), "r" (&h->ops) : "rax", "memory")
+"""
+DETOURS = {
+    "an alternative": ('INSTEAD(".skip 3, 0x90", "mov %0, (%1)");', True),
+    "an alternative before which it is read": ('INSTEAD("nop", "mov (%0), %%eax");', False),
+    "an alternative that does nothing": ('INSTEAD("xor %0, %0", ""); h->ops = 0;', False),
+    "code after a fault": ('AFTER_FAULT("mov %0, (%1)");', True),
+    "code after a fault that reads through it": ('AFTER_FAULT("mov (%0), %%rax");', False),
+}
+
+
+@pytest.mark.parametrize(("use", "is_kept"), DETOURS.values(), ids=DETOURS)
+def test_what_may_run_in_the_place_of_code_is_followed(
+    tmp_path: Path, use: str, *, is_kept: bool
+) -> None:
+    text = f"{TABLE}{INSTEAD}int f(struct holder *h) {{ {use} return 0; }}"
+    delta = diff_c(tmp_path, text, text.replace("{ one, 1 }", "{ one, 2 }"))
+    assert [(row.code, row.name) for row in delta.refused] == (
+        [("DATA_VALUE", "file.c#table")] if is_kept else []
+    )
+    assert not is_kept or "is stored through a pointer in `f`" in delta.refused[0].reason
 
 
 def test_the_refusal_names_who_keeps_the_address(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ HARMLESS = {
     int entry(int x) { const char *s = x & 1 ? "hello" : "other";
         reads(s); reads(s); halt(); }""",
     "a text before code that nobody reaches": LAST_WORDS % "panic",
+    "what is left in the register of a second word": """
+    static int own[8]; int entry(int x) { return own[x & 7]++; }""",
+    "the second word of a result that is read": """
+    struct pair { long word; const char *more; };
+    static struct pair __attribute__((noipa)) name(int x) { return (struct pair){ x, "hello" }; }
+    int entry(int x) { struct pair row = name(x); return row.word ? reads(row.more) : 0; }""",
     "an old function": "int entry(int x) { return reads((const char *)reads) + x; }",
 }
 HELD = {
@@ -118,6 +124,20 @@ HELD = {
     "returned data": (
         "static const char own[64] = { 1, 2, 3 }; const char *extra(void) { return own; }",
         ("is returned by `extra`",),
+    ),
+    "the second word of a result": (
+        """struct pair { long word; const char *more; };
+        static struct pair __attribute__((noipa)) name(int x)
+        { return x > 9 ? (struct pair){ x, 0 } : (struct pair){ 0, "hello" }; }
+        int entry(int x)
+        { struct pair row = name(x); if ( !row.word ) last = row.more; return x; }""",
+        ("the text 'hello' is stored in `last` in `entry`",),
+    ),
+    "the second word of a result that Xen gets": (
+        """struct pair { long word; int *more; }; static int own;
+        static struct pair __attribute__((noipa)) tick(int x) { return (struct pair){ x, &own }; }
+        int entry(int x) { *(void **)(long)x = tick; return x; }""",
+        ("new `own` is returned by `tick`",),
     ),
     "by way of a callee": (
         """static const char *__attribute__((noinline)) name(int x) { return x ? "a" : "bc"; }
