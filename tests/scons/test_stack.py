@@ -374,3 +374,15 @@ def test_what_a_payload_beneath_renamed_is_refused_by_the_name_that_nobody_has(
     assert "the sources had `common/version.c#tour` before this fix" in run.text
     assert "make one payload that takes their place, with SUPERSEDES" in run.text
     assert not made.payload("last").exists()
+
+
+def test_a_verdict_ends_with_the_record_of_what_is_superseded(series: Series) -> None:
+    series.prove("one", "one").assert_success()
+    series.prove("next", "one", "two", old="one").assert_success()
+    record = series.folder / "b/one/one.payload.json"
+    kept = record.read_bytes()
+    record.unlink()
+    run = series.prove("next", "one", "two", old="one")
+    assert (run.status, "has no record" in run.text) == (5, True), run.text
+    record.write_bytes(kept)
+    series.prove("next", "one", "two", old="one").assert_success()

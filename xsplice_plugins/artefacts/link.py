@@ -43,6 +43,7 @@ class PayloadRecord(Struct, frozen=True, kw_only=True):
     hooks: tuple[str, ...]  #: names of the hook sections it carries
     references: tuple[str, ...]  #: names the hypervisor must resolve
     patches: tuple[PatchDigest, ...] = ()  #: what it was made of, in order; none: not known
+    net: tuple[str, ...] = ()  #: the lines that they change in the end, as in `PatchSet`
     notes: tuple[str, ...] = ()  #: things a person should know
     findings: tuple[Finding, ...] = ()  #: what its makers established, or could not check
 

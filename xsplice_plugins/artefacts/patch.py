@@ -60,11 +60,18 @@ def _lines(text: str) -> tuple[str, ...]:
         if row.startswith("+++ "):
             path = row[4:].split("\t")[0].partition("/")[2]
         elif row[:1] in {"+", "-"} and not row.startswith("---"):
-            word = "".join(row[1:].split())
-            if len(word) >= _SAYS_CHARACTERS:
-                said = f"{path}\0{word}".encode("utf-8", "surrogateescape")
-                found.append(row[0] + hashlib.sha256(said).hexdigest()[:12])
+            digest = line_digest(path, row[1:])
+            if digest:
+                found.append(row[0] + digest)
     return tuple(sorted(found))
+
+
+def line_digest(path: str, line: str) -> str:
+    """Return a short digest of a line of a file, whatever its blanks; "" if it says nothing."""
+    word = "".join(line.split())
+    if len(word) < _SAYS_CHARACTERS:
+        return ""
+    return hashlib.sha256(f"{path}\0{word}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 class PatchSet(Struct, frozen=True, kw_only=True):
@@ -76,6 +83,7 @@ class PatchSet(Struct, frozen=True, kw_only=True):
     touched: tuple[TouchedFile, ...]
     is_line_neutral: bool = False  #: unchanged declarations keep their line numbers (``#line``)
     neutral_from: int = 0  #: how many of the first patches move lines all the same
+    net: tuple[str, ...] = ()  #: what all of them change in the end: `net_lines`
 
     @property
     def digests(self) -> tuple[PatchDigest, ...]:

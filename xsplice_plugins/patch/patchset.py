@@ -11,6 +11,7 @@ from xsplice_plugins.artefacts import PatchFile, PatchSet, TouchedFile, TouchKin
 from xsplice_plugins.errors import PatchError
 from xsplice_plugins.patch.applying import apply_changes, stripped, tree_reader
 from xsplice_plugins.patch.classify import classify
+from xsplice_plugins.patch.netting import net_lines
 from xsplice_plugins.patch.parsing import FileChange, parse, render
 
 PATCHES_MAX = 1000  #: patches of one fix; a longer series is a mistake in the path
@@ -78,6 +79,7 @@ def read_patch_set(
         patches=tuple(patches),
         touched=tuple(touched[path] for path in sorted(touched)),
         is_line_neutral=is_line_neutral,
+        net=net_lines({path: (read(path), content) for path, content in files.items()}),
     )
 
 

@@ -30,7 +30,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import Finding, PatchDigest, PatchSet
@@ -45,6 +45,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     """What a fix is compiled from. Build it with `read_stack`."""
 
     patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known
+    net: tuple[str, ...] = ()  #: what they change in the end, as in `PatchSet`
     lower: PatchSet | None = None  #: those of payloads beneath: the baseline holds them too
     #: Of each payload beneath: how many of the patches it and those under it are made of, and
     #: what it is.
@@ -117,8 +118,7 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
             done += 1  # the check holds the payload against that patch
             beneath.append((done, kind_of(record)))
             continue
-        known = {patch.sha256 for patch in given[:done]}
-        wanted = [p for p in record.patches if p.files and p.sha256 not in known]
+        wanted = _wanted(record.patches, given[:done])
         if [p.sha256 for p in rest[: len(wanted)]] == [p.sha256 for p in wanted]:
             done += len(wanted)
             beneath.append((done, kind_of(record)))
@@ -138,7 +138,16 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
                 )
             raise RefusedError(f'{text}PATCH="{_names(asked)}"' + _alike(asked, wanted, path))
     lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
-    return Stack(patches=given, lower=lower, beneath=tuple(beneath))
+    return Stack(patches=given, net=patch_set.net, lower=lower, beneath=tuple(beneath))
+
+
+def _wanted(patches: Sequence[PatchDigest], done: Sequence[PatchDigest]) -> list[PatchDigest]:
+    """Return the patches that a payload has beyond those of the payloads under it."""
+    rest = [patch for patch in patches if patch.files]
+    under = [patch.sha256 for patch in done]
+    if [patch.sha256 for patch in rest[: len(under)]] == under:
+        return rest[len(under) :]
+    return [patch for patch in rest if patch.sha256 not in under]
 
 
 def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> PayloadRecord:
@@ -198,6 +207,7 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
     return replace(
         record,
         patches=stack.patches,
+        net=stack.net,
         notes=record.notes + tuple(notes),
         findings=record.findings + tuple(found),
     )

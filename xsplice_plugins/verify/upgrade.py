@@ -178,9 +178,10 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         is_patched = any(patch.files for patch in old.patches)
         both = "begin PATCH= with its patches" if is_patched else "write by hand what does both"
         hint = f", and its sources lack that fix; {both}, or unload it first"
-    if not is_held and (share := _share(record, old)) < 1:
+    share, is_undone = _share(record, old), _undoes(record, old)
+    if not is_held and (share < 1 or is_undone):
         weight, why = severity, hint
-        if share >= _REVISED_MIN and not _leaves_in(record, old):
+        if share >= _REVISED_MIN and not is_undone:
             weight = Severity.WARNING
             why = f": its sources hold {share:.0%} of the lines of that fix, and say others instead"
         texts = _changed_by_both(record, old)
@@ -192,8 +193,11 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
 def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> list[str]:
     """Name what the old one did and the new one does not; all, where it lacks its patches."""
     now = {function.name for function in record.functions}
+    brought = {item.name for item in record.new}  # what the old one replaced of one beneath it
     texts = []
     for function in (row for row in old.functions if row.name not in now):
+        if not function.addr_old_virt and function.name in brought:
+            continue
         # What a payload brought has no address in the image, and goes with that payload.
         after = "the hypervisor's runs again" if function.addr_old_virt else "it ends with that"
         texts.append(f"`{function.name}` is replaced by {old.name} only; {after}")
@@ -205,9 +209,9 @@ def _given_up(record: PayloadRecord, old: PayloadRecord, *, is_held: bool) -> li
 
 
 def _holds(record: PayloadRecord, old: PayloadRecord) -> bool:
-    """Tell whether the sources hold all that the old one was made of."""
-    held = {patch.sha256 for patch in record.patches}
-    return bool(old.patches) and all(patch.sha256 in held for patch in old.patches)
+    """Tell whether the sources hold all that the old one was made of, in its order."""
+    rest = iter(patch.sha256 for patch in record.patches)
+    return bool(old.patches) and all(patch.sha256 in rest for patch in old.patches)
 
 
 def _changed_by_both(record: PayloadRecord, old: PayloadRecord) -> list[str]:
@@ -218,38 +222,30 @@ def _changed_by_both(record: PayloadRecord, old: PayloadRecord) -> list[str]:
 
 
 def _share(record: PayloadRecord, old: PayloadRecord) -> float:
-    """Return which part of the old one's lines the new sources hold, in the same files.
+    """Return which part of the old one's lines the new sources hold: of the function with least.
 
     A cumulative patch that was written anew is another text with the same lines.
     """
-    there = sum(_left(record), Counter[str]())
-    shares = [
-        (lines & there).total() / lines.total() if lines else float(bool(patch.lines))
-        for patch, lines in zip(old.patches, _left(old), strict=True)
-    ]
+    there = Counter(record.net)
+    groups: dict[str, Counter[str]] = {}
+    for line in old.net:
+        groups.setdefault(re.split("[+-]", line)[0], Counter())[line] += 1
+    shares = [(lines & there).total() / lines.total() for lines in groups.values()]
     return min(shares, default=0.0)
 
 
-def _leaves_in(record: PayloadRecord, old: PayloadRecord) -> bool:
-    """Tell whether the new sources keep a line that the old one took away."""
-    there = sum(_left(record), Counter[str]())
-    gone = {line for lines in _left(old) for line in lines if line.startswith("-")}
-    return not gone <= there.keys()
+def _undoes(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether the new sources have a line that the old one, or a patch of it, took away."""
+    if any(_of_line(line)[0] == "-" for line in (Counter(old.net) - Counter(record.net))):
+        return True
+    taken = {line[1:] for patch in old.patches for line in patch.lines if line[0] == "-"}
+    before, after = (Counter(map(_of_line, side.net)) for side in (old, record))
+    return any(line[0] == "+" and line[1:] in taken for line in after - before)
 
 
-def _left(record: PayloadRecord) -> list[Counter[str]]:
-    """Return the lines of each patch, without those that a later one of its patches undoes."""
-    found: list[Counter[str]] = []
-    for patch in record.patches:
-        lines = Counter(patch.lines)
-        for earlier in found:
-            for line in list(lines):
-                undone = ("-" if line.startswith("+") else "+") + line[1:]
-                count = min(lines[line], earlier[undone])
-                lines[line] -= count
-                earlier[undone] -= count
-        found.append(+lines)
-    return [+lines for lines in found]
+def _of_line(line: str) -> str:
+    """Return sign and digest of a line of `PayloadRecord.net`, without its function."""
+    return line[re.search("[+-]", line).start() :]  # type: ignore[union-attr]  # all have one
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:

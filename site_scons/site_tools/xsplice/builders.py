@@ -20,6 +20,7 @@ from SCons.Scanner import ScannerBase as Scanner
 from SCons.Tool import SourceFileScanner
 
 from xsplice_plugins import capture, pipeline, settings
+from xsplice_plugins.artefacts import record_path
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
@@ -240,6 +241,8 @@ class Wiring:
         fix, env, config = self.fix, self.env, self.fix.run.config
         loaded = (*config.depends, *config.supersedes)
         files = [env.File(str(path)) for path in loaded]
+        records = [env.File(str(record_path(path))) for path in loaded]
+        records = [row for row in records if row.has_builder() or row.exists()]
         linked = self.node(
             "XspliceLink",
             [f"{fix.name}.livepatch.unsigned", f"{fix.name}.payload.json"],
@@ -297,13 +300,14 @@ class Wiring:
             values=[
                 f"verify on {config.verifiers} as {config.release}, {config.options}",
                 f"compared with {config.releases_compared}",
+                f"records of what is loaded before: {len(records)}",
                 facts(config),
                 self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
                 *([f"whole tree {capture.tree_state(fix.tree)}"] if whole and fix.tree else []),
             ],
         )
         given = (config.certificate, config.key, config.expected, *loaded)
-        env.Depends(verified, [env.File(str(p)) for p in given if p])
+        env.Depends(verified, [*records, *(env.File(str(p)) for p in given if p)])
         env.NoCache(verified)
         _tell(env, "xsplice", signed, actions.tell_payloads)
         _tell(env, "xsplice-verify", verified, actions.tell_verdicts)

@@ -254,49 +254,56 @@ def test_what_is_given_up_must_be_meant(
 @pytest.mark.parametrize(
     ("lines", "severity"),
     [
-        (("+1", "+2", "+2", "-3"), None),
-        (("+1", "+2", "+4", "-3"), Severity.WARNING),
-        (("+1", "+2", "-3"), Severity.WARNING),
-        (("+1", "+2", "+2", "+4"), Severity.UNCHECKED),  # it keeps what the old one took away
-        (("+1", "+4", "-3"), Severity.UNCHECKED),
+        (("f+1", "f+2", "f+2", "f-3", "g+1"), None),
+        (("f+1", "f+2", "f+2", "f-3", "g+1", "h+9"), None),
+        (("f+1", "f+2", "f+4", "f-3", "g+1"), Severity.WARNING),
+        (("f+1", "f+2", "f+2", "f+4", "g+1"), Severity.UNCHECKED),  # what the old one took away
+        (("f+1", "f+4", "f-3", "g+1"), Severity.UNCHECKED),
+        (("f+1", "f+2", "f+2", "f-3", "h+1"), Severity.UNCHECKED),  # one function lacks all of it
+        (("f+1", "f+2", "f+2", "f-3", "g+1", "f+5"), Severity.UNCHECKED),  # a patch took that out
         ((), Severity.UNCHECKED),
     ],
 )
 def test_a_cumulative_patch_that_was_written_anew_holds_the_lines_of_the_old_one(
     lines: tuple[str, ...], severity: Severity | None, tmp_path: Path
 ) -> None:
-    fix = replace(OLD_PATCH, lines=("+1", "+2", "+2", "-3"))
-    before = record_with("old", replaced=("guarded",), patches=(fix,))
-    after = record_with("new", replaced=("guarded",), patches=(replace(OTHER_PATCH, lines=lines),))
+    fix, later = replace(OLD_PATCH, lines=("+5", "-3")), replace(OTHER_PATCH, lines=("-5",))
+    net = ("f+1", "f+2", "f+2", "f-3", "g+1")
+    before = record_with("old", replaced=("guarded",), patches=(fix, later), net=net)
+    squashed = replace(OLD_PATCH, sha256="c" * 64)
+    after = record_with("new", replaced=("guarded",), patches=(squashed,), net=lines)
     _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], after)
     assert [loss.severity for loss in losses] == ([severity] if severity else [])
     assert all("what old changed in `guarded`" in loss.text for loss in losses)
 
 
-@pytest.mark.parametrize(
-    ("lines", "severity"),
-    [
-        (("+1", "+3", "+4"), None),  # one diff to the same sources
-        (("+1", "+2", "+3", "+4"), None),
-        (("+1", "+4"), Severity.UNCHECKED),  # half of what is left of the first one
-        (("+1", "+3"), Severity.UNCHECKED),  # nothing of the second one
-    ],
-)
-def test_a_series_of_which_a_later_patch_edits_lines_of_an_earlier_one(
-    lines: tuple[str, ...], severity: Severity | None, tmp_path: Path
+def test_patches_are_held_in_their_order_and_as_often(tmp_path: Path) -> None:
+    fix, undo = OLD_PATCH, replace(OLD_PATCH, sha256="d" * 64)
+    before = record_with("old", replaced=("guarded",), patches=(fix, undo, fix), net=("f+1",))
+    path = written(tmp_path, minimal(), before)
+    for held, is_held in (
+        ((fix, undo, fix), True),
+        ((fix, OTHER_PATCH, undo, fix), True),
+        ((fix, undo, OTHER_PATCH), False),
+        ((undo, fix), False),
+    ):
+        after = record_with("new", replaced=("guarded",), patches=held)
+        _, *losses = played(minimal(build_id=NEW_ID), [path], after)
+        assert [loss.severity for loss in losses] == ([] if is_held else [Severity.UNCHECKED])
+
+
+def test_what_replaced_something_of_a_payload_beneath_is_there_if_the_new_one_brings_it(
+    tmp_path: Path,
 ) -> None:
-    series = (
-        replace(OLD_PATCH, lines=("+1", "+2", "+3")),
-        replace(OTHER_PATCH, lines=("+4", "-2")),
-    )
-    before = record_with("old", replaced=("guarded",), patches=series)
-    new = PatchDigest(name="all", sha256="c" * 64, files=("all.c",), lines=lines)
-    after = record_with("new", replaced=("guarded",), patches=(new,))
-    _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], after)
-    assert [loss.severity for loss in losses] == ([severity] if severity else [])
-    undone = replace(after, patches=(new, replace(new, sha256="d" * 64, lines=("-1", "-4"))))
-    _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], undone)
-    assert losses, "what the new sources take away again they do not hold"
+    before = record_with("old", replaced=("guarded",), patches=(OLD_PATCH,))
+    beneath = replace(before.functions[0], addr_old_virt=0)
+    before = replace(before, functions=(beneath,))
+    path = written(tmp_path, minimal(), before)
+    item = NewItem(name="guarded", reason="", kind="function", symbol="guarded", section=".text")
+    for new, count in ((), 1), ((item,), 0):
+        after = record_with("new", new=new, patches=(OLD_PATCH,))
+        _, *losses = played(minimal(build_id=NEW_ID), [path], after)
+        assert len(losses) == count
 
 
 def test_a_patchs_lines_are_what_it_adds_and_takes_away() -> None:
