@@ -45,6 +45,8 @@ _MANNERS = re.compile(
 _PASSING = re.compile(
     "irq|preempt|interrupt|smp|perfc|lock|nmi|smap|order|unaligned|guest|pagetable", re.IGNORECASE
 )
+#: Verbs of calls that are told how much.
+_AMOUNTS = {"add", "sub"}
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NO_TYPES = {"return", "goto", "else", "case", "sizeof", "do", "break", "continue"}
@@ -144,6 +146,8 @@ def _events(row: tuple[str, ...], local: Mapping[str, str]) -> Iterator[Event]:
             is_prefix = re.fullmatch(r"\w+|[(*]", row[at + 1]) and word in {"++", "--"}
             path = _behind(row, at) if is_prefix else _before(row, at)
             name = _state(path, local)
+            if word in {"+=", "-="} and row[at + 1 : at + 2] == ("-",):
+                sign = -sign  # so much less
         elif word == "=" and (path := _before(row, at)):
             end = at + 1 + len(path)
             if row[at + 1 : end] == path and row[end : end + 1] in {("+",), ("-",)}:
@@ -175,8 +179,17 @@ def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key,
     rest = frozenset(word.removesuffix("s") for word in others)
     if "atomic" in words and family == "add":
         family = _COUNT
+    given = _given(row, at)
+    if verb in _AMOUNTS and any(words[1:2] == ["-"] for words in given):
+        sign = -sign  # so much less
     if rest:
         return Key(family, rest, ""), sign
+    names = [_state(_before(words, len(words)), local, is_given=True) for words in given]
+    return Key(family, rest, next((name for name in names if name), "")), sign
+
+
+def _given(row: Sequence[str], at: int) -> list[list[str]]:
+    """Return the tokens of each argument of a call, behind an empty one."""
     depth, place, given = 0, at + 1, [[""]]
     while place < len(row):
         depth += (row[place] in _OPENING) - (row[place] in _CLOSING)
@@ -187,8 +200,7 @@ def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key,
         elif place > at + 1:
             given[-1].append(row[place])
         place += 1
-    names = [_state(_before(words, len(words)), local, is_given=True) for words in given]
-    return Key(family, rest, next((name for name in names if name), "")), sign
+    return given
 
 
 def _before(row: Sequence[str], at: int) -> tuple[str, ...]:

@@ -268,6 +268,20 @@ def test_a_count_that_runs_the_other_way_is_named(old: str, new: str) -> None:
     assert not stale(text(make=old), text(make=f"if ( rc < 9 ) {old}"))
 
 
+@pytest.mark.parametrize(
+    ("take", "release"),
+    [
+        ("atomic_add(1, &a->users);", "atomic_add(-1, &a->users);"),
+        ("a->users++;", "a->users += -1;"),
+        ("add_sized(&a->users, 1);", "add_sized(&a->users, -1);"),
+        ("arch_fetch_and_add(&a->users, n);", "arch_fetch_and_add(&a->users, -n);"),
+    ],
+)
+def test_to_add_less_than_nothing_is_to_release(take: str, release: str) -> None:
+    assert "objects that exist never took it" in stale(text(), text(make=take, end=release))
+    assert not stale(text(), text(make=take, end=take))
+
+
 def test_a_function_that_exists_counts_only_if_it_does_that_and_nothing_else() -> None:
     helper = "static void help(struct a *a) { put_domain(a->d); }"
     old = text(make="").replace(
