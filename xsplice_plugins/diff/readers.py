@@ -96,7 +96,8 @@ def _kept(parts: ObjectParts, number: int, is_new: bool) -> str:
         seen.add(number)
         if kept:
             first = min(kept, key=lambda row: (row.verb == RETURNED, row))
-            return f"its address {when} {first.verb.removeprefix('is ')} `{first.name}`"
+            verb = first.verb.replace("is ", f"{when} ", 1) if "is " in first.verb else first.verb
+            return f"its address {verb} `{first.name}`"
     return ""
 
 

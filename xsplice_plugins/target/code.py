@@ -90,9 +90,7 @@ class Code:
 
     def function_at(self, place: Place) -> str:
         """Return the name of the function around a place, or for which it runs; "" if none."""
-        starts = [at for at in self.detours.owners if at[0] == place[0] and at <= place]
-        if starts:
-            place = self.detours.owners[max(starts)]
+        place = self.detours.owner_of(place)
         names = [
             s.name
             for s in self.file.symbols

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.target.sections import SectionClass
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,7 +28,8 @@ class Detours:
         """Read the tables of the object that ``references`` describes."""
         self.beside: dict[Place, set[Place]] = {}  #: instruction -> what may run in its place
         self.behind: dict[Place, Place] = {}  #: end of such code -> where it goes on
-        self.owners: dict[Place, Place] = {}  #: start of such code -> whose place it takes
+        #: start of such code out of line -> whose place it takes
+        self.owners: dict[Place, Place] = {}
         for section in references.file.sections:
             row = references.profile.table(section.name)
             if row is None or not row.entry_size_bytes or row.snippet_field is None:
@@ -39,7 +42,9 @@ class Detours:
                 snippet = _place(rows.get(entry + row.snippet_field))
                 if owner is None or snippet is None:
                     continue
-                start, self.owners[snippet] = snippet, owner
+                start, name = snippet, references.file.sections[snippet[0]].name
+                if references.profile.class_of_name(name) is SectionClass.SNIPPETS:
+                    self.owners[snippet] = owner
                 if row.snippet_length_field is not None:
                     length = section.data[entry + row.snippet_length_field]
                     replaced = sum(section.data[entry + at] for at in row.rewritten_lengths)
@@ -47,6 +52,11 @@ class Detours:
                     self.behind[snippet[0], snippet[1] + length] = after
                     start = snippet if length else after
                 self.beside.setdefault(owner, set()).add(start)
+
+    def owner_of(self, place: Place) -> Place:
+        """Return whose place code out of line takes; any other place itself."""
+        starts = [at for at in self.owners if at[0] == place[0] and at <= place]
+        return self.owners[max(starts)] if starts else place
 
 
 def _place(target: Target | None) -> Place | None:

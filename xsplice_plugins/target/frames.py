@@ -168,7 +168,7 @@ class Frames:
 
     def before(self, place: Place) -> Frame:
         """Return what is known before an instruction."""
-        start = self._code.start_of(place)
+        start = self._code.start_of(self._code.detours.owner_of(place))
         for home in self._homes(start):
             self._run(home)
         if place not in self._known and _COLD in self._code.names.get(start, ""):
@@ -248,8 +248,10 @@ class Frames:
                 self._lost.add(start)
                 return
             after, following = self._step(place, effect)
-            for there in following:
-                joined = _join(known.get(there), after)
+            ways = [(there, after) for there in following]
+            ways += [(there, known[place]) for there in self._code.detours.beside.get(place, ())]
+            for there, held in ways:
+                joined = _join(known.get(there), held)
                 if joined != known.get(there):
                     known[there] = joined
                     todo.append(there)
@@ -258,7 +260,7 @@ class Frames:
         """Return what holds after an instruction, and where the function may go on."""
         code, registers = self._code, self._registers
         frame = Frame(self._known[place], registers.stack)
-        following = (place[0], effect.end)
+        following = code.following(place, effect)
         if effect.flow is Flow.NEXT or code.resumes(place, effect):
             return frame.after(effect), [following]
         name, there = code.branch(place, effect)

@@ -63,7 +63,7 @@ def register_of(row: str | Cell) -> str:
 
 def marked(held: Held, effect: Effect, second: str) -> Held:
     """Note whether a register was read since what it holds was written."""
-    if second in effect.writes and not effect.swaps:
+    if second in effect.writes and not effect.swaps and effect.slot != PUSHED:
         is_unread = bool(held & both({second}))
     else:
         is_unread = UNREAD + second in held and not _uses(effect, second)

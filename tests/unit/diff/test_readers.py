@@ -103,6 +103,22 @@ INSTEAD = """
     ".section .ex_table, \\"a\\"\\n.long 1b - ., 3b - .\\n.previous" \\
     :: "r" (&table), "r" (&h->ops) : "rax", "memory")
 """
+#: Where the code that runs after a fault lies within a cold part, as of an `asm goto`.
+LANDING = """
+static __attribute__((cold)) noinline void unlikely(const struct ops *ops) { put(ops->limit, 1); }
+int f(struct holder *h)
+{
+    const struct ops *ops = &table;
+    asm volatile ("" : "+m" (ops));
+    asm goto ("1: mov (%0), %%rax\\n.section .ex_table, \\"a\\"\\n"
+        ".long 1b - ., %l[fault] - .\\n.previous" :: "r" (h) : "rax", "memory" : fault);
+    return ops->limit;
+fault:
+    unlikely(ops);
+    return -1;
+}
+int g(int x) { return put(x, 2); }
+"""
 DETOURS = {
     "an alternative": ('INSTEAD(".skip 3, 0x90", "mov %0, (%1)");', True),
     "an alternative before which it is read": ('INSTEAD("nop", "mov (%0), %%eax");', False),
@@ -122,6 +138,20 @@ def test_what_may_run_in_the_place_of_code_is_followed(
         [("DATA_VALUE", "file.c#table")] if is_kept else []
     )
     assert not is_kept or "is stored through a pointer in `f`" in delta.refused[0].reason
+
+
+def test_code_after_a_fault_knows_the_stack_of_what_faulted(tmp_path: Path) -> None:
+    text = f"{TABLE}{LANDING}"
+    delta = diff_c(tmp_path, text, text.replace("{ one, 1 }", "{ one, 2 }"))
+    assert delta.refused == ()
+    assert "f" in summary(delta)[0]
+
+
+def test_only_code_out_of_line_goes_by_another_functions_name(tmp_path: Path) -> None:
+    """What follows a landing place in the same section belongs to whom its symbol says."""
+    text = f"{TABLE}{LANDING}int k(struct holder *h) {{ h->ops = &table; return 0; }}"
+    [row] = diff_c(tmp_path, text, text.replace("{ one, 1 }", "{ one, 2 }")).refused
+    assert "is stored through a pointer in `k`" in row.reason
 
 
 def test_the_refusal_names_who_keeps_the_address(tmp_path: Path) -> None:
