@@ -47,6 +47,10 @@ _PASSING = re.compile(
 )
 #: Verbs of calls that are told how much.
 _AMOUNTS = {"add", "sub"}
+_LESS = re.compile(
+    r"(\( (((un)?signed|int|long|short|char|[su]\d+|u?int\d+_t) )*(\) )?)*(- |~ 0\b|0 - )"
+)
+_LESS_TOKENS_MAX = 8
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NO_TYPES = {"return", "goto", "else", "case", "sizeof", "do", "break", "continue"}
@@ -146,12 +150,14 @@ def _events(row: tuple[str, ...], local: Mapping[str, str]) -> Iterator[Event]:
             is_prefix = re.fullmatch(r"\w+|[(*]", row[at + 1]) and word in {"++", "--"}
             path = _behind(row, at) if is_prefix else _before(row, at)
             name = _state(path, local)
-            if word in {"+=", "-="} and row[at + 1 : at + 2] == ("-",):
-                sign = -sign  # so much less
+            if word in {"+=", "-="} and _is_less(row[at + 1 : at + _LESS_TOKENS_MAX]):
+                sign = -sign
         elif word == "=" and (path := _before(row, at)):
             end = at + 1 + len(path)
             if row[at + 1 : end] == path and row[end : end + 1] in {("+",), ("-",)}:
                 name, sign = _state(path, local), (1 if row[end] == "+" else -1)
+                if _is_less(row[end + 1 : end + _LESS_TOKENS_MAX]):
+                    sign = -sign
         elif row[at + 1 : at + 2] == ("(",) and (found := _call(row, at, local)):
             given = _behind(row, at + 2) if row[at + 2 : at + 3] == ("&",) else ()
             yield Event(at, *found, f"`{word}`", _variable(given, local))
@@ -180,12 +186,22 @@ def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key,
     if "atomic" in words and family == "add":
         family = _COUNT
     given = _given(row, at)
-    if verb in _AMOUNTS and any(words[1:2] == ["-"] for words in given):
-        sign = -sign  # so much less
+    if (
+        verb in _AMOUNTS
+        and "list" not in words
+        and any(map(_is_less, (words[1:] for words in given)))
+    ):
+        sign = -sign
     if rest:
         return Key(family, rest, ""), sign
     names = [_state(_before(words, len(words)), local, is_given=True) for words in given]
     return Key(family, rest, next((name for name in names if name), "")), sign
+
+
+def _is_less(words: Sequence[str]) -> bool:
+    """Tell whether an amount begins as a negative one does: `-1`, `(-n)`, `(int)-1`, `~0`."""
+    text = " ".join(words)
+    return _LESS.match(text) is not None
 
 
 def _given(row: Sequence[str], at: int) -> list[list[str]]:

@@ -273,6 +273,12 @@ def test_a_count_that_runs_the_other_way_is_named(old: str, new: str) -> None:
     [
         ("atomic_add(1, &a->users);", "atomic_add(-1, &a->users);"),
         ("a->users++;", "a->users += -1;"),
+        ("a->users++;", "a->users += (-1);"),
+        ("a->users++;", "a->users += (int)-1;"),
+        ("a->users += n;", "a->users += ((long)(-n));"),
+        ("a->users++;", "a->users += ~0;"),
+        ("a->users++;", "a->users = a->users + -1;"),
+        ("atomic_add(1, &a->users);", "atomic_add((-1), &a->users);"),
         ("add_sized(&a->users, 1);", "add_sized(&a->users, -1);"),
         ("arch_fetch_and_add(&a->users, n);", "arch_fetch_and_add(&a->users, -n);"),
     ],
@@ -280,6 +286,12 @@ def test_a_count_that_runs_the_other_way_is_named(old: str, new: str) -> None:
 def test_to_add_less_than_nothing_is_to_release(take: str, release: str) -> None:
     assert "objects that exist never took it" in stale(text(), text(make=take, end=release))
     assert not stale(text(), text(make=take, end=take))
+
+
+def test_a_difference_is_no_negative_amount() -> None:
+    for more in ("(n) - 1", "n - 1", "f(-1)"):
+        take, release = f"a->users += {more};", f"a->users -= {more};"
+        assert "objects that exist never took it" in stale(text(), text(make=take, end=release))
 
 
 def test_a_function_that_exists_counts_only_if_it_does_that_and_nothing_else() -> None:
