@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import StrEnum
 
 from msgspec import Struct
 
-_SAYS_CHARACTERS = 4  #: of a line without blanks; a brace says nothing
+_SAYS = re.compile(r"\w")  #: a brace says nothing
 
 
 class TouchKind(StrEnum):
@@ -69,7 +70,7 @@ def _lines(text: str) -> tuple[str, ...]:
 def line_digest(path: str, line: str) -> str:
     """Return a short digest of a line of a file, whatever its blanks; "" if it says nothing."""
     word = "".join(line.split())
-    if len(word) < _SAYS_CHARACTERS:
+    if not _SAYS.search(word):
         return ""
     return hashlib.sha256(f"{path}\0{word}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
 

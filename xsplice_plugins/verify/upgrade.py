@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CHECK = "upgrade"
 #: Part of the lines of an old fix that a revised one must hold.
 _REVISED_MIN = 0.75
+_FUNCTION = re.compile("(?=[+-])")  #: where the digest of a function ends, in a line
 _NUMBER = re.compile(r"\.[0-9]+$")  #: gcc's, behind the name of a static local
 _VARIABLES = {"data", "bss"}
 
@@ -229,23 +230,23 @@ def _share(record: PayloadRecord, old: PayloadRecord) -> float:
     there = Counter(record.net)
     groups: dict[str, Counter[str]] = {}
     for line in old.net:
-        groups.setdefault(re.split("[+-]", line)[0], Counter())[line] += 1
+        groups.setdefault(_FUNCTION.split(line)[0], Counter())[line] += 1
     shares = [(lines & there).total() / lines.total() for lines in groups.values()]
     return min(shares, default=0.0)
 
 
 def _undoes(record: PayloadRecord, old: PayloadRecord) -> bool:
     """Tell whether the new sources have a line that the old one, or a patch of it, took away."""
-    if any(_of_line(line)[0] == "-" for line in (Counter(old.net) - Counter(record.net))):
+    if any(_of_line(line)[:1] == "-" for line in (Counter(old.net) - Counter(record.net))):
         return True
-    taken = {line[1:] for patch in old.patches for line in patch.lines if line[0] == "-"}
+    taken = {line[1:] for patch in old.patches for line in patch.lines if line[:1] == "-"}
     before, after = (Counter(map(_of_line, side.net)) for side in (old, record))
-    return any(line[0] == "+" and line[1:] in taken for line in after - before)
+    return any(line[:1] == "+" and line[1:] in taken for line in after - before)
 
 
 def _of_line(line: str) -> str:
     """Return sign and digest of a line of `PayloadRecord.net`, without its function."""
-    return line[re.search("[+-]", line).start() :]  # type: ignore[union-attr]  # all have one
+    return line[len(_FUNCTION.split(line)[0]) :]
 
 
 def _is_by_hand(record: PayloadRecord) -> bool:

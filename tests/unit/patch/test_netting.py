@@ -67,3 +67,10 @@ def test_a_new_file_and_one_that_is_gone_count_whole() -> None:
     assert {row[8] for row in net(OLD, None)} == {"+"}
     assert {row[8] for row in net(None)} == {"-"}
     assert net("") == net(None)
+
+
+def test_short_lines_say_something_and_braces_do_not() -> None:
+    old = "int f(int a)\n{\n    g(a\n      : 0,\n      d);\n}\n"
+    assert net(old.replace(": 0,", ": 1,"), old).total() == 2
+    assert net(old.replace("d);", "e);"), old).total() == 2
+    assert net(old.replace("}", "} }"), old).total() == 0

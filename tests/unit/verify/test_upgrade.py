@@ -277,6 +277,15 @@ def test_a_cumulative_patch_that_was_written_anew_holds_the_lines_of_the_old_one
     assert all("what old changed in `guarded`" in loss.text for loss in losses)
 
 
+@pytest.mark.parametrize("line", ["", "nosign", "+", "f+"])
+def test_an_odd_line_of_a_record_is_another_line(line: str, tmp_path: Path) -> None:
+    fix = replace(OLD_PATCH, lines=(line,))
+    before = record_with("old", replaced=("guarded",), patches=(fix,), net=(line, "f-1"))
+    after = record_with("new", replaced=("guarded",), patches=(OTHER_PATCH,), net=("f+1", ""))
+    _, *losses = played(minimal(build_id=NEW_ID), [written(tmp_path, minimal(), before)], after)
+    assert [loss.severity for loss in losses] == [Severity.UNCHECKED]
+
+
 def test_patches_are_held_in_their_order_and_as_often(tmp_path: Path) -> None:
     fix, undo = OLD_PATCH, replace(OLD_PATCH, sha256="d" * 64)
     before = record_with("old", replaced=("guarded",), patches=(fix, undo, fix), net=("f+1",))
