@@ -175,6 +175,12 @@ def _told(record: BaseRecord) -> str:
             more = len(names) - _SHOWN_MAX
             listed = ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
             rows.append(f"  {title:9} {len(names)}: {listed}")
+    if record.likeness is Likeness.MATCHED and record.retyped is None:
+        is_open = record.differs or record.absent or record.strangers
+        what = "all new code is not checked" if is_open else "no code or data differs"
+        rows.append(f"  types     not compared, for debug information is missing; {what}")
+    elif record.retyped:
+        rows.append(f"  types     {len(record.retyped)} are otherwise in the shipped image")
     return "\n".join([*rows, f"  use it as XEN=base:{record.name}", ""])
 
 

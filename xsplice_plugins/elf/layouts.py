@@ -16,10 +16,10 @@ from xsplice_plugins.elf.debuginfo import (
     AT_BYTE_SIZE,
     AT_CONST_VALUE,
     AT_COUNT,
-    AT_EXTERNAL,
     AT_MEMBER_LOCATION,
     AT_NAME,
     AT_OLD_BIT_OFFSET,
+    AT_ORIGIN,
     AT_PRODUCER,
     AT_SPECIFICATION,
     AT_TYPE,
@@ -31,15 +31,16 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_ENUM,
     TAG_ENUMERATOR,
     TAG_FUNCTION_TYPE,
+    TAG_INLINED,
     TAG_MEMBER,
     TAG_MORE_PARAMETERS,
     TAG_PARAMETER,
     TAG_POINTER,
     TAG_STRUCT,
+    TAG_SUBPROGRAM,
     TAG_SUBRANGE,
     TAG_TYPEDEF,
     TAG_UNION,
-    TAG_VARIABLE,
     TAG_VOLATILE,
     DebugEntry,
     debug_info,
@@ -49,8 +50,6 @@ from xsplice_plugins.elf.debuginfo import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from xsplice_plugins.elf.reader import ElfFile
 
 
@@ -109,7 +108,8 @@ class Layouts:
     ) -> None:
         """Take the entries of one object's debug information, and their numbers by place.
 
-        With `signatures` a function's type is what it takes and returns.
+        With `signatures` a function's type is what it takes and returns, and what is constant or
+        volatile is told.
         """
         self.entries, self.place_of, self.signatures = entries, place_of, signatures
         self.users: dict[int, list[int]] = {}  #: of each type, filled when asked for
@@ -119,11 +119,14 @@ class Layouts:
             if entry.tag in _PARTS:
                 self.children.setdefault(entry.parent, []).append(entry)
 
-    def by_name(self) -> dict[str, StructLayout]:
-        """Return every layout that outlives a function, by tag or by ``typedef``."""
+    def by_name(self, *, is_inside: bool = False) -> dict[str, StructLayout]:
+        """Return every layout that outlives a function, by tag or by ``typedef``.
+
+        With `is_inside` those of functions instead, under the names of both.
+        """
         result = {}
         for number, entry in enumerate(self.entries):
-            if AT_NAME not in entry.values or within_function(self.entries, entry):
+            if AT_NAME not in entry.values or within_function(self.entries, entry) != is_inside:
                 continue
             is_typedef = entry.tag == TAG_TYPEDEF
             place = self.type_of(entry) if is_typedef else number
@@ -133,6 +136,7 @@ class Layouts:
             if is_typedef and AT_NAME in record.values:
                 continue  # it goes by its tag
             name = f"typedef {entry.values[AT_NAME]}" if is_typedef else type_name(entry)
+            name += f" in {self.home_of(entry)}" if is_inside else ""
             size = number_of(record.values[AT_BYTE_SIZE])
             found = self._members(place)
             result[name] = StructLayout(
@@ -143,28 +147,22 @@ class Layouts:
             )
         return result
 
-    def variables(self) -> Iterator[tuple[str, str]]:
-        """Give each variable outside of functions that has a type: its kind and name, and the type.
+    def home_of(self, entry: DebugEntry) -> str:
+        """Return the function that something is part of, as its source calls it."""
+        at = entry.parent
+        while at >= 0 and self.entries[at].tag not in (TAG_SUBPROGRAM, TAG_INLINED):
+            at = self.entries[at].parent
+        return str(self.first_of(self.entries[at]).values.get(AT_NAME, "")) if at >= 0 else ""
 
-        A declaration may say less than what defines it (`extern int table[];`): both are given.
-        """
-        for entry in self.entries:
-            if entry.tag != TAG_VARIABLE or within_function(self.entries, entry):
-                continue
-            place = self.place_of.get(number_of(entry.values.get(AT_SPECIFICATION, -1)), -1)
-            first = self.entries[place] if place >= 0 else entry
-            if AT_NAME in first.values:
-                kind = "variable" if AT_EXTERNAL in first.values else "static"
-                typed = entry if AT_TYPE in entry.values else first
-                yield f"{kind} {first.values[AT_NAME]}", self.type_text(typed)
-
-    def constants(self) -> Iterator[tuple[str, int]]:
-        """Give each constant of an enumeration that outlives a function: its name and value."""
-        for number, entry in enumerate(self.entries):
-            if entry.tag == TAG_ENUM and not within_function(self.entries, entry):
-                for child in self.children.get(number, []):
-                    name = str(child.values.get(AT_NAME, ""))
-                    yield name, number_of(child.values.get(AT_CONST_VALUE, 0))
+    def first_of(self, entry: DebugEntry) -> DebugEntry:
+        """Return what something was first declared with."""
+        for _ in range(NESTING_MAX):
+            other = entry.values.get(AT_ORIGIN, entry.values.get(AT_SPECIFICATION))
+            place = self.place_of.get(number_of(other)) if other is not None else None
+            if place is None:
+                break
+            entry = self.entries[place]
+        return entry
 
     def _is_in_unions(self, number: int) -> bool:
         """Tell whether all that has a type, under any of its names, is a member of a union."""
@@ -183,7 +181,20 @@ class Layouts:
 
     def _type_text(self, number: int, depth: int = 0) -> str:
         """Return how `StructLayout.types` calls a type."""
-        number = self._bare(number)
+        return self._qualifiers(number) + self._bare_text(self._bare(number), depth)
+
+    def _qualifiers(self, number: int) -> str:
+        """Return what a type is beside its bare one: constant, volatile."""
+        found: list[str] = []
+        while self.signatures and number >= 0 and len(found) < NESTING_MAX:
+            entry = self.entries[number]
+            if entry.tag not in (TAG_TYPEDEF, TAG_CONST, TAG_VOLATILE):
+                break
+            found.append({TAG_CONST: "const ", TAG_VOLATILE: "volatile "}.get(entry.tag, ""))
+            number = self.type_of(entry)
+        return "".join(sorted(set(found)))
+
+    def _bare_text(self, number: int, depth: int) -> str:
         if number < 0:
             return "void"
         entry = self.entries[number]
@@ -242,7 +253,9 @@ class Layouts:
 
     def _whole_text(self, number: int, depth: int) -> str:
         """Return a type's text; a nameless record with all its members."""
-        bare = self._bare(number)
+        return self._qualifiers(number) + self._bare_whole_text(self._bare(number), depth)
+
+    def _bare_whole_text(self, bare: int, depth: int) -> str:
         if depth > NESTING_MAX or bare < 0:
             return "void"
         entry = self.entries[bare]
@@ -250,20 +263,26 @@ class Layouts:
             if not self.signatures or bare in self.open:
                 return "()"  # what it takes and returns lies in no object
             self.open.add(bare)
-            parts = [
-                "..." if part.tag == TAG_MORE_PARAMETERS else self.type_text(part, depth + 1)
-                for part in (entry, *self.children.get(bare, []))
-            ]
+            text = self.signature(bare, depth)
             self.open.discard(bare)
-            return f"{parts[0]} ({', '.join(parts[1:])})"
+            return text
         is_known = AT_NAME in entry.values and not within_function(self.entries, entry)
         if entry.tag not in RECORDS or is_known or bare in self.open:
-            return self._type_text(bare, depth)
+            return self._bare_text(bare, depth)
         self.open.add(bare)
         members = self._members(bare)
         self.open.discard(bare)
         size = number_of(entry.values.get(AT_BYTE_SIZE, 0))
         return f"{{{size} {' '.join(f'{n}@{b}+{s}:{t}' for n, b, s, t in members)}}}"
+
+    def signature(self, number: int, depth: int = 0) -> str:
+        """Return what a function, or a type of functions, returns and takes."""
+        parts = [
+            "..." if part.tag == TAG_MORE_PARAMETERS else self.type_text(part, depth + 1)
+            for part in (self.entries[number], *self.children.get(number, []))
+            if part.tag in (TAG_FUNCTION_TYPE, TAG_SUBPROGRAM, TAG_PARAMETER, TAG_MORE_PARAMETERS)
+        ]
+        return f"{parts[0]} ({', '.join(parts[1:])})"
 
     def type_of(self, entry: DebugEntry) -> int:
         """Return the number of an entry's type, -1 for ``void``."""

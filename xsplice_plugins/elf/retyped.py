@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.elf.debuginfo import debug_info, debug_units
+from xsplice_plugins.elf.debuginfo import (
+    AT_CONST_VALUE,
+    AT_EXTERNAL,
+    AT_LOCATION,
+    AT_NAME,
+    AT_TYPE,
+    TAG_ENUM,
+    TAG_SUBPROGRAM,
+    TAG_TYPEDEF,
+    TAG_VARIABLE,
+    debug_info,
+    debug_units,
+    number_of,
+)
 from xsplice_plugins.elf.layouts import Layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from xsplice_plugins.elf.layouts import StructLayout
     from xsplice_plugins.elf.reader import ElfFile
@@ -22,6 +35,7 @@ if TYPE_CHECKING:
 Retyped = tuple[tuple[str, str, str, str], ...]
 _Rows = tuple[tuple[str, str], ...]
 _SIZE = "its size"
+_KINDS = {TAG_SUBPROGRAM: "function", TAG_TYPEDEF: "typedef"}
 _NOT_THERE = "not there"
 
 
@@ -29,7 +43,7 @@ def retyped(objects: Iterable[ElfFile], image: ElfFile) -> Retyped:
     """Compare all that objects know by name with all that an image knows: see `known_by`.
 
     Files are not paired, for another build calls them otherwise. Where files have several things
-    of one name, both sides must have the same ones. A static of a file may be missing on our side.
+    of one name, both sides must have the same ones.
 
     Args:
         objects: As they were built again.
@@ -50,20 +64,20 @@ def retyped(objects: Iterable[ElfFile], image: ElfFile) -> Retyped:
     return tuple(
         (name, *_difference(ours.get(name, set()), theirs.get(name, set())))
         for name in sorted(ours.keys() | theirs.keys())
-        if _is_otherwise(name, ours.get(name, set()), theirs.get(name, set()))
+        if ours.get(name) != theirs.get(name)
     )
 
 
 def known_by(file: ElfFile) -> dict[str, _Rows]:
-    """Return what an object's debug information knows outside of functions.
+    """Return what an object's debug information knows by name.
 
     Args:
         file: One without debug information knows nothing.
 
     Returns:
-        By name: structures with their members, variables of the file and those that it declares
-        and uses with their types, constants of enumerations with their values. What a function
-        takes and returns is part of a pointer's type.
+        By name: structures with their members; variables and functions, those that it declares
+        and uses as well, and names of types, each with its type; constants of enumerations with
+        their values. What lies within a function goes by its name too.
 
     Raises:
         DiffError: The debug information is damaged, or of a form that is not known.
@@ -73,21 +87,48 @@ def known_by(file: ElfFile) -> dict[str, _Rows]:
 
 
 def _known(layouts: Layouts) -> dict[str, _Rows]:
-    found = {name: _rows(layout) for name, layout in layouts.by_name().items()}
-    for name, text in layouts.variables():
-        found[name] = tuple(sorted({*found.get(name, ()), ("its type", f"`{text}`")}))
-    for name, value in layouts.constants():
-        found[f"constant {name}"] = (("its value", str(value)),)
+    found = {
+        name: _rows(layout)
+        for is_inside in (False, True)
+        for name, layout in layouts.by_name(is_inside=is_inside).items()
+    }
+    for name, what, text in (*_typed(layouts), *_constants(layouts)):
+        found[name] = tuple(sorted({*found.get(name, ()), (what, text)}))
     return found
+
+
+def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
+    """Give what has a type: variables, functions and names of types, each with the text of it.
+
+    A declaration may say less than what defines it (`extern int table[];`): both are given.
+    """
+    for number, entry in enumerate(layouts.entries):
+        if entry.tag not in (TAG_VARIABLE, TAG_SUBPROGRAM, TAG_TYPEDEF):
+            continue
+        first = layouts.first_of(entry) if entry.tag == TAG_VARIABLE else entry
+        home = layouts.home_of(entry)
+        is_local = entry.tag == TAG_VARIABLE and not entry.values.get(AT_LOCATION)
+        if AT_NAME not in first.values or (home and is_local):
+            continue
+        kind = _KINDS.get(entry.tag) or ("variable" if AT_EXTERNAL in first.values else "static")
+        typed = entry if AT_TYPE in entry.values else first
+        is_function = entry.tag == TAG_SUBPROGRAM
+        text = layouts.signature(number) if is_function else layouts.type_text(typed)
+        within = f" in {home}" if home else ""
+        yield f"{kind} {first.values[AT_NAME]}{within}", "its type", f"`{text}`"
+
+
+def _constants(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
+    """Give the constants of enumerations, each with its value."""
+    for number, entry in enumerate(layouts.entries):
+        for child in layouts.children.get(number, ()) if entry.tag == TAG_ENUM else ():
+            value = number_of(child.values.get(AT_CONST_VALUE, 0))
+            yield f"constant {child.values.get(AT_NAME, '')}", "its value", str(value)
 
 
 def _add(seen: dict[str, set[_Rows]], known: dict[str, _Rows]) -> None:
     for name, rows in known.items():
         seen.setdefault(name, set()).add(rows)
-
-
-def _is_otherwise(name: str, ours: set[_Rows], theirs: set[_Rows]) -> bool:
-    return not ours <= theirs if name.startswith("static ") else ours != theirs
 
 
 def _rows(layout: StructLayout) -> _Rows:
