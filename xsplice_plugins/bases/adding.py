@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, read_file, save, write_file
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, read_file, save, write_file
 from xsplice_plugins.bases import shipped
 from xsplice_plugins.bases.checking import compare, keep_inputs, origin_of
 from xsplice_plugins.bases.orders import ORDER_FILE, Order, check_order, key_of, rows_of, to_keep
@@ -101,7 +101,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         os.set_inheritable(lock, True)  # noqa: FBT003
         ready = ready_place(order.name)
         record = _found(order, ready, key)
-        if record is not None and ready is not None:
+        if record is not None and ready is not None and not _is_made_again(order, record):
             clear(order.name, ready, waiting=said)
             save(ready / ORDER_FILE, to_keep(rows, order.called))
             return record
@@ -120,6 +120,12 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         clear(order.name, place, waiting=said)
         keep_inputs(place)
         return record
+
+
+def _is_made_again(order: Order, record: BaseRecord) -> bool:
+    """Tell whether an earlier version made a base and did not compare all that this one does."""
+    is_open = record.likeness is Likeness.MATCHED and record.retyped is None
+    return order.is_replaced and is_open
 
 
 def _found(order: Order, ready: Path | None, key: str) -> BaseRecord | None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, save
 from xsplice_plugins.bases import store
 from xsplice_plugins.bases.adding import Order, add_base
 from xsplice_plugins.bases.checking import check_base
@@ -110,6 +110,12 @@ def test_a_structure_that_the_shipped_image_has_otherwise_is_kept(
     assert [row[:2] for row in record.retyped or ()] == [("struct box", "`lid`")]
     objects = pipeline.objects_of_tree(locate_tree(store.tree_of("base:fleet")))
     assert objects.retyped == record.retyped
+    # One of an earlier version, which did not compare them.
+    path = store.tree_of("base:fleet").parent / BASE_FILE
+    save(path, replace(record, retyped=None))
+    assert added(trees["sources"].root, image=image).retyped is None
+    assert added(trees["sources"].root, image=image, is_replaced=True) == record
+    assert added(trees["sources"].root, image=image) == record
     monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "other"))
     assert added(trees["sources"].root).retyped is None, "there is nothing to compare with"
 
