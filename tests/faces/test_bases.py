@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.faces.kit import GOOD, Face, with_xsplice, written
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
-from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, save
 from xsplice_plugins.bases import adding, store
 from xsplice_plugins.bases.adding import Order, add_base
 
@@ -83,6 +84,24 @@ def test_a_base_is_held_while_a_run_compiles(
     assert ended.status == 0, ended.text
     assert set(log.read_text().split()) == {"free" if named == "a copy" else "held"}
     assert fleet == store.load_base("fleet")
+
+
+def test_a_verdict_ends_with_the_record_of_its_base(
+    face: Face, tree: TinyTree, tmp_path: Path, fleet: BaseRecord
+) -> None:
+    """A base that was added again under its name may compare otherwise with its image."""
+    patch = written(tree, tmp_path, *GOOD)
+    given = {"XEN": "base:fleet", "PATCH": patch, "SIGNER": "none"}
+    assert face("xsplice-verify", tmp_path, **given).status == 0
+    place = store.tree_of("base:fleet").parent / BASE_FILE
+    moved = ("struct gone", "its size", "0x8", "0x10")
+    other = replace(fleet, likeness=Likeness.MATCHED, retyped=(moved,))
+    save(place, other)
+    ended = face("xsplice-verify", tmp_path, **given)
+    assert ended.status == 5, ended.text
+    assert "nobody has compared the types" in " ".join(ended.text.split())
+    save(place, fleet)
+    assert face("xsplice-verify", tmp_path, **given).status == 0
 
 
 def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(

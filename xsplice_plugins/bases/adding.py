@@ -35,9 +35,12 @@ from xsplice_plugins.bases.store import (
     take_away,
 )
 from xsplice_plugins.cache import locked
+from xsplice_plugins.elf.layouts import has_types
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.kbuild.configured import not_kept
 from xsplice_plugins.kbuild.records import read_text
+from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
@@ -101,7 +104,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         os.set_inheritable(lock, True)  # noqa: FBT003
         ready = ready_place(order.name)
         record = _found(order, ready, key)
-        if record is not None and ready is not None and not _is_made_again(order, record):
+        if record is not None and ready is not None and not _is_made_again(order, ready, record):
             clear(order.name, ready, waiting=said)
             save(ready / ORDER_FILE, to_keep(rows, order.called))
             return record
@@ -122,10 +125,13 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         return record
 
 
-def _is_made_again(order: Order, record: BaseRecord) -> bool:
+def _is_made_again(order: Order, ready: Path, record: BaseRecord) -> bool:
     """Tell whether an earlier version made a base and did not compare all that this one does."""
     is_open = record.likeness is Likeness.MATCHED and record.retyped is None
-    return order.is_replaced and is_open
+    if not (order.is_replaced and is_open):
+        return False
+    image = locate_tree(ready / "tree").xen_syms
+    return has_types(read_elf(read_file(image), "xen-syms"))
 
 
 def _found(order: Order, ready: Path | None, key: str) -> BaseRecord | None:

@@ -276,9 +276,19 @@ class Layouts:
         return f"{{{size} {' '.join(f'{n}@{b}+{s}:{t}' for n, b, s, t in members)}}}"
 
     def signature(self, number: int, depth: int = 0) -> str:
-        """Return what a function, or a type of functions, returns and takes."""
+        """Return what a function, or a type of functions, returns and takes.
+
+        Parameters with names go by them, for two of one type may have changed places.
+        """
         parts = [
-            "..." if part.tag == TAG_MORE_PARAMETERS else self.type_text(part, depth + 1)
+            "..."
+            if part.tag == TAG_MORE_PARAMETERS
+            else self.type_text(part, depth + 1)
+            + (
+                f" {part.values[AT_NAME]}"
+                if AT_NAME in part.values and part.parent == number
+                else ""
+            )
             for part in (self.entries[number], *self.children.get(number, []))
             if part.tag in (TAG_FUNCTION_TYPE, TAG_SUBPROGRAM, TAG_PARAMETER, TAG_MORE_PARAMETERS)
         ]

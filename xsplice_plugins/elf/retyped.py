@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.elf.debuginfo import (
     AT_CONST_VALUE,
     AT_EXTERNAL,
-    AT_LOCATION,
     AT_NAME,
     AT_TYPE,
     TAG_ENUM,
@@ -77,7 +76,7 @@ def known_by(file: ElfFile) -> dict[str, _Rows]:
     Returns:
         By name: structures with their members; variables and functions, those that it declares
         and uses as well, and names of types, each with its type; constants of enumerations with
-        their values. What lies within a function goes by its name too.
+        their values. What lies within a function goes by its name too, and parameters by theirs.
 
     Raises:
         DiffError: The debug information is damaged, or of a form that is not known.
@@ -107,8 +106,7 @@ def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
             continue
         first = layouts.first_of(entry) if entry.tag == TAG_VARIABLE else entry
         home = layouts.home_of(entry)
-        is_local = entry.tag == TAG_VARIABLE and not entry.values.get(AT_LOCATION)
-        if AT_NAME not in first.values or (home and is_local):
+        if AT_NAME not in first.values:
             continue
         kind = _KINDS.get(entry.tag) or ("variable" if AT_EXTERNAL in first.values else "static")
         typed = entry if AT_TYPE in entry.values else first

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load
+from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, load, to_json
 from xsplice_plugins.elf.banner import release_of_image
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError
@@ -130,10 +130,15 @@ def _base_of(source_root: Path) -> BaseRecord | None:
     return load(path, BaseRecord) if path.is_file() else None
 
 
-def tree_digest(tree: XenTree) -> str:
-    """Return a short name for this build of this tree, for folders that outlive a fix."""
+def tree_digest(tree: XenTree, *, is_judged: bool = True) -> str:
+    """Return a short name for this build of this tree, for folders that outlive a fix.
+
+    With `is_judged` a base counts with all of its record: how it compares with its image.
+    """
     text = f"{tree.root}\0{tree.build_dir}\0{tree.build_id}"
-    text += f"\0{tree.base.key}" if tree.base is not None else ""
+    if tree.base is not None:
+        record = hashlib.sha256(to_json(tree.base)).hexdigest() if is_judged else tree.base.key
+        text += f"\0{record}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

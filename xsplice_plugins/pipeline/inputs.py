@@ -63,7 +63,7 @@ def check_inputs(
         CaptureError: A file has other content than before; the message names it.
         MachineError: The cache folder cannot be written.
     """
-    place = cache_folder(os.environ) / "inputs" / f"{tree_digest(tree)}.json"
+    place = cache_folder(os.environ) / "inputs" / f"{tree_digest(tree, is_judged=False)}.json"
     found = _seen(tree, place)
     reads = None if jobs is None else {path for job in jobs for path in job.inputs}
     compiled = {job.tree_object for job in jobs or () if job.reach is Reach.DIRECT}

@@ -118,8 +118,30 @@ NESTED = "void (*use(void))(void (*)(%s), ...) { return 0; } void (*all)(void (*
             (
                 "function use",
                 "its type",
-                "`4 int (4 int, 8 long int)`",
-                "`4 int (8 long int, 4 int)`",
+                "`4 int (4 int a, 8 long int b)`",
+                "`4 int (8 long int b, 4 int a)`",
+            ),
+        ),
+        (
+            "int use(long %s) { return 1; }",
+            "a, long b",
+            "b, long a",
+            (
+                "function use",
+                "its type",
+                "`4 int (8 long int a, 8 long int b)`",
+                "`4 int (8 long int b, 8 long int a)`",
+            ),
+        ),
+        (
+            "int use(void *p) { struct { %s a; int b; } *x = p; return put(1, 2) + x->b; }",
+            "int",
+            "long",
+            (
+                "static x in use",
+                "its type",
+                "`8 *{8 a@0+32:int b@32+32:int}`",
+                "`8 *{16 a@0+64:long int b@64+32:int}`",
             ),
         ),
         (
@@ -144,7 +166,7 @@ NESTED = "void (*use(void))(void (*)(%s), ...) { return 0; } void (*all)(void (*
             "int use(%s int *p) { return *p; }",
             "",
             "const volatile",
-            ("function use", "its type", "`4 int (8 *int)`", "`4 int (8 *const volatile int)`"),
+            ("function use", "its type", "`4 int (8 *int p)`", "`4 int (8 *const volatile int p)`"),
         ),
         (
             "void fill(void *); void use(void) { static %s kept[4]; fill(kept); }",
