@@ -19,9 +19,7 @@ from xsplice_plugins.elf.debuginfo import (
     AT_MEMBER_LOCATION,
     AT_NAME,
     AT_OLD_BIT_OFFSET,
-    AT_ORIGIN,
     AT_PRODUCER,
-    AT_SPECIFICATION,
     AT_TYPE,
     AT_UPPER_BOUND,
     NESTING_MAX,
@@ -31,7 +29,6 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_ENUM,
     TAG_ENUMERATOR,
     TAG_FUNCTION_TYPE,
-    TAG_INLINED,
     TAG_MEMBER,
     TAG_MORE_PARAMETERS,
     TAG_PARAMETER,
@@ -43,7 +40,9 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_UNION,
     TAG_VOLATILE,
     DebugEntry,
+    DebugInfo,
     debug_info,
+    function_around,
     number_of,
     type_name,
     within_function,
@@ -112,6 +111,7 @@ class Layouts:
         volatile is told.
         """
         self.entries, self.place_of, self.signatures = entries, place_of, signatures
+        self.info = DebugInfo(entries=entries, place_of=place_of)
         self.users: dict[int, list[int]] = {}  #: of each type, filled when asked for
         self.children: dict[int, list[DebugEntry]] = {}
         self.open: set[int] = set()  #: records whose text is being written
@@ -136,7 +136,7 @@ class Layouts:
             if is_typedef and AT_NAME in record.values:
                 continue  # it goes by its tag
             name = f"typedef {entry.values[AT_NAME]}" if is_typedef else type_name(entry)
-            name += f" in {self.home_of(entry)}" if is_inside else ""
+            name += f" in {function_around(self.info, number)}" if is_inside else ""
             size = number_of(record.values[AT_BYTE_SIZE])
             found = self._members(place)
             result[name] = StructLayout(
@@ -146,23 +146,6 @@ class Layouts:
                 is_in_unions=self._is_in_unions(place),
             )
         return result
-
-    def home_of(self, entry: DebugEntry) -> str:
-        """Return the function that something is part of, as its source calls it."""
-        at = entry.parent
-        while at >= 0 and self.entries[at].tag not in (TAG_SUBPROGRAM, TAG_INLINED):
-            at = self.entries[at].parent
-        return str(self.first_of(self.entries[at]).values.get(AT_NAME, "")) if at >= 0 else ""
-
-    def first_of(self, entry: DebugEntry) -> DebugEntry:
-        """Return what something was first declared with."""
-        for _ in range(NESTING_MAX):
-            other = entry.values.get(AT_ORIGIN, entry.values.get(AT_SPECIFICATION))
-            place = self.place_of.get(number_of(other)) if other is not None else None
-            if place is None:
-                break
-            entry = self.entries[place]
-        return entry
 
     def _is_in_unions(self, number: int) -> bool:
         """Tell whether all that has a type, under any of its names, is a member of a union."""

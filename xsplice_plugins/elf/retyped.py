@@ -20,7 +20,9 @@ from xsplice_plugins.elf.debuginfo import (
     TAG_VARIABLE,
     debug_info,
     debug_units,
+    function_around,
     number_of,
+    origin_of,
 )
 from xsplice_plugins.elf.layouts import Layouts
 
@@ -104,8 +106,9 @@ def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
     for number, entry in enumerate(layouts.entries):
         if entry.tag not in (TAG_VARIABLE, TAG_SUBPROGRAM, TAG_TYPEDEF):
             continue
-        first = layouts.first_of(entry) if entry.tag == TAG_VARIABLE else entry
-        home = layouts.home_of(entry)
+        is_variable = entry.tag == TAG_VARIABLE
+        first = layouts.entries[origin_of(layouts.info, number)] if is_variable else entry
+        home = function_around(layouts.info, number)
         if AT_NAME not in first.values:
             continue
         kind = _KINDS.get(entry.tag) or ("variable" if AT_EXTERNAL in first.values else "static")
