@@ -158,6 +158,8 @@ def _events(row: tuple[str, ...], local: Mapping[str, str]) -> Iterator[Event]:
                 name, sign = _state(path, local), (1 if row[end] == "+" else -1)
                 if _is_less(row[end + 1 : end + _LESS_TOKENS_MAX]):
                     sign = -sign
+            elif _is_summed(row, at, path):
+                name, sign = _state(path, local), (-1 if _is_less(row[at + 1 :]) else 1)
         elif row[at + 1 : at + 2] == ("(",) and (found := _call(row, at, local)):
             given = _behind(row, at + 2) if row[at + 2 : at + 3] == ("&",) else ()
             yield Event(at, *found, f"`{word}`", _variable(given, local))
@@ -196,6 +198,13 @@ def _call(row: tuple[str, ...], at: int, local: Mapping[str, str]) -> tuple[Key,
         return Key(family, rest, ""), sign
     names = [_state(_before(words, len(words)), local, is_given=True) for words in given]
     return Key(family, rest, next((name for name in names if name), "")), sign
+
+
+def _is_summed(row: Sequence[str], at: int, path: tuple[str, ...]) -> bool:
+    """Tell whether an assignment ends as in `x = 1 + x`."""
+    end = next((end for end in range(at, len(row)) if row[end] == ";"), len(row))
+    start = end - len(path) - 1
+    return start > at + 1 and row[start] == "+" and tuple(row[start + 1 : end]) == path
 
 
 def _is_less(words: Sequence[str]) -> bool:
