@@ -111,7 +111,8 @@ def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
         home = function_around(layouts.info, number)
         if AT_NAME not in first.values:
             continue
-        kind = _KINDS.get(entry.tag) or ("variable" if AT_EXTERNAL in first.values else "static")
+        is_static = not home and AT_EXTERNAL not in first.values
+        kind = _KINDS.get(entry.tag) or ("static" if is_static else "variable")
         typed = entry if AT_TYPE in entry.values else first
         is_function = entry.tag == TAG_SUBPROGRAM
         text = layouts.signature(number) if is_function else layouts.type_text(typed)

@@ -27,7 +27,7 @@ from xsplice_plugins.elf.debuginfo import (
     origin_of,
     type_name,
 )
-from xsplice_plugins.elf.layouts import Layouts
+from xsplice_plugins.elf.typetexts import TypeTexts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,18 +65,18 @@ def values_of(file: ElfFile) -> Values:
         DiffError: It uses a form that is not known, or is damaged.
     """
     info = debug_info(file)
-    layouts = Layouts(info.entries, info.place_of)
+    types = TypeTexts(info.entries, info.place_of)
     found = Values()
-    for key, text, inner in _variables(info, layouts):
+    for key, text, inner in _variables(info, types):
         found.variables[key] = (*found.variables.get(key, ()), text)
         if text not in {inner, "const"}:
             found.inner[text] = inner
     names = {}
     for number, entry in enumerate(info.entries):
         if entry.tag == TAG_TYPEDEF:
-            names[layouts.type_of(entry)] = f"typedef {entry.values.get(AT_NAME, '')}"
+            names[types.type_of(entry)] = f"typedef {entry.values.get(AT_NAME, '')}"
             if not function_around(info, number):
-                found.typedefs[str(entry.values.get(AT_NAME, ""))] = layouts.type_text(entry)
+                found.typedefs[str(entry.values.get(AT_NAME, ""))] = types.type_text(entry)
     for number, entry in enumerate(info.entries):
         if entry.tag != TAG_ENUM:
             continue
@@ -84,7 +84,7 @@ def values_of(file: ElfFile) -> Values:
         name = type_name(entry) if AT_NAME in entry.values else names.get(number, "")
         rows = frozenset(
             (str(child.values.get(AT_NAME, "")), number_of(child.values.get(AT_CONST_VALUE, 0)))
-            for child in layouts.children.get(number, ())
+            for child in types.children.get(number, ())
         )
         size_bytes = number_of(entry.values.get(AT_BYTE_SIZE, 0))
         found.enumerations.append(
@@ -96,7 +96,7 @@ def values_of(file: ElfFile) -> Values:
     return found
 
 
-def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str, str]]:
+def _variables(info: DebugInfo, types: TypeTexts) -> list[tuple[Key, str, str]]:
     """Return place, type and inner type of each; copies of a function's body count once."""
     found = {}
     for number, entry in enumerate(info.entries):
@@ -106,7 +106,7 @@ def _variables(info: DebugInfo, layouts: Layouts) -> list[tuple[Key, str, str]]:
         first = info.entries[root]
         typed = entry if AT_TYPE in entry.values else first
         name = str(first.values.get(AT_NAME, ""))
-        texts = layouts.variable_text(typed), layouts.inner_text(typed)
+        texts = types.variable_text(typed), types.inner_text(typed)
         found[root] = ((function_around(info, root), name), *texts)
     return list(found.values())
 

@@ -138,7 +138,7 @@ NESTED = "void (*use(void))(void (*)(%s), ...) { return 0; } void (*all)(void (*
             "int",
             "long",
             (
-                "static x in use",
+                "variable x in use",
                 "its type",
                 "`8 *{8 a@0+32:int b@32+32:int}`",
                 "`8 *{16 a@0+64:long int b@64+32:int}`",
@@ -172,7 +172,7 @@ NESTED = "void (*use(void))(void (*)(%s), ...) { return 0; } void (*all)(void (*
             "void fill(void *); void use(void) { static %s kept[4]; fill(kept); }",
             "short",
             "int",
-            ("static kept in use", "its type", "`8 short int[4]`", "`16 int[4]`"),
+            ("variable kept in use", "its type", "`8 short int[4]`", "`16 int[4]`"),
         ),
         (
             "int q(void *); int use(void) { struct in { %s a; int b; } x; return q(&x) + x.b; }",
