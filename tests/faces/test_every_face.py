@@ -73,6 +73,24 @@ def test_code_that_runs_is_not_replaced_without_the_boot_code_it_may_need(
     assert (ended.status, "[INIT_CODE]" in ended.text) == (4, True), ended.text
 
 
+def test_boot_code_is_left_out_on_a_persons_word(
+    face: Face, tree: TinyTree, tmp_path: Path
+) -> None:
+    """It is said and recorded; without the word, the same build folder refuses again."""
+    file = tmp_path / "fix.patch"
+    file.write_text(tree.patch(GOOD, STARTS).patches[0].text)
+    word = "INIT_CODE:setup"
+    ended = face("xsplice", tmp_path, XEN=tree.root, PATCH=file, ACCEPT=word)
+    assert (ended.status, f"on your word: {word}: " in ended.text) == (0, True), ended.text
+    record = next(tmp_path.rglob("fix.payload.json"))
+    rows = json.loads(record.read_text())["findings"]
+    assert [row["question"] for row in rows if row["severity"] == "accepted"] == [word]
+    again = face("xsplice", tmp_path, XEN=tree.root, PATCH=file)
+    assert (again.status, "[INIT_CODE]" in again.text) == (4, True), again.text
+    wrong = face("xsplice", tmp_path, XEN=tree.root, PATCH=file, ACCEPT=f"{word} LAYOUT:pair.x")
+    assert (wrong.status, "does not ask for it" in wrong.text) == (2, True), wrong.text
+
+
 def test_a_line_number_in_code_is_shown_by_a_third_compile(
     face: Face, tree: TinyTree, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from xsplice_plugins.artefacts.diff import BootOnly, Refusal
+from xsplice_plugins.elf.changed import Question
 
 #: Lines by which the sources of a shifted object are further down. Any distance shows the same,
 #: for nothing but line numbers differs; a bug frame must have room for it (14 bits).
@@ -91,7 +92,7 @@ class ObjectPair(Struct, frozen=True, kw_only=True):
     note: str = ""  #: e.g. "preprocessed text equal, not compiled"
     layouts: str  #: how the layouts of both sides were compared; "" if they were not
     refused: tuple[Refusal, ...] = ()  #: what the source already shows, e.g. a changed structure
-    unchecked: tuple[str, ...] = ()  #: what changed structures leave open
+    questions: tuple[Question, ...] = ()  #: what changed structures leave open
     stale: tuple[str, ...] = ()  #: what memory holds of constants, and new code reads otherwise
     remarks: tuple[str, ...] = ()  #: changed constants of which nothing like that is known
     boot: tuple[BootOnly, ...] = ()  #: of code that is linked on its own and runs once

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from xsplice_plugins.artefacts.diff import NewItem
 from xsplice_plugins.artefacts.patch import PatchDigest
-from xsplice_plugins.artefacts.verify import Finding, unchecked_in
+from xsplice_plugins.artefacts.verify import Finding, Severity, unchecked_in
 
 
 class ReplacedFunction(Struct, frozen=True, kw_only=True):
@@ -51,6 +51,12 @@ class PayloadRecord(Struct, frozen=True, kw_only=True):
     def unchecked(self) -> tuple[str, ...]:
         """Return what no check could see; such a payload is never proved."""
         return unchecked_in(self.findings)
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Return what a person took on their word, each once."""
+        rows = (row for row in self.findings if row.severity is Severity.ACCEPTED)
+        return tuple(dict.fromkeys(f"{row.question}: {row.text}" for row in rows))
 
 
 class Payload(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from xsplice_plugins.artefacts.base import Retyped
 from xsplice_plugins.artefacts.files import SCHEMA
 from xsplice_plugins.artefacts.patch import PatchSet
 from xsplice_plugins.artefacts.sign import SignatureCheck
+from xsplice_plugins.elf.changed import Question
 
 
 class Verdict(StrEnum):
@@ -32,6 +33,7 @@ class Severity(StrEnum):
     EXEMPT = "exempt"  #: its obligation does not apply to this payload
     HELD = "held"  #: establishes its obligation
     WARNING = "warning"
+    ACCEPTED = "accepted"  #: no check could see it, and a person gave their word for it
     UNCHECKED = "unchecked"  #: something no check could see: not proved
     ERROR = "error"  #: the verdict cannot be "proved"
     HAZARD = "hazard"
@@ -79,6 +81,14 @@ class Finding(Struct, frozen=True, kw_only=True):
     step: str = ""  #: the gate that refused, or where the hazard is
     evidence: dict[str, Any] | None = None  #: what the check saw, as the report shall show it
     obligation: str = ""  #: the `Duty` it speaks of; "": that of its check, of others' the loader
+    question: str = ""  #: what ``ACCEPT=`` calls it; "": no word is taken for it
+
+    @property
+    def said(self) -> str:
+        """Return the text, with how to answer where that is open."""
+        if not self.question or self.severity is not Severity.UNCHECKED:
+            return self.text
+        return f"{self.text}; ACCEPT={self.question} takes it on your word"
 
 
 def findings_about(
@@ -99,9 +109,33 @@ def findings_about(
     )
 
 
+def findings_asked(
+    obligation: Duty, check: str, subject: str, questions: Iterable[Question]
+) -> tuple[Finding, ...]:
+    """Return one finding for each question: not checked, unless a person gives their word.
+
+    Args:
+        obligation: What all of them speak of.
+        check: Who asks.
+        subject: What they are about.
+        questions: With what ``ACCEPT=`` calls them.
+    """
+    return tuple(
+        Finding(
+            check=check,
+            severity=Severity.UNCHECKED,
+            subject=subject,
+            text=row.text,
+            obligation=obligation,
+            question=row.name,
+        )
+        for row in questions
+    )
+
+
 def unchecked_in(findings: Iterable[Finding]) -> tuple[str, ...]:
     """Return the texts of what no check could see."""
-    return tuple(row.text for row in findings if row.severity is Severity.UNCHECKED)
+    return tuple(row.said for row in findings if row.severity is Severity.UNCHECKED)
 
 
 class BaseMatch(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ another one may read.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from msgspec.structs import replace
 
 from xsplice_plugins.capture.compiling import is_true, preprocess
 from xsplice_plugins.capture.copying import origin_of
+from xsplice_plugins.capture.texts import SOURCES, related, text_of
 from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
 from xsplice_plugins.csource.constants import (
     Changed,
@@ -46,13 +46,9 @@ if TYPE_CHECKING:
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
 _ENUM = re.compile(r"\benum\b[^;{}()]*\{[^{}]*\}")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_ARCH = re.compile(r"(?:^|/)(?:arch/|asm-)(\w+)/")
 _DEFINED = r"^[ \t]*#[ \t]*define[ \t]+{}\b"
 #: What a macro stands for: it may set or test a flag for its users.
 _BODY = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
-_FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
-_SOURCES = (".c", ".h")
-_WORDS_FEW = 8
 _PLAIN = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
 Sides = tuple[tuple["CompileJob", Path], tuple["CompileJob", Path]]
@@ -134,8 +130,8 @@ def _callbacks(
     """Say which functions of an object take data that memory holds for something else."""
     old, new = ("\n".join(rows[side] for rows in texts.values()) for side in (0, 1))
     names = frozenset(retyped_functions(old, new))
-    paths = _related(job, before, names)
-    taken = frozenset(n for path in paths for n in taken_in(_text(before / path), names))
+    paths = related(job, before, names)
+    taken = frozenset(n for path in paths for n in taken_in(text_of(before / path), names))
     for name, text in changed_callbacks(old, new, taken):
         for path, (was, _) in texts.items():
             if path.endswith((".h", source)) and re.search(rf"\b{name}\b", was):
@@ -149,8 +145,8 @@ def _resized(
     """Say which files allocate another size, for what gives it is something else now."""
     own = {path: pieces for path, pieces in texts.items() if path.endswith((".h", source))}
     sizes = changed_sizes(own)
-    for path in sorted({*texts, *_related(job, before, sizes.far)}):
-        now = texts[path][1] if path in texts else _text(before / path)
+    for path in sorted({*texts, *related(job, before, sizes.far)}):
+        now = texts[path][1] if path in texts else text_of(before / path)
         yield from (f"{path}: {text}" for text in resized(now, sizes))
 
 
@@ -183,18 +179,11 @@ def _patched_texts(before: Path, after: Path) -> dict[str, tuple[str, str]]:
     """Return both versions of each C file that the patch changes."""
     found = {}
     for path in sorted(origin_of(after).patched | origin_of(before).patched):
-        if path.endswith(_SOURCES):
-            old, new = (_text(root / path) for root in (before, after))
+        if path.endswith(SOURCES):
+            old, new = (text_of(root / path) for root in (before, after))
             if old != new:
                 found[path] = (old, new)
     return found
-
-
-def _text(path: Path) -> str:
-    try:  # a pipe would wait for a writer
-        return path.read_bytes().decode("latin-1") if path.is_file() else ""
-    except OSError:
-        return ""
 
 
 def _may_change(old: str, new: str) -> bool:
@@ -271,14 +260,15 @@ def _places(
     """Return all uses of some names, on both sides."""
     if not names:
         return {}
-    files = _related(job, before, names)
+    files = related(job, before, names)
     rows: dict[str, list[_Place]] = {}
     own = _own(job, before, after, names)
     changed = origin_of(before).patched | origin_of(after).patched
     for path in sorted({*files, *changed}):
-        if not path.endswith(_SOURCES):
+        if not path.endswith(SOURCES):
             continue
-        texts = {_text(root / path) for root in ((before, after) if path in changed else (before,))}
+        roots = (before, after) if path in changed else (before,)
+        texts = {text_of(root / path) for root in roots}
         here = names if path.endswith(job.source_path) else names - own
         for text in sorted(texts):
             for use in _uses(text, here):
@@ -286,19 +276,10 @@ def _places(
     return {name: tuple(found) for name, found in rows.items()}
 
 
-def _related(job: CompileJob, before: Path, names: frozenset[str]) -> tuple[str, ...]:
-    """Return the C files of the tree, for an object's machine, in which some names stand."""
-    if not names:
-        return ()
-    base = next((part for part in Path(job.cwd).parts if part not in {"/", ".", ".."}), "")
-    arches = frozenset(match[1] for path in job.inputs for match in _ARCH.finditer(path))
-    return _mentioning(origin_of(before).folder, base, arches, names)
-
-
 def _own(job: CompileJob, before: Path, after: Path, names: frozenset[str]) -> frozenset[str]:
     """Return the names that an object's own source defines: no other file means the same."""
     path = next((path for path in job.inputs if path.endswith(job.source_path)), "")
-    texts = [_text(root / path) for root in (before, after)] if path else []
+    texts = [text_of(root / path) for root in (before, after)] if path else []
     return frozenset(
         name
         for name in names
@@ -313,39 +294,3 @@ def _uses(text: str, names: frozenset[str]) -> Iterator[Use]:
             line = text.count("\n", 0, match.start()) + 1
             for use in uses_in(match[1].replace("\\\n", " "), names):
                 yield use._replace(line=line)
-
-
-@cache
-def _mentioning(
-    folder: str, base: str, arches: frozenset[str], names: frozenset[str]
-) -> tuple[str, ...]:
-    """Return those of `_files` in which one of some names stands: asked for every object."""
-    search = re.compile("|".join(sorted(names))).search
-    words = tuple(names)
-
-    def holds(text: str) -> bool:
-        if len(words) <= _WORDS_FEW:  # many times faster
-            return any(word in text for word in words)
-        return search(text) is not None
-
-    return tuple(path for path in _files(folder, base, arches) if holds(_text(Path(folder, path))))
-
-
-@cache
-def _files(folder: str, base: str, arches: frozenset[str]) -> tuple[str, ...]:
-    """Return the C files below a folder of a tree, without those of other machines."""
-    found = []
-    top = os.path.join(folder, base)  # noqa: PTH118  # thousands of files: a `Path` each is slow
-    for place, folders, files in os.walk(top):
-        here = os.path.relpath(place, folder)
-        is_arch = os.path.basename(here) == "arch" and bool(arches)  # noqa: PTH119
-        folders[:] = [
-            name
-            for name in folders
-            if name not in _FOLDERS_LEFT_OUT
-            and not (is_arch and name not in arches)
-            and not (arches and name.startswith("asm-") and name[4:] not in {*arches, "generic"})
-        ]
-        names = (name for name in files if name.endswith(_SOURCES))
-        found += [os.path.normpath(os.path.join(here, name)) for name in names]  # noqa: PTH118
-    return tuple(sorted(found))

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair
 from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.capture.instances import made_at, shown_sites
 from xsplice_plugins.csource.structures import subject_of
 from xsplice_plugins.elf.changed import layout_questions
 from xsplice_plugins.elf.layouts import layouts_of
@@ -75,7 +76,14 @@ def settle_layouts(
     if wrong or moved or unknown:
         log.debug("%s: %s, unknown: %s", pair.object_path, wrong | moved, unknown)
         return pair
-    return replace(pair, refused=(), unchecked=(*questions, *asked))
+    job, root = sides[0]
+    told = tuple(
+        row._replace(text=row.text + shown_sites(made_at(job, root, row.about)))
+        if row.about
+        else row
+        for row in questions
+    )
+    return replace(pair, refused=(), questions=(*told, *asked))
 
 
 def _typed(job: CompileJob, root: Path, out: Path, env: Mapping[str, str] | None) -> ElfFile:

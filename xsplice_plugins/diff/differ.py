@@ -16,6 +16,7 @@ from xsplice_plugins.artefacts import (
     RemovedItem,
     Severity,
     findings_about,
+    findings_asked,
 )
 from xsplice_plugins.diff import close, refuse, standing
 from xsplice_plugins.diff.boot import boot_rows
@@ -155,14 +156,15 @@ def _findings(
     rows = (
         (Duty.DATA, Severity.UNCHECKED, state),
         (Duty.EFFECT, Severity.WARNING, remarks),
-        (Duty.LAYOUT, Severity.UNCHECKED, refuse.open_questions(canon, closure)),
         (Duty.COMPLETE, Severity.UNCHECKED, refuse.without_landing(canon, comparison)),
     )
-    return tuple(
+    said = tuple(
         finding
         for duty, severity, texts in rows
         for finding in findings_about(duty, "differ", severity, object_path, texts)
     )
+    questions = refuse.open_questions(canon, closure)
+    return said + findings_asked(Duty.LAYOUT, "differ", object_path, questions)
 
 
 def _file_name(*files: ElfFile) -> str:

@@ -22,7 +22,8 @@ The function lies in an .init or .exit section. Its memory is freed once the hyp
 cannot be replaced; worse, something else may live there by now. The rest of the fix may rely on
 what the edited boot code would have left behind. Boot code alone is no refusal: it waits for boot.
 => do at run time what the fixed boot code would have done: a load hook that corrects the state it
-left; or leave this part of the fix to the next boot
+left; or leave this part of the fix to the next boot: ACCEPT=INIT_CODE:function, on your word that
+the rest does without it
 
 INIT_DATA: data that is used only at boot was changed or added beside other code
 Data in .init sections is read once, before a live patch can exist: command-line parameters, init

@@ -13,7 +13,7 @@ from xsplice_plugins.diff.parts import NEW, OLD, Key, Part, PartKind
 from xsplice_plugins.diff.readers import kept_by
 from xsplice_plugins.diff.refusals import REFUSALS
 from xsplice_plugins.diff.skeletons import data_hook, shadow_variable
-from xsplice_plugins.elf.changed import layout_questions
+from xsplice_plugins.elf.changed import Question, layout_questions
 from xsplice_plugins.elf.debuginfo import debug_info
 from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.types import SHF_GROUP, SHN_COMMON
@@ -294,7 +294,7 @@ def _structures(canon: Canon) -> Iterator[Refusal]:
         yield refusal("LAYOUT", name, f"{text}; memory holds what the old code stored")
 
 
-def open_questions(canon: Canon, closure: Closure) -> tuple[str, ...]:
+def open_questions(canon: Canon, closure: Closure) -> tuple[Question, ...]:
     """Return what layouts and values leave open, where debug information shows them."""
     if not closure.taken:
         return ()

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from xsplice_plugins.elf.layouts import StructLayout
+
+
+class Question(NamedTuple):
+    """What nobody but a person can answer."""
+
+    name: str  #: what ``ACCEPT=`` calls it, such as ``LAYOUT:domain.member``; "": no word is taken
+    about: str  #: the structure, as C calls it; "" if it is about none
+    text: str
 
 
 def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
@@ -39,7 +47,7 @@ def layout_difference(name: str, old: StructLayout, new: StructLayout) -> str:
 
 def layout_questions(
     before: Mapping[str, StructLayout], after: Mapping[str, StructLayout]
-) -> tuple[dict[str, str], tuple[str, ...]]:
+) -> tuple[dict[str, str], tuple[Question, ...]]:
     """Say what of two sides' structures is another layout, and what only leaves a question.
 
     Memory that exists fits the new side if every member stays where it is, in its size. What is
@@ -55,7 +63,7 @@ def layout_questions(
         side has are neither.
     """
     wrong: dict[str, str] = {}
-    questions: list[str] = []
+    questions: list[Question] = []
     both = sorted(before.keys() & after.keys())
     grown = {
         name
@@ -76,7 +84,7 @@ def layout_questions(
 
 def _kept(
     name: str, old: StructLayout, new: StructLayout, grown: Collection[str]
-) -> list[str] | None:
+) -> list[Question] | None:
     """Return the questions about one structure; ``None`` if memory of the old one does not fit."""
     if old.size_bytes != new.size_bytes and name not in grown:
         return None
@@ -96,24 +104,31 @@ def _kept(
         if bits != other[0] or (size_bits != other[1] and not is_judged_inside):
             return None
         if kind != other[2]:
-            changed.append(
+            text = (
                 f"field `{key[0]}` of `{name}` changed its type in place: nobody has shown that "
                 "what existing objects hold there means the same"
             )
+            changed.append(Question(_answer(name, key[0]), name, text))
     fresh = [member for member, count in rows_new if (member, count) not in rows_old]
-    added = [
-        _added(name, member, rows_old, rows_new[member, 0])
+    texts = {
+        member: _added(name, member, rows_old, rows_new[member, 0])
         for member in fresh
         if (member, 0) not in renamed and member.rpartition(".")[0] not in fresh
-    ]
-    added = [text for text in added if text]
+    }
+    added = [Question(_answer(name, member), name, text) for member, text in texts.items() if text]
     if len(renamed) > 1:
         names = ", ".join(f"`{member}`" for member, _ in sorted(renamed))
-        added.append(
+        text = (
             f"fields {names} of `{name}` have new names: nobody has shown that none took another's "
             "place"
         )
+        added.append(Question(_answer(name), name, text))
     return changed + added
+
+
+def _answer(name: str, member: str = "") -> str:
+    """Return what ``ACCEPT=`` calls the question about a structure, or a member of one."""
+    return ".".join(filter(None, (f"LAYOUT:{name.rpartition(' ')[2]}", member)))
 
 
 def _added(

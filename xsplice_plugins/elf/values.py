@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.elf.debuginfo import (
     AT_BYTE_SIZE,
     AT_CONST_VALUE,
@@ -111,7 +112,7 @@ def _variables(info: DebugInfo, types: TypeTexts) -> list[tuple[Key, str, str]]:
     return list(found.values())
 
 
-def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tuple[str, ...]]:
+def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tuple[Question, ...]]:
     """Say what memory holds in another meaning, and what only leaves a question.
 
     Args:
@@ -157,7 +158,7 @@ def value_questions(before: Values, after: Values) -> tuple[dict[str, str], tupl
     ]
     for was, now in _pairs(before, after):
         wrong |= _enumeration(was, now, (before, after), questions)
-    return wrong, tuple(dict.fromkeys(questions))
+    return wrong, tuple(Question("", "", text) for text in dict.fromkeys(questions))
 
 
 def _fitted(side: Values, other: Values, key: Key) -> tuple[str, ...]:

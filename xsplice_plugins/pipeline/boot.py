@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Duty, Severity, findings_about
+from xsplice_plugins.artefacts import Duty, findings_asked
+from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
+from xsplice_plugins.pipeline.accepting import word_for
 from xsplice_plugins.pipeline.diffing import DIFFER
 
 if TYPE_CHECKING:
@@ -15,13 +17,17 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Finding
 
 
-def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
+def check_boot(deltas: Sequence[Delta], accept: Sequence[str] = ()) -> tuple[str, ...]:
     """Say what of a fix waits for the next boot, where that is all there is to say.
 
     Boot code that only absorbs functions that changed need not be replaced, for it never runs
     again; `left_by_boot` speaks of what it left. If it was edited itself or with a constant or
     type, or uses data that the payload brings, the other code of the fix may rely on what it would
-    have left behind.
+    have left behind. It is left out where a person gives their word that it does not.
+
+    Args:
+        deltas: What changed.
+        accept: The setting ``ACCEPT``.
 
     Returns:
         Notes for the payload's record.
@@ -54,18 +60,20 @@ def check_boot(deltas: Sequence[Delta]) -> tuple[str, ...]:
     refused = []
     for delta, row in rows:
         used = sorted(brought & set(row.needs))
-        if row.is_own or used:
+        if (row.is_own or used) and word_for(row) not in accept:
             why = f"uses new `{used[0]}`" if used else "or a constant or type of it was edited"
             refused.append(
                 f"{delta.object_path}: {row.name}: {row.reason}; it {why}, and what it would have "
                 f"left behind may be missing for the rest of the fix [{row.code}]; "
-                "do in a load hook what it would have done, or leave its part to the next boot"
+                "do in a load hook what it would have done, or leave its part to the next boot; if "
+                f"the rest does not need it, ACCEPT={word_for(row)} leaves it out on your word"
             )
     if refused:
         raise RefusedError("\n".join(refused))
     return tuple(
         f"{row.reason}; it absorbs what changed and is not replaced: boot is over"
         for _, row in rows
+        if word_for(row) not in accept
     )
 
 
@@ -79,11 +87,16 @@ def left_by_boot(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
     Returns:
         A finding for each function that is not shown to have left the same; "not checked".
     """
-    texts = (
-        f"{delta.object_path}: `{row.name}` ran at boot with the old code and left its results in "
-        "memory: nobody has shown that the rest of the fix does not rely on what it would have left"
+    questions = (
+        Question(
+            word_for(row),
+            "",
+            f"{delta.object_path}: `{row.name}` ran at boot with the old code and left its results "
+            "in memory: nobody has shown that the rest of the fix does not rely on what it would "
+            "have left",
+        )
         for delta in deltas
         for row in delta.boot
-        if not row.leaves_same
+        if row.is_own or not row.leaves_same
     )
-    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, name, texts)
+    return findings_asked(Duty.DATA, DIFFER, name, questions)

@@ -16,6 +16,7 @@ from xsplice_plugins.artefacts import (
     ObjectPair,
     Severity,
     findings_about,
+    findings_asked,
 )
 from xsplice_plugins.errors import ConfigError, PluginError, RefusedError
 from xsplice_plugins.pipeline.stack import brought_again
@@ -102,7 +103,7 @@ def diff_pair(
             is_apart=pair.is_apart,
             refused=delta.refused + tuple(r for r in pair.refused if r not in known),
             layouts=delta.layouts or pair.layouts,
-            findings=delta.findings + _open(pair, delta),
+            findings=_unanswered(pair, delta) + _open(pair, delta),
         )
     )
     delta = _without_moot(delta)
@@ -143,13 +144,24 @@ def _without_moot(delta: Delta) -> Delta:
     )
 
 
+def _unanswered(pair: ObjectPair, delta: Delta) -> tuple[Finding, ...]:
+    """Return the differ's findings without questions that the sources ask in more words."""
+    told = tuple(row.text for row in pair.questions)
+    return tuple(
+        row
+        for row in delta.findings
+        if not (row.question and any(text.startswith(row.text) for text in told))
+    )
+
+
 def _open(pair: ObjectPair, delta: Delta) -> tuple[Finding, ...]:
     """Say what changed structures and constants leave open, where code changes with them."""
     if not delta.is_active:
         return ()
-    texts = tuple(word for word in pair.unchecked if word not in delta.unchecked)
+    known = {row.text for row in _unanswered(pair, delta)}
+    asked = tuple(row for row in pair.questions if row.text not in known)
     return (
-        *findings_about(Duty.LAYOUT, DIFFER, Severity.UNCHECKED, pair.object_path, texts),
+        *findings_asked(Duty.LAYOUT, DIFFER, pair.object_path, asked),
         *findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, pair.object_path, pair.stale),
         *findings_about(Duty.EFFECT, DIFFER, Severity.WARNING, pair.object_path, pair.remarks),
     )

@@ -192,7 +192,12 @@ def _stack_findings(run: Run, name: str, beneath: Sequence[Path]) -> list[Findin
             check_release(record.release, run.config.release, str(beside), "the hypervisor")
             rows += [*_record_findings(data, record), *record.findings]
         found += [
-            replace(row, obligation=Duty.STACK, text=f"{path.name}: {row.text}")
+            replace(
+                row,
+                obligation=Duty.STACK,
+                text=f"{path.name}: {row.text}",
+                question=row.question if row.severity is Severity.ACCEPTED else "",
+            )
             for row in rows
             if row.severity not in {Severity.INFO, Severity.HELD, Severity.EXEMPT}
         ]

@@ -73,7 +73,7 @@ def conclude(
     if left is not None:
         verdict, reason = Verdict.UNPROVED, f"{left.name}: {left.text}"
     if worst is not None:
-        verdict, reason = _BAD[worst.severity], worst.text
+        verdict, reason = _BAD[worst.severity], worst.said
     return Report(
         name=record.name,
         verdict=verdict,
@@ -144,12 +144,14 @@ def _became(duty: Duty, findings: Sequence[Finding]) -> Obligation:
         text = f"nothing was said of it by the check {' and '.join(missing)}"
         return Obligation(name=duty, state=State.UNCHECKED, text=text)
     is_held = any(finding.severity is Severity.HELD for finding in spoken)
+    words = (row.question for row in findings if row.severity is Severity.ACCEPTED)
+    said = [_said(finding) for finding in spoken]
     return Obligation(
         name=duty,
         state=State.HELD if is_held else State.NONE,
-        text="; ".join(dict.fromkeys(_said(finding) for finding in spoken)),
+        text="; ".join(dict.fromkeys((*(f"on a person's word {w}" for w in words), *said))),
     )
 
 
 def _said(finding: Finding) -> str:
-    return f"{finding.text} [{finding.check}]"
+    return f"{finding.said} [{finding.check}]"

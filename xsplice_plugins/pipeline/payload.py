@@ -32,6 +32,7 @@ from xsplice_plugins.errors import (
     RefusedError,
     SignError,
 )
+from xsplice_plugins.pipeline.accepting import take_word
 from xsplice_plugins.pipeline.aliases import check_aliases
 from xsplice_plugins.pipeline.boot import check_boot, left_by_boot
 from xsplice_plugins.pipeline.diffing import DIFFER, complete
@@ -156,7 +157,7 @@ def link_payload(
     if refused:
         raise RefusedError(refused)
     check_patching_path(deltas)
-    waits = check_boot(deltas)
+    waits = check_boot(deltas, run.config.accept)
     for delta, data in zip(deltas, objects, strict=True):
         if not delta.is_linked:
             continue
@@ -185,16 +186,19 @@ def link_payload(
         )
     assert isinstance(payload, Payload)
     record = check_replaced(run.config, payload.record, stack)
+    found = (
+        record.findings
+        + _established(name, [delta for delta, _ in kept])
+        + tuple(f for delta in deltas if delta.machine for f in complete(delta).findings)
+        + _moved_state(deltas, objects, record)
+        + left_by_boot(name, deltas)
+    )
     return replace(
         payload,
         record=replace(
             record,
             notes=record.notes + tuple(note for delta in deltas for note in delta.notes) + waits,
-            findings=record.findings
-            + _established(name, [delta for delta, _ in kept])
-            + tuple(f for delta in deltas if delta.machine for f in complete(delta).findings)
-            + _moved_state(deltas, objects, record)
-            + left_by_boot(name, deltas),
+            findings=take_word(run.config.accept, found),
         ),
     )
 

@@ -59,6 +59,7 @@ class Config(Struct, frozen=True, kw_only=True):
     certificate: Path | None = None
     depends: tuple[Path, ...] = ()  #: payloads that the new one stacks on, bottom first
     supersedes: tuple[Path, ...] = ()  #: payloads that `replace` puts it in the place of
+    accept: tuple[str, ...] = ()  #: what a person takes on their word: ``LAYOUT:domain.member``
     releases_compared: tuple[str, ...] = ()  #: further releases to judge a payload against
     expected: Path | None = None  #: a regression hot-patch's ``expected.json``
     build_dir: Path | None = None  #: where a development key may be made

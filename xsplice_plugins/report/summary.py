@@ -85,6 +85,8 @@ def print_summary(
         _say(f"  note: {note}")
     for text in record.unchecked:
         _say(f"  {_in('bold yellow', 'not checked:')} {text}")
+    for text in record.accepted:
+        _say(f"  {_in('bold yellow', 'on your word:')} {text}")
     files = ", ".join(f"{file.path} ({file.kind})" for file in patch_set.touched)
     _say(f"  patch touches {files}")
     _say(f"  for Xen {record.release}, build-id {record.xen_depends}")

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xsplice_plugins.artefacts import Report, Severity, State, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xsplice_plugins.artefacts import Finding
 
 _SHOWN_FUNCTIONS_MAX = 12
 
@@ -17,6 +22,7 @@ def verdict_text(report: Report) -> str:
         errno = f" (errno -{report.errno})" if report.errno else ""
         lines.append(f"  at {report.step or 'check'}{errno}: {report.reason}")
     lines += _unchecked(report)
+    lines += _accepted(report.findings)
     for row in report.obligations:
         text = "" if row.state is State.UNCHECKED else row.text  # it stands above
         lines.append(f"  {row.name:<10} {row.state:<15} {text}".rstrip())
@@ -25,9 +31,11 @@ def verdict_text(report: Report) -> str:
             lines += _proof_lines(finding.evidence)
     shown = "\n".join(row.text for row in report.obligations)
     for finding in report.findings:
-        if f"{finding.text} [{finding.check}]" not in shown:
+        if finding.severity is Severity.ACCEPTED:
+            continue  # said at the top
+        if f"{finding.said} [{finding.check}]" not in shown:
             word = "not checked" if finding.severity is Severity.UNCHECKED else finding.severity
-            lines.append(f"  {word}: {finding.text} [{finding.check}]")
+            lines.append(f"  {word}: {finding.said} [{finding.check}]")
     # Whoever wrote a finding: its text begins no line of ours.
     return "\n".join(" ".join(line.split("\n")) for line in lines) + "\n"
 
@@ -39,6 +47,12 @@ def _unchecked(report: Report) -> list[str]:
         if row.state is State.UNCHECKED:
             lacking.setdefault(row.text, []).append(row.name)
     return [f"  not checked: {', '.join(names)}: {text}" for text, names in lacking.items()]
+
+
+def _accepted(findings: Iterable[Finding]) -> list[str]:
+    """Return a line for each thing that was taken on a person's word."""
+    rows = [(row.question, row.text) for row in findings if row.severity is Severity.ACCEPTED]
+    return [f"  on a person's word: {word}: {text}" for word, text in dict.fromkeys(rows)]
 
 
 def _proof_lines(proof: dict[str, Any]) -> list[str]:

@@ -283,7 +283,7 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             "xsplice",
             "link",
             *words,
-            *options_of(fix.run.config, "DEPENDS", "SUPERSEDES"),
+            *options_of(fix.run.config, "DEPENDS", "SUPERSEDES", "ACCEPT"),
             *map(_path, source[1:]),
         )
         payload = pipeline.link_payload(

@@ -252,6 +252,7 @@ class Wiring:
             values=[
                 f"linker {config.linker} for {config.release}, {config.options}",
                 f"made of {fix.stack.patches}",
+                f"accepted {config.accept}",
                 facts(config),
                 self._plugins("xsplice_link_payload"),
             ],

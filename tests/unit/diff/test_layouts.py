@@ -219,7 +219,10 @@ def test_memory_fits_or_not_and_what_it_holds_is_asked(case: str, tmp_path: Path
     wrong, questions = layout_questions(before, after)
     assert bool(wrong) == (asked is None), (wrong, questions)
     if asked is not None:
-        assert [asked in text for text in questions] == ([True] if asked else [])
+        assert [asked in row.text for row in questions] == ([True] if asked else [])
+        for row in questions:
+            structure = row.about.rpartition(" ")[2]
+            assert row.name.startswith(f"LAYOUT:{structure}"), row
 
 
 def test_without_debug_information_there_are_none(tmp_path: Path) -> None:

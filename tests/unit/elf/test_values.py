@@ -191,7 +191,7 @@ def test_another_meaning_is_wrong_or_asked(case: str, tmp_path: Path) -> None:
     wrong, questions = value_questions(*sides)
     if isinstance(expected, str):
         assert not wrong
-        assert [expected in text for text in questions] == [True]
+        assert [(row.name, expected in row.text) for row in questions] == [("", True)]
     else:
         assert sorted(name.removeprefix("constant ") for name in wrong) == expected
         assert not questions

@@ -104,6 +104,20 @@ def test_what_boot_left_is_not_checked_unless_it_is_shown_to_be_the_same() -> No
     assert left_by_boot("fix", [delta(boot=(boot(is_own=False, leaves_same=True),)), runs]) == ()
 
 
+def test_edited_boot_code_is_left_out_on_a_persons_word() -> None:
+    rows = [delta(boot=(boot(is_own=True),)), delta("b.o", changed=(FUNCTION,))]
+    with pytest.raises(RefusedError, match=r"ACCEPT=INIT_CODE:start leaves it out on your word"):
+        check_boot(rows, ("INIT_CODE:other",))
+    assert check_boot(rows, ("INIT_CODE:start",)) == ()
+    (finding,) = left_by_boot("fix", rows)
+    assert (finding.severity, finding.question) == (Severity.UNCHECKED, "INIT_CODE:start")
+
+
+def test_a_word_makes_no_payload_of_boot_code_alone() -> None:
+    with pytest.raises(NoFunctionalChangeError):
+        check_boot([delta(boot=(boot(is_own=True),))], ("INIT_CODE:start",))
+
+
 def test_without_boot_code_there_is_nothing_to_say() -> None:
     assert check_boot([delta(changed=(FUNCTION,)), delta("b.o")]) == ()
 

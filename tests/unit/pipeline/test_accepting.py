@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person takes on their word: only what is asked, and it is said wherever it counts."""
+
+import hashlib
+
+import pytest
+
+from xsplice_plugins.artefacts import (
+    Duty,
+    Finding,
+    PayloadRecord,
+    Severity,
+    State,
+    Verdict,
+    findings_asked,
+)
+from xsplice_plugins.elf.changed import Question
+from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.pipeline import conclude
+from xsplice_plugins.pipeline.accepting import take_word
+from xsplice_plugins.pipeline.obligations import weigh
+from xsplice_plugins.report.verdict import verdict_text
+from xsplice_plugins.settings import make_config
+
+WORD = "LAYOUT:domain.extra"
+ASKED = findings_asked(
+    Duty.LAYOUT, "differ", "a.o", [Question(WORD, "struct domain", "`extra` lies in a hole")]
+)
+HELD = Finding(check="differ", severity=Severity.HELD, subject="fix", text="compared",
+               obligation=Duty.LAYOUT)  # fmt: skip
+DATA = b"payload"
+
+
+def layout(*findings: Finding) -> tuple[State, str]:
+    (row,) = (row for row in weigh(findings) if row.name is Duty.LAYOUT)
+    return row.state, row.text
+
+
+def record(*findings: Finding) -> PayloadRecord:
+    return PayloadRecord(
+        name="fix",
+        release="4.20.0",
+        machine=62,
+        build_id="",
+        depends="",
+        xen_depends="",
+        digest=hashlib.sha256(DATA).hexdigest(),
+        size_bytes=len(DATA),
+        functions=(),
+        new=(),
+        hooks=(),
+        references=(),
+        findings=findings,
+    )
+
+
+def test_an_open_question_says_how_it_is_answered() -> None:
+    state, text = layout(HELD, *ASKED)
+    assert state is State.UNCHECKED
+    assert f"ACCEPT={WORD} takes it on your word" in text
+
+
+def test_a_word_is_taken_and_said() -> None:
+    taken = take_word((WORD,), (HELD, *ASKED))
+    state, text = layout(*taken)
+    assert (state, text.startswith(f"on a person's word {WORD}")) == (State.HELD, True)
+    report = conclude(DATA, record(*taken), "4.20.0", ())
+    lines = verdict_text(report).splitlines()
+    assert any(line.startswith(f"  on a person's word: {WORD}: `extra`") for line in lines)
+    assert record(*taken).accepted == (f"{WORD}: `extra` lies in a hole",)
+    assert record(*taken).unchecked == ()
+
+
+def test_a_word_establishes_nothing() -> None:
+    """Without the check that must speak of it, the obligation is not held."""
+    state, text = layout(*take_word((WORD,), ASKED))
+    assert (state, "nothing was said of it by the check differ" in text) == (State.UNCHECKED, True)
+
+
+def test_a_word_for_one_thing_is_none_for_another() -> None:
+    other = findings_asked(Duty.LAYOUT, "differ", "a.o", [Question("LAYOUT:vcpu.x", "", "x")])
+    taken = take_word((WORD,), (HELD, *ASKED, *other))
+    assert layout(*taken)[0] is State.UNCHECKED
+    assert conclude(DATA, record(*taken), "4.20.0", ()).verdict is Verdict.UNPROVED
+
+
+@pytest.mark.parametrize("word", ["LAYOUT:domain.other", "LAYOUT:extra", "INIT_CODE:domain.extra"])
+def test_a_word_that_nobody_asks_for_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=rf"ACCEPT={word}: .* it asks for {WORD}"):
+        take_word((word,), (HELD, *ASKED))
+
+
+def test_no_word_is_taken_for_what_is_wrong() -> None:
+    wrong = Finding(check="differ", severity=Severity.ERROR, subject="a.o", text="it moved",
+                    obligation=Duty.LAYOUT, question=WORD)  # fmt: skip
+    assert take_word((WORD,), (wrong,)) == (wrong,)
+
+
+@pytest.mark.parametrize("word", ["extra", "LAYOUT", "LAYOUT:", "DATA_VALUE:x", "layout:a.b", ":x"])
+def test_a_word_has_a_code_and_a_name(word: str) -> None:
+    with pytest.raises(ConfigError, match="no word is taken for it"):
+        make_config({"ACCEPT": word}, release="4.20.0")
+    assert make_config({"ACCEPT": f"{WORD},INIT_CODE:f"}, release="4.20.0").accept == (
+        WORD,
+        "INIT_CODE:f",
+    )
