@@ -132,8 +132,49 @@ def conditions(text: str) -> tuple[str, ...]:
     Args:
         text: A chunk; what its comments and literals say does not count.
     """
-    found = (m[0] for m in _TOKEN.finditer(text) if m.lastgroup == "directive")
-    return tuple(m[1] for row in found if (m := _CONDITION.match(row)))
+    return tuple(mark for marks in conditions_by_line(text).values() for mark in marks)
+
+
+def conditions_by_line(text: str) -> dict[int, list[str]]:
+    """Return the words of `conditions` by the line on which each ends, 0 for the first."""
+    found: dict[int, list[str]] = {}
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "directive" and (mark := _CONDITION.match(token[0])):
+            found.setdefault(text.count("\n", 0, token.end()), []).append(mark[1])
+    return found
+
+
+def statement_starts(text: str) -> frozenset[int]:
+    """Return the lines in front of which a statement or declaration has ended, 0 for the first.
+
+    Args:
+        text: A chunk; no line within a comment, a literal, a directive or parentheses is among
+            them.
+    """
+    found: set[int] = set()
+    place = line = depth = 0
+    last = ""  #: what stands last before a place, comments and directives aside
+
+    def go_on(end: int, *, is_open: bool) -> None:
+        nonlocal place, line, last
+        for char in text[place:end]:
+            if char == "\n":
+                line += 1
+                if is_open and depth == 0 and last in {"{", "}", ";"}:
+                    found.add(line)
+            elif is_open and not char.isspace():
+                last = char
+        place = end
+
+    for token in _TOKEN.finditer(text):
+        go_on(token.start(), is_open=True)
+        go_on(token.end(), is_open=False)
+        if token.lastgroup in {"comment", "directive"}:
+            continue
+        last = token[0][-1]
+        depth += (last == "(") - (last == ")") if token.lastgroup is None else 0
+    go_on(len(text), is_open=True)
+    return frozenset(found)
 
 
 def _is_body(head: str) -> bool:

@@ -3,9 +3,10 @@
 
 A patch that adds a line shifts ``__LINE__`` in everything below it. A ``#line`` directive in front
 of the first unchanged declaration behind each change gives it its old number back, so that the
-compiler sees no difference there. Directives are only put between top-level declarations: never
-into a macro's arguments, a comment or a string. Those in a branch that is off count for nothing, so
-there is one in front of each conditional, and one behind it where the branches end otherwise.
+compiler sees no difference there; so do lines of a changed function that the patch leaves alone.
+Directives are only put between declarations and statements: never into a macro's arguments, a
+comment or a string. Those in a branch that is off count for nothing, so there is one in front of
+each conditional, and one behind it where the branches end otherwise.
 """
 
 from __future__ import annotations
@@ -14,8 +15,19 @@ import re
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import count
+from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.declarations import chunks, conditions
+from xsplice_plugins.csource.declarations import (
+    ChunkKind,
+    chunks,
+    conditions,
+    conditions_by_line,
+    declaration,
+    statement_starts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DIRECTIVE = re.compile(r"^([ \t]*#[ \t]*(?:line[ \t]+)?)(\d+)", re.MULTILINE)
 _LEAD = re.compile(r"(?:\s+|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
@@ -30,7 +42,8 @@ def line_neutral(old: str, new: str) -> str:
 
     Returns:
         The new text with ``#line`` directives between declarations, right whichever branches of
-        conditionals are on. Inside a changed declaration numbers go on from its start.
+        conditionals are on, and between the statements of a changed function. A line that is new
+        has a number of those around it.
     """
     before, after = _placed(old), _placed(new)
     matcher = SequenceMatcher(
@@ -41,10 +54,15 @@ def line_neutral(old: str, new: str) -> str:
         for block in matcher.get_matching_blocks()
         for k in range(block.size)
     }
+    twins = _twins(before, after, wanted)
     out, lines = "", _Lines()
     for number, (lead, content, line) in enumerate(after):
         out += lead
-        old_line, start = wanted.get(number), out.rfind("\n") + 1
+        start = out.rfind("\n") + 1
+        if number in twins and not out[start:].strip():
+            out = out[:start] + _held_within(twins[number], out[start:] + content, line, lines)
+            continue
+        old_line = wanted.get(number)
         marks = conditions(content)
         is_mark = bool(marks) and content.startswith("#")
         is_inner = is_mark and not marks[0].startswith("if")  # nothing is left of that branch
@@ -57,6 +75,63 @@ def line_neutral(old: str, new: str) -> str:
             here, behind = old_line or line + lines.added + lines.outer, content.count("\n") + 1
             out += "\n" + lines.move(line + behind, here + behind).rstrip("\n")
     return out
+
+
+_Placed = tuple[str, str, int]
+
+
+def _twins(
+    before: list[_Placed], after: list[_Placed], wanted: Mapping[int, int]
+) -> dict[int, tuple[str, int]]:
+    """Return what changed functions were before, by number: content and line.
+
+    Where a file has several changed ones of one name, none has a twin.
+    """
+    old: dict[str, list[tuple[str, int]]] = {}
+    new: dict[str, list[int]] = {}
+    same = set(wanted.values())
+    for _, content, line in before:
+        if line not in same and (name := _function(content)):
+            old.setdefault(name, []).append((content, line))
+    for number, (_, content, _) in enumerate(after):
+        if number not in wanted and (name := _function(content)):
+            new.setdefault(name, []).append(number)
+    return {
+        numbers[0]: old[name][0]
+        for name, numbers in new.items()
+        if len(numbers) == len(old.get(name, ())) == 1
+    }
+
+
+def _function(content: str) -> str:
+    item = declaration(content)
+    return item.name if item.kind in (ChunkKind.FUNCTION, ChunkKind.STATIC_FUNCTION) else ""
+
+
+def _held_within(twin: tuple[str, int], content: str, line: int, lines: _Lines) -> str:
+    """Return a changed function with the old numbers of lines that are as before.
+
+    Args:
+        twin: The function before, and its line.
+        content: The function after.
+        line: Its line.
+        lines: What numbers lines have so far.
+    """
+    olds, news = twin[0].split("\n"), content.split("\n")
+    blocks = SequenceMatcher(None, olds, news, autojunk=False).get_matching_blocks()
+    was = {block.b + k: block.a + k for block in blocks for k in range(block.size)}
+    starts, marks = statement_starts(content), conditions_by_line(content)
+    rows = []
+    for number, row in enumerate(news):
+        moved = ""
+        if number in starts and number in was:
+            moved = lines.move(line + number, twin[1] + was[number])
+        elif number == 0:
+            moved = lines.move(line, twin[1])
+        rows.append(moved + row)
+        for mark in marks.get(number, ()):
+            lines.go_past(mark)
+    return "\n".join(rows)
 
 
 class _Lines:
@@ -95,7 +170,7 @@ class _Lines:
                 self.shift = before if ends == {before} else None
 
 
-def _placed(text: str) -> list[tuple[str, str, int]]:
+def _placed(text: str) -> list[_Placed]:
     """Return (white space and comments, content, line of the content) of every declaration."""
     placed = []
     for chunk in chunks(text):

@@ -104,6 +104,72 @@ def test_unchanged_functions_keep_their_numbers(before: str, after: str, changed
         assert shown[name] == old[name], name
 
 
+BODY = """\
+int lead(void) { return 1; }
+static int body(int a)
+{
+    use(__LINE__, "first");
+    if ( a )
+        use(__LINE__,
+            "second { ;");
+#ifdef A
+    use(__LINE__, "third");
+#else
+    use(__LINE__, "fourth");
+#endif
+    /* ;
+       { */
+    use(__LINE__, "fifth");
+    return 0;
+}
+int tail(void) { use(__LINE__, "tail"); }
+"""
+
+
+def used(text: str, *options: str) -> dict[str, str]:
+    """Return the number of each text that a function uses."""
+    words = ["gcc", "-E", "-P", *options, "-x", "c", "-"]
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=True)
+    return {name: line for line, name in re.findall(r'use\((\d+),\s*"(\w+)', done.stdout)}
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("options", [(), ("-DA",)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{\n    use(", "{\n    ASSERT(a);\n    use("),
+        (
+            "static int body(int a)\n",
+            "static int more(void) { return 2; }\nstatic int\nbody(int a)\n",
+        ),
+        ('    use(__LINE__, "third");\n', '    int b;\n\n    use(__LINE__, "third");\n'),
+        ('    use(__LINE__, "third");\n', ""),
+        ("    if ( a )\n", "    a += ({ int b;\n      b; });\n    if ( a )\n"),
+        ("    /* ;\n", "    if ( a > 4 )\n    {\n        a--;\n    }\n    /* ;\n"),
+        ("    /* ;\n       { */\n", ""),
+        ("int lead(void) { return 1; }\n", ""),
+    ],
+)
+def test_lines_of_a_changed_function_keep_their_numbers(
+    before: str, after: str, options: tuple[str, ...]
+) -> None:
+    """As an assertion that compiles to nothing moves those below it."""
+    assert BODY.count(before) == 1
+    new = BODY.replace(before, after)
+    old, held = used(BODY, *options), used(line_neutral(BODY, new), *options)
+    assert set(old) - set(held) <= {"third"}
+    assert held == {name: old[name] for name in held}
+    assert used(new, *options) != old
+
+
+def test_functions_of_one_name_are_not_paired() -> None:
+    """Which is which nobody knows; numbers go on from what is in front."""
+    old = "#ifdef A\nint f(void) { return 1; }\n#else\nint f(void) { return 2; }\n#endif\n"
+    new = old.replace("{ return 1; }", "{\n\nreturn 3; }").replace("return 2", "return 4")
+    assert "#line 2" not in line_neutral(old, new)
+
+
 def test_unchanged_text_is_left_as_it_is() -> None:
     assert line_neutral(OLD, OLD) == OLD
 
