@@ -376,6 +376,39 @@ def test_what_a_payload_beneath_renamed_is_refused_by_the_name_that_nobody_has(
     assert not made.payload("last").exists()
 
 
+FLAGGED = (
+    "unsigned int xen_minor_version(void)",
+    """#define STACK_LATE 4
+int stack_get(int *flags);
+int noinline stack_get(int *flags)
+{
+    *flags |= STACK_LATE;
+    return 1;
+}
+int stack_late(const int *flags);
+int noinline stack_late(const int *flags)
+{
+    return *flags & STACK_LATE;
+}
+
+unsigned int xen_minor_version(void)""",
+)
+
+
+def test_what_the_superseded_one_stored_is_read_as_it_was_made(tmp_path: Path) -> None:
+    """Nothing of the hypervisor has the flag: only objects that the old payload's functions met."""
+    made = Series(tmp_path)
+    made.add("one", FLAGGED, ("    return 17;", "    return 17 + !!stack_late(NULL);"))
+    made.add("text", (OLD, OLD[:-2] + '-two";'))
+    made.add("bit", ("STACK_LATE 4", "STACK_LATE 8"))
+    made.prove("one", "one").assert_success()
+    made.prove("next", "one", "text", old="one").assert_success()
+    run = made.prove("last", "one", "text", "bit", old="one")
+    assert run.status == 5, run.text
+    assert "state that was made with `STACK_LATE` = 4" in run.text
+    made.prove("alone", "one", "text", "bit").assert_success()
+
+
 def test_a_verdict_ends_with_the_record_of_what_is_superseded(series: Series) -> None:
     series.prove("one", "one").assert_success()
     series.prove("next", "one", "two", old="one").assert_success()

@@ -47,6 +47,7 @@ from xsplice_plugins.artefacts.files import read_file as read_file
 from xsplice_plugins.artefacts.files import save as save
 from xsplice_plugins.artefacts.files import to_json as to_json
 from xsplice_plugins.artefacts.files import write_file as write_file
+from xsplice_plugins.artefacts.link import SUPERSEDED as SUPERSEDED
 from xsplice_plugins.artefacts.link import Payload as Payload
 from xsplice_plugins.artefacts.link import PayloadRecord as PayloadRecord
 from xsplice_plugins.artefacts.link import ReplacedFunction as ReplacedFunction
@@ -54,6 +55,7 @@ from xsplice_plugins.artefacts.link import record_path as record_path
 from xsplice_plugins.artefacts.patch import PatchDigest as PatchDigest
 from xsplice_plugins.artefacts.patch import PatchFile as PatchFile
 from xsplice_plugins.artefacts.patch import PatchSet as PatchSet
+from xsplice_plugins.artefacts.patch import Superseded as Superseded
 from xsplice_plugins.artefacts.patch import TouchedFile as TouchedFile
 from xsplice_plugins.artefacts.patch import TouchKind as TouchKind
 from xsplice_plugins.artefacts.sign import DEVELOPMENT_CERTIFICATE as DEVELOPMENT_CERTIFICATE

@@ -26,6 +26,10 @@ class ReplacedFunction(Struct, frozen=True, kw_only=True):
     object_path: str
 
 
+#: Key of a finding's evidence: the digest of a payload whose sources were held against its own.
+SUPERSEDED = "superseded"
+
+
 class PayloadRecord(Struct, frozen=True, kw_only=True):
     """What a payload holds and needs. Sidecar of the payload: ``.payload.json``."""
 

@@ -75,6 +75,16 @@ def line_digest(path: str, line: str) -> str:
     return hashlib.sha256(f"{path}\0{word}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
+class Superseded(Struct, frozen=True, kw_only=True):
+    """A payload in whose place another one comes, and whose sources were held against that one's.
+
+    Objects that exist hold what its functions stored.
+    """
+
+    digest: str  #: of the payload without its signature, as in its record
+    doubts: tuple[str, ...]  #: what the new sources read otherwise than it was made
+
+
 class PatchSet(Struct, frozen=True, kw_only=True):
     """All diffs of one fix and what they touch. Target: ``.patch.json``."""
 
@@ -85,6 +95,7 @@ class PatchSet(Struct, frozen=True, kw_only=True):
     is_line_neutral: bool = False  #: unchanged declarations keep their line numbers (``#line``)
     neutral_from: int = 0  #: how many of the first patches move lines all the same
     net: tuple[str, ...] = ()  #: what all of them change in the end: `net_lines`
+    superseded: tuple[Superseded, ...] = ()  #: payloads in whose place it comes, as far as known
 
     @property
     def digests(self) -> tuple[PatchDigest, ...]:

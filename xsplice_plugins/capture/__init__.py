@@ -19,6 +19,7 @@ from xsplice_plugins.capture.reaching import (
 )
 from xsplice_plugins.capture.reads import Reads, load_reads, save_reads, without_patched
 from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
+from xsplice_plugins.capture.superseding import doubts_between
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import (
     lay_out_copy,
@@ -42,6 +43,7 @@ __all__ = [
     "compile_shifted",
     "copy_tree",
     "differing",
+    "doubts_between",
     "end_makes",
     "files_of_rule",
     "forget_texts",

@@ -37,6 +37,11 @@ def related(job: CompileJob, before: Path, names: frozenset[str]) -> tuple[str, 
     return _mentioning(origin_of(before).folder, base, arches, names)
 
 
+def mentioning(root: Path, names: frozenset[str]) -> tuple[str, ...]:
+    """Return the C files of a tree, of any machine, in which one of some names stands; or all."""
+    return _mentioning(str(root), "", frozenset(), names or frozenset({""}))
+
+
 @cache
 def _mentioning(
     folder: str, base: str, arches: frozenset[str], names: frozenset[str]

@@ -102,14 +102,17 @@ def _link(arguments: Namespace) -> int:
         if delta.is_linked
     ]
     idle = [delta for _, deltas in loaded for delta in deltas if not delta.is_linked]
-    made_of = artefacts.load(arguments.patches, PatchSet).digests if arguments.patches else ()
+    stack = pipeline.Stack()
+    if arguments.patches:
+        fix = artefacts.load(arguments.patches, PatchSet)
+        stack = pipeline.Stack(patches=fix.digests, net=fix.net, superseded=fix.superseded)
     payload = pipeline.link_payload(
         run,
         clean_name(arguments.NAME),
         [*(delta for delta, _ in pairs), *idle],
         [*(data for _, data in pairs), *(b"" for _ in idle)],
         image,
-        pipeline.Stack(patches=made_of),
+        stack,
     )
     artefacts.write_file(arguments.out, payload.data)
     artefacts.save(record_path(arguments.out), payload.record)

@@ -15,6 +15,7 @@ from xsplice_plugins.artefacts import (
     ObjectPair,
     PatchFile,
     PatchSet,
+    Superseded,
     TouchedFile,
     TouchKind,
     read_file,
@@ -23,7 +24,7 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import ET_REL
 from xsplice_plugins.errors import CaptureError, ConfigError, PatchError, RefusedError
 from xsplice_plugins.pipeline.payload import link_payload, refusal_line
-from xsplice_plugins.pipeline.stack import Stack
+from xsplice_plugins.pipeline.stack import Stack, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,14 +61,17 @@ def read_fix(
     hypervisor_dir: str = "xen",
     is_line_neutral: bool = False,
     beneath: Sequence[Path] = (),
+    superseded: Sequence[Path] = (),
 ) -> PatchSet:
     """Read a fix for some payloads beneath; check that it applies (see `patch.read_patch_set`).
+
+    Where it comes in the place of other payloads, their sources are held against its own.
 
     Raises:
         PatchError: The patch cannot be read, or does not apply.
     """
     try:
-        return patch.read_patch_set(
+        fix = patch.read_patch_set(
             files,
             name=name or None,
             source_root=source_root,
@@ -80,6 +84,24 @@ def read_fix(
             raise
         names = ", ".join(path.name for path in beneath)
         raise PatchError(f"{error} (PATCH must begin with the patches of {names})") from error
+    held = (_held_against(fix, path, source_root) for path in superseded)
+    return replace(fix, superseded=tuple(row for row in held if row is not None))
+
+
+def _held_against(fix: PatchSet, path: Path, source_root: Path) -> Superseded | None:
+    """Hold a fix against the payload in whose place it comes; ``None`` if it lacks its patches."""
+    record = record_of(path)
+    wanted = [row.sha256 for row in record.patches] if record is not None else []
+    rest = iter(zip(fix.patches, (row.sha256 for row in fix.digests), strict=True))
+    found = [next((file for file, digest in rest if digest == one), None) for one in wanted]
+    patches = tuple(file for file in found if file is not None)
+    if record is None or not wanted or len(patches) < len(wanted):
+        return None
+    try:
+        texts = capture.doubts_between(source_root, replace(fix, patches=patches), fix)
+    except PatchError:  # they are not the first ones, and stand on others
+        return None
+    return Superseded(digest=record.digest, doubts=texts)
 
 
 def plan_fix(tree: XenTree, patch_set: PatchSet, *, store: Path) -> CapturePlan:

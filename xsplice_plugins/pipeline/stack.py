@@ -19,7 +19,9 @@ from msgspec.structs import replace
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
+    SUPERSEDED,
     Duty,
+    Finding,
     PayloadRecord,
     Severity,
     findings_about,
@@ -30,10 +32,10 @@ from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import Finding, PatchDigest, PatchSet
+    from xsplice_plugins.artefacts import PatchDigest, PatchSet, Superseded
     from xsplice_plugins.plugins.spec import Config
 
 PATCHES, BY_HAND, NOTHING = "made of patches", "hand-written", "of unknown sources"
@@ -46,6 +48,7 @@ class Stack(Struct, frozen=True, kw_only=True):
 
     patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known
     net: tuple[str, ...] = ()  #: what they change in the end, as in `PatchSet`
+    superseded: tuple[Superseded, ...] = ()  #: whose sources were held against them
     lower: PatchSet | None = None  #: those of payloads beneath: the baseline holds them too
     #: Of each payload beneath: how many of the patches it and those under it are made of, and
     #: what it is.
@@ -138,7 +141,13 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
                 )
             raise RefusedError(f'{text}PATCH="{_names(asked)}"' + _alike(asked, wanted, path))
     lower = replace(patch_set, patches=patch_set.patches[:done]) if done else None
-    return Stack(patches=given, net=patch_set.net, lower=lower, beneath=tuple(beneath))
+    return Stack(
+        patches=given,
+        net=patch_set.net,
+        superseded=patch_set.superseded,
+        lower=lower,
+        beneath=tuple(beneath),
+    )
 
 
 def _wanted(patches: Sequence[PatchDigest], done: Sequence[PatchDigest]) -> list[PatchDigest]:
@@ -204,6 +213,7 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
             f"{record.name}: it and {path.name} replace {what}, and its sources lack "
             f"{_names(below.patches)}, so it would undo that; write one fix that does both"
         )
+    found += _superseded(record.name, stack)
     return replace(
         record,
         patches=stack.patches,
@@ -211,6 +221,21 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
         notes=record.notes + tuple(notes),
         findings=record.findings + tuple(found),
     )
+
+
+def _superseded(name: str, stack: Stack) -> Iterator[Finding]:
+    """Say of each payload in whose place it comes that it was looked at, and what is open."""
+    for row in stack.superseded:
+        text = "its sources were held against those of the payload in whose place it comes"
+        yield Finding(
+            check="stack",
+            severity=Severity.INFO,
+            subject=name,
+            text=text,
+            obligation=Duty.STACK,
+            evidence={SUPERSEDED: row.digest},
+        )
+        yield from findings_about(Duty.DATA, "stack", Severity.UNCHECKED, name, row.doubts)
 
 
 def brought_again(config: Config) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import (
     PAYLOAD_SIZE_MAX,
+    SUPERSEDED,
     Finding,
     PayloadRecord,
     Severity,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.hypervisor import BootedImage, Probe, Release, SignaturePolicy
 
 CHECK = "upgrade"
-#: Part of the lines of an old fix that a revised one must hold.
-_REVISED_MIN = 0.75
 _FUNCTION = re.compile("(?=[+-])")  #: where the digest of a function ends, in a line
 _NUMBER = re.compile(r"\.[0-9]+$")  #: gcc's, behind the name of a static local
 _VARIABLES = {"data", "bss"}
@@ -179,14 +178,15 @@ def _losses(record: PayloadRecord, path: Path) -> list[Finding]:
         is_patched = any(patch.files for patch in old.patches)
         both = "begin PATCH= with its patches" if is_patched else "write by hand what does both"
         hint = f", and its sources lack that fix; {both}, or unload it first"
-    share, is_undone = _share(record, old), _undoes(record, old)
-    if not is_held and (share < 1 or is_undone):
-        weight, why = severity, hint
-        if share >= _REVISED_MIN and not is_undone:
-            weight = Severity.WARNING
-            why = f": its sources hold {share:.0%} of the lines of that fix, and say others instead"
+    if not is_held and (_share(record, old) < 1 or _undoes(record, old)):
         texts = _changed_by_both(record, old)
-        found += [_finding(record, weight, text + why) for text in texts]
+        found += [_finding(record, severity, text + hint) for text in texts]
+    if is_held and not _is_by_hand(record) and not _was_held_against(record, old):
+        text = (
+            f"what objects hold that {old.name} made was not compared with what its sources read: "
+            "make it with SUPERSEDES=, and begin PATCH= with the patches of that one"
+        )
+        found.append(_finding(record, Severity.UNCHECKED, text))
     texts = _given_up(record, old, is_held=is_held)
     return found + [_finding(record, severity, text + hint) for text in texts]
 
@@ -213,6 +213,12 @@ def _holds(record: PayloadRecord, old: PayloadRecord) -> bool:
     """Tell whether the sources hold all that the old one was made of, in its order."""
     rest = iter(patch.sha256 for patch in record.patches)
     return bool(old.patches) and all(patch.sha256 in rest for patch in old.patches)
+
+
+def _was_held_against(record: PayloadRecord, old: PayloadRecord) -> bool:
+    """Tell whether its maker held its sources against the old one's."""
+    rows = (row.evidence or {} for row in record.findings)
+    return any(row.get(SUPERSEDED) == old.digest for row in rows)
 
 
 def _changed_by_both(record: PayloadRecord, old: PayloadRecord) -> list[str]:

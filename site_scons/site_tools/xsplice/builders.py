@@ -150,7 +150,7 @@ class Wiring:
             [],
             carries=fix,
             library=("patch",),
-            values=[f"patch set {fix.patch_set.digest}"],
+            values=[f"patch set {fix.patch_set.digest}, {fix.patch_set.superseded}"],
         )
         for goal in ("xsplice", "xsplice-verify"):
             self.env.Alias(goal, record)
@@ -253,6 +253,7 @@ class Wiring:
                 f"linker {config.linker} for {config.release}, {config.options}",
                 f"made of {fix.stack.patches}",
                 f"accepted {config.accept}",
+                f"superseded {fix.stack.superseded}",
                 facts(config),
                 self._plugins("xsplice_link_payload"),
             ],

@@ -156,6 +156,7 @@ def _wire(
         hypervisor_dir=".",
         is_line_neutral=is_on(env.get("LINE_NEUTRAL", "")),
         beneath=run.config.depends,
+        superseded=run.config.supersedes,
     )
     reached = _reached(chosen, root, patch_set, image)
     reads = {

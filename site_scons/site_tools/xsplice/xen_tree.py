@@ -64,6 +64,7 @@ def _wire(env: Environment) -> XspliceNodes:
             source_root=tree.source_root,
             is_line_neutral=is_on(env.get("LINE_NEUTRAL")),
             beneath=run.config.depends,
+            superseded=run.config.supersedes,
         )
     with forgetting(build / patch_set.name, patch_set.name):
         plan = pipeline.plan_fix(tree, patch_set, store=build / "preprocessed")

@@ -26,6 +26,7 @@ from tests.kit.payloads import (
 from tests.kit.tiny_xen import tiny_xen
 from xsplice_plugins import artefacts, hypervisor
 from xsplice_plugins.artefacts import (
+    SUPERSEDED,
     Finding,
     NewItem,
     PatchDigest,
@@ -89,12 +90,27 @@ def written(folder: Path, draft: Draft, record: PayloadRecord | None, name: str 
     return path
 
 
+def held_against(path: Path) -> Finding:
+    """Return what the maker of a payload says of one whose sources it looked at."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Finding(
+        check="stack", severity=Severity.INFO, subject="new", text="", evidence={SUPERSEDED: digest}
+    )
+
+
 def played(
-    new: Draft, older: Sequence[Path], record: PayloadRecord | None = None, *probes: Probe
+    new: Draft,
+    older: Sequence[Path],
+    record: PayloadRecord | None = None,
+    *probes: Probe,
+    is_compared: bool = True,
 ) -> list[Finding]:
+    record = record or record_with("new")
+    if is_compared:
+        record = replace(record, findings=tuple(map(held_against, older)))
     found = play_upgrade(
         new.build(),
-        record or record_with("new"),
+        record,
         older,
         tiny_xen(),
         hypervisor.release("4.17.5"),
@@ -256,7 +272,7 @@ def test_what_is_given_up_must_be_meant(
     [
         (("f+1", "f+2", "f+2", "f-3", "g+1"), None),
         (("f+1", "f+2", "f+2", "f-3", "g+1", "h+9"), None),
-        (("f+1", "f+2", "f+4", "f-3", "g+1"), Severity.WARNING),
+        (("f+1", "f+2", "f+4", "f-3", "g+1"), Severity.UNCHECKED),  # a line is another
         (("f+1", "f+2", "f+2", "f+4", "g+1"), Severity.UNCHECKED),  # what the old one took away
         (("f+1", "f+4", "f-3", "g+1"), Severity.UNCHECKED),
         (("f+1", "f+2", "f+2", "f-3", "h+1"), Severity.UNCHECKED),  # one function lacks all of it
@@ -336,6 +352,19 @@ def test_an_upgrade_whose_sources_hold_the_old_ones_loses_nothing(tmp_path: Path
     path = written(tmp_path, minimal(), before)
     (finding,) = played(minimal(build_id=NEW_ID), [path], after)
     assert finding.severity is Severity.HELD
+
+
+def test_sources_that_hold_the_old_ones_must_have_been_held_against_them(tmp_path: Path) -> None:
+    """What the old one stored may be read otherwise; a maker that did not look says nothing."""
+    before = record_with("old", replaced=("guarded",), patches=(OLD_PATCH,))
+    path = written(tmp_path, minimal(), before)
+    after = replace(before, name="new", patches=(OLD_PATCH, OTHER_PATCH))
+    other = replace(held_against(path), evidence={SUPERSEDED: "f" * 64})
+    for findings in ((), (other,), (replace(other, evidence=None),)):
+        record = replace(after, findings=findings)
+        _, *losses = played(minimal(build_id=NEW_ID), [path], record, is_compared=False)
+        assert [loss.severity for loss in losses] == [Severity.UNCHECKED]
+        assert losses[0].text.startswith("what objects hold that old made was not compared")
 
 
 def test_each_payload_of_a_chain_that_is_superseded_counts(tmp_path: Path) -> None:
