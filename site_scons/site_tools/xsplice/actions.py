@@ -355,6 +355,7 @@ def verify_payload(target: Nodes, source: Nodes, env: Environment) -> None:
         )
         written = pipeline.save_report(report, _path(target[0]))
         sys.stdout.write(verdict_text(report))
+        target[0].attributes.xsplice_told = True
         if not pipeline.is_proved(report):
             raise VerifyError(f"{payload}: {report.verdict}: {report.reason}; see {written}")
 
@@ -367,10 +368,14 @@ def tell_payloads(target: Nodes, source: Nodes, env: Environment) -> None:
 
 
 def tell_verdicts(target: Nodes, source: Nodes, env: Environment) -> None:
-    """Say what the reports behind a goal came to, those of an earlier run too."""
+    """Say what the reports behind a goal came to; those of an earlier run in full."""
     with translated(target):
+        from xsplice_plugins.report.verdict import verdict_text  # noqa: PLC0415  only where needed
+
         for node in source:
             if str(node).endswith(".verify.json"):
                 report = artefacts.load(_path(node), Report)
+                if not hasattr(node.attributes, "xsplice_told"):
+                    sys.stdout.write(verdict_text(report))
                 words = f"{report.verdict.upper()}: {report.name} on Xen {report.release}"
                 sys.stdout.write(f"{words}: {node}\n")
