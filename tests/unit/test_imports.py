@@ -244,6 +244,7 @@ def test_the_hypervisor_needs_records_and_to_run_code_emulator_and_decoder() -> 
     }
     assert foreign == {
         ("borrowed.py", "unicorn"),
+        ("branches.py", "iced_x86"),
         ("execute.py", "unicorn"),
         ("processor.py", "unicorn"),
         ("processor.py", "iced_x86"),

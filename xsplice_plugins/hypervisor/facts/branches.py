@@ -2,7 +2,7 @@
 """What code leads to or takes the address of, read off its bytes without following it.
 
 One reader for instructions of any length, one for those of 32 bits. What they give is made into
-remarks, no verdict: bytes within another instruction may look like a reference.
+remarks, no verdict. Bytes within another instruction may look like a reference: they are none.
 """
 
 import re
@@ -15,6 +15,7 @@ Reference = tuple[int, int, bool]
 #: call and jmp, the conditional jumps, and lea of an address near by; each with 32 bits.
 _BRANCH = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=(....))", re.DOTALL)
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(....))", re.DOTALL)
+_PREFIX_BYTES = 1  #: before a branch: a hint, or padding
 #: (mask, value of those bits, where the distance begins, its bits): B and BL, B.cond, CBZ and CBNZ,
 #: TBZ and TBNZ. Source: Arm Architecture Reference Manual, C4.1.
 _BRANCHES = (
@@ -36,11 +37,16 @@ def byte_references(data: bytes, addr_virt: int) -> Iterator[Reference]:
         data: The code.
         addr_virt: Of its first byte.
     """
+    import iced_x86 as iced  # noqa: PLC0415  # costs what only verifying pays
+
+    starts = {row.next_ip: row.ip for row in iced.Decoder(64, data, ip=addr_virt)}
     for pattern, is_branch in ((_BRANCH, True), (_LEA, False)):
         for match in pattern.finditer(data):
             end = addr_virt + match.end() + 4
-            distance = int.from_bytes(match[1], "little", signed=True)
-            yield end - 5, end + distance, is_branch
+            start = starts.get(end)
+            if start is not None and start + _PREFIX_BYTES >= addr_virt + match.start():
+                distance = int.from_bytes(match[1], "little", signed=True)
+                yield end - 5, end + distance, is_branch
 
 
 def word_references(data: bytes, addr_virt: int) -> Iterator[Reference]:
