@@ -48,6 +48,7 @@ from xsplice_plugins.artefacts.files import save as save
 from xsplice_plugins.artefacts.files import to_json as to_json
 from xsplice_plugins.artefacts.files import write_file as write_file
 from xsplice_plugins.artefacts.link import SUPERSEDED as SUPERSEDED
+from xsplice_plugins.artefacts.link import NewVariable as NewVariable
 from xsplice_plugins.artefacts.link import Payload as Payload
 from xsplice_plugins.artefacts.link import PayloadRecord as PayloadRecord
 from xsplice_plugins.artefacts.link import ReplacedFunction as ReplacedFunction

@@ -30,6 +30,14 @@ class ReplacedFunction(Struct, frozen=True, kw_only=True):
 SUPERSEDED = "superseded"
 
 
+class NewVariable(Struct, frozen=True, kw_only=True):
+    """A variable that a payload brings, and that its functions set, but no hook does."""
+
+    name: str
+    writers: tuple[str, ...]  #: functions that the hypervisor enters, from which on it is set
+    readers: tuple[str, ...]  #: those from which on it is read
+
+
 class PayloadRecord(Struct, frozen=True, kw_only=True):
     """What a payload holds and needs. Sidecar of the payload: ``.payload.json``."""
 
@@ -50,6 +58,7 @@ class PayloadRecord(Struct, frozen=True, kw_only=True):
     net: tuple[str, ...] = ()  #: the lines that they change in the end, as in `PatchSet`
     notes: tuple[str, ...] = ()  #: things a person should know
     findings: tuple[Finding, ...] = ()  #: what its makers established, or could not check
+    variables: tuple[NewVariable, ...] = ()  #: on x86_64
 
     @property
     def unchecked(self) -> tuple[str, ...]:

@@ -69,7 +69,9 @@ fills, or let the code round the address
 DATA_SECTION: existing data moved to another kind of section
 Data changed between writable, read-only, read-only after boot, per-CPU or init. The variable in
 memory stays where it is, with the protection it has.
-=> leave the variable's attributes as they are in the live patch
+=> leave the attributes as they are in the live patch if no function that runs after boot writes the
+variable, for what is read-only after boot faults then; else use a new variable that a load hook
+fills
 
 LAYOUT: the layout of a structure that unchanged code also uses was changed
 Instances in memory have the old layout. Code of the live patch would read and write them by the

@@ -1,142 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pointers of a payload that only hooks after the apply set: its functions run before that.
+"""Pointers of a payload that are NULL at first: its functions may run before somebody sets them.
 
-Other CPUs enter a replaced function as soon as the apply is done, and where memory is out such a
-hook sets nothing. Only the plain case is found: a variable of one word that is zero at first, and
-that a function reads and uses as an address without asking whether it is NULL.
+Other CPUs enter a replaced function as soon as the apply is done. Only hooks up to then have run;
+what a later hook or another function sets may not be there yet, and where memory is out it never
+is. Found are variables of words that are zero at first (one, or several in a row), that a function
+reads and uses as an address without having asked for it, or set it, on the way there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.elf.reader import read_elf
-from xsplice_plugins.link.takeback import hooks_of
-from xsplice_plugins.target.abi import FUNCS_SECTION, POINTER_SIZE_BYTES
+from xsplice_plugins.link.running import BEFORE
+from xsplice_plugins.target.abi import POINTER_SIZE_BYTES
+from xsplice_plugins.target.carried import Carried
 from xsplice_plugins.target.code import Code
-from xsplice_plugins.target.machine import CALLS, Flow
-from xsplice_plugins.target.references import References
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Hashable, Iterable
 
-    from xsplice_plugins.elf.types import Section
-    from xsplice_plugins.target.abi import Abi
+    from xsplice_plugins.elf.types import Symbol
+    from xsplice_plugins.link.running import Running
     from xsplice_plugins.target.code import Place
-    from xsplice_plugins.target.machine import Effect
+    from xsplice_plugins.target.references import References
 
-_BEFORE = frozenset({"load", "preapply", "apply"})  #: run before the functions do
-_WHEN = "postapply"
+_NAMES_MAX = 3  #: functions that a message names
 
 
-def untested(data: bytes, abi: Abi) -> tuple[str, ...]:
-    """Say where a function uses a pointer that only a hook after the apply sets, untested.
+def untested(running: Running, references: Callable[[], References]) -> tuple[str, ...]:
+    """Say where a function uses a pointer that may not be set yet, untested.
 
     Args:
-        data: The written payload.
-        abi: The format and machine that it is for; on x86_64 alone code is read.
+        running: The payload's code.
+        references: Returns the image's code, which is read only if it is needed.
 
     Returns:
         Sentences for people, sorted.
     """
-    elf = read_elf(data, "payload")
-    if not abi.machine.endbr or f".livepatch.hooks.{_WHEN}" not in elf.section_by_name:
-        return ()
-    return _Payload(Code(References(elf, abi.profile))).sentences()
-
-
-class _Payload:
-    def __init__(self, code: Code) -> None:
-        self._code = code
-        pointers = [
-            (
-                section.name,
-                [
-                    (row.section_index, row.offset)
-                    for row in (code.targets(section).values() if not section.is_exec else ())
-                    if row.section_index is not None
-                ],
-            )
-            for section in code.file.sections
-            if section.name != FUNCS_SECTION
-        ]
-        self._kinds: dict[Place, set[str]] = {}
-        for kind, places in hooks_of(pointers).items():
-            for place in places:
-                self._kinds.setdefault(place, set()).add(kind)
-        held = {place for _, places in pointers for place in places}
-        self._variables: dict[Place, str] = {
-            (symbol.shndx, symbol.value): symbol.name
-            for symbol in code.file.symbols
-            if symbol.size_bytes == POINTER_SIZE_BYTES
-            and 0 < symbol.shndx < len(code.file.sections)
-            and (symbol.shndx, symbol.value) not in held
-            and self._is_zero(code.file.sections[symbol.shndx], symbol.value)
-        }
-
-    def _is_zero(self, section: Section, offset: int) -> bool:
-        """Tell whether a word can be written, and is zero when the payload is loaded."""
-        is_set = any(section.data[offset : offset + POINTER_SIZE_BYTES])
-        return section.is_write and not is_set and offset not in self._code.targets(section)
-
-    def sentences(self) -> tuple[str, ...]:
-        late = self._late()
-        found = set()
-        for start, name in self._code.names.items():
-            if start in self._kinds:
-                continue
-            found |= {
-                f"`{name}` uses {self._variables[place]} as an address without a test for NULL, "
-                "and only a postapply hook sets it: other CPUs run the function before that, and "
-                "where memory is out it stays NULL"
-                for place in self._used(start)
-                if place in late
+    held = running.lies_in_data()
+    variables = {
+        place
+        for place, symbol in running.data.items()
+        if place not in held and _is_zero(running, symbol)
+    }
+    late = {place for place in variables if not _writers(running, place, BEFORE)}
+    used = _used(running) | (_followed(running, late, Code(references())) if late else set())
+    return tuple(
+        sorted(
+            {
+                _sentence(running, function, place)
+                for place in late
+                for function, variable in used
+                if variable == place
             }
-        return tuple(sorted(found))
+        )
+    )
 
-    def _late(self) -> set[Place]:
-        """Return the variables that hooks alone change, none of them before the functions run."""
-        writers: dict[Place, set[str]] = {}
-        for start in self._code.names:
-            kinds = self._kinds.get(start, {"function"})
-            for effect in self._rows(start):
-                place = self._variable(start, effect)
-                if place is not None and (effect.stores or effect.takes):
-                    writers.setdefault(place, set()).update({"function"} if effect.takes else kinds)
-        return {
-            place
-            for place, kinds in writers.items()
-            if _WHEN in kinds and not kinds & {"function", *_BEFORE}
-        }
 
-    def _used(self, start: Place) -> set[Place]:
-        """Return the variables that a function uses as addresses, and asks nothing about before."""
-        held: dict[str, Place] = {}
-        asked: set[Place] = set()
-        found: set[Place] = set()
-        for effect in self._rows(start):
-            place = self._variable(start, effect)
-            if effect.compares or effect.equal is not None:
-                asked |= {held[name] for name in effect.values if name in held}
-                asked |= {place} if place is not None else set()
-            if not effect.takes:
-                found |= {held[name] for name in effect.through if name in held} - asked
-            source = next((held[name] for name in effect.values if name in held), None)
-            gone = self._code.registers.scratch if effect.flow in CALLS else frozenset()
-            held = {k: v for k, v in held.items() if k not in effect.writes | gone}
-            taken = place if effect.loads else source
-            if effect.moves and taken is not None and not effect.stores:
-                held |= dict.fromkeys(effect.writes, taken)
-            if effect.flow is Flow.LEAVE:
-                held = {}
-        return found
+def _is_zero(running: Running, symbol: Symbol) -> bool:
+    """Tell whether a variable consists of words that can be written and are zero at first."""
+    section = running.elf.sections[symbol.shndx]
+    size, start = symbol.size_bytes, symbol.value
+    fields = running.code.targets(section)
+    is_set = any(section.data[start : start + size])
+    is_pointer = size > 0 and size % POINTER_SIZE_BYTES == 0
+    return (
+        is_pointer
+        and section.is_write
+        and not is_set
+        and not any(start <= at < start + size for at in fields)
+    )
 
-    def _rows(self, start: Place) -> Iterator[Effect]:
-        yield from self._code.block(*start).values()
 
-    def _variable(self, start: Place, effect: Effect) -> Place | None:
-        if effect.displacement_at < 0:
-            return None
-        target = self._code.target_at(start[0], effect.displacement_at)
-        place = (target.section_index or 0, target.offset) if target is not None else None
-        return place if place in self._variables else None
+def _writers(running: Running, variable: Hashable, kinds: Iterable[str]) -> set[Place]:
+    """Return the functions that set a variable, or hand out its address, in hooks of some kinds."""
+    return writers(running, variable, [at for k in kinds for at in running.hooks.get(k, ())])
+
+
+def writers(running: Running, variable: Hashable, starts: Iterable[Place]) -> set[Place]:
+    """Return the functions that set a variable, or hand out its address.
+
+    Args:
+        running: The payload's code.
+        variable: One of its own.
+        starts: Functions, from which on code runs.
+    """
+    return {
+        running.code.start_of(row.place)
+        for row in running.carried.walk(starts)
+        if variable in running.carried.filled(row)
+    }
+
+
+def _used(running: Running) -> set[tuple[Place, Hashable]]:
+    """Return (function, variable) where a word of it is an address, and nobody asked before."""
+    return {
+        (running.code.start_of(row.place), variable)
+        for row in running.carried.walk(running.roots)
+        for variable in running.carried.used(row) - row.state.settled
+    }
+
+
+def _followed(running: Running, late: set[Place], code: Code) -> set[tuple[Place, Hashable]]:
+    """Return (function, variable) where a function of the image uses a word of it so."""
+    outside = Carried(code, lambda _place, _effect: None, is_narrow=True)
+    return {
+        (running.code.start_of(row.place), variable)
+        for row in running.carried.walk(running.roots)
+        if row.name in code.starts
+        for name in code.registers.arguments
+        for variable in (row.state.of((name,), is_address=False) - row.state.settled) & late
+        if outside.follows(code.starts[row.name], name)
+    }
+
+
+def _sentence(running: Running, function: Place, variable: Place) -> str:
+    own = writers(running, variable, running.roots)
+    user, name = running.title(function), running.title(variable)
+    use = f"{user} uses it as an address without a test"
+    if own:
+        rows = sorted({running.title(place) for place in own})
+        who = " or ".join(rows[:_NAMES_MAX]) + (" or others" if len(rows) > _NAMES_MAX else "")
+        return f"{name} is NULL until {who} has run, and {use}"
+    if _writers(running, variable, ["postapply"]):
+        return (
+            f"{user} uses {name} as an address without a test for NULL, and only a postapply hook "
+            "sets it: other CPUs run the function before that, and where memory is out it stays "
+            "NULL"
+        )
+    return f"{name} is NULL, for nothing sets it, and {use}"

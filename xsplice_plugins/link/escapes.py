@@ -70,7 +70,7 @@ def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
     return _Payload(read_elf(data, "payload"), image, abi).sentences()
 
 
-def _code_of(image: XenImage, abi: Abi) -> References:
+def code_of(image: XenImage, abi: Abi) -> References:
     """Return the image as an object: its symbols count from the start of their sections."""
     code = copy(image.elf)
     starts = {s.index: s.addr_virt for s in image.elf.sections if s.is_exec}
@@ -110,7 +110,7 @@ class _Payload:
     def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
         self.elf = elf
         self.image = image
-        outside = cache(lambda: AddressFlow(_code_of(image, abi)))
+        outside = cache(lambda: AddressFlow(code_of(image, abi)))
         self.flow = AddressFlow(References(elf, abi.profile), self._is_data, outside)
         self.things = Things(elf, image, abi, self.flow)
         self.takeback = TakeBack(self.flow, hooks_of(self._pointers()), self._shared, self._given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Payload, PayloadRecord, Severity, findings_about
@@ -16,16 +17,20 @@ from xsplice_plugins.link.again import check_current
 from xsplice_plugins.link.branches import check_branches
 from xsplice_plugins.link.check import check_payload
 from xsplice_plugins.link.early import untested
-from xsplice_plugins.link.escapes import escapes
+from xsplice_plugins.link.escapes import code_of, escapes
 from xsplice_plugins.link.funcs import find_bodies, make_records, replaced_names
 from xsplice_plugins.link.image import BUILD_ID_SIZE_BYTES, derive_build_id, write_note
 from xsplice_plugins.link.landing import check_landing
 from xsplice_plugins.link.moved import settle_moved
 from xsplice_plugins.link.names import read_names
+from xsplice_plugins.link.physical import physical
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
 from xsplice_plugins.link.relocs import link_relocs, section_key
+from xsplice_plugins.link.running import Running
+from xsplice_plugins.link.sealed import sealed_stores
 from xsplice_plugins.link.sections import TEXT, check_tables, snippets_kind
 from xsplice_plugins.link.symbols import find_entries, make_symbols
+from xsplice_plugins.link.variables import new_variables
 from xsplice_plugins.releases import is_known, parse_release
 from xsplice_plugins.target.abi import (
     BUILD_ID_SECTION,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Delta, Finding
     from xsplice_plugins.elf.writer import OutReloc, OutSymbol
     from xsplice_plugins.link.funcs import Records
+    from xsplice_plugins.link.image import XenImage
     from xsplice_plugins.link.placement import Placement, Source
     from xsplice_plugins.plugins.spec import Config
     from xsplice_plugins.target.abi import Abi
@@ -101,6 +107,8 @@ def link_payload(
     check_payload(data, abi)
     check_landing(name, data, names.image, abi)
     new = tuple(item for source in placement.sources for item in source.delta.new)
+    # Addresses in code are followed on x86_64 alone.
+    running = Running(read_elf(data, "payload"), abi.profile) if abi.machine.endbr else None
     record = PayloadRecord(
         name=name,
         release=config.release,
@@ -116,9 +124,26 @@ def link_payload(
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
         findings=_kept(name, escapes(data, names.image, abi), len(new))
-        + findings_about(Duty.LOADER, LINKER, Severity.UNCHECKED, name, untested(data, abi)),
+        + (_looked_at(name, running, records, names.image, abi) if running else ()),
+        variables=new_variables(running) if running else (),
     )
     return Payload(data=data, record=record)
+
+
+def _looked_at(
+    name: str, running: Running, records: Records, image: XenImage, abi: Abi
+) -> tuple[Finding, ...]:
+    """Say what the payload's code does with memory that it must not do."""
+    references = cache(lambda: code_of(image, abi))
+    stores = sealed_stores(running, records.functions, image, references)
+    early = untested(running, references)
+    cut = ("its code is too long to be followed",) if running.carried.is_cut else ()
+    texts = ((Duty.LOADER, (*early, *stores)), (Duty.DATA, (*physical(running), *cut)))
+    return tuple(
+        finding
+        for duty, rows in texts
+        for finding in findings_about(duty, LINKER, Severity.UNCHECKED, name, rows)
+    )
 
 
 def _kept(name: str, texts: tuple[str, ...], count: int) -> tuple[Finding, ...]:

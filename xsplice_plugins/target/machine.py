@@ -82,10 +82,11 @@ class Effect(Struct, frozen=True, kw_only=True):
     system: bool = False  #: it hands what it reads to the processor or to a device
     moves: bool = False  #: it writes what it reads, or its number, unchanged
     swaps: bool = False  #: it stores a register, and loads what was there into the same one
-    adds: bool = False  #: it adds its number to the register that it writes
+    adds: bool = False  #: it adds its number, or what it reads, to the register that it writes
     number: int | None = None  #: its constant, as a signed number
     base: str = ""  #: the one register that addresses its memory operand; "" if there are others
     displacement: int = 0  #: what is added to ``base``
+    scaled: str = ""  #: the register of its memory operand that is multiplied: a number
     memory_bytes: int = 0
     equal: bool | None = None  #: a branch: whether it goes to its target if equal, or if not
     both: bool = False  #: it compares what two values have in common

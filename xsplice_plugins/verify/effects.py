@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remarks on what a payload reaches: when its functions run, and what keeps the old value.
 
-Nothing here changes a verdict. A payload can load, apply and revert as it should and yet not do
-what its author expects; each remark shows the chain of calls or the instruction that it is about.
+A payload can load, apply and revert as it should and yet not do what its author expects; each
+remark shows the chain of calls or the instruction that it is about, and changes no verdict. A new
+variable that nobody sets on this host is not checked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from xsplice_plugins.artefacts import Finding, PayloadRecord, ReplacedFunction, Severity
+from xsplice_plugins.artefacts import Duty, Finding, PayloadRecord, ReplacedFunction, Severity
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.hypervisor import BootedImage
@@ -67,6 +68,7 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
     try:
         elf = read_elf(data, record.name)
         inside += staying(elf, record, graph, image)
+        inside += _unset(record, graph)
         texts += _vectors(elf, record, image)
         if image.arch.refuses_warnings:
             open_texts += _warnings(data, record)
@@ -144,6 +146,33 @@ def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -
         yield (
             f"{_short(function.name)} was called at boot by {shown}{more}: what it stored then is "
             "the old code's"
+        )
+
+
+def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[Finding]:
+    """Find new variables that functions read which run at any time, and nobody sets on this host.
+
+    What sets them runs only while the host boots, or when a CPU comes up.
+    """
+    for variable in record.variables:
+        kinds = {name: _kinds(name, graph) for name in (*variable.writers, *variable.readers)}
+        readers = [name for name in variable.readers if _ANYWHERE in kinds[name]]
+        if not readers or any(_ANYWHERE in kinds[name] for name in variable.writers):
+            continue
+        is_cpu = any("cpu" in kinds[name] for name in variable.writers)
+        when = "when a CPU comes up or goes" if is_cpu else "while the host boots"
+        writers = " and ".join(_short(name) for name in variable.writers[:_CALLERS_MAX])
+        more = " and others" if len(variable.writers) > _CALLERS_MAX else ""
+        text = (
+            f"{_short(variable.name)} is new, and only {writers}{more} sets it, which runs only "
+            f"{when}: {_short(readers[0])} reads what it is at first; set it in a load hook"
+        )
+        yield Finding(
+            check=CHECK,
+            severity=Severity.UNCHECKED,
+            subject=record.name,
+            text=text,
+            obligation=Duty.DATA,
         )
 
 
