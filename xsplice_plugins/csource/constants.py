@@ -284,12 +284,12 @@ def _expanded(text: str, side: Macros, hidden: frozenset[str], depth: int = 0) -
     parts, at = [], 0
     while at < len(row):
         word = row[at]
-        definitions = side.get(word, ())
+        definitions = set(side.get(word, ()))  # a header that is read twice defines it twice
         at += 1
         if len(definitions) != 1 or word in hidden:
             parts.append(word)
             continue
-        words, body = definitions[0]
+        words, body = definitions.pop()
         if words is not None:
             given, end = _arguments(row, at)
             if len(given) != len(words):

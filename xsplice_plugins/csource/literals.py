@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,37 +10,26 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from xsplice_plugins.csource.asking import asked_otherwise
-from xsplice_plugins.csource.constants import (
-    Macros,
-    constants_in,
-    macros_in,
-    value_in,
-)
+from xsplice_plugins.csource.constants import Macros, constants_in, macros_in
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
+from xsplice_plugins.csource.replaced import (
+    Replaced,
+    differences,
+    exchanged,
+    grouped,
+    is_number,
+    replaced,
+    words_of,
+)
 from xsplice_plugins.csource.returned import is_kept
 from xsplice_plugins.csource.sizers import sizers_in
 from xsplice_plugins.csource.sizing import compare_sizes, with_old_names
-from xsplice_plugins.csource.uses import (
-    Token,
-    Use,
-    is_read_otherwise,
-    opening_before,
-    tokens,
-    use_at,
-)
+from xsplice_plugins.csource.uses import Token, Use, is_read_otherwise, tokens, use_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-_NUMBER = re.compile(r"\d\w*")
-_CONSTANT = re.compile(r"\w+")
-_ERROR = re.compile(r"E[A-Z0-9]+")  #: what a call answers, behind a minus: nobody keeps it
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
-_WORDS_MAX = 8  #: of one constant that is joined of several
-_MEMBERS = {"->", "."}
-_NO_CONSTANTS = {"(", "[", "->", ".", "=", "++", "--", "+=", "-=", "|=", "&="}
-_STORE = re.compile(r"(<<|>>|[|&^+*/%-])?=")
-_BORDERS = {";", "{", "}", "&&", "||", ",", "?", ":", "=", "if", "while", "return"}
 _ONE_PAGE = {"alloc_domheap_page", "alloc_xenheap_page"}
 _ALLOCATES = "`{}` allocates another size by `{}`: what was allocated before has the old one"
 _TWICE = 2  #: places of one number: a single subscript that changes is an ordinary fix
@@ -53,15 +40,6 @@ class Literals(Struct, frozen=True, kw_only=True):
 
     stale: tuple[str, ...]  #: memory that the old code made does not fit the new code
     remarks: tuple[str, ...]
-
-
-class _Replaced(Struct, frozen=True, kw_only=True):
-    """A constant that stands where another one stood."""
-
-    function: str
-    texts: tuple[str, str]
-    use: Use  #: on the new side
-    member: str  #: of a structure, that it makes or that is asked for it; "" if not known
 
 
 class _Offset(Struct, frozen=True, kw_only=True):
@@ -85,40 +63,46 @@ def changed_literals(
         old: A source before the patch.
         new: And after it.
         others: Both sides of other files that change: a name for which they have another name, as
-            this one has, is one with it. Numbers of theirs are their own.
+            this one has, or for a bit's mask where this one has its number, is one with it.
+            Numbers of theirs are their own.
         tables: Gives all definitions of both sides; asked only if names change. Without it, those
             of the sources themselves count.
 
     Returns:
         Sentences, each in the order of the text.
     """
-    rows: list[_Replaced] = []
+    rows: list[Replaced] = []
     offsets: list[_Offset] = []
     stale: list[str] = []
     asked: dict[str, tuple[str, str, str]] = {}
     for name, before, after in _changed_bodies(old, new):
         asked |= {m: (name, *both) for m, both in asked_otherwise(before, after).items()}
-        rows += (replace(r, use=_settled(new, name, r.use)) for r in _replaced(name, before, after))
+        rows += (replace(r, use=_settled(new, name, r.use)) for r in replaced(name, before, after))
         offsets += (
             replace(r, use=_settled(new, name, r.use)) for r in _offsets(name, before, after)
         )
     stale += _sizes((old, new))
-    named = {row.texts for row in rows if not any(_is_number(text) for text in row.texts)}
+    named = {row.texts for row in rows if not any(is_number(text) for text in row.texts)}
+    rows += _exchanged((old, new), rows, named)
     for was, now in others if named else ():
-        for name, before, after in _changed_bodies(was, now):
-            rows += (
-                replace(r, use=_settled(now, name, r.use), member="")
-                for r in _replaced(name, before, after)
-                if r.texts in named
-            )
+        found = [
+            replace(r, use=_settled(now, name, r.use), member="", is_near=False)
+            for name, before, after in _changed_bodies(was, now)
+            for r in replaced(name, before, after)
+            if not any(is_number(text) for text in r.texts)
+        ]
+        rows += found
+        rows += (replace(r, is_near=False) for r in _exchanged((was, now), found, named))
     groups = _by_values(rows, tables or (lambda: (_own(old), _own(new))), asked)
     said: set[str] = set()
     remarks: list[str] = []
-    for group in groups.values():
+    for group in groups:
         names = ", ".join(dict.fromkeys(f"`{row.function}`" for row in group))
         was, now = group[0].texts
         uses = [row.use for row in group if not row.use.indexes or len(group) >= _TWICE]
         if is_read_otherwise(uses):
+            was = next(row.texts[0] for row in group if row.use.makes)
+            now = next(row.texts[1] for row in group if row.use.reads)
             stale.append(f"state that was made with {was} is read with {now} ({names})")
             said.update(row.member for row in group)
         elif any(use.reads for use in uses):
@@ -126,7 +110,8 @@ def changed_literals(
                 f"{names} asks for {now} where it asked for {was}: what was made before is as the "
                 "old code made it"
             )
-    stale += _members([row for group in groups.values() for row in group], said, asked)
+    own = [row for group in groups for row in group if row.is_near]
+    stale += _members(own, said, asked)
     stale += _shifted(offsets)
     return Literals(stale=tuple(sorted(set(stale))), remarks=tuple(sorted(set(remarks))))
 
@@ -142,36 +127,44 @@ def _own(text: str) -> Macros:
 
 
 def _by_values(
-    rows: Sequence[_Replaced],
+    rows: Sequence[Replaced],
     tables: Callable[[], tuple[Macros, Macros]],
     asked: Collection[str],
-) -> dict[tuple[int, int], list[_Replaced]]:
-    """Group what is another number now by both numbers; names are looked up."""
-    is_named = any(not _is_number(text) for row in rows for text in row.texts)
+) -> list[list[Replaced]]:
+    """Group what is another number now, see `grouped`; names are looked up and shown so."""
+    is_named = any(not is_number(text) for row in rows for text in row.texts)
     uses = [row.use for row in rows]
     is_asked = any(row.use.makes and row.member in asked for row in rows)
     if is_named and not is_asked and not is_read_otherwise(uses):  # it would be a remark at most
-        rows = [row for row in rows if all(_is_number(text) for text in row.texts)]
+        rows = [row for row in rows if all(is_number(text) for text in row.texts)]
         is_named = False
     sides: tuple[Macros, Macros] = tables() if is_named else ({}, {})
-    found: dict[tuple[int, int], list[_Replaced]] = {}
-    for row in rows:
-        old, new = (value_in(text, side) for text, side in zip(row.texts, sides, strict=True))
-        if old is not None and new is not None and old != new:
-            shown = tuple(
-                text if _is_number(text) else f"`{text}` = {value}"
-                for text, value in zip(row.texts, (old, new), strict=True)
-            )
-            found.setdefault((old, new), []).append(replace(row, texts=(shown[0], shown[1])))
-    return found
+    return [[_shown(*pair) for pair in group] for group in grouped(rows, sides)]
 
 
-def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None
+def _shown(row: Replaced, values: tuple[int, int]) -> Replaced:
+    was, now = (
+        text if is_number(text) else f"`{text}` = {value}"
+        for text, value in zip(row.texts, values, strict=True)
+    )
+    return replace(row, texts=(was, now))
+
+
+def _exchanged(
+    sides: tuple[str, str], rows: Sequence[Replaced], named: Collection[tuple[str, str]]
+) -> list[Replaced]:
+    """Return what `exchanged` finds in functions of a file where none of ``rows`` says it."""
+    known = {(row.function, row.texts) for row in rows}
+    return [
+        row
+        for name, before, after in (_changed_bodies(*sides) if named else ())
+        for row in exchanged(name, before, after, named)
+        if (name, row.texts) not in known
+    ]
 
 
 def _members(
-    rows: Sequence[_Replaced], said: set[str], asked: Mapping[str, tuple[str, str, str]]
+    rows: Sequence[Replaced], said: set[str], asked: Mapping[str, tuple[str, str, str]]
 ) -> Iterator[str]:
     """Say which members are made with another number, and asked for another one, not the same."""
     for name in sorted({row.member for row in rows} - {"", *said}):
@@ -242,90 +235,14 @@ def bodies(text: str) -> Mapping[str, str]:
     return found
 
 
-def _words(row: Sequence[Token]) -> list[str]:
-    return [token.text for token in row]
-
-
-def _differences(old: Sequence[Token], new: Sequence[Token]) -> Iterator[tuple[slice, slice]]:
-    matcher = SequenceMatcher(None, _words(old), _words(new), autojunk=False)
-    for tag, a, b, c, d in matcher.get_opcodes():
-        if tag != "equal":
-            yield slice(a, b), slice(c, d)
-
-
-def _replaced(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[_Replaced]:
-    """Give the constants, as far as the text tells, that stand where another one stood."""
-    for was, now in _differences(old, new):
-        places = [(was, now)]
-        if was.stop - was.start == now.stop - now.start:
-            places = [
-                (slice(here, here + 1), slice(there, there + 1))
-                for here, there in zip(
-                    range(was.start, was.stop), range(now.start, now.stop), strict=True
-                )
-            ]
-        for here, there in places:
-            texts = (" ".join(_words(old[here])), " ".join(_words(new[there])))
-            if not all(_may_be_constant(*pair) for pair in ((old, here), (new, there))):
-                continue
-            other, use = use_at(old, here.start), use_at(new, there.start)
-            if use[2:] != other[2:]:  # the operator changed too: it reads if one side does
-                use = use._replace(makes=False, reads=use.reads or other.reads, indexes=False)
-            if texts[0] != texts[1] and (use.makes or use.reads):
-                yield _Replaced(
-                    function=name, texts=texts, use=use, member=_member(new, there.start, use)
-                )
-
-
-def _may_be_constant(row: Sequence[Token], place: slice) -> bool:
-    """Tell whether tokens may be a constant: not what is called, assigned, or holds something."""
-    words = _words(row[place])
-    if not any(_CONSTANT.fullmatch(word) for word in words) or len(words) > _WORDS_MAX:
-        return False
-    behind = row[place.stop].text if place.stop < len(row) else ";"
-    before = row[place.start - 1].text if place.start else ";"
-    if len(words) == 1 and not _is_number(words[0]):
-        is_error = before == "-" and _ERROR.fullmatch(words[0]) is not None
-        return not (is_error or before in _MEMBERS or behind in _NO_CONSTANTS)
-    return True
-
-
-def _member(row: Sequence[Token], at: int, use: Use) -> str:
-    """Return the member of a structure that a constant goes to, or that is compared with it."""
-    if use.makes == use.reads:
-        return ""
-    left = at - 1
-    if use.makes:
-        while left > 0 and not _STORE.fullmatch(row[left].text) and row[left].text not in ";{}":
-            left -= 1
-        left -= 1
-        if left > 0 and row[left].text == "]":
-            left = opening_before(row, left) - 1
-        return _after_point(row, left) if left > 0 else ""
-    while left > 0 and row[left].text not in _BORDERS:
-        if found := _after_point(row, left):
-            return found
-        left -= 1
-    right = at + 1
-    while right < len(row) and row[right].text not in _BORDERS:
-        if _after_point(row, right) and row[right + 1].text not in _MEMBERS:
-            return row[right].text
-        right += 1
-    return ""
-
-
-def _after_point(row: Sequence[Token], at: int) -> str:
-    return row[at].text if row[at - 1].text in _MEMBERS else ""
-
-
 def _offsets(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[_Offset]:
     """Give the numbers that are added or taken away on one side only."""
-    for places in _differences(old, new):
+    for places in differences(old, new):
         for row, place, other in zip((old, new), places, reversed(places), strict=True):
-            words = _words(row[place])
+            words = words_of(row[place])
             if other.start != other.stop or len(words) != _TWICE or words[0] not in {"+", "-"}:
                 continue
-            if _is_number(words[1]):
+            if is_number(words[1]):
                 yield _Offset(
                     function=name,
                     text=" ".join(words),
