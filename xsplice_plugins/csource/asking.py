@@ -16,6 +16,8 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _COMPARISONS = {"==", "!=", "<", ">", "<=", ">="}
 _MEMBERS = {"->", "."}
 _JOINTS = {"&&", "||", "?"}
+_SUMS = {"+", "-"}
+_FACTORS = {"*", "/", "%", "<<", ">>"}
 _AROUND = {"(", "!", *_JOINTS}
 _ENDS = {";", "{", "}", ",", ":", ")", "]", *_JOINTS}
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
@@ -63,6 +65,49 @@ def asked_in(row: Sequence[str]) -> dict[str, Counter[str]]:
         if text:
             found.setdefault(row[at], Counter())[text] += 1
     return found
+
+
+def weighed_in(row: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return what is asked of members as a part: by a mask, a factor, a sum that is compared.
+
+    Args:
+        row: The texts of a function's tokens.
+    """
+    found: dict[str, Counter[str]] = {}
+    for at in range(1, len(row) - 1):
+        if row[at - 1] not in _MEMBERS or not _WORD.fullmatch(row[at]) or row[at + 1] in _MEMBERS:
+            continue
+        left = start_of(row, at)
+        before, behind = row[left - 1] if left else ";", row[at + 1]
+        text = ""
+        if behind == "&" and _outside(row, left - 1) in _ASKING - {"=", "("} | {"return"}:
+            text = f"& {_operand(row, at + 2)}"
+        elif behind in _FACTORS or before in _FACTORS - {"*"}:
+            text = f"{behind if behind in _FACTORS else before} as a factor"
+        elif {before, behind} & _SUMS:
+            text = _compared(row, range(at + 1, len(row))) or _compared(row, range(left - 1, 0, -1))
+        if text:
+            found.setdefault(row[at], Counter())[text] += 1
+    return found
+
+
+def _outside(row: Sequence[str], at: int) -> str:
+    """Return what stands at a place, or before the brackets that are open there."""
+    while at > 0 and row[at] == "(" and row[at - 1] in _AROUND | _ASKING:
+        at -= 1
+    return row[at] if at >= 0 else ";"
+
+
+def _compared(row: Sequence[str], places: range) -> str:
+    """Return how the sum that a row of places leads out of is compared, ``""`` if it is not."""
+    depth, ends = 0, _ENDS | {"=", "return"}
+    for at in places:
+        depth += ((row[at] in _OPENING) - (row[at] in _CLOSING)) * places.step
+        if depth < 0 or (depth == 0 and row[at] in ends - _CLOSING - _OPENING):
+            return ""
+        if depth == 0 and row[at] in _COMPARISONS:
+            return f"{row[at]} in a sum"
+    return ""
 
 
 def start_of(row: Sequence[str], at: int) -> int:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.csource.asking import asked_in, start_of
+from xsplice_plugins.csource.asking import asked_in, start_of, weighed_in
 from xsplice_plugins.csource.keeping import is_local
 from xsplice_plugins.csource.literals import bodies
 from xsplice_plugins.csource.sizing import MEMBERS, NAME, assignments, end_of
 from xsplice_plugins.csource.uses import closing_of, opening_before, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from xsplice_plugins.csource.uses import Token
 
@@ -33,6 +34,9 @@ _PLAIN = re.compile(
 )
 _SCALES = {"*", "/", "%", "<<", ">>"}
 _OPERATORS = {"&", "*", "(", ")", "+", "-", "|", "/", "!", "?", "<<", ">>"}
+
+
+_BARE = {"!", "is true"}
 
 
 class Remade(NamedTuple):
@@ -51,7 +55,9 @@ def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...
     """Find members that one function makes otherwise than before, and another one reads otherwise.
 
     What only moved from one function to another is made as before; what a function reads no more
-    because a new function does is read as before.
+    because a new function does is read as before. So is a test that is new in a function which
+    makes the member itself, of a member that the patch brings, or that was asked of another
+    member before.
 
     Args:
         texts: Path, old source and new one of each file that the patch changes.
@@ -60,6 +66,7 @@ def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...
         Each once for each file in which one of its functions stands.
     """
     before, after = _Side(), _Side()
+    words = {word for _, old, _ in texts for word in NAME.findall(old)}
     paths: dict[str, str] = {}
     for path, *both in texts:
         old, new = (bodies(text) for text in both)
@@ -69,7 +76,9 @@ def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...
                 for side, rows in zip((before, after), (old, new), strict=True):
                     if name in rows:
                         side.add(name, tokens(rows[name]))
-    return tuple(_found(before, after, paths))
+    gone = tuple(_found(before, after, paths))
+    words -= {row.text.split("`")[1] for row in gone}
+    return (*gone, *_asked(before, after, paths, words))
 
 
 class _Side:
@@ -78,20 +87,38 @@ class _Side:
     def __init__(self) -> None:
         self.made: dict[str, _Words] = {}
         self.read: dict[str, _Words] = {}
+        self.asked: dict[str, _Words] = {}
+        #: what a member is part of where it is made, and where not; "" if not known
+        self.parts: dict[str, dict[tuple[str, bool], set[str]]] = {}
 
     def add(self, name: str, row: Sequence[Token]) -> None:
-        self.made[name], self.read[name] = _uses(_spelled_out(row))
+        spelled = _spelled_out(row)
+        texts = [token.text for token in spelled]
+        self.made[name], self.read[name] = _uses(spelled)
+        self.asked[name] = _all((asked_in(texts), weighed_in(texts)))
+        self.parts[name] = {}
+        for part, mark, member, behind in zip(texts, texts[1:], texts[2:], texts[3:], strict=False):
+            if mark in MEMBERS:
+                known = part if mark == "." and NAME.fullmatch(part) else ""
+                self.parts[name].setdefault((member, behind == "="), set()).add(known)
 
-    def all_made(self) -> _Words:
-        found: _Words = {}
-        for words in self.made.values():
-            for member, counts in words.items():
-                found.setdefault(member, Counter()).update(counts)
-        return found
+    def may_be_one(self, member: str, maker: str, reader: str) -> bool:
+        """Tell whether what one function makes and another one reads may be the same member."""
+        places = ((maker, True), (reader, False))
+        parts = [self.parts[name].get((member, is_made), {""}) for name, is_made in places]
+        return any("" in part for part in parts) or not parts[0].isdisjoint(parts[1])
+
+
+def _all(tables: Iterable[_Words]) -> _Words:
+    found: _Words = {}
+    for words in tables:
+        for member, counts in words.items():
+            found.setdefault(member, Counter()).update(counts)
+    return found
 
 
 def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]:
-    before, after = old.all_made(), new.all_made()
+    before, after = _all(old.made.values()), _all(new.made.values())
     nothing = Counter[str]()
     come = new.read.keys() - old.read.keys()
     for member in sorted(after):
@@ -122,6 +149,48 @@ def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]
         )
         for path in sorted({paths[maker], paths[reader]}):
             yield Remade(path, (maker, reader), said)
+
+
+def _asked(
+    old: _Side, new: _Side, paths: Mapping[str, str], known: Collection[str]
+) -> Iterator[Remade]:
+    """Find members that are made otherwise, and of which a function asks more than before."""
+    before, after = _all(old.made.values()), _all(new.made.values())
+    asked = _all(old.asked.values()), _all(new.asked.values())
+    nothing = Counter[str]()
+    for member in sorted(after.keys() & asked[1].keys() & set(known)):
+        more = after[member] - before.get(member, nothing)
+        makers = {
+            name: word
+            for name, words in sorted(new.made.items())
+            for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
+            if word in more
+        }
+        come = asked[1][member] - asked[0].get(member, nothing)
+        readers = {
+            name: word
+            for name in sorted((old.asked.keys() & new.asked.keys()) - makers.keys())
+            for word in new.asked[name].get(member, nothing) - old.asked[name].get(member, nothing)
+            if word in come and not _is_renamed(word, old.asked[name], new.asked[name])
+        }
+        pairs = product(sorted(makers), sorted(readers))
+        pair = next((pair for pair in pairs if new.may_be_one(member, *pair)), None)
+        if pair:
+            maker, reader = pair
+            said = (
+                f"`{member}` is made otherwise than before (`{maker}`: `{makers[maker]}`), and "
+                f"`{reader}` asks of it what it did not ask (`{readers[reader]}`): objects that "
+                "exist are as the old code made them"
+            )
+            for path in sorted({paths[maker], paths[reader]}):
+                yield Remade(path, (maker, reader), said)
+
+
+def _is_renamed(word: str, old: _Words, new: _Words) -> bool:
+    """Tell whether a function asked the same of another member, and asks it of that no more."""
+    return word not in _BARE and any(
+        counts[word] > new.get(member, Counter())[word] for member, counts in old.items()
+    )
 
 
 def _spelled_out(row: Sequence[Token]) -> list[Token]:

@@ -78,6 +78,72 @@ def test_what_exists_is_as_the_old_code_made_it(
     assert _found(old, (old[0], new[1])) == []
 
 
+@pytest.mark.parametrize(
+    ("makes", "uses"),
+    [
+        # A test that is new: by a value, by a mask, of its truth.
+        (("", "v->part = n;"), ("run(v);", "if ( v->part != get(v) ) return; run(v);")),
+        (("", "v->part = n;"), ("run(v);", "if ( v->part > 0 ) run(v);")),
+        (("", "v->part = n;"), ("run(v);", "if ( !v->part ) return; run(v);")),
+        (
+            ("v->part = ONE;", "v->part = ONE | TWO;"),
+            ("if ( v->part & ONE ) run(v);", "if ( (v->part & ONE) && (v->part & TWO) ) run(v);"),
+        ),
+        # One that is another now, of a sum, on either side of it.
+        (
+            ("v->part = n;", "v->part = n - 1;"),
+            ("if ( at < v->at + v->part ) run(v);", "if ( at <= v->at + v->part ) run(v);"),
+        ),
+        (
+            ("v->part = n;", "v->part = n - 1;"),
+            ("if ( v->part + get(v, 1) > at ) run(v);", "if ( v->part + get(v, 1) >= at ) run(v);"),
+        ),
+        # A factor: what was never made may be zero.
+        (("", "v->part = SLICE;"), ("run(n);", "run(n % v->part);")),
+    ],
+)
+def test_what_is_asked_of_objects_that_do_not_have_it(
+    makes: tuple[str, str], uses: tuple[str, str]
+) -> None:
+    known = "void other(struct item *v)\n{\n    show(&v->part);\n}\n"
+    sides = [_files(makes[side], uses[side]) for side in (0, 1)]
+    old, new = ((make, use + known) for make, use in sides)
+    first, second = _found(old, new)
+    assert (first[0], second[0]) == ("make.c", "use.c")
+    assert first[1:3] == ("make", "use")
+    assert "asks of it what it did not ask (`" in first[3]
+    assert _found(old, (new[0], old[1])) == []  # one side alone
+    assert _found(old, (old[0], new[1])) == []
+
+
+def test_a_test_of_a_member_that_is_new_itself() -> None:
+    old, new = _files("", "run(v);"), _files("v->part = n;", "if ( v->part != 3 ) run(v);")
+    assert _found(old, new) == []
+
+
+@pytest.mark.parametrize(
+    ("makes", "uses"),
+    [
+        # Who asks makes it as well, or asked the same of another member.
+        (("", "v->part = n;"), ("", "v->part = get(v); if ( v->part == NULL ) end(v);")),
+        (("", "v->part = n;"), ("if ( v->old == ONE ) run(v);", "if ( v->part == ONE ) run(v);")),
+        (("", "v->part = n;"), ("run(v->old >> 2);", "run(v->part >> 2);")),
+        # A part of it is taken, and nothing asked.
+        (("v->part = n;", "v->part = n & ALL;"), ("n = v->part;", "n = (v->part & ALL) | ONE;")),
+        # It is one of another part of the structure.
+        (("", "v->one.part = n;"), ("", "if ( v->two.part == ONE ) run(v);")),
+        # It is made as before, or cleared.
+        (("v->part = n;", "v->part = n; end(v);"), ("", "if ( v->part == 3 ) end(v);")),
+        (("", "v->part = 0;"), ("", "if ( v->part == 3 ) end(v);")),
+    ],
+)
+def test_what_may_be_asked_of_all_objects(makes: tuple[str, str], uses: tuple[str, str]) -> None:
+    known = "void other(struct item *v)\n{\n    show(&v->part);\n}\n"
+    sides = [_files(makes[side], uses[side]) for side in (0, 1)]
+    old, new = ((make, use + known) for make, use in sides)
+    assert _found(old, new) == []
+
+
 MAKE = ("", "v->part = get(n);")
 READ = ("if ( v->part ) run(v);", "run(v);")
 
@@ -94,8 +160,6 @@ READ = ("if ( v->part ) run(v);", "run(v);")
         # The test moved to a new function, or is asked beside others.
         (MAKE, READ, "static void run_if(struct item *v)\n{\n    if ( v->part ) run(v);\n}\n"),
         (MAKE, (READ[0], "if ( v->part && v->is_on ) run(v);"), ""),
-        # It is read once more.
-        (MAKE, (READ[0], f"{READ[0]} if ( v->part == 4 ) end(v);"), ""),
         (MAKE, ("printk(FORMAT, v->part);", ""), ""),
     ],
 )
