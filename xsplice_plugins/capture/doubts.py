@@ -27,9 +27,12 @@ from xsplice_plugins.csource.constants import (
 from xsplice_plugins.csource.flags import new_flags
 from xsplice_plugins.csource.helpers import changed_sizes, resized
 from xsplice_plugins.csource.literals import changed_literals
+from xsplice_plugins.csource.ordering import reordered_lists
 from xsplice_plugins.csource.pairs import changed_pairs
 from xsplice_plugins.csource.remade import remade_members
+from xsplice_plugins.csource.remembering import remembered_results
 from xsplice_plugins.csource.returned import without_passing
+from xsplice_plugins.csource.stages import reordered_stages
 from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
 
 if TYPE_CHECKING:
@@ -110,14 +113,15 @@ def doubts(versions: Versions) -> Doubts:
     stale += _resized(versions)
     rows = tuple((path, old, new) for path, (old, new) in texts.items())
     pairs = changed_pairs(rows)
-    stale += (f"{path}: {text}" for path, text in pairs.stale if path.endswith(told))
+    wrong = (*pairs.stale, *reordered_lists(rows), *reordered_stages(rows))
+    stale += (f"{path}: {text}" for path, text in wrong if path.endswith(told))
     said = " ".join(stale)
     stale += (
         f"{one.path}: {one.text}"
         for one in remade_members(rows)
         if one.path.endswith(told) and not all(f"`{name}`" in said for name in one.functions)
     )
-    noted = (*pairs.remarks, *new_flags(rows))
+    noted = (*pairs.remarks, *new_flags(rows), *remembered_results(rows))
     remarks += (f"{path}: {text}" for path, text in noted if path.endswith(told))
     if any(_may_change(old, new) for old, new in texts.values()):
         _constants(versions, stale, remarks)

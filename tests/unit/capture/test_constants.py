@@ -256,3 +256,56 @@ def test_a_number_that_is_a_types_size_now_may_be_the_same(
     ]
     texts = [row.text for row in found(tree, tmp_path, *edits)]
     assert any("FLAG_B" in text for text in texts) is not is_same
+
+
+def test_another_bit_in_two_files_is_not_checked(tree: TinyTree, tmp_path: Path) -> None:
+    """The maker's file names the bit, the reader's its mask."""
+    names = "#define FLAG_F 5\n#define FLAG_G (1 << FLAG_F)\n#define FLAG_E 16"
+    edits = [
+        (HEADER, "#define FLAG_E 16", names),
+        (MAKER, "set_bit(FLAG_C", "set_bit(FLAG_F"),
+        (READER, "flags & FLAG_D", "flags & FLAG_G"),
+    ]
+    rows = found(tree, tmp_path / "wrong", *edits)
+    texts = {row.text for row in rows if row.severity is Severity.UNCHECKED}
+    text = "state that was made with `FLAG_C` = 0 is read with `FLAG_G` = 32"
+    assert texts == {
+        f"{MAKER}: {text} (`livepatch`, `user`)",
+        f"{READER}: {text} (`user`, `livepatch`)",
+    }
+    rows = found(tree, tmp_path / "alone", *edits[:2])
+    assert not [row for row in rows if row.severity is Severity.UNCHECKED]
+
+
+STAGE_ONE, STAGE_TWO = ("case ONE: item->flags = TWO;", "case TWO: item->flags = ONE;")
+LISTS = """#define for_each(i, t) for ( ; (i)->count; (i)++ )
+#define ONE 1
+#define TWO 2
+void list_add(void *a, void *b) { table[1] = a < b; }
+void list_add_tail(void *a, void *b) { table[2] = a < b; }
+void add(void) { list_add(&item->flags, table); }
+int walk(void)
+{
+    static int known;
+    if ( !known ) known = twice(item->count);
+    switch ( item->flags ) { @ }
+    for_each(item, table) known++;
+    return known;
+}
+""".replace("@", f"{STAGE_ONE} {STAGE_TWO}")
+
+
+def test_lists_stages_and_what_is_remembered_are_asked_for(tree: TinyTree, tmp_path: Path) -> None:
+    """Each has its own tests; here that a finding of the pair says it."""
+    other = TinyTree(tmp_path / "tree")
+    for path, text in TEXTS.items():
+        (other.root / path).write_text(text + (LISTS if path == MAKER else ""))
+    other.build()
+    edits = [
+        (MAKER, "list_add(&", "list_add_tail(&"),
+        (MAKER, "table) known++", "table) known += 2"),
+        (MAKER, f"{STAGE_ONE} {STAGE_TWO}", f"{STAGE_TWO} {STAGE_ONE}"),
+    ]
+    texts = [row.text for row in found(other, tmp_path, *edits)]
+    for part in ("adds to a list at another place", "have another order", "in `known`"):
+        assert len([text for text in texts if part in text]) == 1
