@@ -24,7 +24,7 @@ from xsplice_plugins.csource.constants import (
     macros_in,
     replaced_words,
 )
-from xsplice_plugins.csource.flags import new_flags
+from xsplice_plugins.csource.flags import known_flags, new_flags
 from xsplice_plugins.csource.helpers import changed_sizes, resized
 from xsplice_plugins.csource.literals import changed_literals
 from xsplice_plugins.csource.ordering import reordered_lists
@@ -113,7 +113,7 @@ def doubts(versions: Versions) -> Doubts:
     stale += _resized(versions)
     rows = tuple((path, old, new) for path, (old, new) in texts.items())
     pairs = changed_pairs(rows)
-    wrong = (*pairs.stale, *reordered_lists(rows), *reordered_stages(rows))
+    wrong = (*pairs.stale, *reordered_lists(rows), *reordered_stages(rows), *known_flags(rows))
     stale += (f"{path}: {text}" for path, text in wrong if path.endswith(told))
     said = " ".join(stale)
     stale += (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from xsplice_plugins.csource.flags import new_flags
+from xsplice_plugins.csource.flags import known_flags, new_flags
 from xsplice_plugins.csource.literals import changed_literals
 
 OLD = """#define OLD_FLAG 1
@@ -45,6 +45,37 @@ def test_a_value_that_is_new_where_it_is_made_and_where_it_is_read(
     assert not new_flags((("common/a.c", filled(), filled("", use, define)),))
     new = filled(make, use, define)
     assert not new_flags((("common/a.c", new, new.replace("run(a)", "runs(a)")),))
+
+
+@pytest.mark.parametrize(
+    ("make", "use"),
+    [
+        ("a->flags |= OLD_FLAG;", "if ( a->kind & OLD_FLAG ) return;"),
+        ("a->flags |= 1u << OLD_FLAG;", "if ( (a->kind >> OLD_FLAG) & 1 ) return;"),
+        ("a->flags |= MORE | OLD_FLAG;", "if ( !(a->kind & OLD_FLAG) ) return;"),
+        ("__set_bit(OLD_FLAG, &a->flags);", "if ( test_bit(OLD_FLAG, &a->flags) ) return;"),
+    ],
+)
+def test_a_flag_that_exists_and_is_set_and_asked_for_in_more_places(make: str, use: str) -> None:
+    """Which is no new value: others have it already, and what exists lacks it here."""
+    row = ("common/a.c", filled(), filled(make, use))
+    (found,) = known_flags((row,))
+    assert found[1].startswith("`make` sets `OLD_FLAG` where it was not set, and `use` asks")
+    assert not new_flags((row,))
+    assert not known_flags((("common/a.c", filled(), filled(make)),))
+    assert not known_flags((("common/a.c", filled(), filled("", use)),))
+    assert not known_flags((("common/a.c", filled(make, use), filled(make, use + " more();")),))
+    both = filled(f"{make} {use}")
+    assert not known_flags((("common/a.c", filled(), both),)), "one function asks for its own"
+
+
+def test_a_flag_that_a_new_function_asks_for_is_no_new_condition() -> None:
+    """What asked before asks no more: the question moved."""
+    asking = " if ( a->flags & OLD_FLAG ) run(a); "
+    new = filled("a->flags |= OLD_FLAG;").replace(asking, " more(a); ")
+    new += f"void more(struct a *a) {{{asking}}}\n"
+    assert asking in filled()
+    assert not known_flags((("common/a.c", filled(), new),))
 
 
 def test_an_error_that_is_answered_is_no_flag() -> None:
