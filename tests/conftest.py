@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from xsplice_plugins.testing import (  # noqa: E402, F401  # fixtures, where xsp
     scons_project,
     xsplice_manager,
 )
+
+#: Who runs tests in the background has SIGINT ignored, and so have all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

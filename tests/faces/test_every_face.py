@@ -88,7 +88,7 @@ def test_boot_code_is_left_out_on_a_persons_word(
     again = face("xsplice", tmp_path, XEN=tree.root, PATCH=file)
     assert (again.status, "[INIT_CODE]" in again.text) == (4, True), again.text
     wrong = face("xsplice", tmp_path, XEN=tree.root, PATCH=file, ACCEPT=f"{word} LAYOUT:pair.x")
-    assert (wrong.status, "does not ask for it" in wrong.text) == (2, True), wrong.text
+    assert (wrong.status, "does not ask for it" in wrong.text) == (4, True), wrong.text
 
 
 def test_a_line_number_in_code_is_shown_by_a_third_compile(

@@ -7,13 +7,14 @@ against the new ones by the same rules as the hypervisor's own.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.doubts import Versions, doubts
 from xsplice_plugins.capture.texts import SOURCES, mentioning, text_of
 from xsplice_plugins.csource.constants import Changed, Macros, constants_in, macros_in
-from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.patch import patched_files
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.artefacts import PatchSet
 
-_LAID_OUT = {ChunkKind.RECORD, ChunkKind.ENUM, ChunkKind.TYPEDEF}
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_RECORD = re.compile(
+    r"\b(?P<kind>struct|union|enum)\s+(?:__\w+(?:\s*\([^()]*(?:\([^()]*\)[^()]*)*\))?\s+)*"
+    r"(?P<tag>\w+)?\s*(?:__\w+\s*)*\{"
+)
 
 
 def doubts_between(source_root: Path, earlier: PatchSet, later: PatchSet) -> tuple[str, ...]:
@@ -40,20 +46,57 @@ def doubts_between(source_root: Path, earlier: PatchSet, later: PatchSet) -> tup
         PatchError: The earlier patches do not apply by themselves.
     """
     texts = _Trees(source_root, earlier, later)
-    return (*doubts(texts).stale, *dict.fromkeys(_laid_out(texts.texts)))
+    return (*doubts(texts).stale, *dict.fromkeys(_laid_out(texts)))
 
 
-def _laid_out(texts: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """Name structures, enumerations and types that both versions define, each in its way."""
-    for path, sides in texts.items():
-        known = [
-            {item.name: item.text for item in map(declaration, (c.text for c in chunks(side)))
-             if item.name and item.kind in _LAID_OUT}
-            for side in sides
-        ]  # fmt: skip
-        for name in sorted(known[0].keys() & known[1].keys()):
-            if known[0][name] != known[1][name]:
+def _laid_out(trees: _Trees) -> Iterator[str]:
+    """Name what the earlier version laid out in its own way, and the later one in another.
+
+    What the earlier one left as the tree has it is a matter of the tree and the later one.
+    """
+    defined = [
+        {name: rows for text in (sides[n] for sides in trees.texts.values())
+         for name, rows in macros_in(text).items()}
+        for n in (0, 1)
+    ]  # fmt: skip
+    changed = {
+        n for n in defined[0].keys() | defined[1].keys() if defined[0].get(n) != defined[1].get(n)
+    }
+    for path in trees.own:
+        first, earlier, later = (
+            dict(_records(text))
+            for text in (trees.first(path), trees.before(path), trees.later(path))
+        )
+        for name, body in sorted(earlier.items()):
+            if body == first.get(name) or name not in later:
+                continue
+            words = [word for row in body for word in _WORD.findall(row)]
+            if body != later[name] or not changed.isdisjoint(words):
                 yield f"{path}: `{name}` is another: objects that exist may be laid out otherwise"
+
+
+def _records(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Give structures, unions and enumerations with their bodies, wherever they are defined.
+
+    Those of one name, and those without one, count by their order.
+    """
+    seen: Counter[str] = Counter()
+    for found in _RECORD.finditer(_COMMENT.sub(" ", text)):
+        name = " ".join(filter(None, (found["kind"], found["tag"])))
+        seen[name] += 1
+        body = found.string[found.end() : _closing(found.string, found.end())]
+        more = f" ({seen[name]})" if seen[name] > 1 or not found["tag"] else ""
+        yield name + more, [" ".join(row.split()) for row in body.splitlines() if row.strip()]
+
+
+def _closing(text: str, at: int) -> int:
+    """Return the end of what braces hold, behind the one that opens them, and of the statement."""
+    depth = 1
+    while at < len(text) and depth:
+        depth += (text[at] == "{") - (text[at] == "}")
+        at += 1
+    end = text.find(";", at)
+    return end if end >= 0 else at
 
 
 class _Trees(Versions):
@@ -97,11 +140,24 @@ class _Trees(Versions):
             found.append(own)
         return found[0], found[1]
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Return the C files that the earlier version changed."""
+        return tuple(sorted(path for path in self._files[0] if path.endswith(SOURCES)))
+
+    def first(self, path: str) -> str:
+        """Return a file of the tree."""
+        return text_of(self._root / path)
+
+    def later(self, path: str) -> str:
+        """Return a file with the later patches."""
+        return self._text(1, path)
+
     def related(self, names: frozenset[str]) -> tuple[str, ...]:
         """Return the C files in which some names stand, of the tree or of the earlier version."""
         if not names:
             return ()
-        own = {path for path in self._files[0] if path.endswith(SOURCES)}
+        own = set(self.own)
         held = {path for path in own if any(name in self.before(path) for name in names)}
         return tuple(sorted({*mentioning(self._root, names)} - own | held))
 

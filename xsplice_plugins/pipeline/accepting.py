@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import Severity
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,13 +36,13 @@ def take_word(accept: Sequence[str], findings: Sequence[Finding]) -> tuple[Findi
         The findings, in their order.
 
     Raises:
-        ConfigError: Nobody asks for one of the words.
+        RefusedError: Nobody asks for one of the words.
     """
     asked = list(dict.fromkeys(row.question for row in findings if row.question))
     for word in accept:
         if word not in asked:
             known = ", ".join(asked) or "nothing"
-            raise ConfigError(
+            raise RefusedError(
                 f"ACCEPT={word}: this fix does not ask for it; it asks for {known}; give what the "
                 "report spells, or leave it out"
             )

@@ -27,8 +27,17 @@ int other(void)
     return 2;
 }
 """
+HEADER_TEXT = """struct unit { int flags; };
+/* flags */
+struct held {
+    long a;
+    /* late */
+} __cacheline_aligned;
+/* end */
+"""
 FIRST = (
-    (HEADER, "/* flags */", "#define FLAG_late 4"),
+    (HEADER, "/* flags */", "#define FLAG_late 4\n#define ROWS 4"),
+    (HEADER, "/* late */", "bool late; char rows[ROWS];"),
     (SOURCE, "u->flags = 0;", "u->flags |= FLAG_late;"),
     (SOURCE, "return 1;", "return u->flags & FLAG_late;"),
 )
@@ -36,7 +45,11 @@ CASES = {
     "same": ((SOURCE, "return 2;", "return 3;"), ""),
     "bit": ((HEADER, "FLAG_late 4", "FLAG_late 8"), "state that was made with `FLAG_late` = 4"),
     "gone": ((SOURCE, "u->flags |= FLAG_late;", "u->flags = 0;"), ""),
-    "layout": ((HEADER, "int flags;", "int more, flags;"), "`struct unit` is another"),
+    "a layout of the tree": ((HEADER, "int flags;", "int more, flags;"), ""),
+    "another structure of the tree": ((HEADER, "/* end */", "struct more { int a; };"), ""),
+    "layout": ((HEADER, "bool late;", "bool more, late;"), "`struct held` is another"),
+    "layout by a macro": ((HEADER, "ROWS 4", "ROWS 5"), "`struct held` is another"),
+    "spelled otherwise": ((HEADER, "bool late;", "bool  late; /* so */"), ""),
     "comment": ((HEADER, "#define FLAG_late 4", "#define FLAG_late 4 /* so */"), ""),
 }
 
@@ -45,7 +58,7 @@ CASES = {
 def tree(tmp_path: Path) -> TinyTree:
     tiny = TinyTree(tmp_path / "tree")
     (tiny.root / SOURCE).write_text(OLD)
-    (tiny.root / HEADER).write_text("struct unit { int flags; };\n/* flags */\n")
+    (tiny.root / HEADER).write_text(HEADER_TEXT)
     return tiny
 
 

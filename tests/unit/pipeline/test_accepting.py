@@ -15,7 +15,7 @@ from xsplice_plugins.artefacts import (
     findings_asked,
 )
 from xsplice_plugins.elf.changed import Question
-from xsplice_plugins.errors import ConfigError
+from xsplice_plugins.errors import ConfigError, RefusedError
 from xsplice_plugins.pipeline import conclude
 from xsplice_plugins.pipeline.accepting import take_word
 from xsplice_plugins.pipeline.obligations import weigh
@@ -86,7 +86,7 @@ def test_a_word_for_one_thing_is_none_for_another() -> None:
 
 @pytest.mark.parametrize("word", ["LAYOUT:domain.other", "LAYOUT:extra", "INIT_CODE:domain.extra"])
 def test_a_word_that_nobody_asks_for_is_refused(word: str) -> None:
-    with pytest.raises(ConfigError, match=rf"ACCEPT={word}: .* it asks for {WORD}"):
+    with pytest.raises(RefusedError, match=rf"ACCEPT={word}: .* it asks for {WORD}"):
         take_word((word,), (HELD, *ASKED))
 
 
