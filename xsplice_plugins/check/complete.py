@@ -15,6 +15,7 @@ from xsplice_plugins.check.base import match_of, place_objects
 from xsplice_plugins.check.compare import Comparison
 from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
+from xsplice_plugins.check.lists import other_entries
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
 from xsplice_plugins.check.records import Record, read_records
@@ -96,7 +97,8 @@ def check_payload(
     done = _compare(check, report, sides)
     for side, _ in sides:
         if side.obj.path in olds:
-            _gone(report, olds[side.obj.path], side)
+            for name, text in other_entries(olds[side.obj.path], side):
+                report.add(name, text)
     _hooks(check, report, [side for side, _ in sides])
     _leftovers(check, report, done, records)
     report.notes |= dict.fromkeys(check.notes)
@@ -338,18 +340,6 @@ def _is_plain(obj: ObjectFile, unit: Unit) -> bool:
     """Tell whether a datum lies in a section that compilers choose."""
     name = obj.elf.sections[unit.section].name.removesuffix(f".{unit.symbol and unit.symbol.name}")
     return name in _PLAIN
-
-
-def _gone(report: _Report, old: Side, side: Side) -> None:
-    """Find what a linker script gathers of the object before, and the new one has no more."""
-    listed, kept = unreferenced(old.obj), set(side.homes.by_unit.values())
-    for unit in units_of(old.obj, is_code=False):
-        is_hook = old.obj.elf.sections[unit.section].name.startswith(".livepatch")
-        is_left = is_hook or old.obj.is_boot_only(unit.section)
-        is_entry = (unit.section, unit.start) in listed and not is_left
-        home = old.homes.of(unit) if is_entry and unit.symbol and unit.symbol.is_local else None
-        if home is not None and home not in kept:
-            report.add(unit.name, "it is gone, and a list made at link time still has it")
 
 
 def _boot_only(check: Comparison, side: Side, twins: list[Side]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.diff.compare import may_copy
 from xsplice_plugins.diff.readers import gathered, kept_by
 from xsplice_plugins.diff.refuse import refusal
+from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Refusal
     from xsplice_plugins.diff.canon import Canon
     from xsplice_plugins.diff.compare import Comparison
+    from xsplice_plugins.diff.parts import Part
 
 _FOUND = "nothing in the object refers to it, so a list made at link time holds it"
 
@@ -43,6 +45,18 @@ def refuse_lists(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
         part = canon.old.all[number]
         text = f"`{part.name}` of {part.section_name} is removed: {_FOUND}"
         yield refusal("REGISTRY", part.decorated, text)
+    for number, new in sorted(canon.pairing.new_of.items()):
+        part = canon.old.all[number]
+        if part.section_class is SectionClass.REGISTRY:
+            homes = _homes(part, canon.new.all[new])
+            if homes[0] != homes[1]:
+                text = f"`{part.name}` moved from {homes[0]} to {homes[1]}: lists are sorted by it"
+                yield refusal("REGISTRY", part.decorated, text)
+
+
+def _homes(*parts: Part) -> tuple[str, ...]:
+    """Return in which sections parts lie, without what a compiler adds of their own names."""
+    return tuple(part.section_name.removesuffix(f".{part.name}") for part in parts)
 
 
 def refuse_again(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:

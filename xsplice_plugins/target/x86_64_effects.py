@@ -92,11 +92,10 @@ def _run(code: bytes, base: int) -> Iterator[Effect]:
         if operands[:1] == [kinds.REGISTER]:
             width = iced_x86.RegisterExt.size(row.op0_register)
         is_wide = width == _POINTER_BYTES
-        is_zeroing = (
-            row.mnemonic == mnemonics.XOR
-            and width >= _POINTER_BYTES // 2
-            and (operands == [kinds.REGISTER] * 2 and row.op0_register == row.op1_register)
-        )
+        is_same = operands == [kinds.REGISTER] * 2 and row.op0_register == row.op1_register
+        is_zeroing = row.mnemonic == mnemonics.XOR and width >= _POINTER_BYTES // 2 and is_same
+        if row.mnemonic == mnemonics.SBB and is_same:  # zero, or all ones
+            values = set()
         last = row.op_count - 1
         number = None
         if last > 0 and operands[last] in immediates:

@@ -213,6 +213,7 @@ static const struct { int (*run)(int); int id; } row
         (LISTED, LISTED.replace("3", "4"), "row: it is not as the image has it"),
         (LISTED, LISTED.replace("work", "look"), "row: it is not as the image has it"),
         (LISTED, "", "row: it is gone, and a list made at link time still has it"),
+        (LISTED, LISTED.replace("ro.list", "ro.other"), "a list made at link time is sorted"),
         (LISTED, LISTED, ""),
     ],
 )

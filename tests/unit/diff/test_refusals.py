@@ -234,6 +234,19 @@ def test_an_entry_of_a_list_made_at_link_time_is_known_by_nobody_referring_to_it
     assert rows.get("REGISTRY", "") == (f"file.c#{name}" if name else ""), found
 
 
+@pytest.mark.parametrize("place", [".data.vpci.", ".data.rel.ro.mine."])
+def test_an_entry_in_another_section_has_another_place_in_its_list(
+    tmp_path: Path, place: str
+) -> None:
+    """The linker script sorts such lists by the names of sections."""
+    text = 'static const int *const entry used __attribute__((section("{}"))) = &fixed;'
+    texts = [BASE + text.format(place + number) for number in "19"]
+    rows = diff_c(tmp_path, *texts).refused
+    assert [(row.code, row.name) for row in rows] == [("REGISTRY", "file.c#entry")]
+    assert f"{place}1" in rows[0].reason
+    assert summary(diff_c(tmp_path, texts[0], texts[0]))[3] == []
+
+
 def test_a_table_that_does_not_fit_the_profile_stops_the_run(tmp_path: Path) -> None:
     text = '.text\nf: ret\n.section .altinstructions, "a"\n.skip {}\n'
     before, after = (assemble(tmp_path, text.format(n)) for n in (14, 15))
