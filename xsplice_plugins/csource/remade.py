@@ -87,6 +87,7 @@ class _Side:
     def __init__(self) -> None:
         self.made: dict[str, _Words] = {}
         self.read: dict[str, _Words] = {}
+        self.cleared: dict[str, Counter[str]] = {}
         self.asked: dict[str, _Words] = {}
         #: what a member is part of where it is made, and where not; "" if not known
         self.parts: dict[str, dict[tuple[str, bool], set[str]]] = {}
@@ -94,7 +95,7 @@ class _Side:
     def add(self, name: str, row: Sequence[Token]) -> None:
         spelled = _spelled_out(row)
         texts = [token.text for token in spelled]
-        self.made[name], self.read[name] = _uses(spelled)
+        self.made[name], self.read[name], self.cleared[name] = _uses(spelled)
         self.asked[name] = _all((asked_in(texts), weighed_in(texts)))
         self.parts[name] = {}
         for part, mark, member, behind in zip(texts, texts[1:], texts[2:], texts[3:], strict=False):
@@ -121,8 +122,8 @@ def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]
     before, after = _all(old.made.values()), _all(new.made.values())
     nothing = Counter[str]()
     come = new.read.keys() - old.read.keys()
-    for member in sorted(after):
-        more = after[member] - before.get(member, nothing)
+    for member in sorted(after.keys() | {m for row in new.cleared.values() for m in row}):
+        more = after.get(member, nothing) - before.get(member, nothing)
         moved = {word for name in come for word in new.read[name].get(member, ())}
         readers = {
             name: word
@@ -137,6 +138,12 @@ def _found(old: _Side, new: _Side, paths: Mapping[str, str]) -> Iterator[Remade]
             for name, words in sorted(new.made.items())
             for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
             if word in more or (is_needed and name in old.made)
+        }
+        makers |= {
+            name: "= 0"
+            for name, counts in sorted(new.cleared.items())
+            if counts[member] > old.cleared.get(name, nothing)[member]
+            and old.made.get(name, {}).get(member, nothing) - new.made[name].get(member, nothing)
         }
         if not makers or not readers or len(makers.keys() | readers.keys()) == 1:
             continue
@@ -217,13 +224,14 @@ def _spelled_out(row: Sequence[Token]) -> list[Token]:
     return found
 
 
-def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
-    """Return how a function makes members, and how it reads them."""
+def _uses(row: Sequence[Token]) -> tuple[_Words, _Words, Counter[str]]:
+    """Return how a function makes members, how it reads them, and how often it clears them."""
     texts = [token.text for token in row]
     made: _Words = {}
+    cleared = Counter[str]()
     read: _Words = {
         name: Counter(f"{name} {word}" for word in words.elements())
-        for name, words in asked_in(texts).items()
+        for name, words in _all((asked_in(texts), weighed_in(texts))).items()
     }
     for at in range(1, len(row) - 1):
         name, behind = texts[at], texts[at + 1]
@@ -234,10 +242,13 @@ def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
         start = start_of(texts, at)
         if "->" not in texts[start:at] and is_local(row, texts[start]):
             continue  # a structure of the function's own
-        if behind == "=":
-            words = " ".join(texts[at + 2 : end_of(row, at + 2)])
+        value = closing_of(row, at + 1) + 1 if behind == "[" else at + 1
+        if texts[value : value + 1] == ["="]:
+            words = " ".join(texts[value + 1 : end_of(row, value + 1)])
             if words not in _NOTHING:
                 made.setdefault(name, Counter())[f"= {words}"] += 1
+            else:
+                cleared[name] += 1
             continue
         if behind in _SCALES:
             other = " ".join(texts[at + 2 : at + 3])
@@ -246,7 +257,7 @@ def _uses(row: Sequence[Token]) -> tuple[_Words, _Words]:
             start -= 1
         if texts[start - 1] in {"(", ","} and behind in {")", ","}:
             _note_call(row, (start - 1, at), made, read)
-    return made, read
+    return made, read, cleared
 
 
 def _note_call(row: Sequence[Token], place: tuple[int, int], made: _Words, read: _Words) -> None:

@@ -30,12 +30,14 @@ def verdict_text(report: Report) -> str:
         if finding.check == "model" and finding.evidence and "payloads" in finding.evidence:
             lines += _proof_lines(finding.evidence)
     shown = "\n".join(row.text for row in report.obligations)
+    rest: dict[str, None] = {}  # what is said of a header is said for each object that reads it
     for finding in report.findings:
         if finding.severity is Severity.ACCEPTED:
             continue  # said at the top
         if f"{finding.said} [{finding.check}]" not in shown:
             word = "not checked" if finding.severity is Severity.UNCHECKED else finding.severity
-            lines.append(f"  {word}: {finding.said} [{finding.check}]")
+            rest[f"  {word}: {finding.said} [{finding.check}]"] = None
+    lines += rest
     # Whoever wrote a finding: its text begins no line of ours.
     return "\n".join(" ".join(line.split("\n")) for line in lines) + "\n"
 

@@ -111,9 +111,39 @@ def test_what_is_asked_of_objects_that_do_not_have_it(
     first, second = _found(old, new)
     assert (first[0], second[0]) == ("make.c", "use.c")
     assert first[1:3] == ("make", "use")
-    assert "asks of it what it did not ask (`" in first[3]
+    assert "asks of it what it did not ask (`" in first[3] or "(no more `part " in first[3]
     assert _found(old, (new[0], old[1])) == []  # one side alone
     assert _found(old, (old[0], new[1])) == []
+
+
+@pytest.mark.parametrize(
+    ("makes", "uses"),
+    [
+        # Another value for "none": the old one is stored no more, and asked for no more.
+        (("v->part = NONE;", "v->part = 0;"), ("return v->part != NONE;", "return v->part;")),
+        (("v->part = NONE;", "v->part = NULL;"), ("if ( v->part == NONE ) run(v);", "run(v);")),
+        # A sum that is compared no more.
+        (
+            ("v->part = NOW();", "v->part = NOW() + LATER;"),
+            ("if ( v->part + LATER < NOW() ) run(v);", "if ( v->part < NOW() ) run(v);"),
+        ),
+    ],
+)
+def test_what_is_stored_no_more_and_asked_for_no_more(
+    makes: tuple[str, str], uses: tuple[str, str]
+) -> None:
+    old, new = (_files(makes[side], uses[side]) for side in (0, 1))
+    first, second = _found(old, new)
+    assert (first[0], second[0]) == ("make.c", "use.c")
+    assert "reads it otherwise (no more" in first[3]
+    assert _found(old, (new[0], old[1])) == []
+    assert _found(old, (old[0], new[1])) == []
+
+
+def test_what_was_cleared_and_is_cleared_elsewhere_is_made_as_before() -> None:
+    old = _files("v->part = 0;", "if ( v->part == NONE ) run(v);")
+    new = _files("v->part = 0; v->part = 0;", "run(v);")
+    assert _found(old, new) == []
 
 
 def test_a_test_of_a_member_that_is_new_itself() -> None:
