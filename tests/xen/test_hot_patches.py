@@ -163,9 +163,11 @@ def test_tree_is_untouched_by_success_refusal_and_make(xen_tree: Path, tmp_path:
 
 def test_second_run_does_nothing_and_says_so(xen_tree: Path, tmp_path: Path) -> None:
     settings = {"XEN": xen_tree, "PATCH": FOLDER / "two-objects/fix.patch"}
-    scons("xsplice-verify", tmp_path, **settings).assert_success()
+    first = scons("xsplice-verify", tmp_path, **settings).assert_success()
     run = scons("xsplice-verify", tmp_path, **settings).assert_success()
-    assert [line.split(":")[0] for line in run.out.splitlines()] == ["PROVED"]
+    lines = run.out.splitlines()
+    assert [lines[n].split(":")[0] for n in (0, -1)] == ["PROVED", "PROVED"]
+    assert first.out.endswith(run.out), "the verdict again, and nothing is made"
 
 
 def test_payload_is_the_same_in_two_folders_and_with_every_j(
