@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from xsplice_plugins.artefacts import check_words
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.plugins.spec import Config
 from xsplice_plugins.releases import parse_release
@@ -212,8 +213,6 @@ ENVIRONMENT = {
 }
 #: A file beside the SConstruct with variables, as Python: ``SIGNER = "acme"``.
 SETTINGS_FILE = "xsplice.conf.py"
-#: Codes of what a person can take on their word.
-ACCEPTED = ("LAYOUT", "INIT_CODE", "INIT_DATA")
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -307,7 +306,7 @@ def make_config(
             raise ConfigError(f"{name}: there is no such setting; known are {known}")
         if setting.field and raw not in (None, "", [], ()):
             fields[setting.field] = _value(setting, raw, resolve)
-    check_accepted(fields.get("accept", ()))
+    check_words(fields.get("accept", ()))
     for name in fields.get("releases_compared", ()):
         parse_release(name)
     said = fields.pop("release", "")
@@ -327,24 +326,6 @@ def make_config(
         build_dir=build_dir,
         **fields,
     )
-
-
-def check_accepted(words: Iterable[str]) -> None:
-    """Refuse what no report asks for: ``ACCEPT=`` takes the words of one.
-
-    Args:
-        words: Of the setting.
-
-    Raises:
-        ConfigError: One is not a code that a word is taken for, and a name.
-    """
-    for word in words:
-        code, _, name = word.partition(":")
-        if code not in ACCEPTED or not name:
-            raise ConfigError(
-                f"ACCEPT={word}: no word is taken for it; give {' or '.join(ACCEPTED)} as the "
-                "report spells it, such as LAYOUT:domain.member"
-            )
 
 
 def options_of(config: Config, *names: str) -> list[str]:

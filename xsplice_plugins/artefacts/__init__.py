@@ -76,5 +76,6 @@ from xsplice_plugins.artefacts.verify import Sources as Sources
 from xsplice_plugins.artefacts.verify import State as State
 from xsplice_plugins.artefacts.verify import Verdict as Verdict
 from xsplice_plugins.artefacts.verify import VerifyRequest as VerifyRequest
+from xsplice_plugins.artefacts.verify import check_words as check_words
 from xsplice_plugins.artefacts.verify import findings_about as findings_about
 from xsplice_plugins.artefacts.verify import findings_asked as findings_asked

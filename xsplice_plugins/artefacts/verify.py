@@ -15,6 +15,10 @@ from xsplice_plugins.artefacts.files import SCHEMA
 from xsplice_plugins.artefacts.patch import PatchSet
 from xsplice_plugins.artefacts.sign import SignatureCheck
 from xsplice_plugins.elf.changed import Question
+from xsplice_plugins.errors import ConfigError
+
+#: Codes of questions that a person can answer.
+_ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA")
 
 
 class Verdict(StrEnum):
@@ -107,6 +111,24 @@ def findings_about(
         Finding(check=check, severity=severity, subject=subject, text=text, obligation=obligation)
         for text in texts
     )
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse what no report asks for: ``ACCEPT=`` takes the words of one.
+
+    Args:
+        words: Of the setting.
+
+    Raises:
+        ConfigError: One is not a code that a word is taken for, and a name.
+    """
+    for word in words:
+        code, _, name = word.partition(":")
+        if code not in _ANSWERED or not name:
+            raise ConfigError(
+                f"ACCEPT={word}: no word is taken for it; give {' or '.join(_ANSWERED)} as the "
+                "report spells it, such as LAYOUT:domain.member"
+            )
 
 
 def findings_asked(

@@ -9,7 +9,7 @@ stores another one may read.
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
@@ -51,37 +51,37 @@ class Doubts(NamedTuple):
     remarks: tuple[str, ...]
 
 
-class Versions:
+class Versions(ABC):
     """Two versions of the sources, and the tree around them."""
 
     #: How the paths end of files whose doubts are told: of an object its own and headers.
     told: tuple[str, ...] = ("",)
 
-    @cached_property
+    @property
+    @abstractmethod
     def texts(self) -> Mapping[str, tuple[str, str]]:
         """Return both versions of each C file that differs."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def tables(self) -> tuple[Macros, Macros]:
         """Return all definitions of either version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def related(self, names: frozenset[str]) -> tuple[str, ...]:
         """Return the C files of the tree in which some names stand."""
-        raise NotImplementedError
 
+    @abstractmethod
     def before(self, path: str) -> str:
         """Return the earlier version of a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_equal(self, item: Changed) -> bool:
         """Tell whether a constant that is written otherwise has the same value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names_for(self, path: str, names: frozenset[str]) -> frozenset[str]:
         """Return which of some names mean in a file what they mean to the change."""
-        raise NotImplementedError
 
 
 class _Place(NamedTuple):

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.constants import macros_in
-from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.literals import changed_bodies
 from xsplice_plugins.csource.uses import Use, tokens, use_at, uses_in
 
 if TYPE_CHECKING:
@@ -82,14 +82,10 @@ def known_flags(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str
     homes: dict[str, str] = {}
     made: list[dict[str, Counter[str]]] = [{}, {}]
     asked: list[dict[str, Counter[str]]] = [{}, {}]
-    for path, *both in texts:
-        sides = [bodies(text) for text in both]
-        for function in sorted(sides[0].keys() & sides[1].keys()):
-            if sides[0][function] == sides[1][function]:
-                continue
-            homes[function] = path
-            for n in (0, 1):
-                made[n][function], asked[n][function] = _flags(tokens(sides[n][function]))
+    for path, function, both, _ in changed_bodies(texts):
+        homes[function] = path
+        for n in (0, 1):
+            made[n][function], asked[n][function] = _flags(tokens(both[n]))
     return tuple(_conditions(made, asked, homes, defined))
 
 

@@ -217,6 +217,24 @@ def _changed_bodies(old: str, new: str) -> Iterator[tuple[str, list[Token], list
             yield name, tokens(before[name]), tokens(after[name])
 
 
+def changed_bodies(
+    texts: Iterable[tuple[str, str, str]],
+) -> Iterator[tuple[str, str, tuple[str, str], tuple[Mapping[str, str], Mapping[str, str]]]]:
+    """Give the functions and macros that both sides of sources have, each in its way.
+
+    Args:
+        texts: Path, old source and new one of each file that the patch changes.
+
+    Yields:
+        Path and name, its text on both sides, and all functions of the file on both sides.
+    """
+    for path, *both in texts:
+        old, new = (bodies(text) for text in both)
+        for name in old:
+            if old[name] != new.get(name, old[name]):
+                yield path, name, (old[name], new[name]), (old, new)
+
+
 @lru_cache(maxsize=16)  # asked for by several, for each object of a fix
 def bodies(text: str) -> Mapping[str, str]:
     """Return functions and macros by name; those that are defined several times joined.

@@ -11,7 +11,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.literals import changed_bodies
 from xsplice_plugins.csource.uses import closing_of, tokens
 
 if TYPE_CHECKING:
@@ -41,17 +41,13 @@ def reordered_lists(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str,
     """
     added: list[tuple[str, str, _Added, _Added]] = []
     walked: list[tuple[str, str, frozenset[str]]] = []
-    for path, *both in texts:
-        old, new = (bodies(text) for text in both)
-        for name in old:
-            if old[name] == new.get(name, old[name]):
-                continue
-            rows = tokens(old[name]), tokens(new[name])
-            was, now = (Counter(_added(row)) for row in rows)
-            for one in was - now:
-                added += ((path, name, one, other) for other in now - was if one[1] == other[1])
-            before, after = (Counter(_walks(row)) for row in rows)
-            walked += ((path, name, lists) for lists, _ in after - before)
+    for path, name, both, _ in changed_bodies(texts):
+        rows = [tokens(text) for text in both]
+        was, now = (Counter(_added(row)) for row in rows)
+        for one in was - now:
+            added += ((path, name, one, other) for other in now - was if one[1] == other[1])
+        before, after = (Counter(_walks(row)) for row in rows)
+        walked += ((path, name, lists) for lists, _ in after - before)
     found: list[tuple[str, str]] = []
     for path, name, one, other in added:
         heads = {one[2], other[2]} - {one[1]}  # or in front of an entry, by its own node

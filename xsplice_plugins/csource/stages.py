@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.literals import changed_bodies
 from xsplice_plugins.csource.uses import tokens
 
 if TYPE_CHECKING:
@@ -36,18 +36,14 @@ def reordered_stages(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str
         The file of each, and a sentence.
     """
     found = []
-    for path, *both in texts:
-        old, new = (bodies(text) for text in both)
-        for name in old:
-            if old[name] == new.get(name, old[name]):
-                continue
-            was, now = (_stages(side[name], side) for side in (old, new))
-            known = [label for label in was if label in now]
-            order = [label for label in now if label in was]
-            moved = next((pair for pair in zip(known, order, strict=True) if len({*pair}) > 1), ())
-            if moved:
-                said = f"the stages `{moved[0]}` and `{moved[1]}` of `{name}` have another order: "
-                found.append((path, said + _WRONG))
+    for path, name, both, files in changed_bodies(texts):
+        was, now = (_stages(text, known) for text, known in zip(both, files, strict=True))
+        kept = [label for label in was if label in now]
+        order = [label for label in now if label in was]
+        moved = next((pair for pair in zip(kept, order, strict=True) if len({*pair}) > 1), ())
+        if moved:
+            said = f"the stages `{moved[0]}` and `{moved[1]}` of `{name}` have another order: "
+            found.append((path, said + _WRONG))
     return tuple(found)
 
 
