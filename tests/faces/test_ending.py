@@ -14,6 +14,7 @@ import pytest
 
 from tests.faces.kit import FLAGS, GOOD, HEADER, USER, written
 from tests.kit.build import ROOT
+from tests.kit.processes import SECONDS_MAX, wait_for_running
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 
@@ -21,7 +22,6 @@ pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
 
 #: A recipe in a shell of a make of a make; it ends by itself long after any test.
 SLOW = "common/user.o: slow\nslow:\n\t$(MAKE) slower; :\nslower:\n\tsleep 120; : $(CURDIR)\n"
-SECONDS_MAX = 30  #: far below what the recipe takes
 
 
 @pytest.fixture
@@ -34,25 +34,6 @@ def tree(tmp_path: Path) -> TinyTree:
     (tiny.root / "xen/common/extra.mk").write_text(SLOW)
     tiny.build()
     return tiny
-
-
-def running(words: str) -> list[int]:
-    """Return the processes whose command line holds some words."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if words.encode() in path.read_bytes().replace(b"\0", b" "):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # it ended while we looked
-    return found
-
-
-def wait_until(words: str, *, is_there: bool) -> None:
-    deadline = time.monotonic() + SECONDS_MAX
-    while bool(running(words)) != is_there:
-        assert time.monotonic() < deadline, running(words)
-        time.sleep(0.05)
 
 
 def command(face: str, tree: TinyTree, folder: Path) -> list[str]:
@@ -89,11 +70,11 @@ def test_what_ends_a_face_ends_its_make(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        wait_until(slow, is_there=True)
+        wait_for_running(slow, is_there=True)
         started = time.monotonic()
         process.send_signal(number)
         assert process.wait(SECONDS_MAX) == status
-    wait_until(str(tmp_path / "build"), is_there=False)
+    wait_for_running(str(tmp_path / "build"), is_there=False)
     assert time.monotonic() - started < SECONDS_MAX
     assert not list((tmp_path / "out").glob("*"))
 

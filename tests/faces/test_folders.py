@@ -13,6 +13,7 @@ import pytest
 
 from tests.faces.kit import GOOD, LAYOUT, NOTHING, Face, run, with_scons, with_xsplice, written
 from tests.kit.build import ROOT
+from tests.kit.processes import SECONDS_MAX, number_in, wait_for_end
 from tests.kit.tiny_tree import TinyTree
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
@@ -232,12 +233,10 @@ def test_patch_ends_what_it_started(tree: TinyTree, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        while not (tmp_path / "pid").exists():
-            assert process.poll() is None
+        worker = number_in(tmp_path / "pid")
         process.terminate()
-        assert process.wait(30) != 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        assert process.wait(SECONDS_MAX) != 0
+    wait_for_end(worker)
 
 
 def test_the_cache_folder_is_where_it_is_named(tree: TinyTree, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.kit.processes import wait_for_end
 from xsplice_plugins.bases.debian import choose_version, download_source, source_versions
 from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.errors import ConfigError, MachineError
@@ -237,23 +237,6 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         process.run_logged(["no-such-program"], log=tmp_path / "log")
 
 
-def assert_ended(pid: int) -> None:
-    """Fail if a process that was killed still runs after a while.
-
-    It may stay as a zombie where nobody reaps orphans, and dies a moment after the signal.
-    """
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return
-        if state == "Z":
-            return
-        assert time.monotonic() < deadline, f"process {pid} is in state {state}"
-        time.sleep(0.02)
-
-
 def test_an_error_in_our_wait_ends_the_whole_process_group(tmp_path: Path) -> None:
     def stop(line: str) -> None:
         raise KeyboardInterrupt(line)
@@ -263,4 +246,4 @@ def test_an_error_in_our_wait_ends_the_whole_process_group(tmp_path: Path) -> No
             ["sh", "-c", "sleep 100 & echo $!; wait"], log=tmp_path / "log", on_line=stop
         )
     child = int(str(caught.value))
-    assert_ended(child)
+    wait_for_end(child)

@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.kit.processes import is_running
+from tests.kit.processes import SECONDS_MAX, number_in, wait_for_end
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, load
 from xsplice_plugins.bases import store
 from xsplice_plugins.bases.adding import Order, add_base
@@ -29,7 +28,6 @@ from xsplice_plugins.kbuild.tree import locate_tree
 pytestmark = pytest.mark.toolchain
 
 USER = "xen/common/user.c"
-SECONDS_MAX = 20
 ADDING = """
 import sys
 from pathlib import Path
@@ -49,13 +47,6 @@ def steps_of(order: Order) -> tuple[BaseRecord, list[str]]:
     steps: list[str] = []
     record = add_base(order, progress=lambda step, _done, _total: steps.append(step))
     return record, list(dict.fromkeys(steps))
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
 
 
 # Made again
@@ -121,16 +112,12 @@ def test_what_ends_an_add_ends_its_make_and_a_next_one_begins_afresh(
     (own / "xen/common/extra.mk").write_text(slow)
     tree = cache / "bases/fleet/tree"
     with subprocess.Popen([sys.executable, "-c", ADDING, own], stderr=subprocess.DEVNULL) as run:
-        wait_for(tree / "xen/pid")
-        make = int((tree / "xen/pid").read_text() or 0)
+        make = number_in(tree / "xen/pid")
         half = tree / "xen/common/version.o"
         run.send_signal(number)
         assert run.wait(SECONDS_MAX) != 0
-    deadline = time.monotonic() + SECONDS_MAX
     with locked(cache / "bases/fleet"):
-        while is_running(make):  # it has let its files go, and is about to end
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_end(make)  # it has let its files go, and is about to end
     with pytest.raises(ConfigError, match="has not ended"):
         store.load_base("fleet")
     # What a killed make left may be half: the next one does not take it.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.processes import running_with, wait_for_running
 from tests.kit.tiny_make import add_makefile
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import capture
@@ -40,26 +41,6 @@ SLOW = (
 )
 
 
-def processes(words: str) -> list[int]:
-    """Return the running processes whose command line holds some words."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if words.encode() in path.read_bytes().replace(b"\0", b" "):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # it ended while we looked
-    return found
-
-
-def wait_for(count: int, words: str) -> None:
-    """Wait until so many processes with these words run (0: none; else at least)."""
-    deadline = time.monotonic() + 20
-    while bool(processes(words)) != bool(count):
-        assert time.monotonic() < deadline, f"{processes(words)} run"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def tree(own_tree: TinyTree) -> TinyTree:
     add_makefile(own_tree)
@@ -76,12 +57,12 @@ def test_whatever_ends_us_ends_make_and_all_that_it_started(
     words = [sys.executable, "-c", MAKING, tree.root, tmp_path / "fix.patch", tmp_path / "copy"]
     process = subprocess.Popen([str(word) for word in words], stderr=subprocess.DEVNULL)
     slow = f"tail -f {tmp_path}/copy"
-    wait_for(1, slow)
+    wait_for_running(slow, is_there=True)
     os.kill(process.pid, number)
     assert process.wait(20) != 0
-    wait_for(0, slow)
-    wait_for(0, f"make -C {tmp_path}/copy")
-    assert processes(slow) == []
+    wait_for_running(slow, is_there=False)
+    wait_for_running(f"make -C {tmp_path}/copy", is_there=False)
+    assert running_with(slow) == []
 
 
 def test_a_copy_that_was_made_leaves_nothing_running(tree: TinyTree, tmp_path: Path) -> None:
@@ -90,7 +71,7 @@ def test_a_copy_that_was_made_leaves_nothing_running(tree: TinyTree, tmp_path: P
     made = capture.make_copy(index, fix, tmp_path / "copy").tree
     assert b"hello\0" in made.xen_syms.read_bytes()
     assert made.root == tmp_path / "copy"
-    assert processes(f"make -C {tmp_path}/copy") == []
+    assert running_with(f"make -C {tmp_path}/copy") == []
 
 
 def test_the_last_lines_of_a_failed_make_are_shown(tree: TinyTree, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import re
 import shutil
 import struct
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.processes import number_in, wait_for_end
 from xsplice_plugins.errors import ConfigError, VerifyError
 from xsplice_plugins.realxen import agent, initramfs, machine, results, session
 from xsplice_plugins.realxen.platforms import ARM64, PLATFORMS, X86_64, Platform, platform_of
@@ -314,22 +314,17 @@ def test_a_crash_ends_the_wait_long_before_the_deadline(
         assert not running.wait_for("never said")
         assert words in running.crash
         process = running._process
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert process.returncode is not None
 
 
 def test_a_silent_machine_ends_at_the_deadline_with_its_children(tmp_path: Path) -> None:
     command = stand_in(tmp_path, f"sleep 60 & echo $! >{tmp_path}/child; echo hi >&$fd; wait")
-    with session.Session(command, cwd=tmp_path, deadline=time.monotonic() + 0.5) as running:
+    with session.Session(command, cwd=tmp_path, deadline=time.monotonic() + 1.5) as running:
         assert running.wait_for("hi")
         assert not running.wait_for("never said")
-    child = int((tmp_path / "child").read_text())
-    state = Path(f"/proc/{child}/stat")
-    until = time.monotonic() + 5  # a process dies a moment after the signal
-    while state.exists() and state.read_text().split(")")[1].split()[0] != "Z":
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    assert os.getpid() != child
+    child = number_in(tmp_path / "child")
+    wait_for_end(child)
 
 
 def test_a_machine_that_ends_early_says_why(tmp_path: Path) -> None:
