@@ -231,9 +231,10 @@ def _functions(
         if not is_root(side.obj, unit):
             continue
         home, record = side.homes.of(unit), check.record_of(side, unit)
-        if home is None:
-            continue  # new; compared if something leads to it
-        if record is not None:
+        if home is None:  # new: what nothing leads to is found by its name
+            addr = None if unit.symbol is None else check.payload.exported(unit.symbol.name)
+            text = "" if addr is None else _as_is(check, side, twins, unit, addr)
+        elif record is not None:
             yield record
             others = twins if isinstance(check.payload, Layers) else []
             text = _record(check, record, unit, home)

@@ -261,6 +261,12 @@ class Loaded:
             return None
         return self.base + symbol.shndx * _STEP + symbol.value
 
+    def exported(self, name: str) -> int | None:
+        """Return where a function or datum that others may name lies; ``None`` if it has none."""
+        found = (self.address_of(row) for row in self.elf.symbols if row.name == name
+                 and not row.is_local)  # fmt: skip
+        return next((addr for addr in found if addr is not None), None)
+
     def area(self, addr: int) -> Area:
         """Return the section around an address, which must be in the payload."""
         return self.areas[bisect_right(self.starts, addr) - 1]

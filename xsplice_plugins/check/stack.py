@@ -40,6 +40,11 @@ class Layers:
         """Return the payload that holds an address; one of them must."""
         return next(layer for layer in self.layers if layer.covers(addr))
 
+    def exported(self, name: str) -> int | None:
+        """Return where the topmost function or datum of a name lies that others may name."""
+        found = (layer.exported(name) for layer in reversed(self.layers))
+        return next((addr for addr in found if addr is not None), None)
+
     @cached_property
     def areas(self) -> list[Area]:
         """Return the sections of all."""

@@ -156,6 +156,26 @@ def test_an_entry_too_many_is_found(known: World, tmp_path: Path) -> None:
     assert ".bug_frames.2: its entry at 0x0 speaks of nothing that was compared" in texts(found)
 
 
+def test_a_new_function_that_nothing_calls_is_compared_with_the_one_of_its_name(
+    known: World, tmp_path: Path
+) -> None:
+    """It may be for payloads above; its entries are no strangers."""
+    more = "void added(void) { BUG(3); }\n"
+    new = changed(known, tmp_path, TEXT, ("int work(", f"{more}int work("))
+    for body, words in (
+        (more, ""),
+        (more.replace("3", "4"), "another place or line"),
+        (more.replace("BUG(3)", ""), "added: "),
+        (
+            "static " + more.replace("void added", "__attribute__((used)) void added"),
+            "its entry at",
+        ),
+        ("", ""),
+    ):
+        found = checked(known, new, payload(known, new, KNOWN + FIXED_TEXT + body, ("text",)))
+        assert (found.held, words in texts(found)) == (not words, True), (body, found)
+
+
 def test_changed_entries_of_a_function_that_stays_are_found(known: World, tmp_path: Path) -> None:
     """The code is the same, only a line moved: with the neutral object it is no change."""
     new = changed(known, tmp_path, TEXT, ("BUG(7)", "BUG(8)"))
