@@ -2,12 +2,13 @@
 """How was this tree compiled, and what does this patch touch?"""
 
 from xsplice_plugins.capture.apart import apart, pair_apart, shares_sections
-from xsplice_plugins.capture.compiling import compile_object
+from xsplice_plugins.capture.compiling import compile_object, complaints
 from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import copy_tree, files_of_rule, origin_of, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
 from xsplice_plugins.capture.guarded import end_makes
+from xsplice_plugins.capture.instances import made_at
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
 from xsplice_plugins.capture.making import make_route
 from xsplice_plugins.capture.pairing import check_drift, differing, pair_objects
@@ -41,6 +42,7 @@ __all__ = [
     "compile_object",
     "compile_pair",
     "compile_shifted",
+    "complaints",
     "copy_tree",
     "differing",
     "doubts_between",
@@ -50,6 +52,7 @@ __all__ = [
     "lay_out_copy",
     "lines_moved",
     "load_reads",
+    "made_at",
     "make_again",
     "make_copy",
     "make_route",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shlex
@@ -168,6 +169,28 @@ def is_true(
         except CaptureError:
             return False
     return str(asked) in line
+
+
+def complaints(job: CompileJob, copy_root: Path, *, env: Mapping[str, str] | None = None) -> str:
+    """Return all errors and warnings of an object's source; nothing is made.
+
+    Args:
+        job: The recorded command.
+        copy_root: The copy.
+        env: The compiler's environment; this process's own if ``None``.
+
+    Raises:
+        MachineError: The compiler is not there.
+    """
+    job = replace(job, command=compiling(job.command, job.output))
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as work:
+        told = Path(work) / "told"
+        changes = _moved(job.command, origin_of(copy_root).folder, copy_root)
+        changes |= _without_outputs(job.command)
+        line = edited(job.command, changes, f"-fsyntax-only 2>{shlex.quote(str(told))}")
+        with contextlib.suppress(CaptureError):  # it has errors, which are told
+            run(line, copy_root / job.cwd, env=env, subject=job.source_path)
+        return told.read_text("utf-8", "surrogateescape")
 
 
 def _without_outputs(command: str) -> dict[int, str]:

@@ -25,6 +25,11 @@ _HINT = (
     "into an unused field"
 )
 
+_ADDED = (
+    "`xsplice shadow FIX --member {}` writes the fix again with the member beside each object; or "
+    "use an unused field"
+)
+
 
 def layout_refusals(
     old: tuple[Declaration, ...], new: tuple[Declaration, ...]
@@ -73,12 +78,15 @@ def layout_refusals(
     for name in sorted(before.keys() & after.keys()):
         what = _difference(before[name], after[name])
         if what:
+            member = what[0].removeprefix("field ")
+            is_plain = what[1] == "it is added" and member.isidentifier()
+            word = f"{name.rpartition(' ')[2]}.{member}"
             refusals.append(
                 Refusal(
                     name=f"{name}: {what[0]}",
                     reason=f"{what[1]}, and memory that exists already has the old layout",
                     code="LAYOUT",
-                    hint=_HINT,
+                    hint=_ADDED.format(word) if is_plain else _HINT,
                 )
             )
     return tuple(refusals)

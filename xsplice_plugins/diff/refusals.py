@@ -76,7 +76,8 @@ fills
 LAYOUT: the layout of a structure that unchanged code also uses was changed
 Instances in memory have the old layout. Code of the live patch would read and write them by the
 new one.
-=> keep the structure and hang the new members on it by a shadow variable
+=> keep the structure and hang the new members on it by a shadow variable: `xsplice shadow` writes
+the fix again so
 
 PERCPU: per-CPU data was added or changed
 Per-CPU areas were laid out and allocated at boot; a payload's .percpu section would be one

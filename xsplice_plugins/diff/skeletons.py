@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from xsplice_plugins.target.shadow import shadow_header, shadow_store
+
 
 def data_hook(name: str, is_local: bool) -> str:
     """Return a load hook that writes a new value to a variable in memory.
@@ -25,12 +27,12 @@ def data_hook(name: str, is_local: bool) -> str:
     )
 
 
-_HEAD = """\
+_LINUX_SHADOW = """\
+#include <linux/livepatch.h>
+
 /* Leave `STRUCTURE` as it is; keep what is new in a shadow of each instance. */
 struct xsplice_TAG_shadow {
-"""
-_LINUX_SHADOW = """\
-};
+MEMBERS};
 
 #define XSPLICE_TAG_SHADOW 1UL /* a number no other live patch uses */
 
@@ -46,53 +48,12 @@ static void xsplice_TAG_drop(STRUCTURE *of)
     klp_shadow_free(of, XSPLICE_TAG_SHADOW, NULL);
 }
 """
-_XEN_SHADOW = """\
-    struct list_head entry;
-    const STRUCTURE *of;
-};
-
-static LIST_HEAD(xsplice_TAG_shadows);
-static DEFINE_SPINLOCK(xsplice_TAG_lock);
-
-/* The shadow of an instance, zeroed when it is new; NULL if there is no memory. */
-static struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
-{
-    struct xsplice_TAG_shadow *s, *fresh = xzalloc(struct xsplice_TAG_shadow);
-
-    spin_lock(&xsplice_TAG_lock);
-    list_for_each_entry ( s, &xsplice_TAG_shadows, entry )
-        if ( s->of == of )
-            goto out;
-    s = fresh;
-    fresh = NULL;
-    if ( s )
-    {
-        s->of = of;
-        list_add(&s->entry, &xsplice_TAG_shadows);
-    }
- out:
-    spin_unlock(&xsplice_TAG_lock);
-    xfree(fresh);
-    return s;
-}
-
-/* Call it where a `STRUCTURE` is freed, or another one may inherit the shadow. */
-static void xsplice_TAG_drop(const STRUCTURE *of)
-{
-    struct xsplice_TAG_shadow *s, *next;
-
-    spin_lock(&xsplice_TAG_lock);
-    list_for_each_entry_safe ( s, next, &xsplice_TAG_shadows, entry )
-        if ( s->of == of )
-        {
-            list_del(&s->entry);
-            xfree(s);
-        }
-    spin_unlock(&xsplice_TAG_lock);
-}
+_XEN_WAY = """\
+/* Leave `STRUCTURE` as it is: `xsplice shadow FIX WORDS`
+ * writes the fix again so. By hand: this behind the structure, xsplice_TAG_shadow(object)->member
+ * where one is used, and xsplice_TAG_drop(object) where an object is freed. */
 """
-_XEN_INCLUDES = "#include <xen/list.h>\n#include <xen/spinlock.h>\n#include <xen/xmalloc.h>\n\n"
-_LINUX_INCLUDES = "#include <linux/livepatch.h>\n\n"
+_XEN_STORE = "\n/* And this at the end of one C file. */\n"
 
 
 def shadow_variable(structure: str, fields: tuple[tuple[str, str], ...], profile: str) -> str:
@@ -102,11 +63,15 @@ def shadow_variable(structure: str, fields: tuple[tuple[str, str], ...], profile
     where it is not known. Linux has functions of its own for this.
     """
     tag = _identifier(structure.rsplit(maxsplit=1)[-1])
-    members = "".join(f"    {_member(kind, name)};\n" for name, kind in fields)
-    is_linux = profile == "linux"
-    includes, body = (_LINUX_INCLUDES, _LINUX_SHADOW) if is_linux else (_XEN_INCLUDES, _XEN_SHADOW)
-    text = f"{includes}{_HEAD}{members}{body}".replace("XSPLICE_TAG", f"XSPLICE_{tag.upper()}")
-    return text.replace("xsplice_TAG_", f"xsplice_{tag}_").replace("STRUCTURE", structure)
+    members = tuple(_member(kind, name) for name, kind in fields)
+    if profile == "linux":
+        rows = "".join(f"    {row};\n" for row in members)
+        text = _LINUX_SHADOW.replace("MEMBERS", rows)
+        text = text.replace("XSPLICE_TAG", f"XSPLICE_{tag.upper()}")
+        return text.replace("xsplice_TAG_", f"xsplice_{tag}_").replace("STRUCTURE", structure)
+    words = " ".join(f"--member {tag}.{name}" for name, _ in fields)
+    way = _XEN_WAY.replace("STRUCTURE", structure).replace("TAG", tag).replace("WORDS", words)
+    return way + shadow_header(structure, members) + _XEN_STORE + shadow_store(structure, ())
 
 
 def _identifier(name: str) -> str:

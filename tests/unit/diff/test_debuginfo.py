@@ -97,20 +97,18 @@ def test_a_field_in_a_hole_is_a_question_and_no_refusal(tmp_path: Path, flag: st
 #: Just enough of Xen's and of Linux' headers to compile the skeletons.
 SHADOW_HEADERS = r"""
 #include <stddef.h>
-struct list_head { struct list_head *next, *prev; };
-#define LIST_HEAD(name) struct list_head name = { &name, &name }
-#define list_entry(p, t, m) ((t *)((char *)(p) - offsetof(t, m)))
-#define list_for_each_entry(p, h, m) for ( p = list_entry((h)->next, __typeof__(*p), m); \
-    &p->m != (h); p = list_entry(p->m.next, __typeof__(*p), m))
-#define list_for_each_entry_safe(p, n, h, m) for ( p = list_entry((h)->next, __typeof__(*p), m), \
-    n = list_entry(p->m.next, __typeof__(*p), m); &p->m != (h); \
-    p = n, n = list_entry(n->m.next, __typeof__(*n), m))
+#define cf_check
+#define bool _Bool
+typedef int livepatch_payload_t;
+#define LIVEPATCH_POSTREVERT_HOOK(f) void (*hook)(livepatch_payload_t *) = f
 typedef int spinlock_t;
 #define DEFINE_SPINLOCK(x) spinlock_t x
-extern void spin_lock(spinlock_t *), spin_unlock(spinlock_t *), xfree(void *);
-extern void list_add(struct list_head *, struct list_head *), list_del(struct list_head *);
-extern void *zeroed(size_t);
-#define xzalloc(t) ((t *)zeroed(sizeof(t)))
+#define spin_lock_irqsave(l, f) ((f) = save(l))
+extern unsigned long save(spinlock_t *);
+extern void spin_unlock_irqrestore(spinlock_t *, unsigned long), xfree(void *);
+extern int in_irq(void), local_irq_is_enabled(void);
+extern void panic(const char *, ...), *memset(void *, int, size_t), *get(size_t);
+#define xmalloc(t) ((t *)get(sizeof(t)))
 #define GFP_ATOMIC 0
 extern void *klp_shadow_get_or_alloc(void *, unsigned long, size_t, int, void *, void *);
 extern void klp_shadow_free(void *, unsigned long, void *);

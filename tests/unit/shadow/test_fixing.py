@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fix is written again with its new members in shadows; the tree's compiler says where."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins import cli
+from xsplice_plugins.artefacts import PatchSet
+from xsplice_plugins.errors import CaptureError, RefusedError
+from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.patch import patched_files
+from xsplice_plugins.shadow import ShadowFix, shadow_fix
+
+pytestmark = pytest.mark.toolchain
+
+#: What of Xen the store asks for, as far as a compiler sees it.
+HEADERS = {
+    "irq.h": "int in_irq(void);\nint local_irq_is_enabled(void);\n",
+    "livepatch_payload.h": "typedef struct payload livepatch_payload_t;\n"
+    "#define LIVEPATCH_POSTREVERT_HOOK(f) void (*hook_##f)(livepatch_payload_t *) = f\n",
+    "spinlock.h": "typedef struct { int taken; } spinlock_t;\n#define DEFINE_SPINLOCK(l) "
+    "spinlock_t l\n#define spin_lock(l) take(l)\nvoid take(spinlock_t *);\n"
+    "void spin_lock_init(spinlock_t *);\n"
+    "#define spin_lock_irqsave(l, f) ((f) = 1, take(l))\n"
+    "void spin_unlock_irqrestore(spinlock_t *, unsigned long);\n",
+    "xmalloc.h": "void *_xmalloc(unsigned long);\nvoid xfree(void *);\nvoid put(void *);\n"
+    "#define xmalloc(type) ((type *)_xmalloc(sizeof(type)))\n"
+    "#define XFREE(p) do { xfree(p); (p) = 0; } while (0)\n",
+    "lib.h": "#define NULL ((void *)0)\n#define bool _Bool\n"
+    "#define cf_check\n#define FILE_NAME __FILE__\n#define offsetof __builtin_offsetof\n"
+    "void panic(const char *, ...);\nvoid *memset(void *, int, unsigned long);\n",
+    "owner.h": "#include <xen/spinlock.h>\n#include <xen/lib.h>\nstruct owner\n{\n"
+    "    struct owner *next;\n    int first;\n};\n"
+    "static inline int first(const struct owner *o) { return o->first; }\n",
+}
+#: Somebody must define what the headers promise; what it does is no matter.
+STUBS = """
+#include <xen/irq.h>
+#include <xen/owner.h>
+#include <xen/xmalloc.h>
+int in_irq(void) { return 0; }
+int local_irq_is_enabled(void) { return 1; }
+void take(spinlock_t *l) { l->taken = 1; }
+void spin_lock_init(spinlock_t *l) { l->taken = 0; }
+void spin_unlock_irqrestore(spinlock_t *l, unsigned long f) { l->taken = (int)f; }
+void *_xmalloc(unsigned long size) { return (void *)size; }
+void xfree(void *p) { (void)p; }
+void put(void *p) { (void)p; }
+void panic(const char *text, ...) { (void)text; }
+void *memset(void *p, int c, unsigned long n) { (void)c; (void)n; return p; }
+void owner_free_names(struct owner *o) { o->first = 0; }
+"""
+USER = """\
+#include <xen/owner.h>
+#include <xen/xmalloc.h>
+struct owner top = { .first = 1 };
+struct owner *make(void)
+{
+    struct owner *o = xmalloc(struct owner);
+
+    o->first = 1;
+    return o;
+}
+void owner_free(struct owner *o)
+{
+    if ( o->first )
+        xfree(o);
+}
+void owner_free_names(struct owner *o);
+void end(struct owner *o, int *other)
+{
+    owner_free_names(o);
+    owner_free(o);
+    XFREE(o->next);
+    xfree(other);
+}
+int user(struct owner *o)
+{
+    return o->first + first(o->next);
+}
+"""
+FIRST = "    int first;\n"
+HEADER_FILE, USER_FILE = "xen/include/xen/owner.h", "xen/common/user.c"
+MEMBERS = (HEADER_FILE, FIRST, f"{FIRST}    spinlock_t lock;\n    int count;\n")
+LOCK = (USER_FILE, "    o->first = 1;\n", "    o->first = 1;\n    spin_lock_init(&o->lock);\n")
+USE = (
+    USER_FILE,
+    "    return o->first + first(o->next);\n",
+    (
+        "    spin_lock(&o->lock);\n    (&top)->count += o->next->count++;\n"
+        "    return first(o->next) + top.count + o[o->count]\n        .count;\n"
+    ),
+)
+INLINE = (HEADER_FILE, "return o->first;", "return o->first + o->count;")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> TinyTree:
+    tiny = TinyTree(tmp_path / "tree", flags="-Wall -Werror")
+    for name, text in HEADERS.items():
+        (tiny.root / "xen/include/xen" / name).write_text(f"#pragma once\n{text}")
+    (tiny.root / USER_FILE).write_text(USER)
+    with (tiny.root / "xen/common/version.c").open("a") as file:
+        file.write(STUBS)
+    tiny.build()
+    return tiny
+
+
+def made(tree: TinyTree, *edits: tuple[str, str, str], words: str = "") -> ShadowFix:
+    """Write a fix of some edits again."""
+    located = locate_tree(tree.root)
+    return shadow_fix(located, tree.patch(*edits), (words or "owner.lock owner.count").split())
+
+
+def texts_of(tree: TinyTree, done: ShadowFix) -> dict[str, str]:
+    """Return the files that a written patch changes, as they are with it."""
+    fix: PatchSet = tree.patch_text(done.text)
+    files = patched_files(fix, tree.root)
+    return {path: (data or b"").decode() for path, data in files.items()}
+
+
+def test_every_use_is_led_to_the_shadow(tree: TinyTree) -> None:
+    before = {path: path.read_bytes() for path in tree.root.rglob("*") if path.is_file()}
+    done = made(tree, MEMBERS, LOCK, USE, INLINE)
+    texts = texts_of(tree, done)
+    assert texts[HEADER_FILE].count("struct owner\n{\n    struct owner *next;\n    int first;\n};")
+    assert "    spinlock_t lock;\n    int count;\n};\n" in texts[HEADER_FILE]
+    assert "return o->first + xsplice_owner_shadow(o)->count;" in texts[HEADER_FILE]
+    user = texts[USER_FILE]
+    assert "    spin_lock(&xsplice_owner_shadow(o)->lock);\n" in user
+    assert "xsplice_owner_shadow((&top))->count += xsplice_owner_shadow(o->next)->count++" in user
+    assert "xsplice_owner_shadow(&(top))->count +" in user
+    assert "xsplice_owner_shadow(&(o[xsplice_owner_shadow(o)->count]))->count;" in user
+    assert "    s->of = of;\n    spin_lock_init(&s->lock);\n}" in user
+    assert {path: path.read_bytes() for path in before} == before
+    assert any(
+        "uses: 7 in xen/common/user.c, 1 in xen/include/xen/owner.h" in n for n in done.notes
+    )
+
+
+def test_shadows_go_where_memory_of_an_object_is_freed(tree: TinyTree) -> None:
+    done = made(tree, MEMBERS, LOCK, USE)
+    user = texts_of(tree, done)[USER_FILE]
+    assert "        ({ xsplice_owner_drop(o); xfree(o); });\n" in user
+    assert "    ({ xsplice_owner_drop(o->next); XFREE(o->next); });\n" in user
+    assert "    owner_free_names(o);\n    owner_free(o);\n" in user
+    assert "    xfree(other);\n" in user
+    [note] = [note for note in done.notes if "objects die in" in note]
+    assert "owner_free (xen/common/user.c), end (xen/common/user.c)" in note
+
+
+def test_what_nobody_can_tell_is_for_a_person_to_look_at(tree: TinyTree) -> None:
+    (tree.root / USER_FILE).write_text(USER.replace("xfree(o)", "put(o)").replace("XFREE", "put"))
+    tree.build()
+    pointer = (HEADER_FILE, FIRST, f"{FIRST}    struct owner *count;\n")
+    use = (USER_FILE, "return o->first +", "return !o->count +")
+    done = made(tree, pointer, use, words="owner.count")
+    looks = [note for note in done.notes if note.startswith("LOOK: ")]
+    assert any("`count` starts as zero" in note for note in looks)
+    assert any("what `count` leads to" in note for note in looks)
+    assert any("where objects of struct owner are freed was not found" in note for note in looks)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            (USER_FILE, "return o->first", "return __builtin_offsetof(struct owner, count)"),
+            "user.c:26: `count` is used there otherwise than by -> or .",
+        ),
+        ((USER_FILE, "{ .first = 1 }", "{ .first = 1, .count = 2 }"), "user.c:3: `count` is"),
+        (
+            (USER_FILE, "return o->first", "return offsetof(struct owner, count)"),
+            "lib.h:6: `count` is used by a macro of that file",
+        ),
+        (None, "no C file of the fix uses it"),
+    ],
+)
+def test_a_use_that_no_shadow_serves_is_refused(
+    tree: TinyTree, edit: tuple[str, str, str] | None, words: str
+) -> None:
+    with pytest.raises((RefusedError, CaptureError), match=words):
+        made(tree, *([MEMBERS, edit] if edit else [MEMBERS]), words="owner.count")
+
+
+def test_a_fix_that_does_not_compile_is_refused(tree: TinyTree) -> None:
+    wrong = (USER_FILE, "return o->first", "return o->count + none")
+    with pytest.raises(CaptureError, match=r"user\.c:26:.*none"):
+        made(tree, MEMBERS, wrong, words="owner.count")
+
+
+def test_the_command_writes_a_patch_that_the_next_one_takes(
+    tree: TinyTree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.patch(MEMBERS, LOCK, USE)
+    words = ["shadow", str(tmp_path / "fix.patch"), "--xen", str(tree.root)]
+    out = tmp_path / "new.patch"
+    members = ["--member", "owner.lock", "--member", "owner.count"]
+    assert cli.main([*words, *members, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"written to {out}\n")
+    assert "lock: made ready by spin_lock_init()" in said
+    subprocess.run(["patch", "-p1", "-i", out], cwd=tree.root, check=True, stdout=subprocess.PIPE)
+    tree.build()
+    assert cli.main([*words, "--member", "owner.gone", "--out", str(tmp_path / "no.patch")]) != 0
+    assert not (tmp_path / "no.patch").exists()

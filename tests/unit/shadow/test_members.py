@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New members are found where they are declared, and taken out of the text."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.errors import ConfigError, RefusedError
+from xsplice_plugins.shadow.members import parse_words, taken_out
+
+OLD = """\
+struct other { int lock; };
+struct __packed owner
+{
+    int first; /* lock; */
+    struct { int lock; } inner;
+    int last;
+} __aligned;
+int after;
+"""
+
+
+@pytest.mark.parametrize(
+    ("declaration", "shown"),
+    [
+        ("    spinlock_t   lock;\n", "spinlock_t lock"),
+        ("    /* Why. */ struct list *lock[2][3]; /* what */\n", "struct list *lock[2][3]"),
+        ("    unsigned int lock : 3;\n", "unsigned int lock : 3"),
+        ("    DECLARE_BITMAP(lock,\n        8);\n", "DECLARE_BITMAP(lock, 8)"),
+        ("#ifdef A\n    bool lock;\n#endif\n", "bool lock"),
+    ],
+)
+def test_a_new_member_is_taken_out(declaration: str, shown: str) -> None:
+    texts = {"a.h": OLD.replace("    int last;\n", f"{declaration}    int last;\n")}
+    structure, end = taken_out(texts, {"a.h": OLD}, "owner", ["lock"])
+    assert structure.declarations == (shown,)
+    assert (structure.name, structure.path) == ("struct owner", "a.h")
+    assert texts["a.h"][end:].strip() == "int after;"
+    left = [line for line in texts["a.h"].splitlines() if line not in OLD.splitlines()]
+    assert not any("lock" in line for line in left), left
+
+
+def test_several_members_of_one_structure() -> None:
+    texts = {"a.h": OLD.replace("    int last;\n", "    int last;\n    int x;\n    long y;\n")}
+    structure, _ = taken_out(texts, {"a.h": OLD}, "owner", ["y", "x"])
+    assert structure.declarations == ("long y", "int x")
+    assert texts["a.h"] == OLD
+
+
+@pytest.mark.parametrize(
+    ("tag", "member", "words"),
+    [
+        ("owner", "first", "a member already"),
+        ("owner", "gone", "no such member of struct owner itself"),
+        ("owner", "a", "no such member of struct owner itself"),  # declared with another one
+        ("nobody", "x", "in no patched file"),
+    ],
+)
+def test_what_is_no_new_member_is_refused(tag: str, member: str, words: str) -> None:
+    texts = {"a.h": OLD.replace("    int last;\n", "    int last;\n    int a, b;\n")}
+    with pytest.raises(RefusedError, match=words):
+        taken_out(texts, {"a.h": OLD}, tag, [member])
+
+
+def test_words_name_a_structure_and_a_member() -> None:
+    words = ["domain.lock", "struct domain.count", "vcpu.x", "domain.lock"]
+    assert parse_words(words) == {"domain": ["lock", "count"], "vcpu": ["x"]}
+    for word in ("domain", "domain.a.b", "", "enum e.x", ".x"):
+        with pytest.raises(ConfigError, match=r"is not STRUCTURE\.MEMBER"):
+            parse_words([word])

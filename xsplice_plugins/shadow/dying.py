@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where objects of a structure die: calls that free one, in the files that make some."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins import capture
+from xsplice_plugins.shadow.asking import asking, complaints_of, missed
+from xsplice_plugins.shadow.text import blanked, closing, without_directives
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.shadow.members import Structure
+
+_FREES = re.compile(r"\b(?P<call>\w*free\w*)\s*\(", re.IGNORECASE)
+_ASKED = "xsplice_asked"  #: a member that nothing has
+_FUNCTION = re.compile(r"^(?!\s)[^;{}#=]*?\b(?P<name>\w+)\s*\([^;{}]*\)\s*\{", re.MULTILINE)
+
+
+class Death(NamedTuple):
+    """One call that frees an object."""
+
+    path: str
+    start: int  #: of the call
+    end: int  #: behind its closing bracket
+    call: str
+    what: str  #: the pointer, as it is written
+    more: str  #: zeroes for the other arguments
+    function: str  #: in whose body it stands
+
+
+def deaths_of(
+    tree: XenTree, texts: Mapping[str, str], structure: Structure, work: Path
+) -> list[Death]:
+    """Return where objects of a structure are freed, in the files where some are made.
+
+    What frees memory of any type counts; a function that takes an object frees what belongs to it.
+
+    Args:
+        tree: The built tree.
+        texts: What differs from it, by path.
+        structure: Whose objects.
+        work: A folder of one's own.
+    """
+    with asking(tree, texts, work) as (copy, jobs):
+        made = capture.made_at(jobs[0], copy, structure.name)
+    prefix = f"{tree.patch_root}/" if tree.patch_root else ""
+    paths = {row.partition(":")[0].removeprefix(prefix) for row in made}
+    calls = [
+        call
+        for path in sorted(path for path in paths if path.endswith(".c"))
+        for call in _calls(path, text_of(tree, texts, path))
+    ]
+    return sorted(_generic(tree, texts, _of_type(tree, texts, calls, structure, work), work))
+
+
+def _of_type(
+    tree: XenTree, texts: Mapping[str, str], calls: list[Death], structure: Structure, work: Path
+) -> list[Death]:
+    """Return the calls that are given an object of a structure: the compiler tells the type."""
+    asked: dict[str, str] = {}
+    places: dict[tuple[str, int], Death] = {}
+    for path in sorted({call.path for call in calls}):
+        text, grown = text_of(tree, texts, path), 0
+        for call in (row for row in calls if row.path == path):
+            at = text.index(call.what, call.start + grown + len(call.call))
+            end = at + len(call.what)
+            places[path, end + 3] = call
+            text = f"{text[:at]}(({call.what})->{_ASKED}){text[end:]}"
+            grown += len(_ASKED) + 6
+        asked[path] = text
+    if not asked:
+        return []
+    found = missed(tree, {**texts, **asked}, {structure.name: {_ASKED}}, work)
+    return [places[row.path, row.start] for row in found if (row.path, row.start) in places]
+
+
+def _generic(
+    tree: XenTree, texts: Mapping[str, str], calls: list[Death], work: Path
+) -> list[Death]:
+    """Return the calls of what frees memory of any type; others free what belongs to an object."""
+    asked = {row.path: text_of(tree, texts, row.path).rstrip("\n") for row in calls}
+    places: dict[tuple[str, int], Death] = {}
+    for number, row in enumerate(calls):
+        asked[row.path] += (
+            f"\nstruct {_ASKED}; void {_ASKED}_{number}(struct {_ASKED} *p); "
+            f"void {_ASKED}_{number}(struct {_ASKED} *p) {{ {row.call}(p{row.more}); }}"
+        )
+        places[row.path, asked[row.path].count("\n") + 1] = row
+    if not asked:
+        return []
+    asked = {path: f"{text}\n" for path, text in asked.items()}
+    told = complaints_of(tree, {**texts, **asked}, work)
+    refused = {places[row.path, row.line] for row in told if (row.path, row.line) in places}
+    return [row for row in calls if row not in refused]
+
+
+def _calls(path: str, text: str) -> list[Death]:
+    """Return the statements of a text that may free something."""
+    blank = without_directives(blanked(text))
+    functions = [(match.start(), match["name"]) for match in _FUNCTION.finditer(blank)]
+    found = []
+    for match in _FREES.finditer(blank):
+        before = blank[: match.start()].rstrip()
+        end = closing(blank, match.end() - 1)
+        what, *more = _arguments(text[match.end() : end])
+        is_statement = before.endswith((";", "{", "}", ")", ":", "else"))
+        if is_statement and what and "++" not in what and "--" not in what:
+            inside = [name for start, name in functions if start < match.start()]
+            span = (match.start(), end + 1)
+            zeroes = ", 0" * len(more)
+            found.append(Death(path, *span, match["call"], what, zeroes, (inside or [""])[-1]))
+    return found
+
+
+def _arguments(text: str) -> list[str]:
+    """Cut the text between a call's brackets into its arguments."""
+    depth, start, found = 0, 0, []
+    for at, mark in enumerate(text):
+        depth += (mark in "([{") - (mark in ")]}")
+        if mark == "," and not depth:
+            found.append(text[start:at].strip())
+            start = at + 1
+    return [*found, text[start:].strip()]
+
+
+def text_of(tree: XenTree, texts: Mapping[str, str], path: str) -> str:
+    """Return a file's text: the fix's, or else the tree's."""
+    return texts[path] if path in texts else (tree.source_root / path).read_text("latin-1")

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a fix again, so that what it adds to a structure lives in a shadow of each object."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import patch
+from xsplice_plugins.errors import CaptureError, RefusedError
+from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
+from xsplice_plugins.shadow.dying import deaths_of, text_of
+from xsplice_plugins.shadow.members import Structure, parse_words, taken_out
+from xsplice_plugins.shadow.text import blanked, operand_start
+from xsplice_plugins.target.shadow import shadow_header, shadow_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.shadow.asking import Missed
+
+_ROUNDS_MAX = 40  #: of the compiler: one for each use inside another
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowFix:
+    """A fix with its new members in shadows."""
+
+    text: str  #: the patch
+    notes: tuple[str, ...]  #: what was done, and what a person should look at
+
+
+def shadow_fix(tree: XenTree, fix: PatchSet, words: Sequence[str]) -> ShadowFix:
+    """Take new members out of their structures and put them into shadows.
+
+    Args:
+        tree: The built tree; it is only read.
+        fix: The fix as it is.
+        words: ``STRUCTURE.MEMBER`` each.
+
+    Returns:
+        A patch in the place of the fix.
+
+    Raises:
+        ConfigError: A word is of another form.
+        RefusedError: What it names is not a new member of a structure, or is used in a way that a
+            shadow cannot serve.
+        CaptureError: The result does not compile.
+    """
+    wanted = parse_words(words)
+    patched = patch.patched_files(fix, tree.source_root)
+    texts = {path: data.decode("latin-1") for path, data in patched.items() if data is not None}
+    gone = {path: None for path, data in patched.items() if data is None}
+    if gone:
+        raise RefusedError(f"{min(gone)}: the fix removes it; take that into a fix of its own")
+    olds = {
+        path: place.read_text("latin-1")
+        for path in texts
+        if (place := tree.source_root / path).is_file()
+    }
+    structures = []
+    for tag in sorted(wanted):
+        structure, end = taken_out(texts, olds, tag, wanted[tag])
+        text = texts[structure.path]
+        header = shadow_header(structure.name, structure.declarations).rstrip()
+        texts[structure.path] = f"{text[:end]}\n{header}{text[end:]}"
+        structures.append(structure)
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as name:
+        work = Path(name)
+        uses = _redirect(tree, texts, structures, work)
+        notes = [note for row in structures for note in _finish(tree, texts, row, uses, work)]
+        complaints = complaints_of(tree, texts, work)
+    if complaints:
+        raise CaptureError(
+            f"{fix.name}: with the shadow it does not compile: {complaints[0].text}; write this "
+            "place by hand before"
+        )
+    return ShadowFix(text=patch_of(tree, texts), notes=tuple(notes))
+
+
+def _redirect(
+    tree: XenTree, texts: dict[str, str], structures: Sequence[Structure], work: Path
+) -> dict[str, Counter[str]]:
+    """Lead every use of the members to the shadow; count them by structure and file."""
+    members = {row.name: row.members for row in structures}
+    owners = {member: row for row in structures for member in row.members}
+    uses: dict[str, Counter[str]] = {row.tag: Counter() for row in structures}
+    for _ in range(_ROUNDS_MAX):
+        found = missed(tree, texts, members, work)
+        if not found:
+            return uses
+        for path in sorted({row.path for row in found}):
+            first = len(texts[path])
+            for row in sorted((row for row in found if row.path == path), reverse=True):
+                start = operand_start(blanked(texts[path]), row.start)
+                if start < 0:
+                    line = texts[path].count("\n", 0, row.start) + 1
+                    raise RefusedError(
+                        f"{path}:{line}: `{row.name}` is set in an initialiser, which no shadow "
+                        "serves; set it in a statement behind"
+                    )
+                if row.end > first:
+                    continue  # it holds a use that was led elsewhere: the next round asks again
+                texts[path] = _led(texts[path], start, row, owners[row.name])
+                uses[owners[row.name].tag][path] += 1
+                first = start
+    raise CaptureError(f"{', '.join(owners)}: used within its own uses; write it by hand")
+
+
+def _led(text: str, start: int, use: Missed, structure: Structure) -> str:
+    """Return text with one use led to the shadow."""
+    operand = text[start : use.start].rstrip()
+    if text[use.start] == ".":
+        operand = f"&({operand})" if not operand.startswith("(") else f"&{operand}"
+    place = f"xsplice_{structure.tag}_shadow({operand})->{use.name}"
+    return text[:start] + place + text[use.end :]
+
+
+def _finish(
+    tree: XenTree,
+    texts: dict[str, str],
+    structure: Structure,
+    uses: dict[str, Counter[str]],
+    work: Path,
+) -> list[str]:
+    """Let the shadows of dying objects go, add the store, and say what was done."""
+    counts = uses[structure.tag]
+    homes = sorted(path for path in counts if path.endswith(".c"))
+    if not homes:
+        raise RefusedError(
+            f"{structure.tag}.{structure.members[0]}: no C file of the fix uses it, so none can "
+            "hold its shadows; a member that nothing uses needs none"
+        )
+    inits = _inits(texts, structure)
+    deaths = deaths_of(tree, texts, structure, work)
+    for path in sorted({row.path for row in deaths}):
+        text = text_of(tree, texts, path)
+        for row in sorted((row for row in deaths if row.path == path), reverse=True):
+            call = text[row.start : row.end]
+            drop = f"({{ xsplice_{structure.tag}_drop({row.what}); {call}; }})"
+            text = text[: row.start] + drop + text[row.end :]
+        texts[path] = text
+    made = {path for path, _, _ in inits}
+    home = min(homes, key=lambda path: (path not in made, path))
+    store = shadow_store(structure.name, [(call, member) for _, call, member in inits])
+    texts[home] = texts[home].rstrip("\n") + "\n" + store
+    ends = [f"{row.function} ({row.path})" for row in deaths]
+    return _notes(structure, counts, inits, ends, home)
+
+
+def _inits(texts: dict[str, str], structure: Structure) -> list[tuple[str, str, str]]:
+    """Return what makes members ready: (file, function, member), where one function is used."""
+    found = []
+    for member in structure.members:
+        use = re.compile(
+            rf"\b(?P<call>\w*init\w*)\s*\(\s*&\s*xsplice_{structure.tag}_shadow\("
+            rf"[^;]*\)->{member}\s*\)\s*;",
+            re.IGNORECASE,
+        )
+        rows = [(path, match["call"]) for path, text in sorted(texts.items())
+                for match in use.finditer(text)]  # fmt: skip
+        if len({call for _, call in rows}) == 1:
+            found.append((rows[0][0], rows[0][1], member))
+    return found
+
+
+def _notes(
+    structure: Structure,
+    counts: Counter[str],
+    inits: Sequence[tuple[str, str, str]],
+    deaths: Sequence[str],
+    home: str,
+) -> list[str]:
+    """Say what was done for one structure, and what to look at."""
+    names = ", ".join(f"`{name}`" for name in structure.members)
+    where = ", ".join(f"{count} in {path}" for path, count in sorted(counts.items()))
+    notes = [f"{structure.name}: {names} in a shadow of each object; uses: {where}; store: {home}"]
+    ready = {member: call for _, call, member in inits}
+    for member in structure.members:
+        if member in ready:
+            notes.append(f"{member}: made ready by {ready[member]}(), for objects that exist too")
+        else:
+            notes.append(
+                f"LOOK: `{member}` starts as zero, for objects that exist too; if another value is "
+                f"right, set it in xsplice_{structure.tag}_start()"
+            )
+    notes += [
+        f"LOOK: what `{member}` leads to is not given back: undo it before the shadow goes, in "
+        f"xsplice_{structure.tag}_drop() and xsplice_{structure.tag}_end()"
+        for member, text in zip(structure.members, structure.declarations, strict=True)
+        if "*" in text or re.match(r"(struct|union)\b", text)
+    ]
+    if deaths:
+        notes.append(f"objects die in {', '.join(deaths)}: their shadows go there")
+    else:
+        notes.append(
+            f"LOOK: where objects of {structure.name} are freed was not found: call "
+            f"xsplice_{structure.tag}_drop(OBJECT) there, or another one made at the same address "
+            "inherits the shadow"
+        )
+    return [
+        *notes,
+        f"LOOK: where an object of {structure.name} is copied or cleared as a whole, its shadow is "
+        "not",
+        "LOOK: without memory, and with the reserve used up, the first use of a new object's "
+        "shadow panics",
+    ]

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The new member of a structure: where its declaration stands, and the text without it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.errors import ConfigError, RefusedError
+from xsplice_plugins.shadow.text import blanked, closing, without_directives
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_WORD = re.compile(r"(?:(?:struct|union)\s+)?(?P<tag>[A-Za-z_]\w*)\.(?P<member>[A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """A structure, and the members that a fix adds to it."""
+
+    kind: str  #: ``struct`` or ``union``
+    tag: str
+    path: str  #: the file that defines it
+    members: tuple[str, ...]
+    declarations: tuple[str, ...]  #: as the fix has them, without the semicolon
+
+    @property
+    def name(self) -> str:
+        """Return how C calls it."""
+        return f"{self.kind} {self.tag}"
+
+
+def parse_words(words: Sequence[str]) -> dict[str, list[str]]:
+    """Read ``--member`` words.
+
+    Args:
+        words: ``STRUCTURE.MEMBER`` each, with or without ``struct`` before it.
+
+    Returns:
+        The members, by the structure's tag.
+
+    Raises:
+        ConfigError: A word is of another form.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        match = _WORD.fullmatch(word.strip())
+        if match is None:
+            raise ConfigError(
+                f"--member {word}: is not STRUCTURE.MEMBER; give a structure's tag and one member "
+                "of its own, such as domain.lock"
+            )
+        members = found.setdefault(match["tag"], [])
+        if match["member"] not in members:
+            members.append(match["member"])
+    return found
+
+
+def taken_out(
+    texts: dict[str, str], olds: Mapping[str, str], tag: str, members: Sequence[str]
+) -> tuple[Structure, int]:
+    """Take the declarations of new members out of the text that defines their structure.
+
+    Args:
+        texts: Patched files, by path; the one that defines the structure is changed.
+        olds: The same files before the patch.
+        tag: The structure's.
+        members: Names.
+
+    Returns:
+        The structure, and the place in its file's text where its definition has ended.
+
+    Raises:
+        RefusedError: It is not defined in a patched file, or a member is not a new one of its own.
+    """
+    head = re.compile(rf"\b(?P<kind>struct|union)\s+(?:__\w+\s+)*{tag}\s*\{{")
+    found = [
+        (path, match) for path in sorted(texts) for match in head.finditer(blanked(texts[path]))
+    ]
+    if len(found) != 1:
+        where = ", ".join(path for path, _ in found) or "no patched file"
+        raise RefusedError(
+            f"{tag}.{members[0]}: `{tag}` is defined in {where}; name a structure with a tag that "
+            "the fix changes in one place"
+        )
+    [(path, match)] = found
+    kind, declarations = match["kind"], []
+    before = re.search(head.pattern, blanked(olds.get(path, "")))
+    for member in members:
+        text = texts[path]
+        inside = _span(text, head)
+        if before is not None and _statement(olds[path], _span(olds[path], head), member):
+            raise RefusedError(
+                f"{tag}.{member}: it is a member already; name one that the fix adds"
+            )
+        place = _statement(text, inside, member)
+        if place is None:
+            raise RefusedError(
+                f"{tag}.{member}: {path} has no such member of {kind} {tag} itself, declared on "
+                "its own; give the member that is added (of a nameless structure inside: that "
+                "structure's declaration on its own, with a tag)"
+            )
+        start, end = place
+        declarations.append(" ".join(text[start:end].split()))
+        texts[path] = _cut(text, start, end + 1)
+    end = _span(texts[path], head)[1]
+    blank = blanked(texts[path])
+    structure = Structure(
+        kind=kind,
+        tag=tag,
+        path=path,
+        members=tuple(members),
+        declarations=tuple(declarations),
+    )
+    return structure, blank.index(";", end) + 1
+
+
+def _span(text: str, head: re.Pattern[str]) -> tuple[int, int]:
+    """Return where a structure's body begins and ends."""
+    blank = blanked(text)
+    match = head.search(blank)
+    assert match is not None  # it was found before
+    return match.end(), closing(blank, match.end() - 1)
+
+
+def _statement(text: str, span: tuple[int, int], member: str) -> tuple[int, int] | None:
+    """Return where the declaration of one member alone stands, and its semicolon."""
+    blank = without_directives(blanked(text))
+    own = re.compile(rf"[^,]*?(?<![\w.]){member}\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+\s*)?")
+    made = re.compile(rf"\s*[A-Z_]\w*\s*\(\s*(?:[^();]*,\s*)?{member}\s*(?:,[^;]*)?\)\s*")
+    at, end = span
+    start = at
+    while at < end:
+        if blank[at] in "{([":
+            at = closing(blank, at)
+        elif blank[at] == ";":
+            statement = blank[start:at]
+            if own.fullmatch(statement) or made.fullmatch(statement):
+                return start + len(statement) - len(statement.lstrip()), at
+            start = at + 1
+        at += 1
+    return None
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    """Return text without a span, and without its lines if nothing else stands on them."""
+    first, last = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    if not text[first:start].strip() and not text[end:last].strip():
+        return text[:first] + text[last + 1 :]
+    return text[:start] + text[end:]
