@@ -204,10 +204,6 @@ def _notes(
             f"xsplice_{structure.tag}_drop(OBJECT) there, or another one made at the same address "
             "inherits the shadow"
         )
-    return [
-        *notes,
-        f"LOOK: where an object of {structure.name} is copied or cleared as a whole, its shadow is "
-        "not",
-        "LOOK: without memory, and with the reserve used up, the first use of a new object's "
-        "shadow panics",
-    ]
+    whole = f"LOOK: where an object of {structure.name} is copied or cleared as a whole, its shadow is"
+    none = "LOOK: without memory, and with the reserve used up, the first use of a new object's shadow"
+    return [*notes, f"{whole} not", f"{none} panics"]
