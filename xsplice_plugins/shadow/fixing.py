@@ -204,6 +204,8 @@ def _notes(
             f"xsplice_{structure.tag}_drop(OBJECT) there, or another one made at the same address "
             "inherits the shadow"
         )
-    whole = f"LOOK: where an object of {structure.name} is copied or cleared as a whole, its shadow is"
-    none = "LOOK: without memory, and with the reserve used up, the first use of a new object's shadow"
-    return [*notes, f"{whole} not", f"{none} panics"]
+    notes.append(
+        f"LOOK: where a {structure.name} is copied or cleared as a whole, its shadow is not"
+    )
+    notes.append("LOOK: without memory, and with the reserve used up, the first use of one panics")
+    return notes
