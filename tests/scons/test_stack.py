@@ -409,6 +409,24 @@ def test_what_the_superseded_one_stored_is_read_as_it_was_made(tmp_path: Path) -
     made.prove("alone", "one", "text", "bit").assert_success()
 
 
+def test_objects_are_older_than_the_payloads_beneath(tmp_path: Path) -> None:
+    """What one part of a series makes otherwise and a later one reads is no safer in two parts."""
+    made = Series(tmp_path)
+    path = "common/domain.c"
+    made.add("maker", ("next_domid++ & 0x7fff;", "(next_domid++ & 0x7fff) + 1;"), path=path)
+    made.add("text", (OLD, OLD[:-2] + '-two";'))
+    made.add("reader", ("d->domain_id == domid )", "d->domain_id == domid + 1 )"), path=path)
+    made.prove("maker", "maker").assert_success()
+    run = made.prove("both", "maker", "reader")
+    assert (run.status, "`domain_id` is made otherwise" in run.text) == (5, True), run.text
+    made.prove("text", "maker", "text", beneath=("maker",)).assert_success()
+    for name, beneath in (("second", ("maker",)), ("third", ("maker", "text"))):
+        patches = [*beneath, "reader"]
+        run = made.prove(name, *patches, beneath=beneath)
+        assert run.status == 5, run.text
+        assert "from before the payloads beneath: common/domain.c: `domain_id`" in run.text
+
+
 def test_a_verdict_ends_with_the_record_of_what_is_superseded(series: Series) -> None:
     series.prove("one", "one").assert_success()
     series.prove("next", "one", "two", old="one").assert_success()

@@ -96,6 +96,8 @@ class PatchSet(Struct, frozen=True, kw_only=True):
     neutral_from: int = 0  #: how many of the first patches move lines all the same
     net: tuple[str, ...] = ()  #: what all of them change in the end: `net_lines`
     superseded: tuple[Superseded, ...] = ()  #: payloads in whose place it comes, as far as known
+    #: What objects hold as they were made before the payloads beneath, or with some of them alone.
+    older: tuple[str, ...] = ()
 
     @property
     def digests(self) -> tuple[PatchDigest, ...]:

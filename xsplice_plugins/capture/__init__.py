@@ -20,7 +20,7 @@ from xsplice_plugins.capture.reaching import (
 )
 from xsplice_plugins.capture.reads import Reads, load_reads, save_reads, without_patched
 from xsplice_plugins.capture.shifting import compile_shifted, lines_moved
-from xsplice_plugins.capture.superseding import doubts_between
+from xsplice_plugins.capture.superseding import doubts_between, doubts_of_older
 from xsplice_plugins.capture.typed import settle_layouts
 from xsplice_plugins.capture.whole import (
     lay_out_copy,
@@ -46,6 +46,7 @@ __all__ = [
     "copy_tree",
     "differing",
     "doubts_between",
+    "doubts_of_older",
     "end_makes",
     "files_of_rule",
     "forget_texts",

@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from xsplice_plugins.csource.brought import brought_members
 from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
 from xsplice_plugins.csource.constants import (
     Changed,
@@ -33,6 +34,7 @@ from xsplice_plugins.csource.remade import remade_members
 from xsplice_plugins.csource.remembering import remembered_results
 from xsplice_plugins.csource.returned import without_passing
 from xsplice_plugins.csource.stages import reordered_stages
+from xsplice_plugins.csource.unified import unified
 from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
 
 if TYPE_CHECKING:
@@ -102,18 +104,19 @@ def doubts(versions: Versions) -> Doubts:
     """
     stale: list[str] = []
     remarks: list[str] = []
-    texts, told = versions.texts, versions.told
-    for path, (old, new) in texts.items():
+    told = versions.told
+    rows = unified(tuple((path, old, new) for path, (old, new) in versions.texts.items()))
+    for path, old, new in rows:
         if path.endswith(told):
-            others = (pieces for other, pieces in texts.items() if other != path)
+            others = ((was, now) for other, was, now in rows if other != path)
             literals = changed_literals(old, new, lambda: versions.tables, others)
             stale += (f"{path}: {text}" for text in literals.stale)
             remarks += (f"{path}: {text}" for text in literals.remarks)
     stale += _callbacks(versions)
     stale += _resized(versions)
-    rows = tuple((path, old, new) for path, (old, new) in texts.items())
     pairs = changed_pairs(rows)
     wrong = (*pairs.stale, *reordered_lists(rows), *reordered_stages(rows), *known_flags(rows))
+    wrong += brought_members(rows)
     stale += (f"{path}: {text}" for path, text in wrong if path.endswith(told))
     said = " ".join(stale)
     stale += (
@@ -123,7 +126,7 @@ def doubts(versions: Versions) -> Doubts:
     )
     noted = (*pairs.remarks, *new_flags(rows), *remembered_results(rows))
     remarks += (f"{path}: {text}" for path, text in noted if path.endswith(told))
-    if any(_may_change(old, new) for old, new in texts.values()):
+    if any(_may_change(old, new) for old, new in versions.texts.values()):
         _constants(versions, stale, remarks)
     return Doubts(tuple(dict.fromkeys(stale)), tuple(dict.fromkeys(remarks)))
 

@@ -12,13 +12,15 @@ from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from xsplice_plugins.capture.doubts import Versions, doubts
 from xsplice_plugins.capture.texts import SOURCES, mentioning, text_of
 from xsplice_plugins.csource.constants import Changed, Macros, constants_in, macros_in
 from xsplice_plugins.patch import patched_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import PatchSet
@@ -47,6 +49,37 @@ def doubts_between(source_root: Path, earlier: PatchSet, later: PatchSet) -> tup
     """
     texts = _Trees(source_root, earlier, later)
     return (*doubts(texts).stale, *dict.fromkeys(_laid_out(texts)))
+
+
+def doubts_of_older(source_root: Path, fix: PatchSet, counts: Sequence[int]) -> tuple[str, ...]:
+    """Say what objects hold otherwise that are older than the payloads beneath a fix.
+
+    A fix is compiled from what they brought, and is held against that. Objects were made before,
+    and between them; what one part of a series makes otherwise, a later part may read otherwise.
+
+    Args:
+        source_root: The tree that all are patches of; only read.
+        fix: All patches, those of the payloads beneath first.
+        counts: How many of the patches each payload beneath is made of, with those under it.
+
+    Returns:
+        Sentences that are said neither of what lies beneath nor of the fix on top of that.
+    """
+    lower = replace(fix, patches=fix.patches[: counts[-1]])
+    said = {_plain(text) for text in doubts_between(source_root, lower, fix)}
+    found: dict[str, str] = {}
+    for count in sorted({0, *counts[:-1]}):
+        older = replace(fix, patches=fix.patches[:count])
+        known = said | {_plain(text) for text in doubts_between(source_root, older, lower)}
+        for text in doubts_between(source_root, older, fix):
+            if _plain(text) not in known:
+                found.setdefault(_plain(text), text)
+    return tuple(found.values())
+
+
+def _plain(sentence: str) -> str:
+    """Return a sentence without its numbers of lines."""
+    return re.sub(r":\d+", "", sentence)
 
 
 def _laid_out(trees: _Trees) -> Iterator[str]:

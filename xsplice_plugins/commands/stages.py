@@ -105,7 +105,9 @@ def _link(arguments: Namespace) -> int:
     stack = pipeline.Stack()
     if arguments.patches:
         fix = artefacts.load(arguments.patches, PatchSet)
-        stack = pipeline.Stack(patches=fix.digests, net=fix.net, superseded=fix.superseded)
+        stack = pipeline.Stack(
+            patches=fix.digests, net=fix.net, superseded=fix.superseded, older=fix.older
+        )
     payload = pipeline.link_payload(
         run,
         clean_name(arguments.NAME),

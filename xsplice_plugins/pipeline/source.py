@@ -85,7 +85,28 @@ def read_fix(
         names = ", ".join(path.name for path in beneath)
         raise PatchError(f"{error} (PATCH must begin with the patches of {names})") from error
     held = (_held_against(fix, path, source_root) for path in superseded)
-    return replace(fix, superseded=tuple(row for row in held if row is not None))
+    return replace(
+        fix,
+        superseded=tuple(row for row in held if row is not None),
+        older=_older(fix, beneath, source_root),
+    )
+
+
+def _older(fix: PatchSet, beneath: Sequence[Path], source_root: Path) -> tuple[str, ...]:
+    """Hold a fix against what ran before the payloads beneath it, as far as it has their patches.
+
+    Whether it must have them is for `read_stack` to say.
+    """
+    digests = [row.sha256 for row in fix.digests]
+    counts, done = [], 0
+    for path in beneath:
+        record = record_of(path)
+        wanted = {row.sha256 for row in record.patches} if record is not None else set()
+        done += 1 if record is None and done < len(digests) else 0  # one is named for it
+        while done < len(digests) and digests[done] in wanted:
+            done += 1
+        counts.append(done)
+    return capture.doubts_of_older(source_root, fix, counts) if done else ()
 
 
 def _held_against(fix: PatchSet, path: Path, source_root: Path) -> Superseded | None:

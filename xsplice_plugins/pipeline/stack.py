@@ -49,6 +49,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     patches: tuple[PatchDigest, ...] = ()  #: in order of application; none: not known
     net: tuple[str, ...] = ()  #: what they change in the end, as in `PatchSet`
     superseded: tuple[Superseded, ...] = ()  #: whose sources were held against them
+    older: tuple[str, ...] = ()  #: what objects hold that are older than the payloads beneath
     lower: PatchSet | None = None  #: those of payloads beneath: the baseline holds them too
     #: Of each payload beneath: how many of the patches it and those under it are made of, and
     #: what it is.
@@ -145,6 +146,7 @@ def read_stack(config: Config, patch_set: PatchSet, reads: Collection[str] | Non
         patches=given,
         net=patch_set.net,
         superseded=patch_set.superseded,
+        older=patch_set.older,
         lower=lower,
         beneath=tuple(beneath),
     )
@@ -214,6 +216,8 @@ def check_replaced(config: Config, record: PayloadRecord, stack: Stack) -> Paylo
             f"{_names(below.patches)}, so it would undo that; write one fix that does both"
         )
     found += _superseded(record.name, stack)
+    texts = (f"from before the payloads beneath: {text}" for text in stack.older)
+    found += findings_about(Duty.DATA, "stack", Severity.UNCHECKED, record.name, tuple(texts))
     return replace(
         record,
         patches=stack.patches,

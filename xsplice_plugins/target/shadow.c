@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <xen/compiler.h>
 #include <xen/irq.h>
 #include <xen/lib.h>
 #include <xen/livepatch_payload.h>
@@ -38,7 +39,7 @@ static void xsplice_TAG_start(struct xsplice_TAG_shadow *s, const STRUCTURE *of)
 INITS}
 
 /* The shadow of an object, made when it is first asked for. */
-struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
+noinline struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
 {
     struct xsplice_TAG_shadow **chain = xsplice_TAG_chain(of);
     struct xsplice_TAG_shadow *s, *fresh = NULL;

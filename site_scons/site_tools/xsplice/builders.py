@@ -144,13 +144,14 @@ class Wiring:
     def patch(self) -> None:
         """Wire the record of what the patch set touches."""
         fix = self.fix
+        older = f"older {fix.patch_set.older}"
         record = self.node(
             "XsplicePatch",
             [f"{fix.name}.patch.json"],
             [],
             carries=fix,
             library=("patch",),
-            values=[f"patch set {fix.patch_set.digest}, {fix.patch_set.superseded}"],
+            values=[f"patch set {fix.patch_set.digest}", f"{fix.patch_set.superseded}", older],
         )
         for goal in ("xsplice", "xsplice-verify"):
             self.env.Alias(goal, record)
@@ -253,7 +254,7 @@ class Wiring:
                 f"linker {config.linker} for {config.release}, {config.options}",
                 f"made of {fix.stack.patches}",
                 f"accepted {config.accept}",
-                f"superseded {fix.stack.superseded}",
+                f"superseded {fix.stack.superseded}, older {fix.stack.older}",
                 facts(config),
                 self._plugins("xsplice_link_payload"),
             ],

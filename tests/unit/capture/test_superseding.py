@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins.artefacts import PatchSet
-from xsplice_plugins.capture import doubts_between
+from xsplice_plugins.capture import doubts_between, doubts_of_older
 from xsplice_plugins.errors import PatchError
 
 SOURCE, HEADER = "xen/common/user.c", "xen/include/xen/lib.h"
@@ -97,3 +97,22 @@ def test_patches_that_stand_on_others_do_not_apply(tree: TinyTree) -> None:
     first, both = series(tree, CASES["bit"][0])
     with pytest.raises(PatchError):
         doubts_between(tree.root, replace(both, patches=both.patches[len(first.patches) :]), both)
+
+
+def test_what_is_said_of_one_part_alone_is_not_said_again(tree: TinyTree) -> None:
+    """Of objects that are older than the first payload, between two, and of each alone."""
+    steps = [
+        (SOURCE, "u->flags = 0;", "u->flags = 7;"),
+        (SOURCE, "return 2;", "return 3;"),
+        (SOURCE, "return 1;", "return u->flags & 2;"),
+    ]
+    text, patches = (tree.root / SOURCE).read_text(), []
+    for path, old, new in steps:
+        patches += tree.patch((path, old, new)).patches
+        (tree.root / path).write_text((tree.root / path).read_text().replace(old, new))
+    (tree.root / SOURCE).write_text(text)
+    fix = replace(tree.patch(steps[0]), patches=tuple(patches))
+    for counts, is_said in (([1], True), ([2], True), ([1, 2], True), ([3], False)):
+        found = doubts_of_older(tree.root, fix, counts)
+        assert bool(found) == is_said, (counts, found)
+        assert all("`flags` is made otherwise" in text for text in found)

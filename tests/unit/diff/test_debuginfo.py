@@ -98,6 +98,7 @@ def test_a_field_in_a_hole_is_a_question_and_no_refusal(tmp_path: Path, flag: st
 SHADOW_HEADERS = r"""
 #include <stddef.h>
 #define cf_check
+#define noinline
 #define bool _Bool
 typedef int livepatch_payload_t;
 #define LIVEPATCH_POSTREVERT_HOOK(f) void (*hook)(livepatch_payload_t *) = f

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.toolchain
 
 #: What of Xen the store asks for, as far as a compiler sees it.
 HEADERS = {
+    "compiler.h": "#define noinline __attribute__((noinline))\n",
     "irq.h": "int in_irq(void);\nint local_irq_is_enabled(void);\n",
     "livepatch_payload.h": "typedef struct payload livepatch_payload_t;\n"
     "#define LIVEPATCH_POSTREVERT_HOOK(f) void (*hook_##f)(livepatch_payload_t *) = f\n",

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.toolchain
 
 MEMBERS = ("struct lock { int is_ready; } lock", "long count")
 HEADERS = {
+    "compiler.h": "#define noinline __attribute__((noinline))\n",
     "irq.h": "static int in_irq_now;\n#define in_irq() in_irq_now\n"
     "static int irqs = 1;\n#define local_irq_is_enabled() irqs\n",
     "lib.h": "#include <stdbool.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
