@@ -21,9 +21,16 @@ def _add_shadow(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--member",
         action="append",
-        required=True,
+        default=[],
         metavar="STRUCTURE.MEMBER",
         help="a member that the fix adds; may be given again",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="STRUCTURE.MEMBER",
+        help="a member that the fix takes away, to be left where it is; may be given again",
     )
     parser.add_argument("--out", type=Path, required=True, help="the patch to write")
     add_options(parser, "shadow", required=["XEN"])
@@ -36,7 +43,7 @@ def _shadow(arguments: Namespace) -> int:
     fix = read_patch_set(
         arguments.fix, source_root=tree.source_root, hypervisor_dir=tree.hypervisor_source.name
     )
-    done = shadow_fix(tree, fix, arguments.member)
+    done = shadow_fix(tree, fix, arguments.member, arguments.keep)
     artefacts.write_file(arguments.out, done.text.encode("latin-1"))
     if arguments.json:
         show(artefacts.to_json({"notes": done.notes, "patch": str(arguments.out)}))

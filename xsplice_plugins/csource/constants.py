@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 _CONST = re.compile(r"\bconst\b[^;={}()\[\]]*?\b([A-Za-z_]\w*)\s*=\s*([^;{}]+);")
 _RUN_TIME = re.compile(r"->|\b(?!sizeof\b)[a-z_]\w* \(")
+_CALL = re.compile(r"[a-z_]\w* \(")
 _ENUM = re.compile(r"\benum\b[^;{}()]*\{([^{}]*)\}")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uUlL]*")
@@ -97,7 +98,7 @@ def constants_on_both(old: str, new: str) -> tuple[Macros, Macros]:
     """Read the constants that both sides of a source name, see `constants_in`.
 
     A local pointer to what is constant gets its value while the code runs. One more of a name, or
-    one less, changes none of the others, and is left out.
+    one less, changes none of the others, and is left out; so is one that a function gives now.
 
     Args:
         old: The source before the patch.
@@ -110,7 +111,9 @@ def constants_on_both(old: str, new: str) -> tuple[Macros, Macros]:
         known = [side.get(name, []) for side in pointers]
         shorter, longer = sorted(rows, key=len)
         rest = iter(longer)
-        if rows == known and all(body in rest for body in shorter):
+        is_one_more = all(body in rest for body in shorter)
+        is_asked = all(_CALL.match(body) for body in rows[1] if body not in rows[0])
+        if rows == known and (is_one_more or is_asked):
             for side in sides:
                 side.pop(name, None)
     return sides

@@ -25,10 +25,12 @@ _HINT = (
     "into an unused field"
 )
 
-_ADDED = (
-    "`xsplice shadow FIX --member {}` writes the fix again with the member beside each object; or "
-    "use an unused field"
-)
+_HINTS = {
+    "it is added": "`xsplice shadow FIX --member {}` writes the fix again with the member beside "
+    "each object; or use an unused field",
+    "it is removed": "`xsplice shadow FIX --keep {}` writes the fix again with the member where it "
+    "was",
+}
 
 
 def layout_refusals(
@@ -79,14 +81,14 @@ def layout_refusals(
         what = _difference(before[name], after[name])
         if what:
             member = what[0].removeprefix("field ")
-            is_plain = what[1] == "it is added" and member.isidentifier()
             word = f"{name.rpartition(' ')[2]}.{member}"
+            hint = _HINTS.get(what[1], "").format(word) if member.isidentifier() else ""
             refusals.append(
                 Refusal(
                     name=f"{name}: {what[0]}",
                     reason=f"{what[1]}, and memory that exists already has the old layout",
                     code="LAYOUT",
-                    hint=_ADDED.format(word) if is_plain else _HINT,
+                    hint=hint or _HINT,
                 )
             )
     return tuple(refusals)

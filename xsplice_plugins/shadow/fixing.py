@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import patch
-from xsplice_plugins.errors import CaptureError, RefusedError
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
 from xsplice_plugins.shadow.dying import deaths_of, text_of
-from xsplice_plugins.shadow.members import Structure, parse_words, taken_out
+from xsplice_plugins.shadow.members import Structure, parse_words, put_back, taken_out
 from xsplice_plugins.shadow.text import blanked, operand_start
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
@@ -36,13 +36,16 @@ class ShadowFix:
     notes: tuple[str, ...]  #: what was done, and what a person should look at
 
 
-def shadow_fix(tree: XenTree, fix: PatchSet, words: Sequence[str]) -> ShadowFix:
+def shadow_fix(
+    tree: XenTree, fix: PatchSet, words: Sequence[str], kept: Sequence[str] = ()
+) -> ShadowFix:
     """Take new members out of their structures and put them into shadows.
 
     Args:
         tree: The built tree; it is only read.
         fix: The fix as it is.
         words: ``STRUCTURE.MEMBER`` each.
+        kept: Likewise, of members that the fix takes away and that stay where they were.
 
     Returns:
         A patch in the place of the fix.
@@ -53,7 +56,9 @@ def shadow_fix(tree: XenTree, fix: PatchSet, words: Sequence[str]) -> ShadowFix:
             shadow cannot serve.
         CaptureError: The result does not compile.
     """
-    wanted = parse_words(words)
+    wanted, left = parse_words(words), parse_words(kept, "--keep")
+    if not wanted and not left:
+        raise ConfigError("nothing to do: give --member or --keep, as the refusal (LAYOUT) says")
     patched = patch.patched_files(fix, tree.source_root)
     texts = {path: data.decode("latin-1") for path, data in patched.items() if data is not None}
     gone = {path: None for path, data in patched.items() if data is None}
@@ -64,7 +69,10 @@ def shadow_fix(tree: XenTree, fix: PatchSet, words: Sequence[str]) -> ShadowFix:
         for path in texts
         if (place := tree.source_root / path).is_file()
     }
-    structures = []
+    structures, notes = [], []
+    for tag in sorted(left):
+        put_back(texts, olds, tag, left[tag])
+        notes += [f"{tag}: `{member}` stays, unused by the fix" for member in left[tag]]
     for tag in sorted(wanted):
         structure, end = taken_out(texts, olds, tag, wanted[tag])
         text = texts[structure.path]
@@ -74,7 +82,8 @@ def shadow_fix(tree: XenTree, fix: PatchSet, words: Sequence[str]) -> ShadowFix:
     with tempfile.TemporaryDirectory(prefix="xsplice-") as name:
         work = Path(name)
         uses = _redirect(tree, texts, structures, work)
-        notes = [note for row in structures for note in _finish(tree, texts, row, uses, work)]
+        for row in structures:
+            notes += _finish(tree, texts, row, uses, work)
         complaints = complaints_of(tree, texts, work)
     if complaints:
         raise CaptureError(

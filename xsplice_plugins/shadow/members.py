@@ -32,10 +32,11 @@ class Structure:
         return f"{self.kind} {self.tag}"
 
 
-def parse_words(words: Sequence[str]) -> dict[str, list[str]]:
-    """Read ``--member`` words.
+def parse_words(words: Sequence[str], option: str = "--member") -> dict[str, list[str]]:
+    """Read the words of an option.
 
     Args:
+        option: Its name.
         words: ``STRUCTURE.MEMBER`` each, with or without ``struct`` before it.
 
     Returns:
@@ -49,7 +50,7 @@ def parse_words(words: Sequence[str]) -> dict[str, list[str]]:
         match = _WORD.fullmatch(word.strip())
         if match is None:
             raise ConfigError(
-                f"--member {word}: is not STRUCTURE.MEMBER; give a structure's tag and one member "
+                f"{option} {word}: is not STRUCTURE.MEMBER; give a structure's tag and one member "
                 "of its own, such as domain.lock"
             )
         members = found.setdefault(match["tag"], [])
@@ -115,6 +116,62 @@ def taken_out(
         declarations=tuple(declarations),
     )
     return structure, blank.index(";", end) + 1
+
+
+def put_back(
+    texts: dict[str, str], olds: Mapping[str, str], tag: str, members: Sequence[str]
+) -> None:
+    """Put members that a fix takes away back where they were: objects that exist have them.
+
+    Args:
+        texts: Patched files, by path; the one that defines the structure is changed.
+        olds: The same files before the patch.
+        tag: The structure's.
+        members: Names.
+
+    Raises:
+        RefusedError: No patched file took such a member away, or nothing tells where it stood.
+    """
+    head = _head(tag)
+    path = next((path for path in sorted(olds) if head.search(blanked(olds[path]))), "")
+    for member in members:
+        old = olds.get(path, "")
+        place = _statement(old, _span(old, head), member) if path else None
+        stays = path and head.search(blanked(texts[path]))
+        if place is None or not stays or _statement(texts[path], _span(texts[path], head), member):
+            raise RefusedError(
+                f"{tag}.{member}: the fix takes no such member away; name one that was declared on "
+                "its own, of a structure that stays"
+            )
+        start, end = place
+        text, inside = texts[path], _span(texts[path], head)
+        before = _last_statement(old, _span(old, head)[0], start)
+        at = inside[0]
+        if before:
+            found = re.search(re.escape(before), text[slice(*inside)])
+            if found is None:
+                raise RefusedError(
+                    f"{tag}.{member}: what stood before it (`{before}`) is not there any more, so "
+                    "nothing tells its place; put it back by hand"
+                )
+            at += found.end()
+        texts[path] = f"{text[:at]}\n    {' '.join(old[start : end + 1].split())}{text[at:]}"
+
+
+def _last_statement(text: str, start: int, end: int) -> str:
+    """Return the declaration that ends last in a span; "" if there is none."""
+    blank = without_directives(blanked(text))[start:end]
+    if ";" not in blank:
+        return ""
+    stop = blank.rindex(";")
+    first = max(blank.rfind(mark, 0, stop) for mark in ";{}") + 1
+    while first < stop and blank[first].isspace():
+        first += 1
+    return text[start + first : start + stop + 1]
+
+
+def _head(tag: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?P<kind>struct|union)\s+(?:__\w+\s+)*{tag}\s*\{{")
 
 
 def _span(text: str, head: re.Pattern[str]) -> tuple[int, int]:

@@ -19,6 +19,12 @@ def test_a_local_pointer_that_is_new_or_gone_is_no_constant(was: str, more: str)
         assert changed_constants(*constants_on_both(*sides)) == ()
 
 
+@pytest.mark.parametrize("was", ["d->bars", "first(d)"])
+def test_a_local_pointer_that_a_function_gives_now_is_no_constant(was: str) -> None:
+    sides = [TWO_SCOPES.format(POINTER.format(value), "") for value in (was, "found(d, 1)")]
+    assert changed_constants(*constants_on_both(*sides)) == ()
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

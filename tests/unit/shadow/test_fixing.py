@@ -11,7 +11,7 @@ import pytest
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins import cli
 from xsplice_plugins.artefacts import PatchSet
-from xsplice_plugins.errors import CaptureError, RefusedError
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import patched_files
 from xsplice_plugins.shadow import ShadowFix, shadow_fix
@@ -187,6 +187,20 @@ def test_a_use_that_no_shadow_serves_is_refused(
 ) -> None:
     with pytest.raises((RefusedError, CaptureError), match=words):
         made(tree, *([MEMBERS, edit] if edit else [MEMBERS]), words="owner.count")
+
+
+def test_a_member_that_the_fix_takes_away_may_stay(tree: TinyTree) -> None:
+    gone = (HEADER_FILE, "    struct owner *next;\n", "    int count;\n")
+    uses = (USER_FILE, "    XFREE(o->next);\n", "    o->count = 1;\n")
+    more = (USER_FILE, "first(o->next)", "first(o)")
+    words = {"words": ["owner.count"], "kept": ["owner.next"]}
+    fix = tree.patch(gone, uses, more)
+    done = shadow_fix(locate_tree(tree.root), fix, **words)
+    header = texts_of(tree, done)[HEADER_FILE]
+    assert "struct owner\n{\n    struct owner *next;\n    int first;\n};" in header
+    assert done.notes[0] == "owner: `next` stays, unused by the fix"
+    with pytest.raises(ConfigError, match="give --member or --keep"):
+        shadow_fix(locate_tree(tree.root), fix, [])
 
 
 def test_a_fix_that_does_not_compile_is_refused(tree: TinyTree) -> None:

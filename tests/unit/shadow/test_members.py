@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from xsplice_plugins.errors import ConfigError, RefusedError
-from xsplice_plugins.shadow.members import parse_words, taken_out
+from xsplice_plugins.shadow.members import parse_words, put_back, taken_out
 
 OLD = """\
 struct other { int lock; };
@@ -68,3 +68,41 @@ def test_words_name_a_structure_and_a_member() -> None:
     for word in ("domain", "domain.a.b", "", "enum e.x", ".x"):
         with pytest.raises(ConfigError, match=r"is not STRUCTURE\.MEMBER"):
             parse_words([word])
+
+
+@pytest.mark.parametrize(
+    ("gone", "member"),
+    [
+        ("    int first; /* lock; */\n", "first"),
+        ("    int last;\n", "last"),
+    ],
+)
+def test_a_member_that_was_taken_away_goes_back_to_its_place(gone: str, member: str) -> None:
+    assert gone in OLD
+    texts = {"a.h": OLD.replace(gone, "")}
+    put_back(texts, {"a.h": OLD}, "owner", [member])
+    kept = [" ".join(line.split("/*")[0].split()) for line in texts["a.h"].splitlines()]
+    assert list(filter(None, kept)) == [
+        " ".join(x.split("/*")[0].split()) for x in OLD.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("new", "tag", "member", "words"),
+    [
+        (OLD, "owner", "first", "takes no such member away"),
+        (OLD.replace("    int last;\n", ""), "owner", "gone", "takes no such member away"),
+        (OLD.replace("    int last;\n", ""), "nobody", "last", "takes no such member away"),
+        (
+            OLD.replace("    int last;\n", "").replace("} inner;", "} inside;"),
+            "owner",
+            "last",
+            "what stood before it",
+        ),
+    ],
+)
+def test_what_cannot_be_put_back_is_refused(new: str, tag: str, member: str, words: str) -> None:
+    texts = {"a.h": new}
+    with pytest.raises(RefusedError, match=words):
+        put_back(texts, {"a.h": OLD}, tag, [member])
+    assert texts == {"a.h": new}
