@@ -104,8 +104,12 @@ def _plain(name: str) -> str:
 
 
 def _owner(name: str) -> str:
-    """Return the function that a copy or a part of it belongs to."""
-    return name.partition(".")[0] if is_clone(name) else name
+    """Return the plain name of a function, or of the one that a copy or a part belongs to.
+
+    A part of a global function is local, and has its file before its name.
+    """
+    own = _plain(name)
+    return own.partition(".")[0] if is_clone(own) else own
 
 
 class _Old:

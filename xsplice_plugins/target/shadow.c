@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#ifndef XSPLICE_TAG_STORE /* this file may include itself */
+#define XSPLICE_TAG_STORE
+
 #include <xen/compiler.h>
 #include <xen/irq.h>
 #include <xen/lib.h>
@@ -106,3 +109,5 @@ static void cf_check xsplice_TAG_end(livepatch_payload_t *payload)
         }
 }
 LIVEPATCH_POSTREVERT_HOOK(xsplice_TAG_end);
+
+#endif

@@ -11,6 +11,7 @@ from tests.kit.tiny_tree import TinyTree
 from tests.unit.handmade.conftest import FLAGS, TWIN, Bench
 from xsplice_plugins import artefacts
 from xsplice_plugins.artefacts import Duty, PayloadRecord, Severity, record_path
+from xsplice_plugins.link.sealed import _owner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,3 +107,11 @@ def test_store_through_an_argument_is_not_checked(bench: Bench) -> None:
 @pytest.mark.parametrize("case", RIGHT)
 def test_store_that_faults_not_or_did_before_is_no_doubt(bench: Bench, case: str) -> None:
     assert doubts(bench, RIGHT[case]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["up", "arch/x86/a.c#up", "a.c#up.cold", "a.c#up.isra.0.cold.9afa"]
+)
+def test_part_of_a_function_is_excused_as_the_function_is(name: str) -> None:
+    """A part of a global function is local: its file stands before its name."""
+    assert _owner(name) == "up"
