@@ -17,18 +17,18 @@ from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
 from xsplice_plugins.elf.layouts import has_types
-from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import retyped
-from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from xsplice_plugins.artefacts import BaseMatch, Retyped
     from xsplice_plugins.bases.shipped import Shipped
+    from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.kbuild.tree import XenTree
 
 #: Part of all functions and data; below it an image is another build's, not a base's.
@@ -122,18 +122,33 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
 def _retyped(tree: XenTree) -> Retyped | None:
     """Say which types the shipped image has otherwise, by the debug information of both."""
     image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
-    names = {symbol.decorated for symbol in image.symbols if symbol.shndx}
     optional = pipeline.objects_of_tree(tree).optional
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
-    # What the linker left in an archive has no function there.
-    files = [file for file in files if file.name not in optional or _functions(file) & names]
+    files = linked_of(files, optional, image)
     if not (has_types(image) and any(has_types(file) for file in files)):
         return None
     return retyped(files, image)
 
 
-def _functions(file: ElfFile) -> set[str]:
-    return {s.decorated for s in file.symbols if s.type == STT_FUNC and s.shndx}
+def linked_of(files: Sequence[ElfFile], optional: Collection[str], image: ElfFile) -> list[ElfFile]:
+    """Leave out what the linker leaves in archives.
+
+    It takes a member for a name that it defines, function or datum, and that no object outside of
+    archives does.
+
+    Args:
+        files: Objects and members of archives.
+        optional: Names of those that are members.
+        image: What was linked of them.
+    """
+    names = {symbol.decorated for symbol in image.symbols if symbol.shndx}
+    for file in files:
+        names -= _globals(file) if file.name not in optional else set()
+    return [file for file in files if file.name not in optional or _globals(file) & names]
+
+
+def _globals(file: ElfFile) -> set[str]:
+    return {s.name for s in file.symbols if s.shndx and not s.is_local and s.name}
 
 
 def _members(tree: XenTree) -> Iterator[tuple[str, Path]]:

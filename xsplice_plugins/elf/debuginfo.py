@@ -49,6 +49,7 @@ _FIXED = {
     0x14: 8, 0x17: 4, 0x19: 0, 0x1E: 16, 0x20: 8, 0x29: 1, 0x2A: 2, 0x2B: 3, 0x2C: 4,
 }  # fmt: skip
 _ULEB = frozenset({0x0F, 0x15, 0x1B, 0x22, 0x23})
+_IN_UNIT = frozenset({0x11, 0x12, 0x13, 0x14, 0x15})  #: places, counted from the unit's start
 _STRX = {0x1A: 0, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4}  #: clang's: number of an offset, its size
 _STR_OFFSETS = 0x1A
 _STR_OFFSETS_HEADER_BYTES = 8
@@ -265,12 +266,11 @@ def _read_unit(
 
 def _value(cursor: Cursor, form: int, texts: dict[int, bytes], unit: int, name: str) -> Value:
     if form in _FIXED:
-        value = cursor.number(_FIXED[form])
-        return value + unit if form in (0x11, 0x12, 0x13, 0x14) else value
+        return cursor.number(_FIXED[form]) + (unit if form in _IN_UNIT else 0)
     if form in (_STRP, _LINE_STRP):
         return Cursor(texts[form], cursor.number(4)).text()
     if form in _ULEB or form == _STR_OFFSETS:
-        return cursor.uleb()
+        return cursor.uleb() + (unit if form in _IN_UNIT else 0)
     if form in _STRX:
         return cursor.number(_STRX[form])
     if form == _SDATA:
