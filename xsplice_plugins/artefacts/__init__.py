@@ -9,6 +9,7 @@ same bytes in every folder.
 
 from xsplice_plugins.artefacts.base import BASE_FILE as BASE_FILE
 from xsplice_plugins.artefacts.base import BaseRecord as BaseRecord
+from xsplice_plugins.artefacts.base import Boots as Boots
 from xsplice_plugins.artefacts.base import Likeness as Likeness
 from xsplice_plugins.artefacts.base import Retyped as Retyped
 from xsplice_plugins.artefacts.base import object_and_name as object_and_name

@@ -21,6 +21,14 @@ class Likeness(StrEnum):
     OWN = "own"  #: nothing was shipped: the build is what boots
 
 
+class Boots(StrEnum):
+    """How what boots compares with the image that names its functions."""
+
+    EQUAL = "equal"  #: each byte that is loaded
+    UNKNOWN = "not compared"  #: its form is not known
+    NOTHING = "not there"  #: nothing that boots lies in the tree
+
+
 def object_and_name(titles: Iterable[str]) -> frozenset[tuple[str, str]]:
     """Return path and name of titles such as ``user (common/user.o)``."""
     pairs = (title.rpartition(" (") for title in titles)
@@ -51,6 +59,7 @@ class BaseRecord(Struct, frozen=True, kw_only=True):
     loader: str = ""  #: a vendor's loader; "" for upstream's
     environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual
     likeness: Likeness
+    boots: Boots | None = None  #: what boots, with the image; ``None`` of an earlier version
     objects: int  #: linked into the image
     matched: int  #: functions and data that lie in the image as the objects have them
     differs: tuple[str, ...]  #: those that do not, each with its object

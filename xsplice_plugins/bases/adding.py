@@ -127,8 +127,11 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
 
 def _is_made_again(order: Order, ready: Path, record: BaseRecord) -> bool:
     """Tell whether an earlier version made a base and did not compare all that this one does."""
-    is_open = record.likeness is Likeness.MATCHED and record.retyped is None
-    if not (order.is_replaced and is_open):
+    if not (order.is_replaced and record.likeness is Likeness.MATCHED):
+        return False
+    if record.boots is None:
+        return True
+    if record.retyped is not None:
         return False
     image = locate_tree(ready / "tree").xen_syms
     return has_types(read_elf(read_file(image), "xen-syms"))

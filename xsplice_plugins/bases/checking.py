@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from xsplice_plugins import pipeline
-from xsplice_plugins.artefacts import BaseRecord, Likeness, read_file
+from xsplice_plugins.artefacts import BaseRecord, Boots, Likeness, read_file
 from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
+from xsplice_plugins.elf.booted import boot_difference
 from xsplice_plugins.elf.layouts import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import retyped
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 #: Part of all functions and data; below it an image is another build's, not a base's.
 _LIKE_MIN = 0.8
 _SHOWN_MAX = 8
+_BOOTS = ("xen", "xen.gz")  #: what boots, by which names make leaves it
 #: Fields of a record whose names say too little.
 _SAID = {
     "commands": "the commands on record (.cmd files)",
@@ -89,6 +91,7 @@ def _record(
         make=recipe.make,
         environment=recipe.environment,
         likeness=likeness,
+        boots=_boots(tree),
         objects=found.objects,
         matched=found.matched,
         differs=found.differs,
@@ -97,6 +100,25 @@ def _record(
         strangers=found.strangers,
         retyped=_retyped(tree) if likeness is Likeness.MATCHED else None,
     )
+
+
+def _boots(tree: XenTree) -> Boots:
+    """Hold what boots, where it lies in the tree, against the image.
+
+    Raises:
+        ConfigError: It loads other bytes.
+    """
+    image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
+    found = {}
+    for name in _BOOTS:
+        path = tree.build_root / name
+        if path.is_file():
+            found[name] = boot_difference(vendor.unpacked(path), image)
+            if found[name]:
+                raise ConfigError(f"{path}: {found[name]}; remove it, and add the base again")
+    if not found:
+        return Boots.NOTHING
+    return Boots.UNKNOWN if None in found.values() else Boots.EQUAL
 
 
 def _commands(tree: XenTree) -> str:
@@ -223,6 +245,8 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     now = replace(now, loader=kept.value("loader"))
     if not record.programs:  # of an earlier version, which did not look
         now = replace(now, programs="", commands="")
+    if record.boots is None:
+        now = replace(now, boots=None)
     if record.retyped is None:  # as above; all new code is "not checked" then
         now = replace(now, retyped=None)
     names = [name for name in now.__struct_fields__ if getattr(now, name) != getattr(record, name)]

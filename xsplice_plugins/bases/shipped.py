@@ -29,6 +29,7 @@ from xsplice_plugins.elf.banner import (
     release_of_image,
     told_by_image,
 )
+from xsplice_plugins.elf.booted import boot_difference
 from xsplice_plugins.elf.packed import check_unpackable
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.errors import CaptureError, ConfigError, DiffError, ElfError
@@ -112,8 +113,8 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
 
     Raises:
         ConfigError: The image is no hypervisor's, or it or what boots is of another machine,
-            release or compiler; or both are not of the same build. Or the compiler is for
-            another machine.
+            release or compiler; or both are not of the same build, or what boots loads other
+            bytes. Or the compiler is for another machine.
         MachineError: There is no such compiler.
     """
     release = release_of_source(tree / "xen")
@@ -160,6 +161,11 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
         raise ConfigError(
             f"--boot {found.boot}: does not hold the build-id {build_id.hex()} of {found.image}, "
             "so both are of different builds; give --image and --boot of one package"
+        )
+    if found.boot is not None and (difference := boot_difference(unzipped(found.boot), elf)):
+        raise ConfigError(
+            f"--boot {found.boot}: {difference}, which is {found.image}; give --image and --boot "
+            "of one package"
         )
 
 
@@ -324,16 +330,28 @@ def unzipped(path: Path) -> bytes:
     Raises:
         ConfigError: It is neither.
     """
+    data = unpacked(path)
+    if data[:4] != b"\x7fELF" and data[:2] != b"MZ" and machine_of_boot(data) is None:
+        raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
+    return data
+
+
+def unpacked(path: Path) -> bytes:
+    """Return what boots, whatever it is.
+
+    Args:
+        path: As it is, or packed by gzip.
+
+    Raises:
+        ConfigError: It cannot be unpacked.
+    """
     data = read_file(path)
     try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"--boot {path}: cannot be unpacked ({error}); give xen or xen.gz") from (
             error
         )
-    if data[:4] != b"\x7fELF" and data[:2] != b"MZ" and machine_of_boot(data) is None:
-        raise ConfigError(f"--boot {path}: no image that boots; give xen or xen.gz")
-    return data
 
 
 def _build_id(elf: ElfFile) -> bytes:

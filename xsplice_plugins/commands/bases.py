@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import artefacts
-from xsplice_plugins.artefacts import BaseRecord, Likeness
+from xsplice_plugins.artefacts import BaseRecord, Boots, Likeness
 from xsplice_plugins.commands.words import Row, show
 from xsplice_plugins.errors import ConfigError, XspliceError
 
@@ -28,6 +28,12 @@ _LIKE = {
     Likeness.IDENTICAL: "bit-identical: the build gives the shipped image byte for byte",
     Likeness.MATCHED: "matched: each function and datum was held against the shipped image",
     Likeness.OWN: "its own build: nothing shipped was given, so boot what lies in the tree",
+}
+_BOOTS = {
+    Boots.EQUAL: "held: every byte that is loaded of what boots is that of xen-syms",
+    Boots.UNKNOWN: "not compared: the form of what boots is not known; it holds the build-id",
+    Boots.NOTHING: "not compared: nothing that boots lies here; give it with --boot",
+    None: "not compared by the earlier version that made it; add it again with --replace",
 }
 
 
@@ -163,6 +169,7 @@ def _told(record: BaseRecord) -> str:
         f"base:{record.name}: Xen {record.release}, build-id {record.build_id}",
         f"  sources   {record.source}, built the {record.recipe} way by {record.compiler}",
         f"  image     {_LIKE[record.likeness]}",
+        f"  boots     {_BOOTS[record.boots]}",
         f"  matched   {record.matched} functions and data of {record.objects} objects",
     ]
     for title, names in (

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What boots is held against the image that names its functions, when it is added and later."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.kit.booting import x86_boot
+from tests.unit.bases.test_keeping import edit
+from xsplice_plugins.artefacts import BASE_FILE, Boots, Likeness, save
+from xsplice_plugins.bases import store
+from xsplice_plugins.bases.adding import Order, add_base
+from xsplice_plugins.bases.checking import check_base
+from xsplice_plugins.cli import main
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import ConfigError
+
+pytestmark = pytest.mark.toolchain
+
+
+@pytest.fixture
+def shipped(own: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Give image and boot file of sources whose image is one segment, as Xen's."""
+    edit(own, "ld --build-id", "ld -N --build-id", "xen/Makefile")
+    (own / "xen-syms").unlink()
+    subprocess.run(["make", "-sC", own / "xen"], check=True)
+    image, boot = (own / "xen/xen-syms").rename(tmp_path / "xen-syms"), tmp_path / "xen.gz"
+    boot.write_bytes(gzip.compress(x86_boot(image)))
+    subprocess.run(["make", "-sC", own / "xen", "clean"], check=True)
+    return image, boot
+
+
+def test_what_boots_and_does_not_hold_the_image_is_refused(
+    own: Path, shipped: tuple[Path, Path], tmp_path: Path, cache: Path
+) -> None:
+    image, boot = shipped
+    elf = read_elf(image.read_bytes(), "image")
+    address = elf.values_of("user")["user"]
+    wrong = tmp_path / "wrong.gz"
+    data = bytearray(gzip.decompress(boot.read_bytes()))
+    offset = 0x80 + address - min(s.addr_virt for s in elf.sections if s.is_alloc)
+    data[offset] ^= 0xFF
+    wrong.write_bytes(gzip.compress(bytes(data)))
+    text = f"--boot {wrong}: 1 bytes are not those of xen-syms, the first one at {address:#x} in us"
+    with pytest.raises(ConfigError, match=text):
+        add_base(Order(name="fleet", source=own, image=image, boot=wrong))
+    assert not list(cache.rglob("configure.done"))
+    record = add_base(Order(name="fleet", source=own, image=image, boot=boot))
+    assert (record.likeness, record.boots) == (Likeness.IDENTICAL, Boots.EQUAL)
+    assert check_base("fleet") == record
+    path = store.tree_of("base:fleet") / "xen/xen"
+    path.write_bytes(bytes(data))
+    assert main(["base", "check", "fleet"]) == 4
+
+
+def test_what_was_compared_is_said(
+    own: Path, shipped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, boot = shipped
+    unknown = tmp_path / "unknown"
+    subprocess.run(["strip", "-o", unknown, image], check=True)
+    edit(own, "twice(a)", "twice(a) + 1")
+    for name, words, text in (
+        ("one", ["--boot", boot], "held: every byte that is loaded"),
+        ("two", ["--boot", unknown], "not compared: the form of what boots is not known"),
+        ("three", [], "not compared: nothing that boots"),
+    ):
+        line = ["base", "add", name, "--source", own, "--image", image, *words]
+        assert main([str(word) for word in line]) == 0
+        assert f"  boots     {text}" in capsys.readouterr().out
+        record = store.load_base(name)
+        assert check_base(name) == record
+        said = json.loads((store.folder_of(name) / BASE_FILE).read_text())["boots"]
+        assert (said == "equal") == (name == "one")
+
+
+def test_what_boots_is_compared_again_where_an_earlier_version_did_not(
+    own: Path, shipped: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, boot = shipped
+    edit(own, "twice(a)", "twice(a) + 1")
+    order = Order(name="fleet", source=own, image=image, boot=boot)
+    record = add_base(order)
+    path = store.folder_of("fleet") / BASE_FILE
+    earlier = replace(record, boots=None)
+    save(path, earlier)
+    assert check_base("fleet") == earlier
+    assert add_base(order) == earlier
+    file = store.tree_of("base:fleet") / "xen/xen"
+    good, stamp = file.read_bytes(), file.stat()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert main(["base", "check", "fleet"]) == 4
+    assert "1 bytes are not those of xen-syms, the first one at 0x" in capsys.readouterr().err
+    file.write_bytes(good)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert add_base(replace(order, is_replaced=True)) == record

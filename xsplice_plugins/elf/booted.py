@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does what boots load what its ``xen-syms`` says? Held byte for byte, where the form is known.
+
+Source: xen/arch/x86/boot/mkelf32.c writes the one loaded segment of ``xen-syms`` as it is behind a
+32-bit header, and the entry is where it begins; xen/arch/arm/Makefile has `objcopy -O binary`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, SHT_NOBITS
+
+if TYPE_CHECKING:
+    from xsplice_plugins.elf.reader import ElfFile
+
+_PT_LOAD = 1
+_PHDR_64 = struct.Struct("<IIQQQQQQ")
+_PHDR_32 = struct.Struct("<IIIIIIII")
+_EHDR_32_BYTES = 52
+_ELF_32, _EM_386 = b"\x7fELF\x01\x01\x01", b"\x03\0"
+_ARM64_AT, _ARM64 = 56, b"ARMd"
+_CUT = "its segments lie outside of the file; is it cut short?"
+
+
+class _Segment(Struct, frozen=True):
+    """What is loaded as one piece."""
+
+    addr_virt: int
+    addr_phys: int
+    offset: int
+    data: bytes
+
+
+def boot_difference(boot: bytes, image: ElfFile) -> str | None:
+    """Say in what the loaded bytes of what boots differ from those of its image.
+
+    Args:
+        boot: ``xen``, unpacked.
+        image: Its ``xen-syms``.
+
+    Returns:
+        The first difference in words; "" if there is none; ``None`` if the form is not known.
+    """
+    segments = _segments(image)
+    is_x86 = boot[:7] == _ELF_32 and boot[18:20] == _EM_386 and image.machine == EM_X86_64
+    if is_x86 and len(segments) == 1:
+        return _x86_difference(boot, segments[0], image)
+    if image.machine == EM_AARCH64 and boot[_ARM64_AT : _ARM64_AT + 4] == _ARM64:
+        flat = _flat(image, segments)
+        return _difference(boot, flat, image) if flat.data else None
+    return None
+
+
+def _segments(image: ElfFile) -> list[_Segment]:
+    """Return what of an image is loaded from its file."""
+    if image.phoff + image.phnum * _PHDR_64.size > len(image.data):
+        return []
+    rows = (_PHDR_64.unpack_from(image.data, image.phoff + n * 56) for n in range(image.phnum))
+    return [
+        _Segment(virt, phys, offset, image.data[offset : offset + size])
+        for kind, _, offset, virt, phys, size, _, _ in rows
+        if kind == _PT_LOAD and size
+    ]
+
+
+def _x86_difference(boot: bytes, known: _Segment, image: ElfFile) -> str:
+    if len(boot) < _EHDR_32_BYTES:
+        return _CUT
+    (entry, at), (count,) = struct.unpack_from("<II", boot, 24), struct.unpack_from("<H", boot, 44)
+    if at + count * _PHDR_32.size > len(boot):
+        return _CUT
+    rows = [_PHDR_32.unpack_from(boot, at + number * _PHDR_32.size) for number in range(count)]
+    loads = [row for row in rows if row[0] == _PT_LOAD]
+    if len(loads) != 1:
+        return f"it loads {len(loads)} segments, and not one"
+    _, offset, _, phys, size, *_ = loads[0]
+    if offset + size > len(boot):
+        return _CUT
+    if entry != phys:
+        return f"it is entered at {entry:#x}, and not where it begins ({phys:#x})"
+    if not known.addr_phys >> 32 and phys != known.addr_phys:
+        return f"it is loaded at {phys:#x}, and not at {known.addr_phys:#x}"
+    return _difference(boot[offset : offset + size], known, image)
+
+
+def _flat(image: ElfFile, segments: list[_Segment]) -> _Segment:
+    """Lay out what is loaded as `objcopy -O binary` does: by where it is loaded, zero between."""
+    pieces = [
+        (row.addr_phys + section.offset_file - row.offset, section)
+        for section in image.sections
+        if section.is_alloc and section.type != SHT_NOBITS and section.size_bytes
+        for row in segments
+        if row.offset <= section.offset_file < row.offset + len(row.data)
+    ]
+    if not pieces:
+        return _Segment(0, 0, 0, b"")
+    start, first = min(pieces, key=lambda piece: piece[0])
+    flat = bytearray(max(place + section.size_bytes for place, section in pieces) - start)
+    for place, section in pieces:
+        flat[place - start : place - start + section.size_bytes] = section.data
+    return _Segment(first.addr_virt, start, 0, bytes(flat))
+
+
+def _difference(loaded: bytes, known: _Segment, image: ElfFile) -> str:
+    if loaded == known.data:
+        return ""
+    pairs = enumerate(zip(loaded, known.data, strict=False))
+    places = [place for place, (one, other) in pairs if one != other]
+    if not places:
+        return f"{len(loaded)} bytes are loaded of it, and {len(known.data)} of xen-syms"
+    addr = known.addr_virt + places[0]
+    name = _name_at(image, addr)
+    where = f"{addr:#x}" + (f" in {name}" if name else "")
+    return f"{len(places)} bytes are not those of xen-syms, the first one at {where}"
+
+
+def _name_at(image: ElfFile, addr_virt: int) -> str:
+    """Return the function or datum that an address lies in; "" if none does."""
+    rows = [s for s in image.symbols if s.shndx and s.value <= addr_virt < s.value + s.size_bytes]
+    return min(rows, key=lambda row: row.size_bytes).decorated if rows else ""
