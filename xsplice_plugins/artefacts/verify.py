@@ -175,6 +175,7 @@ class BaseMatch(Struct, frozen=True, kw_only=True):
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
     retyped: Retyped | None = None
+    left_out: tuple[str, ...] = ()  #: members of archives of which the image holds nothing
 
 
 class Checks(Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
-        retyped=_retyped(tree) if likeness is Likeness.MATCHED else None,
+        retyped=_retyped(tree, found.left_out) if likeness is Likeness.MATCHED else None,
     )
 
 
@@ -141,32 +141,40 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
         )
 
 
-def _retyped(tree: XenTree) -> Retyped | None:
+def _retyped(tree: XenTree, left_out: Collection[str]) -> Retyped | None:
     """Say which types the shipped image has otherwise, by the debug information of both."""
     image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
     optional = pipeline.objects_of_tree(tree).optional
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
-    files = linked_of(files, optional, image)
+    files = linked_of(files, optional, left_out, image)
     if not (has_types(image) and any(has_types(file) for file in files)):
         return None
     return retyped(files, image)
 
 
-def linked_of(files: Sequence[ElfFile], optional: Collection[str], image: ElfFile) -> list[ElfFile]:
+def linked_of(
+    files: Sequence[ElfFile], optional: Collection[str], left_out: Collection[str], image: ElfFile
+) -> list[ElfFile]:
     """Leave out what the linker leaves in archives.
 
     It takes a member for a name that it defines, function or datum, and that no object outside of
-    archives does.
+    archives does. Of two members with one name that counts whose content the image holds.
 
     Args:
         files: Objects and members of archives.
         optional: Names of those that are members.
+        left_out: Those of them of which the image holds nothing.
         image: What was linked of them.
     """
     names = {symbol.decorated for symbol in image.symbols if symbol.shndx}
-    for file in files:
-        names -= _globals(file) if file.name not in optional else set()
-    return [file for file in files if file.name not in optional or _globals(file) & names]
+    names -= {name for file in files if file.name not in optional for name in _globals(file)}
+    held = {name for file in files if file.name not in left_out for name in _globals(file)}
+    return [
+        file
+        for file in files
+        if file.name not in optional
+        or _globals(file) & (names - held if file.name in left_out else names)
+    ]
 
 
 def _globals(file: ElfFile) -> set[str]:

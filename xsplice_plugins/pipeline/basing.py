@@ -114,6 +114,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
         retyped=objects.retyped,
+        left_out=tuple(row.object_path for row in rows if row.is_optional and not row.is_linked),
     )
 
 

@@ -42,15 +42,15 @@ def linked(folder: Path, *names: str, user: str = FILES["user"]) -> tuple[list[E
 
 
 def names_of(files: list[ElfFile], image: ElfFile) -> list[str]:
-    return [file.name for file in linked_of(files, OPTIONAL, image)]
+    return [file.name for file in linked_of(files, OPTIONAL, (), image)]
 
 
 def test_a_member_of_an_archive_without_a_function_counts_if_it_is_linked(tmp_path: Path) -> None:
     files, image = linked(tmp_path, "user", "own", "table", "both")
     assert names_of(files, image) == ["user", "own", "table", "both"]
-    assert retyped(linked_of(files, OPTIONAL, image), image) == ()
+    assert retyped(linked_of(files, OPTIONAL, (), image), image) == ()
     without = [file for file in files if file.name != "table"]
-    rows = retyped(linked_of(without, OPTIONAL, image), image)
+    rows = retyped(linked_of(without, OPTIONAL, (), image), image)
     assert [row[0] for row in rows] == ["variable table"]
 
 
@@ -59,7 +59,7 @@ def test_a_member_is_not_linked_for_a_name_that_an_object_defines(tmp_path: Path
     user = "int copy(int); static int table[2]; int *user(int a) { return &table[copy(a) & 1]; }\n"
     files, image = linked(tmp_path, "user", "own", user=user)
     assert names_of(files, image) == ["user", "own"]
-    assert retyped(linked_of(files, OPTIONAL, image), image) == ()
+    assert retyped(linked_of(files, OPTIONAL, (), image), image) == ()
 
 
 def test_a_member_whose_name_no_object_defines_is_compared(tmp_path: Path) -> None:
@@ -67,4 +67,18 @@ def test_a_member_whose_name_no_object_defines_is_compared(tmp_path: Path) -> No
     files, image = linked(tmp_path, "user", "own", "table", "both")
     others = [file for file in files if file.name != "own"]
     assert "generic" in names_of(others, image)
-    assert retyped(linked_of(others, OPTIONAL, image), image) != ()
+    assert retyped(linked_of(others, OPTIONAL, (), image), image) != ()
+
+
+def test_of_two_members_with_one_name_the_one_that_the_image_holds_is_compared(
+    tmp_path: Path,
+) -> None:
+    files, image = linked(tmp_path, "user", "table", "both")
+
+    def compared(*left_out: str) -> list[str]:
+        optional = (*OPTIONAL, "own")
+        return [file.name for file in linked_of(files, optional, left_out, image)]
+
+    assert compared("generic", "own", "idle") == ["user", "table", "both"]
+    assert compared() == ["user", "own", "table", "generic", "both"]
+    assert compared("own", "both", "generic") == ["user", "own", "table", "generic", "both"]
