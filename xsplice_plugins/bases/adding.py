@@ -17,7 +17,16 @@ from msgspec.structs import replace
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, read_file, save, write_file
 from xsplice_plugins.bases import shipped
 from xsplice_plugins.bases.checking import compare, keep_inputs, origin_of
-from xsplice_plugins.bases.orders import ORDER_FILE, Order, check_order, key_of, rows_of, to_keep
+from xsplice_plugins.bases.orders import (
+    ORDER_FILE,
+    Kept,
+    Order,
+    check_given,
+    check_order,
+    key_of,
+    rows_of,
+    to_keep,
+)
 from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, recipe_of
 from xsplice_plugins.bases.sources import kind_of, located, unpack
 from xsplice_plugins.bases.store import (
@@ -112,7 +121,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
         _begin(place, key)
         save(place / ORDER_FILE, to_keep(rows, order.called))
         try:
-            record = _made(_Work(order, place, progress), rows)
+            record = _made(_Work(order, place, progress, rows))
         except XspliceError as error:
             if not any(place.glob("*.done")) and not (place / "build.log").exists():
                 discard(place) if place == folder else take_away(place)
@@ -185,9 +194,9 @@ def _begin(place: Path, key: str) -> None:
         (place / _MAKING).unlink(missing_ok=True)
 
 
-def _made(work: _Work, rows: tuple[str, ...]) -> BaseRecord:
+def _made(work: _Work) -> BaseRecord:
     """Do what is not done yet, and compare."""
-    order = work.order
+    order, rows = work.order, work.rows
     for step, do in work.steps():
         done = work.folder / f"{step}.done"
         if not done.is_file():
@@ -201,6 +210,11 @@ def _made(work: _Work, rows: tuple[str, ...]) -> BaseRecord:
             done.touch()
     origin, recipe, found = work.origin()
     record = compare(order.name, key_of(rows), work.folder, (origin, recipe, found))
+    if order.image is not None and record.image != Kept(rows, "").value("image"):
+        raise ConfigError(
+            f"base {order.name}: what lies there is of another --image than {order.image}; remove "
+            f"it with `xsplice base remove {order.name}` and add it again"
+        )
     return replace(record, loader=order.loader)
 
 
@@ -210,6 +224,7 @@ class _Work(Struct, frozen=True):
     order: Order
     folder: Path
     progress: Progress
+    rows: tuple[str, ...]  #: what the order says, as it was when the run began
 
     @property
     def tree(self) -> Path:
@@ -269,6 +284,7 @@ class _Work(Struct, frozen=True):
         return shipped.built_alike(recipe, self._shipped().image)
 
     def _shipped(self) -> shipped.Shipped:
+        check_given(self.order, self.rows)
         return shipped.find(self.folder, self.order.image, self.order.boot)
 
     def _configure(self) -> None:
@@ -350,12 +366,14 @@ class _Work(Struct, frozen=True):
             if found.boot is not None:
                 data = shipped.named(found.boot, built / "xen", built / "xen-syms")
                 self._put(data, found.boot)
+                check_given(self.order, self.rows)
             return
         data = read_file(found.image)
         if data != (built / "xen-syms").read_bytes():
             (self.folder / "is-other").touch()
             self._remove_images()
         self._put(data, found.boot)
+        check_given(self.order, self.rows)
 
     def _put(self, image: bytes, boot: Path | None) -> None:
         """Put names, and what boots, into the place of what make left; half of it is nothing."""

@@ -116,11 +116,37 @@ def _rows(order: Order) -> Iterator[str]:
             continue
         for one in value if isinstance(value, tuple) else (value,):
             is_file = isinstance(one, Path) or (name == "config" and order.config_file)
-            content = hashlib.sha256(read_file(Path(one))).hexdigest() if is_file and one else one
+            content = _digest(Path(one)) if is_file and one else one
             yield f"{name}={content}"
     if order.source is not None:
         kind = kind_of(order.source, order.ref)
         yield f"source={digest_of(order.source, kind, order.ref)}"
+
+
+def check_given(order: Order, rows: tuple[str, ...]) -> None:
+    """Refuse files that are not any more what they were when the order was read.
+
+    A build takes minutes, and what it reads at the end must be what its key says.
+
+    Args:
+        order: What is asked for.
+        rows: From `rows_of`, of when the run began.
+
+    Raises:
+        ConfigError: One changed, or cannot be read.
+    """
+    kept = Kept(rows, "")
+    given = (("config", order.config_file), ("image", order.image), ("boot", order.boot))
+    for name, path in given:
+        if path is not None and _digest(path) != kept.value(name):
+            raise ConfigError(
+                f"--{name} {path}: changed while the base was made; give it again, and leave the "
+                "file alone until it is ready"
+            )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def key_of(rows: tuple[str, ...]) -> str:

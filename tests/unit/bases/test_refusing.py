@@ -169,6 +169,47 @@ def test_a_record_that_may_not_be_what_it_says_is_not_written(own: Path) -> None
     assert store.known_bases() == ()
 
 
+@pytest.mark.parametrize("option", ["image", "boot", "config"])
+@pytest.mark.parametrize("step", ["configure", "build", "image"])
+def test_a_file_that_changes_while_make_runs_is_not_taken_for_the_first(
+    own: Path, tmp_path: Path, option: str, step: str
+) -> None:
+    paths = {name: tmp_path / name for name in ("image", "boot", "config")}
+    (own / "xen-syms").rename(paths["image"])
+    subprocess.run(["strip", "-o", paths["boot"], paths["image"]], check=True)
+    paths["config"].write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
+    good = paths[option].read_bytes()
+    words = {"image": paths["image"], "boot": paths["boot"], "config": str(paths["config"])}
+    order = Order(name="fleet", source=own, **words)  # type: ignore[arg-type]
+
+    def change(now: str, _done: int, _total: int) -> None:
+        if now == step:
+            paths[option].write_bytes(good + b"\n")
+
+    with pytest.raises(ConfigError, match=f"--{option} {paths[option]}: changed while the base wa"):
+        add_base(order, progress=change)
+    assert store.known_bases() == ()
+    paths[option].write_bytes(good)
+    record, steps = steps_of(order)
+    every = ["unpack", "configure", "build", "image"]
+    assert steps == every[every.index(step) :]
+    assert check_base("fleet") == record
+
+
+def test_an_image_that_another_run_put_there_is_not_taken(own: Path, tmp_path: Path) -> None:
+    image = (own / "xen-syms").rename(tmp_path / "xen-syms")
+    order = Order(name="fleet", source=own, image=image)
+    record = add_base(order)
+    (store.folder_of("fleet") / "base.json").unlink()
+    there = store.folder_of("fleet") / "tree/xen/xen-syms"
+    good = there.read_bytes()
+    there.write_bytes(good + b"\0")
+    with pytest.raises(ConfigError, match=r"of another --image than .*; remove it with `xsplice"):
+        add_base(order)
+    there.write_bytes(good)
+    assert add_base(order) == record
+
+
 def test_names_that_are_no_utf_8(own: Path, tmp_path: Path) -> None:
     source = own.rename(tmp_path / os.fsdecode(b"own\xff"))
     assert add_base(Order(name="fleet", source=source)).source == "own\\xff"
