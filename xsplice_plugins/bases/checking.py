@@ -221,6 +221,9 @@ def origin_of(folder: Path, called: str) -> str:
 def check_base(name: str) -> BaseRecord:
     """Make the record of a base once more, of what lies there, and compare all of it.
 
+    Returns:
+        The record, and how what boots compares now.
+
     Raises:
         ConfigError: There is no such base.
         MachineError: Its compiler is not there any more.
@@ -253,6 +256,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     now = replace(now, loader=kept.value("loader"))
     if not record.programs:  # of an earlier version, which did not look
         now = replace(now, programs="", commands="")
+    boots = now.boots
     if record.boots is None:
         now = replace(now, boots=None)
     if record.retyped is None:  # as above; all new code is "not checked" then
@@ -266,7 +270,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
         wrong.append(KEY_FILE)
     if wrong:
         raise _changed(name, f"{', '.join(dict.fromkeys(wrong))} changed")
-    return record
+    return replace(record, boots=boots)
 
 
 def _changed(name: str, what: str) -> RefusedError:
