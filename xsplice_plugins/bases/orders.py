@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from xsplice_plugins.artefacts import from_json, plain, read_file
-from xsplice_plugins.bases.recipes import DEFCONFIG
+from xsplice_plugins.bases.recipes import DEFCONFIG, check_words
 from xsplice_plugins.bases.shipped import check_settings, read_settings
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
@@ -72,6 +72,10 @@ def check_order(order: Order) -> None:
     for word in (*order.make, *order.targets, order.compiler, order.ref):
         if plain(word) != word:
             raise ConfigError(f"{plain(word)}: is no UTF-8, and a record is; give other words")
+    check_words(order.make, order.compiler)
+    for word in order.targets:
+        if word.startswith("-") or "=" in word:
+            raise ConfigError(f"--targets {word}: no target of make; give variables with --make")
     own, every = folder_of(order.name), bases_folder()
     if order.source is not None and _is_in(order.source, every):
         raise ConfigError(

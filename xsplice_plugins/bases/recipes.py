@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFCONFIG = "defconfig"
 _ELSEWHERE = ("O=", "KBUILD_OUTPUT=")  #: variables by which make builds in another folder
+_SETTINGS = "KCONFIG_"  #: begins variables by which make's settings lie in another file
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _ENTRY = re.compile(r"^\S+ \((?P<version>[^)]+)\)", re.MULTILINE)
 _DATE = re.compile(r"^ -- .*>  (?P<date>.+)$", re.MULTILINE)
@@ -53,10 +54,52 @@ class Recipe(Struct, frozen=True, kw_only=True):
         known = dict(word.partition("=")[::2] for word in self.make)
         prefix = known.get("CROSS_COMPILE", "")
         own = "clang" if known.get("clang") == "y" else "gcc"  # config/StdGNU.mk of Xen
-        try:
-            return shlex.split(known.get("CC", "")) or [f"{prefix}{own}"]
-        except ValueError as error:
-            raise ConfigError(f"--cc {known['CC']}: not a command ({error}); name one") from error
+        return _command(known.get("CC", "")) or [f"{prefix}{own}"]
+
+
+def check_words(words: Sequence[str], compiler: str) -> None:
+    """Refuse what no build of a base can be given, before there are sources.
+
+    Args:
+        words: Variables of make that the user gave.
+        compiler: The user's; "" for the recipe's.
+
+    Raises:
+        ConfigError: A word is no variable, or leads make to another folder, file or machine.
+    """
+    for word in words:
+        if not _VARIABLE.fullmatch(word):
+            raise ConfigError(f"--make {word}: not NAME=value; give variables of make")
+        if word.startswith(_ELSEWHERE):
+            raise ConfigError(
+                f"--make {word}: a base is built in a folder of its own; leave it out; of a tree "
+                "that is built with O= name that folder: XEN=FOLDER"
+            )
+        if word.startswith(_SETTINGS):
+            raise ConfigError(
+                f"--make {word}: the settings of a base lie in its own .config, which is compared "
+                "with the image's; leave it out, and give a file of settings with --config"
+            )
+        name, _, value = word.partition("=")
+        if name == "XEN_TARGET_ARCH":
+            _check_machine(value)
+    _command(compiler)
+
+
+def _check_machine(machine: str) -> None:
+    known = [row.name for row in MACHINES.values()]
+    if machine not in known:
+        raise ConfigError(
+            f"--make XEN_TARGET_ARCH={machine}: payloads are made for {' and '.join(known)}; give "
+            "one of these"
+        )
+
+
+def _command(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--cc {text}: not a command ({error}); name one") from error
 
 
 def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
@@ -70,14 +113,7 @@ def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
     Raises:
         ConfigError: A word is no variable, or the packaging cannot be understood.
     """
-    for word in words:
-        if not _VARIABLE.fullmatch(word):
-            raise ConfigError(f"--make {word}: not NAME=value; give variables of make")
-        if word.startswith(_ELSEWHERE):
-            raise ConfigError(
-                f"--make {word}: a base is built in a folder of its own; leave it out; of a tree "
-                "that is built with O= name that folder: XEN=FOLDER"
-            )
+    check_words(words, compiler)
     more = (*words, *([f"CC={compiler}"] if compiler else []))
     recipe = _debian(tree) if (tree / "debian" / "xen-kconfig").is_file() else _plain()
     merged: dict[str, str] = {}
@@ -85,12 +121,7 @@ def recipe_of(tree: Path, words: Sequence[str], compiler: str) -> Recipe:
         name, _, value = word.partition("=")
         merged[name] = value
     recipe = replace(recipe, make=tuple(f"{name}={value}" for name, value in merged.items()))
-    known = [machine.name for machine in MACHINES.values()]
-    if recipe.machine not in known:
-        raise ConfigError(
-            f"--make XEN_TARGET_ARCH={recipe.machine}: payloads are made for "
-            f"{' and '.join(known)}; give one of these"
-        )
+    _check_machine(recipe.machine)
     return recipe
 
 

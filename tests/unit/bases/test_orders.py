@@ -85,12 +85,44 @@ def test_an_option_without_a_value_is_refused(
     assert store.known_bases() == ()
 
 
-def test_words_for_make_are_variables(own: Path) -> None:
-    with pytest.raises(ConfigError, match="--make V: not NAME=value"):
-        added(own, make=("V",))
-    for word in ("O=/elsewhere", "KBUILD_OUTPUT=/elsewhere"):
-        with pytest.raises(ConfigError, match=r"in a folder of its own.*XEN=FOLDER"):
-            added(own, make=(word,))
+@pytest.mark.parametrize(
+    ("option", "word", "message"),
+    [
+        ("--make", "V", "--make V: not NAME=value"),
+        ("--make", "O =/there", "--make O =/there: not NAME=value"),
+        ("--make", "O=/there", "is built in a folder of its own; leave it out"),
+        ("--make", "KBUILD_OUTPUT=/there", "is built in a folder of its own; leave it out"),
+        ("--make", "KCONFIG_CONFIG={}/there", "lie in its own .config, which is compared with"),
+        ("--make", "KCONFIG_CONFIG=there", "leave it out, and give a file of settings with --co"),
+        ("--make", "KCONFIG_AUTOHEADER={}/there", "lie in its own .config"),
+        ("--make", "XEN_TARGET_ARCH=riscv64", "payloads are made for x86_64 and arm64"),
+        ("--cc", "gcc '", "--cc gcc ': not a command"),
+        ("--targets", "KCONFIG_CONFIG={}/there", "no target of make; give variables with --make"),
+        ("--targets=-C", "", "no target of make"),
+    ],
+)
+def test_words_for_make_are_told_before_anything_is_unpacked(
+    own: Path,
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    word: str,
+    message: str,
+) -> None:
+    words = [option, word.format(tmp_path)] if word else [option]
+    assert main(["base", "add", "fleet", "--source", str(own), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not cache.exists()
+    assert not (tmp_path / "there").exists()
+
+
+def test_variables_that_lead_nowhere_else_are_taken(own: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
+    words = ("XEN_CONFIG_EXPERT=y", "OTHER_KCONFIG_CONFIG=there", "XEN_TARGET_ARCH=x86_64")
+    record = added(own, make=words, config=str(config), targets=("olddefconfig",))
+    assert record.make == ("XEN_TARGET_ARCH=x86_64", *words[:2])
 
 
 @pytest.mark.parametrize(
