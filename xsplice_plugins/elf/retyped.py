@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.debuginfo import (
+    AT_BYTE_SIZE,
     AT_CONST_VALUE,
     AT_EXTERNAL,
     AT_NAME,
@@ -23,6 +24,7 @@ from xsplice_plugins.elf.debuginfo import (
     function_around,
     number_of,
     origin_of,
+    type_name,
 )
 from xsplice_plugins.elf.layouts import Layouts
 
@@ -77,8 +79,9 @@ def known_by(file: ElfFile) -> dict[str, _Rows]:
 
     Returns:
         By name: structures with their members; variables and functions, those that it declares
-        and uses as well, and names of types, each with its type; constants of enumerations with
-        their values. What lies within a function goes by its name too, and parameters by theirs.
+        and uses as well, and names of types, each with its type; enumerations with their sizes, and
+        their constants with their values. What lies within a function goes by its name too, and
+        parameters by theirs.
 
     Raises:
         DiffError: The debug information is damaged, or of a form that is not known.
@@ -121,8 +124,12 @@ def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
 
 
 def _constants(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
-    """Give the constants of enumerations, each with its value."""
+    """Give the sizes of enumerations, and their constants, each with its value."""
     for number, entry in enumerate(layouts.entries):
+        if entry.tag == TAG_ENUM and {AT_NAME, AT_BYTE_SIZE} <= entry.values.keys():
+            home = function_around(layouts.info, number)
+            name = type_name(entry) + (f" in {home}" if home else "")
+            yield name, _SIZE, f"{number_of(entry.values[AT_BYTE_SIZE]):#x}"
         for child in layouts.children.get(number, ()) if entry.tag == TAG_ENUM else ():
             value = number_of(child.values.get(AT_CONST_VALUE, 0))
             yield f"constant {child.values.get(AT_NAME, '')}", "its value", str(value)
