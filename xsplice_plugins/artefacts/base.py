@@ -60,6 +60,8 @@ class BaseRecord(Struct, frozen=True, kw_only=True):
     environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual
     likeness: Likeness
     boots: Boots | None = None  #: what boots, with the image; ``None`` of an earlier version
+    #: whether the image's names say of which source file they are; ``None`` as above
+    has_files: bool | None = None
     objects: int  #: linked into the image
     matched: int  #: functions and data that lie in the image as the objects have them
     differs: tuple[str, ...]  #: those that do not, each with its object

@@ -20,6 +20,7 @@ from xsplice_plugins.elf.booted import boot_difference
 from xsplice_plugins.elf.layouts import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import retyped
+from xsplice_plugins.elf.types import STT_FILE
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
 
@@ -92,6 +93,7 @@ def _record(
         environment=recipe.environment,
         likeness=likeness,
         boots=_boots(tree),
+        has_files=any(symbol.type == STT_FILE and symbol.name for symbol in _image(tree).symbols),
         objects=found.objects,
         matched=found.matched,
         differs=found.differs,
@@ -108,7 +110,7 @@ def _boots(tree: XenTree) -> Boots:
     Raises:
         ConfigError: It loads other bytes.
     """
-    image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
+    image = _image(tree)
     found = {}
     for name in _BOOTS:
         path = tree.build_root / name
@@ -119,6 +121,10 @@ def _boots(tree: XenTree) -> Boots:
     if not found:
         return Boots.NOTHING
     return Boots.UNKNOWN if None in found.values() else Boots.EQUAL
+
+
+def _image(tree: XenTree) -> ElfFile:
+    return read_elf(tree.xen_syms.read_bytes(), "xen-syms")
 
 
 def _commands(tree: XenTree) -> str:
@@ -143,7 +149,7 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
 
 def _retyped(tree: XenTree, left_out: Collection[str]) -> Retyped | None:
     """Say which types the shipped image has otherwise, by the debug information of both."""
-    image = read_elf(tree.xen_syms.read_bytes(), "xen-syms")
+    image = _image(tree)
     optional = pipeline.objects_of_tree(tree).optional
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
     files = linked_of(files, optional, left_out, image)
@@ -259,6 +265,8 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     boots = now.boots
     if record.boots is None:
         now = replace(now, boots=None)
+    if record.has_files is None:
+        now = replace(now, has_files=None)
     if record.retyped is None:  # as above; all new code is "not checked" then
         now = replace(now, retyped=None)
     names = [name for name in now.__struct_fields__ if getattr(now, name) != getattr(record, name)]

@@ -35,6 +35,11 @@ _BOOTS = {
     Boots.NOTHING: "not compared: nothing that boots lies here; give it with --boot",
     None: "not compared by the earlier version that added it; `xsplice base check` compares it",
 }
+_NO_FILES = (
+    "of no source files are in xen-syms, as after `strip -g`; statics of one name count as absent "
+    "and as strangers, and fixes near them are refused: give xen-syms as it was linked, or after "
+    "`strip -g --keep-file-symbols`"
+)
 
 
 def _word(text: str) -> str:
@@ -182,6 +187,8 @@ def _told(record: BaseRecord) -> str:
             more = len(names) - _SHOWN_MAX
             listed = ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
             rows.append(f"  {title:9} {len(names)}: {listed}")
+    if record.has_files is False:
+        rows.append(f"  names     {_NO_FILES}")
     if record.likeness is Likeness.MATCHED and record.retyped is None:
         is_open = record.differs or record.absent or record.strangers
         what = "all new code is not checked" if is_open else "no code or data differs"

@@ -13,6 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.kit.booting import x86_boot
+from tests.kit.tiny_make import add_makefile
+from tests.kit.tiny_tree import TinyTree
 from tests.unit.bases.test_keeping import edit
 from xsplice_plugins.artefacts import BASE_FILE, Boots, Likeness, save
 from xsplice_plugins.bases import store
@@ -102,3 +104,33 @@ def test_what_boots_is_compared_again_where_an_earlier_version_did_not(
     file.write_bytes(good)
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert add_base(replace(order, is_replaced=True)) == record
+
+
+@pytest.mark.parametrize("words", [["-g"], ["-g", "--keep-file-symbols"]])
+def test_an_image_whose_names_say_no_source_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """Of two statics of one name and content nobody knows whose is whose."""
+    tree = TinyTree(tmp_path / "tree")
+    add_makefile(tree)
+    same = "static int same[4]; int *%s(int a) { return &same[a]; }\n"
+    for name in ("user", "livepatch"):
+        with (tree.root / f"xen/common/{name}.c").open("a") as file:
+            file.write(same % f"same_{name}")
+    tree.build()
+    image = tmp_path / "image"
+    subprocess.run(["strip", *words, "-o", image, tree.root / "xen/xen-syms"], check=True)
+    for name in ("xen-syms", "xen"):
+        (tree.root / "xen" / name).unlink()
+    line = ["base", "add", "fleet", "--source", str(tree.root), "--image", str(image)]
+    assert main(line) == 0
+    is_kept = len(words) > 1
+    said, record = capsys.readouterr().out, store.load_base("fleet")
+    assert ("after `strip -g --keep-file-symbols`" in said) != is_kept
+    assert record.has_files is is_kept
+    assert check_base("fleet") == record
+    if is_kept:
+        assert (record.differs, record.absent, record.strangers) == ((), (), ())
+    earlier = replace(record, has_files=None)
+    save(store.folder_of("fleet") / BASE_FILE, earlier)
+    assert check_base("fleet") == earlier
