@@ -164,8 +164,8 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
         )
     if found.boot is not None and (difference := boot_difference(unzipped(found.boot), elf)):
         raise ConfigError(
-            f"--boot {found.boot}: {difference}, which is {found.image}; give --image and --boot "
-            "of one package"
+            f"--boot {found.boot}: does not load what {found.image} holds ({difference}); give "
+            "--image and --boot of one package"
         )
 
 

@@ -50,8 +50,9 @@ def test_what_boots_and_does_not_hold_the_image_is_refused(
     offset = 0x80 + address - min(s.addr_virt for s in elf.sections if s.is_alloc)
     data[offset] ^= 0xFF
     wrong.write_bytes(gzip.compress(bytes(data)))
-    text = f"--boot {wrong}: 1 bytes are not those of xen-syms, the first one at {address:#x} in us"
-    with pytest.raises(ConfigError, match=text):
+    text = f"1 bytes are not those of xen-syms, the first one at {address:#x} in user"
+    what = rf"--boot {wrong}: does not load what {image} holds \({text}\); give --image and --bo"
+    with pytest.raises(ConfigError, match=what):
         add_base(Order(name="fleet", source=own, image=image, boot=wrong))
     assert not list(cache.rglob("configure.done"))
     record = add_base(Order(name="fleet", source=own, image=image, boot=boot))
