@@ -11,11 +11,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from xsplice_plugins.check.base import joined
 from xsplice_plugins.check.fields import ALL, Aim
 from xsplice_plugins.check.homes import Key, behind, is_flag, meant, stem_of
 from xsplice_plugins.check.memory import Image, Loaded, Spot
 from xsplice_plugins.check.objects import Entry, ObjectFile, Ref, Unit
+from xsplice_plugins.check.placing import joined
 from xsplice_plugins.check.records import Record
 from xsplice_plugins.check.seen import Seen
 from xsplice_plugins.check.sides import (

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from xsplice_plugins.artefacts import Facts
-from xsplice_plugins.check.base import match_of, place_objects
+from xsplice_plugins.check.base import match_of
 from xsplice_plugins.check.compare import Comparison
 from xsplice_plugins.check.homes import Homes, find_homes, homes_in, unreferenced
 from xsplice_plugins.check.hooks import left_of, slots_of
 from xsplice_plugins.check.lists import other_entries
 from xsplice_plugins.check.memory import Image, load_payload
 from xsplice_plugins.check.objects import ObjectFile, Unit, read_object
+from xsplice_plugins.check.placing import place_objects
 from xsplice_plugins.check.records import Record, read_records
 from xsplice_plugins.check.results import Beneath, CheckReport, NewObject
 from xsplice_plugins.check.sides import (

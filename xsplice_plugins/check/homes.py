@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from xsplice_plugins.check.base import Placed
 from xsplice_plugins.check.fields import has_anchors
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import ObjectFile, Ref, Unit
+from xsplice_plugins.check.placing import Placed
 from xsplice_plugins.check.tables import layout_of
 from xsplice_plugins.elf.types import STT_SECTION
 

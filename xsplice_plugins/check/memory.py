@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from xsplice_plugins.check.fields import ALL, Aim, is_same_kind, kind_of
 from xsplice_plugins.check.objects import Ref, fitting
-from xsplice_plugins.check.tables import Layout, bounds, layout_of
+from xsplice_plugins.check.tables import Layout, bounds, known_tables, layout_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import (
     ET_REL,
@@ -172,8 +172,8 @@ class Image:
     @cached_property
     def tables(self) -> list[str]:
         """Return the names of the tables that it has."""
-        frames = {f".bug_frames.{number}" for number in range(8)}
-        return [name for name in sorted(frames | set(self.sizes)) if self.span(name)[1]]
+        names = sorted(name for name in known_tables() if layout_of(self.sizes, name))
+        return [name for name in names if self.span(name)[1]]
 
     def _is_code(self, addr: int) -> bool:
         place = bisect_right(self.starts, addr) - 1

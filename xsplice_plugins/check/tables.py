@@ -41,6 +41,7 @@ _BOUNDS = {
     ".alt_call_sites": (("__alt_call_sites_start",), "__alt_call_sites_end"),
 }
 _FRAMES = re.compile(r"\.bug_frames\.(\d+)")
+_FRAME_KINDS = 8  #: more than any release has
 
 
 def layouts(facts: Facts) -> dict[str, tuple[Layout, ...]]:
@@ -75,3 +76,8 @@ def bounds(section: str) -> tuple[tuple[str, ...], str]:
         before = f"__stop_bug_frames_{number - 1}" if number else "__start_bug_frames"
         return (f"__start_bug_frames_{number}", before), f"__stop_bug_frames_{number}"
     return _BOUNDS.get(section, ((), ""))
+
+
+def known_tables() -> list[str]:
+    """Return the names of the tables that an image may have."""
+    return [*_BOUNDS, *(f".bug_frames.{number}" for number in range(_FRAME_KINDS))]
