@@ -64,6 +64,22 @@ def test_a_byte_of_one_object_is_named(tree: Path, tmp_path: Path) -> None:
     assert "init_timer (common/timer.o)" in found[0].text
 
 
+@every_tree
+def test_entries_that_an_object_lost_are_named(tree: Path, tmp_path: Path) -> None:
+    """Its code is equal: an object made again, or the image linked of other sources."""
+    path, table = "common/timer.o", ".bug_frames.2"
+    data = bytearray((tree / "xen" / path).read_bytes())
+    row = read_elf(bytes(data), path).section_by_name[table]
+    header = int.from_bytes(data[40:48], "little") + 64 * row.index
+    data[header + 32 : header + 40] = bytes(8)  # its size
+    (tmp_path / "timer.o").write_bytes(data)
+    found = findings_of(tree, {path: tmp_path / "timer.o"})
+    errors = [finding.text for finding in found if finding.severity is Severity.ERROR]
+    assert len(errors) == 1, errors
+    assert "of 1 objects are not what the image holds" in errors[0]
+    assert f"({path})" in errors[0]
+
+
 def test_an_object_of_the_image_that_is_not_given_is_named(xen_tree: Path) -> None:
     base = pipeline.base_of_tree(xen_tree)
     assert base.tree is not None

@@ -60,12 +60,12 @@ def blamed(placed: Placed, spans: list[Span]) -> Iterator[tuple[int, Mismatch]]:
         for unit in [placed.objects[span.number].unit_at(span.section, spot.owner - span.start)]
     }
     known = [{row.name for row in rows} for rows in placed.wrong]
+    odd = {n: odd_sections(placed, n, known[n]) for n in {number for number, *_ in spoken}}
     for (number, section, _), unit in spoken.items():
         name = unit.name or placed.objects[number].elf.sections[section].name
-        if name not in known[number]:
-            text = told_otherwise(placed, number, unit, odd_sections(placed, number, known[number]))
-            if text:
-                yield number, mismatch(name, text)
+        text = "" if name in known[number] else told_otherwise(placed, number, unit, odd[number])
+        if text:
+            yield number, mismatch(name, text)
 
 
 def unexplained(image: Image, spans: list[Span], names: Collection[str]) -> Iterator[str]:
