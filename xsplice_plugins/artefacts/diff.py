@@ -118,6 +118,11 @@ class BootOnly(Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()  #: names of other objects that it came to use
     leaves_same: bool = False  #: shown to leave in memory what the new one would have left
     outlives: bool = False  #: boot hands on what runs or is used later
+    #: Names of new things, or of other objects, that it calls, whose address it hands on, and of
+    #: variables that it sets; a parameter of the command line sets none.
+    calls: tuple[str, ...] = ()
+    hands: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
 
 
 class Reference(Struct, frozen=True, kw_only=True):

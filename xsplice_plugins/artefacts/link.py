@@ -31,11 +31,12 @@ SUPERSEDED = "superseded"
 
 
 class NewVariable(Struct, frozen=True, kw_only=True):
-    """A variable that a payload brings, and that its functions set, but no hook does."""
+    """A variable that a payload brings, and that its functions read, but no hook sets."""
 
     name: str
     writers: tuple[str, ...]  #: functions that the hypervisor enters, from which on it is set
     readers: tuple[str, ...]  #: those from which on it is read
+    boot: tuple[str, ...] = ()  #: boot code that is left out, and would have set it
 
 
 class PayloadRecord(Struct, frozen=True, kw_only=True):

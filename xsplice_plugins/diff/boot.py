@@ -3,8 +3,8 @@
 
 Their memory is freed once Xen runs, so nothing of them can be replaced, and nothing needs to be:
 the next boot brings them. That is the whole answer only where nothing at run time relies on
-what they would have left behind; so each row says whether its own source was edited, and which
-names it came to use.
+what they would have left behind; so each row says whether its own source was edited, which names it
+came to use, and what it would have done with new things (`diff.handed`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import BootOnly
-from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind, is_compiler_named
+from xsplice_plugins.diff.handed import Handed
+from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Part, PartKind
 from xsplice_plugins.diff.printed import only_prints_other_texts
-from xsplice_plugins.target.addresses import AddressFlow
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -58,20 +58,29 @@ def boot_rows(
         closure: What the payload would take.
         edited: Names that the changed pieces of the sources have; ``None`` if nobody knows.
     """
-    rows = {row.name: row for row in _rows(canon, comparison, closure, edited)}
+    handed = Handed(canon, is_boot_only)
+    rows = {}
+    for number, row in _rows(canon, comparison, closure, edited, handed):
+        uses = handed.by(number)._asdict() if number >= 0 else {}
+        rows[row.name] = replace(row, **uses)
     return tuple(rows[name] for name in sorted(rows))
 
 
 def _rows(
-    canon: Canon, comparison: Comparison, closure: Closure, edited: Collection[str] | None
-) -> Iterator[BootOnly]:
+    canon: Canon,
+    comparison: Comparison,
+    closure: Closure,
+    edited: Collection[str] | None,
+    handed: Handed,
+) -> Iterator[tuple[int, BootOnly]]:
+    """Give each row with the number of its part in the new object, or `EXTERNAL`."""
     for number, change in comparison.changed.items():
         new, old = canon.new.all[number], canon.old.all[change.old]
         if is_boot_only(new) and is_boot_only(old):
             names, brings_state = _gained(canon, old, new)
             is_own = edited is None or old.name in edited or new.name in edited or brings_state
             reason = f"`{old.name}` runs only at boot ({new.section_name})"
-            yield BootOnly(
+            row = BootOnly(
                 name=old.decorated,
                 reason=reason,
                 code="INIT_CODE",
@@ -79,13 +88,12 @@ def _rows(
                 needs=names,
                 leaves_same=only_prints_other_texts(canon, comparison, change.old, number),
             )
+            yield number, row
     for number, how in comparison.data_changed.items():
         new, old = canon.new.all[number], canon.old.all[canon.pairing.old_of[number]]
         if is_boot_only(new) and is_boot_only(old) and number not in comparison.copied:
-            yield replace(
-                _own(old, f"boot-time datum `{old.name}` changed its {how}"),
-                outlives=_hands_on_another(canon, old, new),
-            )
+            row = _own(old, f"boot-time datum `{old.name}` changed its {how}")
+            yield number, replace(row, outlives=_hands_on_another(canon, old, new))
     used = needed(canon, closure)
     for part in list(canon.new.all):
         if (
@@ -94,18 +102,19 @@ def _rows(
             and part.number not in used
             and is_boot_only(part)
         ):
-            yield _own(part, f"new `{part.name}` is used only at boot ({part.section_name})")
-    for number in sorted(_left_by_boot(canon)):
+            reason = f"new `{part.name}` is used only at boot ({part.section_name})"
+            yield part.number, _own(part, reason)
+    for number in sorted(handed.left()):
         part = canon.new.all[number]
         row = _own(part, f"only boot code would have handed on new `{part.name}`")
-        yield replace(row, outlives=True)
+        yield EXTERNAL, replace(row, outlives=True)
     for part in canon.old.all:
         if (
             part.kind is PartKind.DATA
             and part.number not in canon.pairing.new_of
             and is_boot_only(part)
         ):
-            yield _own(part, f"`{part.name}` of {part.section_name} is removed")
+            yield EXTERNAL, _own(part, f"`{part.name}` of {part.section_name} is removed")
 
 
 def _hands_on_another(canon: Canon, old: Part, new: Part) -> bool:
@@ -125,51 +134,6 @@ def _hands_on_another(canon: Canon, old: Part, new: Part) -> bool:
 
 def _runs_later(part: Part) -> bool:
     return part.kind is PartKind.FUNCTION and not is_boot_only(part)
-
-
-def _left_by_boot(canon: Canon) -> set[int]:
-    """Return new statics that run-time code would know only by what boot left of them.
-
-    These are data, and functions whose address boot code takes, that nothing but boot code, or
-    another one of them, refers to. What is only called, or made by the compiler, is not among them.
-    """
-    parts = canon.new
-    flow = AddressFlow(parts.references)
-    users: dict[int, set[int]] = {}
-    taken: set[int] = set()
-    for user in list(parts.all):
-        if user.section_class is SectionClass.IGNORED:
-            continue
-        owner = parts.owner.get(user.number, user.number)
-        is_code = parts.file.sections[user.section].is_exec
-        for edge in parts.edges(user):
-            target = parts.owner.get(edge.part, edge.part)
-            if target in (EXTERNAL, owner) or not _is_new_static(canon, parts.all[target]):
-                continue
-            users.setdefault(target, set()).add(owner)
-            place = (user.section, user.offset + edge.offset)
-            if parts.all[target].kind is PartKind.DATA or not (is_code and flow.is_branch(place)):
-                taken.add(target)
-    found = set(users)
-    while True:
-        used = {
-            number
-            for number in found
-            if not all(n in found or is_boot_only(parts.all[n]) for n in users[number])
-        }
-        if not used:
-            return found & taken
-        found -= used
-
-
-def _is_new_static(canon: Canon, part: Part) -> bool:
-    return (
-        part.kind in (PartKind.FUNCTION, PartKind.DATA)
-        and part.is_local
-        and not is_compiler_named(part.name)
-        and part.number not in canon.pairing.old_of
-        and not is_boot_only(part)
-    )
 
 
 def _own(part: Part, reason: str) -> BootOnly:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def new_variables(running: Running) -> tuple[NewVariable, ...]:
-    """Return the payload's variables that functions set, and no hook does.
+    """Return the payload's variables that functions read, and no hook sets.
 
     Args:
         running: The payload's code.
@@ -30,10 +30,13 @@ def new_variables(running: Running) -> tuple[NewVariable, ...]:
     written = {n: _uses(running, {at}, is_write=True) for n, at in roots.items()}
     read = {n: _uses(running, {at}, is_write=False) for n, at in roots.items()}
     return tuple(
-        NewVariable(name=running.data[place].name, writers=writers, readers=readers)
+        NewVariable(
+            name=running.data[place].name,
+            writers=tuple(sorted(name for name in roots if place in written[name])),
+            readers=readers,
+        )
         for place in sorted(running.data, key=lambda at: running.data[at].name)
         if running.elf.sections[place[0]].is_write and place not in known
-        if (writers := tuple(sorted(name for name in roots if place in written[name])))
         if (readers := tuple(sorted(name for name in roots if place in read[name])))
     )
 

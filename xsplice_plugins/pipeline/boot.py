@@ -5,19 +5,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsplice_plugins.artefacts import Duty, findings_asked
+from msgspec.structs import replace
+
+from xsplice_plugins.artefacts import Duty, Severity, findings_about, findings_asked
 from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
 from xsplice_plugins.pipeline.accepting import word_for
 from xsplice_plugins.pipeline.diffing import DIFFER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from xsplice_plugins.artefacts import Delta, Finding
+    from xsplice_plugins.artefacts import Delta, Finding, PayloadRecord
+
+_SHOWN_MAX = 3  #: functions that a message names
 
 
-def check_boot(deltas: Sequence[Delta], accept: Sequence[str] = ()) -> tuple[str, ...]:
+def check_boot(
+    deltas: Sequence[Delta], accept: Sequence[str] = (), idle: Collection[str] = ()
+) -> tuple[str, ...]:
     """Say what of a fix waits for the next boot, where that is all there is to say.
 
     Boot code that only absorbs functions that changed need not be replaced, for it never runs
@@ -28,6 +34,7 @@ def check_boot(deltas: Sequence[Delta], accept: Sequence[str] = ()) -> tuple[str
     Args:
         deltas: What changed.
         accept: The setting ``ACCEPT``.
+        idle: New functions that only boot would have put to use: `left_by_boot` speaks of them.
 
     Returns:
         Notes for the payload's record.
@@ -37,10 +44,10 @@ def check_boot(deltas: Sequence[Delta], accept: Sequence[str] = ()) -> tuple[str
         RefusedError: Code that still runs may need the boot code's part of the fix.
     """
     rows = [(delta, row) for delta in deltas for row in delta.boot]
+    settled = {row.name for _, row in rows if word_for(row) in accept or row.name in idle}
     if not rows:
         return ()
-    names = list(dict.fromkeys(f"`{row.name}`" for _, row in rows))
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = _shown([row.name for _, row in rows])
     runs = any(d.changed or d.nopped or any(n.kind == "hook" for n in d.new) for d in deltas)
     lasting = [
         f"{delta.object_path}: {row.name}: {row.reason}; what boot hands on is used later, and the "
@@ -60,43 +67,78 @@ def check_boot(deltas: Sequence[Delta], accept: Sequence[str] = ()) -> tuple[str
     refused = []
     for delta, row in rows:
         used = sorted(brought & set(row.needs))
-        if (row.is_own or used) and word_for(row) not in accept:
+        if (row.is_own or used) and row.name not in settled:
             why = f"uses new `{used[0]}`" if used else "or a constant or type of it was edited"
+            lost = sorted(set(row.hands) & set(idle))
+            still = f", and leaves it UNPROVED: only that hands on new {_shown(lost)}"
             refused.append(
                 f"{delta.object_path}: {row.name}: {row.reason}; it {why}, and what it would have "
                 f"left behind may be missing for the rest of the fix [{row.code}]; "
                 "do in a load hook what it would have done, or leave its part to the next boot; if "
                 f"the rest does not need it, ACCEPT={word_for(row)} leaves it out on your word"
+                + (still if lost else "")
             )
     if refused:
         raise RefusedError("\n".join(refused))
     return tuple(
         f"{row.reason}; it absorbs what changed and is not replaced: boot is over"
         for _, row in rows
-        if word_for(row) not in accept
+        if row.name not in settled
     )
 
 
-def left_by_boot(name: str, deltas: Sequence[Delta]) -> tuple[Finding, ...]:
+def left_by_boot(
+    name: str, deltas: Sequence[Delta], idle: Mapping[str, Sequence[str]]
+) -> tuple[Finding, ...]:
     """Say which boot code may have left something else behind than the fix's own would have.
 
     Args:
         name: Name of the fix.
         deltas: What changed; `check_boot` has let its boot code pass.
+        idle: New functions that only boot would have put to use, each with what hands it on.
 
     Returns:
-        A finding for each function that is not shown to have left the same; "not checked".
+        A finding for each function that is not shown to have left the same, and for what no word
+        makes right; "not checked".
     """
+    handing = dict.fromkeys(by for names in idle.values() for by in names)
+    text = (
+        f"nothing that runs leads to new {_shown(idle)}: only boot would have handed it on "
+        f"({_shown(handing)}), so this part of the fix has no effect before the next boot; hand it "
+        "on in a load hook, or leave it out of the patch"
+    )
     questions = (
         Question(
             word_for(row),
             "",
-            f"{delta.object_path}: `{row.name}` ran at boot with the old code and left its results "
+            f"{delta.object_path}: {row.reason}; boot ran with the old code and left its results "
             "in memory: nobody has shown that the rest of the fix does not rely on what it would "
             "have left",
         )
         for delta in deltas
         for row in delta.boot
-        if row.is_own or not row.leaves_same
+        if (row.is_own or not row.leaves_same) and row.name not in idle
     )
-    return findings_asked(Duty.DATA, DIFFER, name, questions)
+    lost = findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, name, (text,) if idle else ())
+    return lost + findings_asked(Duty.DATA, DIFFER, name, questions)
+
+
+def set_by_boot(record: PayloadRecord, deltas: Sequence[Delta]) -> PayloadRecord:
+    """Write into a record which boot code would have set its variables.
+
+    Args:
+        record: Of the payload.
+        deltas: What changed, all of it.
+    """
+    rows = [row for delta in deltas for row in delta.boot]
+    variables = tuple(
+        replace(v, boot=tuple(sorted({row.name for row in rows if v.name in row.sets})))
+        for v in record.variables
+    )
+    return replace(record, variables=variables)
+
+
+def _shown(names: Collection[str]) -> str:
+    plain = list(dict.fromkeys(f"`{name.rpartition('#')[2]}`" for name in names))
+    more = f" and {len(plain) - _SHOWN_MAX} more" if len(plain) > _SHOWN_MAX else ""
+    return ", ".join(plain[:_SHOWN_MAX]) + more

@@ -34,11 +34,12 @@ from xsplice_plugins.errors import (
 )
 from xsplice_plugins.pipeline.accepting import take_word
 from xsplice_plugins.pipeline.aliases import check_aliases
-from xsplice_plugins.pipeline.boot import check_boot, left_by_boot
+from xsplice_plugins.pipeline.boot import check_boot, left_by_boot, set_by_boot
 from xsplice_plugins.pipeline.diffing import DIFFER, complete
 from xsplice_plugins.pipeline.reports import forget_reports
 from xsplice_plugins.pipeline.run import settled
 from xsplice_plugins.pipeline.stack import UNKNOWN, Stack, check_replaced
+from xsplice_plugins.pipeline.stranded import stranded
 from xsplice_plugins.plugins.manager import call, chosen
 from xsplice_plugins.target.sections import XEN_PATCHING_PATH
 
@@ -157,7 +158,6 @@ def link_payload(
     if refused:
         raise RefusedError(refused)
     check_patching_path(deltas)
-    waits = check_boot(deltas, run.config.accept)
     for delta, data in zip(deltas, objects, strict=True):
         if not delta.is_linked:
             continue
@@ -166,6 +166,8 @@ def link_payload(
                 f"{delta.object_path}: its new object is not the one its delta speaks of; give the "
                 "one that was compared, or remove the objects and their records and build again"
             )
+    idle = stranded(deltas, objects, run.config)
+    waits = check_boot(deltas, run.config.accept, idle)
     kept = [(delta, data) for delta, data in zip(deltas, objects, strict=True) if delta.is_linked]
     if not any(delta.is_active for delta, _ in kept):
         raise NoFunctionalChangeError(no_change_text(deltas))
@@ -191,12 +193,12 @@ def link_payload(
         + _established(name, [delta for delta, _ in kept])
         + tuple(f for delta in deltas if delta.machine for f in complete(delta).findings)
         + _moved_state(deltas, objects, record)
-        + left_by_boot(name, deltas)
+        + left_by_boot(name, deltas, idle)
     )
     return replace(
         payload,
         record=replace(
-            record,
+            set_by_boot(record, deltas),
             notes=record.notes + tuple(note for delta in deltas for note in delta.notes) + waits,
             findings=take_word(run.config.accept, found),
         ),

@@ -150,22 +150,27 @@ def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -
 
 
 def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[Finding]:
-    """Find new variables that functions read which run at any time, and nobody sets on this host.
+    """Find new variables that functions read which run later, and nobody sets on this host.
 
-    What sets them runs only while the host boots, or when a CPU comes up.
+    What sets them runs only while the host boots, when a CPU comes up, or is left out of the
+    payload with the boot code it is part of.
     """
     for variable in record.variables:
+        setters = (*variable.writers, *variable.boot)
         kinds = {name: _kinds(name, graph) for name in (*variable.writers, *variable.readers)}
-        readers = [name for name in variable.readers if _ANYWHERE in kinds[name]]
-        if not readers or any(_ANYWHERE in kinds[name] for name in variable.writers):
+        early = {"boot"} if not variable.writers else {"boot", "cpu"}
+        readers = [name for name in variable.readers if not kinds[name] <= early]
+        if not (setters and readers) or any(_ANYWHERE in kinds[n] for n in variable.writers):
             continue
         is_cpu = any("cpu" in kinds[name] for name in variable.writers)
-        when = "when a CPU comes up or goes" if is_cpu else "while the host boots"
-        writers = " and ".join(_short(name) for name in variable.writers[:_CALLERS_MAX])
-        more = " and others" if len(variable.writers) > _CALLERS_MAX else ""
+        when = "runs only " + ("when a CPU comes up or goes" if is_cpu else "while the host boots")
+        if not variable.writers:
+            when = "is boot code that is left out"
+        writers = " and ".join(_short(name) for name in setters[:_CALLERS_MAX])
+        more = " and others" if len(setters) > _CALLERS_MAX else ""
         text = (
-            f"{_short(variable.name)} is new, and only {writers}{more} sets it, which runs only "
-            f"{when}: {_short(readers[0])} reads what it is at first; set it in a load hook"
+            f"{_short(variable.name)} is new, and only {writers}{more} sets it, which {when}: "
+            f"{_short(readers[0])} reads what it is at first; set it in a load hook"
         )
         yield Finding(
             check=CHECK,

@@ -111,13 +111,19 @@ def test_what_boot_code_left_is_in_the_record_of_the_payload(
 ) -> None:
     new = compiler.object("other.c", f"{HIDDEN}int entry(int x) {{ return x; }}")
     delta = closure_delta(new, "other.o", ("entry",))
-    row = BootOnly(name="start", reason="", code="INIT_CODE", is_own=False, leaves_same=leaves_same)
+    row = BootOnly(
+        name="start",
+        reason="`start` runs only at boot",
+        code="INIT_CODE",
+        is_own=False,
+        leaves_same=leaves_same,
+    )
     boot = Delta(
         object_path="boot.o", source_path="", profile="", machine=0, digest_new="", boot=(row,)
     )
     run = Run(config=Config(release="4.17.5"), plugins=build_plugin_manager(environ={}))
     record = pipeline.link_payload(run, "fix", [boot, delta], [b"", new], image).record
-    left = [row.obligation for row in record.findings if "`start` ran at boot" in row.text]
+    left = [row.obligation for row in record.findings if "`start` runs only at boot" in row.text]
     assert left == ([] if leaves_same else [Duty.DATA])
     assert any("boot is over" in note for note in record.notes)
 

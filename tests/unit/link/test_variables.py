@@ -29,7 +29,8 @@ CASES = {
     "set by a function": (HEAD + READER + WRITER % "flag = 3;", FLAG),
     "set by what that calls": (HEAD + INNER + READER + WRITER % "inner(3); inner(4);", FLAG),
     "set by a hook": (HEAD + HOOK + READER + WRITER % "flag = 3;", []),
-    "set by nobody": (HEAD + READER, []),
+    "set by nobody": (HEAD + READER, [NewVariable(name="flag", writers=(), readers=("user",))]),
+    "set by a hook alone": (HEAD + HOOK + READER, []),
     "read by nobody": (HEAD + WRITER % "flag = 3;", []),
     "counted": (
         HEAD + READER + WRITER % "flag++;",

@@ -4,6 +4,7 @@
 import pytest
 from msgspec.structs import replace
 
+from tests.unit.pipeline.test_accepting import record
 from xsplice_plugins.artefacts import (
     BootOnly,
     Cause,
@@ -11,6 +12,7 @@ from xsplice_plugins.artefacts import (
     Delta,
     Duty,
     NewItem,
+    NewVariable,
     NoppedRange,
     OldPlace,
     Refusal,
@@ -18,7 +20,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.errors import NoFunctionalChangeError, RefusedError
 from xsplice_plugins.pipeline import refusal_text
-from xsplice_plugins.pipeline.boot import check_boot, left_by_boot
+from xsplice_plugins.pipeline.boot import check_boot, left_by_boot, set_by_boot
 
 FUNCTION = ChangedFunction(
     name="run",
@@ -98,10 +100,14 @@ def test_hooks_and_nops_run_too(fields: dict[str, object]) -> None:
 
 def test_what_boot_left_is_not_checked_unless_it_is_shown_to_be_the_same() -> None:
     runs = delta("b.o", changed=(FUNCTION,))
-    (finding,) = left_by_boot("fix", [delta(boot=(boot(is_own=False),)), runs])
+    (finding,) = left_by_boot("fix", [delta(boot=(boot(is_own=False),)), runs], {})
     assert (finding.severity, finding.obligation) == (Severity.UNCHECKED, Duty.DATA)
-    assert finding.text.startswith("a.o: `start` ran at boot with the old code")
-    assert left_by_boot("fix", [delta(boot=(boot(is_own=False, leaves_same=True),)), runs]) == ()
+    assert finding.text.startswith(
+        "a.o: `start` runs only at boot (.init.text); boot ran with the old code"
+    )
+    assert (
+        left_by_boot("fix", [delta(boot=(boot(is_own=False, leaves_same=True),)), runs], {}) == ()
+    )
 
 
 def test_edited_boot_code_is_left_out_on_a_persons_word() -> None:
@@ -109,7 +115,7 @@ def test_edited_boot_code_is_left_out_on_a_persons_word() -> None:
     with pytest.raises(RefusedError, match=r"ACCEPT=INIT_CODE:start leaves it out on your word"):
         check_boot(rows, ("INIT_CODE:other",))
     assert check_boot(rows, ("INIT_CODE:start",)) == ()
-    (finding,) = left_by_boot("fix", rows)
+    (finding,) = left_by_boot("fix", rows, {})
     assert (finding.severity, finding.question) == (Severity.UNCHECKED, "INIT_CODE:start")
 
 
@@ -127,3 +133,19 @@ def test_a_layout_is_counted_in_every_object_if_one_is_refused_for_it() -> None:
     assert not refusal_text([delta(moot=(row,)), delta("b.o", moot=(row,))])
     text = refusal_text([delta(moot=(row,)), delta("b.o", refused=(row,))])
     assert text.startswith("a.o and 1 more: struct s: field a")
+
+
+def test_who_would_have_set_a_new_variable_at_boot_is_recorded() -> None:
+    """Whether a word was given for the boot code is no matter: nobody sets it on this host."""
+    rows = [delta(boot=(replace(boot(is_own=True), sets=("a.c#slots", "other")),))]
+    found = set_by_boot(
+        replace(
+            record(),
+            variables=tuple(
+                NewVariable(name=name, writers=(), readers=("run",))
+                for name in ("a.c#slots", "b.c#slots", "more")
+            ),
+        ),
+        rows,
+    )
+    assert [row.boot for row in found.variables] == [("start",), (), ()]
