@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import CompileJob, ObjectPair
 from xsplice_plugins.capture.compiling import compile_object
-from xsplice_plugins.capture.instances import made_at, shown_sites
+from xsplice_plugins.capture.instances import defined_at, made_at, shown_sites
 from xsplice_plugins.csource.structures import subject_of
 from xsplice_plugins.elf.changed import layout_questions
 from xsplice_plugins.elf.layouts import layouts_of
@@ -78,12 +78,16 @@ def settle_layouts(
         return pair
     job, root = sides[0]
     told = tuple(
-        row._replace(text=row.text + shown_sites(made_at(job, root, row.about)))
-        if row.about
-        else row
+        row._replace(text=row.text + _told(job, root, row.about)) if row.about else row
         for row in questions
     )
     return replace(pair, refused=(), questions=(*told, *asked))
+
+
+def _told(job: CompileJob, root: Path, name: str) -> str:
+    """Return which structure it is, for two files may have one of a name, and what makes it."""
+    place = defined_at(job, root, name)
+    return (f"; it is defined at {place}" if place else "") + shown_sites(made_at(job, root, name))
 
 
 def _typed(job: CompileJob, root: Path, out: Path, env: Mapping[str, str] | None) -> ElfFile:

@@ -110,12 +110,12 @@ def _kept(
             )
             changed.append(Question(_answer(name, key[0]), name, text))
     fresh = [member for member, count in rows_new if (member, count) not in rows_old]
-    texts = {
-        member: _added(name, member, rows_old, rows_new[member, 0])
+    rows = [
+        _added(name, member, rows_old, rows_new[member, 0])
         for member in fresh
         if (member, 0) not in renamed and member.rpartition(".")[0] not in fresh
-    }
-    added = [Question(_answer(name, member), name, text) for member, text in texts.items() if text]
+    ]
+    added = [row for row in rows if row is not None]
     if len(renamed) > 1:
         names = ", ".join(f"`{member}`" for member, _ in sorted(renamed))
         text = (
@@ -126,9 +126,13 @@ def _kept(
     return changed + added
 
 
-def _answer(name: str, member: str = "") -> str:
-    """Return what ``ACCEPT=`` calls the question about a structure, or a member of one."""
-    return ".".join(filter(None, (f"LAYOUT:{name.rpartition(' ')[2]}", member)))
+def _answer(name: str, member: str = "", beside: str = "") -> str:
+    """Return what ``ACCEPT=`` calls the question about a structure, or a member of one.
+
+    A member that shares memory with another one is another question than the same in a hole.
+    """
+    word = ".".join(filter(None, (f"LAYOUT:{name.rpartition(' ')[2]}", member)))
+    return f"{word}@{beside}" if beside else word
 
 
 def _added(
@@ -136,11 +140,11 @@ def _added(
     member: str,
     olds: Mapping[tuple[str, int], tuple[int, int, str]],
     place: tuple[int, int, str],
-) -> str:
-    """Return the question about a new member; "" for another name of what is there already."""
+) -> Question | None:
+    """Return the question about a new member; ``None`` if it names what is there already."""
     bits, size_bits, kind = place
     if size_bits and kind != "{}" and place in olds.values():
-        return ""
+        return None
     beside = sorted(
         (start, start + size, old)
         for (old, _), (start, size, what) in olds.items()
@@ -150,15 +154,19 @@ def _added(
     for start, stop, _ in beside:
         if start <= end:
             end = max(end, stop)
+    other = beside[0][2] if beside else ""
     if size_bits and end >= bits + size_bits:
-        return (
-            f"field `{member}` of `{name}` shares memory with `{beside[0][2]}`: nobody has shown "
+        text = (
+            f"field `{member}` of `{name}` shares memory with `{other}`: nobody has shown "
             "that what existing objects hold there means the same"
         )
-    return (
-        f"field `{member}` lies in a hole of `{name}`: nobody has shown that existing objects "
-        "hold zero there, and that code that is not replaced leaves it alone"
-    )
+    else:
+        part = f", and shares memory with `{other}` in part" if other else ""
+        text = (
+            f"field `{member}` lies in a hole of `{name}`{part}: nobody has shown that existing "
+            "objects hold zero there, and that code that is not replaced leaves it alone"
+        )
+    return Question(_answer(name, member, other), name, text)
 
 
 def _rows(layout: StructLayout) -> dict[tuple[str, int], tuple[int, int, str]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import Finding
 
 _SHOWN_FUNCTIONS_MAX = 12
+_SHOWN_SUBJECTS_MAX = 4
 
 
 def verdict_text(report: Report) -> str:
@@ -52,9 +53,19 @@ def _unchecked(report: Report) -> list[str]:
 
 
 def _accepted(findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each thing that was taken on a person's word."""
-    rows = [(row.question, row.text) for row in findings if row.severity is Severity.ACCEPTED]
-    return [f"  on a person's word: {word}: {text}" for word, text in dict.fromkeys(rows)]
+    """Return a line for each thing that was taken on a person's word, with all that it was for."""
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for row in findings:
+        if row.severity is Severity.ACCEPTED:
+            rows.setdefault((row.question, row.text), {})[row.subject] = None
+    lines = []
+    for (word, text), subjects in rows.items():
+        shown = ", ".join(list(subjects)[:_SHOWN_SUBJECTS_MAX])
+        more = len(subjects) - _SHOWN_SUBJECTS_MAX
+        shown += f" and {more} more" if more > 0 else ""
+        of = f" ({shown})" if len(subjects) > 1 else ""
+        lines.append(f"  on a person's word: {word}: {text}{of}")
+    return lines
 
 
 def _proof_lines(proof: dict[str, Any]) -> list[str]:

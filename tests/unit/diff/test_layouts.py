@@ -225,6 +225,32 @@ def test_memory_fits_or_not_and_what_it_holds_is_asked(case: str, tmp_path: Path
             assert row.name.startswith(f"LAYOUT:{structure}"), row
 
 
+@pytest.mark.parametrize(
+    ("after", "word"),
+    [
+        ("int a; char c; bool_t m; long b;", "LAYOUT:s.m"),
+        ("union { int a; bool_t m; }; char c; long b;", "LAYOUT:s.m@a"),
+        ("int a; union { char c; bool_t m; }; long b;", "LAYOUT:s.m@c"),
+        ("int a; union { char c; int m; }; long b;", "LAYOUT:s.m@c"),
+        ("int a; union { char c; int other; }; long b;", "LAYOUT:s.other@c"),
+    ],
+)
+def test_a_word_for_a_hole_is_none_for_what_shares_memory(
+    after: str, word: str, tmp_path: Path
+) -> None:
+    """With another member is another question, also where a part of it lies in a hole."""
+    text = "typedef unsigned char bool_t; struct s { %s } x;"
+    flags = ("-g", "-fno-eliminate-unused-debug-types")
+    sides = [
+        layouts_of(compiled(tmp_path, text % rows, *flags))
+        for rows in ("int a; char c; long b;", after)
+    ]
+    wrong, (question,) = layout_questions(*sides)
+    assert (wrong, question.name) == ({}, word)
+    other = word.partition("@")[2]
+    assert (f"shares memory with `{other}`" in question.text) == bool(other)
+
+
 def test_without_debug_information_there_are_none(tmp_path: Path) -> None:
     bare = compiled(tmp_path, "struct s { int a; } x;")
     assert (has_types(bare), layouts_of(bare)) == (False, {})

@@ -4,6 +4,7 @@
 import hashlib
 
 import pytest
+from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import (
     Duty,
@@ -69,6 +70,16 @@ def test_a_word_is_taken_and_said() -> None:
     assert any(line.startswith(f"  on a person's word: {WORD}: `extra`") for line in lines)
     assert record(*taken).accepted == (f"{WORD}: `extra` lies in a hole",)
     assert record(*taken).unchecked == ()
+
+
+def test_all_that_a_word_was_taken_for_is_said() -> None:
+    """Two files may have a structure of one name: the word is one, the things are two."""
+    others = [replace(ASKED[0], subject=f"{n}.o") for n in range(5)]
+    for rows, end in ((ASKED, "hole"), ((*ASKED, others[0]), "hole (a.o, 0.o)"),
+                      ((*ASKED, *others), "hole (a.o, 0.o, 1.o, 2.o and 2 more)")):  # fmt: skip
+        report = conclude(DATA, record(*take_word((WORD,), (HELD, *rows))), "4.20.0", ())
+        (line,) = (row for row in verdict_text(report).splitlines() if "person's word: " in row)
+        assert line.endswith(end)
 
 
 def test_a_word_establishes_nothing() -> None:
