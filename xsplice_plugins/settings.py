@@ -111,7 +111,7 @@ SETTINGS = (
     Setting(
         name="ACCEPT",
         help="what a person has looked at and takes on their word, as the report asks for it: "
-        "LAYOUT:structure.member, INIT_CODE:function",
+        "LAYOUT:structure.member, INIT_CODE:function, INIT_DATA:name",
         takes=Takes.WORDS,
         field="accept",
         commands=("patch", "link"),

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 import xsplice_plugins
+from xsplice_plugins.artefacts.verify import ANSWERED
 from xsplice_plugins.diff.refusals import REFUSALS
+from xsplice_plugins.settings import SETTINGS
 
 SOURCES = sorted(Path(xsplice_plugins.__file__).parent.rglob("*.py"))
 
@@ -35,3 +37,13 @@ def test_every_code_that_is_raised_is_documented() -> None:
 
 def test_every_documented_code_is_used() -> None:
     assert REFUSALS.keys() <= strings(but="refusals.py")
+
+
+def test_what_a_word_answers_is_documented_and_offered_by_no_refusal() -> None:
+    """`ACCEPT=` answers questions of a report; a change that is refused for good has none."""
+    assert {code for code, doc in REFUSALS.items() if doc.word} == set(ANSWERED)
+    for code in ANSWERED:
+        assert f"ACCEPT={code}:" in REFUSALS[code].word
+    assert not any("ACCEPT" in doc.hint for doc in REFUSALS.values())
+    (setting,) = (row for row in SETTINGS if row.name == "ACCEPT")
+    assert all(f"{code}:" in setting.help for code in ANSWERED)

@@ -18,7 +18,7 @@ from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import ConfigError
 
 #: Codes of questions that a person can answer.
-_ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA")
+ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA")
 
 
 class Verdict(StrEnum):
@@ -124,9 +124,9 @@ def check_words(words: Iterable[str]) -> None:
     """
     for word in words:
         code, _, name = word.partition(":")
-        if code not in _ANSWERED or not name:
+        if code not in ANSWERED or not name:
             raise ConfigError(
-                f"ACCEPT={word}: no word is taken for it; give {' or '.join(_ANSWERED)} as the "
+                f"ACCEPT={word}: no word is taken for it; give {' or '.join(ANSWERED)} as the "
                 "report spells it, such as LAYOUT:domain.member"
             )
 

@@ -50,7 +50,9 @@ def _explain(arguments: Namespace) -> int:
     else:
         for code in chosen:
             doc = REFUSALS[code]
-            show(f"{doc.code}: {doc.title}\n\n{doc.explanation}\n\nWhat to do: {doc.hint}\n\n")
+            word = f"On your word: {doc.word}\n\n" if doc.word else ""
+            show(f"{doc.code}: {doc.title}\n\n{doc.explanation}\n\n")
+            show(f"What to do: {doc.hint}\n\n{word}")
     return 0
 
 

@@ -13,22 +13,26 @@ class RefusalDoc(Struct, frozen=True, kw_only=True):
     title: str
     explanation: str
     hint: str
+    word: str = ""  #: what ``ACCEPT=`` answers, where a report asks for it; "": nothing
 
 
-#: A code with its title, the explanation, and behind ``=>`` the hint.
+#: A code with its title, the explanation, behind ``=>`` the hint, and behind another one the word.
 _DOCS = """\
 INIT_CODE: code that runs only at boot was changed beside other code
 The function lies in an .init or .exit section. Its memory is freed once the hypervisor runs, so it
 cannot be replaced; worse, something else may live there by now. The rest of the fix may rely on
 what the edited boot code would have left behind. Boot code alone is no refusal: it waits for boot.
 => do at run time what the fixed boot code would have done: a load hook that corrects the state it
-left; or leave this part of the fix to the next boot: ACCEPT=INIT_CODE:function, on your word that
-the rest does without it
+left; or leave that part out of the patch
+=> ACCEPT=INIT_CODE:function leaves it to the next boot, on your word that the rest of the fix does
+without it; none is taken where code that runs would use it, or where nothing else changes
 
 INIT_DATA: data that is used only at boot was changed or added beside other code
 Data in .init sections is read once, before a live patch can exist: command-line parameters, init
 calls, tables of boot-time operations.
 => set the run-time state that the boot code derived from it in a load hook
+=> ACCEPT=INIT_DATA:name leaves it to the next boot, on your word that the rest of the fix does
+without it; none is taken for new functions that only boot would have handed on
 
 GENERATED: a file that the build generates would change
 Offsets of structures for assembler (asm-offsets), and the linker script, went into assembler code
@@ -78,6 +82,9 @@ Instances in memory have the old layout. Code of the live patch would read and w
 new one.
 => keep the structure and hang the new members on it by a shadow variable: `xsplice shadow` writes
 the fix again so
+=> none is taken for members that lie elsewhere; ACCEPT=LAYOUT:structure.member is, for a member in
+a hole of objects that exist (@other behind it if it shares memory with another one), on your word
+that what they hold there is what the new code expects
 
 PERCPU: per-CPU data was added or changed
 Per-CPU areas were laid out and allocated at boot; a payload's .percpu section would be one
@@ -162,8 +169,10 @@ section of an unknown kind, unnamed content, or a table entry without owner.
 def _read(block: str) -> RefusalDoc:
     head, _, body = block.partition("\n")
     code, title = head.split(": ", 1)
-    explanation, hint = body.replace("\n", " ").split(" => ")
-    return RefusalDoc(code=code, title=title, explanation=explanation, hint=hint)
+    explanation, hint, *word = body.replace("\n", " ").split(" => ")
+    return RefusalDoc(
+        code=code, title=title, explanation=explanation, hint=hint, word="".join(word)
+    )
 
 
 REFUSALS = {doc.code: doc for doc in map(_read, _DOCS.strip().split("\n\n"))}

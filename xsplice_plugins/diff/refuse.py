@@ -43,6 +43,10 @@ _ACCOUNTED = (
 )
 
 
+#: What to do about a function that boot freed and code that runs would call.
+_FREED = "leave it to boot as it is, and give code that runs a function of another name"
+
+
 def refusal(code: str, name: str, reason: str, *, hint: str = "", skeleton: str = "") -> Refusal:
     """Return a refusal; its hint is the code's own unless a better one is given."""
     return Refusal(
@@ -86,7 +90,7 @@ def _functions(canon: Canon, comparison: Comparison) -> Iterator[Refusal]:
     for number in comparison.kept:
         old = canon.old.all[canon.pairing.old_of[number]]
         text = f"`{old.name}` was freed after boot; who calls it would still call the old address"
-        yield refusal("INIT_CODE", old.decorated, text)
+        yield refusal("INIT_CODE", old.decorated, text, hint=_FREED)
     for number, change in comparison.changed.items():
         new, old = canon.new.all[number], canon.old.all[change.old]
         name = old.decorated

@@ -274,3 +274,17 @@ def test_a_boot_table_that_names_another_function_that_stays_is_told(
     text = "extern int put_it(int);\n" + HANDED
     (row,) = diff_c(tmp_path, text, text.replace(old, new)).boot
     assert (row.code, row.outlives) == ("INIT_DATA", outlives)
+
+
+def test_no_word_is_offered_where_code_that_runs_would_call_what_boot_freed(tmp_path: Path) -> None:
+    """The fix drops `__init` and calls the function: none can be left out."""
+    text = BASE.replace("static __init used int other", "__init noinline int other")
+    fixed = text.replace("__init noinline int other", "noinline int other")
+    delta = diff_c(tmp_path, text, fixed.replace("+ level", "+ other(level)"))
+    (row,) = delta.refused
+    assert (row.code, row.name, delta.boot) == ("INIT_CODE", "other", ())
+    assert "ACCEPT" not in row.hint
+    assert "a function of another name" in row.hint
+    another = "noinline int another(int a) { return get(a + 1); } int f("
+    fixed = text.replace("int f(", another).replace("+ level", "+ another(level)")
+    assert summary(diff_c(tmp_path, text, fixed)) == (["f"], ["another"], [], [])
