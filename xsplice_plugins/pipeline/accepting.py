@@ -44,7 +44,8 @@ def take_word(accept: Sequence[str], findings: Sequence[Finding]) -> tuple[Findi
             known = ", ".join(asked) or "nothing"
             raise RefusedError(
                 f"ACCEPT={word}: this fix does not ask for it; it asks for {known}; give what the "
-                "report spells, or leave it out"
+                "report spells, or leave it out; where an SConstruct makes several fixes, give it "
+                "to the one that asks: env.Xsplice(..., accept=), or env.Clone(ACCEPT=)"
             )
     return tuple(
         replace(row, severity=Severity.ACCEPTED)

@@ -48,10 +48,12 @@ def xsplice(
     file_symbols: Mapping[str, tuple[str, str]] | None = None,
     baselines: Mapping[str, str | Node] | None = None,
     release: str = "",
+    accept: str | Iterable[str] | None = None,
 ) -> XspliceNodes:
     """Wire a fix for a hypervisor that this SCons project builds: ``env.Xsplice(...)``.
 
-    Files and folders are texts or nodes, as SCons takes them everywhere.
+    Files and folders are texts or nodes, as SCons takes them everywhere. Settings are variables of
+    the environment, such as ``env["SIGNER"]``, or of a clone for one fix.
 
     Args:
         env: The environment.
@@ -67,6 +69,8 @@ def xsplice(
             ``file_symbols``.
         release: The Xen release whose payload format and rules apply, where the image does not
             tell its own; it must agree.
+        accept: Words for this fix, as its report asks for them; default: the variable ``ACCEPT``
+            of the environment, or of SCons' command line, for all fixes.
 
     Returns:
         The signed payload and the report; the aliases ``xsplice`` and ``xsplice-verify`` hold
@@ -92,6 +96,7 @@ def xsplice(
                 names=file_symbols or {},
                 finished=finished,
                 release=release,
+                accept=accept if accept is None or isinstance(accept, str) else list(accept),
             )
         except XspliceError as error:
             payloads = settings.made_here(env)
@@ -140,13 +145,14 @@ def _wire(
     names: Mapping[str, tuple[str, str]],
     finished: Mapping[str, Node],
     release: str,
+    accept: str | list[str] | None,
 ) -> XspliceNodes:
     """Wire a fix; errors are the library's."""
     top = Path(env.Dir("#").get_abspath())
     if not root.is_relative_to(top):
         raise ConfigError(f"source_root: {root} lies outside of the project {top}")
     base = pipeline.Base(image=Path(image.get_abspath()), release=release)
-    run = settings.open_run(env, base)
+    run = settings.open_run(env, base, accept)
     pipeline.check_payloads(run.config)
     files = settings.files(env, patch, "PATCH")
     patch_set = pipeline.read_fix(

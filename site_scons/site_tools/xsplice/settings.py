@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import SCons.Errors
 import SCons.SConsign
+from SCons.Script import ARGUMENTS
 
 from xsplice_plugins import artefacts, pipeline, settings
 from xsplice_plugins.bases.store import PREFIX, used
@@ -195,10 +196,19 @@ def _listed(env: Environment, name: str) -> list[str]:
     return [str(word) for word in settings.split_words(env.get(name) or "")]
 
 
-def open_run(env: Environment, base: pipeline.Base) -> pipeline.Run:
-    """Return the run of one fix (see `pipeline.open_run`)."""
+def open_run(env: Environment, base: pipeline.Base, accept: object = None) -> pipeline.Run:
+    """Return the run of one fix (see `pipeline.open_run`).
+
+    Args:
+        env: The environment; the settings are its variables. A word that a report asks for is
+            taken from the command line too, whether the project reads variables there or not.
+        base: The hypervisor.
+        accept: The words for this fix alone; ``None``: those of the environment.
+    """
+    given = {row.name: env.get(row.name, "") for row in settings.SETTINGS if row.is_variable}
+    given["ACCEPT"] = (given["ACCEPT"] or ARGUMENTS.get("ACCEPT", "")) if accept is None else accept
     return pipeline.open_run(
-        {row.name: env.get(row.name, "") for row in settings.SETTINGS if row.is_variable},
+        given,
         base,
         environ=os.environ,
         plugins=env["XSPLICE_PLUGINS"],
