@@ -36,6 +36,9 @@ class NewVariable(Struct, frozen=True, kw_only=True):
     name: str
     writers: tuple[str, ...]  #: functions that the hypervisor enters, from which on it is set
     readers: tuple[str, ...]  #: those from which on it is read
+    idle: tuple[
+        str, ...
+    ] = ()  #: if no writer: functions from which on it is set, that boot may call
     boot: tuple[str, ...] = ()  #: boot code that is left out, and would have set it
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from xsplice_plugins.artefacts import NewVariable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from xsplice_plugins.link.running import Running
     from xsplice_plugins.target.code import Place
@@ -27,18 +29,26 @@ def new_variables(running: Running) -> tuple[NewVariable, ...]:
     hooks = {place for places in running.hooks.values() for place in places}
     known = running.lies_in_data() | _uses(running, hooks, is_write=True)
     roots = {names[place]: place for place in running.roots if place in names}
-    written = {n: _uses(running, {at}, is_write=True) for n, at in roots.items()}
+    others = {n: at for n, at in running.code.starts.items() if n not in roots and at not in hooks}
     read = {n: _uses(running, {at}, is_write=False) for n, at in roots.items()}
-    return tuple(
-        NewVariable(
-            name=running.data[place].name,
-            writers=tuple(sorted(name for name in roots if place in written[name])),
-            readers=readers,
-        )
-        for place in sorted(running.data, key=lambda at: running.data[at].name)
-        if running.elf.sections[place[0]].is_write and place not in known
-        if (readers := tuple(sorted(name for name in roots if place in read[name])))
-    )
+    written = {n: _uses(running, {at}, is_write=True) for n, at in roots.items()}
+    rows = {
+        at: NewVariable(name=symbol.name, writers=_names(written, at), readers=_names(read, at))
+        for at, symbol in running.data.items()
+        if running.elf.sections[at[0]].is_write and at not in known
+    }
+    rows = {at: row for at, row in rows.items() if row.readers}
+    if not all(row.writers for row in rows.values()):
+        late = {n: _uses(running, {at}, is_write=True) for n, at in others.items()}
+        rows = {
+            at: row if row.writers else replace(row, idle=_names(late, at))
+            for at, row in rows.items()
+        }
+    return tuple(sorted(rows.values(), key=lambda row: row.name))
+
+
+def _names(uses: Mapping[str, set[Hashable]], place: Place) -> tuple[str, ...]:
+    return tuple(sorted(name for name, found in uses.items() if place in found))
 
 
 def _uses(running: Running, starts: set[Place], *, is_write: bool) -> set[Hashable]:

@@ -131,11 +131,11 @@ def set_by_boot(record: PayloadRecord, deltas: Sequence[Delta]) -> PayloadRecord
         deltas: What changed, all of it.
     """
     rows = [row for delta in deltas for row in delta.boot]
-    variables = tuple(
-        replace(v, boot=tuple(sorted({row.name for row in rows if v.name in row.sets})))
-        for v in record.variables
-    )
-    return replace(record, variables=variables)
+    variables = []
+    for one in record.variables:
+        found = {r.name for r in rows if one.name in r.sets or not {*r.calls}.isdisjoint(one.idle)}
+        variables.append(replace(one, boot=tuple(sorted(found))))
+    return replace(record, variables=tuple(variables))
 
 
 def _shown(names: Collection[str]) -> str:

@@ -30,6 +30,14 @@ CASES = {
     "set by what that calls": (HEAD + INNER + READER + WRITER % "inner(3); inner(4);", FLAG),
     "set by a hook": (HEAD + HOOK + READER + WRITER % "flag = 3;", []),
     "set by nobody": (HEAD + READER, [NewVariable(name="flag", writers=(), readers=("user",))]),
+    "set by what nobody calls": (
+        HEAD + READER + "__attribute__((used)) void later(int a) { flag = a; }\n",
+        [NewVariable(name="flag", writers=(), readers=("user",), idle=("later",))],
+    ),
+    "set by what nobody calls and by a function": (
+        HEAD + READER + WRITER % "flag = 3;" + "void later(int a) { flag = a; }\n",
+        FLAG,
+    ),
     "set by a hook alone": (HEAD + HOOK + READER, []),
     "read by nobody": (HEAD + WRITER % "flag = 3;", []),
     "counted": (

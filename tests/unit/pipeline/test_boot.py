@@ -149,3 +149,13 @@ def test_who_would_have_set_a_new_variable_at_boot_is_recorded() -> None:
         rows,
     )
     assert [row.boot for row in found.variables] == [("start",), (), ()]
+
+
+@pytest.mark.parametrize(("calls", "by"), [(("fill",), ("start",)), (("others",), ())])
+def test_boot_code_sets_what_new_functions_set_that_it_calls(
+    calls: tuple[str, ...], by: tuple[str, ...]
+) -> None:
+    variable = NewVariable(name="slots", writers=(), readers=("run",), idle=("fill",))
+    rows = [delta(boot=(replace(boot(is_own=True), calls=calls),))]
+    (found,) = set_by_boot(replace(record(), variables=(variable,)), rows).variables
+    assert found.boot == by
