@@ -39,6 +39,10 @@ __init int start(int a) { BODY return put(a, 2); }
 fn *const table[2] __attribute__((section(".init.rodata"))) = {get TABLE};
 """
 RUNS = "extern int (*hook)(int);\nNEW\nint f(int a) { return put(a, 3) BODY; }\n"
+HOOK = """
+static void on_load(void) { hook = lazy; }
+static void (*const on)(void) used __attribute__((section(".livepatch.hooks.load"))) = on_load;
+"""
 TABLE = """
 typedef int fn(int);
 NEW
@@ -99,6 +103,7 @@ def test_a_new_function_that_only_boot_hands_on_is_not_checked(
     [
         (LAZY, "+ lazy(a)", {"TABLE": ", lazy"}),
         (LAZY, "+ (hook = lazy)(a)", {"TABLE": ", lazy"}),
+        (LAZY + HOOK, "", {"TABLE": ", lazy"}),
         (LAZY, "", {"BODY": "a += lazy(a);"}),
         (LAZY, "", {"BODY": "a++;"}),
         (LAZY, "", {"TABLE": ", put"}),
@@ -107,6 +112,7 @@ def test_a_new_function_that_only_boot_hands_on_is_not_checked(
     ids=[
         "called",
         "handed on",
+        "by a hook",
         "boot calls it",
         "nobody",
         "another one",
