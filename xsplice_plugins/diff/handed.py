@@ -46,8 +46,8 @@ class Handed:
     def by(self, number: int) -> Uses:
         """Return what a part of boot does, and new code that it calls.
 
-        What a function stores that only a parameter of the command line calls is left out: without
-        the parameter it would not have run.
+        What a function stores that only a parameter of the command line calls is left out: whether
+        it would have run is for a person to say.
         """
         found: tuple[set[str], set[str], set[str]] = (set(), set(), set())
         todo, seen = [number], {number}
