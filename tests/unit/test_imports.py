@@ -52,7 +52,7 @@ ALLOWED = {
     "handmade": FOUNDATION | {"capture", "kbuild", "link", "target"},
     "toolstack": FOUNDATION | {"hypervisor", "realxen", "pipeline", "kbuild", "verify"},
     "testing": FOUNDATION,
-    "shadow": FOUNDATION | {"patch", "capture", "kbuild", "target"},
+    "shadow": FOUNDATION | {"patch", "capture", "csource", "kbuild", "target"},
 }
 #: The faces of the library take what they show; nothing imports them.
 FACES = {"cli", "commands", "__main__"}

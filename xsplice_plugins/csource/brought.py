@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.asking import start_of
 from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.places import blanked, closing, without_directives
 from xsplice_plugins.csource.sizing import MEMBERS, end_of
 from xsplice_plugins.csource.uses import closing_of, opening_before, tokens
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.csource.uses import Token
 
-_SILENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|^[ \t]*#(?:\\\n|[^\n])*',
-                     re.DOTALL | re.MULTILINE)  # fmt: skip
 _RECORD = re.compile(r"\b(?:struct|union)\s+(?:__\w+\s+)*(?P<tag>\w+)\s*(?:__\w+\s*)*\{")
 _DECLARED = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+\s*)?$")
 _MADE = re.compile(r"[A-Z_]\w*\s*\(\s*([A-Za-z_]\w*)")
@@ -54,7 +53,7 @@ def brought_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str,
     Returns:
         Path and sentence, for each file in which one of the functions stands.
     """
-    olds, news = ([_SILENT.sub(" ", row[side]) for row in texts] for side in (1, 2))
+    olds, news = ([without_directives(blanked(row[side])) for row in texts] for side in (1, 2))
     known = {word for text in olds for word in re.findall(r"(?:->|\.)\s*(\w+)", text)}
     brought = {name: is_beside for name, is_beside in _brought(olds, news) if name not in known}
     uses: dict[str, list[_Use]] = {name: [] for name in brought}
@@ -85,12 +84,8 @@ def _brought(olds: Sequence[str], news: Sequence[str]) -> Iterator[tuple[str, bo
 def _structures(text: str) -> Iterator[tuple[str, set[str]]]:
     """Give the structures of a text with the names that they declare, of nested ones too."""
     for match in _RECORD.finditer(text):
-        depth, at = 1, match.end()
-        while at < len(text) and depth:
-            depth += (text[at] == "{") - (text[at] == "}")
-            at += 1
         names = set()
-        for row in re.split(r"[;{}]", text[match.end() : at]):
+        for row in re.split(r"[;{}]", text[match.end() : closing(text, match.end() - 1)]):
             for part in row.split(","):
                 found = _MADE.match(row.strip()) or _DECLARED.search(part.strip())
                 names |= {found[1]} if found else set()

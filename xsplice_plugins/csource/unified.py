@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.literals import bodies
+from xsplice_plugins.csource.places import arguments, blanked, closing, without_directives
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Texts = tuple[tuple[str, str, str], ...]  #: path, old source and new one
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_SILENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 _MEMBER = re.compile(r"(?P<joint>(?:->|\.)\s*)(?P<name>[A-Za-z_]\w*)")
 _UNION = re.compile(r"\bunion\s*\{(?P<body>[^{}]*)\}\s*;")
 _RECORD = re.compile(r"\b(?:struct|union)\b[^;{}()=]*\{")
@@ -32,7 +32,6 @@ _MACRO = re.compile(
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
 _ALIKE = 0.5  #: how much two functions must have in common to be one under two names
 _ROUNDS_MAX = 4  #: of macros in macros
-_OPENING, _CLOSING = "([{", ")]}"
 
 
 @lru_cache(maxsize=4)  # asked for each object of a fix
@@ -44,7 +43,7 @@ def unified(texts: Texts) -> Texts:
     Args:
         texts: Of each file that the patch changes.
     """
-    quiet = [[_SILENT.sub(" ", row[side]) for row in texts] for side in (1, 2)]
+    quiet = [[blanked(row[side]) for row in texts] for side in (1, 2)]
     words = [set(_WORD.findall(" ".join(side))) for side in quiet]
     members = [{match["name"] for text in side for match in _MEMBER.finditer(text)}
                for side in quiet]  # fmt: skip
@@ -111,10 +110,10 @@ def _fields(
 
 def _statements(text: str) -> list[str]:
     """Return what the structures of a text declare, with single blanks."""
-    text = _DIRECTIVE.sub(" ", text)
+    text = without_directives(text)
     found = []
     for match in _RECORD.finditer(text):
-        end = _closing(text, match.end() - 1)
+        end = closing(text, match.end() - 1)
         rows = (" ".join(row.split()) for row in re.split(r"[;{}]", text[match.end() : end]))
         found += [" ".join(match[0].split()), *filter(None, rows)]
     return found
@@ -138,16 +137,6 @@ def _functions(texts: Texts, gone: Collection[str], come: Collection[str]) -> di
     return found
 
 
-def _closing(text: str, at: int) -> int:
-    """Return where the bracket at a place closes; in doubt the text's end."""
-    depth = 0
-    for place in range(at, len(text)):
-        depth += (text[place] in _OPENING) - (text[place] in _CLOSING)
-        if not depth:
-            return place
-    return len(text)
-
-
 def _written_out(text: str, macros: Mapping[str, re.Match[str]]) -> str:
     """Return a text with what new macros stand for in the place of their names."""
     names = re.compile(rf"\b(?:{'|'.join(sorted(macros)) or '(?!)'})\b")
@@ -160,10 +149,10 @@ def _written_out(text: str, macros: Mapping[str, re.Match[str]]) -> str:
                 continue
             macro, end, given = macros[match[0]], match.end(), []
             if macro["words"] is not None:
-                if text[end : end + 1] != "(":
+                close = closing(text, end) if text[end : end + 1] == "(" else -1
+                if close < 0:
                     continue
-                close = _closing(text, end)
-                given, end = _arguments(text[end + 1 : close]), close + 1
+                given, end = arguments(text[end + 1 : close]), close + 1
             parts += [text[at : match.start()], _filled(macro, given)]
             at = end
         if not parts:
@@ -172,23 +161,12 @@ def _written_out(text: str, macros: Mapping[str, re.Match[str]]) -> str:
     return text
 
 
-def _arguments(text: str) -> list[str]:
-    """Cut what stands between brackets at its commas."""
-    found, depth, start = [], 0, 0
-    for at, mark in enumerate(text):
-        depth += (mark in _OPENING) - (mark in _CLOSING)
-        if mark == "," and not depth:
-            found.append(text[start:at].strip())
-            start = at + 1
-    return [*found, text[start:].strip()]
-
-
 def _filled(macro: re.Match[str], given: Sequence[str]) -> str:
     """Return a macro's body with what a use gives it, without brackets around the whole."""
     words = [word.strip() for word in (macro["words"] or "").split(",") if word.strip()]
     values = dict(zip(words, given, strict=False))
-    body = _SILENT.sub(" ", macro["body"]).strip()
-    while body.startswith("(") and _closing(body, 0) == len(body) - 1:
+    body = blanked(macro["body"]).strip()
+    while body.startswith("(") and closing(body, 0) == len(body) - 1:
         body = body[1:-1].strip()
     # `(r)->member` is read as `r->member` is.
     plain = re.sub(rf"\(\s*({'|'.join(words) or '(?!)'})\s*\)(?=\s*(?:->|\.))", r"\1", body)

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins import capture
+from xsplice_plugins.csource.places import arguments, blanked, closing, without_directives
 from xsplice_plugins.shadow.asking import asking, complaints_of, missed
-from xsplice_plugins.shadow.text import blanked, closing, without_directives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ def _calls(path: str, text: str) -> list[Death]:
     for match in _FREES.finditer(blank):
         before = blank[: match.start()].rstrip()
         end = closing(blank, match.end() - 1)
-        what, *more = _arguments(text[match.end() : end])
+        what, *more = arguments(text[match.end() : end])
         is_statement = before.endswith((";", "{", "}", ")", ":", "else"))
         if is_statement and what and "++" not in what and "--" not in what:
             inside = [name for start, name in functions if start < match.start()]
@@ -116,17 +116,6 @@ def _calls(path: str, text: str) -> list[Death]:
             zeroes = ", 0" * len(more)
             found.append(Death(path, *span, match["call"], what, zeroes, (inside or [""])[-1]))
     return found
-
-
-def _arguments(text: str) -> list[str]:
-    """Cut the text between a call's brackets into its arguments."""
-    depth, start, found = 0, 0, []
-    for at, mark in enumerate(text):
-        depth += (mark in "([{") - (mark in ")]}")
-        if mark == "," and not depth:
-            found.append(text[start:at].strip())
-            start = at + 1
-    return [*found, text[start:].strip()]
 
 
 def text_of(tree: XenTree, texts: Mapping[str, str], path: str) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import patch
+from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
 from xsplice_plugins.shadow.dying import deaths_of, text_of
 from xsplice_plugins.shadow.members import Structure, parse_words, put_back, taken_out
-from xsplice_plugins.shadow.text import blanked, operand_start
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.csource.places import blanked, closing, without_directives
 from xsplice_plugins.errors import ConfigError, RefusedError
-from xsplice_plugins.shadow.text import blanked, closing, without_directives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

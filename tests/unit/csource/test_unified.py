@@ -92,7 +92,6 @@ def test_one_side_alone_is_no_doubt(one: tuple[str, str]) -> None:
         RENAMED,
         (("take(", "fetch("),),
         (("    s->flags = flags;", "    s->flags = flags;\n    note(s);"),),
-        # A name that others still have, or a member of another type, is no new name.
         ((OLD[OLD.index("static struct range") : OLD.index("struct set *set_new")], ""),),
     ],
 )
@@ -108,6 +107,11 @@ def test_lines_stay_where_they_are() -> None:
     [(_, old, new)] = unified(edited(edit, ("s->nr--", "N(N(s)\n  )--")))
     assert old == OLD
     assert "s->nr->nr--;" in new.replace("\n", "").replace(" ", "")
+
+
+def test_a_bracket_that_does_not_close_leaves_the_text_as_it_is() -> None:
+    broken = f"{MACRO}{OLD}int x = NR(a;"
+    assert unified((("a.c", OLD, broken),)) == (("a.c", OLD, broken),)
 
 
 HELD = ("    unsigned int flags;\n", "    unsigned int flags;\n    bool ready;\n")

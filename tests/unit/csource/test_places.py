@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from xsplice_plugins.shadow.text import blanked, closing, operand_start, without_directives
+from xsplice_plugins.csource.places import blanked, closing, operand_start, without_directives
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,17 @@ def closing(text: str, at: int) -> int:
     return -1
 
 
+def arguments(text: str) -> list[str]:
+    """Cut what stands between a call's brackets at its commas."""
+    found, depth, start = [], 0, 0
+    for at, mark in enumerate(text):
+        depth += (mark in _PAIRS) - (mark in _PAIRS.values())
+        if mark == "," and not depth:
+            found.append(text[start:at].strip())
+            start = at + 1
+    return [*found, text[start:].strip()]
+
+
 def _opening(text: str, at: int) -> int:
     """Return where the bracket opens that closes at a place; -1 if nowhere."""
     depth = 0
