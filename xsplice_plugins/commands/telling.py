@@ -52,8 +52,23 @@ def _explain(arguments: Namespace) -> int:
             doc = REFUSALS[code]
             word = f"On your word: {doc.word}\n\n" if doc.word else ""
             show(f"{doc.code}: {doc.title}\n\n{doc.explanation}\n\n")
-            show(f"What to do: {doc.hint}\n\n{word}")
+            show(f"What to do: {doc.hint}\n\n{word}{_example(code)}")
     return 0
+
+
+def _example(code: str) -> str:
+    """Return the example of a refusal's code, if one can be shown in a few lines."""
+    from xsplice_plugins.diff.examples import EXAMPLES  # noqa: PLC0415  only where asked
+
+    if code not in EXAMPLES:
+        return ""
+    example = EXAMPLES[code]
+    rows = (("For example", example.before), ("Refused", example.refused),
+            ("Applied", example.instead))  # fmt: skip
+    return "".join(
+        f"{title}:\n\n" + "".join(f"    {line}\n" for line in text.splitlines()) + "\n"
+        for title, text in rows
+    )
 
 
 def _add_nothing(_parser: ArgumentParser) -> None:
