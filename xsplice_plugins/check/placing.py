@@ -157,11 +157,25 @@ def _put(placed: Placed, number: int, section: int, base: int) -> None:
         index, address = pending.pop()
         if index in placed.bases[number]:
             continue  # whoever leads elsewhere is found when all is placed
-        row = placed.objects[number].elf.sections[index]
+        obj = placed.objects[number]
+        row = obj.elf.sections[index]
+        address = _by_name(placed.image, obj, index, address)
         placed.bases[number][index] = address
         if row.size_bytes and row.is_alloc:
             placed.taken.add(address)
             pending += _compare(placed, number, index, address).leads
+
+
+def _by_name(image: Image, obj: ObjectFile, section: int, address: int) -> int:
+    """Return where a section's own certain name says it lies; without one, where somebody led.
+
+    Who leads elsewhere is the one that differs then, not what it should lead to.
+    """
+    for symbol in obj.named.get(section, ()):
+        home = image.only(symbol.decorated)
+        if home is not None and symbol.bind != STB_WEAK:
+            return home.value - symbol.value
+    return address
 
 
 def _candidates(placed: Placed, number: int, section: int) -> list[int]:

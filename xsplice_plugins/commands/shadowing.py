@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import artefacts
+from xsplice_plugins import artefacts, pipeline
 from xsplice_plugins.commands.words import Row, show, tree_path
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import read_patch_set
@@ -43,6 +43,7 @@ def _shadow(arguments: Namespace) -> int:
     fix = read_patch_set(
         arguments.fix, source_root=tree.source_root, hypervisor_dir=tree.hypervisor_source.name
     )
+    pipeline.check_outside(arguments.out.absolute(), tree, "--out")
     done = shadow_fix(tree, fix, arguments.member, arguments.keep)
     artefacts.write_file(arguments.out, done.text.encode("latin-1"))
     if arguments.json:

@@ -30,6 +30,9 @@ _START = re.compile(r"xsplice_\w+_start")  #: makes ready what exists, too
 _BIRTH = re.compile(r"(?:^|_)(?:init|create|new|construct|alloc)(?:_|$)")
 _NOTHING = {"0", "NULL", "false", "0U", "0UL"}
 _PREPARING = re.compile(r"\w*init\w*", re.IGNORECASE)
+#: What gives a member its value by a call: the member is the first argument.
+_SETTING = re.compile(r"\w*atomic\w*_set|write_atomic|_*set_bit|ACCESS_ONCE|WRITE_ONCE")
+_STORES = {"=", "|=", "^="}
 _SILENT_CALL = re.compile(r"\w*printk|ASSERT\w*|sizeof|typeof|__typeof__|\w*lock\w*|\w*init\w*",
                           re.IGNORECASE)  # fmt: skip
 
@@ -54,8 +57,7 @@ def brought_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str,
         Path and sentence, for each file in which one of the functions stands.
     """
     olds, news = ([without_directives(blanked(row[side])) for row in texts] for side in (1, 2))
-    known = {word for text in olds for word in re.findall(r"(?:->|\.)\s*(\w+)", text)}
-    brought = {name: is_beside for name, is_beside in _brought(olds, news) if name not in known}
+    brought = dict(_brought(olds, news))
     uses: dict[str, list[_Use]] = {name: [] for name in brought}
     for path, old, new in texts if brought else ():
         before = bodies(old)
@@ -96,20 +98,27 @@ def _uses(function: str, path: str, row: Sequence[Token]) -> Iterator[tuple[str,
     """Give what a function does with members."""
     texts = [token.text for token in row]
     for at in range(1, len(row) - 1):
-        if texts[at - 1] not in MEMBERS or texts[at + 1] in MEMBERS:
+        if texts[at - 1] not in MEMBERS:
             continue
         start = start_of(texts, at)
         owner = texts[start : at - 1]
         if owner and _SHADOW.fullmatch(owner[0]) and owner[1:2] == ["("]:
             owner = owner[2:-1]
-        behind = closing_of(row, at + 1) + 1 if texts[at + 1] == "[" else at + 1
+        behind = at + 1
+        while texts[behind] == "[" or texts[behind] in MEMBERS:  # a part of it
+            behind = closing_of(row, behind) + 1 if texts[behind] == "[" else behind + 2
         opening = opening_before(row, start - 1)
         callee = texts[opening - 1] if opening > 0 and texts[opening] == "(" else ""
-        if texts[behind] == "=":
+        if texts[behind] in _STORES:
             value = " ".join(texts[behind + 1 : end_of(row, behind + 1)])
             if value not in _NOTHING:
                 is_birth = _is_birth(function, texts, owner)
                 yield texts[at], _Use(function, path, f"= {value}", is_birth)
+        elif _SETTING.fullmatch(callee) and "&" in texts[opening:start]:
+            value = " ".join(texts[behind + 1 : closing_of(row, opening)])
+            if value not in _NOTHING:
+                is_birth = _is_birth(function, texts, owner)
+                yield texts[at], _Use(function, path, f"{callee}({value})", is_birth)
         elif _PREPARING.fullmatch(callee) and "lock" not in callee.lower():
             yield texts[at], _Use(function, path, f"{callee}()", _is_birth(function, texts, owner))
         elif not _SILENT_CALL.fullmatch(callee):

@@ -8,6 +8,10 @@ import re
 _SILENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+_TYPE = re.compile(
+    r"\s*(?:(?:const|volatile|unsigned|signed)\s+)*(?:(?:struct|union|enum)\s+\w+|void|char|bool|"
+    r"short|int|long|\w+_t|[us](?:8|16|32|64))\b[\w\s]*\**\s*|[^(]*\*\s*"
+)
 _NO_VALUES = {"return", "case", "else", "do", "if", "while", "for", "switch", "sizeof", "typeof"}
 
 
@@ -81,8 +85,7 @@ def operand_start(text: str, end: int) -> int:
             at = _opening(text, at - 1)
             if at < 0:
                 return -1
-            before = re.search(r"(\w+|[\])])\s*$", text[:at])
-            if is_call and (before is None or before[1] in _NO_VALUES):
+            if is_call and not _is_called(text, at):
                 return at  # brackets around a value
             continue
         name = re.search(r"[A-Za-z_]\w*$", text[:at])
@@ -93,3 +96,18 @@ def operand_start(text: str, end: int) -> int:
         if joined is None:
             return start
         at = joined.start()
+
+
+def _is_called(text: str, at: int) -> bool:
+    """Tell whether a function stands before a bracket; else it is around a value.
+
+    What stands there may be a cast, or the condition of a statement.
+    """
+    before = text[:at].rstrip()
+    if before.endswith(")"):
+        start = _opening(before, len(before) - 1)
+        word = re.search(r"(\w+)\s*$", before[: max(start, 0)])
+        is_condition = word is not None and word[1] in _NO_VALUES
+        return start >= 0 and not is_condition and not _TYPE.fullmatch(before[start + 1 : -1])
+    word = re.search(r"(\w+|\])$", before)
+    return word is not None and word[1] not in _NO_VALUES

@@ -84,6 +84,11 @@ def _named(text: str, functions: Mapping[str, str], fields: Mapping[str, str]) -
         text = _MEMBER.sub(
             lambda found: found["joint"] + fields.get(found["name"], found["name"]), text
         )
+        declared = re.compile(rf"\b({'|'.join(sorted(fields))})\b(?=[\s\w\[\]:]*;)")
+        for match in reversed(list(_RECORD.finditer(blanked(text)))):
+            end = closing(blanked(text), match.end() - 1)
+            body = declared.sub(lambda found: fields[found[1]], text[match.end() : end])
+            text = text[: match.end()] + body + text[end:]
     return text
 
 

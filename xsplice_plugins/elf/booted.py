@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from xsplice_plugins.elf.types import EM_AARCH64, EM_X86_64, SHT_NOBITS
+from xsplice_plugins.elf.types import EM_X86_64, SHT_NOBITS
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
@@ -22,7 +22,7 @@ _PHDR_64 = struct.Struct("<IIQQQQQQ")
 _PHDR_32 = struct.Struct("<IIIIIIII")
 _EHDR_32_BYTES = 52
 _ELF_32, _EM_386 = b"\x7fELF\x01\x01\x01", b"\x03\0"
-_ARM64_AT, _ARM64 = 56, b"ARMd"
+_FLAT_AT, _FLAT = 56, b"ARMd"  #: the header of a flat image
 _CUT = "its segments lie outside of the file; is it cut short?"
 
 
@@ -49,7 +49,7 @@ def boot_difference(boot: bytes, image: ElfFile) -> str | None:
     is_x86 = boot[:7] == _ELF_32 and boot[18:20] == _EM_386 and image.machine == EM_X86_64
     if is_x86 and len(segments) == 1:
         return _x86_difference(boot, segments[0], image)
-    if image.machine == EM_AARCH64 and boot[_ARM64_AT : _ARM64_AT + 4] == _ARM64:
+    if boot[_FLAT_AT : _FLAT_AT + 4] == _FLAT:
         flat = _flat(image, segments)
         return _difference(boot, flat, image) if flat.data else None
     return None

@@ -47,6 +47,7 @@ class Missed(NamedTuple):
     start: int  #: where ``->`` or ``.`` stands in the file's text
     end: int  #: behind the member's name
     name: str
+    of: str  #: the structure, as C calls it
 
 
 @contextmanager
@@ -125,7 +126,8 @@ def missed(
                 name = match["name"] or match["name2"]
                 bare = re.sub(r"\b(?:const|volatile)\b\s*", "", kind).strip()
                 if name in structures.get(bare, ()):
-                    found.add(_place(tree, texts, copy / job.cwd, match, name))
+                    place = _place(tree, texts, copy / job.cwd, match, name)
+                    found.add(place._replace(of=bare))
     return found
 
 
@@ -155,7 +157,7 @@ def _place(
             break
         places = {hit.start(), hit.start("name")}
         if column in {*places, *(len(line[:at].expandtabs(_TAB)) for at in places)}:
-            return Missed(path, before + hit.start(), before + hit.end(), name)
+            return Missed(path, before + hit.start(), before + hit.end(), name, "")
     raise CaptureError(
         f"{shown}: `{name}` is used there otherwise than by -> or . (an initialiser, offsetof, or "
         "a macro that makes the name); write this place by hand before"

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.shadow.members import Structure
 
+#: What gives memory back at once; others may wait, or take down what belongs to the object.
+_AT_ONCE = re.compile(r"_?xv?free|XV?FREE|free_(?:xen|dom)heap_pages?")
+_ONCE = re.compile(r"\+\+|--|\w\s*\(")  #: what is written so must not be done twice
 _FREES = re.compile(r"\b(?P<call>\w*free\w*)\s*\(", re.IGNORECASE)
 _ASKED = "xsplice_asked"  #: a member that nothing has
-_FUNCTION = re.compile(r"^(?!\s)[^;{}#=]*?\b(?P<name>\w+)\s*\([^;{}]*\)\s*\{", re.MULTILINE)
+_FUNCTION = re.compile(r"^(?!\s)[^;{}#=]*?\(?\b(?P<name>\w+)\)?\s*\([^;{}]*\)\s*\{", re.MULTILINE)
 
 
 class Death(NamedTuple):
@@ -33,10 +36,15 @@ class Death(NamedTuple):
     more: str  #: zeroes for the other arguments
     function: str  #: in whose body it stands
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether the object's memory goes here, and its pointer may be named twice."""
+        return _AT_ONCE.fullmatch(self.call) is not None and not _ONCE.search(self.what)
+
 
 def deaths_of(
     tree: XenTree, texts: Mapping[str, str], structure: Structure, work: Path
-) -> list[Death]:
+) -> tuple[list[Death], tuple[str, ...]]:
     """Return where objects of a structure are freed, in the files where some are made.
 
     What frees memory of any type counts; a function that takes an object frees what belongs to it.
@@ -46,6 +54,9 @@ def deaths_of(
         texts: What differs from it, by path.
         structure: Whose objects.
         work: A folder of one's own.
+
+    Returns:
+        The calls, and where objects are made.
     """
     with asking(tree, texts, work) as (copy, jobs):
         made = capture.made_at(jobs[0], copy, structure.name)
@@ -56,7 +67,8 @@ def deaths_of(
         for path in sorted(path for path in paths if path.endswith(".c"))
         for call in _calls(path, text_of(tree, texts, path))
     ]
-    return sorted(_generic(tree, texts, _of_type(tree, texts, calls, structure, work), work))
+    given = _of_type(tree, texts, calls, structure, work)
+    return sorted(_generic(tree, texts, given, work)), made
 
 
 def _of_type(
@@ -110,7 +122,7 @@ def _calls(path: str, text: str) -> list[Death]:
         end = closing(blank, match.end() - 1)
         what, *more = arguments(text[match.end() : end])
         is_statement = before.endswith((";", "{", "}", ")", ":", "else"))
-        if is_statement and what and "++" not in what and "--" not in what:
+        if is_statement and what:
             inside = [name for start, name in functions if start < match.start()]
             span = (match.start(), end + 1)
             zeroes = ", 0" * len(more)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import patch
-from xsplice_plugins.csource.places import blanked, operand_start
+from xsplice_plugins.csource.places import blanked, closing, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
 from xsplice_plugins.shadow.dying import deaths_of, text_of
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from xsplice_plugins.kbuild.tree import XenTree
     from xsplice_plugins.shadow.asking import Missed
 
+_BY_NAME = "__attribute__((designated_init))"  #: gcc tells of initialisers by place
+#: What is ready as zero, or by a call that takes it alone and allocates nothing.
+_READY = re.compile(r"INIT_\w+|\w*(?:lock|seqcount|refcnt|waitqueue|tasklet|list)\w*_init")
+#: What needs no undoing: numbers, locks, bits.
+_PLAIN = re.compile(
+    r"(?:(?:const|volatile|unsigned|signed|long|short|int|char|bool|_Bool|[us](?:8|16|32|64)|"
+    r"u?int\d+_t|size_t|s_time_t|domid_t|mfn_t|gfn_t|atomic_t|\w*lock_t|seqcount_t|cpumask_t)\s+)+"
+    r"\w+\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+)?|DECLARE_BITMAP\(.*"
+)
 _ROUNDS_MAX = 40  #: of the compiler: one for each use inside another
 
 
@@ -82,6 +91,7 @@ def shadow_fix(
     with tempfile.TemporaryDirectory(prefix="xsplice-") as name:
         work = Path(name)
         uses = _redirect(tree, texts, structures, work)
+        _refuse_positional(tree, texts, structures, work)
         for row in structures:
             notes += _finish(tree, texts, row, uses, work)
         complaints = complaints_of(tree, texts, work)
@@ -98,7 +108,7 @@ def _redirect(
 ) -> dict[str, Counter[str]]:
     """Lead every use of the members to the shadow; count them by structure and file."""
     members = {row.name: row.members for row in structures}
-    owners = {member: row for row in structures for member in row.members}
+    owners = {row.name: row for row in structures}
     uses: dict[str, Counter[str]] = {row.tag: Counter() for row in structures}
     for _ in range(_ROUNDS_MAX):
         found = missed(tree, texts, members, work)
@@ -111,15 +121,32 @@ def _redirect(
                 if start < 0:
                     line = texts[path].count("\n", 0, row.start) + 1
                     raise RefusedError(
-                        f"{path}:{line}: `{row.name}` is set in an initialiser, which no shadow "
-                        "serves; set it in a statement behind"
+                        f"{path}:{line}: `{row.name}` is set in an initialiser, or behind what "
+                        "cannot be asked for twice; write it as a statement on a named object"
                     )
                 if row.end > first:
                     continue  # it holds a use that was led elsewhere: the next round asks again
-                texts[path] = _led(texts[path], start, row, owners[row.name])
-                uses[owners[row.name].tag][path] += 1
+                texts[path] = _led(texts[path], start, row, owners[row.of])
+                uses[owners[row.of].tag][path] += 1
                 first = start
     raise CaptureError(f"{', '.join(owners)}: used within its own uses; write it by hand")
+
+
+def _refuse_positional(
+    tree: XenTree, texts: dict[str, str], structures: Sequence[Structure], work: Path
+) -> None:
+    """Refuse initialisers by place: without the member each value would go to its neighbour."""
+    asked = dict(texts)
+    for row in structures:
+        end = closing(blanked(asked[row.path]), row.opening)
+        text = asked[row.path]
+        asked[row.path] = f"{text[: end + 1]} {_BY_NAME}{text[end + 1 :]}"
+    told = [row for row in complaints_of(tree, asked, work) if "designated_init" in row.text]
+    if told:
+        raise RefusedError(
+            f"{told[0].path}:{told[0].line}: an initialiser gives values by place, and one of them "
+            "is for a member that leaves the structure; name the members there"
+        )
 
 
 def _led(text: str, start: int, use: Missed, structure: Structure) -> str:
@@ -147,7 +174,13 @@ def _finish(
             "hold its shadows; a member that nothing uses needs none"
         )
     inits = _inits(texts, structure)
-    deaths = deaths_of(tree, texts, structure, work)
+    found, made_at = deaths_of(tree, texts, structure, work)
+    deaths = [row for row in found if row.is_plain]
+    doubtful = [
+        f"{row.path}:{text_of(tree, texts, row.path).count(chr(10), 0, row.start) + 1} ({row.call})"
+        for row in found
+        if not row.is_plain
+    ]
     for path in sorted({row.path for row in deaths}):
         text = text_of(tree, texts, path)
         for row in sorted((row for row in deaths if row.path == path), reverse=True):
@@ -160,7 +193,17 @@ def _finish(
     store = shadow_store(structure.name, [(call, member) for _, call, member in inits])
     texts[home] = texts[home].rstrip("\n") + "\n" + store
     ends = [f"{row.function} ({row.path})" for row in deaths]
-    return _notes(structure, counts, inits, ends, home)
+    notes = _notes(structure, counts, inits, ends, home)
+    if doubtful:
+        notes.append(
+            f"LOOK: {', '.join(doubtful)}: an object may die there too, later, or its pointer "
+            f"cannot be named twice; call xsplice_{structure.tag}_drop() where its memory goes"
+        )
+    if any("array" in row for row in made_at):
+        notes.append(
+            f"LOOK: objects of {structure.name} are made in arrays: let the shadow of each one go"
+        )
+    return notes
 
 
 def _inits(texts: dict[str, str], structure: Structure) -> list[tuple[str, str, str]]:
@@ -174,7 +217,7 @@ def _inits(texts: dict[str, str], structure: Structure) -> list[tuple[str, str, 
         )
         rows = [(path, match["call"]) for path, text in sorted(texts.items())
                 for match in use.finditer(text)]  # fmt: skip
-        if len({call for _, call in rows}) == 1:
+        if len({call for _, call in rows}) == 1 and _READY.fullmatch(rows[0][1]):
             found.append((rows[0][0], rows[0][1], member))
     return found
 
@@ -203,7 +246,7 @@ def _notes(
         f"LOOK: what `{member}` leads to is not given back: undo it before the shadow goes, in "
         f"xsplice_{structure.tag}_drop() and xsplice_{structure.tag}_end()"
         for member, text in zip(structure.members, structure.declarations, strict=True)
-        if "*" in text or re.match(r"(struct|union)\b", text)
+        if not _PLAIN.fullmatch(text)
     ]
     if deaths:
         notes.append(f"objects die in {', '.join(deaths)}: their shadows go there")

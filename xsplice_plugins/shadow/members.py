@@ -25,6 +25,7 @@ class Structure:
     path: str  #: the file that defines it
     members: tuple[str, ...]
     declarations: tuple[str, ...]  #: as the fix has them, without the semicolon
+    opening: int  #: where its body begins in the file's text
 
     @property
     def name(self) -> str:
@@ -87,6 +88,11 @@ def taken_out(
             "the fix changes in one place"
         )
     [(path, match)] = found
+    if match["kind"] == "union":
+        raise RefusedError(
+            f"{tag}.{members[0]}: the members of a union share memory, and no shadow does; keep "
+            "the new member in an object of its own"
+        )
     kind, declarations = match["kind"], []
     before = re.search(head.pattern, blanked(olds.get(path, "")))
     for member in members:
@@ -106,6 +112,10 @@ def taken_out(
         start, end = place
         declarations.append(" ".join(text[start:end].split()))
         texts[path] = _cut(text, start, end + 1)
+        if _statement(texts[path], _span(texts[path], head), member):
+            raise RefusedError(
+                f"{tag}.{member}: {path} declares it more than once (`#if`?); leave one declaration"
+            )
     end = _span(texts[path], head)[1]
     blank = blanked(texts[path])
     structure = Structure(
@@ -114,6 +124,7 @@ def taken_out(
         path=path,
         members=tuple(members),
         declarations=tuple(declarations),
+        opening=_span(texts[path], head)[0] - 1,
     )
     return structure, blank.index(";", end) + 1
 

@@ -83,6 +83,28 @@ def test_a_field_that_leads_elsewhere_is_found(
     assert name in wrong_names(found)
 
 
+@pytest.mark.parametrize("user", ["asks", "zeroth"])
+def test_who_leads_elsewhere_differs_and_not_what_it_should_lead_to(
+    user: str, tmp_path: Path
+) -> None:
+    """Whichever is placed first: that another one was led to says nothing of what was meant."""
+    source = f"""
+    int one = 1, two = 1;
+    int {user}(void) {{ return one; }}
+    int both(void) {{ return one + two * 2; }}
+    int *pointers(int n) {{ return n ? &one : &two; }}
+    """
+    (tmp_path / "tree").mkdir()
+    objects = [
+        compiled(tmp_path / "tree", "unit.c", text)
+        for text in (source, source.replace("return one;", "return two;"))
+    ]
+    other = compiled(tmp_path / "tree", "other.c", OTHER)
+    image = read_image(linked(tmp_path, objects[1], other), "image", SIZES)
+    found = match_objects(image, [("unit.o", objects[0]), ("other.o", other)], SIZES)
+    assert wrong_names(found) == {user}
+
+
 def test_a_dropped_entry_of_a_table_is_found(known: World, tmp_path: Path) -> None:
     found = matched(known, compiled(tmp_path, "unit.c", UNIT.replace("BUG(7)", "BUG(8)")))
     assert not found.held

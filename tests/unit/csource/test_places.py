@@ -21,6 +21,12 @@ from xsplice_plugins.csource.places import blanked, closing, operand_start, with
         ("while ( !", "get()()"),
         ("a, ", "d\n    "),
         ("case ", "d"),
+        ("x = (void *)", "(r)"),
+        ("x = (struct d *)", "find(r)"),
+        ("x = (const unsigned long)", "(r)"),
+        ("if ( c ) ", "(r)"),
+        ("while ( next() ) ", "(*r)"),
+        ("x = ", "table[1](r)(s)"),
     ],
 )
 def test_an_operand_begins_where_it_is_named(before: str, operand: str) -> None:

@@ -128,6 +128,26 @@ def test_a_new_member_that_only_makers_set_is_asked_of_objects_that_exist() -> N
 
 
 @pytest.mark.parametrize(
+    ("held", "put", "asked"),
+    [
+        ("bool ready;", "s->ready |= 4;", "s->ready & 4"),
+        ("atomic_t ready;", "atomic_set(&s->ready, 4);", "atomic_read(&s->ready)"),
+        ("int ready;", "write_atomic(&s->ready, 4);", "read_atomic(&s->ready)"),
+        ("struct other ready;", "s->ready.a = 4;", "s->ready.a"),
+        ("int ready[2];", "s->ready[1] = 4;", "s->ready[1]"),
+        ("int a;", "s->a = 4;", "s->a"),  # another structure has one of that name
+    ],
+)
+def test_it_is_set_in_whatever_way(held: str, put: str, asked: str) -> None:
+    edits = [
+        (HELD[0], f"{HELD[0]}    {held}\n"),
+        (SET[0], f"{SET[0]}    {put}\n"),
+        (ASK[0], f"    if ( {asked} )\n        return NULL;\n{ASK[0]}"),
+    ]
+    assert brought_members(unified(edited(*edits)))
+
+
+@pytest.mark.parametrize(
     "edits",
     [
         (HELD, SET),  # nobody reads it

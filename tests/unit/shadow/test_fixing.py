@@ -29,7 +29,9 @@ HEADERS = {
     "void spin_lock_init(spinlock_t *);\n"
     "#define spin_lock_irqsave(l, f) ((f) = 1, take(l))\n"
     "void spin_unlock_irqrestore(spinlock_t *, unsigned long);\n",
-    "xmalloc.h": "void *_xmalloc(unsigned long);\nvoid xfree(void *);\nvoid put(void *);\n"
+    "xmalloc.h": "void *_xmalloc(unsigned long);\n"
+    "#define xmalloc_array(type, n) ((type *)_xmalloc((n) * sizeof(type)))\n"
+    "void xfree(void *);\nvoid put(void *);\n"
     "#define xmalloc(type) ((type *)_xmalloc(sizeof(type)))\n"
     "#define XFREE(p) do { xfree(p); (p) = 0; } while (0)\n",
     "lib.h": "#define NULL ((void *)0)\n#define bool _Bool\n"
@@ -167,6 +169,64 @@ def test_what_nobody_can_tell_is_for_a_person_to_look_at(tree: TinyTree) -> None
     assert any("where objects of struct owner are freed was not found" in note for note in looks)
 
 
+def test_where_more_may_die_is_said(tree: TinyTree) -> None:
+    """A pointer that is not to be named twice, a function that may wait, objects in arrays."""
+    text = USER.replace("xfree(o)", "xfree(unlinked(o))").replace("XFREE(o->next)", "later_free(o)")
+    text = text.replace("xmalloc(struct owner)", "xmalloc_array(struct owner, 4)")
+    more = "struct owner *unlinked(struct owner *o);\nvoid later_free(void *p);\nstruct owner *make"
+    (tree.root / USER_FILE).write_text(text.replace("struct owner *make", more, 1))
+    with (tree.root / "xen/common/version.c").open("a") as file:
+        file.write(
+            "struct owner *unlinked(struct owner *o) { return o; }\nvoid later_free(void *p)"
+        )
+        file.write(" { put(p); }\n")
+    tree.build()
+    done = made(tree, MEMBERS, USE, words="owner.lock owner.count")
+    user = texts_of(tree, done)[USER_FILE]
+    assert "xsplice_owner_drop(o" not in user.replace("xsplice_owner_drop(const", "")
+    [doubtful] = [note for note in done.notes if "an object may die there too" in note]
+    assert "user.c:16 (xfree), xen/common/user.c:23 (later_free)" in doubtful
+    assert any("objects of struct owner are made in arrays" in note for note in done.notes)
+
+
+def test_what_makes_more_than_itself_ready_is_not_called_again(tree: TinyTree) -> None:
+    init = (USER_FILE, "    o->first = 1;\n", "    o->first = 1;\n    count_init(&o->count);\n")
+    head = (
+        HEADER_FILE,
+        "static inline int first",
+        "void count_init(int *);\nstatic inline int first",
+    )
+    done = made(tree, MEMBERS, head, init, USE)
+    assert "    count_init(&s->count);" not in texts_of(tree, done)[USER_FILE]
+    assert any("LOOK: `count` starts as zero" in note for note in done.notes)
+
+
+def test_two_structures_may_have_new_members_of_one_name(tree: TinyTree) -> None:
+    path, other = tree.root / HEADER_FILE, "struct other\n{\n    int a;\n};\nstatic inline"
+    path.write_text(path.read_text().replace("static inline", other, 1))
+    tree.build()
+    two = "int two(struct other *o);\nint two(struct other *o) { return o->count; }\n"
+    edits = [
+        (HEADER_FILE, FIRST, f"{FIRST}    int count;\n"),
+        (HEADER_FILE, "    int a;\n", "    int a;\n    int count;\n"),
+        (USER_FILE, "int user(struct owner *o)", f"{two}int user(struct owner *o)"),
+        (USER_FILE, "return o->first +", "return o->count +"),
+    ]
+    user = texts_of(tree, made(tree, *edits, words="owner.count other.count"))[USER_FILE]
+    assert "return xsplice_other_shadow(o)->count;" in user
+    assert "return xsplice_owner_shadow(o)->count +" in user
+
+
+def test_an_initialiser_by_place_is_refused(tree: TinyTree) -> None:
+    (tree.root / USER_FILE).write_text(USER.replace("{ .first = 1 }", "{ 0, 1 }"))
+    tree.build()
+    wide = (HEADER_FILE, "    int first;\n", "    int count;\n    int first;\n")
+    use = (USER_FILE, "return o->first +", "return o->count +")
+    place = (USER_FILE, "{ 0, 1 }", "{ 0, 2, 1 }")
+    with pytest.raises(RefusedError, match=r"user\.c:3: an initialiser gives values by place"):
+        made(tree, wide, use, place, words="owner.count")
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -224,3 +284,6 @@ def test_the_command_writes_a_patch_that_the_next_one_takes(
     tree.build()
     assert cli.main([*words, "--member", "owner.gone", "--out", str(tmp_path / "no.patch")]) != 0
     assert not (tmp_path / "no.patch").exists()
+    source = tree.root / "xen/common/boot.c"
+    assert cli.main([*words, *members, "--out", str(source)]) == 2
+    assert source.read_text() == "int boot(void)\n{\n    return 0;\n}\n"

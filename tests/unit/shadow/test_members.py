@@ -106,3 +106,19 @@ def test_what_cannot_be_put_back_is_refused(new: str, tag: str, member: str, wor
     with pytest.raises(RefusedError, match=words):
         put_back(texts, {"a.h": OLD}, tag, [member])
     assert texts == {"a.h": new}
+
+
+def test_what_is_declared_twice_and_members_of_unions_are_refused() -> None:
+    twice = "#ifdef A\n    int lock;\n#else\n    long lock;\n#endif\n    int last;\n"
+    for old, new, words in (
+        (OLD, OLD.replace("    int last;\n", twice), "more than once"),
+        (
+            OLD.replace("struct __packed owner", "union __packed owner"),
+            OLD.replace("struct __packed owner", "union __packed owner").replace(
+                "    int last;\n", "    int lock;\n    int last;\n"
+            ),
+            "members of a union share memory",
+        ),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            taken_out({"a.h": new}, {"a.h": old}, "owner", ["lock"])
