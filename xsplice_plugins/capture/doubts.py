@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from xsplice_plugins.csource.brought import brought_members
+from xsplice_plugins.csource.brought import brought_members, shadowed
 from xsplice_plugins.csource.callbacks import changed_callbacks, retyped_functions, taken_in
 from xsplice_plugins.csource.constants import (
     Changed,
@@ -124,7 +124,7 @@ def doubts(versions: Versions) -> Doubts:
         for one in remade_members(rows)
         if one.path.endswith(told) and not all(f"`{name}`" in said for name in one.functions)
     )
-    noted = (*pairs.remarks, *new_flags(rows), *remembered_results(rows))
+    noted = (*pairs.remarks, *new_flags(rows), *remembered_results(rows), *shadowed(rows))
     remarks += (f"{path}: {text}" for path, text in noted if path.endswith(told))
     if any(_may_change(old, new) for old, new in versions.texts.values()):
         _constants(versions, stale, remarks)

@@ -69,6 +69,23 @@ def brought_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str,
     return tuple(said for name, rows in sorted(uses.items()) for said in _judged(name, rows))
 
 
+def shadowed(texts: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str]]:
+    """Give path and remark for each structure whose new members the patch keeps in shadows.
+
+    Args:
+        texts: Path, old source and new one of each file that the patch changes.
+    """
+    for path, _, new in texts:
+        for match in re.finditer(r"\bstruct\s+xsplice_(\w+)_shadow\s*\{", new):
+            yield (
+                path,
+                (
+                    f"`{match[1]}` has new members in a shadow of each object: that a shadow starts as it "
+                    "should, and goes with its object, is on the author's word (docs/shadow.md)"
+                ),
+            )
+
+
 def _brought(olds: Sequence[str], news: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Give new members of structures that exist, and whether each lies beside its object."""
     before: dict[str, set[str]] = {}

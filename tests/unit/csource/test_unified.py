@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from xsplice_plugins.csource.brought import brought_members
+from xsplice_plugins.csource.brought import brought_members, shadowed
 from xsplice_plugins.csource.remade import remade_members
 from xsplice_plugins.csource.unified import unified
 
@@ -188,3 +188,6 @@ def test_a_shadow_starts_for_objects_that_exist_too(is_made_ready: bool) -> None
         )
     )
     assert bool(found) is not is_made_ready
+    [(path, text)] = shadowed((("a.c", OLD, OLD + store),))
+    assert (path, text.startswith("`set` has new members in a shadow")) == ("a.c", True)
+    assert not list(shadowed((("a.c", OLD, OLD),)))
