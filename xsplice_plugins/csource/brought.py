@@ -80,8 +80,8 @@ def shadowed(texts: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str
             yield (
                 path,
                 (
-                    f"`{match[1]}` has new members in a shadow of each object: that a shadow starts as it "
-                    "should, and goes with its object, is on the author's word (docs/shadow.md)"
+                    f"`{match[1]}` has new members in a shadow of each object: that a shadow starts as "
+                    "it should, and goes with its object, is on the author's word (docs/shadow.md)"
                 ),
             )
 
