@@ -77,13 +77,8 @@ def shadowed(texts: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str
     """
     for path, _, new in texts:
         for match in re.finditer(r"\bstruct\s+xsplice_(\w+)_shadow\s*\{", new):
-            yield (
-                path,
-                (
-                    f"`{match[1]}` has new members in a shadow of each object: that a shadow starts as "
-                    "it should, and goes with its object, is on the author's word (docs/shadow.md)"
-                ),
-            )
+            said = f"`{match[1]}` has new members in a shadow of each object: that one starts as it"
+            yield path, f"{said} should, and goes with its object, is on the author's word"
 
 
 def _brought(olds: Sequence[str], news: Sequence[str]) -> Iterator[tuple[str, bool]]:
