@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import patch
-from xsplice_plugins.csource.places import blanked, closing, operand_start
+from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
 from xsplice_plugins.shadow.dying import deaths_of, text_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.shadow.asking import Missed
 
 _BY_NAME = "__attribute__((designated_init))"  #: gcc tells of initialisers by place
+_ALL_ZERO = re.compile(r"\{\s*(?:0|NULL)?\s*\}")  #: whatever comes first
 #: What is ready as zero, or by a call that takes it alone and allocates nothing.
 _READY = re.compile(r"INIT_\w+|\w*(?:lock|seqcount|refcnt|waitqueue|tasklet|list)\w*_init")
 #: What needs no undoing: numbers, locks, bits.
@@ -138,10 +139,15 @@ def _refuse_positional(
     """Refuse initialisers by place: without the member each value would go to its neighbour."""
     asked = dict(texts)
     for row in structures:
-        end = closing(blanked(asked[row.path]), row.opening)
         text = asked[row.path]
+        end = row.end_in(text)
         asked[row.path] = f"{text[: end + 1]} {_BY_NAME}{text[end + 1 :]}"
-    told = [row for row in complaints_of(tree, asked, work) if "designated_init" in row.text]
+    told = [
+        row
+        for row in complaints_of(tree, asked, work)
+        if "designated-init" in row.text
+        and not _ALL_ZERO.search(text_of(tree, asked, row.path).splitlines()[row.line - 1])
+    ]
     if told:
         raise RefusedError(
             f"{told[0].path}:{told[0].line}: an initialiser gives values by place, and one of them "

@@ -25,12 +25,15 @@ class Structure:
     path: str  #: the file that defines it
     members: tuple[str, ...]
     declarations: tuple[str, ...]  #: as the fix has them, without the semicolon
-    opening: int  #: where its body begins in the file's text
 
     @property
     def name(self) -> str:
         """Return how C calls it."""
         return f"{self.kind} {self.tag}"
+
+    def end_in(self, text: str) -> int:
+        """Return where its body ends in its file's text."""
+        return _span(text, _head(self.tag))[1]
 
 
 def parse_words(words: Sequence[str], option: str = "--member") -> dict[str, list[str]]:
@@ -124,7 +127,6 @@ def taken_out(
         path=path,
         members=tuple(members),
         declarations=tuple(declarations),
-        opening=_span(texts[path], head)[0] - 1,
     )
     return structure, blank.index(";", end) + 1
 

@@ -225,6 +225,15 @@ def test_an_initialiser_by_place_is_refused(tree: TinyTree) -> None:
     place = (USER_FILE, "{ 0, 1 }", "{ 0, 2, 1 }")
     with pytest.raises(RefusedError, match=r"user\.c:3: an initialiser gives values by place"):
         made(tree, wide, use, place, words="owner.count")
+    for text in ("{ 0 }", "{ }", "{ .first = 1 }"):
+        count = "#define COUNT(p) ((p)->first)\n"
+        (tree.root / USER_FILE).write_text(count + USER.replace("{ .first = 1 }", text))
+        tree.build()
+        macro = (USER_FILE, count, "#define COUNT(p) ((void *)(p)->count)\n")
+        used = (USER_FILE, "return o->first +", "return !COUNT(o) +")
+        far = (HEADER_FILE, FIRST, f"    void *count;\n{FIRST}")
+        user = texts_of(tree, made(tree, far, macro, used, words="owner.count"))[USER_FILE]
+        assert "#define COUNT(p) ((void *)xsplice_owner_shadow((p))->count)" in user
 
 
 @pytest.mark.parametrize(
