@@ -69,6 +69,11 @@ def shadow_fix(
     wanted, left = parse_words(words), parse_words(kept, "--keep")
     if not wanted and not left:
         raise ConfigError("nothing to do: give --member or --keep, as the refusal (LAYOUT) says")
+    if len(wanted) > 1:
+        raise RefusedError(
+            f"{', '.join(sorted(wanted))}: a payload has one postrevert hook, and the shadows of "
+            "each structure need one; name the members of one structure, and keep the others by hand"
+        )
     patched = patch.patched_files(fix, tree.source_root)
     texts = {path: data.decode("latin-1") for path, data in patched.items() if data is not None}
     gone = {path: None for path, data in patched.items() if data is None}
