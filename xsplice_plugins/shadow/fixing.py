@@ -72,7 +72,7 @@ def shadow_fix(
     if len(wanted) > 1:
         raise RefusedError(
             f"{', '.join(sorted(wanted))}: a payload has one postrevert hook, and the shadows of "
-            "each structure need one; name the members of one structure, and keep the others by hand"
+            "each structure need one; name the members of one structure, keep the others by hand"
         )
     patched = patch.patched_files(fix, tree.source_root)
     texts = {path: data.decode("latin-1") for path, data in patched.items() if data is not None}
