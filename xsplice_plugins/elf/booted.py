@@ -49,7 +49,7 @@ def boot_difference(boot: bytes, image: ElfFile) -> str | None:
     is_x86 = boot[:7] == _ELF_32 and boot[18:20] == _EM_386 and image.machine == EM_X86_64
     if is_x86 and len(segments) == 1:
         return _x86_difference(boot, segments[0], image)
-    if boot[_FLAT_AT : _FLAT_AT + 4] == _FLAT:
+    if image.machine != EM_X86_64 and boot[_FLAT_AT : _FLAT_AT + 4] == _FLAT:
         flat = _flat(image, segments)
         return _difference(boot, flat, image) if flat.data else None
     return None
