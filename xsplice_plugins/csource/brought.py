@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.asking import start_of
 from xsplice_plugins.csource.literals import bodies
-from xsplice_plugins.csource.places import blanked, closing, without_directives
+from xsplice_plugins.csource.places import blanked, structures, without_directives
 from xsplice_plugins.csource.sizing import MEMBERS, end_of
 from xsplice_plugins.csource.uses import closing_of, opening_before, tokens
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from xsplice_plugins.csource.uses import Token
 
-_RECORD = re.compile(r"\b(?:struct|union)\s+(?:__\w+\s+)*(?P<tag>\w+)\s*(?:__\w+\s*)*\{")
 _DECLARED = re.compile(r"([A-Za-z_]\w*)\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+\s*)?$")
 _MADE = re.compile(r"[A-Z_]\w*\s*\(\s*([A-Za-z_]\w*)")
 _SHADOW = re.compile(r"xsplice_(\w+)_shadow")  #: as `xsplice shadow` calls what it keeps beside
@@ -57,9 +56,8 @@ def brought_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str,
         Path and sentence, for each file in which one of the functions stands.
     """
     olds, news = ([without_directives(blanked(row[side])) for row in texts] for side in (1, 2))
-    brought = dict(_brought(olds, news))
-    uses: dict[str, list[_Use]] = {name: [] for name in brought}
-    for path, old, new in texts if brought else ():
+    uses: dict[str, list[_Use]] = {name: [] for name in _brought(olds, news)}
+    for path, old, new in texts if uses else ():
         before = bodies(old)
         for function, body in bodies(new).items():
             if before.get(function) != body:
@@ -81,29 +79,30 @@ def shadowed(texts: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str
             yield path, f"{said} should, and goes with its object, is on the author's word"
 
 
-def _brought(olds: Sequence[str], news: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Give new members of structures that exist, and whether each lies beside its object."""
+def _brought(olds: Sequence[str], news: Sequence[str]) -> set[str]:
+    """Return the new members of structures that exist, or that lie beside objects of one."""
     before: dict[str, set[str]] = {}
     for text in olds:
-        for tag, names in _structures(text):
+        for tag, names in _declared(text):
             before.setdefault(tag, set()).update(names)
+    found = set()
     for text in news:
-        for tag, names in _structures(text):
-            is_beside = _SHADOW.fullmatch(tag) is not None
-            if tag in before or is_beside:
-                own = names - before.get(tag, {"next", "of"})
-                yield from ((name, is_beside) for name in sorted(own))
+        for tag, names in _declared(text):
+            if tag in before or _SHADOW.fullmatch(tag):
+                found |= names - before.get(tag, {"next", "of"})
+    return found
 
 
-def _structures(text: str) -> Iterator[tuple[str, set[str]]]:
-    """Give the structures of a text with the names that they declare, of nested ones too."""
-    for match in _RECORD.finditer(text):
+def _declared(text: str) -> Iterator[tuple[str, set[str]]]:
+    """Give the structures with a tag and the names that they declare, in nested ones too."""
+    for tag, start, end in structures(text):
         names = set()
-        for row in re.split(r"[;{}]", text[match.end() : closing(text, match.end() - 1)]):
+        for row in re.split(r"[;{}]", text[start:end]) if tag else ():
             for part in row.split(","):
                 found = _MADE.match(row.strip()) or _DECLARED.search(part.strip())
                 names |= {found[1]} if found else set()
-        yield match["tag"], names
+        if tag:
+            yield tag, names
 
 
 def _uses(function: str, path: str, row: Sequence[Token]) -> Iterator[tuple[str, _Use]]:

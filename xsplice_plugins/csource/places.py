@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SILENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
+_RECORD = re.compile(
+    r"\b(?:struct|union)\b(?:\s+(?:__\w+\s+)*(?P<tag>(?!__)\w+))?\s*(?:__\w+\s*)*\{"
+)
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _TYPE = re.compile(
     r"\s*(?:(?:const|volatile|unsigned|signed)\s+)*(?:(?:struct|union|enum)\s+\w+|void|char|bool|"
@@ -40,6 +47,16 @@ def closing(text: str, at: int) -> int:
             if not depth:
                 return place
     return -1
+
+
+def structures(text: str) -> Iterator[tuple[str, int, int]]:
+    """Give the structures and unions that a text defines: tag, or "", and the span of the body.
+
+    Args:
+        text: C, blanked and without directives.
+    """
+    for match in _RECORD.finditer(text):
+        yield match["tag"] or "", match.end(), closing(text, match.end() - 1)
 
 
 def arguments(text: str) -> list[str]:

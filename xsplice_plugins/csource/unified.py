@@ -13,7 +13,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.literals import bodies
-from xsplice_plugins.csource.places import arguments, blanked, closing, without_directives
+from xsplice_plugins.csource.places import (
+    arguments,
+    blanked,
+    closing,
+    structures,
+    without_directives,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,13 +29,11 @@ Texts = tuple[tuple[str, str, str], ...]  #: path, old source and new one
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _MEMBER = re.compile(r"(?P<joint>(?:->|\.)\s*)(?P<name>[A-Za-z_]\w*)")
 _UNION = re.compile(r"\bunion\s*\{(?P<body>[^{}]*)\}\s*;")
-_RECORD = re.compile(r"\b(?:struct|union)\b[^;{}()=]*\{")
 _MACRO = re.compile(
     r"^[ \t]*#[ \t]*define[ \t]+(?P<name>[A-Za-z_]\w*)(?:\((?P<words>[^)]*)\))?[ \t]+"
     r"(?P<body>[^\n]*(?:->|\.)[ \t]*[A-Za-z_]\w*[^\n]*)$",
     re.MULTILINE,
 )
-_DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)
 _ALIKE = 0.5  #: how much two functions must have in common to be one under two names
 _ROUNDS_MAX = 4  #: of macros in macros
 
@@ -85,10 +89,12 @@ def _named(text: str, functions: Mapping[str, str], fields: Mapping[str, str]) -
             lambda found: found["joint"] + fields.get(found["name"], found["name"]), text
         )
         declared = re.compile(rf"\b({'|'.join(sorted(fields))})\b(?=[\s\w\[\]:]*;)")
-        for match in reversed(list(_RECORD.finditer(blanked(text)))):
-            end = closing(blanked(text), match.end() - 1)
-            body = declared.sub(lambda found: fields[found[1]], text[match.end() : end])
-            text = text[: match.end()] + body + text[end:]
+        parts, at = [], 0
+        for _, start, end in structures(without_directives(blanked(text))):
+            if start >= at:  # else it lies in the one before
+                parts += [text[at:start], declared.sub(lambda m: fields[m[1]], text[start:end])]
+                at = max(at, end)
+        text = "".join([*parts, text[at:]])
     return text
 
 
@@ -117,10 +123,9 @@ def _statements(text: str) -> list[str]:
     """Return what the structures of a text declare, with single blanks."""
     text = without_directives(text)
     found = []
-    for match in _RECORD.finditer(text):
-        end = closing(text, match.end() - 1)
-        rows = (" ".join(row.split()) for row in re.split(r"[;{}]", text[match.end() : end]))
-        found += [" ".join(match[0].split()), *filter(None, rows)]
+    for tag, start, end in structures(text):
+        rows = (" ".join(row.split()) for row in re.split(r"[;{}]", text[start:end]))
+        found += [f"struct {tag}", *filter(None, rows)]
     return found
 
 
@@ -147,10 +152,8 @@ def _written_out(text: str, macros: Mapping[str, re.Match[str]]) -> str:
     names = re.compile(rf"\b(?:{'|'.join(sorted(macros)) or '(?!)'})\b")
     for _ in range(_ROUNDS_MAX if macros else 0):
         parts, at = [], 0
-        directives = [match.span() for match in _DIRECTIVE.finditer(text)]
-        for match in names.finditer(text):
-            inside = any(start <= match.start() < end for start, end in directives)
-            if match.start() < at or inside:
+        for match in names.finditer(without_directives(text)):
+            if match.start() < at:
                 continue
             macro, end, given = macros[match[0]], match.end(), []
             if macro["words"] is not None:

@@ -80,7 +80,7 @@ def taken_out(
     Raises:
         RefusedError: It is not defined in a patched file, or a member is not a new one of its own.
     """
-    head = re.compile(rf"\b(?P<kind>struct|union)\s+(?:__\w+\s+)*{tag}\s*\{{")
+    head = _head(tag)
     found = [
         (path, match) for path in sorted(texts) for match in head.finditer(blanked(texts[path]))
     ]

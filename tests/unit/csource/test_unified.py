@@ -109,6 +109,14 @@ def test_lines_stay_where_they_are() -> None:
     assert "s->nr->nr--;" in new.replace("\n", "").replace(" ", "")
 
 
+def test_a_member_is_renamed_where_it_is_declared_too() -> None:
+    """In nested structures as well, with names of another length, and nowhere else."""
+    old = "struct a { struct { int x; } in; int y; }; int y; int f(struct a *p) { return p->in.x; }"
+    new = old.replace("int x;", "int longer_x;").replace("in.x", "in.longer_x")
+    [(_, renamed, _)] = unified((("a.c", old, new),))
+    assert renamed == new
+
+
 def test_a_bracket_that_does_not_close_leaves_the_text_as_it_is() -> None:
     broken = f"{MACRO}{OLD}int x = NR(a;"
     assert unified((("a.c", OLD, broken),)) == (("a.c", OLD, broken),)
