@@ -47,7 +47,6 @@ class Missed(NamedTuple):
     start: int  #: where ``->`` or ``.`` stands in the file's text
     end: int  #: behind the member's name
     name: str
-    of: str  #: the structure, as C calls it
 
 
 @contextmanager
@@ -104,15 +103,17 @@ def _readers(
 def missed(
     tree: XenTree,
     texts: Mapping[str, str | None],
-    structures: Mapping[str, Collection[str]],
+    structure: str,
+    members: Collection[str],
     work: Path,
 ) -> set[Missed]:
-    """Return where some structures' members are used that they do not have.
+    """Return where members of a structure are used that it does not have.
 
     Args:
         tree: The built tree.
         texts: What differs from it, by path.
-        structures: Names of members, by how C calls the structure.
+        structure: How C calls it.
+        members: Their names.
         work: A folder of one's own.
 
     Raises:
@@ -125,9 +126,8 @@ def missed(
                 kind = match["aka"] or match["of"] or match["of2"]
                 name = match["name"] or match["name2"]
                 bare = re.sub(r"\b(?:const|volatile)\b\s*", "", kind).strip()
-                if name in structures.get(bare, ()):
-                    place = _place(tree, texts, copy / job.cwd, match, name)
-                    found.add(place._replace(of=bare))
+                if bare == structure and name in members:
+                    found.add(_place(tree, texts, copy / job.cwd, match, name))
     return found
 
 
@@ -157,7 +157,7 @@ def _place(
             break
         places = {hit.start(), hit.start("name")}
         if column in {*places, *(len(line[:at].expandtabs(_TAB)) for at in places)}:
-            return Missed(path, before + hit.start(), before + hit.end(), name, "")
+            return Missed(path, before + hit.start(), before + hit.end(), name)
     raise CaptureError(
         f"{shown}: `{name}` is used there otherwise than by -> or . (an initialiser, offsetof, or "
         "a macro that makes the name); write this place by hand before"

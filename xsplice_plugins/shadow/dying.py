@@ -88,7 +88,7 @@ def _of_type(
         asked[path] = text
     if not asked:
         return []
-    found = missed(tree, {**texts, **asked}, {structure.name: {_ASKED}}, work)
+    found = missed(tree, {**texts, **asked}, structure.name, {_ASKED}, work)
     return [places[row.path, row.start] for row in found if (row.path, row.start) in places]
 
 

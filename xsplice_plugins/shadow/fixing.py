@@ -84,22 +84,21 @@ def shadow_fix(
         for path in texts
         if (place := tree.source_root / path).is_file()
     }
-    structures, notes = [], []
+    notes, structure = [], None
     for tag in sorted(left):
         put_back(texts, olds, tag, left[tag])
         notes += [f"{tag}: `{member}` stays, unused by the fix" for member in left[tag]]
-    for tag in sorted(wanted):
+    for tag in wanted:
         structure, end = taken_out(texts, olds, tag, wanted[tag])
         text = texts[structure.path]
         header = shadow_header(structure.name, structure.declarations).rstrip()
         texts[structure.path] = f"{text[:end]}\n{header}{text[end:]}"
-        structures.append(structure)
     with tempfile.TemporaryDirectory(prefix="xsplice-") as name:
         work = Path(name)
-        uses = _redirect(tree, texts, structures, work)
-        _refuse_positional(tree, texts, structures, work)
-        for row in structures:
-            notes += _finish(tree, texts, row, uses, work)
+        if structure is not None:
+            uses = _redirect(tree, texts, structure, work)
+            _refuse_positional(tree, texts, structure, work)
+            notes += _finish(tree, texts, structure, uses, work)
         complaints = complaints_of(tree, texts, work)
     if complaints:
         raise CaptureError(
@@ -110,14 +109,12 @@ def shadow_fix(
 
 
 def _redirect(
-    tree: XenTree, texts: dict[str, str], structures: Sequence[Structure], work: Path
-) -> dict[str, Counter[str]]:
-    """Lead every use of the members to the shadow; count them by structure and file."""
-    members = {row.name: row.members for row in structures}
-    owners = {row.name: row for row in structures}
-    uses: dict[str, Counter[str]] = {row.tag: Counter() for row in structures}
+    tree: XenTree, texts: dict[str, str], structure: Structure, work: Path
+) -> Counter[str]:
+    """Lead every use of the members to the shadow; count them by file."""
+    uses: Counter[str] = Counter()
     for _ in range(_ROUNDS_MAX):
-        found = missed(tree, texts, members, work)
+        found = missed(tree, texts, structure.name, structure.members, work)
         if not found:
             return uses
         for path in sorted({row.path for row in found}):
@@ -132,21 +129,19 @@ def _redirect(
                     )
                 if row.end > first:
                     continue  # it holds a use that was led elsewhere: the next round asks again
-                texts[path] = _led(texts[path], start, row, owners[row.of])
-                uses[owners[row.of].tag][path] += 1
+                texts[path] = _led(texts[path], start, row, structure)
+                uses[path] += 1
                 first = start
-    raise CaptureError(f"{', '.join(owners)}: used within its own uses; write it by hand")
+    raise CaptureError(f"{structure.name}: used within its own uses; write it by hand")
 
 
 def _refuse_positional(
-    tree: XenTree, texts: dict[str, str], structures: Sequence[Structure], work: Path
+    tree: XenTree, texts: dict[str, str], structure: Structure, work: Path
 ) -> None:
     """Refuse initialisers by place: without the member each value would go to its neighbour."""
-    asked = dict(texts)
-    for row in structures:
-        text = asked[row.path]
-        end = row.end_in(text)
-        asked[row.path] = f"{text[: end + 1]} {_BY_NAME}{text[end + 1 :]}"
+    text = texts[structure.path]
+    end = structure.end_in(text) + 1
+    asked = {**texts, structure.path: f"{text[:end]} {_BY_NAME}{text[end:]}"}
     told = [
         row
         for row in complaints_of(tree, asked, work)
@@ -173,11 +168,10 @@ def _finish(
     tree: XenTree,
     texts: dict[str, str],
     structure: Structure,
-    uses: dict[str, Counter[str]],
+    counts: Counter[str],
     work: Path,
 ) -> list[str]:
     """Let the shadows of dying objects go, add the store, and say what was done."""
-    counts = uses[structure.tag]
     homes = sorted(path for path in counts if path.endswith(".c"))
     if not homes:
         raise RefusedError(
