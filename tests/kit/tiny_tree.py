@@ -94,7 +94,7 @@ class TinyTree:
         self._record("prelink.o", "ld -r -o prelink.o common/built_in.o")
         script = os.path.relpath(self.root / "xen/tiny.lds", folder)
         self._run(f"ld --build-id=sha1 -T {script} -e livepatch -o xen-syms prelink.o", folder)
-        self._run("objcopy -O binary --only-section=.note.gnu.build-id xen-syms xen", folder)
+        self._run("strip -o xen xen-syms", folder)
 
     def compile(self, source: str, target: str) -> None:
         """Compile one file, with a record beside the object; both paths are below ``xen``."""

@@ -25,7 +25,6 @@ class Boots(StrEnum):
     """How what boots compares with the image that names its functions."""
 
     EQUAL = "equal"  #: each byte that is loaded
-    UNKNOWN = "not compared"  #: its form is not known
     NOTHING = "not there"  #: nothing that boots lies in the tree
 
 

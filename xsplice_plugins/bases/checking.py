@@ -108,19 +108,14 @@ def _boots(tree: XenTree) -> Boots:
     """Hold what boots, where it lies in the tree, against the image.
 
     Raises:
-        ConfigError: It loads other bytes.
+        ConfigError: It loads other bytes, or is of a form that is not known.
     """
     image = _image(tree)
-    found = {}
-    for name in _BOOTS:
-        path = tree.build_root / name
-        if path.is_file():
-            found[name] = boot_difference(vendor.unpacked(path), image)
-            if found[name]:
-                raise ConfigError(f"{path}: {found[name]}; remove it, and add the base again")
-    if not found:
-        return Boots.NOTHING
-    return Boots.UNKNOWN if None in found.values() else Boots.EQUAL
+    paths = [path for name in _BOOTS if (path := tree.build_root / name).is_file()]
+    for path in paths:
+        if difference := boot_difference(vendor.unpacked(path), image):
+            raise ConfigError(f"{path}: {difference}; remove it, and add the base again")
+    return Boots.EQUAL if paths else Boots.NOTHING
 
 
 def _image(tree: XenTree) -> ElfFile:

@@ -31,7 +31,6 @@ _LIKE = {
 }
 _BOOTS = {
     Boots.EQUAL: "held: every byte that is loaded of what boots is that of xen-syms",
-    Boots.UNKNOWN: "not compared: the form of what boots is not known; it holds the build-id",
     Boots.NOTHING: "not compared: nothing that boots lies here; give it with --boot",
     None: "not compared by the earlier version that added it; `xsplice base check` compares it",
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does what boots load what its ``xen-syms`` says? Held byte for byte, where the form is known.
+"""Does what boots load what its ``xen-syms`` says? Held byte for byte; an unknown form is refused.
 
 Source: xen/arch/x86/boot/mkelf32.c writes the one loaded segment of ``xen-syms`` as it is behind a
 32-bit header, and the entry is where it begins; xen/arch/arm/Makefile has `objcopy -O binary`.
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 _PT_LOAD = 1
 _PHDR_64 = struct.Struct("<IIQQQQQQ")
 _PHDR_32 = struct.Struct("<IIIIIIII")
-_EHDR_32_BYTES = 52
+_EHDR_32_BYTES, _EHDR_64_BYTES = 52, 64
 _ELF_32, _EM_386 = b"\x7fELF\x01\x01\x01", b"\x03\0"
+_ELF_64 = b"\x7fELF\x02\x01\x01"
 _FLAT_AT, _FLAT = 56, b"ARMd"  #: the header of a flat image
+_UNKNOWN = "its form is not known, so it cannot be compared"
 _CUT = "its segments lie outside of the file; is it cut short?"
 
 
@@ -35,7 +37,7 @@ class _Segment(Struct, frozen=True):
     data: bytes
 
 
-def boot_difference(boot: bytes, image: ElfFile) -> str | None:
+def boot_difference(boot: bytes, image: ElfFile) -> str:
     """Say in what the loaded bytes of what boots differ from those of its image.
 
     Args:
@@ -43,27 +45,32 @@ def boot_difference(boot: bytes, image: ElfFile) -> str | None:
         image: Its ``xen-syms``.
 
     Returns:
-        The first difference in words; "" if there is none; ``None`` if the form is not known.
+        The first difference in words, or that the form is not known; "" if there is none.
     """
-    segments = _segments(image)
+    segments = _segments(image.data)
     is_x86 = boot[:7] == _ELF_32 and boot[18:20] == _EM_386 and image.machine == EM_X86_64
     if is_x86 and len(segments) == 1:
         return _x86_difference(boot, segments[0], image)
+    if boot[:7] == _ELF_64 and boot[18:20] == image.data[18:20] and segments:
+        return _elf_difference(boot, segments, image)
     if image.machine != EM_X86_64 and boot[_FLAT_AT : _FLAT_AT + 4] == _FLAT:
         flat = _flat(image, segments)
-        return _difference(boot, flat, image) if flat.data else None
-    return None
+        return _difference(boot, flat, image) if flat.data else _UNKNOWN
+    return _UNKNOWN
 
 
-def _segments(image: ElfFile) -> list[_Segment]:
-    """Return what of an image is loaded from its file."""
-    if image.phoff + image.phnum * _PHDR_64.size > len(image.data):
+def _segments(data: bytes) -> list[_Segment]:
+    """Return what of a 64-bit ELF file is loaded, but for its own header; nothing if it is cut."""
+    if len(data) < _EHDR_64_BYTES:
         return []
-    rows = (_PHDR_64.unpack_from(image.data, image.phoff + n * 56) for n in range(image.phnum))
+    (start,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    if start + count * _PHDR_64.size > len(data):
+        return []
+    rows = (_PHDR_64.unpack_from(data, start + n * _PHDR_64.size) for n in range(count))
     return [
-        _Segment(virt, phys, offset, image.data[offset : offset + size])
+        _Segment(virt + cut, phys + cut, offset + cut, data[offset + cut : offset + size])
         for kind, _, offset, virt, phys, size, _, _ in rows
-        if kind == _PT_LOAD and size
+        if kind == _PT_LOAD and size > (cut := max(0, _EHDR_64_BYTES - offset))
     ]
 
 
@@ -85,6 +92,22 @@ def _x86_difference(boot: bytes, known: _Segment, image: ElfFile) -> str:
     if not known.addr_phys >> 32 and phys != known.addr_phys:
         return f"it is loaded at {phys:#x}, and not at {known.addr_phys:#x}"
     return _difference(boot[offset : offset + size], known, image)
+
+
+def _elf_difference(boot: bytes, known: list[_Segment], image: ElfFile) -> str:
+    entries = [struct.unpack_from("<Q", data, 24)[0] for data in (boot, image.data)]
+    if entries[0] != entries[1]:
+        return f"it is entered at {entries[0]:#x}, and not at {entries[1]:#x}"
+    loaded = _segments(boot)
+    if len(loaded) != len(known):
+        return f"it loads {len(loaded)} segments, and not {len(known)}"
+    for one, other in zip(loaded, known, strict=True):
+        for here, there in ((one.addr_phys, other.addr_phys), (one.addr_virt, other.addr_virt)):
+            if here != there:
+                return f"it is loaded at {here:#x}, and not at {there:#x}"
+        if said := _difference(one.data, other, image):
+            return said
+    return ""
 
 
 def _flat(image: ElfFile, segments: list[_Segment]) -> _Segment:

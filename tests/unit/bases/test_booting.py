@@ -67,12 +67,12 @@ def test_what_was_compared_is_said(
     own: Path, shipped: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, boot = shipped
-    unknown = tmp_path / "unknown"
-    subprocess.run(["strip", "-o", unknown, image], check=True)
+    nameless = tmp_path / "nameless"
+    subprocess.run(["strip", "-o", nameless, image], check=True)
     edit(own, "twice(a)", "twice(a) + 1")
     for name, words, text in (
         ("one", ["--boot", boot], "held: every byte that is loaded"),
-        ("two", ["--boot", unknown], "not compared: the form of what boots is not known"),
+        ("two", ["--boot", nameless], "held: every byte that is loaded"),
         ("three", [], "not compared: nothing that boots"),
     ):
         line = ["base", "add", name, "--source", own, "--image", image, *words]
@@ -81,7 +81,19 @@ def test_what_was_compared_is_said(
         record = store.load_base(name)
         assert check_base(name) == record
         said = json.loads((store.folder_of(name) / BASE_FILE).read_text())["boots"]
-        assert (said == "equal") == (name == "one")
+        assert said == ("equal" if words else "not there")
+
+
+def test_what_boots_in_an_unknown_form_is_refused(
+    own: Path, shipped: tuple[Path, Path], tmp_path: Path, cache: Path
+) -> None:
+    image, boot = shipped
+    unknown = tmp_path / "unknown"
+    data = gzip.decompress(boot.read_bytes())
+    unknown.write_bytes(data[:6] + b"\x02" + data[7:])
+    with pytest.raises(ConfigError, match="its form is not known, so it cannot be compared"):
+        add_base(Order(name="fleet", source=own, image=image, boot=unknown))
+    assert not list(cache.rglob("configure.done"))
 
 
 def test_what_boots_is_compared_again_where_an_earlier_version_did_not(

@@ -116,8 +116,28 @@ def test_what_boots_on_arm64_is_the_image_laid_out_flat(image: Path) -> None:
     assert "1 bytes are not those" in (boot_difference(changed(raw, between), elf) or "")
 
 
-def test_of_a_form_that_is_not_known_nothing_is_said(image: Path) -> None:
+def test_a_64_bit_file_loads_what_its_image_does(image: Path) -> None:
+    elf, nameless = read_elf(image.read_bytes(), "image"), image.with_name("nameless")
+    subprocess.run(["strip", "-o", nameless, image], check=True)
+    boot = nameless.read_bytes()
+    assert boot_difference(boot, elf) == ""
+    stripped = read_elf(boot, "boot")
+    text = next(section for section in stripped.sections if section.name == ".text")
+    address, distance = at(elf, "second")
+    assert boot_difference(changed(boot, text.offset_file + distance), elf) == (
+        f"1 bytes are not those of xen-syms, the first one at {address:#x} in second"
+    )
+    for place, said in (
+        (24, "it is entered at "),
+        (stripped.phoff + 16, "it is loaded at 0xffff82d0402000ff, and not at 0xffff82d040200000"),
+        (stripped.phoff + 24, "it is loaded at 0x2000ff, and not at 0x200000"),
+        (stripped.phoff, "it loads 0 segments, and not 1"),
+    ):
+        assert (boot_difference(changed(boot, place), elf)).startswith(said)
+
+
+def test_a_form_that_is_not_known_is_no_equal(image: Path) -> None:
     elf, boot = read_elf(image.read_bytes(), "image"), x86_boot(image)
     raw = image.with_name("raw").read_bytes()
-    for other in (raw, image.read_bytes(), boot[:4] + b"\x02" + boot[5:], b"", b"MZ" + raw[2:]):
-        assert boot_difference(other, elf) is None
+    for other in (raw, boot[:4] + b"\x02" + boot[5:], b"", b"MZ" + raw[2:], b"\x7fELF\x02\x01\x01"):
+        assert "its form is not known" in boot_difference(other, elf)
