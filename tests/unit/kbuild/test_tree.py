@@ -84,7 +84,9 @@ def test_a_tree_without_live_patching_is_refused(own_tree: TinyTree) -> None:
 def test_an_image_of_another_build_is_refused(own_tree: TinyTree) -> None:
     shipped = own_tree.root / "xen/xen"
     data = shipped.read_bytes()
-    shipped.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    ours = bytes.fromhex(locate_tree(own_tree.root).build_id)
+    assert data.count(ours) == 1
+    shipped.write_bytes(data.replace(ours, ours[::-1]))
     with pytest.raises(CaptureError, match="is not that of xen beside it"):
         locate_tree(own_tree.root)
     shipped.write_bytes(data)
