@@ -269,7 +269,7 @@ def _record(check: Comparison, record: Record, unit: Unit, home: int) -> str:
         return ""  # what it expects lay there before the others came
     if record.expect and isinstance(check.image, Running) and check.image.is_jump(home):
         return "its record expects certain bytes where a payload beneath has put a jump"
-    have = check.image.at(home).read(home, len(record.expect))
+    have = check.image.at(home).stored(home, len(record.expect))
     if record.expect and have != record.expect:
         return "its record expects other bytes than the image has"
     return ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from xsplice_plugins.check.erratum import unlinked
 from xsplice_plugins.check.fields import ALL, Aim, is_same_kind, kind_of
 from xsplice_plugins.check.objects import Ref, fitting
 from xsplice_plugins.check.tables import Layout, bounds, known_tables, layout_of
@@ -69,6 +70,8 @@ class Image:
     areas: list[Area] = field(repr=False)
     starts: list[int] = field(repr=False)
     sizes: Mapping[str, tuple[Layout, ...]] = field(repr=False)
+    #: start and end address of code that the linker put in, round an erratum of the processor
+    linkers: tuple[tuple[int, int], ...] = ()
     words = "the image"  #: how messages call it
     _spots: dict[str, list[Spot]] = field(default_factory=dict, repr=False)
     _keys: dict[str, dict[int, list[int]]] = field(default_factory=dict, repr=False)
@@ -89,8 +92,22 @@ class Image:
         return found[0] if len({symbol.value for symbol in found}) == 1 else None
 
     def read(self, addr: int, size: int) -> bytes | None:
-        """Return bytes of the image; ``None`` outside it."""
+        """Return bytes of the image as they were linked; ``None`` outside it.
+
+        Code that the linker then changed for an erratum of the processor is as objects have it.
+        """
         return _read(self.areas, self.starts, addr, size)
+
+    def stored(self, addr: int, size: int) -> bytes | None:
+        """Return bytes of the image as they lie in memory; ``None`` outside it."""
+        return next(
+            (
+                s.data[addr - s.addr_virt :][:size]
+                for s in self.elf.sections
+                if s.is_alloc and s.addr_virt <= addr <= s.addr_virt + s.size_bytes - size
+            ),
+            None,
+        )
 
     def at(self, addr: int) -> Image | Loaded:  # noqa: ARG002  payloads beneath tell more
         """Return what holds an address: the image, or a payload beneath."""
@@ -194,12 +211,18 @@ def read_image(data: bytes, name: str, sizes: Mapping[str, tuple[Layout, ...]]) 
     elf = read_elf(data, name)
     if elf.type == ET_REL or elf.symbol_section is None:
         raise ElfFormatError(f"{name}: not a linked image with its symbols; give xen-syms")
-    areas = sorted(
-        Area(s.addr_virt, s.addr_virt + s.size_bytes, s.data, s.name, s.flags, s.align_bytes)
-        for s in elf.sections
-        if s.is_alloc and s.size_bytes
+    loaded = sorted(
+        (s for s in elf.sections if s.is_alloc and s.size_bytes), key=lambda s: s.addr_virt
     )
-    return Image(elf=elf, areas=areas, starts=[area.start for area in areas], sizes=sizes)
+    areas: list[Area] = []
+    linkers: list[tuple[int, int]] = []
+    for s in loaded:
+        found = unlinked(s.data, s.addr_virt, elf.machine if s.is_exec else 0)
+        end = s.addr_virt + s.size_bytes
+        areas.append(Area(s.addr_virt, end, found.code, s.name, s.flags, s.align_bytes))
+        linkers += found.pages
+    starts = [area.start for area in areas]
+    return Image(elf=elf, areas=areas, starts=starts, sizes=sizes, linkers=tuple(linkers))
 
 
 class Filled(NamedTuple):
@@ -238,6 +261,10 @@ class Loaded:
     def read(self, addr: int, size: int) -> bytes | None:
         """Return bytes of the payload; ``None`` outside its sections."""
         return _read(self.areas, self.starts, addr, size)
+
+    def stored(self, addr: int, size: int) -> bytes | None:
+        """Return the same bytes as `read`."""
+        return self.read(addr, size)
 
     def aim(self, place: int, ref: Ref) -> Aim | None:
         """Return where the relocation of a field leads; ``None`` if there is none of that kind."""

@@ -36,6 +36,7 @@ def strangers(image: Image, spans: list[tuple[int, int]]) -> Iterator[str]:
         image: The linked hypervisor.
         spans: Start and end address of each section that was found in it, sorted.
     """
+    spans = sorted((*spans, *image.linkers))
     starts = [start for start, _ in spans]
     for name, symbols in image.homes.items():
         for symbol in symbols:

@@ -32,13 +32,13 @@ from xsplice_plugins.target.abi import (
     MODINFO_SECTION,
     NEW_ADDR_OFFSET,
     NEW_SIZE_OFFSET,
-    PAGE_SIZE_BYTES,
     POINTER_SIZE_BYTES,
     RECORD_SIZES,
     SECTIONS_MAX,
     SINGLE_HOOKS,
     XEN_DEPENDS_SECTION,
 )
+from xsplice_plugins.target.machine import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.types import Section

@@ -14,6 +14,7 @@ from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, SHT_NOBITS, SHT_REL, STT_SECTION
 from xsplice_plugins.errors import LinkError
 from xsplice_plugins.link.sections import SectionKind, kind_of, order_of
+from xsplice_plugins.target.machine import PAGE_SIZE_BYTES, is_trapped
 from xsplice_plugins.target.references import References
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ class Draft(Struct):
     data: bytearray = field(default_factory=bytearray)
     size_bytes: int = 0
 
-    def reserve(self, start: int, size_bytes: int, align_bytes: int, filler: bytes) -> int:
-        """Make room for bytes that stood at ``start`` of a section of that alignment."""
+    def next_place(self, start: int, align_bytes: int) -> int:
+        """Return where bytes go that stood at ``start`` of a section of that alignment."""
         if self.kind.is_packed:
-            place = self.size_bytes
-        else:
-            place = self.size_bytes + (start - self.size_bytes) % align_bytes
+            return self.size_bytes
+        return self.size_bytes + (start - self.size_bytes) % align_bytes
+
+    def reserve(
+        self, start: int, size_bytes: int, align_bytes: int, filler: bytes, more_bytes: int = 0
+    ) -> int:
+        """Make room for such bytes, ``more_bytes`` behind the next place."""
+        place = self.next_place(start, align_bytes) + more_bytes
         self.align_bytes = max(self.align_bytes, align_bytes)
         if self.kind.type != SHT_NOBITS:
             fill = filler if self.kind.is_text is False else b"\0"
@@ -217,7 +223,14 @@ def place_extents(sources: tuple[Source, ...], abi: Abi) -> Placement:
                 continue
             align = max(1, section.entry_size_bytes if kind.is_text else section.align_bytes)
             filler = abi.machine.code_filler if section.is_exec else b"\0"
-            place = draft.reserve(start, end - start, align, filler)
+            more = (
+                0
+                if kind.is_packed or not section.is_exec
+                else _room(
+                    source.where(section), content, draft.next_place(start, align), align, abi
+                )
+            )
+            place = draft.reserve(start, end - start, align, filler, more)
             draft.data += content
             if kind.is_text and section.index not in source.elf.rela_by_target:
                 shared[kind.name, content] = place
@@ -228,6 +241,21 @@ def place_extents(sources: tuple[Source, ...], abi: Abi) -> Placement:
         pieces=tuple(all_pieces),
         spans=tuple(_spans(*pair) for pair in zip(sources, all_pieces, strict=True)),
         drafts={name: drafts[name] for name in sorted(drafts, key=lambda n: order_of(n, abi))},
+    )
+
+
+def _room(subject: str, code: bytes, place: int, align_bytes: int, abi: Abi) -> int:
+    """Return how many bytes to leave out so that no erratum of the processor meets the code.
+
+    The loader puts ``.text`` at the start of a page.
+    """
+    machine = abi.machine
+    for more in range(0, PAGE_SIZE_BYTES, max(align_bytes, machine.page_end_bytes or 1)):
+        if not is_trapped(machine, code, place + more):
+            return more
+    raise LinkError(
+        f"{subject}: wherever it lies, an erratum of the processor meets one of its instructions "
+        "at the end of a page; make the function smaller"
     )
 
 

@@ -25,8 +25,8 @@ from xsplice_plugins.target.abi import (
     FUNCS_SECTION,
     HOOK_PREFIX,
     MODINFO_SECTION,
-    PAGE_SIZE_BYTES,
 )
+from xsplice_plugins.target.machine import PAGE_SIZE_BYTES
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:

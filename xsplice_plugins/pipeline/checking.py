@@ -77,6 +77,7 @@ def check_rebuild(
     needs = (
         *_needs(run, payload, image, base),
         *retyped_findings(REBUILD, base, (*objects, *handmade)),
+        *erratum_findings(name, payload),
     )
     if not objects:
         findings = (*needs, *_handmade(name))
@@ -117,6 +118,25 @@ def _needs(run: Run, payload: bytes, image: bytes, base: BaseMatch | None) -> It
     for name, why in needed_otherwise(hypervisor, payload, facts, differs, base.strangers):
         text = f"{name}: {why}; {MATCH_MORE}"
         yield _finding(Severity.ERROR, name, text, Duty.BASE)
+
+
+def erratum_findings(name: str, payload: bytes) -> Iterator[Finding]:
+    """Say where a payload's code meets an erratum that a rebuild's linker mends.
+
+    Args:
+        name: How messages call it.
+        payload: The payload, signed or not.
+    """
+    from xsplice_plugins.check.erratum import met  # noqa: PLC0415  only where needed
+
+    places = list(met(read_elf(payload, name)))
+    if places:
+        text = (
+            f"{_some(places)}: erratum 843419 of Cortex-A53 (up to r0p4) meets the ADRP there, at "
+            "the end of a page; a rebuild's linker puts other instructions there, the loader does "
+            "not; link it again with xsplice's own linker, which moves such code"
+        )
+        yield _finding(Severity.UNCHECKED, name, text)
 
 
 def shares_sections(row: NewObject) -> bool:

@@ -33,7 +33,6 @@ MODINFO_SECTION = ".modinfo"
 HOOK_PREFIX = ".livepatch.hooks."
 
 SECTIONS_MAX = 1023
-PAGE_SIZE_BYTES = 4096
 POINTER_SIZE_BYTES = 8
 
 #: Offsets in ``struct livepatch_func`` (xen/include/public/sysctl.h), the same in both versions.

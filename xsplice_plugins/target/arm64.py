@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from xsplice_plugins.elf.types import EM_AARCH64, R_AARCH64_ABS64
 from xsplice_plugins.target.arm64_effects import REGISTERS
+from xsplice_plugins.target.arm64_erratum import PAGE_END_BYTES, page_end_traps
 from xsplice_plugins.target.machine import Flow, Instruction, Marks, TargetMachine
 
 if TYPE_CHECKING:
@@ -133,4 +134,6 @@ ARM64 = TargetMachine(
     text=text,
     registers=REGISTERS,
     setting="ARM",
+    page_end_traps=page_end_traps,
+    page_end_bytes=PAGE_END_BYTES,
 )

@@ -13,6 +13,8 @@ from msgspec import Struct
 from xsplice_plugins.artefacts import Facts
 from xsplice_plugins.releases import Version
 
+PAGE_SIZE_BYTES = 4096
+
 #: Known places of instructions: offset -> length in bytes, 0 where only the start is known.
 Marks = Mapping[int, int]
 
@@ -143,6 +145,21 @@ class TargetMachine(Struct, frozen=True, kw_only=True):
     text: Callable[[bytes, int, Marks], list[tuple[int, str]]]
     registers: Registers
     setting: str  #: of Xen's configuration that chooses it, without ``CONFIG_``
+    #: offsets in code of instructions that must not lie in the last `page_end_bytes` of a page
+    page_end_traps: Callable[[bytes], tuple[int, ...]] = lambda _: ()
+    page_end_bytes: int = 0
+
+
+def is_trapped(machine: TargetMachine, code: bytes, place: int) -> bool:
+    """Tell whether code would have an instruction where an erratum of the processor meets it.
+
+    Args:
+        machine: Whose code it is.
+        code: Whole instructions.
+        place: Of its first byte, from the start of a page.
+    """
+    first = PAGE_SIZE_BYTES - machine.page_end_bytes
+    return any((place + at) % PAGE_SIZE_BYTES >= first for at in machine.page_end_traps(code))
 
 
 def cuts(size_bytes: int, marks: Marks) -> Iterable[tuple[int, int, bool]]:

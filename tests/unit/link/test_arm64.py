@@ -11,6 +11,7 @@ from msgspec import structs
 
 from tests.kit.link_inputs import link
 from xsplice_plugins.artefacts import Cause, ChangedFunction, Delta, Extent
+from xsplice_plugins.check.erratum import met
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import (
     EM_AARCH64,
@@ -176,6 +177,26 @@ def test_exception_tables_are_refused() -> None:
     )
     with pytest.raises(LinkError, match="on arm64 takes no such section"):
         link(image(), part(more=(table,)))
+
+
+def longer(words: tuple[int, ...], size: int) -> tuple[Delta, bytes]:
+    """Return a part of which the code ends with some words."""
+    code = text(".text.more", size)
+    data = code.data[: size - 4 * len(words)] + struct.pack(f"<{len(words)}I", *words)
+    return part(more=(structs.replace(code, data=data),))
+
+
+def test_code_is_moved_from_where_an_erratum_meets_it() -> None:
+    sequence = (0x90000002, 0xB9000001, 0xB9400040)  # adrp x2; str w1, [x0]; ldr w0, [x2]
+    for behind in (4, 8):  # bytes of the page that are left for it, behind `entry`
+        size = 4096 - 32 - behind + 12
+        plain = read_elf(link(image(), longer((), size)).data, "payload")
+        moved = read_elf(link(image(), longer(sequence, size)).data, "payload")
+        sizes = [len(elf.section_by_name[".text"].data) for elf in (plain, moved)]
+        assert sizes == [32 + size, 40 + size]
+        assert not list(met(moved))
+    with pytest.raises(LinkError, match=r"a\.o\(\.text\.more\): wherever it lies, an erratum"):
+        link(image(), longer(sequence * 2048, 3 * 4 * 2048))
 
 
 def test_release_without_arm64_is_refused() -> None:
