@@ -17,6 +17,7 @@ from xsplice_plugins.errors import XspliceError
 from xsplice_plugins.hypervisor import BootedImage
 from xsplice_plugins.hypervisor.run.vectors import vector_instructions
 from xsplice_plugins.verify.callgraph import CallGraph, chain_text, read_calls
+from xsplice_plugins.verify.recomputed import kept_and_compared
 from xsplice_plugins.verify.staying import functions_of, staying
 
 CHECK = "effect"
@@ -39,6 +40,7 @@ _DEAD_ENDS = frozenset(
 _ANYWHERE = "anywhere"
 _RETURN_THUNK = "__x86_return_thunk"
 _CALLERS_MAX = 3  #: that a remark names
+_KEPT_MIN = 2  #: variables that a function sets once, and compares
 _FRAME_BYTES = 16  #: of a bug frame on Arm
 _Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
 
@@ -69,6 +71,7 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
         elf = read_elf(data, record.name)
         inside += staying(elf, record, graph, image)
         inside += _unset(record, graph)
+        inside += _recomputed(record, graph, image)
         texts += _vectors(elf, record, image)
         if image.arch.refuses_warnings:
             open_texts += _warnings(data, record)
@@ -135,17 +138,53 @@ def _at_boot(function: ReplacedFunction, graph: CallGraph, image: BootedImage) -
     """
     if _ANYWHERE not in _kinds(function.name, graph) or not _may_store(function, image):
         return
-    callers = sorted(
-        name
-        for name in graph.callers.get(function.name, frozenset())
-        if name in graph.boot_only or _kinds(name, graph) in ({"boot"}, {"boot", "cpu"})
-    )
-    if callers:
+    if callers := _boot_callers(function.name, graph):
         shown = ", ".join(f"{_short(name)}" for name in callers[:_CALLERS_MAX])
         more = f" and {len(callers) - _CALLERS_MAX} more" if len(callers) > _CALLERS_MAX else ""
         yield (
             f"{_short(function.name)} was called at boot by {shown}{more}: what it stored then is "
             "the old code's"
+        )
+
+
+def _boot_callers(name: str, graph: CallGraph) -> list[str]:
+    return sorted(
+        caller
+        for caller in graph.callers.get(name, frozenset())
+        if caller in graph.boot_only or _kinds(caller, graph) in ({"boot"}, {"boot", "cpu"})
+    )
+
+
+def _recomputed(record: PayloadRecord, graph: CallGraph, image: BootedImage) -> Iterator[Finding]:
+    """Find functions that compare what they computed at boot with what they compute later.
+
+    One variable alone is no sign of that: the identity of an object is kept and compared as well.
+    """
+    for function in record.functions if image.arch.are_stores_read else ():
+        if not _boot_callers(function.name, graph):
+            continue
+        parts = [(_old_code(function, image), function.addr_old_virt)]
+        cold = image.symbols.get(f"{function.name}.cold")
+        if cold is not None:
+            parts.append((_code_at(image, cold.addr_virt, cold.size_bytes), cold.addr_virt))
+        kept = kept_and_compared(parts)
+        if not kept.is_once or len(kept.variables) < _KEPT_MIN:
+            continue
+        known = (image.name_of(addr) or f"{addr:#x}" for addr in kept.variables)
+        names = sorted({_short(name.partition("+")[0]) for name in known})
+        more = f" and {len(names) - _CALLERS_MAX} more" if len(names) > _CALLERS_MAX else ""
+        text = (
+            f"{_short(function.name)} keeps what it computed at boot in "
+            f"{', '.join(names[:_CALLERS_MAX])}{more}, and compares with that whenever it runs "
+            "again: if the new code computes another value, it meets the old one's; set these in a "
+            "load hook, or leave what is computed as it was"
+        )
+        yield Finding(
+            check=CHECK,
+            severity=Severity.UNCHECKED,
+            subject=record.name,
+            text=text,
+            obligation=Duty.DATA,
         )
 
 
@@ -281,10 +320,14 @@ def _kept_values(
 
 
 def _old_code(function: ReplacedFunction, image: BootedImage) -> bytes:
+    return _code_at(image, function.addr_old_virt, function.size_old_bytes)
+
+
+def _code_at(image: BootedImage, addr_virt: int, size_bytes: int) -> bytes:
     for region in image.regions:
-        start = function.addr_old_virt - region.addr_virt
+        start = addr_virt - region.addr_virt
         if 0 <= start < len(region.data):
-            return region.data[start : start + function.size_old_bytes]
+            return region.data[start : start + size_bytes]
     return b""
 
 
