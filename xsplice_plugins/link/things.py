@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.target.references import Target
 
 _PUSHED = (PUSHED, f"{STACK}+0")  #: where a call puts the address behind it
+_SET_FRAME = 2  #: instructions: it is pushed, and set to the stack pointer
 _ANY_BYTES = 1 << 62  #: of a variable of which nobody knows the size
 _TEXT_MAX = 40  #: characters of a text that a message shows
 
@@ -212,12 +213,31 @@ class Things:
         """Note where a function reads the address behind a call of one of the ``callers``."""
         if not callers or start != self._flow.start_of(start):
             return
-        for at, effect in self._flow.block(*start).items():
-            place = (start[0], at)
+        rows = list(self._flow.block(*start).values())
+        for number, effect in enumerate(rows):
+            place = (start[0], effect.start)
             if effect.loads and effect.wide and effect.flow is Flow.NEXT:
+                if self._is_frame(rows, number):
+                    continue
                 spots = self._flow.frames.before(place).operand(effect)
                 for caller in callers if Cell(STACK, 0) in spots else ():
                     self.fields.setdefault(caller, set()).add(place)
+
+    def _is_frame(self, rows: list[Effect], number: int) -> bool:
+        """Tell whether compilers push a return address once more, where they align the stack.
+
+        Behind it the frame pointer is pushed and set; then nobody reads what lies above that.
+        """
+        stack, moved = self._flow.registers.stack, rows[number + 1 : number + 3]
+        if PUSHED not in rows[number].writes or len(moved) < _SET_FRAME:
+            return False
+        frame = moved[0].values & moved[1].writes
+        is_set = moved[0].slot == PUSHED and moved[1].moves and moved[1].values == {stack}
+        return is_set and not any(
+            (row.base in frame and row.displacement >= POINTER_BYTES and (row.loads or row.takes))
+            or (row.moves and not row.loads and row.values & frame and stack not in row.writes)
+            for row in rows[number + 3 :]
+        )
 
     def _read_own_address(self, section: int, effect: Effect) -> None:
         """Note an address of code that the assembler has filled in."""

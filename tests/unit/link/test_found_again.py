@@ -299,6 +299,7 @@ def test_places_in_own_code_are_addresses_as_well(
     assert (unchecked(compiler, image, text) == ()) is is_believed
 
 
+ALIGNED = 'int a[8] __attribute__((aligned(64))); asm volatile ("" : "=m" (a));'
 #: What a function does with its return address, who calls it, and whether that leaves nothing.
 RETURNS = {
     "stored": ("slots[1] = __builtin_return_address(0);", "help(); number++;", False),
@@ -349,6 +350,16 @@ RETURNS = {
         "void *p = slots[3]; if ( size ) entry(5); slots[2] = p;",
         "if ( x & 8 ) help(); number++;",
         True,
+    ),
+    "nobody's: pushed once more, where the stack is aligned": (
+        f"{ALIGNED} number += a[size & 7];",
+        "help(); number++;",
+        True,
+    ),
+    "stored, where the stack is aligned": (
+        f"{ALIGNED} number += a[size & 7]; slots[1] = __builtin_return_address(0);",
+        "help(); number++;",
+        False,
     ),
     "printed": ('printk("%p", __builtin_return_address(0));', "help(); number++;", True),
     "only read": ("number = *(char *)__builtin_return_address(0);", "help(); number++;", True),
