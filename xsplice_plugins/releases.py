@@ -3,7 +3,8 @@
 
 What a release *does* stands elsewhere, twice: ``target/abi.py`` has the writer's knowledge and
 ``hypervisor/facts/releases.py`` the model's. A release newer than the last one listed here is
-taken to behave as that one, and whoever uses it says so.
+taken to behave as that one, and whoever uses it says so. Vendors' loaders have their
+names here as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ LAST_POINT = {
     7: 6, 8: 5, 9: 4, 10: 4, 11: 4, 12: 4, 13: 5, 14: 6,
     15: 5, 16: 7, 17: 7, 18: 6, 19: 6, 20: 4, 21: 2, 22: 0,
 }  # fmt: skip
+#: Vendors' loaders; the model knows in what they differ from upstream's.
+LOADERS = frozenset({"xenserver"})
 
 
 def parse_release(text: str) -> Version:
@@ -36,6 +39,17 @@ def parse_release(text: str) -> Version:
         if major == 4 and minor >= FIRST_MINOR:
             return major, minor, point
     raise ConfigError(f"{text}: not a release of Xen with live patching; write it as 4.17.5")
+
+
+def check_loader(name: str) -> None:
+    """Refuse a loader that nobody has; "" is upstream's.
+
+    Raises:
+        ConfigError: There is no such loader.
+    """
+    if name and name not in LOADERS:
+        known = ", ".join(sorted(LOADERS))
+        raise ConfigError(f"LOADER={name}: there is no such loader; known are {known}")
 
 
 def spelled(version: Version) -> str:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from xsplice_plugins.artefacts import check_words
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.plugins.spec import Config
-from xsplice_plugins.releases import parse_release
+from xsplice_plugins.releases import check_loader, parse_release
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -295,8 +295,8 @@ def make_config(
         resolve: Turns a path as it was given into one that can be opened.
 
     Raises:
-        ConfigError: A file is missing, a pair is none, a name is not in the table, or RELEASE
-            contradicts what the hypervisor says of itself.
+        ConfigError: A file is missing, a pair is none, a name is not in the table, there is no such
+            loader, or RELEASE contradicts what the hypervisor says of itself.
     """
     fields: dict[str, Any] = {}
     for name, raw in given.items():
@@ -312,6 +312,7 @@ def make_config(
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
     fields.setdefault("loader", loader)
+    check_loader(fields["loader"])
     if release or said:
         parse_release(release or said)
     if fields.get("depends") and fields.get("supersedes"):

@@ -16,7 +16,7 @@ from xsplice_plugins.bases.shipped import check_settings, read_settings
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.hypervisor.facts.releases import check_loader
+from xsplice_plugins.releases import check_loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

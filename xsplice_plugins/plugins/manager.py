@@ -189,6 +189,17 @@ def manager_fingerprint(pm: pluggy.PluginManager, hook_name: str = "") -> str:
     )
 
 
+def are_built_in(pm: pluggy.PluginManager, hook_name: str) -> bool:
+    """Tell whether all plugins that take part in a hook come with xsplice.
+
+    Args:
+        pm: The plugins of the run.
+        hook_name: The hook.
+    """
+    impls = getattr(pm.hook, hook_name).get_hookimpls()
+    return all(_candidate(pm, impl.plugin).origin == ORIGIN_BUILT_IN for impl in impls)
+
+
 def _provider(pm: pluggy.PluginManager, hook_name: str, providers: list[str], name: str) -> str:
     """Return the one provider of a hook that a name means, as ``name@origin``."""
     role, variable = HOOKS[hook_name].role, HOOKS[hook_name].variable

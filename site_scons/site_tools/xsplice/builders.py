@@ -2,8 +2,8 @@
 """One Builder per stage, and the methods that wire a fix's nodes: no logic beyond wiring.
 
 An action's own code is hashed by SCons, what it calls is not; so every node depends on the digest
-of the library folders it uses, on the digest of the settings that reach it, and on the
-fingerprint of the plugins.
+of the library folders it uses, on the settings that reach it (`given`), and on the fingerprint of
+the plugins.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from xsplice_plugins.artefacts import record_path
 from xsplice_plugins.patch import clean_name
 from xsplice_plugins.plugins import manager
 
-from . import actions, others, rebuilding
+from . import actions, given, others, rebuilding
 from . import base as bases
 from . import settings as settings_of_scons
 from .actions import Fix
 from .copies import Farm, claim, records_beneath
 from .ending import heed_signals
 from .healing import heal
-from .marks import facts, sources_digest
+from .marks import sources_digest
 from .rebuilding import Rebuild
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Wiring:
         self.env = env
         self.fix = fix
         self._marks: dict[tuple[str, ...], str] = {}
+        self._fixes: dict[str, Fix] = {}
 
     def _plugins(self, *hooks: str) -> str:
         """Return the identity of the plugins behind some hooks."""
@@ -111,6 +112,14 @@ class Wiring:
     def _again(self) -> tuple[str, ...]:
         return pipeline.brought_again(self.fix.run.config)
 
+    def fix_in(self, step: str) -> Fix:
+        """Return the fix with the settings that reach a step alone."""
+        if step not in self._fixes:
+            run = self.fix.run
+            config = given.settings_for(step, run.config, run.plugins)
+            self._fixes[step] = replace(self.fix, run=replace(run, config=config))
+        return self._fixes[step]
+
     def node(
         self,
         builder: str,
@@ -120,10 +129,12 @@ class Wiring:
         carries: object,
         library: tuple[str, ...],
         values: Iterable[str] = (),
+        step: str = "",
         like: Node | None = None,
     ) -> list[Node]:
         """Make one step's targets; ``values`` are texts whose change rebuilds it.
 
+        A ``step`` that reads settings carries the fix of `fix_in`, and is made again for each.
         What the sources include is found as for the node ``like``.
         """
         env = self.env
@@ -138,6 +149,11 @@ class Wiring:
         nodes[0].attributes.xsplice = carries
         heal(nodes)
         digest = f"xsplice's own {'+'.join(library)} {sources_digest(*library)}"
+        if step:
+            config = self.fix_in(step).run.config
+            plugins = self._plugins(*given.HOOKS[step]) if step in given.HOOKS else ""
+            values = (*values, *given.told(config), plugins)
+            env.Depends(nodes, [env.File(str(path)) for path in given.files(config)])
         env.Depends(nodes, [env.Value(text) for text in (digest, *values)])
         return list(nodes)
 
@@ -167,20 +183,15 @@ class Wiring:
             sides: What the one pair was compiled from, to compile it with shifted lines.
             inputs: Texts that stand for the content of those sources.
         """
-        config = self.fix.run.config
+        fix = self.fix_in("diff")
         return self.node(
             "XspliceDiffMade" if sides is None else "XspliceDiff",
             [target],
             [pairs],
-            carries=self.fix if sides is None else (self.fix, sides),
+            carries=fix if sides is None else (fix, sides),
             library=("diff", *CAPTURING),
-            values=[
-                *inputs,
-                f"differ {config.differ} with profile {config.profile}, {config.options}",
-                facts(config),
-                *([f"brought again {self._again}"] if config.depends else []),
-                self._plugins("xsplice_diff_objects", "xsplice_check_delta"),
-            ],
+            values=[*inputs, f"brought again {self._again}"],
+            step="diff",
         )[0]
 
     def copy(self, farm: Farm, stamp: str, identity: str) -> Node:
@@ -202,8 +213,8 @@ class Wiring:
             name: Name of the base among those of a build folder.
             objects: Asked for what the image is linked from.
         """
-        config = self.fix.run.config
-        values = [f"base of {config.release}", facts(config)]
+        run = self.fix_in("base").run
+        values = given.told(run.config)
         made = self.env.File(str(self.fix.folder / f"../base-{name}.json"))
         if made.has_builder():
             if made.attributes.xsplice_values == values:
@@ -214,9 +225,9 @@ class Wiring:
             "XspliceBase",
             [f"../base-{name}.json"],
             [image],
-            carries=bases.Linked(run=self.fix.run, objects=cache(objects)),
+            carries=bases.Linked(run=run, objects=cache(objects)),
             library=("check", "kbuild"),
-            values=values,
+            step="base",
         )[0]
         node.attributes.xsplice_values = values
         return node
@@ -241,58 +252,50 @@ class Wiring:
         """Wire link, sign and verify behind the deltas."""
         fix, env, config = self.fix, self.env, self.fix.run.config
         loaded = (*config.depends, *config.supersedes)
-        files = [env.File(str(path)) for path in loaded]
         records = [env.File(str(record_path(path))) for path in loaded]
         records = [row for row in records if row.has_builder() or row.exists()]
         linked = self.node(
             "XspliceLink",
             [f"{fix.name}.livepatch.unsigned", f"{fix.name}.payload.json"],
             [image, *deltas],
-            carries=fix,
+            carries=self.fix_in("link"),
             library=("link",),
             values=[
-                f"linker {config.linker} for {config.release}, {config.options}",
                 f"made of {fix.stack.patches}",
-                f"accepted {config.accept}",
                 f"superseded {fix.stack.superseded}, older {fix.stack.older}",
-                facts(config),
-                self._plugins("xsplice_link_payload"),
             ],
+            step="link",
         )
         asked = [] if rebuild.others is None else [env.File(str(rebuild.others))]
-        env.Depends(linked, [*files, *asked])
+        env.Depends(linked, asked)
         signed = self.node(
             "XspliceSign",
             [f"{fix.name}.livepatch", f"{fix.name}.signature.json"],
             [*linked, *deltas],
-            carries=fix,
+            carries=self.fix_in("sign"),
             library=("sign", "report"),
-            values=[
-                f"signer {config.signer} options {config.options}",
-                self._plugins("xsplice_sign_payload", "xsplice_check_signature"),
-            ],
+            step="sign",
         )
-        env.Depends(signed, [env.File(str(p)) for p in (config.key, config.certificate) if p])
         env.NoCache(signed)  # a signature is never replayed from a shared cache
         checked = self.node(
             "XspliceCheck",
             [f"{fix.name}.checks.json"],
             [linked[0], image, *deltas],
-            carries=(fix, replace(rebuild, base=Path(base.get_abspath()))),
+            carries=(self.fix_in("check"), replace(rebuild, base=Path(base.get_abspath()))),
             library=("check", "rebuild", *CAPTURING),
             values=[
-                f"check for {config.release} on {fix.stack.beneath}",
+                f"on {fix.stack.beneath}",
                 f"inputs {rebuild.doubts}",
-                facts(config),
                 *(
                     [f"tree {capture.tree_state(fix.tree)}"]
                     if fix.tree and rebuild.needs_make(fix)
                     else []
                 ),
             ],
+            step="check",
         )
         made = (*rebuild.lower_objects.values(), *rebuild.lower_texts.values(), *rebuild.reads)
-        env.Depends(checked, [base, *files, *asked, *map(str, made)])
+        env.Depends(checked, [base, *asked, *map(str, made)])
         whole = ("rebuild", "check", *CAPTURING) if "rebuild" in config.verifiers else ()
         verified = self.node(
             "XspliceVerify",
@@ -301,16 +304,12 @@ class Wiring:
             carries=fix,
             library=("verify", "hypervisor", "realxen", "sign", "report", *whole),
             values=[
-                f"verify on {config.verifiers} as {config.release}, {config.options}",
-                f"compared with {config.releases_compared}",
                 f"records of what is loaded before: {len(records)}",
-                facts(config),
-                self._plugins("xsplice_verify_payload", "xsplice_check_signature"),
                 *([f"whole tree {capture.tree_state(fix.tree)}"] if whole and fix.tree else []),
             ],
+            step="verify",
         )
-        given = (config.certificate, config.key, config.expected, *loaded)
-        env.Depends(verified, [*records, *(env.File(str(p)) for p in given if p)])
+        env.Depends(verified, records)
         env.NoCache(verified)
         _tell(env, "xsplice", signed, actions.tell_payloads)
         _tell(env, "xsplice-verify", verified, actions.tell_verdicts)

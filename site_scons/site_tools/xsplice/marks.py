@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the library and of a tree reaches a step, in words that explain a rebuild."""
+"""What of the library reaches a step, in words that explain a rebuild."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import xsplice_plugins
-from xsplice_plugins import artefacts
-
-if TYPE_CHECKING:
-    from xsplice_plugins.plugins.spec import Config
 
 #: Rooms that every stage uses.
-_ALWAYS = ("artefacts", "elf", "pipeline", "target")
+_ALWAYS = ("artefacts", "elf", "pipeline", "plugins", "system", "target")
 
 
 @cache
@@ -35,11 +30,3 @@ def _folder_digest(folder: str) -> bytes:
     for path in sorted((root / folder).rglob("*.py") if folder else root.glob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.digest()
-
-
-def facts(config: Config) -> str:
-    """Return what of the tree's headers reaches a step, in words that explain a rebuild."""
-    if config.facts is None:
-        return "facts of the nearest known release"
-    text = artefacts.to_json(config.facts)
-    return f"facts of the tree {hashlib.sha256(text).hexdigest()[:16]}"

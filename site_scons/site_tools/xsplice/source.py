@@ -65,17 +65,17 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
         "XspliceHandmade",
         ["handmade.diffs", "handmade.reads.json"],
         [env.File(str(path)) for path in files],
-        carries=(wiring.fix, tree, tuple(files)),
+        carries=(wiring.fix_in("handmade"), tree, tuple(files)),
         library=("handmade", "link", "capture", "kbuild"),
         values=[
             f"hand-written {patch_set.digest} for tree {tree_digest(tree)}",
             f"xsplice.h {hashlib.sha256(header.read_bytes()).hexdigest()[:16]}",
-            f"release {run.config.release}",
             *(text for job in jobs for text in inputs.texts(job, is_patched=False)),
         ],
+        step="handmade",
     )
     renew(made, is_current=partial(_are_current, inputs, Path(made[-1].get_abspath())))
-    env.Depends(made, [image, *(env.File(str(path)) for path in run.config.depends)])
+    env.Depends(made, image)
     doubts = pipeline.check_inputs(tree)
     rebuild = Rebuild(is_possible=False, doubts=doubts)
     return wiring.rest(made[:1], image, base_node(wiring, tree), rebuild)

@@ -320,7 +320,8 @@ def test_a_base_names_its_vendors_loader(own: Path) -> None:
     assert record.loader == "xenserver"
     base = pipeline.base_of_tree(store.tree_of("base:fleet"))
     assert pipeline.open_run({}, base, environ={}).config.loader == "xenserver"
-    assert pipeline.open_run({"LOADER": "other"}, base, environ={}).config.loader == "other"
+    with pytest.raises(ConfigError, match="LOADER=other: there is no such loader"):
+        pipeline.open_run({"LOADER": "other"}, base, environ={})
     with pytest.raises(ConfigError, match="known are xenserver"):
         add_base(Order(name="other", source=own, loader="acme"))
 

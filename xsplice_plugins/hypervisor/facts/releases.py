@@ -10,7 +10,14 @@ from msgspec import Struct
 
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
-from xsplice_plugins.releases import Version, is_known, known_releases, parse_release, spelled
+from xsplice_plugins.releases import (
+    Version,
+    check_loader,
+    is_known,
+    known_releases,
+    parse_release,
+    spelled,
+)
 
 #: 32-bit words of CPU features, by the first release that has them; a branch starts at its ``.0``.
 #: Source: NCAPINTS in asm/cpufeature(s).h with FEATURESET_NR_ENTRIES of xen/tools/gen-cpuid.py.
@@ -103,18 +110,7 @@ class Release(Struct, frozen=True, kw_only=True):
 #: Vendors' loaders: in what they differ from upstream's of the same release. XenServer and XCP-ng
 #: build cumulative payloads for `replace`, so never more than one is in force, and their series of
 #: patches to Xen takes out the refusal of a name that is there already.
-LOADERS: dict[str, dict[str, bool]] = {"xenserver": {"takes_known_names": True}}
-
-
-def check_loader(name: str) -> None:
-    """Refuse a loader that nobody has; "" is upstream's.
-
-    Raises:
-        ConfigError: there is no such loader.
-    """
-    if name and name not in LOADERS:
-        known = ", ".join(sorted(LOADERS))
-        raise ConfigError(f"LOADER={name}: there is no such loader; known are {known}")
+_LOADERS: dict[str, dict[str, bool]] = {"xenserver": {"takes_known_names": True}}
 
 
 def _since(version: Version, *, mainline: Version, backports: tuple[Version, ...] = ()) -> bool:
@@ -145,7 +141,7 @@ def release(name: str, facts: BuildFacts | None = None, loader: str = "") -> Rel
     Args:
         name: ``4.17.5`` or ``4.17`` (its ``.0``).
         facts: of the build that runs, where its headers were asked; else the release's own.
-        loader: a vendor's, by its name in `LOADERS`; "" for upstream's.
+        loader: a vendor's, by its name in `xsplice_plugins.releases`; "" for upstream's.
 
     Returns:
         The release's behaviour; the last known one's for a newer branch (see ``note``).
@@ -200,5 +196,5 @@ def release(name: str, facts: BuildFacts | None = None, loader: str = "") -> Rel
         remaps_rodata=_since(v, mainline=(4, 19, 0), backports=((4, 17, 4), (4, 18, 2))),
         remaps_text=remaps_text,
         loader=loader,
-        **LOADERS.get(loader, {}),
+        **(_LOADERS[loader] if loader else {}),
     )
