@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from xsplice_plugins.artefacts import from_json, plain, read_file
-from xsplice_plugins.bases.recipes import DEFCONFIG, check_words
+from xsplice_plugins.bases.recipes import DEFCONFIG, check_characters, check_words
 from xsplice_plugins.bases.shipped import check_settings, read_settings
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
@@ -69,9 +69,10 @@ def check_order(order: Order) -> None:
     if (order.source is None) == (not order.debian):
         raise ConfigError("--source and --debian: give one of the two")
     check_loader(order.loader)
-    for word in (*order.make, *order.targets, order.compiler, order.ref):
-        if plain(word) != word:
-            raise ConfigError(f"{plain(word)}: is no UTF-8, and a record is; give other words")
+    given = (("make", order.make), ("targets", order.targets), ("cc", (order.compiler,)))
+    for option, words in (*given, ("ref", (order.ref,)), ("debian", (order.debian,))):
+        for word in words:
+            check_characters(f"--{option}", word)
     check_words(order.make, order.compiler)
     for word in order.targets:
         if word.startswith("-") or "=" in word:

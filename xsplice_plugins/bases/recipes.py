@@ -13,10 +13,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from xsplice_plugins.artefacts import plain
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, ElfError, MachineError
 from xsplice_plugins.target.machines import MACHINES
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 DEFCONFIG = "defconfig"
 _ELSEWHERE = ("O=", "KBUILD_OUTPUT=")  #: variables by which make builds in another folder
 _SETTINGS = "KCONFIG_"  #: begins variables by which make's settings lie in another file
+#: Variables in which make keeps its own command line for the makes that it starts.
+_OWN = re.compile(r"(GNU)?MAKE[A-Z_]*|MFLAGS")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _ENTRY = re.compile(r"^\S+ \((?P<version>[^)]+)\)", re.MULTILINE)
 _DATE = re.compile(r"^ -- .*>  (?P<date>.+)$", re.MULTILINE)
@@ -65,7 +69,8 @@ def check_words(words: Sequence[str], compiler: str) -> None:
         compiler: The user's; "" for the recipe's.
 
     Raises:
-        ConfigError: A word is no variable, or leads make to another folder, file or machine.
+        ConfigError: A word is no variable, is make's own, or leads make to another folder, file
+            or machine.
     """
     for word in words:
         if not _VARIABLE.fullmatch(word):
@@ -81,9 +86,34 @@ def check_words(words: Sequence[str], compiler: str) -> None:
                 "with the image's; leave it out, and give a file of settings with --config"
             )
         name, _, value = word.partition("=")
+        if _OWN.fullmatch(name):
+            raise ConfigError(
+                f"--make {word}: make keeps its own command line there, and the makes that it "
+                "starts read other files and variables by it; leave it out, and give each "
+                "variable of the build with a --make of its own"
+            )
         if name == "XEN_TARGET_ARCH":
             _check_machine(value)
     _command(compiler)
+
+
+def check_characters(option: str, word: str) -> None:
+    """Refuse a word that cannot be one row of what a base keeps of its order.
+
+    Args:
+        option: That gave the word.
+        word: What was given.
+
+    Raises:
+        ConfigError: It is no UTF-8, or holds a control character, such as a newline.
+    """
+    if plain(word) != word:
+        raise ConfigError(f"{plain(word)}: is no UTF-8, and a record is; give other words")
+    if any(category(character) == "Cc" for character in word):
+        raise ConfigError(
+            f"{option} {word!r}: holds a control character (a newline, a tab), and what a base is "
+            "made of is kept word by word; write a blank, or leave it out"
+        )
 
 
 def _check_machine(machine: str) -> None:

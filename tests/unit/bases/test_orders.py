@@ -95,6 +95,16 @@ def test_an_option_without_a_value_is_refused(
         ("--make", "KCONFIG_CONFIG={}/there", "lie in its own .config, which is compared with"),
         ("--make", "KCONFIG_CONFIG=there", "leave it out, and give a file of settings with --co"),
         ("--make", "KCONFIG_AUTOHEADER={}/there", "lie in its own .config"),
+        ("--make", "A=1\nB=2", r"--make 'A=1\nB=2': holds a control character"),
+        ("--make", "A=1\tB", r"--make 'A=1\tB': holds a control character"),
+        ("--cc", "gcc\n-m64", r"--cc 'gcc\n-m64': holds a control character"),
+        ("--targets", "all\x7f", r"--targets 'all\x7f': holds a control character"),
+        ("--ref", "v1\x85", r"--ref 'v1\x85': holds a control character"),
+        ("--make", "MAKEFLAGS=-C /there", "--make MAKEFLAGS=-C /there: make keeps its own"),
+        ("--make", "MFLAGS=-k", "give each variable of the build with a --make of its own"),
+        ("--make", "GNUMAKEFLAGS=-k", "--make GNUMAKEFLAGS=-k: make keeps its own"),
+        ("--make", "MAKEOVERRIDES=A=1", "--make MAKEOVERRIDES=A=1: make keeps its own"),
+        ("--make", "MAKEFILES={}/there", "make keeps its own command line there"),
         ("--make", "XEN_TARGET_ARCH=riscv64", "payloads are made for x86_64 and arm64"),
         ("--cc", "gcc '", "--cc gcc ': not a command"),
         ("--targets", "KCONFIG_CONFIG={}/there", "no target of make; give variables with --make"),
@@ -120,9 +130,10 @@ def test_words_for_make_are_told_before_anything_is_unpacked(
 def test_variables_that_lead_nowhere_else_are_taken(own: Path, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("CONFIG_X86=y\nCONFIG_LIVEPATCH=y\n")
-    words = ("XEN_CONFIG_EXPERT=y", "OTHER_KCONFIG_CONFIG=there", "XEN_TARGET_ARCH=x86_64")
-    record = added(own, make=words, config=str(config), targets=("olddefconfig",))
-    assert record.make == ("XEN_TARGET_ARCH=x86_64", *words[:2])
+    words = ("XEN_CONFIG_EXPERT=y", "OTHER_KCONFIG_CONFIG=there", "MY_MAKEFLAGS=-a  b")
+    more = (*words, "XEN_TARGET_ARCH=x86_64")
+    record = added(own, make=more, config=str(config), targets=("olddefconfig",))
+    assert record.make == ("XEN_TARGET_ARCH=x86_64", *words)
 
 
 @pytest.mark.parametrize(
