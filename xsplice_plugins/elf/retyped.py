@@ -31,6 +31,7 @@ from xsplice_plugins.elf.layouts import Layouts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from xsplice_plugins.elf.debuginfo import Unit
     from xsplice_plugins.elf.layouts import StructLayout
     from xsplice_plugins.elf.reader import ElfFile
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Retyped = tuple[tuple[str, str, str, str], ...]
 _Rows = tuple[tuple[str, str], ...]
 _SIZE = "its size"
+_TYPE = "its type"
 _KINDS = {TAG_SUBPROGRAM: "function", TAG_TYPEDEF: "typedef"}
 _NOT_THERE = "not there"
 
@@ -58,12 +60,8 @@ def retyped(objects: Iterable[ElfFile], image: ElfFile) -> Retyped:
     Raises:
         DiffError: The debug information is damaged, or of a form that is not known.
     """
-    ours: dict[str, set[_Rows]] = {}
-    theirs: dict[str, set[_Rows]] = {}
-    for file in objects:
-        _add(ours, known_by(file))
-    for entries, place_of in debug_units(image):
-        _add(theirs, _known(Layouts(entries, place_of, signatures=True)))
+    ours = _all_known((info.entries, info.place_of) for info in map(debug_info, objects))
+    theirs = _all_known(debug_units(image))
     return tuple(
         (name, *_difference(ours.get(name, set()), theirs.get(name, set())))
         for name in sorted(ours.keys() | theirs.keys())
@@ -90,6 +88,40 @@ def known_by(file: ElfFile) -> dict[str, _Rows]:
     return _known(Layouts(info.entries, info.place_of, signatures=True))
 
 
+def _all_known(units: Iterable[Unit]) -> dict[str, set[_Rows]]:
+    """Return all that several objects know, each name with the different things it stands for.
+
+    Who calls a function may declare it without the names of its parameters. Where that is the type
+    of what another one declares with names, it says nothing more, and is left out.
+    """
+    found: dict[str, set[_Rows]] = {}
+    nameless: dict[str, set[tuple[str, str]]] = {}
+    for entries, place_of in units:
+        layouts = Layouts(entries, place_of, signatures=True)
+        for name, rows in _known(layouts).items():
+            found.setdefault(name, set()).add(rows)
+        for name, row in _nameless(layouts):
+            nameless.setdefault(name, set()).add(row)
+    for name, implied in nameless.items():
+        kept = (tuple(row for row in rows if row not in implied) for rows in found[name])
+        found[name] = {rows for rows in kept if rows}
+    return found
+
+
+def _nameless(layouts: Layouts) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Give what a declaration without names would say of each function whose parameters have some.
+
+    One that names some of them only is a type of its own.
+    """
+    for number, entry in enumerate(layouts.entries):
+        parts = layouts.children.get(number, ()) if entry.tag == TAG_SUBPROGRAM else ()
+        if AT_NAME in entry.values and any(AT_NAME in part.values for part in parts):
+            text = layouts.signature(number, is_named=False)
+            home = function_around(layouts.info, number)
+            within = f" in {home}" if home else ""
+            yield f"function {entry.values[AT_NAME]}{within}", (_TYPE, f"`{text}`")
+
+
 def _known(layouts: Layouts) -> dict[str, _Rows]:
     found = {
         name: _rows(layout)
@@ -111,16 +143,16 @@ def _typed(layouts: Layouts) -> Iterator[tuple[str, str, str]]:
             continue
         is_variable = entry.tag == TAG_VARIABLE
         first = layouts.entries[origin_of(layouts.info, number)] if is_variable else entry
-        home = function_around(layouts.info, number)
         if AT_NAME not in first.values:
             continue
+        home = function_around(layouts.info, number)
         is_static = not home and AT_EXTERNAL not in first.values
         kind = _KINDS.get(entry.tag) or ("static" if is_static else "variable")
         typed = entry if AT_TYPE in entry.values else first
         is_function = entry.tag == TAG_SUBPROGRAM
         text = layouts.signature(number) if is_function else layouts.type_text(typed)
         within = f" in {home}" if home else ""
-        yield f"{kind} {first.values[AT_NAME]}{within}", "its type", f"`{text}`"
+        yield f"{kind} {first.values[AT_NAME]}{within}", _TYPE, f"`{text}`"
 
 
 def _constants(layouts: Layouts) -> Iterator[tuple[str, str, str]]:

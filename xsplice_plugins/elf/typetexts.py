@@ -155,10 +155,11 @@ class TypeTexts:
         size = number_of(entry.values.get(AT_BYTE_SIZE, 0))
         return f"{{{size} {' '.join(f'{n}@{b}+{s}:{t}' for n, b, s, t in members)}}}"
 
-    def signature(self, number: int, depth: int = 0) -> str:
+    def signature(self, number: int, depth: int = 0, *, is_named: bool = True) -> str:
         """Return what a function, or a type of functions, returns and takes.
 
-        Parameters with names go by them, for two of one type may have changed places.
+        Parameters with names go by them, for two of one type may have changed places; not with
+        `is_named` off, as a declaration says that leaves the names out.
         """
         parts = [
             "..."
@@ -166,7 +167,7 @@ class TypeTexts:
             else self.type_text(part, depth + 1)
             + (
                 f" {part.values[AT_NAME]}"
-                if AT_NAME in part.values and part.parent == number
+                if is_named and AT_NAME in part.values and part.parent == number
                 else ""
             )
             for part in (self.entries[number], *self.children.get(number, []))

@@ -88,3 +88,68 @@ def test_an_enumeration_without_a_size_says_nothing(tmp_path: Path) -> None:
     known = known_by(compiled(tmp_path, "open.c", text))
     assert "enum e" not in known
     assert "function f" in known
+
+
+NAMED = "int f(int a, int b) { return a - 2 * b; }\n"
+CALLS = "; int g(int x) { return f(x, 3); }\n"
+
+
+@pytest.mark.parametrize("text", ["int f(int, int)", "extern int f(int, int)"])
+@pytest.mark.parametrize("is_shipped", [True, False])
+def test_a_declaration_without_names_is_the_same_type(
+    tmp_path: Path, text: str, *, is_shipped: bool
+) -> None:
+    """One caller more, on either side, is no other type."""
+    one, caller = compiled(tmp_path, "one.c", NAMED), compiled(tmp_path, "g.c", text + CALLS)
+    files = [one, caller]
+    rows = (
+        retyped([one], linked(tmp_path, *files))
+        if is_shipped
+        else retyped(files, linked(tmp_path, one))
+    )
+    assert [row[0] for row in rows] == ["function g"]
+    assert retyped(files, linked(tmp_path, *files)) == ()
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        "int f(int, long)",
+        "long f(int, int)",
+        "int f(int, int, int)",
+    ],
+)
+def test_a_declaration_that_says_something_else_is_another_type(
+    tmp_path: Path, declaration: str
+) -> None:
+    calls = "; int g(int x) { return f(x, 3%s); }\n" % (", 4" * (declaration.count(",") - 1))
+    one, caller = (
+        compiled(tmp_path, "one.c", NAMED),
+        compiled(tmp_path, "g.c", declaration + calls),
+    )
+    for ours, shipped in (([one], [one, caller]), ([one, caller], [one])):
+        rows = retyped(ours, linked(tmp_path, *shipped))
+        assert [row[0] for row in rows] == ["function f", "function g"]
+
+
+def test_parameters_that_changed_places_are_seen_beside_one_without_names(tmp_path: Path) -> None:
+    exchanged = compiled(tmp_path, "two.c", "int f(int b, int a) { return a - 2 * b; }\n")
+    one, caller = (
+        compiled(tmp_path, name, text)
+        for name, text in (("one.c", NAMED), ("g.c", f"int f(int, int){CALLS}"))
+    )
+    rows = retyped([one, caller], linked(tmp_path, exchanged, caller))
+    assert rows == (
+        ("function f", "its type", "`4 int (4 int a, 4 int b)`", "`4 int (4 int b, 4 int a)`"),
+    )
+
+
+def test_a_declaration_without_names_alone_does_not_say_which_parameter_is_which(
+    tmp_path: Path,
+) -> None:
+    one, caller = (
+        compiled(tmp_path, name, text)
+        for name, text in (("one.c", NAMED), ("g.c", f"int f(int, int){CALLS}"))
+    )
+    assert "function f" in {row[0] for row in retyped([one], caller)}
+    assert "function f" in {row[0] for row in retyped([caller], one)}
