@@ -118,7 +118,8 @@ SETTINGS = (
     ),
     Setting(
         name="RELEASE",
-        help="the hypervisor's release, where neither tree, image nor record tells it",
+        help="the hypervisor's release, where neither image nor record tells it; of a tree, its "
+        "Makefile or its image has to",
         field="release",
         commands=("patch", "build", "diff", "link", "verify", "model"),
     ),

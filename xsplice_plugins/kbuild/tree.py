@@ -181,9 +181,14 @@ def _config(build_root: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _checked_release(source: Path, image: ElfFile) -> str:
-    """Return the release that the sources name; refuse an image that says it is another."""
-    release = release_of_source(source)
+    """Return the release that the sources name, or else the image; they must not contradict."""
     said = release_of_image(image)
+    try:
+        release = release_of_source(source)
+    except ConfigError:
+        if said is None:
+            raise
+        return said
     if said not in {None, release}:
         raise CaptureError(
             f"{image.name}: says it is Xen {said}, and {source}/Makefile says {release}; run make "

@@ -15,6 +15,7 @@ from xsplice_plugins.errors import CaptureError, ConfigError
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.pipeline import check_outside
+from xsplice_plugins.settings import make_config
 
 if TYPE_CHECKING:
     from tests.kit.tiny_tree import TinyTree
@@ -197,7 +198,9 @@ def test_what_is_missing_for_the_release_is_named(
     assert locate_tree(own_tree.root).release == "4.20.1"
 
 
-def test_an_image_that_says_another_release_is_refused(own_tree: TinyTree) -> None:
+def test_an_image_says_its_release_where_sources_do_not_and_never_another(
+    own_tree: TinyTree,
+) -> None:
     (own_tree.root / "xen/common/version.c").write_text(
         "unsigned int xen_major_version(void)\n{\n    return 4;\n}\n"
         "unsigned int xen_minor_version(void)\n{\n    return 17;\n}\n"
@@ -209,6 +212,11 @@ def test_an_image_that_says_another_release_is_refused(own_tree: TinyTree) -> No
     makefile.write_text(makefile.read_text().replace(".5", ".6"))
     with pytest.raises(CaptureError, match=r"xen-syms: says it is Xen 4\.17\.5, and .*4\.17\.6"):
         locate_tree(own_tree.root)
+    for text in ("", "XEN_VERSION = $(shell cat ver)\nXEN_SUBVERSION = 20\n"):
+        makefile.write_text(text)
+        assert locate_tree(own_tree.root).release == "4.17.5", "what runs says it"
+    with pytest.raises(ConfigError, match=r"RELEASE says Xen 4\.20\.0, and .* is Xen 4\.17\.5"):
+        make_config({"RELEASE": "4.20.0"}, release=locate_tree(own_tree.root).release)
 
 
 def test_a_link_to_the_hypervisors_folder_is_followed(built: TinyTree, tmp_path: Path) -> None:
