@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.kit.build import scons
-from xsplice import given
+from xsplice import given, marks
 from xsplice_plugins import hookimpl
 from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.plugins import manager
@@ -96,6 +96,19 @@ def test_a_plugin_of_a_vendor_may_read_every_setting() -> None:
     config = replace(Config(), **OTHERWISE)
     assert given.settings_for("diff", config, plugins) == config
     assert given.settings_for("link", config, plugins) != config, "it takes no part in the link"
+
+
+def test_files_of_a_room_that_are_no_python_count_as_its_sources(tmp_path: Path) -> None:
+    """The agent of the real Xen is a C file."""
+    names = ("realxen/agent.c", "realxen/a.py", "realxen/__pycache__/a.pyc", "top.py", "sign/b.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(folder: str) -> list[str]:
+        return [path.name for path in marks.sources(tmp_path, folder)]
+
+    assert (found("realxen"), found("")) == (["a.py", "agent.c"], ["top.py"])
 
 
 @pytest.mark.scons

@@ -27,6 +27,17 @@ def _folder_digest(folder: str) -> bytes:
     """Return the digest of one folder's sources; "" is the top level alone."""
     root = Path(xsplice_plugins.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted((root / folder).rglob("*.py") if folder else root.glob("*.py")):
+    for path in sources(root, folder):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.digest()
+
+
+def sources(root: Path, folder: str) -> list[Path]:
+    """Return one folder's files, those that are no Python as well, but for what Python keeps.
+
+    Args:
+        root: Of the library.
+        folder: A room of it, or "" for the top level alone.
+    """
+    found = (root / folder).rglob("*") if folder else root.glob("*")
+    return sorted(path for path in found if path.is_file() and path.suffix != ".pyc")

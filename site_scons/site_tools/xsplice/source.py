@@ -13,7 +13,7 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.kbuild.tree import tree_digest
 
 from . import settings
-from .builders import XspliceNodes, start
+from .builders import CAPTURING, XspliceNodes, start
 from .healing import renew
 from .rebuilding import Rebuild
 from .xen_tree import base_node, tree_base
@@ -66,7 +66,7 @@ def _wire(env: Environment, name: str, sources: object, xen: str) -> XspliceNode
         ["handmade.diffs", "handmade.reads.json"],
         [env.File(str(path)) for path in files],
         carries=(wiring.fix_in("handmade"), tree, tuple(files)),
-        library=("handmade", "link", "capture", "kbuild"),
+        library=("handmade", "link", *CAPTURING),
         values=[
             f"hand-written {patch_set.digest} for tree {tree_digest(tree)}",
             f"xsplice.h {hashlib.sha256(header.read_bytes()).hexdigest()[:16]}",
