@@ -133,6 +133,7 @@ def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(
             "calls",
             (VERSION, OLD, "int where(void);\n" + OLD + '    if ( where() )\n        return "";\n'),
         ),
+        ("header", ("xen/include/xen/lib.h", "#define FILE_NAME __FILE__", '#define FILE_NAME ""')),
     ):
         folder = tmp_path / name
         folder.mkdir()
@@ -144,7 +145,12 @@ def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(
         "near": 5,
         "far": 5,  # for want of debug information
         "calls": 5,
+        "header": 5,
     }
+    said = " ".join(answers["header"].text.split())
+    assert "the fix changes `FILE_NAME` of xen/include/xen/lib.h; nobody knows whether" in said
+    said = " ".join(answers["near"].text.split())
+    assert "nobody knows whether" not in said
     said = " ".join(answers["far"].text.split())
     assert "nobody has compared the types that it knows with the shipped image" in said
     said = " ".join(answers["calls"].text.split())

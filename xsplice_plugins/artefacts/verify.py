@@ -173,6 +173,9 @@ class BaseMatch(Struct, frozen=True, kw_only=True):
     absent: tuple[str, ...] = ()  #: that the image does not hold
     ambiguous: tuple[str, ...] = ()  #: that fit in several places
     strangers: tuple[str, ...] = ()  #: that the image holds and no object has
+    owners: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  #: of strangers, the objects they may be of
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
     retyped: Retyped | None = None
     left_out: tuple[str, ...] = ()  #: members of archives of which the image holds nothing

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from xsplice_plugins.check.gathered import Span, blamed, unexplained
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import read_object
+from xsplice_plugins.check.owners import owners_of
 from xsplice_plugins.check.placing import Placed, place_objects
 from xsplice_plugins.check.results import ImageMatch, ObjectMatch
 from xsplice_plugins.check.strangers import named_pieces, strangers
@@ -62,11 +63,12 @@ def _spans(placed: Placed) -> list[Span]:
     )
 
 
-def _overlaps(spans: list[Span]) -> Iterator[str]:
-    """Say which sections claim the same bytes."""
+def _overlaps(spans: list[Span]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Say which sections claim the same bytes, and of which objects they are."""
     for one, other in pairwise(spans):
         if other.start < one.end:
-            yield f"{one.title} and {other.title} would both lie at {other.start:#x}"
+            text = f"{one.title} and {other.title} would both lie at {other.start:#x}"
+            yield text, (one.number, other.number)
 
 
 def match_of(placed: Placed) -> ImageMatch:
@@ -81,7 +83,9 @@ def match_of(placed: Placed) -> ImageMatch:
         if row.is_optional and wrong and not row.matched and found.issuperset(wrong):
             rows[number] = replace(row, differs=(), absent=row.absent + wrong)
             placed.bases[number].clear()
-    return ImageMatch(objects=tuple(rows), overlaps=tuple(_overlaps(_spans(placed))))
+    return ImageMatch(
+        objects=tuple(rows), overlaps=tuple(text for text, _ in _overlaps(_spans(placed)))
+    )
 
 
 def match_objects(
@@ -117,4 +121,7 @@ def match_objects(
     names = {mismatch.name for row in match.objects for mismatch in row.differs}
     names.update(unknown, *(row.absent for row in match.objects))
     unknown += unexplained(image, spans, names)
-    return replace(match, strangers=tuple(unknown))
+    owners = owners_of(placed, spans, unknown) if unknown else ()
+    for text, numbers in _overlaps(spans):
+        owners += ((text, tuple(sorted({read[number].path for number in numbers}))),)
+    return replace(match, strangers=tuple(unknown), owners=owners)

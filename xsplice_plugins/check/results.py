@@ -74,6 +74,8 @@ class ImageMatch(Struct, frozen=True, kw_only=True):
     objects: tuple[ObjectMatch, ...]
     overlaps: tuple[str, ...]  #: two sections that claim the same bytes of the image
     strangers: tuple[str, ...] = ()  #: functions, data and code of the image that no object has
+    #: Each of these and of the overlaps, with the objects that it may belong to.
+    owners: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def held(self) -> bool:

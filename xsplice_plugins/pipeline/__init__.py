@@ -3,8 +3,8 @@
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
 captures it; `stack` holds it against payloads beneath; `diffing` says what changed, `payload` links
-and signs; `basing` and `checking` compare tree, image and payload; `judge` asks the verifiers,
-`obligations` concludes, `reports` keeps the outcome; `outputs` says where all this lies.
+and signs; `basing`, `checking` and `unseen` compare tree, image and payload; `judge` asks the
+verifiers, `obligations` concludes, `reports` keeps the outcome; `outputs` says where all this lies.
 SCons' nodes, the command line and make in Xen's tree call these functions and nothing behind them.
 """
 
@@ -54,6 +54,7 @@ from xsplice_plugins.pipeline.stack import (
     check_payloads,
     read_stack,
 )
+from xsplice_plugins.pipeline.unseen import unseen_findings
 
 __all__ = [
     "BY_HAND",
@@ -100,6 +101,7 @@ __all__ = [
     "save_report_as",
     "shares_sections",
     "sign_payload",
+    "unseen_findings",
     "verify_payload",
     "write_signed",
 ]

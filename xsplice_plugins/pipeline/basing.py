@@ -113,6 +113,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ),
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
+        owners=match.owners,
         retyped=objects.retyped,
         left_out=tuple(row.object_path for row in rows if row.is_optional and not row.is_linked),
     )

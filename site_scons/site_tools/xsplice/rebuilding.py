@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from xsplice_plugins import artefacts, capture, pipeline
-from xsplice_plugins.artefacts import Duty, Finding, ObjectPair, Severity
+from xsplice_plugins.artefacts import Duty, Finding, ObjectPair, Reach, Severity
 
 from .actions import Fix, Nodes, _load_deltas, _path, _prefix, staged
 from .copies import Farm, Side, lay_out, require
@@ -192,6 +192,22 @@ def _unread(rebuild: Rebuild) -> tuple[Finding, ...]:
     )
 
 
+def _unseen(
+    fix: Fix, rebuild: Rebuild, base: artefacts.BaseMatch, deltas: list[Delta]
+) -> tuple[Finding, ...]:
+    """Say what of the fix may reach code that only the shipped image has."""
+    direct = {path for path, side in rebuild.sides.items() if side.job.reach is Reach.DIRECT}
+    changed = {delta.object_path for delta in deltas}
+    tree = fix.tree if rebuild.is_possible else None
+    prefix = f"{tree.patch_root}/" if tree is not None and tree.patch_root else ""
+    readers: dict[str, list[str]] = {}
+    for path, side in rebuild.sides.items():
+        for file in side.job.inputs:
+            readers.setdefault(file.removeprefix(prefix), []).append(path)
+    known = readers if rebuild.sides else None
+    return pipeline.unseen_findings(tree, fix.patch_set, base, changed, direct, known)
+
+
 def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
     """Hold the payload against the objects. Sources: payload, image, then the deltas."""
     fix, rebuild = target[0].attributes.xsplice
@@ -223,6 +239,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
         findings = checks.findings + rebuild.doubts + _unread(rebuild) + _moved_beneath(rebuild)
+        findings += _unseen(fix, rebuild, base, deltas)
         if rebuild.others is not None:
             findings += artefacts.load(rebuild.others, tuple[artefacts.Finding, ...])
         checks = replace(checks, base=base, findings=findings)

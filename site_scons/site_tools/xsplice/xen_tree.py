@@ -99,7 +99,10 @@ def _wire(env: Environment) -> XspliceNodes:
         deltas = _recorded(wiring, tree, plan)
     image = env.File(str(tree.xen_syms))
     rebuild = replace(_rebuild(wiring, tree, plan), doubts=doubts)
-    return wiring.rest(deltas, image, base_node(wiring, tree), rebuild)
+    nodes = wiring.rest(deltas, image, base_node(wiring, tree), rebuild)
+    checks = wiring.fix.folder / f"{wiring.fix.name}.checks.json"  # it asks the patch itself
+    env.Depends(str(checks), env.Value(f"patched {_content(tree, patch_set)}"))
+    return nodes
 
 
 def base_node(wiring: Wiring, tree: XenTree) -> object:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a header's change can mean to sources that nobody has."""
+
+from __future__ import annotations
+
+import pytest
+
+from xsplice_plugins.csource.exposed import exposed
+
+HEADER = """#ifndef H
+#define H
+#include <xen/types.h>
+#define LIMIT 3 /* of all */
+struct box { int lid; int size; };
+enum kind { ONE, TWO };
+void put(struct box *b, int n);
+extern int total;
+static inline int twice(int a)
+{
+    return a * 2;
+}
+#ifdef CONFIG_X
+static inline int half(int a) { return a / 2; }
+#else
+static inline int half(int a) { return a; }
+#endif
+DECLARE(int, mine);
+#endif
+"""
+
+
+def changed(*edits: tuple[str, str], more: dict[str, tuple[str, str]] | None = None) -> set[str]:
+    new = HEADER
+    for old, now in edits:
+        assert old in new
+        new = new.replace(old, now, 1)
+    return {what for _, what in exposed({"a.h": (HEADER, new), **(more or {})}).changed}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("a * 2", "a * 3", "`twice`"),
+        ("twice(int a)", "twice(long a)", "`twice`"),
+        ("return a / 2", "return a >> 1", "`half`"),
+        ("LIMIT 3", "LIMIT 4", "`LIMIT`"),
+        ("#define LIMIT 3 /* of all */\n", "", "`LIMIT`"),
+        ("struct box *b, int n", "int n, struct box *b", "`put`"),
+        ("extern int total", "extern long total", "`total`"),
+        ("int lid; int size;", "int lid; long size;", "`box`"),
+        ("int lid; int size;", "int lid;", "`box`"),
+        ("ONE, TWO", "NONE, ONE, TWO", "`ONE`"),
+        ("DECLARE(int, mine);", "DECLARE(long, mine);", "`mine`"),
+        ("#ifdef CONFIG_X", "#ifdef CONFIG_Y", "`half`"),
+        ("static inline int half(int a) { return a / 2; }\n", "", "`half`"),
+        ("#include <xen/types.h>", "#include <xen/other.h>", "what it declares"),
+        (
+            "void put(struct box *b, int n);",
+            "#ifdef Y\nvoid put(struct box *b, int n);\n#endif",
+            "`put`",
+        ),
+        ("static inline int twice", "int twice(int a);\nstatic inline int once", "`twice`"),
+    ],
+)
+def test_a_name_that_means_something_else_is_exposed(old: str, new: str, what: str) -> None:
+    assert what in changed((old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("/* of all */", "/* of some */"),
+        ("void put(struct box *b, int n);\n", ""),
+        ("    return a * 2;\n", "\n\n    return a  *  2; // so\n"),
+        ("int lid; int size;", "int lid; int size; int more;"),
+        ("int lid; int size;", "int lid; int hole; int size;"),
+        ("extern int total;\n", "extern int total;\nvoid get(void);\n#define MORE 1\n"),
+    ],
+)
+def test_what_no_source_can_use_is_not(old: str, new: str) -> None:
+    assert changed((old, new)) == set()
+
+
+def test_a_function_that_goes_to_another_header_is_one_of_both() -> None:
+    gone = ("static inline int twice(int a)\n{\n    return a * 2;\n}\n", "")
+    body = "static inline int twice(int a) { return a * %d; }\n"
+    assert changed(gone, more={"b.h": ("", body % 2)}) == set()
+    assert changed(gone, more={"b.h": ("", body % 3)}) == {"`twice`"}
+
+
+def test_what_is_new_is_told_by_its_names() -> None:
+    new = HEADER.replace("enum kind", "enum more { THREE };\nDECLARE(int, yours);\nenum kind")
+    found = exposed({"a.h": (HEADER, new)})
+    assert found.changed == ()
+    assert {names for _, names in found.brought} == {
+        frozenset({"more"}),
+        frozenset({"THREE"}),
+        frozenset({"int", "yours"}),
+    }

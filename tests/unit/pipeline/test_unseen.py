@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What code that only the shipped image has takes from a fix is an error, or not checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.kit.tiny_tree import TinyTree
+from xsplice_plugins.artefacts import BaseMatch, Duty, Finding, Severity
+from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.pipeline.unseen import unseen_findings
+
+pytestmark = pytest.mark.toolchain
+
+LIB, USER = "xen/include/xen/lib.h", "xen/common/user.c"
+MATCHED = BaseMatch(image="", findings=(), is_matched=True)
+DIFFERS = replace(MATCHED, differs=("xen_extra_version (common/version.o)",))
+INLINE = LIB, "a * 2", "a * 3"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> TinyTree:
+    return TinyTree(tmp_path / "tree")
+
+
+def stranger(*paths: str) -> BaseMatch:
+    """Return a match with one function that no object has."""
+    return replace(MATCHED, strangers=("more",), owners=(("more", paths),))
+
+
+def found(
+    tree: TinyTree,
+    base: BaseMatch | None,
+    *edits: tuple[str, str, str],
+    changed: tuple[str, ...] = ("common/user.o",),
+    direct: tuple[str, ...] = (),
+    readers: dict[str, list[str]] | None = None,
+) -> list[Finding]:
+    fix, built = tree.patch(*edits), locate_tree(tree.root)
+    return list(unseen_findings(built, fix, base, changed, direct, readers))
+
+
+def test_a_header_that_changes_for_code_that_differs_is_not_checked(tree: TinyTree) -> None:
+    for base in (DIFFERS, stranger("common/version.o"), stranger()):
+        row = found(tree, base, INLINE)[-1]
+        assert (row.severity, row.obligation) == (Severity.UNCHECKED, Duty.COMPLETE)
+        assert "the fix changes `twice` of xen/include/xen/lib.h; nobody knows" in row.text
+    assert "xen_extra_version (common/version.o)" in found(tree, DIFFERS, INLINE)[0].text
+    absent = replace(MATCHED, absent=("gone (common/version.o)",))
+    assert len(found(tree, absent, INLINE)) == 1
+
+
+def test_where_nothing_is_otherwise_no_header_is_a_question(tree: TinyTree) -> None:
+    assert found(tree, MATCHED, INLINE) == []
+    assert found(tree, replace(DIFFERS, is_matched=False), INLINE) == []
+    assert found(tree, None, INLINE) == []
+    assert list(unseen_findings(None, tree.patch(INLINE), DIFFERS, ())) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("#define FILE_NAME", "void fresh(int);\n#define FRESH 1\n#define FILE_NAME"),
+        ("{\n    return a * 2", "{\n    /* so */\n    return a * 2"),
+    ],
+)
+def test_what_shipped_sources_cannot_use_is_none(tree: TinyTree, old: str, new: str) -> None:
+    assert found(tree, DIFFERS, (LIB, old, new)) == []
+    held = replace(tree.patch((LIB, old, new)), is_line_neutral=True)
+    assert list(unseen_findings(locate_tree(tree.root), held, DIFFERS, ())) == []
+
+
+def test_a_new_name_that_the_tree_knows_already_is_one(tree: TinyTree) -> None:
+    edit = LIB, "#define FILE_NAME", "void livepatch(int);\n#define FILE_NAME"
+    assert "`livepatch` of xen/include/xen/lib.h" in found(tree, DIFFERS, edit)[0].text
+    source = "xen/common/livepatch.c", "return 0", "return 1"  # it comes from there
+    assert found(tree, DIFFERS, edit, source, changed=("common/livepatch.o",)) == []
+
+
+def test_a_header_of_another_machine_is_none(tree: TinyTree) -> None:
+    for folder, count in (
+        ("arch/arm/include/asm", 0),
+        ("arch/x86/include/asm", 1),
+        ("include/public/arch-arm", 0),
+        ("include/public/arch-x86", 1),
+    ):
+        path = f"xen/{folder}/limit.h"
+        file = tree.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("#define LIMIT 3\n")
+        assert len(found(tree, DIFFERS, (path, "3", "4"))) == count
+
+
+def test_a_header_beside_its_sources_is_one_where_it_is_read(tree: TinyTree) -> None:
+    path = "xen/arch/x86/mm/private.h"
+    file = tree.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("#define LIMIT 3\n")
+    edit = path, "3", "4"
+    assert found(tree, DIFFERS, edit, readers={}) == []
+    near = replace(MATCHED, differs=("map (arch/x86/mm/p2m.o)",))
+    for base, readers in (
+        (DIFFERS, None),
+        (DIFFERS, {path: ["common/other.o"]}),
+        (near, {}),
+        (replace(MATCHED, strangers=("more",), owners=(("more", ()),)), {}),
+    ):
+        assert "`LIMIT`" in found(tree, base, edit, changed=("a.o",), readers=readers)[-1].text
+    assert len(found(tree, DIFFERS, INLINE, readers={})) == 1
+
+
+def test_a_makefile_may_name_one_more_object_and_no_other_flags(tree: TinyTree) -> None:
+    path = "xen/common/Makefile"
+    (tree.root / path).write_text("obj-y += user.o\n")
+    for more, count in (("obj-y += more.o", 0), ("CFLAGS-y += -O3", 1)):
+        assert len(found(tree, DIFFERS, (path, "obj-y", f"{more}\nobj-y"))) == count
+
+
+def test_a_stranger_of_a_changed_object_is_an_error(tree: TinyTree) -> None:
+    """It may inline a static function, or read a table, that the payload brings anew."""
+    edit = USER, "twice(a)", "twice(a) + 1"
+    (row,) = found(tree, stranger("common/user.o"), edit)
+    assert (row.severity, row.obligation) == (Severity.ERROR, Duty.BASE)
+    assert "more: the hypervisor has it" in row.text
+    assert "is of common/user.o, which the fix changes" in row.text
+
+
+def test_one_that_may_be_of_a_changed_object_is_not_checked(tree: TinyTree) -> None:
+    edit = USER, "twice(a)", "twice(a) + 1"
+    for paths, words in (
+        (("common/user.o", "common/version.o"), "may be of common/user.o"),
+        ((), "may be of any object"),
+    ):
+        row = found(tree, stranger(*paths), edit)[0]
+        assert (row.severity, row.obligation) == (Severity.UNCHECKED, Duty.COMPLETE)
+        assert words in row.text
+
+
+def test_one_of_another_object_is_none(tree: TinyTree) -> None:
+    edit = USER, "twice(a)", "twice(a) + 1"
+    assert found(tree, stranger("common/version.o"), edit) == []
+    assert found(tree, DIFFERS, edit) == []
+
+
+def test_a_touched_source_whose_object_stays_is_not_checked(tree: TinyTree) -> None:
+    """What the tree's object leaves out (a static that nobody calls) the shipped one may use."""
+    edit = USER, "int user", "static inline int idle(void) { return 1; }\nint user"
+    base = replace(MATCHED, differs=("user (common/user.o)",))
+    (row,) = found(tree, base, edit, changed=())
+    assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/user.o")
+    assert "changes nothing in the tree's object" in row.text
+    (row,) = found(tree, DIFFERS, edit, changed=(), direct=("common/version.o",))
+    assert row.subject == "common/version.o"
+    assert found(tree, DIFFERS, edit, changed=()) == []
+    assert found(tree, base, edit) == []  # of a changed object what differs is an error elsewhere

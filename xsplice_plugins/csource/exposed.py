@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a header's change can reach sources that nobody has at hand.
+
+A vendor's file may use whatever a header gave before the fix. What it cannot use is a name that
+the fix brings, or one that is gone afterwards: then it would not compile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from xsplice_plugins.csource.declarations import (
+    ChunkKind,
+    chunks,
+    conditions,
+    declaration,
+    plain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_DIRECTIVE = re.compile(r"\0 #\s*(\w+)\s*(\w*)")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_GUARD = re.compile(r"^[ \t]*#[ \t]*ifndef[ \t]+(\w+)\s+#[ \t]*define[ \t]+\1\b", re.MULTILINE)
+#: A literal, or a comment behind a directive.
+_SILENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//.*""")
+_CALL = re.compile(r"\w+\s*\([^(){};]*(?:\([^(){};]*\)[^(){};]*)*\)\s*;?\s*")
+_NAMED = {
+    ChunkKind.STATIC_FUNCTION,
+    ChunkKind.FUNCTION,
+    ChunkKind.PROTOTYPE,
+    ChunkKind.RECORD,
+    ChunkKind.TYPEDEF,
+    ChunkKind.ENUM,
+}
+_UNKNOWN = "what it declares"  #: where no name is known
+
+
+class Exposed(Struct, frozen=True, kw_only=True):
+    """What other sources may use of what a patch changes in headers."""
+
+    changed: tuple[tuple[str, str], ...]  #: path, and what stands for something else now
+    #: Path and names of what is new there, if one of the names is new to the whole tree.
+    brought: tuple[tuple[str, frozenset[str]], ...]
+
+
+class _Piece(Struct, frozen=True, kw_only=True):
+    """What a header declares at one place."""
+
+    around: tuple[str, ...]  #: the conditions that it stands under
+    text: str  #: with single spaces
+
+
+def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
+    """Say what of some headers means something else after a patch.
+
+    Comments, and the order of what is declared, mean nothing. A name that goes from one header to
+    another is one of both. A structure with more members than before is a matter of its layout,
+    which is compared elsewhere.
+
+    Args:
+        texts: Both versions of each header, by path; "" where there is none.
+    """
+    gone: dict[str, list[tuple[str, _Piece]]] = {}
+    come: dict[str, list[tuple[str, _Piece]]] = {}
+    changed: dict[tuple[str, str], None] = {}
+    brought: list[tuple[str, frozenset[str]]] = []
+    for path, sides in texts.items():
+        old, new = (Counter(_pieces(text)) for text in sides)
+        for names, rest in ((gone, old - new), (come, new - old)):
+            for piece in rest:
+                groups = _names(piece.text)
+                if not groups:
+                    changed[path, _UNKNOWN] = None
+                for group in groups:
+                    brought += [(path, group)] if names is come else []
+                    for name in group:
+                        names.setdefault(name, []).append((path, piece))
+    left = {
+        word
+        for _, new in texts.values()
+        for row in _pieces(new)
+        for word in _WORD.findall(row.text)
+    }
+    for name, rows in sorted(gone.items()):
+        path, piece = rows[0]
+        # `#ifdef` sees that a macro is gone; where a name still stands, there may be another one.
+        is_other = name in left or piece.text.startswith("\0")
+        if not _is_larger(rows, come[name]) if name in come else is_other:
+            changed[path, f"`{name}`"] = None
+    fresh = (row for row in brought if not row[1] & gone.keys())
+    return Exposed(changed=tuple(changed), brought=tuple(dict.fromkeys(fresh)))
+
+
+def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> bool:
+    """Tell whether something is as it was, moved, or a structure with members more."""
+    pieces = [sorted((row.around, row.text) for _, row in rows) for rows in (old, new)]
+    if pieces[0] == pieces[1]:
+        return True
+    if len(old) != 1 or len(new) != 1 or old[0][1].around != new[0][1].around:
+        return False
+    texts = [rows[0][1].text for rows in (old, new)]
+    if any(declaration(text).kind is not ChunkKind.RECORD for text in texts):
+        return False
+    rest = iter(texts[1].replace("{", "{;").split(";"))
+    return all(member in rest for member in texts[0].replace("{", "{;").split(";"))
+
+
+def _pieces(text: str) -> Iterator[_Piece]:
+    """Give what a text declares, each piece with the conditions that it stands under."""
+    around: list[str] = []
+    guard = _GUARD.search(text)
+    for chunk in chunks(text):
+        flat = plain(chunk.text)
+        if _DIRECTIVE.match(flat):
+            bare = _SILENT.sub(lambda match: match[1] or " ", flat.strip("\0"))
+            flat = f"\0 {' '.join(bare.split())}\0"
+        words = conditions(chunk.text)
+        if _DIRECTIVE.match(flat) is None or not words:
+            calls = _CALL.findall(flat)
+            is_cut = len(calls) > 1 and "".join(calls) == flat
+            for piece in calls if is_cut else [flat] if flat else ():
+                yield _Piece(around=tuple(filter(None, around)), text=piece.strip())
+            if words.count("endif") != sum(word.startswith("if") for word in words):
+                around.append(flat)  # nobody knows what it leaves open
+        elif words[0].startswith("if"):
+            is_guard = guard is not None and not around and flat.endswith(f" {guard[1]}\0")
+            around.append("" if is_guard else flat)  # headers differ in it, and mean the same
+        else:
+            above = around.pop() if around else ""
+            around += [f"{above} {flat}"] if words[0].startswith("el") else []
+
+
+def _names(text: str) -> tuple[frozenset[str], ...]:
+    """Return the names that a piece gives a meaning, in groups; none where that is not known.
+
+    Of what a macro declares nobody knows which of its arguments is the name.
+    """
+    if match := _DIRECTIVE.match(text):
+        return (frozenset({match[2]}),) if match[1] == "define" and match[2] else ()
+    if _CALL.fullmatch(text):
+        words = _WORD.findall(text.partition("(")[2])
+        return (frozenset(words),) if words else ()
+    item = declaration(text)
+    if item.kind not in _NAMED or not item.name:
+        return ()
+    words = [item.name.rpartition(" ")[2]]
+    if item.kind is ChunkKind.ENUM:
+        words += _WORD.findall(text.partition("{")[2])
+    return tuple(frozenset({word}) for word in dict.fromkeys(words))

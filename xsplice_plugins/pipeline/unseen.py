@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What code of a matched base takes from a fix that no object of the tree shows.
+
+The shipped image holds functions that differ, or that no object has. Their sources are not at
+hand, so nothing tells which of a header's names they use, and what a rebuild would make of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import capture
+from xsplice_plugins.artefacts import Duty, Finding, Severity, TouchKind, object_and_name
+from xsplice_plugins.pipeline.basing import MATCH_MORE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from xsplice_plugins.artefacts import BaseMatch, PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
+
+_REBUILD = "rebuild"
+_SHOWN_MAX = 3
+_INCLUDE = "include"  #: a part of the path of what any file may include by name
+_Items = dict[str, tuple[str, ...]]  #: by name: the objects that it may belong to
+
+
+def unseen_findings(
+    tree: XenTree | None,
+    patch_set: PatchSet,
+    base: BaseMatch | None,
+    changed: Collection[str],
+    direct: Collection[str] = (),
+    readers: Mapping[str, Collection[str]] | None = None,
+) -> tuple[Finding, ...]:
+    """Say where code of the shipped image that no object has may take part in a fix.
+
+    Args:
+        tree: The tree without the fix; ``None`` where an image has no other sources than these.
+        patch_set: The fix.
+        base: How the tree compares with its image.
+        changed: Paths of the objects that the fix changes.
+        direct: Of those whose own source it touches.
+        readers: Of each file, which objects of the tree read it; ``None`` where nobody knows.
+
+    Returns:
+        An error for what is of a changed object; what nobody can tell is not checked.
+    """
+    if tree is None or base is None or not base.is_matched:
+        return ()
+    rows = object_and_name((*base.differs, *base.absent))
+    differs = {name: (path,) for path, name in sorted(rows)}
+    known = dict(base.owners)
+    strangers = {name: known.get(name, ()) for name in base.strangers}
+    items = {**differs, **strangers}
+    return (
+        *_of_changed(strangers, frozenset(changed)),
+        *_of_touched(
+            {n: rest for n, owners in items.items() if (rest := _without(owners, changed))},
+            patch_set,
+            frozenset(direct),
+        ),
+        *(_of_headers(items, tree, patch_set, readers) if items else ()),
+    )
+
+
+def _of_changed(strangers: _Items, changed: frozenset[str]) -> Iterator[Finding]:
+    """Name what may be of an object that changes: it may inline what is replaced, or read it."""
+    for name, owners in strangers.items():
+        if owners and changed.isdisjoint(owners):
+            continue
+        own = sorted(changed.intersection(owners))
+        severity = Severity.ERROR if len(owners) == 1 else Severity.UNCHECKED
+        where = f"may be of {' or '.join(own)}" if own else "may be of any object"
+        if severity is Severity.ERROR:
+            where = f"is of {own[0]}"
+        yield _finding(
+            severity,
+            name,
+            f"{name}: the hypervisor has it, no object of the tree does, and it {where}, which the "
+            f"fix changes: it may inline or read what was there before; {MATCH_MORE}",
+            Duty.BASE if severity is Severity.ERROR else Duty.COMPLETE,
+        )
+
+
+def _of_touched(items: _Items, patch_set: PatchSet, direct: frozenset[str]) -> Iterator[Finding]:
+    """Name what is of an object whose source is touched, and that stays as it is in the tree."""
+    stems = {
+        PurePosixPath(file.path).with_suffix("").as_posix().partition("/")[2]
+        for file in patch_set.touched
+        if file.kind is TouchKind.C
+    }
+    for path in sorted({path for owners in items.values() for path in owners}):
+        if path not in direct and _stem(path) not in stems:
+            continue
+        names = [name for name, owners in items.items() if path in owners]
+        text = (
+            f"{path}: the fix touches its source, and changes nothing in the tree's object; nobody "
+            f"knows whether it does in the shipped one, which has {_some(names)} otherwise; "
+            f"{MATCH_MORE}"
+        )
+        yield _finding(Severity.UNCHECKED, path, text)
+
+
+def _of_headers(
+    items: _Items,
+    tree: XenTree,
+    patch_set: PatchSet,
+    readers: Mapping[str, Collection[str]] | None,
+) -> Iterator[Finding]:
+    """Name what a fix changes that any file may use, the shipped ones included."""
+    rows = [
+        (path, what, users)
+        for path, what in capture.exposed_by(tree, patch_set)
+        if (users := _users(items, path, readers))
+    ]
+    if rows:
+        shown = _some([f"{what} of {path}" for path, what, _ in rows])
+        users = {name: owners for _, _, found in rows for name, owners in found.items()}
+        names = [f"{name} ({' or '.join(owners)})" for name, owners in users.items()]
+        text = (
+            f"the fix changes {shown}; nobody knows whether code uses it that the shipped image "
+            f"has otherwise than the tree, or alone: {_some(names)}; {MATCH_MORE}, or leave that "
+            "part of the fix out"
+        )
+        yield _finding(Severity.UNCHECKED, rows[0][0], text)
+
+
+def _users(items: _Items, path: str, readers: Mapping[str, Collection[str]] | None) -> _Items:
+    """Return what may use a file: of a header beside its sources, what lies where it is read."""
+    if readers is None or _INCLUDE in PurePosixPath(path).parts or not path.endswith(".h"):
+        return items
+    folders = {_folder(PurePosixPath(path).relative_to("xen").as_posix())}
+    folders |= {_folder(reader) for reader in readers.get(path, ())}
+    return {
+        name: owners
+        for name, owners in items.items()
+        if not owners or not folders.isdisjoint(map(_folder, owners))
+    }
+
+
+def _folder(path: str) -> str:
+    return PurePosixPath(path).parent.as_posix()
+
+
+def _without(owners: tuple[str, ...], changed: Collection[str]) -> tuple[str, ...]:
+    return tuple(path for path in owners if path not in changed)
+
+
+def _stem(path: str) -> str:
+    return path.removesuffix(".o").removesuffix(".init")
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _SHOWN_MAX
+    return ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _finding(severity: Severity, subject: str, text: str, duty: Duty = Duty.COMPLETE) -> Finding:
+    return Finding(check=_REBUILD, severity=severity, subject=subject, text=text, obligation=duty)
