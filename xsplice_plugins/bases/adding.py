@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import BASE_FILE, BaseRecord, Likeness, read_file, save, write_file
-from xsplice_plugins.bases import shipped
+from xsplice_plugins.bases import alike, shipped
 from xsplice_plugins.bases.checking import compare, keep_inputs, origin_of
 from xsplice_plugins.bases.orders import (
     ORDER_FILE,
@@ -281,7 +281,7 @@ class _Work(Struct, frozen=True):
 
     def _recipe(self) -> Recipe:
         recipe = recipe_of(self.tree, self.order.make, self.order.compiler)
-        return shipped.built_alike(recipe, self._shipped().image)
+        return alike.built_alike(recipe, self._shipped().image)
 
     def _shipped(self) -> shipped.Shipped:
         check_given(self.order, self.rows)
@@ -291,6 +291,7 @@ class _Work(Struct, frozen=True):
         require_packages("building Xen", _PROGRAMS, _FILES)
         recipe, found = self._recipe(), self._shipped()
         shipped.check(found, self.tree, recipe)
+        alike.keep_changeset(self.tree, found.image)
         if any((self.tree / "xen" / "common").glob("*.o")):
             self._make(("clean",), "clean", 0)
         if self.order.config == DEFCONFIG:

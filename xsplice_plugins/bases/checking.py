@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BaseRecord, Boots, Likeness, read_file
+from xsplice_plugins.bases import alike
 from xsplice_plugins.bases import shipped as vendor
 from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
@@ -247,7 +248,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     try:
         recipe = recipe_of(folder / "tree", kept.values("make"), kept.value("compiler"))
         tree, found = _matched(folder)
-        recipe = vendor.built_alike(recipe, tree.xen_syms if shipped.image else None)
+        recipe = alike.built_alike(recipe, tree.xen_syms if shipped.image else None)
         pipeline.check_inputs(tree)
         origin = (origin_of(folder, kept.called), recipe, shipped)
         key = key_of(kept.rows)

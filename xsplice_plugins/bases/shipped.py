@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from xsplice_plugins.artefacts import plain, read_file
 from xsplice_plugins.bases.recipes import (
@@ -27,7 +26,6 @@ from xsplice_plugins.elf.banner import (
     machine_of_boot,
     release_of_boot,
     release_of_image,
-    told_by_image,
 )
 from xsplice_plugins.elf.booted import boot_difference
 from xsplice_plugins.elf.packed import check_unpackable
@@ -42,17 +40,7 @@ from xsplice_plugins.kbuild.configured import (
 from xsplice_plugins.kbuild.tree import release_of_source
 from xsplice_plugins.target.machines import MACHINES
 
-#: Variables of Xen's build, and the function that answers with each (xen/build.mk, version.c).
-_TOLD = {
-    "XEN_BUILD_DATE": "xen_compile_date",
-    "XEN_BUILD_HOST": "xen_compile_host",
-    "XEN_BUILD_TIME": "xen_compile_time",
-    "XEN_DOMAIN": "xen_compile_domain",
-    "XEN_EXTRAVERSION": "xen_extra_version",
-    "XEN_WHOAMI": "xen_compile_by",
-}
 _LINE = re.compile(r"CONFIG_\w+=")
-_PLAIN = re.compile(r"[\w .,:+@()\[\]~-]*")  #: what neither make nor its sed reads otherwise
 
 
 class Shipped(Struct, frozen=True, kw_only=True):
@@ -133,7 +121,7 @@ def check(found: Shipped, tree: Path, recipe: Recipe) -> None:
         said = (machine_of_boot(data), release_of_boot(data))
         _check_origin(f"--boot {found.boot}", said, recipe.machine, release)
     if found.image is not None:
-        elf = _read(found.image)
+        elf = image_of(found.image)
         said = (elf.machine, release_of_image(elf) or release_of_boot(read_file(found.image)))
         _check_origin(f"--image {found.image}", said, recipe.machine, release)
         try:
@@ -215,7 +203,7 @@ def named(boot: Path, own: Path, image: Path) -> bytes:
         ConfigError: They differ in more, and without names nobody can tell in what.
     """
     made, their, syms = read_file(own), unzipped(boot), read_file(image)
-    build_id = _build_id(_read(image))
+    build_id = _build_id(image_of(image))
     place, size = made.find(build_id), len(build_id)
     other = their[place : place + size]
     if build_id and made.count(build_id) == syms.count(build_id) == 1:
@@ -228,27 +216,6 @@ def named(boot: Path, own: Path, image: Path) -> bytes:
         f"--boot {boot}: {count} bytes of {len(their)} are not those of what these sources give; "
         "give --image, its xen-syms, which tells functions and data apart"
     )
-
-
-def built_alike(recipe: Recipe, image: Path | None) -> Recipe:
-    """Let make write into the build what the shipped image says of its own: who, where and when.
-
-    Args:
-        recipe: A vendor's own recipe, which brings an environment, stays as it is.
-        image: The shipped ``xen-syms``, if there is one.
-
-    Raises:
-        ConfigError: It is no image.
-    """
-    if image is None or recipe.environment:
-        return recipe
-    told = told_by_image(_read(image), _TOLD.values())
-    environment = tuple(
-        (name, told[function])
-        for name, function in _TOLD.items()
-        if function in told and _PLAIN.fullmatch(told[function])
-    )
-    return replace(recipe, environment=environment)
 
 
 def read_settings(path: Path) -> str:
@@ -310,7 +277,7 @@ def check_config(found: Shipped, config: Path, subject: str) -> None:
         )
     if found.image is None:
         return
-    elf = _read(found.image)
+    elf = image_of(found.image)
     # Of what make will write anew an earlier build may have left another state.
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(config, Path(folder) / ".config")
@@ -361,7 +328,12 @@ def _build_id(elf: ElfFile) -> bytes:
     return note.data[16 : 16 + int.from_bytes(note.data[4:8], "little")]
 
 
-def _read(image: Path) -> ElfFile:
+def image_of(image: Path) -> ElfFile:
+    """Read a shipped ``xen-syms``.
+
+    Raises:
+        ConfigError: It is no image, or has no names.
+    """
     try:
         elf = read_elf(read_file(image), str(image))
     except ElfError as error:

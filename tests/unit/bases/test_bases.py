@@ -165,6 +165,48 @@ def test_the_build_says_the_date_of_the_shipped_image(
     assert not list(tree.root.rglob("gone"))
 
 
+CHANGING = r"""
+common/version.o: changeset
+changeset:
+	echo '#define DATE "'`cat ../.scmversion 2>/dev/null`'"' >include/xen/date.h
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "likeness"),
+    [
+        ("Fri Nov 15 14:21:36 2024 +0100 git:1ab2c3d", "", Likeness.IDENTICAL),
+        ("", "", Likeness.IDENTICAL),
+        ("Fri Nov 15 git:1ab2c3d", "of these sources", Likeness.MATCHED),
+        ("`touch gone`", "", Likeness.MATCHED),
+    ],
+    ids=["told", "nothing to tell", "the sources say one", "no changeset"],
+)
+def test_the_build_says_the_changeset_of_the_shipped_image(
+    tmp_path: Path, said: str, own: str, likeness: Likeness
+) -> None:
+    """As Xen's tools/scmversion answers, which reads a file of the sources first."""
+    tree = TinyTree(tmp_path / "sources")
+    date = tree.root / "xen/include/xen/date.h"
+    date.write_text(f'#define DATE "{said}"\n')
+    with (tree.root / "xen/common/version.c").open("a") as file:
+        file.write(DATED.replace("xen_compile_date", "xen_changeset"))
+    tree.build()
+    add_makefile(tree)
+    (tree.root / "xen/common/extra.mk").write_text(CHANGING)
+    if own:
+        (tree.root / ".scmversion").write_text(own)
+    image = (tree.root / "xen/xen-syms").rename(tmp_path / "xen-syms")
+    (tree.root / "xen/xen").unlink()
+    record = added(tree.root, image=image)
+    assert record.likeness is likeness
+    is_other = likeness is Likeness.MATCHED
+    assert record.differs == (("xen_changeset (common/version.o)",) if is_other else ())
+    assert check_base("fleet") == record
+    assert not list(tree.root.rglob("gone"))
+    assert (tree.root / ".scmversion").is_file() is bool(own), "the sources stay as they are"
+
+
 def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:
     (own / "xen-syms").unlink()
     record = added(own)
