@@ -354,7 +354,7 @@ def test_a_hand_written_file_is_asked_about_too(
         data = compile_c(tmp_path, HEADER % "" + text, "-g")
         row = NewObject(path="hand.o", new=data)
         run = Run(config=Config(), plugins=build_plugin_manager(environ={}))
-        found = checking.check_rebuild(run, "f", b"", b"", [], [], base=base, handmade=[row])
+        found = checking.check_rebuild(run, "f", data, b"", [], [], base=base, handmade=[row])
         return [row.subject for row in found.findings if row.severity is Severity.UNCHECKED]
 
     assert asked(OTHER) == ["hand.o"]
