@@ -29,6 +29,8 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _GUARD = re.compile(r"^[ \t]*#[ \t]*ifndef[ \t]+(\w+)\s+#[ \t]*define[ \t]+\1\b", re.MULTILINE)
 #: A literal, or a comment behind a directive.
 _SILENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//.*""")
+#: A directive that is no condition, on a line of its own within what is declared.
+_INNER = re.compile(r"^[ \t]*#[ \t]*(?:define|undef|pragma|include)\b", re.MULTILINE)
 _CALL = re.compile(r"\w+\s*\([^(){};]*(?:\([^(){};]*\)[^(){};]*)*\)\s*;?\s*")
 _NAMED = {
     ChunkKind.STATIC_FUNCTION,
@@ -39,6 +41,8 @@ _NAMED = {
     ChunkKind.ENUM,
 }
 _UNKNOWN = "what it declares"  #: where no name is known
+_ODD = "\1"  #: begins what has a directive within it: nobody knows what else that changes
+_ORDERED = re.compile(r"\0 #\s*(?:undef|pragma)\b")  #: what makes the order of a header matter
 
 
 class Exposed(Struct, frozen=True, kw_only=True):
@@ -54,14 +58,15 @@ class _Piece(Struct, frozen=True, kw_only=True):
 
     around: tuple[str, ...]  #: the conditions that it stands under
     text: str  #: with single spaces
+    literals: tuple[str, ...] = ()  #: as they are spelled, spaces and all
 
 
 def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     """Say what of some headers means something else after a patch.
 
-    Comments, and the order of what is declared, mean nothing. A name that goes from one header to
-    another is one of both. A structure with more members than before is a matter of its layout,
-    which is compared elsewhere.
+    Comments mean nothing, nor does the order of what is declared, unless a macro is taken back or a
+    pragma stands there. A name that goes from one header to another is one of both. A structure
+    with more members than before is a matter of its layout, which is compared elsewhere.
 
     Args:
         texts: Both versions of each header, by path; "" where there is none.
@@ -71,7 +76,11 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     changed: dict[tuple[str, str], None] = {}
     brought: list[tuple[str, frozenset[str]]] = []
     for path, sides in texts.items():
-        old, new = (Counter(_pieces(text)) for text in sides)
+        before, after = (list(_pieces(text)) for text in sides)
+        old, new = Counter(before), Counter(after)
+        is_ordered = any(_ORDERED.match(row.text) for row in (*before, *after))
+        if is_ordered and not _are_in_order(before, after):
+            changed[path, _UNKNOWN] = None
         for names, rest in ((gone, old - new), (come, new - old)):
             for piece in rest:
                 groups = _names(piece.text)
@@ -97,9 +106,15 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     return Exposed(changed=tuple(changed), brought=tuple(dict.fromkeys(fresh)))
 
 
+def _are_in_order(old: list[_Piece], new: list[_Piece]) -> bool:
+    """Tell whether what stays of a header stands there in the order of before."""
+    common = Counter(old) & Counter(new)
+    return [row for row in old if row in common] == [row for row in new if row in common]
+
+
 def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> bool:
     """Tell whether something is as it was, moved, or a structure with members more."""
-    pieces = [sorted((row.around, row.text) for _, row in rows) for rows in (old, new)]
+    pieces = [sorted((r.around, r.text, r.literals) for _, r in rows) for rows in (old, new)]
     if pieces[0] == pieces[1]:
         return True
     if len(old) != 1 or len(new) != 1 or old[0][1].around != new[0][1].around:
@@ -122,10 +137,14 @@ def _pieces(text: str) -> Iterator[_Piece]:
             flat = f"\0 {' '.join(bare.split())}\0"
         words = conditions(chunk.text)
         if _DIRECTIVE.match(flat) is None or not words:
+            literals = tuple(filter(None, _SILENT.findall(chunk.text)))
+            if _DIRECTIVE.match(flat) is None and _INNER.search(chunk.text):
+                flat = _ODD + flat
             calls = _CALL.findall(flat)
-            is_cut = len(calls) > 1 and "".join(calls) == flat
+            is_cut = len(calls) > 1 and "".join(calls) == flat and not literals
             for piece in calls if is_cut else [flat] if flat else ():
-                yield _Piece(around=tuple(filter(None, around)), text=piece.strip())
+                where = tuple(filter(None, around))
+                yield _Piece(around=where, text=piece.strip(), literals=literals)
             if words.count("endif") != sum(word.startswith("if") for word in words):
                 around.append(flat)  # nobody knows what it leaves open
         elif words[0].startswith("if"):
@@ -141,6 +160,8 @@ def _names(text: str) -> tuple[frozenset[str], ...]:
 
     Of what a macro declares nobody knows which of its arguments is the name.
     """
+    if text.startswith(_ODD):
+        return ()
     if match := _DIRECTIVE.match(text):
         return (frozenset({match[2]}),) if match[1] == "define" and match[2] else ()
     if _CALL.fullmatch(text):

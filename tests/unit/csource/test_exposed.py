@@ -81,6 +81,39 @@ def test_what_no_source_can_use_is_not(old: str, new: str) -> None:
     assert changed((old, new)) == set()
 
 
+USES = "static inline int f(void) { return A; }\n"
+AGAIN = "#undef A\n#define A 2\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('#define M "a  b"\n', '#define M "a b"\n'),
+        ('static inline char *m(void) { return "a  b"; }\n',
+         'static inline char *m(void) { return "a b"; }\n'),
+        (f"#define A 1\n{USES}{AGAIN}", f"#define A 1\n{AGAIN}{USES}"),
+        ("#pragma pack(1)\nstruct s { char a; };\n#pragma pack()\n",
+         "#pragma pack(1)\n#pragma pack()\nstruct s { char a; };\n"),
+        ("#define A 1\nstruct s { int a; };\n",
+         f"#define A 1\nstruct s {{ int a;\n{AGAIN} int n; }};\n"),
+        ("#define A 1\n", f"#define A 1\nstruct s {{ int a;\n{AGAIN} int n; }};\n"),
+        ("#define A 1\n", f"#define A 1\nstatic inline int g(void)\n{{\n{AGAIN}return A;\n}}\n"),
+    ],
+    ids=["spaces", "spaces in code", "taken back", "pragma", "within", "new, within", "new code"],
+)  # fmt: skip
+def test_what_only_spelling_or_order_tells_is_exposed(old: str, new: str) -> None:
+    assert exposed({"a.h": (old, new)}).changed
+    assert not exposed({"a.h": (old, old)}).changed
+    assert not exposed({"a.h": (new, new.replace("\n", " // the same\n", 1))}).changed
+
+
+def test_order_means_nothing_where_nothing_is_taken_back() -> None:
+    two = (f"#define A 1\n{USES}", f"{USES}#define A 1\n")
+    assert not exposed({"a.h": two}).changed
+    more = f"#define A 1\n{AGAIN}{USES}"
+    assert not exposed({"a.h": (more, f"{more}int g(void);\n")}).changed
+
+
 def test_a_function_that_goes_to_another_header_is_one_of_both() -> None:
     gone = ("static inline int twice(int a)\n{\n    return a * 2;\n}\n", "")
     body = "static inline int twice(int a) { return a * %d; }\n"
