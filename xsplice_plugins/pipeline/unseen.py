@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _REBUILD = "rebuild"
 _SHOWN_MAX = 3
+_SOURCES = {TouchKind.C, TouchKind.ASSEMBLER}
 _INCLUDE = "include"  #: a part of the path of what any file may include by name
 _Items = dict[str, tuple[str, ...]]  #: by name: the objects that it may belong to
 
@@ -60,6 +61,7 @@ def unseen_findings(
             {n: rest for n, owners in items.items() if (rest := _without(owners, changed))},
             patch_set,
             frozenset(direct),
+            readers or {},
         ),
         *(_of_headers(items, tree, patch_set, readers) if items else ()),
     )
@@ -84,13 +86,19 @@ def _of_changed(strangers: _Items, changed: frozenset[str]) -> Iterator[Finding]
         )
 
 
-def _of_touched(items: _Items, patch_set: PatchSet, direct: frozenset[str]) -> Iterator[Finding]:
-    """Name what is of an object whose source is touched, and that stays as it is in the tree."""
-    stems = {
-        PurePosixPath(file.path).with_suffix("").as_posix().partition("/")[2]
-        for file in patch_set.touched
-        if file.kind is TouchKind.C
-    }
+def _of_touched(
+    items: _Items,
+    patch_set: PatchSet,
+    direct: frozenset[str],
+    readers: Mapping[str, Collection[str]],
+) -> Iterator[Finding]:
+    """Name what is of an object whose source is touched, and that stays as it is in the tree.
+
+    A source may be of several objects, which include it.
+    """
+    sources = [file.path for file in patch_set.touched if file.kind in _SOURCES]
+    stems = {PurePosixPath(p).with_suffix("").as_posix().partition("/")[2] for p in sources}
+    direct |= {path for source in sources for path in readers.get(source, ())}
     for path in sorted({path for owners in items.values() for path in owners}):
         if path not in direct and _stem(path) not in stems:
             continue

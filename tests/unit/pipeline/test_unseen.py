@@ -156,3 +156,13 @@ def test_a_touched_source_whose_object_stays_is_not_checked(tree: TinyTree) -> N
     assert row.subject == "common/version.o"
     assert found(tree, DIFFERS, edit, changed=()) == []
     assert found(tree, base, edit) == []  # of a changed object what differs is an error elsewhere
+
+
+def test_a_source_that_an_object_includes_is_its_own_as_well(tree: TinyTree) -> None:
+    edit = USER, "twice(a)", "twice(a) + 0"
+    readers = {USER: ["common/user.o", "common/version.o"]}
+    (row,) = found(tree, DIFFERS, edit, readers=readers)
+    assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/version.o")
+    assert "the fix touches its source, and changes nothing in the tree's object" in row.text
+    assert found(tree, DIFFERS, edit, readers={USER: ["common/user.o"]}) == []
+    assert found(tree, DIFFERS, edit) == []
