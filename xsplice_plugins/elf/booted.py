@@ -60,11 +60,14 @@ def boot_difference(boot: bytes, image: ElfFile) -> str:
 
 
 def _segments(data: bytes) -> list[_Segment]:
-    """Return what of a 64-bit ELF file is loaded, but for its own header; nothing if it is cut."""
+    """Return what of a 64-bit ELF file is loaded, but for its own header; nothing if it is odd."""
     if len(data) < _EHDR_64_BYTES:
         return []
-    (start,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
-    if start + count * _PHDR_64.size > len(data):
+    (start,), (step, count) = (
+        struct.unpack_from("<Q", data, 32),
+        struct.unpack_from("<HH", data, 54),
+    )
+    if step != _PHDR_64.size or start + count * _PHDR_64.size > len(data):
         return []
     rows = (_PHDR_64.unpack_from(data, start + n * _PHDR_64.size) for n in range(count))
     return [
@@ -77,16 +80,23 @@ def _segments(data: bytes) -> list[_Segment]:
 def _x86_difference(boot: bytes, known: _Segment, image: ElfFile) -> str:
     if len(boot) < _EHDR_32_BYTES:
         return _CUT
-    (entry, at), (count,) = struct.unpack_from("<II", boot, 24), struct.unpack_from("<H", boot, 44)
+    (entry, at), (step, count) = (
+        struct.unpack_from("<II", boot, 24),
+        struct.unpack_from("<HH", boot, 42),
+    )
+    if step != _PHDR_32.size:
+        return _UNKNOWN
     if at + count * _PHDR_32.size > len(boot):
         return _CUT
     rows = [_PHDR_32.unpack_from(boot, at + number * _PHDR_32.size) for number in range(count)]
     loads = [row for row in rows if row[0] == _PT_LOAD]
     if len(loads) != 1:
         return f"it loads {len(loads)} segments, and not one"
-    _, offset, _, phys, size, *_ = loads[0]
+    _, offset, _, phys, size, memory, *_ = loads[0]
     if offset + size > len(boot):
         return _CUT
+    if memory < size:
+        return f"it asks for {memory} bytes of memory, and loads {size}"
     if entry != phys:
         return f"it is entered at {entry:#x}, and not where it begins ({phys:#x})"
     if not known.addr_phys >> 32 and phys != known.addr_phys:

@@ -40,6 +40,7 @@ _DEAD_ENDS = frozenset(
 _ANYWHERE = "anywhere"
 _RETURN_THUNK = "__x86_return_thunk"
 _CALLERS_MAX = 3  #: that a remark names
+_HELPERS_DEEP = 2  #: calls between a helper and who uses its numbers
 _KEPT_MIN = 2  #: variables that a function sets once, and compares
 _FRAME_BYTES = 16  #: of a bug frame on Arm
 _Store = tuple[int, int, int]  #: offset in the object, size in bytes, value
@@ -161,31 +162,52 @@ def _recomputed(record: PayloadRecord, graph: CallGraph, image: BootedImage) -> 
     One variable alone is no sign of that: the identity of an object is kept and compared as well.
     """
     for function in record.functions if image.arch.are_stores_read else ():
-        if not _boot_callers(function.name, graph):
-            continue
-        parts = [(_old_code(function, image), function.addr_old_virt)]
-        cold = image.symbols.get(f"{function.name}.cold")
-        if cold is not None:
-            parts.append((_code_at(image, cold.addr_virt, cold.size_bytes), cold.addr_virt))
-        kept = kept_and_compared(parts)
-        if not kept.is_once or len(kept.variables) < _KEPT_MIN:
-            continue
-        known = (image.name_of(addr) or f"{addr:#x}" for addr in kept.variables)
-        names = sorted({_short(name.partition("+")[0]) for name in known})
-        more = f" and {len(names) - _CALLERS_MAX} more" if len(names) > _CALLERS_MAX else ""
-        text = (
-            f"{_short(function.name)} keeps what it computed at boot in "
-            f"{', '.join(names[:_CALLERS_MAX])}{more}, and compares with that whenever it runs "
-            "again: if the new code computes another value, it meets the old one's; set these in a "
-            "load hook, or leave what is computed as it was"
-        )
-        yield Finding(
-            check=CHECK,
-            severity=Severity.UNCHECKED,
-            subject=record.name,
-            text=text,
-            obligation=Duty.DATA,
-        )
+        for name in (function.name, *_using(function.name, graph)):
+            if not _boot_callers(name, graph):
+                continue
+            kept = kept_and_compared(_parts(name, image))
+            if not kept.is_once or len(kept.variables) < _KEPT_MIN:
+                continue
+            known = (image.name_of(addr) or f"{addr:#x}" for addr in kept.variables)
+            names = sorted({_short(row.partition("+")[0]) for row in known})
+            more = f" and {len(names) - _CALLERS_MAX} more" if len(names) > _CALLERS_MAX else ""
+            through = (
+                "" if name == function.name else f", by what {_short(function.name)} tells it,"
+            )
+            text = (
+                f"{_short(name)} keeps what it computed at boot{through} in "
+                f"{', '.join(names[:_CALLERS_MAX])}{more}, and compares with that whenever it runs "
+                "again: if the new code computes another value, it meets the old one's; set these "
+                "in a load hook, or leave what is computed as it was"
+            )
+            yield Finding(
+                check=CHECK,
+                severity=Severity.UNCHECKED,
+                subject=record.name,
+                text=text,
+                obligation=Duty.DATA,
+            )
+
+
+def _using(name: str, graph: CallGraph) -> list[str]:
+    """Return the callers of a helper, and theirs; of what many call nobody's numbers are made."""
+    found: dict[str, None] = {}
+    todo = [name]
+    for _ in range(_HELPERS_DEEP):
+        rows = [graph.callers.get(at, frozenset()) for at in todo]
+        todo = [c for callers in rows if len(callers) <= _CALLERS_MAX for c in sorted(callers)]
+        found |= dict.fromkeys(todo)
+    return [caller for caller in found if caller != name]
+
+
+def _parts(name: str, image: BootedImage) -> list[tuple[bytes, int]]:
+    """Return the bytes of a function, and of its cold part, with their addresses."""
+    symbols = (image.symbols.get(key) for key in (name, f"{name}.cold"))
+    return [
+        (_code_at(image, row.addr_virt, row.size_bytes), row.addr_virt)
+        for row in symbols
+        if row is not None
+    ]
 
 
 def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[Finding]:

@@ -101,6 +101,20 @@ def test_what_is_longer_shorter_or_cut_is_no_equal(image: Path) -> None:
         assert "cut short" in (boot_difference(boot[:end], elf) or "")
 
 
+def test_other_rows_and_less_memory_are_no_equal(image: Path) -> None:
+    elf, boot = read_elf(image.read_bytes(), "image"), x86_boot(image)
+    odd, small = bytearray(boot), bytearray(boot)
+    struct.pack_into("<H", odd, 42, 64)
+    assert "its form is not known" in boot_difference(bytes(odd), elf)
+    struct.pack_into("<I", small, 52 + 20, 16)
+    assert boot_difference(bytes(small), elf).startswith("it asks for 16 bytes of memory, and ")
+    nameless = image.with_name("odd")
+    subprocess.run(["strip", "-o", nameless, image], check=True)
+    wide = bytearray(nameless.read_bytes())
+    struct.pack_into("<H", wide, 54, 64)
+    assert boot_difference(bytes(wide), elf).startswith("it loads 0 segments")
+
+
 def test_what_boots_on_arm64_is_the_image_laid_out_flat(image: Path) -> None:
     raw = image.with_name("raw").read_bytes()
     data = bytearray(image.read_bytes())

@@ -149,3 +149,23 @@ def test_what_boot_left_to_compare_with_is_not_checked(
             f"`{name}` keeps what it computed at boot in `cap_a`, `cap_b`, and compares with that "
             "whenever it runs again: "
         )
+
+
+@pytest.mark.parametrize(("helper", "is_told"), [("set_up_cpu", True), ("shared", False)])
+def test_what_a_helper_tells_such_a_function_is_not_checked(
+    tmp_path: Path, helper: str, *, is_told: bool
+) -> None:
+    """Of what many call nobody's numbers are made; `set_up_cpu` has this one caller."""
+    at = IMAGE.symbols["identify_cpu"].addr_virt
+    code, places = linked(tmp_path, CAPS, at)
+    goal = IMAGE.symbols["set_up_cpu"].addr_virt - at - len(code) - 5
+    call = b"\xe8" + goal.to_bytes(4, "little", signed=True)
+    image = image_with("identify_cpu", code + call, places)
+    payload = compiled(tmp_path, "int shared(void) { return 1; }")
+    found = effect_findings(payload, record_at(helper, image), image)
+    texts = [row.text for row in found if row.severity is Severity.UNCHECKED]
+    assert len(texts) == is_told
+    for text in texts:
+        assert text.startswith(
+            "`identify_cpu` keeps what it computed at boot, by what `set_up_cpu` tells it, in "
+        )
