@@ -42,7 +42,6 @@ _NAMED = {
 }
 _UNKNOWN = "what it declares"  #: where no name is known
 _ODD = "\1"  #: begins what has a directive within it: nobody knows what else that changes
-_ORDERED = re.compile(r"\0 #\s*(?:undef|pragma)\b")  #: what makes the order of a header matter
 
 
 class Exposed(Struct, frozen=True, kw_only=True):
@@ -64,9 +63,9 @@ class _Piece(Struct, frozen=True, kw_only=True):
 def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     """Say what of some headers means something else after a patch.
 
-    Comments mean nothing, nor does the order of what is declared, unless a macro is taken back or a
-    pragma stands there. A name that goes from one header to another is one of both. A structure
-    with more members than before is a matter of its layout, which is compared elsewhere.
+    Comments mean nothing. A name that goes from one header to another is one of both. A structure
+    with more members than before is a matter of its layout, which is compared elsewhere. What
+    stays must stand in the order of before, by which macros and conditions are read.
 
     Args:
         texts: Both versions of each header, by path; "" where there is none.
@@ -78,8 +77,7 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     for path, sides in texts.items():
         before, after = (list(_pieces(text)) for text in sides)
         old, new = Counter(before), Counter(after)
-        is_ordered = any(_ORDERED.match(row.text) for row in (*before, *after))
-        if is_ordered and not _are_in_order(before, after):
+        if not _are_in_order(before, after):  # as where a macro is taken back between two
             changed[path, _UNKNOWN] = None
         for names, rest in ((gone, old - new), (come, new - old)):
             for piece in rest:
