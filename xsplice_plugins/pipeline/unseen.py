@@ -50,11 +50,12 @@ def unseen_findings(
     """
     if tree is None or base is None or not base.is_matched:
         return ()
-    rows = object_and_name((*base.differs, *base.absent))
-    differs = {name: (path,) for path, name in sorted(rows)}
     known = dict(base.owners)
     strangers = {name: known.get(name, ()) for name in base.strangers}
-    items = {**differs, **strangers}
+    items = dict(strangers)
+    for path, name in sorted(object_and_name((*base.differs, *base.absent))):
+        if items.get(name) != ():  # a stranger of that name, which may be of any object
+            items[name] = (*items.get(name, ()), path)
     return (
         *_of_changed(strangers, frozenset(changed)),
         *_of_touched(

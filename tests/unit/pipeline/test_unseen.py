@@ -166,3 +166,14 @@ def test_a_source_that_an_object_includes_is_its_own_as_well(tree: TinyTree) -> 
     assert "the fix touches its source, and changes nothing in the tree's object" in row.text
     assert found(tree, DIFFERS, edit, readers={USER: ["common/user.o"]}) == []
     assert found(tree, DIFFERS, edit) == []
+
+
+def test_one_name_may_be_otherwise_in_several_objects(tree: TinyTree) -> None:
+    both = ("table (common/user.o)", "table (common/version.o)")
+    edit = USER, "twice(a)", "twice(a) + 0"
+    for rows in (both, both[::-1]):
+        base = replace(MATCHED, differs=rows)
+        (row,) = found(tree, base, edit, changed=())
+        assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/user.o")
+        own = replace(base, strangers=("table",), owners=(("table", ("common/boot.o",)),))
+        assert [row.subject for row in found(tree, own, edit, changed=())] == ["common/user.o"]
