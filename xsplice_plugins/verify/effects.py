@@ -71,8 +71,16 @@ def effect_findings(data: bytes, record: PayloadRecord, image: BootedImage) -> t
     try:
         elf = read_elf(data, record.name)
         inside += staying(elf, record, graph, image)
-        inside += _unset(record, graph)
-        inside += _recomputed(record, graph, image)
+        inside += (
+            Finding(
+                check=CHECK,
+                severity=Severity.UNCHECKED,
+                subject=record.name,
+                text=text,
+                obligation=Duty.DATA,
+            )
+            for text in (*_unset(record, graph), *_recomputed(record, graph, image))
+        )
         texts += _vectors(elf, record, image)
         if image.arch.refuses_warnings:
             open_texts += _warnings(data, record)
@@ -156,7 +164,7 @@ def _boot_callers(name: str, graph: CallGraph) -> list[str]:
     )
 
 
-def _recomputed(record: PayloadRecord, graph: CallGraph, image: BootedImage) -> Iterator[Finding]:
+def _recomputed(record: PayloadRecord, graph: CallGraph, image: BootedImage) -> Iterator[str]:
     """Find functions that compare what they computed at boot with what they compute later.
 
     One variable alone is no sign of that: the identity of an object is kept and compared as well.
@@ -174,18 +182,11 @@ def _recomputed(record: PayloadRecord, graph: CallGraph, image: BootedImage) -> 
             through = (
                 "" if name == function.name else f", by what {_short(function.name)} tells it,"
             )
-            text = (
+            yield (
                 f"{_short(name)} keeps what it computed at boot{through} in "
                 f"{', '.join(names[:_CALLERS_MAX])}{more}, and compares with that whenever it runs "
                 "again: if the new code computes another value, it meets the old one's; set these "
                 "in a load hook, or leave what is computed as it was"
-            )
-            yield Finding(
-                check=CHECK,
-                severity=Severity.UNCHECKED,
-                subject=record.name,
-                text=text,
-                obligation=Duty.DATA,
             )
 
 
@@ -210,7 +211,7 @@ def _parts(name: str, image: BootedImage) -> list[tuple[bytes, int]]:
     ]
 
 
-def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[Finding]:
+def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[str]:
     """Find new variables that functions read which run later, and nobody sets on this host.
 
     What sets them runs only while the host boots, when a CPU comes up, or is left out of the
@@ -229,16 +230,9 @@ def _unset(record: PayloadRecord, graph: CallGraph) -> Iterator[Finding]:
             when = "is boot code that is left out"
         writers = " and ".join(_short(name) for name in setters[:_CALLERS_MAX])
         more = " and others" if len(setters) > _CALLERS_MAX else ""
-        text = (
+        yield (
             f"{_short(variable.name)} is new, and only {writers}{more} sets it, which {when}: "
             f"{_short(readers[0])} reads what it is at first; set it in a load hook"
-        )
-        yield Finding(
-            check=CHECK,
-            severity=Severity.UNCHECKED,
-            subject=record.name,
-            text=text,
-            obligation=Duty.DATA,
         )
 
 
