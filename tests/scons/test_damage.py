@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.build import scons
+from xsplice_plugins.sign.keys import development_identity
 
 pytestmark = [pytest.mark.scons, pytest.mark.toolchain]
 
@@ -63,6 +65,22 @@ def test_a_payload_is_known_by_its_content_alone(built: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert "SIGN" in scons("xsplice", built).assert_success().out
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("gone", ["development.key.pem", "development.crt.pem"])
+def test_another_development_key_signs_and_is_judged_again(gone: str, built: Path) -> None:
+    payload, key = built / NAME / f"{NAME}.livepatch", built / "keys" / gone
+    before, other = payload.read_bytes(), built.parent / "other"
+    development_identity(other)
+    key.write_bytes((other / "keys" / gone).read_bytes())
+    run = scons("xsplice-verify", built).assert_success()
+    assert {"SIGN"} <= set(re.findall(r"^  ([A-Z]+) ", run.out, re.MULTILINE)), run.out
+    is_other_key = gone == "development.key.pem"
+    assert (payload.read_bytes() != before, "up to date" not in run.out) == (is_other_key, True)
+    report = json.loads((built / NAME / f"{NAME}.verify.json").read_text())
+    assert report["verdict"] == "proved"
+    again = scons("xsplice-verify", built).assert_success()
+    assert not re.findall(r"^  [A-Z]+ ", again.out, re.MULTILINE), again.out
 
 
 def test_what_was_only_touched_is_not_made_again(built: Path) -> None:

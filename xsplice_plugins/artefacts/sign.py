@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from xsplice_plugins.artefacts.files import SCHEMA
+from xsplice_plugins.artefacts.files import SCHEMA, read_file
+from xsplice_plugins.errors import SignError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Where a build folder keeps its development key, with its certificate, and that alone.
 DEVELOPMENT_KEY, DEVELOPMENT_CERTIFICATE = "keys/development.key.pem", "keys/development.crt.pem"
@@ -26,6 +34,31 @@ class SignatureRecord(Struct, frozen=True, kw_only=True):
     digest_payload: str  #: sha256 of what was signed
     digest_signed: str  #: sha256 of the written file
     note: str = ""
+
+    def is_still_of(self, build_dir: Path) -> bool:
+        """Tell whether a build folder's development pair is the one that signed.
+
+        Args:
+            build_dir: Asked only if that was a development key.
+
+        Raises:
+            SignError: A file of the pair cannot be read.
+        """
+        if not self.is_development_key:
+            return True
+        pair = (build_dir / DEVELOPMENT_KEY, build_dir / DEVELOPMENT_CERTIFICATE)
+        return all(_fingerprint(path) == self.certificate_sha256 for path in pair)
+
+
+def _fingerprint(path: Path) -> str:
+    """Return the sha256 of the certificate in a PEM file; empty if there is none."""
+    text = read_file(path, error=SignError, advice="make it readable, or give KEY= and CERT=")
+    _, _, rest = text.partition(b"-----BEGIN CERTIFICATE-----")
+    try:
+        der = base64.b64decode(rest.partition(b"-----END")[0])
+    except binascii.Error:
+        return ""
+    return hashlib.sha256(der).hexdigest() if der else ""
 
 
 class SignedPayload(Struct, frozen=True, kw_only=True):

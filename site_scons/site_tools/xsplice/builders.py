@@ -30,7 +30,7 @@ from . import settings as settings_of_scons
 from .actions import Fix
 from .copies import Farm, claim, records_beneath
 from .ending import heed_signals
-from .healing import heal
+from .healing import heal, renew_signature
 from .marks import sources_digest
 from .rebuilding import Rebuild
 
@@ -277,6 +277,7 @@ class Wiring:
             step="sign",
         )
         env.NoCache(signed)  # a signature is never replayed from a shared cache
+        renew_signature(signed, self.fix_in("sign").run.config.build_dir)
         checked = self.node(
             "XspliceCheck",
             [f"{fix.name}.checks.json"],

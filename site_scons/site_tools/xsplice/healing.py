@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xsplice_plugins import artefacts
 from xsplice_plugins.errors import ConfigError, XspliceError
 
 if TYPE_CHECKING:
@@ -60,6 +61,24 @@ def renew(nodes: Nodes, *, is_current: Callable[[], bool]) -> bool:
     for node in nodes:
         node.set_always_build()
     return True
+
+
+def renew_signature(nodes: Nodes, build_dir: Path | None) -> bool:
+    """Have a payload signed again if the build folder's development key is not the one of before.
+
+    Args:
+        nodes: The signed payload and the record of its signature.
+        build_dir: Where that key lies; without one no such key signs.
+
+    Returns:
+        Whether it is signed again.
+    """
+
+    def is_current() -> bool:
+        record = artefacts.load(Path(nodes[-1].get_abspath()), artefacts.SignatureRecord)
+        return build_dir is None or record.is_still_of(build_dir)
+
+    return renew(nodes, is_current=is_current)
 
 
 def require_whole(path: Path, digest: str, makers: Nodes) -> bytes:
