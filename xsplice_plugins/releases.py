@@ -22,6 +22,7 @@ LAST_POINT = {
 }  # fmt: skip
 #: Vendors' loaders; the model knows in what they differ from upstream's.
 LOADERS = frozenset({"xenserver"})
+_UPSTREAM = "upstream"  #: how people ask for it where a base names a vendor's
 
 
 def parse_release(text: str) -> Version:
@@ -41,15 +42,16 @@ def parse_release(text: str) -> Version:
     raise ConfigError(f"{text}: not a release of Xen with live patching; write it as 4.17.5")
 
 
-def check_loader(name: str) -> None:
-    """Refuse a loader that nobody has; "" is upstream's.
+def parse_loader(text: str) -> str:
+    """Read a loader's name; "", for upstream's, is ``upstream``, too.
 
     Raises:
         ConfigError: There is no such loader.
     """
-    if name and name not in LOADERS:
-        known = ", ".join(sorted(LOADERS))
-        raise ConfigError(f"LOADER={name}: there is no such loader; known are {known}")
+    if text and text not in {_UPSTREAM, *LOADERS}:
+        known = ", ".join((_UPSTREAM, *sorted(LOADERS)))
+        raise ConfigError(f"LOADER={text}: there is no such loader; known are {known}")
+    return "" if text == _UPSTREAM else text
 
 
 def spelled(version: Version) -> str:

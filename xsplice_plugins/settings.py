@@ -18,7 +18,7 @@ from msgspec import Struct
 from xsplice_plugins.artefacts import check_words
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.plugins.spec import Config
-from xsplice_plugins.releases import check_loader, parse_release
+from xsplice_plugins.releases import parse_loader, parse_release
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -125,7 +125,7 @@ SETTINGS = (
     ),
     Setting(
         name="LOADER",
-        help="a vendor's loader: xenserver takes names that exist already; default: the base's",
+        help="xenserver, which takes names that exist already, or upstream; default: the base's",
         field="loader",
         commands=("patch", "build", "verify", "model"),
     ),
@@ -313,7 +313,7 @@ def make_config(
     said = fields.pop("release", "")
     check_release(said, release, "RELEASE", "what tree, image or record say")
     fields.setdefault("loader", loader)
-    check_loader(fields["loader"])
+    fields["loader"] = parse_loader(fields["loader"])
     if release or said:
         parse_release(release or said)
     if fields.get("depends") and fields.get("supersedes"):

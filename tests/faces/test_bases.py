@@ -104,6 +104,27 @@ def test_a_verdict_ends_with_the_record_of_its_base(
     assert face("xsplice-verify", tmp_path, **given).status == 0
 
 
+def test_a_fix_that_changes_no_object_is_refused_where_shipped_code_may_take_it(
+    face: Face, tree: TinyTree, tmp_path: Path, fleet: BaseRecord
+) -> None:
+    edit = "xen/common/user.c", "int user", "static inline int idle(void) { return 1; }\nint user"
+    given = {"XEN": "base:fleet", "PATCH": written(tree, tmp_path, *edit)}
+    ended = face("xsplice", tmp_path, **given)
+    assert (ended.status, "no functional change" in ended.text) == (3, True), ended.text
+    place = store.tree_of("base:fleet").parent / BASE_FILE
+    save(place, replace(fleet, likeness=Likeness.MATCHED, differs=("user (common/user.o)",)))
+    ended = face("xsplice", tmp_path, **given)
+    assert (ended.status, "the fix touches its source" in ended.text) == (4, True), ended.text
+    absent = "xen/common/absent.c"  # no object of this configuration is made of it
+    (tree.root / absent).write_text("int absent(void) { return 0; }\n")
+    shutil.copy(tree.root / absent, store.tree_of("base:fleet") / absent)
+    given["PATCH"] = written(tree, tmp_path, absent, "return 0", "return 1")
+    assert face("xsplice", tmp_path, **given).status == 3
+    save(place, replace(fleet, likeness=Likeness.MATCHED, strangers=("more",)))
+    ended = face("xsplice", tmp_path, **given)
+    assert (ended.status, "has what no object has: more" in ended.text) == (4, True), ended.text
+
+
 def test_what_the_shipped_image_has_otherwise_is_refused_where_a_fix_needs_it(
     tree: TinyTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

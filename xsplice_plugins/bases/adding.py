@@ -50,6 +50,7 @@ from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.kbuild.configured import not_kept
 from xsplice_plugins.kbuild.records import read_text
 from xsplice_plugins.kbuild.tree import locate_tree
+from xsplice_plugins.releases import parse_loader
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.process import run_logged
 
@@ -101,6 +102,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
 
     folder = folder_of(order.name)
     check_order(order)
+    order = replace(order, loader=parse_loader(order.loader))
     if order.source is not None:
         order = replace(order, source=located(order.source))
     rows = rows_of(order)

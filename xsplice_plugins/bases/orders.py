@@ -16,7 +16,6 @@ from xsplice_plugins.bases.shipped import check_settings, read_settings
 from xsplice_plugins.bases.sources import digest_of, kind_of
 from xsplice_plugins.bases.store import bases_folder, folder_of
 from xsplice_plugins.errors import ConfigError
-from xsplice_plugins.releases import check_loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +67,6 @@ def check_order(order: Order) -> None:
     """
     if (order.source is None) == (not order.debian):
         raise ConfigError("--source and --debian: give one of the two")
-    check_loader(order.loader)
     given = (("make", order.make), ("targets", order.targets), ("cc", (order.compiler,)))
     for option, words in (*given, ("ref", (order.ref,)), ("debian", (order.debian,))):
         for word in words:

@@ -54,7 +54,7 @@ from xsplice_plugins.pipeline.stack import (
     check_payloads,
     read_stack,
 )
-from xsplice_plugins.pipeline.unseen import unseen_findings
+from xsplice_plugins.pipeline.unseen import check_unchanged, unseen_findings
 
 __all__ = [
     "BY_HAND",
@@ -81,6 +81,7 @@ __all__ = [
     "check_outside",
     "check_payloads",
     "check_rebuild",
+    "check_unchanged",
     "compile_shifted",
     "conclude",
     "diff_pair",

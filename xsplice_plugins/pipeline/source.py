@@ -22,9 +22,16 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import ET_REL
-from xsplice_plugins.errors import CaptureError, ConfigError, PatchError, RefusedError
+from xsplice_plugins.errors import (
+    CaptureError,
+    ConfigError,
+    NoFunctionalChangeError,
+    PatchError,
+    RefusedError,
+)
 from xsplice_plugins.pipeline.payload import link_payload, refusal_line
 from xsplice_plugins.pipeline.stack import Stack, record_of
+from xsplice_plugins.pipeline.unseen import check_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,10 +142,15 @@ def plan_fix(tree: XenTree, patch_set: PatchSet, *, store: Path) -> CapturePlan:
 
     Raises:
         RefusedError: The patch touches what no payload can carry; the message names each file.
+            Or it touches nothing here, and may touch what only the shipped image has.
         NoFunctionalChangeError: Nothing that is part of the image is touched.
         CaptureError: The tree's records cannot be used.
     """
-    plan = capture.plan(tree, patch_set, store=store)
+    try:
+        plan = capture.plan(tree, patch_set, store=store)
+    except NoFunctionalChangeError:
+        check_unchanged(tree, patch_set)
+        raise
     capture.forget_texts(store)
     if plan.refused:
         raise RefusedError(

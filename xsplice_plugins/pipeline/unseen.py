@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import capture
-from xsplice_plugins.artefacts import Duty, Finding, Severity, TouchKind, object_and_name
+from xsplice_plugins.artefacts import Duty, Finding, Likeness, Severity, TouchKind, object_and_name
+from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.pipeline.basing import MATCH_MORE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from xsplice_plugins.artefacts import BaseMatch, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
@@ -52,10 +53,7 @@ def unseen_findings(
         return ()
     known = dict(base.owners)
     strangers = {name: known.get(name, ()) for name in base.strangers}
-    items = dict(strangers)
-    for path, name in sorted(object_and_name((*base.differs, *base.absent))):
-        if items.get(name) != ():  # a stranger of that name, which may be of any object
-            items[name] = (*items.get(name, ()), path)
+    items = _collected(strangers, (*base.differs, *base.absent))
     return (
         *_of_changed(strangers, frozenset(changed)),
         *_of_touched(
@@ -66,6 +64,39 @@ def unseen_findings(
         ),
         *(_of_headers(items, tree, patch_set, readers) if items else ()),
     )
+
+
+def check_unchanged(tree: XenTree | None, patch_set: PatchSet) -> None:
+    """Refuse a fix that changes no object of the tree, and may change what runs.
+
+    Args:
+        tree: The tree without the fix; ``None`` where an image has no other sources than these.
+        patch_set: The fix.
+
+    Raises:
+        RefusedError: The tree is of a matched base, and code of its image may take from the fix.
+    """
+    base = tree.base if tree is not None else None
+    if tree is None or base is None or base.likeness is not Likeness.MATCHED:
+        return
+    items = _collected(dict.fromkeys(base.strangers, ()), (*base.differs, *base.absent))
+    rows = [row.text for row in _of_touched(items, patch_set, frozenset(), {})]
+    rows += [row.text for row in _of_headers(items, tree, patch_set, None)] if items else []
+    if base.strangers and _sources(patch_set):
+        rows.append(
+            "no object of the tree changes; nobody knows whether one of the shipped image does, "
+            f"which has what no object has: {_some(list(base.strangers))}; {MATCH_MORE}"
+        )
+    if rows:
+        raise RefusedError("\n".join(f"{patch_set.name}: {text}" for text in rows))
+
+
+def _collected(strangers: _Items, others: Iterable[str]) -> _Items:
+    items = dict(strangers)
+    for path, name in sorted(object_and_name(others)):
+        if items.get(name) != ():  # a stranger of that name, which may be of any object
+            items[name] = (*items.get(name, ()), path)
+    return items
 
 
 def _of_changed(strangers: _Items, changed: frozenset[str]) -> Iterator[Finding]:
@@ -97,7 +128,7 @@ def _of_touched(
 
     A source may be of several objects, which include it.
     """
-    sources = [file.path for file in patch_set.touched if file.kind in _SOURCES]
+    sources = _sources(patch_set)
     stems = {PurePosixPath(p).with_suffix("").as_posix().partition("/")[2] for p in sources}
     direct |= {path for source in sources for path in readers.get(source, ())}
     for path in sorted({path for owners in items.values() for path in owners}):
@@ -127,13 +158,17 @@ def _of_headers(
     if rows:
         shown = _some([f"{what} of {path}" for path, what, _ in rows])
         users = {name: owners for _, _, found in rows for name, owners in found.items()}
-        names = [f"{name} ({' or '.join(owners)})" for name, owners in users.items()]
+        names = [f"{name} ({' or '.join(row) or 'of any object'})" for name, row in users.items()]
         text = (
             f"the fix changes {shown}; nobody knows whether code uses it that the shipped image "
             f"has otherwise than the tree, or alone: {_some(names)}; {MATCH_MORE}, or leave that "
             "part of the fix out"
         )
         yield _finding(Severity.UNCHECKED, rows[0][0], text)
+
+
+def _sources(patch_set: PatchSet) -> list[str]:
+    return [file.path for file in patch_set.touched if file.kind in _SOURCES]
 
 
 def _users(items: _Items, path: str, readers: Mapping[str, Collection[str]] | None) -> _Items:

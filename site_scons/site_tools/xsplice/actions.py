@@ -32,7 +32,7 @@ from xsplice_plugins.artefacts import (
     Report,
     SignatureRecord,
 )
-from xsplice_plugins.errors import ConfigError, VerifyError, XspliceError
+from xsplice_plugins.errors import ConfigError, NoFunctionalChangeError, VerifyError, XspliceError
 from xsplice_plugins.settings import options_of
 
 from .copies import lay_out, reads_of_patch, records_beneath, require
@@ -286,9 +286,13 @@ def link_payload(target: Nodes, source: Nodes, env: Environment) -> None:
             *options_of(fix.run.config, "DEPENDS", "SUPERSEDES", "ACCEPT"),
             *map(_path, source[1:]),
         )
-        payload = pipeline.link_payload(
-            fix.run, fix.name, deltas, objects, image.read_bytes(), fix.stack
-        )
+        try:
+            payload = pipeline.link_payload(
+                fix.run, fix.name, deltas, objects, image.read_bytes(), fix.stack
+            )
+        except NoFunctionalChangeError:
+            pipeline.check_unchanged(fix.tree, fix.patch_set)
+            raise
         artefacts.write_file(_path(target[0]), payload.data)
         artefacts.save(_path(target[1]), payload.record)
 

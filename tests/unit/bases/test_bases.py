@@ -275,10 +275,12 @@ def test_a_base_names_its_vendors_loader(own: Path) -> None:
     assert record.loader == "xenserver"
     base = pipeline.base_of_tree(store.tree_of("base:fleet"))
     assert pipeline.open_run({}, base, environ={}).config.loader == "xenserver"
+    assert pipeline.open_run({"LOADER": "upstream"}, base, environ={}).config.loader == ""
     with pytest.raises(ConfigError, match="LOADER=other: there is no such loader"):
         pipeline.open_run({"LOADER": "other"}, base, environ={})
-    with pytest.raises(ConfigError, match="known are xenserver"):
+    with pytest.raises(ConfigError, match="known are upstream, xenserver"):
         add_base(Order(name="other", source=own, loader="acme"))
+    assert added(own, loader="upstream", is_replaced=True).loader == ""
 
 
 def test_links_that_lead_out_of_the_sources_are_refused(own: Path, tmp_path: Path) -> None:

@@ -4,20 +4,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from tests.kit.tiny_tree import TinyTree
-from xsplice_plugins.artefacts import BaseMatch, Duty, Finding, Severity
+from xsplice_plugins.artefacts import BaseMatch, BaseRecord, Duty, Finding, Likeness, Severity
+from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
-from xsplice_plugins.pipeline.unseen import unseen_findings
+from xsplice_plugins.pipeline.unseen import check_unchanged, unseen_findings
 
 pytestmark = pytest.mark.toolchain
 
 LIB, USER = "xen/include/xen/lib.h", "xen/common/user.c"
 MATCHED = BaseMatch(image="", findings=(), is_matched=True)
 DIFFERS = replace(MATCHED, differs=("xen_extra_version (common/version.o)",))
+RECORD = BaseRecord(
+    name="fleet",
+    key="",
+    release="4.17.5",
+    machine=62,
+    build_id="",
+    image="",
+    source="",
+    recipe="",
+    compiler="",
+    make=(),
+    environment=(),
+    likeness=Likeness.MATCHED,
+    objects=6,
+    matched=30,
+    differs=(),
+    absent=(),
+    ambiguous=(),
+    strangers=(),
+)
 INLINE = LIB, "a * 2", "a * 3"
 
 
@@ -177,3 +199,30 @@ def test_one_name_may_be_otherwise_in_several_objects(tree: TinyTree) -> None:
         assert (row.severity, row.subject) == (Severity.UNCHECKED, "common/user.o")
         own = replace(base, strangers=("table",), owners=(("table", ("common/boot.o",)),))
         assert [row.subject for row in found(tree, own, edit, changed=())] == ["common/user.o"]
+
+
+def settle(tree: TinyTree, likeness: Likeness, *edits: tuple[str, str, str], **rows: Any) -> None:
+    """Ask about a fix that changes no object of the tree of a base."""
+    record = replace(RECORD, likeness=likeness, **rows)
+    check_unchanged(replace(locate_tree(tree.root), base=record), tree.patch(*edits))
+
+
+def test_a_fix_that_changes_no_object_may_change_what_is_only_shipped(tree: TinyTree) -> None:
+    """It must not end as "nothing needs a live patch"."""
+    differs = {"differs": ("user (common/user.o)",)}
+    idle = USER, "int user", "static inline int idle(void) { return 1; }\nint user"
+    for edit, rows, words in (
+        (INLINE, differs, "the fix changes `twice` of xen/include/xen/lib.h"),
+        (INLINE, {"strangers": ("more",)}, "more (of any object)"),
+        (idle, differs, "the fix touches its source, and changes nothing in the tree's object"),
+        (idle, {"strangers": ("more",)}, "which has what no object has: more"),
+    ):
+        settle(tree, Likeness.IDENTICAL, edit, **rows)
+        settle(tree, Likeness.MATCHED, edit)
+        with pytest.raises(RefusedError) as caught:
+            settle(tree, Likeness.MATCHED, edit, **rows)
+        assert words in str(caught.value)
+        assert "docs/bases.md" in str(caught.value)
+    spaces = USER, "int user", "/* nothing */ int user"
+    settle(tree, Likeness.MATCHED, spaces, **differs, strangers=("more",))
+    settle(tree, Likeness.MATCHED, idle, differs=("xen_extra_version (common/version.o)",))

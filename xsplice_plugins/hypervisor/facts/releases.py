@@ -12,9 +12,9 @@ from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor.facts.arches import ARM32, X86_64, Arch
 from xsplice_plugins.releases import (
     Version,
-    check_loader,
     is_known,
     known_releases,
+    parse_loader,
     parse_release,
     spelled,
 )
@@ -150,7 +150,7 @@ def release(name: str, facts: BuildFacts | None = None, loader: str = "") -> Rel
         ConfigError: the name is not a release with live patching, the build has structures that the
             model does not know, or there is no such loader.
     """
-    check_loader(loader)
+    loader = parse_loader(loader)
     asked = parse_release(name)
     v = asked if is_known(asked) else known_releases()[-1]
     if facts is not None:
