@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+_ARGUMENTS = ("RDI", "RSI", "RDX", "RCX", "R8", "R9")  #: registers that a call hands on
+
+
 class Kept(Struct, frozen=True, kw_only=True):
     """Variables of which a function sets and compares each; by virtual address."""
 
@@ -25,7 +28,7 @@ class Kept(Struct, frozen=True, kw_only=True):
 
 class _Use(Enum):
     SET = "it is set to what was computed"
-    COMPARED = "it is compared with what was computed"
+    COMPARED = "it is compared with what was computed, or handed to who does so"
     ASKED = "it is compared with zero"
 
 
@@ -70,12 +73,15 @@ def _uses(code: bytes, addr_virt: int) -> Iterator[tuple[int, _Use]]:
             for register in registers if len(registers) > 1 else ():
                 if register in held:
                     yield held[register], _Use.ASKED if is_alike else _Use.COMPARED
+        if insn.flow_control == iced.FlowControl.CALL:  # as to `cap_check` of a debug build
+            for register in {getattr(iced.Register, name) for name in _ARGUMENTS} & held.keys():
+                yield held[register], _Use.COMPARED
         for used in facts.info(insn).used_registers():
             if used.access not in (iced.OpAccess.READ, iced.OpAccess.COND_READ):
                 held.pop(iced.RegisterExt.full_register(used.register), None)
         if is_load and variable is not None:
             held[registers[0]] = variable
-        if insn.near_branch_target:
+        if insn.near_branch_target and insn.flow_control != iced.FlowControl.CALL:
             waiting.setdefault(insn.near_branch_target, {}).update(held)
         if insn.flow_control in (iced.FlowControl.UNCONDITIONAL_BRANCH, iced.FlowControl.RETURN):
             held = {}

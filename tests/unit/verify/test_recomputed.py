@@ -41,6 +41,9 @@ int caps(unsigned int a, unsigned int b)
 PRINTS = CAPS.replace("return -22", 'return say("%x %x", cap_a, a)').replace(
     "int caps", "int say(const char *, ...);\nint caps"
 )
+HANDED = CAPS.replace(
+    "cap_a != a || cap_b != b", 'say("a", cap_a, a) | say("b", cap_b, b)'
+).replace("int caps", "int say(const char *, unsigned int, unsigned int);\nint caps")
 
 
 def linked(folder: Path, text: str, addr_virt: int) -> tuple[bytes, dict[str, int]]:
@@ -69,7 +72,9 @@ def linked(folder: Path, text: str, addr_virt: int) -> tuple[bytes, dict[str, in
     return section.data[start : start + caps.size_bytes], places
 
 
-@pytest.mark.parametrize("text", [CAPS, PRINTS], ids=["in memory", "in registers"])
+@pytest.mark.parametrize(
+    "text", [CAPS, PRINTS, HANDED], ids=["in memory", "in registers", "by another"]
+)
 def test_what_is_kept_once_and_compared_is_found(tmp_path: Path, text: str) -> None:
     code, places = linked(tmp_path, text, TEXT)
     found = kept_and_compared([(code, TEXT)])
