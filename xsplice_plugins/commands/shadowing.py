@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommand that writes a fix again: ``xsplice shadow FIX... --member STRUCT.MEMBER``."""
+"""The subcommands that write a fix again: ``xsplice shadow`` and ``xsplice values``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from xsplice_plugins.settings import add_options
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+
+    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
+    from xsplice_plugins.shadow import Rewritten
+
+    Rewrite = Callable[[XenTree, PatchSet], Rewritten]
 
 
 def _add_shadow(parser: ArgumentParser) -> None:
@@ -36,15 +43,45 @@ def _add_shadow(parser: ArgumentParser) -> None:
     add_options(parser, "shadow", required=["XEN"])
 
 
+def _add_values(parser: ArgumentParser) -> None:
+    parser.add_argument("fix", type=Path, nargs="+", help="diffs, or a quilt series")
+    parser.add_argument(
+        "--variable",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="a variable whose first value the fix changes; may be given again",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the patch to write")
+    add_options(parser, "values", required=["XEN"])
+
+
 def _shadow(arguments: Namespace) -> int:
     from xsplice_plugins.shadow import shadow_fix  # noqa: PLC0415  only where asked
 
+    def rewrite(tree: XenTree, fix: PatchSet) -> Rewritten:
+        return shadow_fix(tree, fix, arguments.member, arguments.keep)
+
+    return _written(arguments, rewrite)
+
+
+def _values(arguments: Namespace) -> int:
+    from xsplice_plugins.shadow import value_fix  # noqa: PLC0415  only where asked
+
+    def rewrite(tree: XenTree, fix: PatchSet) -> Rewritten:
+        return value_fix(tree, fix, arguments.variable)
+
+    return _written(arguments, rewrite)
+
+
+def _written(arguments: Namespace, rewrite: Rewrite) -> int:
+    """Write the fix again, and say what was done."""
     tree = locate_tree(tree_path(arguments.XEN))
     fix = read_patch_set(
         arguments.fix, source_root=tree.source_root, hypervisor_dir=tree.hypervisor_source.name
     )
     pipeline.check_outside(arguments.out.absolute(), tree, "--out")
-    done = shadow_fix(tree, fix, arguments.member, arguments.keep)
+    done = rewrite(tree, fix)
     artefacts.write_file(arguments.out, done.text.encode("latin-1"))
     if arguments.json:
         show(artefacts.to_json({"notes": done.notes, "patch": str(arguments.out)}))
@@ -55,4 +92,5 @@ def _shadow(arguments: Namespace) -> int:
 
 COMMANDS: tuple[Row, ...] = (
     ("shadow", "keep what a fix adds to a structure beside each object", _add_shadow, _shadow),
+    ("values", "let hooks set what a fix changes of first values", _add_values, _values),
 )

@@ -28,8 +28,11 @@ int fits(unsigned int n) { return n < limit; }
 -- instead
 unsigned int limit = 8;
 int fits(unsigned int n) { return n < limit; }
-static void raise(void) { limit = 16; }
+static unsigned int limit_before;
+static void raise(void) { limit_before = limit; limit = 16; }
+static void lower(void) { limit = limit_before; }
 LIVEPATCH_LOAD_HOOK(raise);
+LIVEPATCH_UNLOAD_HOOK(lower);
 
 DATA_SIZE
 char title[8];

@@ -55,8 +55,8 @@ DATA_VALUE: the initial value of existing data was changed
 The variable is in memory already, with whatever value it has by now. A live patch replaces code;
 it does not write to data on its own. A constant table counts too if its address was stored, passed
 or compared: objects that exist keep the old one. A table that is only read through is copied.
-=> write the new value in a load hook, under the lock that guards the variable; if code only needs
-the new constant, let the changed function use a new variable
+=> `xsplice values` writes the fix again with hooks that set the new value and put the old one back
+(docs/values.md); if code only needs the new constant, let the changed function use a new variable
 
 DATA_SIZE: the size of existing data was changed
 The variable in memory has the old size and the old neighbours; code compiled for the new size

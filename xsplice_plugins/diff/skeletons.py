@@ -7,23 +7,33 @@ from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
 
 def data_hook(name: str, is_local: bool) -> str:
-    """Return a load hook that writes a new value to a variable in memory.
+    """Return hooks that write a new value to a variable in memory, and put the old one back.
 
-    Where the variable ``is_local``, the hook must stand in its source file.
+    Where the variable ``is_local``, the hooks must stand in its source file.
     """
     place = "the source file that defines it" if is_local else "any patched source file"
     function = _identifier(name)
     return (
-        f"/* Add to {place}, beside a patch that leaves the initialiser alone. */\n"
+        f"/* Of a variable that no function hides: `xsplice values FIX --variable {name}` writes\n"
+        f"   this. By hand: add to {place}, beside a patch that leaves the initialiser alone. */\n"
         "#include <xen/livepatch_payload.h>\n"
+        "\n"
+        f"static typeof({name}) xsplice_{function}_before;\n"
         "\n"
         "/* From Xen 4.17 on: `static void cf_check`. */\n"
         f"static void xsplice_set_{function}(void)\n"
         "{\n"
-        "    /* Runs once, when the live patch is loaded. */\n"
+        "    /* Runs at each apply, while all other CPUs wait. */\n"
+        f"    xsplice_{function}_before = {name};\n"
         f"    {name} = /* the new value */;\n"
         "}\n"
         f"LIVEPATCH_LOAD_HOOK(xsplice_set_{function});\n"
+        "\n"
+        f"static void xsplice_put_back_{function}(void)\n"
+        "{\n"
+        f"    {name} = xsplice_{function}_before;\n"
+        "}\n"
+        f"LIVEPATCH_UNLOAD_HOOK(xsplice_put_back_{function});\n"
     )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fix written again, so that a member it adds lives in a shadow of each object."""
+"""A fix written again for what is in memory already: new members in shadows, values in hooks."""
 
-from xsplice_plugins.shadow.fixing import ShadowFix, shadow_fix
+from xsplice_plugins.shadow.fixing import Rewritten, shadow_fix
+from xsplice_plugins.shadow.values import value_fix
 
-__all__ = ["ShadowFix", "shadow_fix"]
+__all__ = ["Rewritten", "shadow_fix", "value_fix"]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsplice_plugins import patch
 from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
 from xsplice_plugins.shadow.dying import deaths_of, text_of
 from xsplice_plugins.shadow.members import Structure, parse_words, put_back, taken_out
+from xsplice_plugins.shadow.texts import sides_of
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ _ROUNDS_MAX = 40  #: of the compiler: one for each use inside another
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShadowFix:
-    """A fix with its new members in shadows."""
+class Rewritten:
+    """A fix written again."""
 
     text: str  #: the patch
     notes: tuple[str, ...]  #: what was done, and what a person should look at
@@ -48,7 +48,7 @@ class ShadowFix:
 
 def shadow_fix(
     tree: XenTree, fix: PatchSet, words: Sequence[str], kept: Sequence[str] = ()
-) -> ShadowFix:
+) -> Rewritten:
     """Take new members out of their structures and put them into shadows.
 
     Args:
@@ -74,16 +74,7 @@ def shadow_fix(
             f"{', '.join(sorted(wanted))}: a payload has one postrevert hook, and the shadows of "
             "each structure need one; name the members of one structure, keep the others by hand"
         )
-    patched = patch.patched_files(fix, tree.source_root)
-    texts = {path: data.decode("latin-1") for path, data in patched.items() if data is not None}
-    gone = {path: None for path, data in patched.items() if data is None}
-    if gone:
-        raise RefusedError(f"{min(gone)}: the fix removes it; take that into a fix of its own")
-    olds = {
-        path: place.read_text("latin-1")
-        for path in texts
-        if (place := tree.source_root / path).is_file()
-    }
+    olds, texts = sides_of(tree, fix)
     notes, structure = [], None
     for tag in sorted(left):
         put_back(texts, olds, tag, left[tag])
@@ -105,7 +96,7 @@ def shadow_fix(
             f"{fix.name}: with the shadow it does not compile: {complaints[0].text}; write this "
             "place by hand before"
         )
-    return ShadowFix(text=patch_of(tree, texts), notes=tuple(notes))
+    return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
 
 
 def _redirect(

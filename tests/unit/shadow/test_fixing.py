@@ -14,7 +14,7 @@ from xsplice_plugins.artefacts import PatchSet
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.patch import patched_files
-from xsplice_plugins.shadow import ShadowFix, shadow_fix
+from xsplice_plugins.shadow import Rewritten, shadow_fix
 
 pytestmark = pytest.mark.toolchain
 
@@ -114,13 +114,13 @@ def tree(tmp_path: Path) -> TinyTree:
     return tiny
 
 
-def made(tree: TinyTree, *edits: tuple[str, str, str], words: str = "") -> ShadowFix:
+def made(tree: TinyTree, *edits: tuple[str, str, str], words: str = "") -> Rewritten:
     """Write a fix of some edits again."""
     located = locate_tree(tree.root)
     return shadow_fix(located, tree.patch(*edits), (words or "owner.lock owner.count").split())
 
 
-def texts_of(tree: TinyTree, done: ShadowFix) -> dict[str, str]:
+def texts_of(tree: TinyTree, done: Rewritten) -> dict[str, str]:
     """Return the files that a written patch changes, as they are with it."""
     fix: PatchSet = tree.patch_text(done.text)
     files = patched_files(fix, tree.root)

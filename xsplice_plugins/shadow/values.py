@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a fix again, so that hooks set the first values that it changes, and put them back."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
+from xsplice_plugins.csource.initialisers import First, first_value, parts_of
+from xsplice_plugins.elf.types import EM_X86_64
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
+from xsplice_plugins.shadow.asking import complaints_of, patch_of
+from xsplice_plugins.shadow.fixing import Rewritten
+from xsplice_plugins.shadow.texts import sides_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
+_HEAD = """
+#include <xen/livepatch_payload.h>
+#include <xen/string.h>
+
+#ifndef cf_check
+#define cf_check
+#endif
+
+/* The variables are in memory already: what the fix has as their first values is set there. */
+"""
+_VALUE = """\
+static const typeof({place}) xsplice_value_{number}{value};
+static char xsplice_before_{number}[sizeof({place})];
+"""
+_SET = """\
+    memcpy(xsplice_before_{number}, (const void *)&{place}, sizeof({place}));
+    memcpy((void *)&{place}, &xsplice_value_{number}, sizeof({place}));
+"""
+_PUT_BACK = "    memcpy((void *)&{place}, xsplice_before_{number}, sizeof({place}));\n"
+_HOOKS = """
+static void cf_check xsplice_set_values(void)
+{{
+{setting}}}
+LIVEPATCH_LOAD_HOOK(xsplice_set_values);
+
+static void cf_check xsplice_put_values_back(void)
+{{
+{putting}}}
+LIVEPATCH_UNLOAD_HOOK(xsplice_put_values_back);
+"""
+
+
+class _Set(NamedTuple):
+    """One value that a hook sets."""
+
+    name: str  #: the variable's
+    place: str  #: what of it, as C names it
+    value: str  #: "" for all zero
+
+
+def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
+    """Leave the first values of variables as they were, and let hooks set the new ones.
+
+    Args:
+        tree: The built tree; it is only read.
+        fix: The fix as it is.
+        names: Variables of files that the fix touches.
+
+    Raises:
+        ConfigError: A name is none.
+        RefusedError: It is of no variable whose first value the fix changes, or not on x86_64.
+        CaptureError: The result does not compile.
+    """
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--variable {name}: no name of a variable; give it as C has it")
+    if tree.machine != EM_X86_64:
+        raise RefusedError(
+            f"{fix.name}: only on x86_64 may a load hook write what is read-only; write the hooks "
+            "by hand"
+        )
+    olds, texts = sides_of(tree, fix)
+    rows: dict[str, list[_Set]] = {}
+    for name in dict.fromkeys(names):
+        path = _home(olds, texts, name)
+        rows.setdefault(path, []).extend(_left(texts, olds, path, name))
+    for path, found in rows.items():
+        texts[path] = texts[path].rstrip("\n") + "\n" + _hooks(found)
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
+        complaints = complaints_of(tree, texts, Path(folder))
+        if complaints:
+            raise CaptureError(
+                f"{fix.name}: with hooks it does not compile: {complaints[0].text}; write this "
+                "place by hand before"
+            )
+        constant = _constant(tree, texts, rows, Path(folder))
+    for row in (row for found in rows.values() for row in found):
+        if row.name not in constant and row.place == row.name and row.value.startswith("{"):
+            raise RefusedError(
+                f"{row.name}: its value is given by order, so all of it would be set, and Xen may "
+                "have written other parts since; name what changes in the fix (`.member = ...`, "
+                "`[2] = ...`)"
+            )
+    notes = [note for path in rows for note in _notes(path, rows[path], constant)]
+    return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
+
+
+def _constant(
+    tree: XenTree, texts: dict[str, str], rows: dict[str, list[_Set]], work: Path
+) -> set[str]:
+    """Return the variables that the compiler does not let code write."""
+    lines: dict[tuple[str, int], str] = {}
+    asked = dict(texts)
+    for path, found in rows.items():
+        asked[path] += "void xsplice_asked(void)\n{\n"
+        for row in found:
+            asked[path] += f"    {{ void *p = &{row.place}; (void)p; }}\n"
+            lines[path, asked[path].count("\n")] = row.name
+        asked[path] += "}\n"
+    told = [row for row in complaints_of(tree, asked, work) if "discards" in row.text]
+    return {lines[row.path, row.line] for row in told if (row.path, row.line) in lines}
+
+
+def _notes(path: str, rows: Sequence[_Set], constant: set[str]) -> Iterator[str]:
+    """Say what is set, and what a person should look at."""
+    for name in dict.fromkeys(row.name for row in rows):
+        shown = ", ".join(f"`{row.place}`" for row in rows if row.name == name)
+        yield f"{shown}: set when the payload is applied, put back when it is reverted ({path})"
+        if name not in constant:
+            yield (
+                f"LOOK: if Xen itself writes `{name}` (a command line's option, a table that boot "
+                "fills), the hook takes that away for as long as the payload is applied"
+            )
+        yield f"LOOK: what Xen made of `{name}` before (copies, a device's registers) stays"
+
+
+def _home(olds: dict[str, str], texts: dict[str, str], name: str) -> str:
+    """Return the file whose variable it is."""
+    found = [
+        path
+        for path in sorted(olds)
+        if path.endswith(".c")
+        and (before := first_value(olds[path], name))
+        and (after := first_value(texts[path], name))
+        and parts_of(before.text) != parts_of(after.text)
+    ]
+    if len(found) != 1:
+        where = ", ".join(found) or "no C file"
+        raise RefusedError(
+            f"{name}: the fix changes the first value of such a variable in {where}; name one that "
+            "one file defines once, with a value on both sides, and not within a function"
+        )
+    return found[0]
+
+
+def _left(texts: dict[str, str], olds: dict[str, str], path: str, name: str) -> list[_Set]:
+    """Put the old value back into the text, and return what is to be set instead."""
+    before, after = first_value(olds[path], name), first_value(texts[path], name)
+    assert before is not None  # it was found before
+    assert after is not None
+    sides = parts_of(before.text), parts_of(after.text)
+    if ("" in sides[0]) != ("" in sides[1]):
+        sides = {"": before.text}, {"": after.text}
+    places = [
+        place for place in {**sides[1], **sides[0]} if sides[0].get(place) != sides[1].get(place)
+    ]
+    texts[path] = _restored(texts[path], olds[path], before, after)
+    return [_Set(name, name + place, sides[1].get(place, "")) for place in places]
+
+
+def _restored(text: str, old: str, before: First, after: First) -> str:
+    """Return the text with the old value, and with the functions that it alone still names."""
+    text = text[: after.at] + before.text + text[after.end :]
+    here, there = _functions(text), _functions(old)
+    gone = [
+        there[name]
+        for name in dict.fromkeys(_NAME.findall(before.text))
+        if name in there and name not in here
+    ]
+    return text[: after.start] + "".join(f"\n\n{one.strip()}" for one in gone) + text[after.start :]
+
+
+def _functions(text: str) -> dict[str, str]:
+    rows = ((declaration(chunk.text), chunk.text) for chunk in chunks(text))
+    return {row.name: whole for row, whole in rows if row.kind in _FUNCTIONS}
+
+
+def _hooks(rows: Sequence[_Set]) -> str:
+    """Return the values, and the hooks that set them and put the ones of before back."""
+    numbered = [
+        {"place": row.place, "value": row.value and f" = {row.value}", "number": number}
+        for number, row in enumerate(rows)
+    ]
+    return (
+        _HEAD
+        + "".join(_VALUE.format(**row) for row in numbered)
+        + _HOOKS.format(
+            setting="".join(_SET.format(**row) for row in numbered),
+            putting="".join(_PUT_BACK.format(**row) for row in numbered),
+        )
+    )
