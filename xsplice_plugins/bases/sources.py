@@ -280,7 +280,9 @@ def _top(place: Path, source: Path) -> Path:
         if tops:
             names = ", ".join(sorted(path.name for path in tops))
             raise ConfigError(f"--source {source}: holds several hypervisors ({names}); give one")
-        found = [row for path in found for row in path.iterdir() if row.is_dir()]
+        # Links are not followed: one of an archive may lead into the user's own folders.
+        folders = (row for path in found for row in path.iterdir() if not row.is_symlink())
+        found = [row for row in folders if row.is_dir()]
     is_clone = (source / ".git").exists()
     more = ", or name another commit of this clone with --ref" if is_clone else ""
     raise ConfigError(

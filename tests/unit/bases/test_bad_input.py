@@ -145,3 +145,30 @@ def test_a_dsc_is_held_against_its_digests(own: Path, tmp_path: Path, wrong: str
         assert store.known_bases() == ()
     else:
         assert add_base(order).likeness is Likeness.IDENTICAL
+
+
+def test_a_link_of_an_archive_is_no_way_to_the_users_own_tree(own: Path, tmp_path: Path) -> None:
+    """It would be moved away, and built in."""
+    users = tmp_path / "users"
+    shutil.copytree(own, users / "mine", symlinks=True)
+    before = {path: path.lstat() for path in users.rglob("*")}
+    for target in (users, users / "mine"):
+        archive = tmp_path / "evil.tar"
+        with tarfile.open(archive, "w") as file:
+            link = tarfile.TarInfo("src")
+            link.type, link.linkname = tarfile.SYMTYPE, str(target)
+            file.addfile(link)
+        with pytest.raises(ConfigError, match="holds no hypervisor"):
+            add_base(Order(name="fleet", source=archive))
+    assert {path: path.lstat() for path in users.rglob("*")} == before
+
+
+def test_links_beside_the_sources_are_not_looked_through(own: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "xen.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(own, "xen-4.17.5")
+        for name, target in (("latest", "xen-4.17.5"), *((f"l{n}", ".") for n in range(60))):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            file.addfile(link)
+    assert add_base(Order(name="fleet", source=archive)).matched > 0
