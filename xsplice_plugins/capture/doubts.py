@@ -28,6 +28,7 @@ from xsplice_plugins.csource.constants import (
 from xsplice_plugins.csource.flags import known_flags, new_flags
 from xsplice_plugins.csource.helpers import changed_sizes, resized
 from xsplice_plugins.csource.literals import changed_literals
+from xsplice_plugins.csource.locking import CHECKED, relocked
 from xsplice_plugins.csource.ordering import reordered_lists
 from xsplice_plugins.csource.pairs import changed_pairs
 from xsplice_plugins.csource.remade import remade_members
@@ -117,6 +118,9 @@ def doubts(versions: Versions) -> Doubts:
     pairs = changed_pairs(rows)
     wrong = (*pairs.stale, *reordered_lists(rows), *reordered_stages(rows), *known_flags(rows))
     wrong += brought_members(rows)
+    locks = relocked(rows)
+    if locks and CHECKED in versions.tables[0]:
+        wrong += locks
     stale += (f"{path}: {text}" for path, text in wrong if path.endswith(told))
     said = " ".join(stale)
     stale += (

@@ -309,3 +309,21 @@ def test_lists_stages_and_what_is_remembered_are_asked_for(tree: TinyTree, tmp_p
     texts = [row.text for row in found(other, tmp_path, *edits)]
     for part in ("adds to a list at another place", "have another order", "in `known`"):
         assert len([text for text in texts if part in text]) == 1
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_lock_that_is_taken_otherwise_stops_builds_that_check_locks(
+    tmp_path: Path, *, is_checked: bool
+) -> None:
+    flags = "-DCONFIG_DEBUG_LOCKS=1" if is_checked else ""
+    tree = TinyTree(tmp_path / "tree", flags=flags)
+    source = tree.root / MAKER
+    source.write_text(
+        "void spin_lock(int *l) { *l = 1; }\nvoid spin_lock_irq(int *l) { *l = 2; }\n"
+        "static int lock;\nint livepatch(void) { spin_lock(&lock); return lock; }\n"
+    )
+    tree.build()
+    rows = found(tree, tmp_path, (MAKER, "spin_lock(&lock)", "spin_lock_irq(&lock)"))
+    wrong = [row for row in rows if row.severity is Severity.UNCHECKED]
+    assert [row.obligation for row in wrong] == [Duty.DATA] * is_checked
+    assert all("livepatch takes `lock` with interrupts off" in row.text for row in wrong)
