@@ -15,14 +15,14 @@ from xsplice_plugins.realxen import Machine, Step
 
 pytestmark = pytest.mark.xen
 
-FILE = "xen/arch/x86/irq.c"
-#: Says what the table holds.
+FILE = "xen/arch/x86/acpi/cpu_idle.c"
+#: Says what the variable holds.
 PROBE = """
-#include <xen/irq.h>
+#include <xen/acpi.h>
 #include <xsplice.h>
 static int cf_check asks(struct payload *p)
 {
-    printk("type is %s\\n", no_irq_type.typename);
+    printk("limit is %u\\n", max_csubstate);
     return 0;
 }
 XSPLICE_PREAPPLY_HOOK(asks);
@@ -36,13 +36,13 @@ def fix(xen_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the fix, written again."""
     folder = tmp_path_factory.mktemp("values")
     old = (xen_tree / FILE).read_text()
-    new = old.replace('"none",', '"nothing",', 1)
+    new = old.replace("max_csubstate __read_mostly = UINT_MAX", "max_csubstate __read_mostly = 7")
     assert new != old
     rows = (text.splitlines(keepends=True) for text in (old, new))
     (folder / "plain.patch").write_text(
         "".join(difflib.unified_diff(*rows, f"a/{FILE}", f"b/{FILE}"))
     )
-    words = ["values", folder / "plain.patch", "--variable", "no_irq_type", "--xen", xen_tree]
+    words = ["values", folder / "plain.patch", "--variable", "max_csubstate", "--xen", xen_tree]
     assert cli.main([str(word) for word in [*words, "--out", folder / "fix.patch"]]) == 0
     return folder / "fix.patch"
 
@@ -85,4 +85,4 @@ def test_the_value_is_there_while_it_is_applied(fix: Path, xen_tree: Path) -> No
     ]
     run = Machine.prepare(xen_tree / "xen" / "xen").run(steps, payloads)
     assert [step.error for step in run.steps] == [0] * len(steps), run.console[-2000:]
-    assert re.findall(r"type is (\w+)", run.console) == ["none", "nothing", "none"]
+    assert re.findall(r"limit is (\d+)", run.console) == [str(2**32 - 1), "7", str(2**32 - 1)]

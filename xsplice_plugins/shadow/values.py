@@ -14,6 +14,7 @@ from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, patch_of
 from xsplice_plugins.shadow.fixing import Rewritten
+from xsplice_plugins.shadow.folding import folded_into
 from xsplice_plugins.shadow.texts import sides_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
+_OWN = {"xsplice_set_values", "xsplice_put_values_back"}  #: they write what differs
 _HEAD = """
 #include <xen/livepatch_payload.h>
 #include <xen/string.h>
@@ -33,14 +35,35 @@ _HEAD = """
 #endif
 
 /* The variables are in memory already: what the fix has as their first values is set there. */
+
+/* Of a constant the compiler would not look into memory. */
+static inline __attribute__((__always_inline__)) void xsplice_read(void *to, const void *from,
+                                                               unsigned int size)
+{
+    switch ( size )
+    {
+    case 8: *(unsigned long *)to = *(const volatile unsigned long *)from; break;
+    case 4: *(unsigned int *)to = *(const volatile unsigned int *)from; break;
+    case 1: *(unsigned char *)to = *(const volatile unsigned char *)from; break;
+    default:
+        asm ( "" : "+r" (from) );
+        memcpy(to, from, size);
+        break;
+    }
+}
+
 """
 _VALUE = """\
 static const typeof({place}) xsplice_value_{number}{value};
 static char xsplice_before_{number}[sizeof({place})];
 """
 _SET = """\
-    memcpy(xsplice_before_{number}, (const void *)&{place}, sizeof({place}));
+    xsplice_read(xsplice_before_{number}, &{place}, sizeof({place}));
     memcpy((void *)&{place}, &xsplice_value_{number}, sizeof({place}));
+"""
+#: For the compiler alone, when it is asked: nothing is unused for want of one value.
+_KEPT = """
+static const void *const xsplice_kept_{name}[] __attribute__((used)) = {{ {kept} }};
 """
 _PUT_BACK = "    memcpy((void *)&{place}, xsplice_before_{number}, sizeof({place}));\n"
 _HOOKS = """
@@ -59,9 +82,18 @@ LIVEPATCH_UNLOAD_HOOK(xsplice_put_values_back);
 class _Set(NamedTuple):
     """One value that a hook sets."""
 
-    name: str  #: the variable's
-    place: str  #: what of it, as C names it
+    place: str  #: of the variable or a part of it, as C names it
     value: str  #: "" for all zero
+
+
+class _Left(NamedTuple):
+    """A variable that has its old first value again."""
+
+    path: str
+    name: str
+    value: str  #: what the fix has
+    kept: tuple[str, ...]  #: functions that the old value alone names
+    sets: tuple[_Set, ...]
 
 
 def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
@@ -86,12 +118,10 @@ def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
             "by hand"
         )
     olds, texts = sides_of(tree, fix)
-    rows: dict[str, list[_Set]] = {}
-    for name in dict.fromkeys(names):
-        path = _home(olds, texts, name)
-        rows.setdefault(path, []).extend(_left(texts, olds, path, name))
-    for path, found in rows.items():
-        texts[path] = texts[path].rstrip("\n") + "\n" + _hooks(found)
+    rows = [_left(texts, olds, name) for name in dict.fromkeys(names)]
+    for path in dict.fromkeys(row.path for row in rows):
+        sets = [one for row in rows if row.path == path for one in row.sets]
+        texts[path] = texts[path].rstrip("\n") + "\n" + _hooks(sets)
     with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
         complaints = complaints_of(tree, texts, Path(folder))
         if complaints:
@@ -100,44 +130,73 @@ def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
                 "place by hand before"
             )
         constant = _constant(tree, texts, rows, Path(folder))
-    for row in (row for found in rows.values() for row in found):
-        if row.name not in constant and row.place == row.name and row.value.startswith("{"):
+        folded = folded_into(tree, *_both(texts, rows), Path(folder)) - _OWN
+    if folded:
+        raise RefusedError(
+            f"{', '.join(row.name for row in rows)}: the compiler puts the value into "
+            f"{', '.join(sorted(folded))}, which would go on with the old one; give code that "
+            "reads it a variable of its own with the new value, in the fix"
+        )
+    for row in rows:
+        if row.name not in constant and any(_is_whole(row.name, one) for one in row.sets):
             raise RefusedError(
                 f"{row.name}: its value is given by order, so all of it would be set, and Xen may "
                 "have written other parts since; name what changes in the fix (`.member = ...`, "
                 "`[2] = ...`)"
             )
-    notes = [note for path in rows for note in _notes(path, rows[path], constant)]
+    notes = [note for row in rows for note in _notes(row, is_constant=row.name in constant)]
     return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
 
 
-def _constant(
-    tree: XenTree, texts: dict[str, str], rows: dict[str, list[_Set]], work: Path
-) -> set[str]:
+def _is_whole(name: str, one: _Set) -> bool:
+    return one.place == name and one.value.startswith("{")
+
+
+def _both(texts: dict[str, str], rows: Sequence[_Left]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the texts with the old first values, and with the new ones, in lines that agree.
+
+    What only one of the two values names is used in both.
+    """
+    sides = dict(texts), dict(texts)
+    for row in rows:
+        old = first_value(texts[row.path], row.name)
+        assert old is not None  # it was put there
+        lines = max(old.text.count("\n"), row.value.count("\n"))
+        for side, value in zip(sides, (old.text, row.value), strict=True):
+            here = first_value(side[row.path], row.name)
+            assert here is not None
+            padded = value + "\n" * (lines - value.count("\n"))
+            kept = ", ".join(f"(const void *){name}" for name in row.kept)
+            side[row.path] = side[row.path][: here.at] + padded + side[row.path][here.end :]
+            if kept:
+                side[row.path] += _KEPT.format(name=row.name, kept=kept)
+    return sides
+
+
+def _constant(tree: XenTree, texts: dict[str, str], rows: Sequence[_Left], work: Path) -> set[str]:
     """Return the variables that the compiler does not let code write."""
     lines: dict[tuple[str, int], str] = {}
     asked = dict(texts)
-    for path, found in rows.items():
-        asked[path] += "void xsplice_asked(void)\n{\n"
-        for row in found:
-            asked[path] += f"    {{ void *p = &{row.place}; (void)p; }}\n"
-            lines[path, asked[path].count("\n")] = row.name
-        asked[path] += "}\n"
+    for number, row in enumerate(rows):
+        asked[row.path] += f"void xsplice_asked_{number}(void)\n{{\n"
+        for one in row.sets:
+            asked[row.path] += f"    {{ void *p = &{one.place}; (void)p; }}\n"
+            lines[row.path, asked[row.path].count("\n")] = row.name
+        asked[row.path] += "}\n"
     told = [row for row in complaints_of(tree, asked, work) if "discards" in row.text]
     return {lines[row.path, row.line] for row in told if (row.path, row.line) in lines}
 
 
-def _notes(path: str, rows: Sequence[_Set], constant: set[str]) -> Iterator[str]:
+def _notes(row: _Left, *, is_constant: bool) -> Iterator[str]:
     """Say what is set, and what a person should look at."""
-    for name in dict.fromkeys(row.name for row in rows):
-        shown = ", ".join(f"`{row.place}`" for row in rows if row.name == name)
-        yield f"{shown}: set when the payload is applied, put back when it is reverted ({path})"
-        if name not in constant:
-            yield (
-                f"LOOK: if Xen itself writes `{name}` (a command line's option, a table that boot "
-                "fills), the hook takes that away for as long as the payload is applied"
-            )
-        yield f"LOOK: what Xen made of `{name}` before (copies, a device's registers) stays"
+    shown = ", ".join(f"`{one.place}`" for one in row.sets)
+    yield f"{shown}: set when the payload is applied, put back when it is reverted ({row.path})"
+    if not is_constant:
+        yield (
+            f"LOOK: if Xen itself writes `{row.name}` (a command line's option, a table that boot "
+            "fills), the hook takes that away for as long as the payload is applied"
+        )
+    yield f"LOOK: what Xen made of `{row.name}` before (copies, a device's registers) stays"
 
 
 def _home(olds: dict[str, str], texts: dict[str, str], name: str) -> str:
@@ -159,8 +218,9 @@ def _home(olds: dict[str, str], texts: dict[str, str], name: str) -> str:
     return found[0]
 
 
-def _left(texts: dict[str, str], olds: dict[str, str], path: str, name: str) -> list[_Set]:
+def _left(texts: dict[str, str], olds: dict[str, str], name: str) -> _Left:
     """Put the old value back into the text, and return what is to be set instead."""
+    path = _home(olds, texts, name)
     before, after = first_value(olds[path], name), first_value(texts[path], name)
     assert before is not None  # it was found before
     assert after is not None
@@ -170,20 +230,22 @@ def _left(texts: dict[str, str], olds: dict[str, str], path: str, name: str) -> 
     places = [
         place for place in {**sides[1], **sides[0]} if sides[0].get(place) != sides[1].get(place)
     ]
-    texts[path] = _restored(texts[path], olds[path], before, after)
-    return [_Set(name, name + place, sides[1].get(place, "")) for place in places]
+    texts[path], kept = _restored(texts[path], olds[path], before, after)
+    sets = tuple(_Set(name + place, sides[1].get(place, "")) for place in places)
+    return _Left(path, name, after.text, kept, sets)
 
 
-def _restored(text: str, old: str, before: First, after: First) -> str:
+def _restored(text: str, old: str, before: First, after: First) -> tuple[str, tuple[str, ...]]:
     """Return the text with the old value, and with the functions that it alone still names."""
     text = text[: after.at] + before.text + text[after.end :]
     here, there = _functions(text), _functions(old)
     gone = [
-        there[name]
+        name
         for name in dict.fromkeys(_NAME.findall(before.text))
         if name in there and name not in here
     ]
-    return text[: after.start] + "".join(f"\n\n{one.strip()}" for one in gone) + text[after.start :]
+    more = "".join(f"\n\n{there[name].strip()}" for name in gone)
+    return text[: after.start] + more + text[after.start :], tuple(gone)
 
 
 def _functions(text: str) -> dict[str, str]:

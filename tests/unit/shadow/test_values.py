@@ -42,6 +42,9 @@ int sizes[2] = { 1, 2 };
 const struct ops *user_table(void) { return &table; }
 int user(int n) { static int inner = 1; return twice(n) + limit + sizes[n & 1] + inner; }
 """
+INLINED = """static int go(const struct ops *o, int n) { return o->ask(n); }
+int user_asks(int n) { return go(&table, n); }
+"""
 GONE = "static int gone(int n) { return n; }\n"
 NEW = "static int fresh(int n) { return n - 1; }\n"
 TABLE = (FILE, GONE, NEW), (FILE, ".ask = gone", ".ask = fresh")
@@ -79,7 +82,7 @@ def test_what_changes_of_a_table_is_set_and_put_back(tree: TinyTree) -> None:
     assert text.index(NEW) < text.index(GONE.strip()) < text.index("static const struct ops table")
     hooks = hooks_of(text)
     assert "static const typeof(table.ask) xsplice_value_0 = fresh;\n" in hooks
-    assert hooks.count("memcpy(xsplice_before_0, (const void *)&table.ask,") == 1
+    assert hooks.count("xsplice_read(xsplice_before_0, &table.ask,") == 1
     assert hooks.count("memcpy((void *)&table.ask, &xsplice_value_0,") == 1
     assert hooks.count("memcpy((void *)&table.ask, xsplice_before_0,") == 1
     assert "table.tell" not in hooks
@@ -151,3 +154,36 @@ def test_a_constant_that_is_given_by_order_is_set_as_a_whole(tree: TinyTree) -> 
     tree.build()
     _, text = made(tree, (FILE, "{ 1, 2 }", "{ 1, 3 }"), names="sizes")
     assert "static const typeof(sizes) xsplice_value_0 = { 1, 3 };" in hooks_of(text)
+
+
+@pytest.mark.parametrize(
+    ("reads", "is_read"),
+    [
+        ("const struct ops *user_table(void) { return &table; }", False),
+        ("int user_asks(int n) { return table.ask(n); }", True),
+        (INLINED, True),
+        ("const char *user_name(void) { return table.name; }", False),
+    ],
+)  # fmt: skip
+def test_code_that_has_the_value_in_itself_is_refused(
+    tree: TinyTree, reads: str, *, is_read: bool
+) -> None:
+    """It would go on with the old one: it does not change with the fix written so."""
+    source = tree.root / FILE
+    known = "const struct ops *user_table(void) { return &table; }"
+    source.write_text(
+        source.read_text().replace(known, f"{known}\n{reads}".replace(f"{known}\n{known}", known))
+    )
+    tree.build()
+    if is_read:
+        with pytest.raises(RefusedError, match="puts the value into user_asks"):
+            made(tree, *TABLE, names="table")
+    else:
+        made(tree, *TABLE, names="table")
+
+
+def test_lines_do_not_count(tree: TinyTree) -> None:
+    source = tree.root / FILE
+    source.write_text(source.read_text() + "int user_line(void) { return __LINE__; }\n")
+    tree.build()
+    made(tree, *TABLE, (FILE, ".tell = kept,", ".tell = kept,\n\n\n"), names="table")

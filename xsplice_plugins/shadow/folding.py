@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code has a first value in itself: the compiler puts constants in place of reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xsplice_plugins import capture
+from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.shadow.asking import asking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from xsplice_plugins.elf.reader import ElfFile
+    from xsplice_plugins.elf.types import Reloc
+    from xsplice_plugins.kbuild.tree import XenTree
+
+_RELATIVE = {2, 4}  #: R_X86_64_PC32 and _PLT32: they count from the field's end
+_FIELD_BYTES = 4
+_Code = dict[str, tuple[bytes, tuple[object, ...]]]  #: by section
+
+
+def folded_into(
+    tree: XenTree, one: Mapping[str, str], other: Mapping[str, str], work: Path
+) -> set[str]:
+    """Compile two texts that differ in first values alone, and say whose code differs.
+
+    Args:
+        tree: The built tree; it is only read.
+        one: What differs from it, by path.
+        other: The same with other first values.
+        work: A folder of one's own.
+
+    Returns:
+        Names of functions; empty if no code has such a value in itself.
+
+    Raises:
+        CaptureError: One of them does not compile.
+    """
+    sides = [_compiled(tree, texts, work) for texts in (one, other)]
+    found: set[str] = set()
+    for path in sides[0].keys() | sides[1].keys():
+        codes = [_code(side[path]) if path in side else {} for side in sides]
+        found |= {
+            name.removeprefix(".text.")
+            for name in codes[0].keys() | codes[1].keys()
+            if codes[0].get(name) != codes[1].get(name)
+        }
+    return found
+
+
+def _compiled(tree: XenTree, texts: Mapping[str, str], work: Path) -> dict[str, ElfFile]:
+    made = {}
+    with asking(tree, texts, work) as (copy, jobs):
+        for job in jobs:
+            out = work / "asked.o"
+            capture.compile_object(job, copy, out)
+            made[job.object_path] = read_elf(out.read_bytes(), job.object_path)
+    return made
+
+
+def _code(elf: ElfFile) -> _Code:
+    return {
+        section.name: (section.data, tuple(_targets(elf, elf.relocs(section))))
+        for section in elf.sections
+        if section.is_exec
+    }
+
+
+def _targets(elf: ElfFile, relocs: tuple[Reloc, ...]) -> Iterator[object]:
+    """Give what fields lead to; of a text its content, for others may come to lie before it."""
+    for reloc in relocs:
+        symbol = elf.symbols[reloc.symbol]
+        home = elf.sections[symbol.shndx] if symbol.shndx < len(elf.sections) else None
+        name = symbol.name or (home.name if home is not None else "")
+        if home is not None and home.is_strings:
+            start = symbol.value + reloc.addend + (_FIELD_BYTES if reloc.type in _RELATIVE else 0)
+            yield reloc.offset, reloc.type, home.data[start:].split(b"\0")[0]
+        else:
+            yield reloc.offset, reloc.type, name, reloc.addend
