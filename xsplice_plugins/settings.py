@@ -64,7 +64,7 @@ SETTINGS = (
         name="XEN",
         help="a built Xen tree (its top, its xen/ folder, an O= folder), or base:NAME; only read",
         takes=Takes.FOLDER,
-        commands=("patch", "shadow", "values", "build", "play"),
+        commands=("patch", "shadow", "percpu", "values", "build", "play"),
     ),
     Setting(name="PATCH", help="the fix: unified diffs or a quilt series", takes=Takes.WORDS),
     Setting(name="HOTFIX", help="hand-written C files instead of a patch", takes=Takes.WORDS),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands that write a fix again: ``xsplice shadow`` and ``xsplice values``."""
+"""The subcommands that write a fix again: ``shadow``, ``percpu`` and ``values``."""
 
 from __future__ import annotations
 
@@ -43,17 +43,25 @@ def _add_shadow(parser: ArgumentParser) -> None:
     add_options(parser, "shadow", required=["XEN"])
 
 
-def _add_values(parser: ArgumentParser) -> None:
+def _add_variables(parser: ArgumentParser, command: str, what: str) -> None:
     parser.add_argument("fix", type=Path, nargs="+", help="diffs, or a quilt series")
     parser.add_argument(
         "--variable",
         action="append",
         required=True,
         metavar="NAME",
-        help="a variable whose first value the fix changes; may be given again",
+        help=f"{what}; may be given again",
     )
     parser.add_argument("--out", type=Path, required=True, help="the patch to write")
-    add_options(parser, "values", required=["XEN"])
+    add_options(parser, command, required=["XEN"])
+
+
+def _add_values(parser: ArgumentParser) -> None:
+    _add_variables(parser, "values", "a variable whose first value the fix changes")
+
+
+def _add_percpu(parser: ArgumentParser) -> None:
+    _add_variables(parser, "percpu", "a per-CPU variable that the fix adds")
 
 
 def _shadow(arguments: Namespace) -> int:
@@ -70,6 +78,15 @@ def _values(arguments: Namespace) -> int:
 
     def rewrite(tree: XenTree, fix: PatchSet) -> Rewritten:
         return value_fix(tree, fix, arguments.variable)
+
+    return _written(arguments, rewrite)
+
+
+def _percpu(arguments: Namespace) -> int:
+    from xsplice_plugins.shadow import percpu_fix  # noqa: PLC0415  only where asked
+
+    def rewrite(tree: XenTree, fix: PatchSet) -> Rewritten:
+        return percpu_fix(tree, fix, arguments.variable)
 
     return _written(arguments, rewrite)
 
@@ -92,5 +109,6 @@ def _written(arguments: Namespace, rewrite: Rewrite) -> int:
 
 COMMANDS: tuple[Row, ...] = (
     ("shadow", "keep what a fix adds to a structure beside each object", _add_shadow, _shadow),
+    ("percpu", "make arrays of per-CPU variables that a fix adds", _add_percpu, _percpu),
     ("values", "let hooks set what a fix changes of first values", _add_values, _values),
 )

@@ -89,7 +89,8 @@ that what they hold there is what the new code expects
 PERCPU: per-CPU data was added or changed
 Per-CPU areas were laid out and allocated at boot; a payload's .percpu section would be one
 ordinary copy, reached through each CPU's offset: a wild access.
-=> use an ordinary array indexed by the CPU's number (NR_CPUS entries) as new data
+=> `xsplice percpu` makes an array of a new one, indexed by the CPU's number (docs/values.md); one
+that exists must stay as it is
 
 REGISTRY: an entry of a list that is made at link time was added, changed or removed
 The linker script collects such entries from all objects, between two symbols, and code walks them

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a fix again, so that a per-CPU variable that it adds is an array of the payload's own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xsplice_plugins.csource.places import arguments, blanked, closing
+from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
+from xsplice_plugins.shadow.asking import complaints_of, patch_of
+from xsplice_plugins.shadow.fixing import Rewritten
+from xsplice_plugins.shadow.texts import sides_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from xsplice_plugins.artefacts import PatchSet
+    from xsplice_plugins.kbuild.tree import XenTree
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+#: Source: xen/include/xen/percpu.h.
+_MACRO = r"\b(?P<macro>\w*(?:per_cpu|this_cpu|PER_CPU)\w*)\s*(?=\()"
+_DEFINES = {"DEFINE_PER_CPU", "DEFINE_PER_CPU_READ_MOSTLY"}
+
+
+def percpu_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
+    """Make arrays of new per-CPU variables, with one element for each CPU that there may be.
+
+    Args:
+        tree: The built tree; it is only read.
+        fix: The fix as it is.
+        names: Per-CPU variables that the fix adds.
+
+    Raises:
+        ConfigError: A name is none.
+        RefusedError: The fix defines no such variable newly, or uses it in a way that no array can
+            serve.
+        CaptureError: The result does not compile.
+    """
+    olds, texts = sides_of(tree, fix)
+    notes: list[str] = []
+    for name in dict.fromkeys(names):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--variable {name}: no name of a variable; give it as C has it")
+        if any(_uses(text, name) for text in olds.values()):
+            raise RefusedError(
+                f"{name}: it is there without the fix; only what is new can lie elsewhere"
+            )
+        counts: Counter[str] = Counter()
+        for path in sorted(texts):
+            texts[path] = _rewritten(texts[path], path, name, counts)
+        if not counts["definitions"]:
+            raise RefusedError(
+                f"{name}: the fix defines no such variable ({', '.join(sorted(_DEFINES))}); name a "
+                "per-CPU variable that it adds"
+            )
+        notes += _notes(_array(name), name, counts["uses"])
+    with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
+        complaints = complaints_of(tree, texts, Path(folder))
+    if complaints:
+        raise CaptureError(
+            f"{fix.name}: with the array it does not compile: {complaints[0].text}; write this "
+            "place by hand before"
+        )
+    return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
+
+
+def _notes(array: str, name: str, uses: int) -> Iterator[str]:
+    """Say what was done, and what a person should look at."""
+    yield f"`{name}` is `{array}`, an array with one element for each CPU; uses: {uses}"
+    yield (
+        f"LOOK: each element of `{array}` starts as zero, of CPUs that run too: if they need more, "
+        "set it for each in a hook before the apply"
+    )
+    yield f"LOOK: a CPU that goes and comes again finds in `{array}` what it left there"
+
+
+def _array(name: str) -> str:
+    return f"xsplice_{name}"
+
+
+def _uses(text: str, name: str) -> list[tuple[str, int, int, list[str]]]:
+    """Return the macros of per-CPU variables that name one: which, where, and with what."""
+    blank, found = blanked(text), []
+    for match in re.finditer(_MACRO, blank):
+        end = closing(blank, match.end())
+        given = arguments(text[match.end() + 1 : end]) if end > 0 else []
+        if any(re.search(rf"\b{name}\b", words) for words in given):
+            found.append((match["macro"], match.start(), end + 1, given))
+    return found
+
+
+def _rewritten(text: str, path: str, name: str, counts: Counter[str]) -> str:
+    for macro, start, end, given in reversed(_uses(text, name)):
+        own, more = _served(macro, given, name)
+        if not own:
+            line = text.count("\n", 0, start) + 1
+            raise RefusedError(
+                f"{path}:{line}: `{macro}` names `{name}` in a way that no array serves; write "
+                "this place by hand before"
+            )
+        counts.update(more)
+        text = text[:start] + own + text[end:]
+    return text
+
+
+def _served(macro: str, given: Sequence[str], name: str) -> tuple[str, Mapping[str, int]]:
+    """Return what stands for a use, and what it counts as; "" for none."""
+    array = _array(name)
+    if macro in _DEFINES and given[-1:] == [name]:
+        kind = ", ".join(given[:-1])
+        return f"__typeof__({kind}) {array}[NR_CPUS]", {"definitions": 1}
+    if macro == "DECLARE_PER_CPU" and given[-1:] == [name]:
+        return f"extern __typeof__({', '.join(given[:-1])}) {array}[NR_CPUS]", {}
+    if macro == "this_cpu" and list(given) == [name]:
+        return f"{array}[smp_processor_id()]", {"uses": 1}
+    if macro == "per_cpu" and len(given) > 1 and given[0] == name:
+        return f"{array}[{', '.join(given[1:])}]", {"uses": 1}
+    return "", {}
