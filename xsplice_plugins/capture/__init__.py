@@ -7,7 +7,7 @@ from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import copy_tree, files_of_rule, origin_of, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
-from xsplice_plugins.capture.exposing import exposed_by
+from xsplice_plugins.capture.exposing import exposed_by, is_read
 from xsplice_plugins.capture.guarded import end_makes
 from xsplice_plugins.capture.instances import made_at
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
@@ -52,6 +52,7 @@ __all__ = [
     "exposed_by",
     "files_of_rule",
     "forget_texts",
+    "is_read",
     "lay_out_copy",
     "lines_moved",
     "load_reads",

@@ -41,7 +41,7 @@ def exposed_by(tree: XenTree, patch_set: PatchSet) -> tuple[tuple[str, str], ...
         PatchError: The patch does not apply.
     """
     files = [file for file in patch_set.touched if file.kind not in _OWN]
-    files = [file for file in files if _is_read(file, tree)]
+    files = [file for file in files if is_read(file, tree)]
     if not files:
         return ()
     now = patched_files(replace(patch_set, is_line_neutral=False), tree.source_root)
@@ -52,7 +52,11 @@ def exposed_by(tree: XenTree, patch_set: PatchSet) -> tuple[tuple[str, str], ...
         )
         for file in files
     }
-    headers = {path: sides for path, sides in texts.items() if path.endswith(".h")}
+    # What scripts read counts as a whole: to these a comment says something.
+    scripted = {file.path for file in files if file.kind is TouchKind.GENERATED_INPUT}
+    headers = {
+        path: sides for path, sides in texts.items() if path.endswith(".h") and path not in scripted
+    }
     found = exposed(headers)
     touched = {file.path for file in patch_set.touched if file.path.endswith(".c")}
     rows = [*found.changed]
@@ -65,8 +69,8 @@ def exposed_by(tree: XenTree, patch_set: PatchSet) -> tuple[tuple[str, str], ...
     return tuple(dict.fromkeys(rows))
 
 
-def _is_read(file: TouchedFile, tree: XenTree) -> bool:
-    """Tell whether a build for this machine can read a file."""
+def is_read(file: TouchedFile, tree: XenTree) -> bool:
+    """Tell whether a build for a tree's machine can read a file."""
     match = _ARCH.search(file.path)
     return match is None or match[1] in {tree.arch, "generic"}
 

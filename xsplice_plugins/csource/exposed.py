@@ -41,6 +41,7 @@ _NAMED = {
     ChunkKind.ENUM,
 }
 _UNKNOWN = "what it declares"  #: where no name is known
+_MACRO = "\0"  #: begins a directive
 _ODD = "\1"  #: begins what has a directive within it: nobody knows what else that changes
 
 
@@ -63,9 +64,10 @@ class _Piece(Struct, frozen=True, kw_only=True):
 def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     """Say what of some headers means something else after a patch.
 
-    Comments mean nothing. A name that goes from one header to another is one of both. A structure
-    with more members than before is a matter of its layout, which is compared elsewhere. What
-    stays must stand in the order of before, by which macros and conditions are read.
+    Comments mean nothing. A name that goes from one header to another is one of both, but for a
+    macro: a source that includes one of them alone sees (``#ifdef``) that it is gone, or there. A
+    structure with more members than before is a matter of its layout, which is compared elsewhere.
+    What stays must stand in the order of before, by which macros and conditions are read.
 
     Args:
         texts: Both versions of each header, by path; "" where there is none.
@@ -97,7 +99,7 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     for name, rows in sorted(gone.items()):
         path, piece = rows[0]
         # `#ifdef` sees that a macro is gone; where a name still stands, there may be another one.
-        is_other = name in left or piece.text.startswith("\0")
+        is_other = name in left or piece.text.startswith(_MACRO)
         if not _is_larger(rows, come[name]) if name in come else is_other:
             changed[path, f"`{name}`"] = None
     fresh = (row for row in brought if not row[1] & gone.keys())
@@ -111,8 +113,14 @@ def _are_in_order(old: list[_Piece], new: list[_Piece]) -> bool:
 
 
 def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> bool:
-    """Tell whether something is as it was, moved, or a structure with members more."""
-    pieces = [sorted((r.around, r.text, r.literals) for _, r in rows) for rows in (old, new)]
+    """Tell whether something is as it was, moved and no macro, or a structure with members more."""
+    pieces = [
+        sorted(
+            (path if row.text.startswith(_MACRO) else "", row.around, row.text, row.literals)
+            for path, row in rows
+        )
+        for rows in (old, new)
+    ]
     if pieces[0] == pieces[1]:
         return True
     if len(old) != 1 or len(new) != 1 or old[0][1].around != new[0][1].around:

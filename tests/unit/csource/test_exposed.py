@@ -122,6 +122,19 @@ def test_a_function_that_goes_to_another_header_is_one_of_both() -> None:
     assert changed(gone, more={"b.h": ("", body % 3)}) == {"`twice`"}
 
 
+def test_a_macro_that_goes_to_another_header_is_gone_from_the_first() -> None:
+    """A source that includes one of them alone sees it with ``#ifdef``."""
+    gone = "#define LIMIT 3 /* of all */\n", ""
+    assert changed(gone, more={"b.h": ("", "#define LIMIT 3\n")}) == {"`LIMIT`"}
+    assert changed(gone, ("struct box {", "#define LIMIT 3\nstruct box {")) == set()
+
+
+def test_a_type_or_a_prototype_that_goes_to_another_header_is_one_of_both() -> None:
+    """A source that includes the first one alone does not compile any more."""
+    for text in ("struct box { int lid; int size; };\n", "void put(struct box *b, int n);\n"):
+        assert changed((text, ""), more={"b.h": ("", text)}) == set()
+
+
 def test_what_is_new_is_told_by_its_names() -> None:
     new = HEADER.replace("enum kind", "enum more { THREE };\nDECLARE(int, yours);\nenum kind")
     found = exposed({"a.h": (HEADER, new)})
