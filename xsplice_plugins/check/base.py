@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from xsplice_plugins.check.gathered import Span, blamed, unexplained
 from xsplice_plugins.check.memory import Image
 from xsplice_plugins.check.objects import read_object
-from xsplice_plugins.check.owners import owners_of
+from xsplice_plugins.check.owners import files_of, owners_of
 from xsplice_plugins.check.placing import Placed, place_objects
 from xsplice_plugins.check.results import ImageMatch, ObjectMatch
 from xsplice_plugins.check.strangers import named_pieces, strangers
@@ -118,10 +118,12 @@ def match_objects(
     taken = [(span.start, span.end) for span in spans]
     taken += [span for obj in linked for span in named_pieces(image, obj)]
     unknown = list(strangers(image, sorted(taken)))
-    names = {mismatch.name for row in match.objects for mismatch in row.differs}
+    differing = {mismatch.name: None for row in match.objects for mismatch in row.differs}
+    names = set(differing)
     names.update(unknown, *(row.absent for row in match.objects))
     unknown += unexplained(image, spans, names)
     owners = owners_of(placed, spans, unknown) if unknown else ()
+    owners += files_of(image, [name for name in differing if name not in unknown])
     for text, numbers in _overlaps(spans):
         owners += ((text, tuple(sorted({read[number].path for number in numbers}))),)
     return replace(match, strangers=tuple(unknown), owners=owners)

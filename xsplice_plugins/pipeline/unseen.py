@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import capture
 from xsplice_plugins.artefacts import Duty, Finding, Likeness, Severity, TouchKind, object_and_name
+from xsplice_plugins.elf.compiled import is_same_file
 from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.pipeline.basing import MATCH_MORE
 
@@ -25,7 +26,8 @@ _REBUILD = "rebuild"
 _SHOWN_MAX = 3
 _SOURCES = {TouchKind.C, TouchKind.ASSEMBLER}
 _INCLUDE = "include"  #: a part of the path of what any file may include by name
-_Items = dict[str, tuple[str, ...]]  #: by name: the objects that it may belong to
+#: By name: the objects that it may belong to, and other files that it was made of.
+_Items = dict[str, tuple[str, ...]]
 
 
 def unseen_findings(
@@ -53,9 +55,10 @@ def unseen_findings(
         return ()
     known = dict(base.owners)
     strangers = {name: known.get(name, ()) for name in base.strangers}
-    items = _collected(strangers, (*base.differs, *base.absent))
+    items = _collected(strangers, (*base.differs, *base.absent), known)
     return (
         *_of_changed(strangers, frozenset(changed)),
+        *_of_unread(strangers, tree, patch_set, readers),
         *_of_touched(
             {n: rest for n, owners in items.items() if (rest := _without(owners, changed))},
             patch_set,
@@ -79,7 +82,7 @@ def check_unchanged(tree: XenTree | None, patch_set: PatchSet) -> None:
     base = tree.base if tree is not None else None
     if tree is None or base is None or base.likeness is not Likeness.MATCHED:
         return
-    items = _collected(dict.fromkeys(base.strangers, ()), (*base.differs, *base.absent))
+    items = _collected(dict.fromkeys(base.strangers, ()), (*base.differs, *base.absent), {})
     rows = [row.text for row in _of_touched(items, patch_set, frozenset(), {})]
     rows += [row.text for row in _of_headers(items, tree, patch_set, None)] if items else []
     if base.strangers and _sources(patch_set):
@@ -91,11 +94,11 @@ def check_unchanged(tree: XenTree | None, patch_set: PatchSet) -> None:
         raise RefusedError("\n".join(f"{patch_set.name}: {text}" for text in rows))
 
 
-def _collected(strangers: _Items, others: Iterable[str]) -> _Items:
+def _collected(strangers: _Items, others: Iterable[str], made_of: _Items) -> _Items:
     items = dict(strangers)
     for path, name in sorted(object_and_name(others)):
         if items.get(name) != ():  # a stranger of that name, which may be of any object
-            items[name] = (*items.get(name, ()), path)
+            items[name] = (*items.get(name, made_of.get(name, ())), path)
     return items
 
 
@@ -105,7 +108,8 @@ def _of_changed(strangers: _Items, changed: frozenset[str]) -> Iterator[Finding]
         if owners and changed.isdisjoint(owners):
             continue
         own = sorted(changed.intersection(owners))
-        severity = Severity.ERROR if len(owners) == 1 else Severity.UNCHECKED
+        is_sure = sum(map(_is_object, owners)) == 1
+        severity = Severity.ERROR if is_sure else Severity.UNCHECKED
         where = f"may be of {' or '.join(own)}" if own else "may be of any object"
         if severity is Severity.ERROR:
             where = f"is of {own[0]}"
@@ -126,21 +130,50 @@ def _of_touched(
 ) -> Iterator[Finding]:
     """Name what is of an object whose source is touched, and that stays as it is in the tree.
 
-    A source may be of several objects, which include it.
+    A source may be of several objects, which include it, and of what no object of the tree is.
     """
     sources = _sources(patch_set)
     stems = {PurePosixPath(p).with_suffix("").as_posix().partition("/")[2] for p in sources}
     direct |= {path for source in sources for path in readers.get(source, ())}
     for path in sorted({path for owners in items.values() for path in owners}):
-        if path not in direct and _stem(path) not in stems:
-            continue
         names = [name for name, owners in items.items() if path in owners]
-        text = (
-            f"{path}: the fix touches its source, and changes nothing in the tree's object; nobody "
-            f"knows whether it does in the shipped one, which has {_some(names)} otherwise; "
-            f"{MATCH_MORE}"
-        )
-        yield _finding(Severity.UNCHECKED, path, text)
+        if not _is_object(path):
+            if any(is_same_file(path, source) for source in sources):
+                text = (
+                    f"{path}: the fix touches it, and the hypervisor has {_some(names)} of it, "
+                    f"otherwise than the tree, or alone; {MATCH_MORE}"
+                )
+                yield _finding(Severity.UNCHECKED, path, text)
+        elif path in direct or _stem(path) in stems:
+            text = (
+                f"{path}: the fix touches its source, and changes nothing in the tree's object; "
+                "nobody knows whether it does in the shipped one, which has "
+                f"{_some(names)} otherwise; {MATCH_MORE}"
+            )
+            yield _finding(Severity.UNCHECKED, path, text)
+
+
+def _of_unread(
+    strangers: _Items,
+    tree: XenTree,
+    patch_set: PatchSet,
+    readers: Mapping[str, Collection[str]] | None,
+) -> Iterator[Finding]:
+    """Name a source that no object of the tree is made of, where something may be made of it."""
+    names = [
+        name
+        for name, owners in strangers.items()
+        if len(owners) > 1 and all(map(_is_object, owners))  # known by its place alone
+    ]
+    if not names or readers is None:
+        return
+    for file in patch_set.touched:
+        if file.kind in _SOURCES and file.path not in readers and capture.is_read(file, tree):
+            text = (
+                f"{file.path}: no object of the tree is made of it; nobody knows whether the "
+                f"hypervisor's {_some(names)} is, which no object has; {MATCH_MORE}"
+            )
+            yield _finding(Severity.UNCHECKED, file.path, text)
 
 
 def _of_headers(
@@ -158,7 +191,7 @@ def _of_headers(
     if rows:
         shown = _some([f"{what} of {path}" for path, what, _ in rows])
         users = {name: owners for _, _, found in rows for name, owners in found.items()}
-        names = [f"{name} ({' or '.join(row) or 'of any object'})" for name, row in users.items()]
+        names = [f"{name} ({_shown(row)})" for name, row in users.items()]
         text = (
             f"the fix changes {shown}; nobody knows whether code uses it that the shipped image "
             f"has otherwise than the tree, or alone: {_some(names)}; {MATCH_MORE}, or leave that "
@@ -180,7 +213,9 @@ def _users(items: _Items, path: str, readers: Mapping[str, Collection[str]] | No
     return {
         name: owners
         for name, owners in items.items()
-        if not owners or not folders.isdisjoint(map(_folder, owners))
+        if not owners
+        or any(is_same_file(owner, path) for owner in owners)
+        or not folders.isdisjoint(_folder(owner) for owner in owners if not owner.endswith(".h"))
     }
 
 
@@ -189,7 +224,19 @@ def _folder(path: str) -> str:
 
 
 def _without(owners: tuple[str, ...], changed: Collection[str]) -> tuple[str, ...]:
+    """Return what is left to ask: nothing, of the one object that changes."""
+    objects = [path for path in owners if _is_object(path)]
+    if len(objects) == 1 and objects[0] in changed:
+        return ()
     return tuple(path for path in owners if path not in changed)
+
+
+def _shown(owners: tuple[str, ...]) -> str:
+    return " or ".join(path for path in owners if not path.endswith(".h")) or "of any object"
+
+
+def _is_object(path: str) -> bool:
+    return path.endswith(".o")
 
 
 def _stem(path: str) -> str:

@@ -190,6 +190,73 @@ def test_a_source_that_an_object_includes_is_its_own_as_well(tree: TinyTree) -> 
     assert found(tree, DIFFERS, edit) == []
 
 
+def test_a_source_that_only_shipped_code_is_made_of_is_not_checked(tree: TinyTree) -> None:
+    edit = USER, "twice(a)", "twice(a) + 1"
+    readers = {USER: ["common/user.o"]}
+    differs = ("xen_extra_version (common/version.o)",)
+    files = ("common/alien.c", "common/user.c")
+    for base in (
+        stranger(*files),
+        stranger("/build/xen/common/user.c"),
+        stranger("user.c"),
+        stranger("common/version.o", "common/user.c"),
+        replace(MATCHED, differs=differs, owners=(("xen_extra_version", ("common/user.c",)),)),
+    ):
+        (row,) = found(tree, base, edit, readers=readers)
+        assert (row.severity, row.obligation) == (Severity.UNCHECKED, Duty.COMPLETE)
+        assert "user.c: the fix touches it, and the hypervisor has " in row.text
+    assert found(tree, stranger("common/alien.c", "arch/user.c"), edit, readers=readers) == []
+    # What is of the one changed object is said of that.
+    (row,) = found(tree, stranger("common/user.o", "common/user.c"), edit, readers=readers)
+    assert "is of common/user.o, which the fix changes" in row.text
+
+
+def test_a_source_that_no_object_of_the_tree_is_made_of_is_not_checked(tree: TinyTree) -> None:
+    """The shipped image may have it, where something is known by its place alone."""
+    edit = USER, "twice(a)", "twice(a) + 1"
+    unread = "xen/common/unused.c", "return 0", "return 1"
+    both = stranger("common/boot.o", "common/version.o")
+    readers = {USER: ["common/user.o"]}
+    (row,) = found(tree, both, edit, unread, readers=readers)
+    assert (row.severity, row.subject) == (Severity.UNCHECKED, unread[0])
+    assert "no object of the tree is made of it; nobody knows" in row.text
+    assert found(tree, both, edit, readers=readers) == []
+    for base in (MATCHED, stranger("common/version.o"), stranger("common/alien.c", "a.o", "b.o")):
+        assert found(tree, base, edit, unread, readers=readers) == []
+    other = "xen/arch/arm/unused.c"
+    (tree.root / other).parent.mkdir(parents=True)
+    (tree.root / other).write_text("int unused;\n")
+    assert found(tree, both, edit, (other, "unused", "used"), readers=readers) == []
+
+
+def test_what_shipped_code_is_made_of_names_its_headers(tree: TinyTree) -> None:
+    path = "xen/arch/x86/mm/private.h"
+    file = tree.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("#define LIMIT 3\n")
+    for owner, count in (
+        ("arch/x86/mm/private.h", 1),
+        ("arch/x86/mm/other.h", 0),
+        ("arch/x86/mm/alien.c", 1),
+        ("common/alien.c", 0),
+    ):
+        assert len(found(tree, stranger(owner), (path, "3", "4"), readers={})) == count
+
+
+def test_a_header_that_scripts_read_counts_as_a_whole(tree: TinyTree) -> None:
+    """To these a comment says something, and a new name may change what others stand for."""
+    edits = ("/*A  One */", "/*A! One */"), ("/*A  One */", "/*A  One */\nROW(TWO, 2)")
+    for name, count in (("cpufeatureset.h", 1), ("features.h", 0)):
+        path = f"xen/include/public/arch-x86/{name}"
+        file = tree.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("ROW(ONE, 1) /*A  One */\n")
+        for old, new in edits:
+            rows = found(tree, DIFFERS, (path, old, new))
+            assert len(rows) == count
+            assert all(f"what it says of {path}" in row.text for row in rows)
+
+
 def test_one_name_may_be_otherwise_in_several_objects(tree: TinyTree) -> None:
     both = ("table (common/user.o)", "table (common/version.o)")
     edit = USER, "twice(a)", "twice(a) + 0"

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of which files each part of an image was compiled, as debug information tells.
+
+A compiler lists the files that a compile unit's code and declarations come from. It lists none of
+which nothing is left: one that gave macros alone, or functions that were folded away.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xsplice_plugins.elf.reader import ElfFile
+
+_INCLUDE = "include"
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """What one compile unit was made of."""
+
+    name: str  #: its own source, as the compiler was told
+    files: tuple[str, ...]  #: all others but headers of an include folder, below its own folder
+
+
+class CompiledUnits:
+    """The compile units of an image. One without debug information has none."""
+
+    def __init__(self, image: ElfFile) -> None:
+        """Ask this image."""
+        self.are_told = ".debug_info" in image.section_by_name
+        self._image = image
+        self._made: dict[int, Made] = {}
+
+    def at(self, addr: int) -> Made | None:
+        """Return what the code at an address was made of; ``None`` where nobody knows."""
+        try:
+            place = self._ranges.cu_offset_at_addr(addr) if self._ranges is not None else None
+            return self._read(self._dwarf.get_CU_at(place)) if place is not None else None
+        except Exception:  # noqa: BLE001  pyelftools meets damage with errors of every kind
+            return None
+
+    def named(self, source: str) -> list[Made]:
+        """Return the units of a source, by as much of its path as both sides know."""
+        try:
+            return [self._read(unit) for name, unit in self._all if is_same_file(name, source)]
+        except Exception:  # noqa: BLE001  as above
+            return []
+
+    @cached_property
+    def _dwarf(self) -> Any:
+        from elftools.elf.elffile import ELFFile  # noqa: PLC0415  (0.16 s)
+
+        return ELFFile(io.BytesIO(self._image.data)).get_dwarf_info()
+
+    @cached_property
+    def _ranges(self) -> Any:
+        return self._dwarf.get_aranges() if self.are_told else None
+
+    @cached_property
+    def _all(self) -> list[tuple[str, Any]]:
+        units = self._dwarf.iter_CUs() if self.are_told else ()
+        return [(_text(unit.get_top_DIE(), "DW_AT_name"), unit) for unit in units]
+
+    def _read(self, unit: Any) -> Made:
+        place = unit.cu_offset
+        if place not in self._made:
+            top, program = unit.get_top_DIE(), self._dwarf.line_program_for_CU(unit)
+            name, folder = (_text(top, key) for key in ("DW_AT_name", "DW_AT_comp_dir"))
+            own = _below(folder, name)
+            files = {_below(folder, path) for path in _paths(program)} if program else set()
+            kept = {path for path in files if path != own and not _is_included(path)}
+            self._made[place] = Made(name=own, files=tuple(sorted(kept)))
+        return self._made[place]
+
+
+def _paths(program: Any) -> Iterator[str]:
+    """Give the files that a line table lists."""
+    folders = [row.decode("utf-8", "replace") for row in program["include_directory"]]
+    if program["version"] < 5:  # of DWARF
+        folders.insert(0, "")
+    for row in program["file_entry"]:
+        yield posixpath.join(folders[row.dir_index], row.name.decode("utf-8", "replace"))
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Tell whether two paths end alike, as far as the shorter one goes."""
+    parts = [_known_parts(path) for path in (one, other)]
+    count = min(map(len, parts))
+    return count > 0 and parts[0][-count:] == parts[1][-count:]
+
+
+def _known_parts(path: str) -> list[str]:
+    return [part for part in PurePosixPath(path).parts if part not in {"/", ".", ".."}]
+
+
+def _text(die: Any, key: str) -> str:
+    found = die.attributes.get(key)
+    return found.value.decode("utf-8", "replace") if found is not None else ""
+
+
+def _below(folder: str, path: str) -> str:
+    """Return a path as it is called from the folder where the compiler ran."""
+    return posixpath.normpath(posixpath.join(folder, path)).removeprefix(folder.rstrip("/") + "/")
+
+
+def _is_included(path: str) -> bool:
+    """Tell whether it is what any file may include by name, or what the compiler brings."""
+    if not path.endswith(".h"):
+        return path.startswith("<")  # as clang calls what it knows itself
+    return _INCLUDE in PurePosixPath(path).parts
