@@ -28,7 +28,7 @@ _DIRECTIVE = re.compile(r"\0 #\s*(\w+)\s*(\w*)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _GUARD = re.compile(r"^[ \t]*#[ \t]*ifndef[ \t]+(\w+)\s+#[ \t]*define[ \t]+\1\b", re.MULTILINE)
 #: A literal, or a comment behind a directive.
-_SILENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//.*""")
+_SILENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*(?s:.*?)\*/|//.*""")
 #: A directive that is no condition, on a line of its own within what is declared.
 _INNER = re.compile(r"^[ \t]*#[ \t]*(?:define|undef|pragma|include)\b", re.MULTILINE)
 _CALL = re.compile(r"\w+\s*\([^(){};]*(?:\([^(){};]*\)[^(){};]*)*\)\s*;?\s*")
@@ -59,6 +59,7 @@ class _Piece(Struct, frozen=True, kw_only=True):
     around: tuple[str, ...]  #: the conditions that it stands under
     text: str  #: with single spaces
     literals: tuple[str, ...] = ()  #: as they are spelled, spaces and all
+    lines: tuple[str, ...] = ()  #: of what may be assembler, where a line ends a statement
 
 
 def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
@@ -116,7 +117,13 @@ def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> 
     """Tell whether something is as it was, moved and no macro, or a structure with members more."""
     pieces = [
         sorted(
-            (path if row.text.startswith(_MACRO) else "", row.around, row.text, row.literals)
+            (
+                path if row.text.startswith(_MACRO) else "",
+                row.around,
+                row.text,
+                row.literals,
+                row.lines,
+            )
             for path, row in rows
         )
         for rows in (old, new)
@@ -148,9 +155,10 @@ def _pieces(text: str) -> Iterator[_Piece]:
                 flat = _ODD + flat
             calls = _CALL.findall(flat)
             is_cut = len(calls) > 1 and "".join(calls) == flat and not literals
+            lines = _lines(chunk.text) if words or not (is_cut or _names(flat)) else ()
             for piece in calls if is_cut else [flat] if flat else ():
                 where = tuple(filter(None, around))
-                yield _Piece(around=where, text=piece.strip(), literals=literals)
+                yield _Piece(around=where, text=piece.strip(), literals=literals, lines=lines)
             if words.count("endif") != sum(word.startswith("if") for word in words):
                 around.append(flat)  # nobody knows what it leaves open
         elif words[0].startswith("if"):
@@ -159,6 +167,13 @@ def _pieces(text: str) -> Iterator[_Piece]:
         else:
             above = around.pop() if around else ""
             around += [f"{above} {flat}"] if words[0].startswith("el") else []
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Return the lines of a text that say something, with single spaces and without comments."""
+    bare = _SILENT.sub(lambda match: match[1] or " ", text.replace("\\\n", " "))
+    rows = (" ".join(row.split()) for row in bare.splitlines())
+    return tuple(filter(None, rows))
 
 
 def _names(text: str) -> tuple[frozenset[str], ...]:

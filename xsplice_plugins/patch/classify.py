@@ -8,8 +8,21 @@ from pathlib import PurePosixPath
 
 from xsplice_plugins.artefacts import TouchedFile, TouchKind
 
-# A comment, or something in which comment marks mean nothing.
-_PIECE = re.compile(rb"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
+# A comment, or something in which comment marks mean nothing. What opens no literal that ends on
+# its line takes the rest of it, as the preprocessor has it: `don't` behind the assembler's `#`.
+_PIECE = re.compile(
+    rb"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*(?:"|(?P<open>\\?$))"""
+    rb"""|'(?:\\.|[^'\\\n])*(?:'|\\?$)""",
+    re.DOTALL | re.MULTILINE,
+)
+# Where one cannot tell what a compiler takes for a comment or a line: a backslash and blanks at
+# the end of a line, trigraphs, digraphs, raw strings, a lone carriage return, `#include <a//b>`;
+# and a text that goes on behind its line, which the assembler lets it do.
+_ODD = re.compile(
+    rb"""\\[ \t\f\v]+$|\?\?[/=]|%:|\b(?:u8?|U|L)?R"|\r|\0|\#[^\n]*include[^\n]*<[^>\n]*/[/*]""",
+    re.MULTILINE,
+)
+_BLANK = re.compile(rb"\s")
 _PROSE = {".md", ".rst", ".txt", ".pod", ".pandoc", ".gitignore", ".gitattributes", ".dts"}
 _PROSE_NAMES = {"COPYING", "README", "MAINTAINERS", "CREDITS", "NOTICE", ".gitignore",
                 "CHANGELOG.md", ".gitattributes", ".gitarchive-info"}  # fmt: skip
@@ -26,40 +39,53 @@ _GENERATED_INPUT = re.compile(
 def without_comments(text: bytes) -> bytes:
     """Return C text (or assembler for the C preprocessor) with only what a compiler sees.
 
-    Comments become a space, runs of white space one space, empty lines nothing; a line that
-    starts a preprocessor directive keeps its own line.
+    Comments become a space, runs of white space one space, empty lines nothing. A line that is
+    left stays one: it ends a directive, and in assembler a statement or a comment that begins with
+    ``#`` or ``@``, which stays as well. A header may be read by both.
+
+    Args:
+        text: The content of a ``.c``, ``.h`` or ``.S`` file.
+
+    Returns:
+        Lines; the text as it is where one cannot tell what is a comment.
     """
-    text = text.replace(b"\r\n", b"\n").replace(b"\\\n", b"")
+    spliced = text.replace(b"\r\n", b"\n").replace(b"\\\n", b"")
+    is_open = any(piece["open"] is not None for piece in _PIECE.finditer(spliced))
+    if is_open or _ODD.search(spliced):
+        return text
 
     def replaced(match: re.Match[bytes]) -> bytes:
-        piece = match[0]
         # White space inside a literal counts: keep it apart from the collapse below.
-        return piece.replace(b" ", b"\0").replace(b"\t", b"\1") if piece[:1] in b"\"'" else b" "
+        piece = match[0]
+        return b" " if piece[:1] == b"/" else _BLANK.sub(lambda m: b"\0%d\0" % m[0][0], piece)
 
-    lines: list[bytes] = []
-    for line in _PIECE.sub(replaced, text).split(b"\n"):
-        words = b" ".join(line.split())
-        if not words:
-            continue
-        if words.startswith(b"#") or not lines or lines[-1].startswith(b"#"):
-            lines.append(words)
-        else:
-            lines[-1] += b" " + words
-    return b"\n".join(lines)
+    rows = (b" ".join(line.split()) for line in _PIECE.sub(replaced, spliced).split(b"\n"))
+    return b"\n".join(filter(None, rows))
 
 
-def without_make_comments(text: bytes) -> bytes:
+def without_make_comments(text: bytes, *, is_kconfig: bool = False) -> bytes:
     """Return the text of a Makefile or of Kconfig without blank lines and lines of comment.
 
     A line that continues another one stays, whatever it looks like, and so does one of a
-    ``define``, where it may go to the shell.
+    ``define``, where it may go to the shell. A tab alone is a recipe that does nothing.
+
+    Args:
+        text: The content.
+        is_kconfig: Whether it is Kconfig, where a comment ends a text of help: its words do not
+            matter, but that there is one does.
+
+    Returns:
+        Lines.
     """
     lines: list[bytes] = []
     depth, is_continued = 0, False
     for line in text.split(b"\n"):
         is_comment = line.startswith(b"#") and not line.endswith(b"\\")
-        if depth or is_continued or (line.strip() and not is_comment):
+        is_blank = not (line.strip() or line.startswith(b"\t"))
+        if depth or is_continued or not (is_blank or is_comment):
             lines.append(line)
+        elif is_comment and is_kconfig and lines[-1:] != [b"#"]:
+            lines.append(b"#")
         if not is_continued and (word := _DEFINE.match(line)):
             depth = max(0, depth + (1 if word[1] == b"define" else -1))
         is_continued = line.endswith(b"\\")
@@ -97,14 +123,16 @@ def classify(
         and without_comments(old) == without_comments(new)
     ):
         kind = TouchKind.COMMENTS
+    name = PurePosixPath(path).name
     if (
         kind is TouchKind.BUILD
-        and _MAKEFILE.fullmatch(PurePosixPath(path).name)
+        and _MAKEFILE.fullmatch(name)
         and old is not None
         and new is not None
-        and without_make_comments(old) == without_make_comments(new)
     ):
-        kind = TouchKind.COMMENTS
+        is_kconfig = name.startswith("Kconfig")
+        old, new = (without_make_comments(text, is_kconfig=is_kconfig) for text in (old, new))
+        kind = TouchKind.COMMENTS if old == new else kind
     return TouchedFile(path=path, kind=kind, is_added=old is None, is_removed=new is None)
 
 

@@ -144,3 +144,31 @@ def test_what_is_new_is_told_by_its_names() -> None:
         frozenset({"THREE"}),
         frozenset({"int", "yours"}),
     }
+
+
+ASSEMBLER = """#ifndef __ASSEMBLY__
+void save(int a,
+          int b);
+#else
+.macro SAVE
+    mov a, b # keep what
+    mov c, d # it was
+.endm
+#endif
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_changed"),
+    [
+        ("what\n    mov c, d # it was", "what mov c, d # it was", True),
+        (".macro SAVE\n    mov", ".macro SAVE mov", True),
+        ("    mov c, d # it was\n", "    mov c, d # it is\n", True),
+        ("    mov c", "\n    /* it isn't\n new */\n\tmov c", False),
+        ("int a,\n          int b", "int a, int b", False),
+    ],
+)
+def test_a_line_of_assembler_ends_a_statement(old: str, new: str, *, is_changed: bool) -> None:
+    assert old in ASSEMBLER
+    found = exposed({"a.h": (ASSEMBLER, ASSEMBLER.replace(old, new, 1))})
+    assert bool(found.changed) is is_changed

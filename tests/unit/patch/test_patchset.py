@@ -13,6 +13,7 @@ import pytest
 from xsplice_plugins.artefacts import TouchKind
 from xsplice_plugins.errors import PatchError
 from xsplice_plugins.patch import patched_files, read_patch_set
+from xsplice_plugins.patch.classify import classify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +112,9 @@ def test_prose_and_index_lines_do_not_change_the_digest(tree: Path, tmp_path: Pa
         ("xen/common/Makefile", "\t# words\nobj-y += version.o\n", TouchKind.BUILD),
         ("xen/common/Makefile", "# words \\\nobj-y += version.o\n", TouchKind.BUILD),
         ("xen/common/Kconfig", "config B\n", TouchKind.BUILD),
+        ("xen/common/Kconfig", "\nconfig A\n", TouchKind.COMMENTS),
+        ("xen/common/Kconfig", "config A\n# words\n", TouchKind.BUILD),
+        ("xen/common/Makefile", "obj-y += version.o\n\t\n", TouchKind.BUILD),
         ("Config.mk", "A=2\n", TouchKind.BUILD),
         ("xen/include/xlat.lst", "! a\n", TouchKind.GENERATED_INPUT),
         ("xen/arch/x86/x86_64/asm-offsets.c", "int b;\n", TouchKind.GENERATED_INPUT),
@@ -133,6 +137,70 @@ def test_white_space_inside_a_string_is_no_comment(tree: Path, tmp_path: Path) -
     text = diff('const char *a = "x y";\n', 'const char *a = "x  y";\n', "xen/common/a.c")
     (touched,) = read_patch_set([write(tmp_path, text)], source_root=tree).touched
     assert touched.kind is TouchKind.C
+
+
+@pytest.mark.parametrize("name", ["a.S", "a.h", "a.c"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mov 1, a # one\nmov 2, b\n", "mov 1, a # one mov 2, b\n"),  # what gas takes no more
+        ("mov 1, a @ one\nmov 2, b\n", "mov 1, a @ one mov 2, b\n"),
+        ("ret # don't /* one\nnop /* two */\n", "ret # don't /* one\n/* two */\n"),
+        ('.ascii "a\n  b"\n', '.ascii "a\n b"\n'),  # gas goes on in a text
+        ("cmp $' , b\n", "cmp $'  , b\n"),
+        (".macro m\nn\n.endm\n", ".macro m n\n.endm\n"),
+        ("a # one\n", "a # two\n"),
+        ("int a;\n#define B\n", "int a; #define B\n"),
+        ("#define B\nint a;\n", "#define B int a;\n"),
+        ("%:define B\nint a;\n", "%:define B int a;\n"),
+        ("#include <a//b.h>\n", "#include <a//c.h>\n"),
+        ("// one \\ \nint a;\n", "// one\nint a;\n"),  # gcc takes that for one line
+        ('char *a = R"(\n//1\n)";\n', 'char *a = R"(\n//2\n)";\n'),
+        ('char *a = "x\ty";\n', 'char *a = "x y";\n'),
+        ('char *a = "x\fy";\n', 'char *a = "x y";\n'),
+        ("a /* one\n two */ b\n", "a /* one */\n/* two */ b\n"),
+    ],
+)
+def test_what_lines_mean_is_no_comment(name: str, old: str, new: str) -> None:
+    assert kind_of(f"xen/common/{name}", old, new) is not TouchKind.COMMENTS
+
+
+@pytest.mark.parametrize("name", ["a.S", "a.h", "a.c"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mov 1, a # one\nmov 2, b\n", "  mov  1, a # one\n\n/* x\n */\nmov 2, b // y\n"),
+        ("mov 1, a # one /* two\n */\nmov 2, b\n", "mov 1, a # one\nmov 2, b\n"),
+        ("#define A 1; \\\n  2\n", "#define A 1; 2 /* three\n */\n"),
+        ("ret # don't\nnop\n", "ret # don't\nnop /* isn't */\n"),
+        ("nop // one \\\n two\n", "nop\n"),
+        ('.ascii "a  //" # "b"\n', '  .ascii "a  //" # "b" // "c\n'),
+        ("nop\r\nret\r\n", "nop\n\nret\n"),
+        ("#include <a/b.h>\n", "#include <a/b.h> /* c */ // d\n"),
+    ],
+)
+def test_what_the_preprocessor_takes_away_is_a_comment(name: str, old: str, new: str) -> None:
+    assert kind_of(f"xen/common/{name}", old, new) is TouchKind.COMMENTS
+
+
+def kind_of(path: str, old: str, new: str) -> TouchKind:
+    """Return what a change of one file is taken for."""
+    touched = classify(path, old.encode(), new.encode())
+    assert touched is not None
+    return touched.kind
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        ("# one\nconfig A\n", "# two\n# three\n\nconfig A\n", TouchKind.COMMENTS),
+        ("\thelp\n\t  a\n\t  select B\n", "\thelp\n\t  a\n# b\n\t  select B\n", TouchKind.BUILD),
+        ("# one\nconfig A\n", "config A\n", TouchKind.BUILD),
+    ],
+)
+def test_a_comment_ends_the_help_of_kconfig(old: str, new: str, kind: TouchKind) -> None:
+    """What stands behind it is text no more."""
+    assert kind_of("xen/common/Kconfig", old, new) is kind
 
 
 def test_a_series_is_applied_in_its_order(tree: Path, tmp_path: Path) -> None:
