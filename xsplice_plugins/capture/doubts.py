@@ -36,7 +36,7 @@ from xsplice_plugins.csource.remembering import remembered_results
 from xsplice_plugins.csource.returned import without_passing
 from xsplice_plugins.csource.stages import reordered_stages
 from xsplice_plugins.csource.unified import unified
-from xsplice_plugins.csource.uses import Use, is_read_otherwise, uses_in
+from xsplice_plugins.csource.uses import Use, decided, is_read_otherwise, uses_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -196,6 +196,7 @@ def _renamed(texts: Mapping[str, tuple[str, str]], macros: Sequence[Macros]) -> 
 
 def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks: list[str]) -> None:
     """Say of one constant what its uses make of the change."""
+    places = _decided(places)
     made, read, indexed = (
         [place for place in places if getattr(place.use, what)]
         for what in ("makes", "reads", "indexes")
@@ -209,6 +210,8 @@ def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks:
         elif places:
             remarks.append(f"the macro `{item.name}` is another: what it made before stays so")
         return
+    for rows in (made, read):
+        rows.sort(key=lambda place: place.use.is_asked)
     was, now = (f"`{item.name}` = {item.old}", item.new or "none, for it is gone")
     if is_read_otherwise([place.use for place in places]):
         stale.append(
@@ -226,7 +229,7 @@ def _judge_family(
     family: tuple[str, ...], places: dict[str, tuple[_Place, ...]], stale: list[str]
 ) -> None:
     """Say where state is made with one of some constants and read by another: a bit, its mask."""
-    rows = {name: places.get(name, ()) for name in family}
+    rows = {name: _decided(places.get(name, ())) for name in family}
     made, read = (
         [(name, place) for name in family for place in rows[name] if getattr(place.use, what)]
         for what in ("makes", "reads")
@@ -239,6 +242,11 @@ def _judge_family(
         f"`{read[0][0]}` ({_shown(read[0][1])}), and both changed: objects made before keep the "
         "old value"
     )
+
+
+def _decided(places: Sequence[_Place]) -> tuple[_Place, ...]:
+    uses = decided(place.use for place in places)
+    return tuple(_Place(place.path, use) for place, use in zip(places, uses, strict=True))
 
 
 def _shown(place: _Place) -> str:

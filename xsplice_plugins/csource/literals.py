@@ -102,7 +102,7 @@ def changed_literals(
         uses = [row.use for row in group if not row.use.indexes or len(group) >= _TWICE]
         if is_read_otherwise(uses):
             was = next(row.texts[0] for row in group if row.use.makes)
-            now = next(row.texts[1] for row in group if row.use.reads)
+            now = next(row.texts[1] for row in group if row.use.reads or row.use.is_asked)
             stale.append(f"state that was made with {was} is read with {now} ({names})")
             said.update(row.member for row in group)
         elif any(use.reads for use in uses):

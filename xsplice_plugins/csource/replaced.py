@@ -62,7 +62,7 @@ def replaced(name: str, old: Sequence[Token], new: Sequence[Token]) -> Iterator[
             if not all(_may_be_constant(*pair) for pair in ((old, here), (new, there))):
                 continue
             other, use = use_at(old, here.start), use_at(new, there.start)
-            if use[2:] != other[2:]:  # the operator changed too: it reads if one side does
+            if use.kinds != other.kinds:  # the operator changed too: it reads if one side does
                 use = use._replace(makes=False, reads=use.reads or other.reads, indexes=False)
             if texts[0] != texts[1] and (use.makes or use.reads):
                 yield Replaced(

@@ -3,7 +3,8 @@
 
 State is *made* where a constant is assigned, returned or passed; it is *read* where a value is
 masked with it, compared for equality, scaled by it, or looked up by it. A comparison with ``<`` is
-a bound.
+a bound. A call that compares by its name (``mfn_eq``, ``memcmp``) reads; any other call makes state
+with what it is given, and one whose answer is asked at once may read by it as well.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ _DELIMITERS = _ENDS | _STORES | _BOUNDS | _EQUALS
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 _NO_CALLS = {"if", "while", "switch", "for", "sizeof", "typeof", "__typeof__", "return", "case"}
 _NO_TYPES = {"return", "case", "else", "sizeof", "goto", "do"}
-_TESTING = re.compile(r"test|has_|_has\b|is_|_is|check|match", re.IGNORECASE)
+_TESTING = re.compile(
+    r"test|has_|_has\b|is_|_is|check|match|_eq(ual)?s?\b|cmp\b|compare|"
+    r"\b_*(mem|str)(r|n|case|ncase)?(cmp|chr|str|spn|cspn|pbrk)(_inv|nul)?\b",
+    re.IGNORECASE,
+)
+_FINDING = re.compile(r"find|lookup|search", re.IGNORECASE)  #: may read by what it is given
 _TESTED_AND_SET = re.compile(r"test_and_|cmpxchg")
-_LENGTHS = re.compile(r"(mem|str|strn)cmp|mem(cpy|set|move)")  #: how much is compared or copied
-_WRAPPING = re.compile(r"[A-Z_0-9]+|(un)?likely|array_index_nospec|get_order_from_\w+")
+_LENGTHS = re.compile(r"(mem|strn)cmp|mem(cpy|set|move)")  #: the last says how much of memory
+_LENGTH = 2  #: where it does, from 0
+_ASKING = {"if", "while", "switch"}
+_WRAPPING = re.compile(r"[A-Z_0-9]+|(un)?likely|array_index_nospec|get_order_from_\w+|_[a-z]fn")
+_ASSERTING = re.compile(r"ASSERT|(BUG|WARN)_ON|CHECK")  #: the first statement of a block
 _EXTRACTING = re.compile(r"MASK_EXTR|FIELD_GET")
 _SCALES = {"/", ">>", "-"}
 #: Which arguments of a call say how large memory is, from 0; a type does so as well.
@@ -75,6 +84,13 @@ class Use(NamedTuple):
     indexes: bool  #: it says where in a table something lies, or how large memory is
     scales: bool = False  #: it reads as what is divided by, shifted out or taken away
     is_returned: bool = False  #: state is made with it only if the caller keeps what it gets
+    callee: str = ""  #: what makes state with it, if a call does
+    is_asked: bool = False  #: that call's answer is asked: it may read state by it, and make none
+
+    @property
+    def kinds(self) -> tuple[bool, ...]:
+        """Return what it does, whatever name it has and whoever does it."""
+        return self.makes, self.reads, self.indexes, self.scales, self.is_returned
 
 
 def tokens(text: str) -> list[Token]:
@@ -109,7 +125,8 @@ def use_at(row: Sequence[Token], at: int) -> Use:
     makes = reads = indexes = scales = is_returned = False
     low = high = at
     through: set[str] = set()
-    is_negated = False
+    is_negated = is_asked = False
+    caller = ""
     for _ in range(_STEPS_MAX):
         if low and row[low - 1].text in _SCALES and _is_operand(row, low - 2):
             reads = scales = True
@@ -148,7 +165,8 @@ def use_at(row: Sequence[Token], at: int) -> Use:
                 makes = reads = indexes = True
             break
         if row[opening].text == "{":
-            makes = makes or left in {",", "{"}
+            is_asserted = right == ";" and not reads and bool(_ASSERTING.search(row[low].text))
+            makes = makes or (left in {",", "{"} and not is_asserted)
             break
         low, high = opening, closing_of(row, opening)
         if not _WORD.fullmatch(callee) or callee in _NO_CALLS:
@@ -162,16 +180,39 @@ def use_at(row: Sequence[Token], at: int) -> Use:
         elif _EXTRACTING.fullmatch(callee):
             reads = True
             break
+        elif _LENGTHS.fullmatch(callee) and _argument(row, opening, at) == _LENGTH:
+            pass
         elif _TESTED_AND_SET.search(callee):
             makes = reads = True
         elif _TESTING.search(callee):
             reads = True
-        elif not _LENGTHS.fullmatch(callee):
-            makes = makes or not _WRAPPING.fullmatch(callee)
+        elif not _WRAPPING.fullmatch(callee):
+            makes, caller = True, callee
+            is_place = row[at - 1].text == "&" and not _is_operand(row, at - 2)
+            is_asking = bool(_FINDING.search(callee)) or _is_asked(row, low - 1, high)
+            is_asked = is_asking and not is_place
         if not _WRAPPING.fullmatch(callee):
             break
         low -= 1
-    return Use(row[at].text, row[at].line, makes, reads, indexes, scales, is_returned)
+    kinds = (makes, reads, indexes, scales, is_returned)
+    return Use(row[at].text, row[at].line, *kinds, caller, is_asked)
+
+
+def decided(uses: Iterable[Use]) -> list[Use]:
+    """Say of calls whose answer is asked whether they read, by what else makes state.
+
+    Args:
+        uses: All of one constant.
+
+    Returns:
+        The same, in their order. Such a call reads where something else than this function makes
+        state; alone it does one of both, and does it on either side.
+    """
+    found = list(uses)
+    makers = {use.callee for use in found if use.makes}
+    return [
+        use._replace(reads=True) if use.is_asked and makers - {use.callee} else use for use in found
+    ]
 
 
 def is_read_otherwise(uses: Iterable[Use]) -> bool:
@@ -181,7 +222,7 @@ def is_read_otherwise(uses: Iterable[Use]) -> bool:
         uses: All of one constant. One that stores a quotient both makes and scales; such uses
             alone are none that read what others made.
     """
-    found = [use for use in uses if use.makes or use.reads]
+    found = [use for use in decided(uses) if use.makes or use.reads]
     is_both = any(use.makes for use in found) and any(use.reads for use in found)
     return is_both and not all(use.scales and not use.indexes for use in found)
 
@@ -195,13 +236,36 @@ def is_size(
         (places for name, places in _ALLOCATORS if name.fullmatch(callee)),
         (sizers or {}).get(callee),
     )
-    if places is None:
-        return None
+    return None if places is None else _argument(row, opening, at) in places
+
+
+def _argument(row: Sequence[Token], opening: int, at: int) -> int:
+    """Return in which argument of a call a token stands, from 0."""
     depth = argument = 0
     for token in row[opening + 1 : at]:
         depth += (token.text in _OPENING) - (token.text in _CLOSING)
         argument += token.text == "," and depth == 0
-    return argument in places
+    return argument
+
+
+def _is_asked(row: Sequence[Token], low: int, high: int) -> bool:
+    """Tell whether what a call returns is a condition, or compared with something."""
+    while low and high + 1 < len(row):
+        left, right = row[low - 1].text, row[high + 1].text
+        if left in {"!", "&&", "||", *_EQUALS, *_BOUNDS} or right in _TRUTHS:
+            return True
+        if left != "(" or right != ")":
+            return False
+        callee = row[low - 2].text if low > 1 else ""
+        if callee in _ASKING:
+            return True
+        is_plain = not _WORD.fullmatch(callee)
+        if not is_plain and not _WRAPPING.fullmatch(callee):
+            return False
+        low, high = low - (1 if is_plain else 2), high + 1
+        if not is_plain and row[low - 1].text in {";", "{", "}"}:
+            return True  # such as ``ASSERT``
+    return False
 
 
 def _expression(

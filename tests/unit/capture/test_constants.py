@@ -44,6 +44,9 @@ enum { OTHER_KIND = 22 };
 extern struct item *item;
 extern int table[];
 static inline int twice(int a) { return a * 2; }
+#define POISON 0xAA
+void *memset(void *p, int byte, unsigned long n);
+void *memchr_inv(const void *p, int byte, unsigned long n);
 #endif
 """,
     MAKER: """#include <xen/lib.h>
@@ -58,6 +61,8 @@ static void tick(void *data) { struct item *i = data; i->count++; }
 void begin(struct item *i) { init_timer(table, tick, i, 0); }
 void set_kind(void) { item->count = KIND; }
 int has_kind(void) { return item->count == KIND; }
+void give(void) { memset(table, POISON, sizeof(table)); }
+int take(void) { if ( memchr_inv(table, POISON, sizeof(table)) ) return 1; return 0; }
 """,
     READER: """#include <xen/lib.h>
 #define OWN 3
@@ -70,6 +75,8 @@ int user(int a)
 void tock(void *data);
 void init_timer(void *timer, void (*call)(void *), void *data, int cpu) { }
 void end(struct item *i) { init_timer(&item, &tock, i, 0); }
+void *memset(void *p, int byte, unsigned long n) { return p; }
+void *memchr_inv(const void *p, int byte, unsigned long n) { return 0; }
 """,
 }
 
@@ -142,6 +149,21 @@ def test_a_bit_and_its_mask_are_one(tree: TinyTree, tmp_path: Path) -> None:
     assert len(set(wrong)) == 1
     assert wrong[0].startswith("state that was made with `FLAG_C` (xen/common/livepatch.c:5)")
     assert "is read with `FLAG_D` (xen/common/user.c:7)" in wrong[0]
+
+
+def test_a_byte_that_memory_is_filled_with_is_asked_for_later(
+    tree: TinyTree, tmp_path: Path
+) -> None:
+    rows = found(tree, tmp_path / "wrong", (HEADER, "POISON 0xAA", "POISON 0x6B"))
+    wrong = {row.text for row in rows if row.severity is Severity.UNCHECKED}
+    text = (
+        f"state that was made with `POISON` = 170 ({MAKER}:13) is read with 107 ({MAKER}:14): "
+        "objects made before keep the old value"
+    )
+    assert wrong == {text}
+    other = (MAKER, "{ memset(table, POISON, sizeof(table)", "{ memset(table, POISON, 4")
+    rows = found(tree, tmp_path / "right", other)
+    assert [row for row in rows if row.severity is Severity.UNCHECKED] == []
 
 
 def test_what_macros_with_arguments_make_and_read_counts(tree: TinyTree, tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def kinds(text: str) -> str:
         "v->offset = -X;",
         "v->page = alloc_domheap_pages(d, order, memflags | X);",
         "v->page = alloc_heap_pages(lo, hi, order, X, d);",
+        "memset(p, X, n);",
+        "memset(p + sizeof(*p), X, f(a, b));",
+        "memcpy(p, X, n);",
+        "v->mfn = _mfn(X);",
+        "if ( change(v, X) ) return;",
     ],
 )
 def test_what_makes_state(text: str) -> None:
@@ -69,6 +74,17 @@ def test_what_makes_state(text: str) -> None:
         "n = MASK_EXTR(v->flags, X);",
         "g(FIELD_GET(X, v->flags));",
         "if ( v->time - X > n ) g();",
+        "if ( memchr_inv(p, X, n) ) g();",
+        "q = memchr(p, X, n);",
+        "if ( !memcmp(p, X, n) ) g();",
+        "if ( strcmp(p, X) ) g();",
+        "q = strstr(p, X);",
+        "if ( !strncasecmp(p, X, n) ) g();",
+        "if ( mfn_eq(v->mfn, X) ) g();",
+        "if ( gfn_eq(v->gfn, _gfn(X)) ) g();",
+        "return maddr_eq(X, v->maddr);",
+        "BUG_ON(guid_cmp(&v->id, X));",
+        "if ( list_equal(v, X) ) g();",
     ],
 )
 def test_what_reads_state(text: str) -> None:
@@ -118,6 +134,9 @@ def test_what_says_where_or_how_large(text: str) -> None:
         "int (*table)[X];",
         "if ( sizeof(X) ) g();",
         "if ( memcmp(a, b, X) ) g();",
+        "if ( strncmp(a, f(b, c), X) ) g();",
+        "memset(p, 0, X);",
+        "memcpy(p, q, X * 2);",
         "if ( X ) g();",
         "if ( b && X ) g();",
         "return X < n;",
@@ -148,3 +167,60 @@ def test_comments_texts_and_directives_are_no_uses() -> None:
 def test_what_scales_reads_what_another_use_makes(text: str, *, answer: bool) -> None:
     """One quotient that is stored both makes and reads, and changes nothing that was there."""
     assert is_read_otherwise(uses_in(f"void f(void) {{ {text} }}", {"X"})) is answer
+
+
+def answer(text: str) -> bool:
+    """Tell whether one text reads by ``X`` what it made with it."""
+    return is_read_otherwise(uses_in(f"void f(void) {{ {text} }}", {"X"}))
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "if ( holds(p, X) ) g();",
+        "if ( !holds(p, X) ) g();",
+        "if ( (holds(p, X)) ) g();",
+        "while ( n && holds(p, X) ) g();",
+        "if ( holds(p, X) != n ) g();",
+        "if ( n <= holds(p, X) ) g();",
+        "if ( unlikely(holds(p, X)) ) g();",
+        "switch ( holds(p, X) ) { }",
+        "n = holds(p, X) ? 1 : 2;",
+        "ASSERT(holds(p, X));",
+        "BUG_ON(!holds(p, X));",
+        "q = find_one(p, X);",
+        "q = lookup(p, X);",
+    ],
+)
+def test_a_call_that_is_asked_may_read_what_something_else_made(asks: str) -> None:
+    """Alone, or where the same function is called besides, it does one of both on either side."""
+    assert answer(f"memset(p, X, n); {asks}")
+    assert answer(f"v->kind = X; {asks}")
+    assert not answer(asks)
+    assert not answer(f"{asks} {asks}")
+
+
+@pytest.mark.parametrize(
+    "keeps",
+    [
+        "n = holds(p, X);",
+        "holds(p, X);",
+        "g(holds(p, X));",
+        "v->n = MACRO(holds(p, X));",
+        "return holds(p, X);",
+        "if ( get(p, &X) ) g();",  # gets a value there
+    ],
+)
+def test_a_call_that_is_not_asked_reads_nothing(keeps: str) -> None:
+    assert not answer(f"memset(p, X, n); {keeps}")
+
+
+def test_an_assertion_that_begins_a_block_makes_nothing() -> None:
+    assert kinds("void f(void) { OUR_ASSERT_ACTION(X); g(); }") == ""
+    assert kinds("struct s s = { DEVICE(X), 1 };") == "m"
+    assert kinds("void f(void) { SET_KIND(X); g(); }") == "m"
+
+
+def test_a_byte_that_memory_is_filled_with_is_no_length() -> None:
+    assert answer("memset(p, X, n); if ( memchr_inv(p, X, n) ) g();")
+    assert not answer("memset(p, 0, X); if ( memchr_inv(p, 0, X) ) g();")
