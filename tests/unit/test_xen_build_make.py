@@ -88,3 +88,17 @@ def test_a_switch_is_on_or_off_or_refused_by_the_tool(
 )
 def test_a_patch_may_have_blanks_in_its_name(patch: str, files: list[str], folder: Path) -> None:
     assert words(folder, patch=patch)[0] == files
+
+
+def test_edited_sources_of_a_build_elsewhere_need_a_patch(folder: Path) -> None:
+    """Only the build lies there, so nothing can be taken back in a copy."""
+    done = subprocess.run(
+        ["make", "-s", "-C", folder, "xsplice", "XSPLICE_BUILD=y", "XSPLICE=false"],
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"Q": "@"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "set XSPLICE_PATCH" in done.stdout + done.stderr
+    assert not (folder / ".xsplice" / "tree").exists()

@@ -117,6 +117,8 @@ def test_edited_sources_are_compared_with_the_last_build(tree: Path) -> None:
     source = tree / "xen" / "common" / "version.c"
     kept, status = source.read_text(), source.stat()
     source.write_text(kept.replace("return XEN_EXTRAVERSION;", 'return "edited";'))
+    subprocess.run(["git", "-C", tree, "config", "diff.noprefix", "true"], check=True)
+    subprocess.run(["git", "-C", tree, "config", "color.ui", "always"], check=True)
     try:
         done = make(tree, "xsplice-verify", "XSPLICE_NAME=edited")
     finally:
@@ -126,6 +128,9 @@ def test_edited_sources_are_compared_with_the_last_build(tree: Path) -> None:
     assert "PROVED: edited on Xen 4.17" in done.stdout
     assert b"edited\0" in (tree / "xen" / "edited.livepatch").read_bytes()
     assert b"edited\0" not in (tree / "xen" / "common" / "version.o").read_bytes()
+    patch = f"XSPLICE_PATCH={HOT_PATCHES / 'extra-version' / 'fix.patch'}"
+    after = make(tree, "xsplice-verify", patch, "XSPLICE_NAME=after")
+    assert "PROVED: after on Xen 4.17" in after.stdout, "the copy is none of the tree"
 
 
 def test_nothing_edited_is_said(tree: Path) -> None:

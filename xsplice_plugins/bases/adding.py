@@ -28,7 +28,7 @@ from xsplice_plugins.bases.orders import (
     to_keep,
 )
 from xsplice_plugins.bases.recipes import DEFCONFIG, Recipe, recipe_of
-from xsplice_plugins.bases.sources import kind_of, located, unpack
+from xsplice_plugins.bases.sources import check_links, kind_of, located, unpack
 from xsplice_plugins.bases.store import (
     KEY_FILE,
     REFUSED_FILE,
@@ -280,6 +280,7 @@ class _Work(Struct, frozen=True):
                 raise ConfigError(
                     f"--pristine {path}: changes nothing; give a patch, or leave it out"
                 )
+            check_links(self.tree, f"--pristine {path}")
 
     def _recipe(self) -> Recipe:
         recipe = recipe_of(self.tree, self.order.make, self.order.compiler)

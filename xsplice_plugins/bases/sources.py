@@ -229,7 +229,7 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
     else:
         top.rename(into)
         shutil.rmtree(place, ignore_errors=True)
-    _check_links(into, source)
+    check_links(into, f"--source {source}")
 
 
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
@@ -250,10 +250,17 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
         run_logged(["rpmbuild", "--nodeps", "--define", topdir, "-rp", str(source)], log=log)
 
 
-def _check_links(tree: Path, source: Path) -> None:
+def check_links(tree: Path, given: str) -> None:
     """Refuse links that lead out of the tree: a build would write through them.
 
     All folders and files become the owner's to write: make does.
+
+    Args:
+        tree: Of a base; it is deleted where it holds such a link.
+        given: What the user gave it with.
+
+    Raises:
+        ConfigError: It holds such a link.
     """
     root = os.path.realpath(tree)
     for folder, folders, names in os.walk(tree):
@@ -265,7 +272,7 @@ def _check_links(tree: Path, source: Path) -> None:
             if os.path.islink(path) and not f"{os.path.realpath(path)}/".startswith(f"{root}/"):  # noqa: PTH114
                 shutil.rmtree(tree, ignore_errors=True)
                 raise ConfigError(
-                    f"--source {source}: {os.path.relpath(path, tree)} is a link that leads out of "
+                    f"{given}: {os.path.relpath(path, tree)} is a link that leads out of "
                     "it; give sources that stand alone"
                 )
 

@@ -22,6 +22,7 @@ from msgspec import Struct
 from xsplice_plugins.csource.merging import merged_files
 from xsplice_plugins.errors import CaptureError, MachineError
 from xsplice_plugins.kbuild.indexing import folders_that_lead_to, read_index
+from xsplice_plugins.kbuild.records import NO_PART
 from xsplice_plugins.patch.applying import patched_files
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ SHIFTED = ".shifted"  #: added likewise: the copy in which every patched file's 
 # What a build leaves behind and no compiler reads. Compiled files would be picked up by nothing,
 # but there are more than a thousand of them.
 _LEFT_OUT = (".o", ".a", ".cmd", ".d", ".livepatch", ".tmp", ".gcno", ".pyc")
-_FOLDERS_LEFT_OUT = {".git", "__pycache__"}
+_FOLDERS_LEFT_OUT = {*NO_PART, "__pycache__"}
 _VENV = "pyvenv.cfg"  #: file in the root of a virtual environment of Python
 _NAMES = re.compile(r"(?:\\[ #]|\S)+")
 _DOTTED = re.compile(r"[^\s\"]+/\.\./[^\s\"]*")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.reads import digest_of
 from xsplice_plugins.kbuild.commands import words
+from xsplice_plugins.kbuild.records import NO_PART
 from xsplice_plugins.kbuild.tree import tree_digest
 from xsplice_plugins.patch.applying import patched_files
 
@@ -41,7 +42,7 @@ def tree_state(tree: XenTree) -> str:
     digest = hashlib.sha256(tree_digest(tree).encode())
     for folder in sorted({str(tree.hypervisor_source), str(tree.build_root)}):
         for place, folders, names in os.walk(folder):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if name not in NO_PART)
             for name in sorted(names):
                 stat = os.lstat(os.path.join(place, name))  # noqa: PTH118  thousands of files
                 text = f"{place}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.capture.copying import origin_of
+from xsplice_plugins.kbuild.records import NO_PART
 
 if TYPE_CHECKING:
     from xsplice_plugins.artefacts import CompileJob
 
 SOURCES = (".c", ".h")
 _ARCH = re.compile(r"(?:^|/)(?:arch/|asm-)(\w+)/")
-_FOLDERS_LEFT_OUT = {".git", "tools", "test", "tests", "scripts"}
+_FOLDERS_LEFT_OUT = {*NO_PART, "tools", "test", "tests", "scripts"}
 _WORDS_FEW = 8
 
 

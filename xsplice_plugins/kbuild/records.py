@@ -59,6 +59,10 @@ class Record(Struct, frozen=True, kw_only=True):
         return output
 
 
+#: Folders of a tree that no build is made of; ours is where `make xsplice` keeps a second tree.
+NO_PART = frozenset({".git", ".xsplice"})
+
+
 def scan(build_root: str) -> Listing:
     """List a build folder in one walk; sockets, pipes and devices are no files of a build.
 
@@ -85,7 +89,7 @@ def scan(build_root: str) -> Listing:
                 links[path] = os.readlink(entry.path)
                 files.append(path)
             elif entry.is_dir(follow_symlinks=False):
-                if name != ".git":
+                if name not in NO_PART:
                     pending.append(path)
             elif entry.is_file(follow_symlinks=False):
                 files.append(path)

@@ -163,6 +163,22 @@ def test_a_link_of_an_archive_is_no_way_to_the_users_own_tree(own: Path, tmp_pat
     assert {path: path.lstat() for path in users.rglob("*")} == before
 
 
+def test_a_patch_makes_no_link_out_of_the_tree(own: Path, tmp_path: Path) -> None:
+    """The build would write through it."""
+    users = tmp_path / "users"
+    users.mkdir()
+    patch = tmp_path / "link.patch"
+    patch.write_text(
+        "diff --git a/xen/out b/xen/out\nnew file mode 120000\n--- /dev/null\n+++ b/xen/out\n"
+        f"@@ -0,0 +1 @@\n+{users}\n\\ No newline at end of file\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"--pristine .*link\.patch: xen/out is a link that leads"
+    ):
+        add_base(Order(name="fleet", source=own, pristine=(patch,)))
+    assert store.known_bases() == ()
+
+
 def test_links_beside_the_sources_are_not_looked_through(own: Path, tmp_path: Path) -> None:
     archive = tmp_path / "xen.tar"
     with tarfile.open(archive, "w") as file:

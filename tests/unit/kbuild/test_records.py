@@ -83,6 +83,17 @@ def test_a_nul_byte_in_a_record_is_damage(tmp_path: Path) -> None:
         read_record(root, "common/a.o")
 
 
+def test_a_second_tree_within_is_no_part_of_it(tmp_path: Path) -> None:
+    """`make xsplice` keeps one, with objects and records of its own."""
+    written(tmp_path, RECORD.encode())
+    for name in (".xsplice/tree", ".git"):
+        (tmp_path / name).mkdir(parents=True)
+        written(tmp_path / name, RECORD.encode())
+    found = scan(str(tmp_path))
+    assert found.records == (("common", "a.o"),)
+    assert found.files == {"common/.a.o.cmd"}
+
+
 def test_pipes_and_sockets_are_no_files_of_a_build(tmp_path: Path) -> None:
     root = written(tmp_path, RECORD.encode())
     os.mkfifo(tmp_path / "common/.b.o.cmd")
