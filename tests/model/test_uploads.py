@@ -112,7 +112,7 @@ def test_u46_local_symbols_of_loaded_payloads_are_taken() -> None:
 
 
 def test_a_loader_that_nobody_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="known are xenserver"):
+    with pytest.raises(ConfigError, match="known are upstream, xenserver"):
         release("4.17.5", loader="other")
 
 

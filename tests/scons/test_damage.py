@@ -70,7 +70,7 @@ def test_a_payload_is_known_by_its_content_alone(built: Path) -> None:
 @pytest.mark.parametrize("gone", ["development.key.pem", "development.crt.pem"])
 def test_another_development_key_signs_and_is_judged_again(gone: str, built: Path) -> None:
     payload, key = built / NAME / f"{NAME}.livepatch", built / "keys" / gone
-    before, other = payload.read_bytes(), built.parent / "other"
+    before, other = payload.read_bytes(), built.parent / f"other-{gone}"
     development_identity(other)
     key.write_bytes((other / "keys" / gone).read_bytes())
     run = scons("xsplice-verify", built).assert_success()
