@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code has a first value in itself: the compiler puts constants in place of reads."""
+"""What else has a first value in itself: the compiler puts constants in place of reads.
+
+Into code, and into tables that it makes of code (of a `switch`).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins import capture
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.shadow.asking import asking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from xsplice_plugins.elf.reader import ElfFile
@@ -19,22 +23,28 @@ if TYPE_CHECKING:
 
 _RELATIVE = {2, 4}  #: R_X86_64_PC32 and _PLT32: they count from the field's end
 _FIELD_BYTES = 4
-_Code = dict[str, tuple[bytes, tuple[object, ...]]]  #: by section
+_UNWINDING = ".eh_frame"
+_Content = dict[str, tuple[bytes, tuple[object, ...]]]  #: by section
 
 
 def folded_into(
-    tree: XenTree, one: Mapping[str, str], other: Mapping[str, str], work: Path
+    tree: XenTree,
+    one: Mapping[str, str],
+    other: Mapping[str, str],
+    own: Collection[str],
+    work: Path,
 ) -> set[str]:
-    """Compile two texts that differ in first values alone, and say whose code differs.
+    """Compile two texts that differ in first values alone, and say what else differs.
 
     Args:
         tree: The built tree; it is only read.
         one: What differs from it, by path.
         other: The same with other first values.
+        own: Functions and variables that may differ, and what sections of their own hold.
         work: A folder of one's own.
 
     Returns:
-        Names of functions; empty if no code has such a value in itself.
+        Names of functions, or of sections of data; empty if nothing has such a value in itself.
 
     Raises:
         CaptureError: One of them does not compile.
@@ -42,7 +52,7 @@ def folded_into(
     sides = [_compiled(tree, texts, work) for texts in (one, other)]
     found: set[str] = set()
     for path in sides[0].keys() | sides[1].keys():
-        codes = [_code(side[path]) if path in side else {} for side in sides]
+        codes = [_content(side[path], own) if path in side else {} for side in sides]
         found |= {
             name.removeprefix(".text.")
             for name in codes[0].keys() | codes[1].keys()
@@ -61,11 +71,19 @@ def _compiled(tree: XenTree, texts: Mapping[str, str], work: Path) -> dict[str, 
     return made
 
 
-def _code(elf: ElfFile) -> _Code:
+def _content(elf: ElfFile, own: Collection[str]) -> _Content:
+    """Return what is loaded of an object, but for texts, which are compared where they are used."""
+    names: dict[int, set[str]] = {}
+    for symbol in elf.symbols:
+        if symbol.type in (STT_FUNC, STT_OBJECT):
+            names.setdefault(symbol.shndx, set()).add(symbol.name)
     return {
         section.name: (section.data, tuple(_targets(elf, elf.relocs(section))))
         for section in elf.sections
-        if section.is_exec
+        if section.is_alloc
+        and not section.is_strings
+        and not section.name.startswith(_UNWINDING)  # it follows code
+        and not (section.index in names and names[section.index] <= set(own))
     }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
-_OWN = {"xsplice_set_values", "xsplice_put_values_back"}  #: they write what differs
+_HOOKED = {"xsplice_set_values", "xsplice_put_values_back"}  #: they write what differs
 _HEAD = """
 #include <xen/livepatch_payload.h>
 #include <xen/string.h>
@@ -130,7 +130,9 @@ def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
                 "place by hand before"
             )
         constant = _constant(tree, texts, rows, Path(folder))
-        folded = folded_into(tree, *_both(texts, rows), Path(folder)) - _OWN
+        own = {*_HOOKED, *(row.name for row in rows)}
+        own |= {f"xsplice_value_{number}" for number in range(sum(len(row.sets) for row in rows))}
+        folded = folded_into(tree, *_both(texts, rows), own, Path(folder))
     if folded:
         raise RefusedError(
             f"{', '.join(row.name for row in rows)}: the compiler puts the value into "
@@ -230,9 +232,35 @@ def _left(texts: dict[str, str], olds: dict[str, str], name: str) -> _Left:
     places = [
         place for place in {**sides[1], **sides[0]} if sides[0].get(place) != sides[1].get(place)
     ]
+    _require_apart(path, name, places, sides)
     texts[path], kept = _restored(texts[path], olds[path], before, after)
     sets = tuple(_Set(name + place, sides[1].get(place, "")) for place in places)
     return _Left(path, name, after.text, kept, sets)
+
+
+def _require_apart(
+    path: str, name: str, places: Sequence[str], sides: tuple[dict[str, str], dict[str, str]]
+) -> None:
+    """Refuse places that may be one: a part of another, or one place by two names."""
+    for place in places:
+        parent = re.sub(r"(?:\.\w+|\[[^\]]*\])$", "", place)
+        for other in {**sides[0], **sides[1]}:
+            is_part = other != place and (
+                other.startswith((f"{place}.", f"{place}["))
+                or place.startswith((f"{other}.", f"{other}["))
+            )
+            is_named_anew = (
+                (place in sides[0]) != (place in sides[1])
+                and (other in sides[0]) != (other in sides[1])
+                and (place in sides[0]) != (other in sides[0])
+                and other.startswith(parent)
+            )
+            if is_part or is_named_anew:
+                raise RefusedError(
+                    f"{path}: `{name}{place}` and `{name}{other}` may be one place, and nobody "
+                    "knows which value is to be there; name what changes in the fix as it is named "
+                    "before"
+                )
 
 
 def _restored(text: str, old: str, before: First, after: First) -> tuple[str, tuple[str, ...]]:

@@ -116,6 +116,7 @@ def test_each_value_that_a_fix_changes_is_set(tree: TinyTree) -> None:
         (("limit = 4", "limit = 5"), "table", RefusedError, "in no C file"),
         (("limit = 4", "limit =  4 /* so */"), "limit", RefusedError, "in no C file"),
         (("{ 1, 2 }", "{ 1, 3 }"), "sizes", RefusedError, "given by order"),
+        ((".ask = gone,", ".ask = kept, .ask2 = 0,"), "table", CaptureError, "ask2"),
         (("inner = 1", "inner = 2"), "inner", RefusedError, "not within a function"),
         (("limit = 4", "limit = 5"), "limit+1", ConfigError, "no name of a variable"),
         ((".bits = 1", ".bits = 2"), "table", CaptureError, "bit-field"),
@@ -187,3 +188,51 @@ def test_lines_do_not_count(tree: TinyTree) -> None:
     source.write_text(source.read_text() + "int user_line(void) { return __LINE__; }\n")
     tree.build()
     made(tree, *TABLE, (FILE, ".tell = kept,", ".tell = kept,\n\n\n"), names="table")
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("{ [0x0] = 1 }", "{ [0] = 2 }"),
+        ("{ [1] = 1 }", "{ [ONE] = 1 }"),
+    ],
+)
+def test_one_place_by_two_names_is_refused(tree: TinyTree, was: str, now: str) -> None:
+    source = tree.root / FILE
+    source.write_text(
+        source.read_text().replace(
+            "int sizes[2] = { 1, 2 }", f"enum {{ ONE = 1 }};\nint sizes[2] = {was}"
+        )
+    )
+    tree.build()
+    with pytest.raises(RefusedError, match="may be one place"):
+        made(tree, (FILE, f"sizes[2] = {was}", f"sizes[2] = {now}"), names="sizes")
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("{ [1] = { 1, 2 } }", "{ [1] = { .a = 1, .b = 3 } }"),
+        ("{ [1] = INIT, [1].b = 2 }", "{ [1] = OTHER, [1].b = 2 }"),
+    ],
+)
+def test_a_part_of_another_place_is_refused(tree: TinyTree, was: str, now: str) -> None:
+    source = tree.root / FILE
+    pair = "struct pair { int a, b; };\n#define INIT { .a = 1 }\n#define OTHER { .a = 2 }\n"
+    source.write_text(source.read_text() + f"{pair}struct pair pairs[2] = {was};\n")
+    fix = tree.patch((FILE, f"pairs[2] = {was}", f"pairs[2] = {now}"))
+    with pytest.raises(RefusedError, match="may be one place"):
+        value_fix(locate_tree(tree.root), fix, ["pairs"])
+
+
+def test_a_table_that_the_compiler_makes_of_the_value_is_refused(tree: TinyTree) -> None:
+    source = tree.root / FILE
+    cases = "".join(f"    case {n}: return masks[{n & 1}] | {n * 77};\n" for n in range(8))
+    text = "static const unsigned int masks[2] = { [0] = 0x711, [1] = 5 };\n"
+    text += "const unsigned int *user_masks(void) { return masks; }\n"
+    text += f"unsigned int user_mask(int n)\n{{\n    switch ( n )\n    {{\n{cases}    }}\n"
+    text += "    return 0;\n}\n"
+    source.write_text(source.read_text() + text)
+    tree.build()
+    with pytest.raises(RefusedError, match=r"puts the value into .*rodata"):
+        made(tree, (FILE, "[0] = 0x711", "[0] = 0x310"), names="masks")
