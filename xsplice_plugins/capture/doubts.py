@@ -47,6 +47,10 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _BODY = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:\\\n|[^\n])*)", re.MULTILINE)
 
 
+#: Of what tools and hypervisor say to each other: both compare it (xen/include/public/sysctl.h).
+_INTERFACE = re.compile(r"\w+_INTERFACE_VERSION")
+
+
 class Doubts(NamedTuple):
     """Sentences, each once."""
 
@@ -213,6 +217,13 @@ def _judge(item: Changed, places: tuple[_Place, ...], stale: list[str], remarks:
     for rows in (made, read):
         rows.sort(key=lambda place: place.use.is_asked)
     was, now = (f"`{item.name}` = {item.old}", item.new or "none, for it is gone")
+    if _INTERFACE.fullmatch(item.name) and places:
+        stale.append(
+            f"{was} is now {now} ({_shown(places[0])}): tools that run on the host give the old "
+            "version and would be refused, those that revert the payload among them; leave the "
+            "version as it is"
+        )
+        return
     if is_read_otherwise([place.use for place in places]):
         stale.append(
             f"state that was made with {was} ({_shown(made[0])}) is read with {now} "

@@ -23,6 +23,9 @@ CHECKED = "CONFIG_DEBUG_LOCKS"  #: what such a build defines
 _TAKE = re.compile(
     r"\b_*(?:nr|r)?(?:spin|read|write)_lock(?:_recursive|_cb)?(?P<off>_irq|_irqsave)?\s*(?=\()"
 )
+_FREE = re.compile(
+    r"\b_*(?:nr|r)?(?:spin|read|write)_unlock(?:_recursive)?_irq(?:restore)?\s*(?=\()"
+)
 _OFF = re.compile(r"\blocal_irq_(?:disable|save)\s*(?=\()")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -82,10 +85,17 @@ def _bodies(text: str) -> Mapping[str, str]:
 
 
 def _in_body(body: str) -> Iterable[Taking]:
-    is_off = _OFF.search(body) is not None
-    for match in _TAKE.finditer(body):
+    """Give the locks in their order: within one that is taken with interrupts off all are."""
+    is_off, around = _OFF.search(body) is not None, 0
+    for match in sorted(
+        (*_TAKE.finditer(body), *_FREE.finditer(body)), key=lambda row: row.start()
+    ):
+        if match.re is _FREE:
+            around = max(around - 1, 0)
+            continue
         end = closing(body, match.end())
         given = arguments(body[match.end() + 1 : end]) if end > 0 else []
         names = _NAME.findall(given[0]) if given else []
         if names:
-            yield Taking(names[-1], is_off or match["off"] is not None)
+            yield Taking(names[-1], is_off or around > 0 or match["off"] is not None)
+        around += match["off"] is not None

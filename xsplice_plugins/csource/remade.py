@@ -57,7 +57,7 @@ def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...
     What only moved from one function to another is made as before; what a function reads no more
     because a new function does is read as before. So is a test that is new in a function which
     makes the member itself, of a member that the patch brings, or that was asked of another
-    member before.
+    member before. What is only cleared counts where it is asked whether it is.
 
     Args:
         texts: Path, old source and new one of each file that the patch changes.
@@ -78,7 +78,7 @@ def remade_members(texts: tuple[tuple[str, str, str], ...]) -> tuple[Remade, ...
                         side.add(name, tokens(rows[name]))
     gone = tuple(_found(before, after, paths))
     words -= {row.text.split("`")[1] for row in gone}
-    return (*gone, *_asked(before, after, paths, words))
+    return (*gone, *_asked(before, after, paths, words), *_cleared(before, after, paths, words))
 
 
 class _Side:
@@ -188,6 +188,39 @@ def _asked(
                 f"`{member}` is made otherwise than before (`{maker}`: `{makers[maker]}`), and "
                 f"`{reader}` asks of it what it did not ask (`{readers[reader]}`): objects that "
                 "exist are as the old code made them"
+            )
+            for path in sorted({paths[maker], paths[reader]}):
+                yield Remade(path, (maker, reader), said)
+
+
+def _cleared(
+    old: _Side, new: _Side, paths: Mapping[str, str], known: Collection[str]
+) -> Iterator[Remade]:
+    """Find members that are cleared where they were left, and that others ask whether they are.
+
+    As who frees an object clears a member, and who takes it has a `BUG_ON` of that.
+    """
+    before, after = (sum(side.cleared.values(), Counter[str]()) for side in (old, new))
+    asked = _all(old.asked.values()), _all(new.asked.values())
+    nothing = Counter[str]()
+    for member in sorted((after - before).keys() & asked[1].keys() & set(known)):
+        makers = {
+            name
+            for name in old.cleared.keys() & new.cleared.keys()
+            if new.cleared[name][member] > old.cleared[name][member]
+        }
+        come = asked[1][member] - asked[0].get(member, nothing)
+        readers = {
+            name: word
+            for name in sorted((old.asked.keys() & new.asked.keys()) - makers)
+            for word in new.asked[name].get(member, nothing) - old.asked[name].get(member, nothing)
+            if word in come and word in _BARE
+        }
+        for maker, reader in list(product(sorted(makers), sorted(readers)))[:1]:
+            said = (
+                f"`{member}` is cleared where it was left (`{maker}`), and `{reader}` asks of it "
+                f"what it did not ask (`{readers[reader]}`): objects that exist are as the old "
+                "code left them"
             )
             for path in sorted({paths[maker], paths[reader]}):
                 yield Remade(path, (maker, reader), said)

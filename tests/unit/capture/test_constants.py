@@ -333,6 +333,23 @@ def test_lists_stages_and_what_is_remembered_are_asked_for(tree: TinyTree, tmp_p
         assert len([text for text in texts if part in text]) == 1
 
 
+@pytest.mark.parametrize("name", ["XEN_SYSCTL_INTERFACE_VERSION", "SYSCTL_LIMIT"])
+def test_the_version_of_an_interface_is_what_tools_that_run_give(tmp_path: Path, name: str) -> None:
+    tree = TinyTree(tmp_path / "tree")
+    for path, text in ((HEADER, f"#define {name} 21\n"), (READER, "")):
+        file = tree.root / path
+        file.write_text(file.read_text().replace("#define FILE_NAME", f"{text}#define FILE_NAME"))
+    source = tree.root / READER
+    source.write_text(
+        f"#include <xen/lib.h>\nint user(int *op) {{ return *op != {name} ? -13 : twice(*op); }}\n"
+    )
+    tree.build()
+    rows = found(tree, tmp_path, (HEADER, f"{name} 21", f"{name} 22"))
+    wrong = [row.text for row in rows if row.severity is Severity.UNCHECKED]
+    assert len(wrong) == ("INTERFACE" in name)
+    assert all("tools that run on the host give the old version" in text for text in wrong)
+
+
 @pytest.mark.parametrize("is_checked", [True, False])
 def test_a_lock_that_is_taken_otherwise_stops_builds_that_check_locks(
     tmp_path: Path, *, is_checked: bool

@@ -44,6 +44,9 @@ def told(*edits: tuple[str, str], old: str = OLD) -> list[str]:
         ("spin_lock(&map_lock)", "spin_lock_irq(&map_lock)", "`map_lock` with interrupts off"),
         ("spin_lock_irqsave(&a->queue[2].lock, flags)", "spin_lock(&a->queue[2].lock)",
          "`lock` with interrupts on"),
+        ("    spin_lock(&map_lock)",
+         "    spin_lock_irqsave(&outer, flags);\n    spin_lock(&map_lock)",
+         "`map_lock` with interrupts off"),
         ("    spin_lock(&map_lock)", "    local_irq_disable();\n    spin_lock(&map_lock)",
          "`map_lock` with interrupts off"),
     ],
@@ -78,6 +81,10 @@ def test_a_new_function_that_takes_it_otherwise_is_named() -> None:
             "static void more(void)\n{\n    spin_lock(&map_lock);\n}\nstatic int size",
         ),
         ("    return 1", "    spin_lock_irq(&new_lock);\n    return 1"),
+        (
+            "    spin_lock(&map_lock)",
+            "    spin_lock_irq(&outer);\n    spin_unlock_irq(&outer);\n    spin_lock(&map_lock)",
+        ),
     ],
 )
 def test_what_takes_it_as_before_is_none(was: str, now: str) -> None:

@@ -174,6 +174,23 @@ def test_what_may_be_asked_of_all_objects(makes: tuple[str, str], uses: tuple[st
     assert _found(old, new) == []
 
 
+@pytest.mark.parametrize(
+    "asks", ["BUG_ON(v->part);", "ASSERT(!v->part);", "if ( v->part ) end(v);"]
+)
+def test_what_is_cleared_newly_and_asked_whether_it_is(asks: str) -> None:
+    """Who gives an object back clears it, and who takes one counts on that."""
+    old = _files("give(v);", "v->part = 5; take(v);")
+    new = _files("v->part = 0; give(v);", f"{asks} v->part = 5; take(v);")
+    rows = _found(old, new)
+    assert [row[1:3] for row in rows] == [("make", "use")] * 2
+    assert "`part` is cleared where it was left (`make`)" in rows[0][3]
+    assert _found(new, new) == []
+    assert _found(old, (new[0], old[1])) == []
+    assert _found(old, (old[0], new[1])) == []
+    same = _files(f"{asks} v->part = 0; give(v);", "v->part = 5; take(v);")
+    assert _found(old, same) == [], "who clears it may ask"
+
+
 MAKE = ("", "v->part = get(n);")
 READ = ("if ( v->part ) run(v);", "run(v);")
 
