@@ -195,6 +195,27 @@ def complaints_of(tree: XenTree, texts: Mapping[str, str | None], work: Path) ->
     return list(found)
 
 
+def require_compiles(
+    tree: XenTree, texts: Mapping[str, str | None], work: Path, subject: str
+) -> None:
+    """Refuse what was written if the compiler complains.
+
+    Args:
+        tree: The built tree.
+        texts: What differs from it, by path.
+        work: A folder of one's own.
+        subject: The fix, and what it was written with.
+
+    Raises:
+        CaptureError: It does not compile, or not without a warning.
+    """
+    complaints = complaints_of(tree, texts, work)
+    if complaints:
+        raise CaptureError(
+            f"{subject} it does not compile: {complaints[0].text}; write this place by hand before"
+        )
+
+
 def patch_of(tree: XenTree, texts: Mapping[str, str | None]) -> str:
     """Return the patch that turns the tree's files into some texts."""
     parts = []

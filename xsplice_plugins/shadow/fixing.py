@@ -6,16 +6,15 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
-from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of
+from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of, require_compiles
 from xsplice_plugins.shadow.dying import deaths_of, text_of
 from xsplice_plugins.shadow.members import Structure, parse_words, put_back, taken_out
-from xsplice_plugins.shadow.texts import sides_of
+from xsplice_plugins.shadow.texts import Rewritten, sides_of
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ _PLAIN = re.compile(
     r"\w+\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+)?|DECLARE_BITMAP\(.*"
 )
 _ROUNDS_MAX = 40  #: of the compiler: one for each use inside another
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rewritten:
-    """A fix written again."""
-
-    text: str  #: the patch
-    notes: tuple[str, ...]  #: what was done, and what a person should look at
 
 
 def shadow_fix(
@@ -90,12 +81,7 @@ def shadow_fix(
             uses = _redirect(tree, texts, structure, work)
             _refuse_positional(tree, texts, structure, work)
             notes += _finish(tree, texts, structure, uses, work)
-        complaints = complaints_of(tree, texts, work)
-    if complaints:
-        raise CaptureError(
-            f"{fix.name}: with the shadow it does not compile: {complaints[0].text}; write this "
-            "place by hand before"
-        )
+        require_compiles(tree, texts, work, f"{fix.name}: with the shadow")
     return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.csource.places import arguments, blanked, closing
-from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
-from xsplice_plugins.shadow.asking import complaints_of, patch_of
-from xsplice_plugins.shadow.fixing import Rewritten
-from xsplice_plugins.shadow.texts import sides_of
+from xsplice_plugins.errors import RefusedError
+from xsplice_plugins.shadow.asking import patch_of, require_compiles
+from xsplice_plugins.shadow.texts import Rewritten, names_of, sides_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
 #: Source: xen/include/xen/percpu.h.
 _MACRO = r"\b(?P<macro>\w*(?:per_cpu|this_cpu|PER_CPU)\w*)\s*(?=\()"
 _DEFINES = {"DEFINE_PER_CPU", "DEFINE_PER_CPU_READ_MOSTLY"}
@@ -43,9 +41,7 @@ def percpu_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
     """
     olds, texts = sides_of(tree, fix)
     notes: list[str] = []
-    for name in dict.fromkeys(names):
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"--variable {name}: no name of a variable; give it as C has it")
+    for name in names_of(names):
         if any(_uses(text, name) for text in olds.values()):
             raise RefusedError(
                 f"{name}: it is there without the fix; only what is new can lie elsewhere"
@@ -60,12 +56,7 @@ def percpu_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
             )
         notes += _notes(_array(name), name, counts["uses"])
     with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
-        complaints = complaints_of(tree, texts, Path(folder))
-    if complaints:
-        raise CaptureError(
-            f"{fix.name}: with the array it does not compile: {complaints[0].text}; write this "
-            "place by hand before"
-        )
+        require_compiles(tree, texts, Path(folder), f"{fix.name}: with the array")
     return Rewritten(text=patch_of(tree, texts), notes=tuple(notes))
 
 

@@ -1,16 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of the files that a fix touches, on both sides."""
+"""The text of the files that a fix touches, on both sides, and what becomes of it."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xsplice_plugins import patch
-from xsplice_plugins.errors import RefusedError
+from xsplice_plugins.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xsplice_plugins.artefacts import PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
+
+NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """A fix written again."""
+
+    text: str  #: the patch
+    notes: tuple[str, ...]  #: what was done, and what a person should look at
+
+
+def names_of(given: Iterable[str]) -> tuple[str, ...]:
+    """Return the variables that ``--variable`` names, each once.
+
+    Raises:
+        ConfigError: One is no name.
+    """
+    for name in given:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"--variable {name}: no name of a variable; give it as C has it")
+    return tuple(dict.fromkeys(given))
 
 
 def sides_of(tree: XenTree, fix: PatchSet) -> tuple[dict[str, str], dict[str, str]]:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.csource.initialisers import First, first_value, parts_of
 from xsplice_plugins.elf.types import EM_X86_64
-from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
-from xsplice_plugins.shadow.asking import complaints_of, patch_of
-from xsplice_plugins.shadow.fixing import Rewritten
+from xsplice_plugins.errors import RefusedError
+from xsplice_plugins.shadow.asking import complaints_of, patch_of, require_compiles
 from xsplice_plugins.shadow.folding import folded_into
-from xsplice_plugins.shadow.texts import sides_of
+from xsplice_plugins.shadow.texts import NAME, Rewritten, names_of, sides_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
 _FUNCTIONS = {ChunkKind.STATIC_FUNCTION, ChunkKind.FUNCTION}
 _HOOKED = {"xsplice_set_values", "xsplice_put_values_back"}  #: they write what differs
 _HEAD = """
@@ -109,26 +107,19 @@ def value_fix(tree: XenTree, fix: PatchSet, names: Sequence[str]) -> Rewritten:
         RefusedError: It is of no variable whose first value the fix changes, or not on x86_64.
         CaptureError: The result does not compile.
     """
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"--variable {name}: no name of a variable; give it as C has it")
+    wanted = names_of(names)
     if tree.machine != EM_X86_64:
         raise RefusedError(
             f"{fix.name}: only on x86_64 may a load hook write what is read-only; write the hooks "
             "by hand"
         )
     olds, texts = sides_of(tree, fix)
-    rows = [_left(texts, olds, name) for name in dict.fromkeys(names)]
+    rows = [_left(texts, olds, name) for name in wanted]
     for path in dict.fromkeys(row.path for row in rows):
         sets = [one for row in rows if row.path == path for one in row.sets]
         texts[path] = texts[path].rstrip("\n") + "\n" + _hooks(sets)
     with tempfile.TemporaryDirectory(prefix="xsplice-") as folder:
-        complaints = complaints_of(tree, texts, Path(folder))
-        if complaints:
-            raise CaptureError(
-                f"{fix.name}: with hooks it does not compile: {complaints[0].text}; write this "
-                "place by hand before"
-            )
+        require_compiles(tree, texts, Path(folder), f"{fix.name}: with hooks")
         constant = _constant(tree, texts, rows, Path(folder))
         own = {*_HOOKED, *(row.name for row in rows)}
         own |= {f"xsplice_value_{number}" for number in range(sum(len(row.sets) for row in rows))}
@@ -269,7 +260,7 @@ def _restored(text: str, old: str, before: First, after: First) -> tuple[str, tu
     here, there = _functions(text), _functions(old)
     gone = [
         name
-        for name in dict.fromkeys(_NAME.findall(before.text))
+        for name in dict.fromkeys(NAME.findall(before.text))
         if name in there and name not in here
     ]
     more = "".join(f"\n\n{there[name].strip()}" for name in gone)
