@@ -14,11 +14,11 @@ from xsplice_plugins.elf.types import STT_FUNC, STT_OBJECT
 from xsplice_plugins.shadow.asking import asking
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from xsplice_plugins.elf.reader import ElfFile
-    from xsplice_plugins.elf.types import Reloc
+    from xsplice_plugins.elf.types import Reloc, Section, Symbol
     from xsplice_plugins.kbuild.tree import XenTree
 
 _RELATIVE = {2, 4}  #: R_X86_64_PC32 and _PLT32: they count from the field's end
@@ -73,21 +73,35 @@ def _compiled(tree: XenTree, texts: Mapping[str, str], work: Path) -> dict[str, 
 
 def _content(elf: ElfFile, own: Collection[str]) -> _Content:
     """Return what is loaded of an object, but for texts, which are compared where they are used."""
-    names: dict[int, set[str]] = {}
+    symbols: dict[int, list[Symbol]] = {}
     for symbol in elf.symbols:
         if symbol.type in (STT_FUNC, STT_OBJECT):
-            names.setdefault(symbol.shndx, set()).add(symbol.name)
-    return {
-        section.name: (section.data, tuple(_targets(elf, elf.relocs(section))))
-        for section in elf.sections
-        if section.is_alloc
-        and not section.is_strings
-        and not section.name.startswith(_UNWINDING)  # it follows code
-        and not (section.index in names and names[section.index] <= set(own))
-    }
+            symbols.setdefault(symbol.shndx, []).append(symbol)
+    found: _Content = {}
+    for section in elf.sections:
+        rows = symbols.get(section.index, [])
+        left = [row for row in rows if row.name in own]
+        is_told = section.is_alloc and not section.is_strings
+        # Unwinding follows code; a section of its own may be there on one side alone.
+        if is_told and not section.name.startswith(_UNWINDING) and not (rows and left == rows):
+            found[section.name] = _without(elf, section, left)
+    return found
 
 
-def _targets(elf: ElfFile, relocs: tuple[Reloc, ...]) -> Iterator[object]:
+def _without(
+    elf: ElfFile, section: Section, left: Iterable[Symbol]
+) -> tuple[bytes, tuple[object, ...]]:
+    """Return a section's bytes and what its fields lead to, without some symbols' own."""
+    data, relocs = bytearray(section.data), list(elf.relocs(section))
+    for symbol in left:
+        start, end = symbol.value, symbol.value + symbol.size_bytes
+        if data:  # not of what is all zero
+            data[start:end] = bytes(end - start)
+        relocs = [row for row in relocs if not start <= row.offset < end]
+    return bytes(data), tuple(_targets(elf, relocs))
+
+
+def _targets(elf: ElfFile, relocs: Iterable[Reloc]) -> Iterator[object]:
     """Give what fields lead to; of a text its content, for others may come to lie before it."""
     for reloc in relocs:
         symbol = elf.symbols[reloc.symbol]

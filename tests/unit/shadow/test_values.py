@@ -236,3 +236,12 @@ def test_a_table_that_the_compiler_makes_of_the_value_is_refused(tree: TinyTree)
     tree.build()
     with pytest.raises(RefusedError, match=r"puts the value into .*rodata"):
         made(tree, (FILE, "[0] = 0x711", "[0] = 0x310"), names="masks")
+
+
+def test_other_data_of_its_section_counts_and_it_does_not(tree: TinyTree) -> None:
+    source = tree.root / FILE
+    mostly = '__attribute__((section(".data.read_mostly")))'
+    text = f"int {mostly} rarely = 4;\nint {mostly} beside = 7;\n"
+    source.write_text(source.read_text() + text)
+    tree.build()
+    made(tree, (FILE, "rarely = 4", "rarely = 5"), names="rarely")
