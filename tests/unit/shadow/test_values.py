@@ -187,7 +187,8 @@ def test_lines_do_not_count(tree: TinyTree) -> None:
     source = tree.root / FILE
     source.write_text(source.read_text() + "int user_line(void) { return __LINE__; }\n")
     tree.build()
-    made(tree, *TABLE, (FILE, ".tell = kept,", ".tell = kept,\n\n\n"), names="table")
+    _, text = made(tree, *TABLE, (FILE, ".tell = kept,", ".tell = kept,\n\n\n"), names="table")
+    assert "xsplice_value_0 = fresh;" in hooks_of(text)
 
 
 @pytest.mark.parametrize(
@@ -244,4 +245,5 @@ def test_other_data_of_its_section_counts_and_it_does_not(tree: TinyTree) -> Non
     text = f"int {mostly} rarely = 4;\nint {mostly} beside = 7;\n"
     source.write_text(source.read_text() + text)
     tree.build()
-    made(tree, (FILE, "rarely = 4", "rarely = 5"), names="rarely")
+    _, text = made(tree, (FILE, "rarely = 4", "rarely = 5"), names="rarely")
+    assert "xsplice_value_0 = 5;" in hooks_of(text)
