@@ -163,9 +163,8 @@ def _asked(
 ) -> Iterator[Remade]:
     """Find members that are made otherwise, and of which a function asks more than before."""
     before, after = _all(old.made.values()), _all(new.made.values())
-    asked = _all(old.asked.values()), _all(new.asked.values())
     nothing = Counter[str]()
-    for member in sorted(after.keys() & asked[1].keys() & set(known)):
+    for member in sorted(after.keys() & _all(new.asked.values()).keys() & set(known)):
         more = after[member] - before.get(member, nothing)
         makers = {
             name: word
@@ -173,17 +172,12 @@ def _asked(
             for word in words.get(member, nothing) - old.made.get(name, {}).get(member, nothing)
             if word in more
         }
-        come = asked[1][member] - asked[0].get(member, nothing)
         readers = {
             name: word
-            for name in sorted((old.asked.keys() & new.asked.keys()) - makers.keys())
-            for word in new.asked[name].get(member, nothing) - old.asked[name].get(member, nothing)
-            if word in come and not _is_renamed(word, old.asked[name], new.asked[name])
+            for name, word in _asking(old, new, member)
+            if name not in makers and not _is_renamed(word, old.asked[name], new.asked[name])
         }
-        pairs = product(sorted(makers), sorted(readers))
-        pair = next((pair for pair in pairs if new.may_be_one(member, *pair)), None)
-        if pair:
-            maker, reader = pair
+        for maker, reader in _first_pair(new, member, makers, readers):
             said = (
                 f"`{member}` is made otherwise than before (`{maker}`: `{makers[maker]}`), and "
                 f"`{reader}` asks of it what it did not ask (`{readers[reader]}`): objects that "
@@ -201,22 +195,18 @@ def _cleared(
     As who frees an object clears a member, and who takes it has a `BUG_ON` of that.
     """
     before, after = (sum(side.cleared.values(), Counter[str]()) for side in (old, new))
-    asked = _all(old.asked.values()), _all(new.asked.values())
-    nothing = Counter[str]()
-    for member in sorted((after - before).keys() & asked[1].keys() & set(known)):
+    for member in sorted((after - before).keys() & set(known)):
         makers = {
             name
             for name in old.cleared.keys() & new.cleared.keys()
             if new.cleared[name][member] > old.cleared[name][member]
         }
-        come = asked[1][member] - asked[0].get(member, nothing)
         readers = {
             name: word
-            for name in sorted((old.asked.keys() & new.asked.keys()) - makers)
-            for word in new.asked[name].get(member, nothing) - old.asked[name].get(member, nothing)
-            if word in come and word in _BARE
+            for name, word in _asking(old, new, member)
+            if name not in makers and word in _BARE
         }
-        for maker, reader in list(product(sorted(makers), sorted(readers)))[:1]:
+        for maker, reader in _first_pair(new, member, makers, readers):
             said = (
                 f"`{member}` is cleared where it was left (`{maker}`), and `{reader}` asks of it "
                 f"what it did not ask (`{readers[reader]}`): objects that exist are as the old "
@@ -224,6 +214,26 @@ def _cleared(
             )
             for path in sorted({paths[maker], paths[reader]}):
                 yield Remade(path, (maker, reader), said)
+
+
+def _asking(old: _Side, new: _Side, member: str) -> Iterator[tuple[str, str]]:
+    """Give functions of both sides, and what they ask of a member that nobody asked before."""
+    before, after = (
+        sum((words.get(member, Counter()) for words in side.asked.values()), Counter[str]())
+        for side in (old, new)
+    )
+    come, nothing = after - before, Counter[str]()
+    for name in sorted(old.asked.keys() & new.asked.keys()):
+        more = new.asked[name].get(member, nothing) - old.asked[name].get(member, nothing)
+        yield from ((name, word) for word in more if word in come)
+
+
+def _first_pair(
+    side: _Side, member: str, makers: Iterable[str], readers: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Return one who makes and one who reads what may be the same member; none if there is none."""
+    pairs = product(sorted(makers), sorted(readers))
+    return [pair for pair in pairs if side.may_be_one(member, *pair)][:1]
 
 
 def _is_renamed(word: str, old: _Words, new: _Words) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -233,25 +232,24 @@ def _require_apart(
     path: str, name: str, places: Sequence[str], sides: tuple[dict[str, str], dict[str, str]]
 ) -> None:
     """Refuse places that may be one: a part of another, or one place by two names."""
-    for place in places:
-        parent = re.sub(r"(?:\.\w+|\[[^\]]*\])$", "", place)
-        for other in {**sides[0], **sides[1]}:
-            is_part = other != place and (
-                other.startswith((f"{place}.", f"{place}["))
-                or place.startswith((f"{other}.", f"{other}["))
-            )
-            is_named_anew = (
-                (place in sides[0]) != (place in sides[1])
-                and (other in sides[0]) != (other in sides[1])
-                and (place in sides[0]) != (other in sides[0])
-                and other.startswith(parent)
-            )
-            if is_part or is_named_anew:
-                raise RefusedError(
-                    f"{path}: `{name}{place}` and `{name}{other}` may be one place, and nobody "
-                    "knows which value is to be there; name what changes in the fix as it is named "
-                    "before"
-                )
+    known = {**sides[0], **sides[1]}
+    gone, come = ([at for at in known if at not in side] for side in (sides[1], sides[0]))
+    pairs = [(place, other) for place in places for other in known if _is_within(place, other)]
+    pairs += zip(gone, come, strict=False)  # which of them are one nobody knows
+    for place, other in pairs[:1]:
+        raise RefusedError(
+            f"{path}: `{name}{place}` and `{name}{other}` may be one place, and nobody knows which "
+            "value is to be there; name what changes in the fix as it is named before"
+        )
+
+
+def _is_within(place: str, other: str) -> bool:
+    """Tell whether one place is a part of the other."""
+    marks = (".", "[")
+    return any(
+        one != whole and one.startswith(tuple(f"{whole}{mark}" for mark in marks))
+        for one, whole in ((place, other), (other, place))
+    )
 
 
 def _restored(text: str, old: str, before: First, after: First) -> tuple[str, tuple[str, ...]]:

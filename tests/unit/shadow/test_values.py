@@ -196,6 +196,7 @@ def test_lines_do_not_count(tree: TinyTree) -> None:
     [
         ("{ [0x0] = 1 }", "{ [0] = 2 }"),
         ("{ [1] = 1 }", "{ [ONE] = 1 }"),
+        ("{ [ONE] = 1 }", "{ [0] = 2, [1] = 1 }"),
     ],
 )
 def test_one_place_by_two_names_is_refused(tree: TinyTree, was: str, now: str) -> None:
@@ -215,6 +216,7 @@ def test_one_place_by_two_names_is_refused(tree: TinyTree, was: str, now: str) -
     [
         ("{ [1] = { 1, 2 } }", "{ [1] = { .a = 1, .b = 3 } }"),
         ("{ [1] = INIT, [1].b = 2 }", "{ [1] = OTHER, [1].b = 2 }"),
+        ("{ [ONE].a = 1 }", "{ [1].a = 2 }"),
     ],
 )
 def test_a_part_of_another_place_is_refused(tree: TinyTree, was: str, now: str) -> None:
