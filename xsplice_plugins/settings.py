@@ -111,10 +111,10 @@ SETTINGS = (
     Setting(
         name="ACCEPT",
         help="what a person has looked at and takes on their word, as the report asks for it: "
-        "LAYOUT:structure.member, INIT_CODE:function, INIT_DATA:name",
+        "LAYOUT:structure.member, INIT_CODE:function, INIT_DATA:name, STATE:variable, HOOK:kind",
         takes=Takes.WORDS,
         field="accept",
-        commands=("patch", "link"),
+        commands=("patch", "build", "link"),
     ),
     Setting(
         name="RELEASE",

@@ -80,3 +80,4 @@ from xsplice_plugins.artefacts.verify import VerifyRequest as VerifyRequest
 from xsplice_plugins.artefacts.verify import check_words as check_words
 from xsplice_plugins.artefacts.verify import findings_about as findings_about
 from xsplice_plugins.artefacts.verify import findings_asked as findings_asked
+from xsplice_plugins.artefacts.verify import state_word as state_word

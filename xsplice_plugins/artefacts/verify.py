@@ -18,7 +18,7 @@ from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import ConfigError
 
 #: Codes of questions that a person can answer.
-ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA")
+ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA", "STATE", "HOOK")
 
 
 class Verdict(StrEnum):
@@ -129,6 +129,15 @@ def check_words(words: Iterable[str]) -> None:
                 f"ACCEPT={word}: no word is taken for it; give {' or '.join(ANSWERED)} as the "
                 "report spells it, such as LAYOUT:domain.member"
             )
+
+
+def state_word(name: str) -> str:
+    """Return what ``ACCEPT=`` calls it that a new variable starts as it should.
+
+    Args:
+        name: The variable's.
+    """
+    return f"STATE:{name.rpartition('#')[2]}"
 
 
 def findings_asked(

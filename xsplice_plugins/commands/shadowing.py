@@ -62,6 +62,12 @@ def _add_values(parser: ArgumentParser) -> None:
 
 def _add_percpu(parser: ArgumentParser) -> None:
     _add_variables(parser, "percpu", "a per-CPU variable that the fix adds")
+    parser.add_argument(
+        "--start",
+        default="",
+        metavar="EXPRESSION",
+        help="what each CPU that runs has in it from the apply on, in C, with `cpu` for its number",
+    )
 
 
 def _shadow(arguments: Namespace) -> int:
@@ -86,7 +92,7 @@ def _percpu(arguments: Namespace) -> int:
     from xsplice_plugins.shadow import percpu_fix  # noqa: PLC0415  only where asked
 
     def rewrite(tree: XenTree, fix: PatchSet) -> Rewritten:
-        return percpu_fix(tree, fix, arguments.variable)
+        return percpu_fix(tree, fix, arguments.variable, arguments.start)
 
     return _written(arguments, rewrite)
 

@@ -152,9 +152,8 @@ def _findings(
 ) -> tuple[Finding, ...]:
     """Say what nobody can tell of a change that is no refusal, and what is worth a remark."""
     asked, remarks = new_state(canon, closure.taken)
-    state = (*lost_state(canon, closure.taken), *asked, *exchanged_names(canon, comparison))
     rows = (
-        (Duty.DATA, Severity.UNCHECKED, state),
+        (Duty.DATA, Severity.UNCHECKED, exchanged_names(canon, comparison)),
         (Duty.EFFECT, Severity.WARNING, remarks),
         (Duty.COMPLETE, Severity.UNCHECKED, refuse.without_landing(canon, comparison)),
     )
@@ -163,8 +162,13 @@ def _findings(
         for duty, severity, texts in rows
         for finding in findings_about(duty, "differ", severity, object_path, texts)
     )
+    state = (*lost_state(canon, closure.taken), *asked)
     questions = refuse.open_questions(canon, closure)
-    return said + findings_asked(Duty.LAYOUT, "differ", object_path, questions)
+    return (
+        *said,
+        *findings_asked(Duty.DATA, "differ", object_path, state),
+        *findings_asked(Duty.LAYOUT, "differ", object_path, questions),
+    )
 
 
 def _file_name(*files: ElfFile) -> str:

@@ -7,12 +7,15 @@ the image's variable. A renamed static function is the old one, and so are its s
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import state_word
 from xsplice_plugins.diff.pairing import loose_key, named
 from xsplice_plugins.diff.parts import EXTERNAL, NEW, OLD, Edge, Key, Part, PartKind
+from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.target.sections import SectionClass
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 _STATE = (SectionClass.WRITABLE, SectionClass.RO_AFTER_INIT)
 _KEPT = (*_STATE, SectionClass.PERCPU)
+#: What `xsplice shadow` writes: the function that finds an object's shadow, and its variables.
+_SHADOW = re.compile(r"xsplice_(\w+)_shadow")
+_STORE = ("shadows", "reserve", "heads", "spare", "used", "lock")
 
 
 def pair_renamed_functions(old: ObjectParts, new: ObjectParts, pairing: Pairing) -> None:
@@ -91,7 +97,26 @@ def _is_sole(parts: ObjectParts, number: int, group: set[int]) -> bool:
     return looks.count((parts.all[number].section_class, parts.all[number].size_bytes)) == 1
 
 
-def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
+def _new_variables(canon: Canon, taken: Iterable[int]) -> list[int]:
+    """Give what a payload brings that keeps state, but for the store of shadows.
+
+    What a shadow holds is a member, and asked about as one (``csource/brought.py``).
+    """
+    new = canon.new
+    stores = {
+        match[1]
+        for part in named(new, PartKind.FUNCTION)
+        if (match := _SHADOW.fullmatch(part.name)) and part.number not in canon.pairing.old_of
+    }
+    names = {f"xsplice_{tag}_{what}" for tag in stores for what in _STORE}
+    return [
+        number
+        for number in sorted(set(taken) & _unpaired(new, canon.pairing.old_of))
+        if keeps_state(new.profile, new.all[number]) and new.all[number].name not in names
+    ]
+
+
+def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[Question, ...]:
     """Say which variables' state may start again: a new one stands where an old one was used.
 
     One of the same size counts wherever it is used; one of another size, where code uses it that
@@ -102,32 +127,31 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[str, ...]:
         taken: Numbers of the parts of the new object that the payload brings.
 
     Returns:
-        Sentences for people, sorted.
+        Questions, in the order of their words.
     """
     old, new, pairing = canon.old, canon.new, canon.pairing
     unpaired = _unpaired(old, pairing.new_of, _KEPT)
     both = {a: b for a, b in pairing.new_of.items() if _has_state(old.all[a], _KEPT)}
     before, after = _use_counts(old, set(both)), _use_counts(new, set(both.values()))
     idle = {a for a, b in both.items() if before[a] and not after[b]}
-    result = set()
-    for number in set(taken) & _unpaired(new, pairing.old_of):
+    result = set[Question]()
+    for number in _new_variables(canon, taken):
         part = new.all[number]
-        if not keeps_state(new.profile, part):
-            continue
         for a in unpaired | idle:
             row = old.all[a]
             is_same = row.size_bytes == part.size_bytes
             if not keeps_state(new.profile, row) or not (is_same or _is_heir(canon, a, number)):
                 continue
             size = " of the same size" if is_same else ""
-            result.add(
+            said = (
                 f"state of `{row.name}` would start again: new `{part.name}`{size} is used where "
                 "it is no longer"
             )
+            result.add(Question(state_word(part.name), "", said))
     return tuple(sorted(result))
 
 
-def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[Question, ...], tuple[str, ...]]:
     """Say which new variables know nothing of what happened before.
 
     It is a question where a function uses a variable that lives on less than before, and uses the
@@ -153,11 +177,9 @@ def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[str, ...], tupl
         b = pairing.new_of[a]
         if twin is not None and after[twin, b] + moved[b] < count:
             less.setdefault(function, set()).add(a)
-    questions, remarks = set(), set()
-    for number in set(taken) & _unpaired(new, pairing.old_of):
+    questions, remarks = set[Question](), set[str]()
+    for number in _new_variables(canon, taken) if old.all else ():
         part = new.all[number]
-        if not keeps_state(new.profile, part) or not old.all:
-            continue
         said = (
             f"`{part.name}` is new: it starts at its first value, and what happened before is not "
             "in it"
@@ -165,11 +187,12 @@ def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[str, ...], tupl
         users = _users(new, number)
         is_open = any(user not in pairing.old_of for user in users)
         heirs = less if is_open else {pairing.old_of[user] for user in users} & less.keys()
-        questions |= {
+        texts = (
             f"{said}; `{old.all[function].name}` uses `{old.all[a].name}` less than before"
             for function in heirs
             for a in less[function]
-        }
+        )
+        questions |= {Question(state_word(part.name), "", text) for text in texts}
         remarks |= set() if heirs else {said}
     return tuple(sorted(questions)), tuple(sorted(remarks))
 

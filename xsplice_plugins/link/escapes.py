@@ -34,7 +34,7 @@ from xsplice_plugins.target.references import References
 from xsplice_plugins.target.values import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from xsplice_plugins.elf.reader import ElfFile
     from xsplice_plugins.link.image import XenImage
@@ -56,18 +56,24 @@ class _Way(NamedTuple):
     is_code: bool = False
 
 
-def escapes(data: bytes, image: XenImage, abi: Abi) -> tuple[str, ...]:
+def escapes(
+    data: bytes,
+    image: XenImage,
+    abi: Abi,
+    silent: Callable[[], frozenset[str]] = frozenset,
+) -> tuple[str, ...]:
     """Say which addresses of its own a payload hands out and does not take back.
 
     Args:
         data: The written, unsigned payload.
         image: The hypervisor, whose functions are followed when they are called.
         abi: The format and machine that it is for.
+        silent: Gives the functions of the payload that have no result.
 
     Returns:
         Sentences for people, sorted; empty if nothing can dangle once it is unloaded.
     """
-    return _Payload(read_elf(data, "payload"), image, abi).sentences()
+    return _Payload(read_elf(data, "payload"), image, abi, silent).sentences()
 
 
 def code_of(image: XenImage, abi: Abi) -> References:
@@ -106,8 +112,16 @@ def _function(value: Value | None) -> Iterator[Place | str]:
         yield ""
 
 
+def _in_c(name: str) -> str:
+    """Return a function's name without its file, and without what the compiler made of it."""
+    return name.rpartition("#")[2].partition(".")[0]
+
+
 class _Payload:
-    def __init__(self, elf: ElfFile, image: XenImage, abi: Abi) -> None:
+    def __init__(
+        self, elf: ElfFile, image: XenImage, abi: Abi, silent: Callable[[], frozenset[str]]
+    ) -> None:
+        self._silent = silent
         self.elf = elf
         self.image = image
         outside = cache(lambda: AddressFlow(code_of(image, abi)))
@@ -286,7 +300,8 @@ class _Payload:
         is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
-            return not (is_text or row.is_left) and row.name in self._entered
+            is_read = row.name in self._entered and _in_c(row.name) not in self._silent()
+            return is_read and not (is_text or row.is_left)
         if self._is_note(thing, row) or self._is_number(row):
             return False
         return not self.takeback.undoes(row, self.rows(thing))
@@ -304,7 +319,7 @@ class _Payload:
         """
         if thing.name or not row.verb.startswith(_THROUGH):
             return False
-        function = row.function.rpartition("#")[2].partition(".")[0]
+        function = _in_c(row.function)
         return thing.text in {_NO_HOLDER, function} or (
             thing.text in self._functions and self._has_notes
         )

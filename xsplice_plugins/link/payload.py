@@ -26,6 +26,7 @@ from xsplice_plugins.link.names import read_names
 from xsplice_plugins.link.physical import physical
 from xsplice_plugins.link.placement import Draft, place_extents, read_sources
 from xsplice_plugins.link.relocs import link_relocs, section_key
+from xsplice_plugins.link.results import without_result
 from xsplice_plugins.link.running import Running
 from xsplice_plugins.link.sealed import sealed_stores
 from xsplice_plugins.link.sections import TEXT, check_tables, snippets_kind
@@ -109,6 +110,7 @@ def link_payload(
     new = tuple(item for source in placement.sources for item in source.delta.new)
     # Addresses in code are followed on x86_64 alone.
     running = Running(read_elf(data, "payload"), abi.profile) if abi.machine.endbr else None
+    silent = cache(lambda: without_result(objects))
     record = PayloadRecord(
         name=name,
         release=config.release,
@@ -123,7 +125,7 @@ def link_payload(
         hooks=hooks,
         references=undefined,
         notes=_notes(sections, records, hooks, abi) + links.notes + symbol_notes,
-        findings=_kept(name, escapes(data, names.image, abi), len(new))
+        findings=_kept(name, escapes(data, names.image, abi, silent), len(new))
         + (_looked_at(name, running, records, names.image, abi) if running else ()),
         variables=new_variables(running) if running else (),
     )

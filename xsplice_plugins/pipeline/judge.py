@@ -25,6 +25,7 @@ from xsplice_plugins.artefacts import (
 )
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, ElfFormatError
+from xsplice_plugins.pipeline.accepting import told_by_host
 from xsplice_plugins.pipeline.basing import base_findings
 from xsplice_plugins.pipeline.checking import findings_of
 from xsplice_plugins.pipeline.obligations import conclude
@@ -106,7 +107,7 @@ def verify_payload(
     if config.supersedes and not any(finding.check == "upgrade" for finding in findings):
         text = ("the upgrade by replace was not played",)
         findings += findings_about(Duty.STACK, "stack", Severity.UNCHECKED, record.name, text)
-    return conclude(data, record, config.release, findings)
+    return conclude(data, record, config.release, told_by_host(findings, record))
 
 
 def _check_record(run: Run, record: PayloadRecord, image: bytes) -> None:

@@ -23,7 +23,10 @@ from xsplice_plugins.artefacts import (
     SignatureState,
     SignedPayload,
     findings_about,
+    findings_asked,
+    state_word,
 )
+from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import (
     ConfigError,
@@ -200,7 +203,7 @@ def link_payload(
         record=replace(
             set_by_boot(record, deltas),
             notes=record.notes + tuple(note for delta in deltas for note in delta.notes) + waits,
-            findings=take_word(run.config.accept, found),
+            findings=take_word(run.config.accept, found, record.hooks),
         ),
     )
 
@@ -214,7 +217,7 @@ def _moved_state(
     lost the one uses the other.
     """
     brought = {item.symbol: item for item in record.new if item.kind in {"data", "bss"}}
-    texts = []
+    rows = set[Question]()
     for delta, data in zip(deltas, objects, strict=True):
         gone = [row for row in delta.removed if row.state_bytes]
         others = brought.keys() - {item.symbol for item in delta.new} if gone else set()
@@ -222,15 +225,19 @@ def _moved_state(
         used = {symbol.name for symbol in elf.symbols if not symbol.shndx} if elf else set()
         for row in gone:
             name = row.name.rpartition("#")[2]
-            texts += [
-                f"state of `{name}` would start again: it is gone from {delta.object_path}, and "
-                f"the payload brings a new `{symbol}`"
+            rows |= {
+                Question(
+                    state_word(symbol),
+                    "",
+                    f"state of `{name}` would start again: it is gone from {delta.object_path}, "
+                    f"and the payload brings a new `{symbol}`",
+                )
                 for symbol in others
                 if symbol in used
                 or _plain(symbol) == _plain(name)
                 or brought[symbol].size_bytes == row.state_bytes
-            ]
-    return findings_about(Duty.DATA, DIFFER, Severity.UNCHECKED, record.name, sorted(texts))
+            }
+    return findings_asked(Duty.DATA, DIFFER, record.name, sorted(rows))
 
 
 def _plain(symbol: str) -> str:

@@ -13,7 +13,7 @@ from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of, require_compiles
 from xsplice_plugins.shadow.dying import deaths_of, text_of
-from xsplice_plugins.shadow.members import Structure, parse_words, put_back, taken_out
+from xsplice_plugins.shadow.members import Structure, moved_back, parse_words, put_back, taken_out
 from xsplice_plugins.shadow.texts import Rewritten, sides_of
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
 
@@ -71,8 +71,11 @@ def shadow_fix(
         put_back(texts, olds, tag, left[tag])
         notes += [f"{tag}: `{member}` stays, unused by the fix" for member in left[tag]]
     for tag in wanted:
-        structure, end = taken_out(texts, olds, tag, wanted[tag])
-        text = texts[structure.path]
+        structure = taken_out(texts, olds, tag, wanted[tag])
+        if moved_back(texts, olds, structure):
+            notes.append(f"{structure.name}: what the fix moves within it stays where it was")
+        text, end = texts[structure.path], structure.end_in(texts[structure.path])
+        end = blanked(text).index(";", end) + 1
         header = shadow_header(structure.name, structure.declarations).rstrip()
         texts[structure.path] = f"{text[:end]}\n{header}{text[end:]}"
     with tempfile.TemporaryDirectory(prefix="xsplice-") as name:
@@ -241,5 +244,8 @@ def _notes(
     notes.append(
         f"LOOK: where a {structure.name} is copied or cleared as a whole, its shadow is not"
     )
-    notes.append("LOOK: without memory, and with the reserve used up, the first use of one panics")
+    notes.append(
+        "LOOK: where nothing may be allocated (interrupts off, no memory), 4096 shadows are in "
+        "reserve; one more panics"
+    )
     return notes

@@ -65,7 +65,7 @@ def parse_words(words: Sequence[str], option: str = "--member") -> dict[str, lis
 
 def taken_out(
     texts: dict[str, str], olds: Mapping[str, str], tag: str, members: Sequence[str]
-) -> tuple[Structure, int]:
+) -> Structure:
     """Take the declarations of new members out of the text that defines their structure.
 
     Args:
@@ -75,7 +75,7 @@ def taken_out(
         members: Names.
 
     Returns:
-        The structure, and the place in its file's text where its definition has ended.
+        The structure.
 
     Raises:
         RefusedError: It is not defined in a patched file, or a member is not a new one of its own.
@@ -119,16 +119,43 @@ def taken_out(
             raise RefusedError(
                 f"{tag}.{member}: {path} declares it more than once (`#if`?); leave one declaration"
             )
-    end = _span(texts[path], head)[1]
-    blank = blanked(texts[path])
-    structure = Structure(
+    return Structure(
         kind=kind,
         tag=tag,
         path=path,
         members=tuple(members),
         declarations=tuple(declarations),
     )
-    return structure, blank.index(";", end) + 1
+
+
+def moved_back(texts: dict[str, str], olds: Mapping[str, str], structure: Structure) -> bool:
+    """Put what a fix only moves within a structure back: objects that exist have it there.
+
+    Args:
+        texts: Patched files, without the new members.
+        olds: The same files before the patch.
+        structure: That has lost its new members.
+
+    Returns:
+        Whether anything had moved.
+    """
+    path, head = structure.path, _head(structure.tag)
+    old = olds.get(path, "")
+    if not head.search(blanked(old)):
+        return False
+    text, here, there = texts[path], _span(texts[path], head), _span(old, head)
+    now, was = (
+        [
+            " ".join(line.split())
+            for line in blanked(side)[slice(*span)].splitlines()
+            if line.strip()
+        ]
+        for side, span in ((text, here), (old, there))
+    )
+    if now == was or sorted(now) != sorted(was):
+        return False
+    texts[path] = text[: here[0]] + old[slice(*there)] + text[here[1] :]
+    return True
 
 
 def put_back(

@@ -9,30 +9,37 @@
 #include <xen/spinlock.h>
 #include <xen/xmalloc.h>
 
-#define XSPLICE_CHAINS 16  /* the model follows a hook through so many */
-#define XSPLICE_RESERVE 64 /* objects whose shadows need no memory of Xen: for when there is none */
+#define XSPLICE_CHAINS 16    /* the model follows a hook through so many */
+#define XSPLICE_RESERVE 4096 /* objects whose shadows need no memory of Xen, where none is given */
+#define XSPLICE_HEADS 1024
 
 static struct xsplice_TAG_shadow *xsplice_TAG_shadows[XSPLICE_CHAINS];
 static struct xsplice_TAG_shadow xsplice_TAG_reserve[XSPLICE_RESERVE];
+/* Numbers in the reserve, from one on: no address of the payload's own is in memory of Xen. */
+static unsigned int xsplice_TAG_heads[XSPLICE_HEADS], xsplice_TAG_spare, xsplice_TAG_used;
 static DEFINE_SPINLOCK(xsplice_TAG_lock);
 
-static struct xsplice_TAG_shadow **xsplice_TAG_chain(const STRUCTURE *of)
+static unsigned int xsplice_TAG_hash(const STRUCTURE *of)
 {
     unsigned long addr = (unsigned long)of;
 
-    return &xsplice_TAG_shadows[((addr >> 12) ^ (addr >> 6)) % XSPLICE_CHAINS];
+    return (addr >> 12) ^ (addr >> 6);
 }
 
-/* What the reserve holds for an object; for NULL, what is free. */
-static struct xsplice_TAG_shadow *xsplice_TAG_reserved(const STRUCTURE *of)
+static struct xsplice_TAG_shadow **xsplice_TAG_chain(const STRUCTURE *of)
 {
-    unsigned int i;
+    return &xsplice_TAG_shadows[xsplice_TAG_hash(of) % XSPLICE_CHAINS];
+}
 
-    for ( i = 0; i < XSPLICE_RESERVE; i++ )
-        if ( xsplice_TAG_reserve[i].of == of )
-            return &xsplice_TAG_reserve[i];
+/* Where the number of what the reserve holds for an object stands, or would. */
+static unsigned int *xsplice_TAG_place(const STRUCTURE *of)
+{
+    unsigned int *at = &xsplice_TAG_heads[xsplice_TAG_hash(of) % XSPLICE_HEADS];
 
-    return NULL;
+    while ( *at && xsplice_TAG_reserve[*at - 1].of != of )
+        at = &xsplice_TAG_reserve[*at - 1].number;
+
+    return at;
 }
 
 static void xsplice_TAG_start(struct xsplice_TAG_shadow *s, const STRUCTURE *of)
@@ -40,6 +47,24 @@ static void xsplice_TAG_start(struct xsplice_TAG_shadow *s, const STRUCTURE *of)
     memset(s, 0, sizeof(*s));
     s->of = of;
 INITS}
+
+static struct xsplice_TAG_shadow *xsplice_TAG_reserved(const STRUCTURE *of, bool may_take)
+{
+    unsigned int *at = xsplice_TAG_place(of), number = *at;
+
+    if ( !number && may_take )
+    {
+        if ( (number = xsplice_TAG_spare) != 0 )
+            xsplice_TAG_spare = xsplice_TAG_reserve[number - 1].number;
+        else if ( xsplice_TAG_used < XSPLICE_RESERVE )
+            number = ++xsplice_TAG_used;
+        if ( number )
+            xsplice_TAG_start(&xsplice_TAG_reserve[number - 1], of);
+        *at = number;
+    }
+
+    return number ? &xsplice_TAG_reserve[number - 1] : NULL;
+}
 
 /* The shadow of an object, made when it is first asked for. */
 noinline struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
@@ -55,7 +80,7 @@ noinline struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
         for ( s = *chain; s && s->of != of; s = s->next )
             continue;
         if ( !s )
-            s = xsplice_TAG_reserved(of);
+            s = xsplice_TAG_reserved(of, !may_allocate);
         if ( !s && fresh )
         {
             s = fresh;
@@ -64,8 +89,6 @@ noinline struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
             s->next = *chain;
             *chain = s;
         }
-        if ( !s && !may_allocate && (s = xsplice_TAG_reserved(NULL)) != NULL )
-            xsplice_TAG_start(s, of);
         spin_unlock_irqrestore(&xsplice_TAG_lock, flags);
         if ( s )
             break;
@@ -82,7 +105,8 @@ noinline struct xsplice_TAG_shadow *xsplice_TAG_shadow(const STRUCTURE *of)
 /* Called where an object dies: another may be made at its address. */
 void xsplice_TAG_drop(const STRUCTURE *of)
 {
-    struct xsplice_TAG_shadow **link = xsplice_TAG_chain(of), *s, *kept;
+    struct xsplice_TAG_shadow **link = xsplice_TAG_chain(of), *s;
+    unsigned int *at, number;
     unsigned long flags;
 
     spin_lock_irqsave(&xsplice_TAG_lock, flags);
@@ -90,8 +114,12 @@ void xsplice_TAG_drop(const STRUCTURE *of)
         link = &s->next;
     if ( s )
         *link = s->next;
-    else if ( of && (kept = xsplice_TAG_reserved(of)) != NULL )
-        kept->of = NULL;
+    else if ( (number = *(at = xsplice_TAG_place(of))) != 0 )
+    {
+        *at = xsplice_TAG_reserve[number - 1].number;
+        xsplice_TAG_reserve[number - 1].number = xsplice_TAG_spare;
+        xsplice_TAG_spare = number;
+    }
     spin_unlock_irqrestore(&xsplice_TAG_lock, flags);
     xfree(s);
 }

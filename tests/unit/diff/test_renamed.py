@@ -125,7 +125,10 @@ def test_a_variable_of_another_name_and_type_starts_again(tmp_path: Path, retype
     delta = diff_c(tmp_path, CLOCK, after)
     assert [n.symbol for n in delta.new] == ["number"]
     assert delta.unchecked == (
-        "state of `count` would start again: new `number` is used where it is no longer",
+        (
+            "state of `count` would start again: new `number` is used where it is no longer; "
+            "ACCEPT=STATE:number takes it on your word"
+        ),
     )
 
 
@@ -181,10 +184,12 @@ def test_a_per_cpu_variable_that_becomes_a_plain_one_starts_again(tmp_path: Path
         work = tmp_path / str(number)
         work.mkdir()
         delta = diff_c(work, PER_CPU, after)
+        seed = "seed.0" if number else "seed"
         assert [row for row in delta.unchecked if "would start again" in row] == [
             (
                 "state of `per_cpu__seed` would start again: new "
-                f"`seed{'.0' if number else ''}` of the same size is used where it is no longer"
+                f"`{seed}` of the same size is used where it is no longer; "
+                f"ACCEPT=STATE:{seed} takes it on your word"
             )
         ]
 
@@ -255,7 +260,7 @@ def test_a_new_variable_that_stands_for_one_that_lives_on_knows_nothing(tmp_path
     assert delta.unchecked == (
         (
             "`local` is new: it starts at its first value, and what happened before is not in it; "
-            "`read_clock` uses `seconds` less than before"
+            "`read_clock` uses `seconds` less than before; ACCEPT=STATE:local takes it on your word"
         ),
     )
     assert [row.text for row in delta.findings if row.obligation is Duty.EFFECT] == []
@@ -337,3 +342,28 @@ def test_variables_that_stand_in_each_other_s_place_may_be_each_other(
     assert delta.changed
     assert delta.refused == ()
     assert [row.split(" may")[0] + " may" for row in delta.unchecked] == ([names] if names else [])
+
+
+@pytest.mark.parametrize(
+    ("function", "variable", "is_asked"),
+    [
+        ("xsplice_owner_shadow", "xsplice_owner_shadows", False),
+        ("xsplice_owner_shadow", "xsplice_other_shadows", True),
+        ("xsplice_owner_shadow", "seconds_shadows", True),
+        ("find", "xsplice_owner_shadows", True),
+    ],
+)
+def test_what_a_shadow_holds_is_asked_about_as_a_member(
+    tmp_path: Path, function: str, variable: str, is_asked: bool
+) -> None:
+    after = _renamed(
+        TWO_READERS,
+        (
+            "static long seconds;",
+            f"""static long seconds, {variable};
+            noinline long {function}(void) {{ return {variable} += get(1); }}""",
+        ),
+        ("return seconds +", f"return {function}() +"),
+    )
+    asked = diff_c(tmp_path, TWO_READERS, after).unchecked
+    assert bool(asked) == is_asked, asked

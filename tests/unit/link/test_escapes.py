@@ -197,3 +197,37 @@ def test_a_hook_that_kills_no_timer_takes_none_back(compiler: Compiler, image: b
 def test_a_variable_that_a_hook_sets_back_holds_nothing(compiler: Compiler, image: bytes) -> None:
     text, _ = HELD["a text in a variable"]
     assert _unchecked(compiler, image, text + HOOK % "last = 0;") == ()
+
+
+LEFT = """
+static int own;
+%s kill_timer(struct timer *t)
+{
+    int *at = &own;
+    asm volatile ( "" : "+a" (at) );
+    number += at == (int *)t;
+    asm volatile ( "" :: "a" (at) );
+    %s
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "flag", "more", "is_held"),
+    [
+        ("void", "", "-g", "", False),
+        ("void", "", "-g0", "", True),
+        ("int *", "return at;", "-g", "", True),
+        ("void", "", "-g", "static __attribute__((used)) int call(int kill_timer(void *)) ", False),
+    ],
+    ids=["void", "nobody tells", "a result", "a parameter of that name"],
+)
+def test_what_is_left_where_a_result_would_be_is_none_of_a_void_function(
+    compiler: Compiler, image: bytes, kind: str, end: str, flag: str, more: str, is_held: bool
+) -> None:
+    head = HEAD.replace(", kill_timer(struct timer *)", "")
+    more += "{ return 0; }" if more else ""
+    new = compiler.object("version.c", head + more + LEFT % (kind, end), flag)
+    delta = closure_delta(new, "version.o", ("kill_timer",), new=("own",))
+    rows = link(image, (delta, new)).record.unchecked
+    assert any("new `own` is returned by `kill_timer`" in row for row in rows) == is_held, rows

@@ -18,7 +18,7 @@ from xsplice_plugins.artefacts import (
 from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import ConfigError, RefusedError
 from xsplice_plugins.pipeline import conclude
-from xsplice_plugins.pipeline.accepting import take_word
+from xsplice_plugins.pipeline.accepting import take_word, told_by_host
 from xsplice_plugins.pipeline.obligations import weigh
 from xsplice_plugins.report.verdict import verdict_text
 from xsplice_plugins.settings import make_config
@@ -37,7 +37,7 @@ def layout(*findings: Finding) -> tuple[State, str]:
     return row.state, row.text
 
 
-def record(*findings: Finding) -> PayloadRecord:
+def record(*findings: Finding, hooks: tuple[str, ...] = ()) -> PayloadRecord:
     return PayloadRecord(
         name="fix",
         release="4.20.0",
@@ -49,7 +49,7 @@ def record(*findings: Finding) -> PayloadRecord:
         size_bytes=len(DATA),
         functions=(),
         new=(),
-        hooks=(),
+        hooks=hooks,
         references=(),
         findings=findings,
     )
@@ -115,3 +115,53 @@ def test_a_word_has_a_code_and_a_name(word: str) -> None:
         WORD,
         "INIT_CODE:f",
     )
+
+
+HOOKS = (".livepatch.hooks.load", ".livepatch.hooks.postrevert")
+UNTOLD = Finding(check="model", severity=Severity.UNCHECKED, subject="fix", step="load-hook",
+                 text="cannot be told at load-hook: depends on nr_cpu_ids")  # fmt: skip
+RAN = Finding(check="qemu", severity=Severity.HELD, subject="fix", text="real Xen did")
+
+
+def loader(words: str, *answers: Finding) -> tuple[State, str]:
+    made = record(*take_word(tuple(words.split()), (), HOOKS), hooks=HOOKS)
+    findings = (*made.findings, *told_by_host(answers, made))
+    (row,) = (row for row in weigh(findings) if row.name is Duty.LOADER)
+    return row.state, row.text
+
+
+def test_a_real_xen_answers_for_hooks_if_a_person_says_so() -> None:
+    state, text = loader("HOOK:load HOOK:postrevert", UNTOLD, RAN)
+    assert state is State.HELD
+    assert text.startswith("on a person's word HOOK:load; on a person's word HOOK:postrevert; a re")
+    assert "depends on nr_cpu_ids" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "said"),
+    [
+        ("HOOK:load", (UNTOLD, RAN), 'ACCEPT="HOOK:postrevert" takes it on your word'),
+        ("", (UNTOLD, RAN), 'ACCEPT="HOOK:load HOOK:postrevert" takes it on your word'),
+        ("HOOK:load HOOK:postrevert", (UNTOLD,), "where a real Xen ran it (ON=model,qemu)"),
+        ("HOOK:load HOOK:postrevert", (UNTOLD, replace(RAN, check="qemu.memory")), "a real Xen"),
+        ("HOOK:load HOOK:postrevert", (UNTOLD, replace(RAN, severity=Severity.INFO)), "a real"),
+        ("HOOK:load HOOK:postrevert", (replace(UNTOLD, step="probe"), RAN), "cannot be told"),
+        ("HOOK:load HOOK:postrevert", (replace(UNTOLD, check="differ"), RAN), "cannot be told"),
+    ],
+)
+def test_less_does_not_answer_for_hooks(
+    words: str, answers: tuple[Finding, ...], said: str
+) -> None:
+    state, text = loader(words, *answers)
+    assert (state, said in text) == (State.UNCHECKED, True), text
+
+
+def test_no_word_makes_a_hazard_in_a_hook_good() -> None:
+    bad = replace(UNTOLD, severity=Severity.HAZARD)
+    assert loader("HOOK:load HOOK:postrevert", bad, RAN)[0] is State.FAILED
+
+
+@pytest.mark.parametrize("word", ["HOOK:unload", "HOOK:x"])
+def test_a_word_for_a_hook_that_is_not_there_is_refused(word: str) -> None:
+    with pytest.raises(RefusedError, match="it asks for HOOK:load, HOOK:postrevert"):
+        take_word((word,), (), HOOKS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from xsplice_plugins.errors import ConfigError, RefusedError
-from xsplice_plugins.shadow.members import parse_words, put_back, taken_out
+from xsplice_plugins.shadow.members import moved_back, parse_words, put_back, taken_out
 
 OLD = """\
 struct other { int lock; };
@@ -32,17 +32,17 @@ int after;
 )
 def test_a_new_member_is_taken_out(declaration: str, shown: str) -> None:
     texts = {"a.h": OLD.replace("    int last;\n", f"{declaration}    int last;\n")}
-    structure, end = taken_out(texts, {"a.h": OLD}, "owner", ["lock"])
+    structure = taken_out(texts, {"a.h": OLD}, "owner", ["lock"])
     assert structure.declarations == (shown,)
     assert (structure.name, structure.path) == ("struct owner", "a.h")
-    assert texts["a.h"][end:].strip() == "int after;"
+    assert texts["a.h"][structure.end_in(texts["a.h"]) :].startswith("} __aligned;\nint after;")
     left = [line for line in texts["a.h"].splitlines() if line not in OLD.splitlines()]
     assert not any("lock" in line for line in left), left
 
 
 def test_several_members_of_one_structure() -> None:
     texts = {"a.h": OLD.replace("    int last;\n", "    int last;\n    int x;\n    long y;\n")}
-    structure, _ = taken_out(texts, {"a.h": OLD}, "owner", ["y", "x"])
+    structure = taken_out(texts, {"a.h": OLD}, "owner", ["y", "x"])
     assert structure.declarations == ("long y", "int x")
     assert texts["a.h"] == OLD
 
@@ -122,3 +122,35 @@ def test_what_is_declared_twice_and_members_of_unions_are_refused() -> None:
     ):
         with pytest.raises(RefusedError, match=words):
             taken_out({"a.h": new}, {"a.h": old}, "owner", ["lock"])
+
+
+MOVED = OLD.replace("    int first; /* lock; */\n", "").replace(
+    "    int last;\n", "    int last;\n    int   first; /* moved */\n    int lock;\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("edit", "is_put_back"),
+    [
+        (("", ""), True),
+        (("int   first", "long first"), False),
+        (("int   first; /* moved */", ""), False),
+        (("    int last;", "#ifdef A\n    int last;\n#endif"), False),
+        (("int after", "int another"), True),
+    ],
+    ids=["moved", "another type", "gone", "another condition", "an edit elsewhere"],
+)
+def test_what_only_moves_is_put_back(edit: tuple[str, str], is_put_back: bool) -> None:
+    texts = {"a.h": MOVED.replace(*edit) if edit[0] else MOVED}
+    structure = taken_out(texts, {"a.h": OLD}, "owner", ["lock"])
+    left = texts["a.h"]
+    assert moved_back(texts, {"a.h": OLD}, structure) == is_put_back
+    wanted = OLD.replace(*edit) if edit[0] else OLD
+    assert texts["a.h"] == (wanted if is_put_back else left)
+
+
+def test_nothing_that_stands_where_it_was_is_touched() -> None:
+    texts = {"a.h": OLD.replace("    int last;\n", "    int last; /* new words */\n    int x;\n")}
+    structure = taken_out(texts, {"a.h": OLD}, "owner", ["x"])
+    assert not moved_back(texts, {"a.h": OLD}, structure)
+    assert "new words" in texts["a.h"]

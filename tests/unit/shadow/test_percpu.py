@@ -57,10 +57,10 @@ def tree(tmp_path: Path) -> TinyTree:
 
 
 def made(
-    tree: TinyTree, *edits: tuple[str, str, str], names: str = "calls"
+    tree: TinyTree, *edits: tuple[str, str, str], names: str = "calls", start: str = ""
 ) -> tuple[Rewritten, str]:
     """Write a fix of some edits again; return it, and the file as it is with it."""
-    done = percpu_fix(locate_tree(tree.root), tree.patch(*edits), names.split())
+    done = percpu_fix(locate_tree(tree.root), tree.patch(*edits), names.split(), start)
     files = patched_files(tree.patch_text(done.text), tree.root)
     return done, (files[FILE] or b"").decode()
 
@@ -104,6 +104,41 @@ def test_what_no_array_can_serve_is_refused(
         edits.insert(0, DEFINED)
     with pytest.raises(error, match=words):
         made(tree, *edits, names=names)
+
+
+HOOKED = (
+    HEADER,
+    "#pragma once",
+    """#pragma once
+#define cf_check
+#define for_each_online_cpu(cpu) for ((cpu) = 0; (cpu) < NR_CPUS; (cpu)++)""",
+)
+
+
+def _add_hook_headers(tree: TinyTree) -> None:
+    (tree.root / "xen/include/xen/cpumask.h").write_text("#pragma once\n")
+    (tree.root / "xen/include/xen/livepatch_payload.h").write_text(
+        "#define LIVEPATCH_LOAD_HOOK(f) void (*const hook_##f)(void) = f\n"
+    )
+
+
+def test_cpus_that_run_start_as_a_person_says(tree: TinyTree) -> None:
+    _add_hook_headers(tree)
+    plain = (FILE, "int user(", "static DEFINE_PER_CPU(int, calls);\nint user(")
+    done, text = made(tree, HOOKED, plain, start="per_cpu(known, cpu) + 1")
+    assert "        xsplice_calls[cpu] = per_cpu(known, cpu) + 1;\n" in text
+    assert text.index("LIVEPATCH_LOAD_HOOK(xsplice_calls_start);") > text.index("int user(")
+    assert "ACCEPT=HOOK:load" in done.notes[1]
+    assert not any("starts as zero" in note for note in done.notes)
+
+
+def test_a_start_that_is_no_expression_or_of_two_is_refused(tree: TinyTree) -> None:
+    _add_hook_headers(tree)
+    plain = (FILE, "int user(", "static DEFINE_PER_CPU(int, calls);\nint user(")
+    with pytest.raises(CaptureError, match="does not compile"):
+        made(tree, HOOKED, plain, start="nobody[cpu]")
+    with pytest.raises(ConfigError, match="how one variable starts"):
+        made(tree, HOOKED, plain, names="calls more", start="1")
 
 
 def test_the_command_writes_a_patch(tree: TinyTree, tmp_path: Path) -> None:
