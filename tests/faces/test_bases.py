@@ -95,7 +95,7 @@ def test_a_verdict_ends_with_the_record_of_its_base(
     assert face("xsplice-verify", tmp_path, **given).status == 0
     place = store.tree_of("base:fleet").parent / BASE_FILE
     moved = ("struct gone", "its size", "0x8", "0x10")
-    other = replace(fleet, likeness=Likeness.MATCHED, retyped=(moved,))
+    other = replace(fleet, likeness=Likeness.MATCHED, otherwise=(moved,))
     save(place, other)
     ended = face("xsplice-verify", tmp_path, **given)
     assert ended.status == 5, ended.text

@@ -68,4 +68,4 @@ class BaseRecord(Struct, frozen=True, kw_only=True):
     ambiguous: tuple[str, ...]  #: those that fit in several places
     strangers: tuple[str, ...]  #: what the image holds and no object has
     #: that the image has otherwise; ``None`` without debug information of both
-    retyped: Retyped | None = None
+    otherwise: Retyped | None = None

@@ -186,7 +186,7 @@ class BaseMatch(Struct, frozen=True, kw_only=True):
         tuple[str, tuple[str, ...]], ...
     ] = ()  #: of strangers, the objects they may be of; of those and what differs, more sources
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
-    retyped: Retyped | None = None
+    otherwise: Retyped | None = None
     left_out: tuple[str, ...] = ()  #: members of archives of which the image holds nothing
 
 

@@ -44,7 +44,7 @@ from xsplice_plugins.bases.store import (
     take_away,
 )
 from xsplice_plugins.cache import locked
-from xsplice_plugins.elf.layouts import has_types
+from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.kbuild.configured import not_kept
@@ -142,7 +142,7 @@ def _is_made_again(order: Order, ready: Path, record: BaseRecord) -> bool:
         return False
     if record.boots is None:
         return True
-    if record.retyped is not None:
+    if record.otherwise is not None:
         return False
     image = locate_tree(ready / "tree").xen_syms
     return has_types(read_elf(read_file(image), "xen-syms"))

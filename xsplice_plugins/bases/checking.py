@@ -18,7 +18,8 @@ from xsplice_plugins.bases.orders import key_of, read_kept
 from xsplice_plugins.bases.recipes import Recipe, ask_compiler, digest_of_programs, recipe_of
 from xsplice_plugins.bases.store import KEY_FILE, PREFIX, load_base, used
 from xsplice_plugins.elf.booted import boot_difference
-from xsplice_plugins.elf.layouts import has_types
+from xsplice_plugins.elf.compiled import compiled_otherwise
+from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import retyped
 from xsplice_plugins.elf.types import STT_FILE
@@ -101,7 +102,7 @@ def _record(
         absent=found.absent,
         ambiguous=found.ambiguous,
         strangers=found.strangers,
-        retyped=_retyped(tree, found.left_out) if likeness is Likeness.MATCHED else None,
+        otherwise=_retyped(tree, found.left_out) if likeness is Likeness.MATCHED else None,
     )
 
 
@@ -144,14 +145,17 @@ def _require_likeness(name: str, found: BaseMatch) -> None:
 
 
 def _retyped(tree: XenTree, left_out: Collection[str]) -> Retyped | None:
-    """Say which types the shipped image has otherwise, by the debug information of both."""
+    """Say which types the shipped image has otherwise, by the debug information of both.
+
+    An object that was compiled with other options counts by its path.
+    """
     image = _image(tree)
     optional = pipeline.objects_of_tree(tree).optional
     files = [read_elf(path.read_bytes(), name) for name, path in _members(tree)]
     files = linked_of(files, optional, left_out, image)
     if not (has_types(image) and any(has_types(file) for file in files)):
         return None
-    return retyped(files, image)
+    return (*retyped(files, image), *compiled_otherwise(files, image))
 
 
 def linked_of(
@@ -263,8 +267,8 @@ def _checked(name: str, folder: Path) -> BaseRecord:
         now = replace(now, boots=None)
     if record.has_files is None:
         now = replace(now, has_files=None)
-    if record.retyped is None:  # as above; all new code is "not checked" then
-        now = replace(now, retyped=None)
+    if record.otherwise is None:  # as above; all new code is "not checked" then
+        now = replace(now, otherwise=None)
     names = [name for name in now.__struct_fields__ if getattr(now, name) != getattr(record, name)]
     wrong = [_SAID.get(name, name) for name in names]
     if given and given != found.image:

@@ -188,12 +188,19 @@ def _told(record: BaseRecord) -> str:
             rows.append(f"  {title:9} {len(names)}: {listed}")
     if record.has_files is False:
         rows.append(f"  names     {_NO_FILES}")
-    if record.likeness is Likeness.MATCHED and record.retyped is None:
+    if record.likeness is Likeness.MATCHED and record.otherwise is None:
         is_open = record.differs or record.absent or record.strangers
         what = "all new code is not checked" if is_open else "no code or data differs"
         rows.append(f"  types     not compared, for debug information is missing; {what}")
-    elif record.retyped:
-        rows.append(f"  types     {len(record.retyped)} are otherwise in the shipped image")
+    elif record.otherwise:
+        built = [name for name, *_ in record.otherwise if name.endswith(".o")]
+        if len(record.otherwise) > len(built):
+            count = len(record.otherwise) - len(built)
+            rows.append(f"  types     {count} are otherwise in the shipped image")
+        if built:
+            rows.append(
+                f"  options   {len(built)} objects were compiled otherwise: {built[0]}, ..."
+            )
     return "\n".join([*rows, f"  use it as XEN=base:{record.name}", ""])
 
 

@@ -29,7 +29,8 @@ from xsplice_plugins.diff.normalise import ObjectParts
 from xsplice_plugins.diff.parts import PartKind, masked
 from xsplice_plugins.diff.printed import only_prints_other_texts
 from xsplice_plugins.diff.renamed import keeps_state, lost_state, new_state
-from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION, has_types
+from xsplice_plugins.elf.described import has_types
+from xsplice_plugins.elf.layouts import IN_DEBUG_INFORMATION
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 from xsplice_plugins.elf.types import ET_REL, STT_FILE
 from xsplice_plugins.elf.writer import write_object

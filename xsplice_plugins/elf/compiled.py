@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of which files each part of an image was compiled, as debug information tells.
+"""Of which files each part of an image was compiled, and how, as debug information tells.
 
 A compiler lists the files that a compile unit's code and declarations come from. It lists none of
 which nothing is left: one that gave macros alone, or functions that were folded away.
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import io
 import posixpath
+from collections import Counter
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from xsplice_plugins.elf.debuginfo import AT_NAME, AT_PRODUCER, debug_units
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from xsplice_plugins.elf.reader import ElfFile
 
@@ -79,6 +82,44 @@ class CompiledUnits:
             kept = {path for path in files if path != own and not _is_included(path)}
             self._made[place] = Made(name=own, files=tuple(sorted(kept)))
         return self._made[place]
+
+
+def compiled_otherwise(
+    objects: Iterable[ElfFile], image: ElfFile
+) -> Iterator[tuple[str, str, str, str]]:
+    """Compare how objects and an image's units of the same sources were compiled.
+
+    An option may change nothing of the code that is there, and something of what a fix brings
+    (``-funsigned-char``).
+
+    Args:
+        objects: As they were built again.
+        image: The one that was shipped.
+
+    Yields:
+        An object's name, what is otherwise, the options that it has alone, and those that the
+        image's has alone.
+    """
+    theirs: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for name, words in _made_by(image):
+        theirs.setdefault(posixpath.basename(name), []).append((name, words))
+    for file in objects:
+        for name, words in _made_by(file):
+            rows = theirs.get(posixpath.basename(name), ())
+            others = [there for source, there in rows if is_same_file(source, name)]
+            if others and words not in others:
+                ours, other = Counter(words), Counter(others[0])
+                mine, more = (" ".join(row.elements()) for row in (ours - other, other - ours))
+                empty = "nothing more" if mine or more else "another order"
+                yield file.name, "how it is compiled", mine or empty, more or empty
+
+
+def _made_by(file: ElfFile) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Give each unit's source, and its compiler with the options that reach code."""
+    for entries, _ in debug_units(file, are_tops_enough=True):
+        values = entries[0].values
+        words = str(values.get(AT_PRODUCER, "")).split()
+        yield str(values.get(AT_NAME, "")), tuple(w for w in words if not w.startswith("-g"))
 
 
 def _paths(program: Any) -> Iterator[str]:

@@ -51,11 +51,9 @@ _FIXED = {
 _ULEB = frozenset({0x0F, 0x15, 0x1B, 0x22, 0x23})
 _IN_UNIT = frozenset({0x11, 0x12, 0x13, 0x14, 0x15})  #: places, counted from the unit's start
 _STRX = {0x1A: 0, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4}  #: clang's: number of an offset, its size
-_STR_OFFSETS = 0x1A
-_STR_OFFSETS_HEADER_BYTES = 8
+_STR_OFFSETS, _STR_OFFSETS_HEADER_BYTES = 0x1A, 8
 _STRING, _STRP, _LINE_STRP, _SDATA, _IMPLICIT = 0x08, 0x0E, 0x1F, 0x0D, 0x21
-_BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}
-_LEB_BLOCKS = frozenset({0x09, 0x18})
+_BLOCKS, _LEB_BLOCKS = {0x0A: 1, 0x03: 2, 0x04: 4}, frozenset({0x09, 0x18})
 #: Operations that begin the place of what has an address of its own: DW_OP_addr, its indexed forms.
 _ADDRESSES = frozenset({0x03, 0xA1, 0xFB})
 NESTING_MAX = 64
@@ -152,12 +150,15 @@ def _debug_info(data: bytes, name: str) -> DebugInfo:
     )
 
 
-def debug_units(file: ElfFile, room: Callable[[], Unit] = lambda: ([], {})) -> Iterator[Unit]:
+def debug_units(
+    file: ElfFile, room: Callable[[], Unit] = lambda: ([], {}), *, are_tops_enough: bool = False
+) -> Iterator[Unit]:
     """Give what each compiled file left in an object or an image, one after the other.
 
     Args:
         file: One without debug information gives nothing.
         room: Where each is put: entries, and the number of each by its place.
+        are_tops_enough: Read the first entry of each alone, which says what was compiled, and how.
 
     Raises:
         DiffError: A form is not known, or something is damaged.
@@ -175,14 +176,14 @@ def debug_units(file: ElfFile, room: Callable[[], Unit] = lambda: ([], {})) -> I
         texts[_STR_OFFSETS] = _relocated(file, ".debug_str_offsets")
     cursor = Cursor(info)
     while cursor.at < len(info):
-        entries, place_of = room()
+        unit = room()
         try:
-            _read_unit(cursor, abbreviations, texts, entries, place_of, file.name)
+            _read_unit(cursor, abbreviations, texts, unit, file.name, are_tops_enough)
         except (IndexError, KeyError, ValueError) as error:
             raise DiffError(
                 f"{file.name}: its debug information is damaged; compile the object again"
             ) from error
-        yield entries, place_of
+        yield unit
 
 
 def _relocated(file: ElfFile, section_name: str) -> bytes:
@@ -203,8 +204,7 @@ def _read_abbreviations(data: bytes, at: int) -> dict[int, Abbreviation]:
     cursor = Cursor(data, at)
     result: dict[int, Abbreviation] = {}
     while code := cursor.uleb():
-        tag = cursor.uleb()
-        has_children = bool(cursor.number(1))
+        tag, has_children = cursor.uleb(), bool(cursor.number(1))
         attributes = []
         while True:
             attribute, form = cursor.uleb(), cursor.uleb()
@@ -220,20 +220,18 @@ def _read_unit(
     cursor: Cursor,
     abbreviations: bytes,
     texts: dict[int, bytes],
-    entries: list[DebugEntry],
-    place_of: dict[int, int],
+    unit: Unit,
     name: str,
+    is_top_enough: bool,
 ) -> None:
+    entries, place_of = unit
     start = cursor.at
-    length = cursor.number(4)
-    end = cursor.at + length
+    end = cursor.number(4) + cursor.at
     version = cursor.number(2)
     if version >= 5:
         cursor.at += 2  # unit type, size of addresses
-        table = _read_abbreviations(abbreviations, cursor.number(4))
-    else:
-        table = _read_abbreviations(abbreviations, cursor.number(4))
-        cursor.at += 1
+    table = _read_abbreviations(abbreviations, cursor.number(4))
+    cursor.at += version < 5
     parents = [-1]
     base = _STR_OFFSETS_HEADER_BYTES
     while cursor.at < end:
@@ -259,6 +257,8 @@ def _read_unit(
         base = number_of(values.get(AT_STR_OFFSETS_BASE, base))
         place_of[place] = len(entries)
         entries.append(DebugEntry(tag=tag, values=values, parent=parents[-1]))
+        if is_top_enough:
+            break
         if has_children:
             parents.append(len(entries) - 1)
     cursor.at = end

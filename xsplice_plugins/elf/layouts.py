@@ -52,11 +52,6 @@ class StructLayout:
     is_in_unions: bool = field(default=False, compare=False)
 
 
-def has_types(file: ElfFile) -> bool:
-    """Tell whether an object has debug information to compare layouts by."""
-    return ".debug_info" in file.section_by_name
-
-
 def layouts_of(file: ElfFile) -> dict[str, StructLayout]:
     """Return the layouts that an object's debug information tells, by the structure's name.
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import Likeness, object_and_name
 from xsplice_plugins.capture.compiling import compile_object
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import SHF_EXECINSTR, STT_FUNC, STT_SECTION
@@ -55,6 +56,12 @@ class Knowledge:
         for name in replaced:
             path, found = self._asked(name, _OF_CALLEES)
             plain = name.rpartition("#")[2]
+            if others := self._otherwise(path):
+                yield (
+                    f"the shipped image has `{others[0]}` otherwise than the tree, or alone: it "
+                    f"may call `{plain}` ({path}), and keep values in registers that this leaves "
+                    "alone (-fipa-ra); build the base of the vendor's own sources"
+                )
             if isinstance(found, str):
                 if found:
                     yield f"what the callers of `{name}` know of it was not looked at: {found}"
@@ -74,6 +81,14 @@ class Knowledge:
                     "and a new caller may give it other values; bring a copy of it, or give a "
                     "patch of the sources"
                 )
+
+    def _otherwise(self, path: str) -> list[str]:
+        """Return what of an object, or of nobody knows which, a matched base's image has."""
+        base = self._originals.tree.base
+        if base is None or base.likeness is not Likeness.MATCHED or not path:
+            return []
+        rows = object_and_name((*base.differs, *base.absent))
+        return [*(name for owner, name in sorted(rows) if owner == path), *base.strangers]
 
     def _asked(
         self, name: str, options: tuple[str, ...]

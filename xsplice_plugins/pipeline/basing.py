@@ -51,7 +51,7 @@ class BaseObjects(Struct, frozen=True, kw_only=True):
     #: The image was not linked from them: a named base that was matched when it was added. Then
     #: what differs is known, and refused where a fix needs it.
     is_matched: bool = False
-    retyped: Retyped | None = None  #: what the image of a matched base has otherwise
+    otherwise: Retyped | None = None  #: what the image of a matched base has otherwise
     advice: str = _AGAIN  #: where something differs
 
 
@@ -76,7 +76,7 @@ def objects_of_tree(tree: XenTree) -> BaseObjects:
         optional=frozenset(path for path, is_optional in members.items() if is_optional),
         is_matched=is_matched,
         advice=advice,
-        retyped=tree.base.retyped if tree.base is not None else None,
+        otherwise=tree.base.otherwise if tree.base is not None else None,
     )
 
 
@@ -114,7 +114,7 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         ambiguous=tuple(name for row in rows for name in row.ambiguous),
         strangers=(*match.strangers, *match.overlaps),
         owners=match.owners,
-        retyped=objects.retyped,
+        otherwise=objects.otherwise,
         left_out=tuple(row.object_path for row in rows if row.is_optional and not row.is_linked),
     )
 
@@ -177,8 +177,8 @@ def _differing(match: ImageMatch) -> list[str]:
 def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     """Put a match into words: what speaks against it first, and how much that weighs."""
     severity = Severity.ERROR if objects.is_told else Severity.UNCHECKED
-    if objects.is_matched:
-        severity = Severity.INFO
+    if objects.is_matched:  # a verdict says it first: what else its sources have, nobody knows
+        severity = Severity.WARNING
     rows = match.objects
     wrong = _differing(match)
     wrong += [
@@ -197,6 +197,8 @@ def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     if match.overlaps:
         text = f"{len(match.overlaps)} sections lie where others lie"
         yield _finding(severity, f"{text}: {_some(match.overlaps)}; {objects.advice}")
+    if objects.is_matched and not (wrong or match.strangers or match.overlaps):
+        yield _finding(severity, "another build than the tree's, of which all code and data fit")
     linked = [row for row in rows if row.is_linked]
     counts = {
         "objects": len(linked),

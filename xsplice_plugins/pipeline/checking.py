@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import (
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 REBUILD = "rebuild"  #: the check's name in findings
 _DUTIES = (Duty.BASE, Duty.COMPLETE, Duty.LINES)  #: what it speaks of
 _SHOWN_MAX = 8
+#: Files of Xen that take payloads, and those that read the tables of one while it is applied.
+_LOADER = ("livepatch", "livepatch_elf", "virtual_region")
+_READERS = {
+    ".altinstructions": ("alternative",),
+    ".ex_table": ("extable", "traps"),
+    **{f".bug_frames.{number}": ("bug", "traps") for number in range(4)},
+}
 
 
 def check_rebuild(
@@ -115,9 +123,36 @@ def _needs(run: Run, payload: bytes, image: bytes, base: BaseMatch | None) -> It
     facts = facts_of(config.facts, config.release, read_elf(image, "xen-syms").machine)
     hypervisor = read_image(image, "xen-syms", layouts(facts))
     differs = object_and_name((*base.differs, *base.absent))
+    yield from loader_findings(payload, base)
     for name, why in needed_otherwise(hypervisor, payload, facts, differs, base.strangers):
         text = f"{name}: {why}; {MATCH_MORE}"
         yield _finding(Severity.ERROR, name, text, Duty.BASE)
+
+
+def loader_findings(payload: bytes, base: BaseMatch) -> Iterator[Finding]:
+    """Say what of the code that takes payloads the shipped image has otherwise.
+
+    The model, and whatever reads a payload's tables while it is applied, goes by the sources.
+
+    Args:
+        payload: The unsigned payload.
+        base: How a matched base compares with its image.
+    """
+    tables = {section.name for section in read_elf(payload, "payload").sections}
+    stems = {*_LOADER, *(stem for name, row in _READERS.items() if name in tables for stem in row)}
+    items: dict[str, list[str]] = {}
+    for path, name in object_and_name((*base.differs, *base.absent)):
+        items.setdefault(path, []).append(name)
+    for name, owners in base.owners:
+        for path in owners if name in base.strangers else ():
+            items.setdefault(path, []).append(name)
+    for path in sorted(items):
+        if PurePosixPath(path).name.partition(".")[0] in stems:
+            text = (
+                f"{path}: it takes payloads, or reads their tables, and the shipped image has "
+                f"{_some(sorted(items[path]))} otherwise than the sources, or alone; {MATCH_MORE}"
+            )
+            yield _finding(Severity.UNCHECKED, path, text, Duty.LOADER)
 
 
 def erratum_findings(name: str, payload: bytes) -> Iterator[Finding]:

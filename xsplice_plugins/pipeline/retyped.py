@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsplice_plugins.artefacts import Duty, Finding, Severity
+from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.layouts import compilers_of
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import known_by
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 _WHOLE = "GNU C"
 _NOBODY = (
     "its code is new, and nobody has compared the types that it knows with the shipped image; "
-    "give an image and objects with debug information of gcc (CONFIG_DEBUG_INFO), and add the base "
-    "again"
+    "give an image and objects with debug information of gcc (CONFIG_DEBUG_INFO, not `-g1`, and "
+    "not yet processed by dwz), and add the base again"
 )
 
 
@@ -47,8 +48,8 @@ def retyped_findings(
     if base is None or not base.is_matched:
         return
     is_otherwise = bool(base.differs or base.absent or base.strangers)
-    otherwise = {name: rest for name, *rest in base.retyped or ()}
-    if not otherwise and not (base.retyped is None and is_otherwise):
+    otherwise = {name: rest for name, *rest in base.otherwise or ()}
+    if not otherwise and not (base.otherwise is None and is_otherwise):
         return
     for row in objects:
         new = read_elf(row.new if row.neutral is None else row.neutral, row.path)
@@ -58,9 +59,20 @@ def retyped_findings(
         compilers = compilers_of(new)
         is_whole = bool(compilers) and all(name.startswith(_WHOLE) for name in compilers)
         known = sorted(names & otherwise.keys())
-        if base.retyped is None or not names or not (known or is_whole):
+        if base.otherwise is None or not names or not has_types(new) or not (known or is_whole):
             yield _finding(check, row.path, _NOBODY)
-        elif known:
+            continue
+        if row.path in otherwise:
+            _, here, there = otherwise[row.path]
+            text = (
+                f"of what it is compiled with, the tree's has {here} and the shipped one {there}: "
+            )
+            text += (
+                "new code may come out otherwise; give the vendor's compiler and options, and add "
+            )
+            text += "the "
+            yield _finding(check, row.path, text + "base again")
+        if known:
             what, here, there = otherwise[known[0]]
             more = f" (and {', '.join(known[1:])})" if known[1:] else ""
             text = f"its new code may use {known[0]}{more}, which is otherwise in the shipped "

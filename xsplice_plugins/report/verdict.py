@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _SHOWN_FUNCTIONS_MAX = 12
 _SHOWN_SUBJECTS_MAX = 4
+_UNSEEN = "what its sources have otherwise, and what compiled to the same, nobody knows"
 
 
 def verdict_text(report: Report) -> str:
@@ -23,6 +24,7 @@ def verdict_text(report: Report) -> str:
         errno = f" (errno -{report.errno})" if report.errno else ""
         lines.append(f"  at {report.step or 'check'}{errno}: {report.reason}")
     lines += _unchecked(report)
+    lines += _of_base(report.findings)
     lines += _accepted(report.findings)
     for row in report.obligations:
         text = "" if row.state is State.UNCHECKED else row.text  # it stands above
@@ -33,7 +35,7 @@ def verdict_text(report: Report) -> str:
     shown = "\n".join(row.text for row in report.obligations)
     rest: dict[str, None] = {}  # what is said of a header is said for each object that reads it
     for finding in report.findings:
-        if finding.severity is Severity.ACCEPTED:
+        if finding.severity is Severity.ACCEPTED or _is_of_base(finding):
             continue  # said at the top
         if f"{finding.said} [{finding.check}]" not in shown:
             word = "not checked" if finding.severity is Severity.UNCHECKED else finding.severity
@@ -50,6 +52,21 @@ def _unchecked(report: Report) -> list[str]:
         if row.state is State.UNCHECKED:
             lacking.setdefault(row.text, []).append(row.name)
     return [f"  not checked: {', '.join(names)}: {text}" for text, names in lacking.items()]
+
+
+def _is_of_base(finding: Finding) -> bool:
+    return finding.check == "base" and finding.severity is Severity.WARNING
+
+
+def _of_base(findings: Iterable[Finding]) -> list[str]:
+    """Return what of a matched base's image is otherwise, and how far a proof reaches then."""
+    rows = dict.fromkeys(row.text for row in findings if _is_of_base(row))
+    if not rows:
+        return []
+    return [
+        *(f"  matched base: {text}" for text in rows),
+        f"  matched base: {_UNSEEN}",
+    ]
 
 
 def _accepted(findings: Iterable[Finding]) -> list[str]:

@@ -79,7 +79,7 @@ def test_another_image_is_matched_function_by_function(own: Path, tmp_path: Path
     record = added(own, image=image)
     assert record.likeness is Likeness.MATCHED
     assert record.differs == ("user (common/user.o)",)
-    assert record.retyped is None, "without debug information nobody can tell"
+    assert record.otherwise is None, "without debug information nobody can tell"
     tree = locate_tree(store.tree_of("base:fleet"))
     assert tree.xen_syms.read_bytes() == image.read_bytes()
     assert record.build_id == locate_tree(shipped.root).build_id
@@ -107,17 +107,17 @@ def test_a_structure_that_the_shipped_image_has_otherwise_is_kept(
     record = added(trees["sources"].root, image=image)
     assert record.likeness is Likeness.MATCHED
     assert record.differs == ("user_lid (common/user.o)",)
-    assert [row[:2] for row in record.retyped or ()] == [("struct box", "`lid`")]
+    assert [row[:2] for row in record.otherwise or ()] == [("struct box", "`lid`")]
     objects = pipeline.objects_of_tree(locate_tree(store.tree_of("base:fleet")))
-    assert objects.retyped == record.retyped
+    assert objects.otherwise == record.otherwise
     # One of an earlier version, which did not compare them.
     path = store.tree_of("base:fleet").parent / BASE_FILE
-    save(path, replace(record, retyped=None))
-    assert added(trees["sources"].root, image=image).retyped is None
+    save(path, replace(record, otherwise=None))
+    assert added(trees["sources"].root, image=image).otherwise is None
     assert added(trees["sources"].root, image=image, is_replaced=True) == record
     assert added(trees["sources"].root, image=image) == record
     monkeypatch.setenv("XSPLICE_CACHE", str(tmp_path / "other"))
-    assert added(trees["sources"].root).retyped is None, "there is nothing to compare with"
+    assert added(trees["sources"].root).otherwise is None, "there is nothing to compare with"
 
 
 def test_without_an_image_the_build_itself_is_the_base(own: Path) -> None:

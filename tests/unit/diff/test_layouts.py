@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from xsplice_plugins.elf.changed import layout_difference, layout_questions
-from xsplice_plugins.elf.layouts import has_types, layouts_of
+from xsplice_plugins.elf.described import has_types
+from xsplice_plugins.elf.layouts import layouts_of
 from xsplice_plugins.elf.reader import ElfFile, read_elf
 
 pytestmark = pytest.mark.toolchain

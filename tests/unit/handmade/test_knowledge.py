@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.handmade.conftest import Bench, make_tree
 from xsplice_plugins import artefacts
-from xsplice_plugins.artefacts import Duty, PayloadRecord, Severity, record_path
+from xsplice_plugins.artefacts import Duty, Likeness, PayloadRecord, Severity, record_path
+from xsplice_plugins.capture.reads import Reads
+from xsplice_plugins.handmade.knowledge import Knowledge
+from xsplice_plugins.kbuild.tree import locate_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +94,30 @@ def test_a_static_that_knows_its_arguments_is_not_checked(knowing: Bench) -> Non
 
 def test_a_static_that_takes_any_argument(knowing: Bench) -> None:
     assert _doubts(knowing, CALL % "any") == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ({"differs": ("keeps (common/user.o)",)}, "keeps"),
+        ({"absent": ("gone (common/user.o)",)}, "gone"),
+        ({"strangers": ("vendors",)}, "vendors"),
+        ({"differs": ("other (common/version.o)",)}, ""),
+        ({"differs": ("keeps (common/user.o)",), "likeness": Likeness.OWN}, ""),
+    ],
+    ids=["differs", "absent", "stranger", "another object", "the image's own tree"],
+)
+def test_what_the_shipped_image_has_otherwise_may_keep_values_too(
+    knowing_tree: TinyTree, rows: dict[str, object], named: str
+) -> None:
+    base = SimpleNamespace(
+        **{"likeness": Likeness.MATCHED, "differs": (), "absent": (), "strangers": ()} | rows
+    )
+    asked = SimpleNamespace(
+        tree=replace(locate_tree(knowing_tree.root), base=base),  # type: ignore[arg-type]
+        object_of=lambda name: "common/user.o" if name == "alone" else "",
+    )
+    said = list(Knowledge(asked, Reads()).doubts(["alone", "new"], []))  # type: ignore[arg-type]
+    assert [f"the shipped image has `{named}` otherwise" in text for text in said] == (
+        [True] if named else []
+    )

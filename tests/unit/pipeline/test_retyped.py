@@ -256,7 +256,7 @@ def found(
     )
     assert new is not None
     row = NewObject(path="common/user.o", new=new, baseline=baseline)
-    base = BaseMatch(image="", findings=(), is_matched=True, retyped=types, differs=differs)
+    base = BaseMatch(image="", findings=(), is_matched=True, otherwise=types, differs=differs)
     return list(retyped_findings("rebuild", base, [row]))
 
 
@@ -292,15 +292,15 @@ def test_an_object_in_which_only_lines_moved_is_no_question(tmp_path: Path) -> N
         compile_c(tmp_path, HEADER % "" + USER.replace("!= 0", f"!= 0) + ({line}") + OTHER, "-g")
         for line in (1, 2)
     )
-    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
+    base = BaseMatch(image="", findings=(), is_matched=True, otherwise=MOVED)
     for neutral, count in ((old, 0), (None, 1)):
         row = NewObject(path="user.o", new=new, baseline=old, neutral=neutral)
         assert len(list(retyped_findings("rebuild", base, [row]))) == count
 
 
 def test_a_match_of_an_earlier_version_has_compared_nothing() -> None:
-    text = b'{"schema":%d,"image":"","findings":[],"moved":[["struct s","`a`","0x0","0x8"]]}'
-    assert from_json(text % SCHEMA, BaseMatch, "base.json").retyped is None
+    text = b'{"schema":%d,"image":"","findings":[],"retyped":[["struct s","`a`","0x0","0x8"]]}'
+    assert from_json(text % SCHEMA, BaseMatch, "base.json").otherwise is None
 
 
 def test_where_all_is_new_everything_that_it_knows_is_a_question(tmp_path: Path) -> None:
@@ -333,10 +333,10 @@ def test_clang_does_not_name_all_that_its_code_uses(tmp_path: Path) -> None:
         subprocess.run(command, cwd=tmp_path, check=True)
         sides.append((tmp_path / "out.o").read_bytes())
     row = NewObject(path="user.o", new=sides[1], baseline=sides[0])
-    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
+    base = BaseMatch(image="", findings=(), is_matched=True, otherwise=MOVED)
     (finding,) = retyped_findings("rebuild", base, [row])
     assert "nobody has compared the types" in finding.text
-    base = BaseMatch(image="", findings=(), is_matched=True, retyped=())
+    base = BaseMatch(image="", findings=(), is_matched=True, otherwise=())
     assert list(retyped_findings("rebuild", base, [row])) == []
 
 
@@ -348,7 +348,7 @@ def test_a_hand_written_file_is_asked_about_too(
 
     monkeypatch.setattr(checking, "_needs", nothing)
     monkeypatch.setattr(checking, "settled", lambda run, _: run)
-    base = BaseMatch(image="", findings=(), is_matched=True, retyped=MOVED)
+    base = BaseMatch(image="", findings=(), is_matched=True, otherwise=MOVED)
 
     def asked(text: str) -> list[str]:
         data = compile_c(tmp_path, HEADER % "" + text, "-g")
@@ -359,3 +359,55 @@ def test_a_hand_written_file_is_asked_about_too(
 
     assert asked(OTHER) == ["hand.o"]
     assert asked(USER) == []
+
+
+ROWS: Retyped = (("common/user.o", "how it is compiled", "nothing more", "-funsigned-char"),)
+
+
+def test_an_object_that_was_compiled_otherwise_is_a_question_if_its_code_changes(
+    tmp_path: Path,
+) -> None:
+    (row,) = found(tmp_path, USER.replace("(o != 0)", "(o == 0)"), types=ROWS)
+    assert row.obligation == Duty.LAYOUT
+    assert "the tree's has nothing more and the shipped one -funsigned-char" in row.text
+    assert found(tmp_path, USER, types=ROWS) == []
+    other = (("common/other.o", *ROWS[0][1:]),)
+    assert found(tmp_path, USER.replace("(o != 0)", "(o == 0)"), types=other) == []
+
+
+def test_debug_information_without_types_compares_nothing(tmp_path: Path) -> None:
+    text = USER.replace("(o != 0)", "(o == 0)")
+    (row,) = found(tmp_path, text, flag="-g1")
+    assert "nobody has compared the types" in row.text
+
+
+PLAIN = "int user(int a) { return a; }\n"
+TABLES = {
+    ".altinstructions": "alternative",
+    ".ex_table": "extable",
+    ".bug_frames.2": "traps",
+}
+
+
+@pytest.mark.parametrize("table", ["", *TABLES])
+def test_other_code_that_takes_payloads_is_a_question(tmp_path: Path, table: str) -> None:
+    more = f'asm (".section {table}, \\"a\\"; .long 0; .previous");\n' if table else ""
+    payload = compile_c(tmp_path, PLAIN + more)
+    files = ("common/livepatch.o", "common/virtual_region.o", "arch/x86/livepatch.o")
+    readers = {name: f"arch/x86/{stem}.o" for name, stem in TABLES.items()}
+
+    def asked(**rows: object) -> list[str]:
+        base = BaseMatch(image="", findings=(), is_matched=True, **rows)  # type: ignore[arg-type]
+        found = list(checking.loader_findings(payload, base))
+        assert {row.obligation for row in found} <= {Duty.LOADER}
+        assert {row.severity for row in found} <= {Severity.UNCHECKED}
+        return [row.subject for row in found]
+
+    for path in files:
+        assert asked(differs=(f"f ({path})",)) == asked(absent=(f"f ({path})",)) == [path]
+        assert asked(strangers=("f",), owners=(("f", (path,)),)) == [path]
+    for name, path in readers.items():
+        is_read = name == table or (table == ".ex_table" and "traps" in path)
+        assert asked(differs=(f"f ({path})",)) == ([path] if is_read else [])
+    assert asked(differs=("f (common/user.o)",)) == []
+    assert asked(owners=(("f", files),)) == [], "what is no stranger has other sources at most"
