@@ -162,6 +162,33 @@ noinline int enter(int n) { int m = load(n) + 1; asm volatile ("inner: nop"); re
 -- instead
 noinline int enter(int n) { int m = load(n); asm volatile ("inner: nop"); return m; }
 int enter_well(int n) { return enter(n) + 1; } /* for those who call it */
+
+AMBIGUOUS
+int first(int n) { static int kept; return kept += load(n); }
+int second(int n) { return load(n) * 3; }
+-- refused
+int first(int n) { return load(n); }
+int second(int n) { static int kept; return (kept += load(n)) * 3; }
+-- instead
+int first(int n) { static int kept; return kept += load(n); }
+int second(int n) { static int own; return (own += load(n)) * 3; }
+
+SYMBOL_VERSION
+int pass(int n) { return load(n); }
+-- refused
+int pass(int n) { static __thread int kept; return kept += load(n); }
+-- instead
+int pass(int n) { static int kept[NR_CPUS]; return kept[n] += load(n); }
+
+GROUPED
+int pass(int n) { return load(n); }
+-- refused
+int pass(int n) { return load(n) + 1; }
+asm (".section .text.fresh, \\"axG\\", @progbits, fresh, comdat\\n"
+     ".globl fresh\\n .type fresh, @function\\n fresh: ret\\n .size fresh, .-fresh\\n .previous");
+-- instead
+static noinline void fresh(void) { asm volatile ( "" ); }
+int pass(int n) { fresh(); return load(n) + 1; }
 """
 
 
