@@ -34,7 +34,7 @@ from xsplice_plugins.elf.types import (
 )
 from xsplice_plugins.errors import DiffError
 from xsplice_plugins.target.references import References
-from xsplice_plugins.target.sections import SectionClass, SpecialSection, class_of
+from xsplice_plugins.target.sections import SectionClass, SpecialSection, class_of, measured
 
 if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
@@ -295,7 +295,10 @@ class ObjectParts:
             if self.classes[section.index] is SectionClass.TABLE:
                 row = self.profile.table(section.name)
                 assert row is not None, "class_of said that a row describes the section"
-                if section.size_bytes % row.entry_size_bytes:
+                if self.profile.name == "linux":
+                    offsets = [reloc.offset for reloc in self.file.relocs(section)]
+                    row = measured(row, section.size_bytes, offsets)
+                elif section.size_bytes % row.entry_size_bytes:
                     raise DiffError(
                         f"{self.file.name}({section.name}): {section.size_bytes} bytes are no "
                         f"multiple of the {row.entry_size_bytes} of profile {self.profile.name}; "

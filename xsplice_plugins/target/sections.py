@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from xsplice_plugins.elf.types import SHF_MERGE
 from xsplice_plugins.errors import DiffError
@@ -29,7 +30,7 @@ from xsplice_plugins.target.machines import machine_of
 from xsplice_plugins.target.x86_64 import X86_64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from re import Pattern
 
     from xsplice_plugins.artefacts import Facts
@@ -82,6 +83,41 @@ class SpecialSection(Struct, frozen=True, kw_only=True):
     rewritten_lengths: tuple[int, ...] = ()  #: bytes whose sum says how much
     rewritten_size_bytes: int = 0  #: how much, where no byte says so
     refused: str = ""  #: why no payload can bring it
+
+
+def measured(row: SpecialSection, size_bytes: int, offsets: Collection[int]) -> SpecialSection:
+    """Return a row with the size of records that a table shows: their fields repeat with it.
+
+    Records of Linux have other sizes by release and settings, and no object says which.
+
+    Args:
+        row: What is known of the table.
+        size_bytes: Of the table.
+        offsets: Where in it relocations are, in bytes from its start.
+
+    Raises:
+        DiffError: No size fits, or nothing is known of records of that size.
+    """
+
+    def fits(size: int) -> bool:
+        fields = {
+            frozenset(offset - at for offset in offsets if at <= offset < at + size)
+            for at in range(0, size_bytes, size)
+        }
+        return size_bytes % size == 0 and len(fields) <= 1
+
+    first = row.entry_size_bytes
+    if fits(first):
+        return row
+    size = next(filter(fits, range(_RECORD_BYTES_MIN, _RECORD_BYTES_MAX + 1)), 0)
+    length = row.snippet_length_field and _LENGTHS_AT.get(size)
+    if not size or (row.snippet_length_field and not length):
+        raise DiffError(
+            f"{row.pattern}: {size_bytes} bytes of records of an unknown size ({size or 'none'} "
+            f"fits, {first} is known); this build of Linux is not known"
+        )
+    # Where the line stands in it nobody knows: another one is another record then.
+    return replace(row, entry_size_bytes=size, snippet_length_field=length, line_field=None)
 
 
 class ClassRow(Struct, frozen=True, kw_only=True):
@@ -266,6 +302,9 @@ def bug_frame_kinds(facts: Facts) -> int:
     return 4 if parse_release(facts.release)[:2] >= since else 3
 
 
+_RECORD_BYTES_MIN, _RECORD_BYTES_MAX = 4, 32
+#: Of ``struct alt_instr`` by its size, as Linux had it: where the replacement's length stands.
+_LENGTHS_AT = {12: 11, 13: 11, 14: 13}
 _LINUX = (
     SpecialSection(pattern=r"__bug_table", entry_size_bytes=12, line_field=8),
     SpecialSection(pattern=r"__ex_table", entry_size_bytes=12, snippet_field=4),

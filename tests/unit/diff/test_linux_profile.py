@@ -16,6 +16,7 @@ from tests.kit.differ_inputs import (
 )
 from xsplice_plugins.artefacts import Cause, Delta
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.errors import DiffError
 
 pytestmark = pytest.mark.toolchain
 
@@ -215,3 +216,38 @@ def test_arm64_has_rows_of_its_own(
     delta = linux(compile_with(arm64, tmp_path, ARM64), after)
     assert summary(delta) == expected
     assert_closed(delta, after)
+
+
+#: The same tables as other releases and settings have them.
+OTHERS = {
+    "bugs without a file and a line": ('.long %c0 - .\\n.word " #line ", 1', ".word 1, 0"),
+    "bugs with a format": (".long %c0 - .\\n.word", ".long %c0 - .\\n.long %c0 - .\\n.word"),
+    "fixups without a kind": ('2b - .\\n.long " #kind "', "2b - ."),
+    "alternatives of 12 bytes": ('.long " #f "', '.word " #f "'),
+    "alternatives with padding": (
+        '.long " #f "\\n.byte 2b - 1b\\n.byte 4b - 3b',
+        '.word " #f "\\n.byte 2b - 1b\\n.byte 4b - 3b\\n.byte 0',
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), OTHERS.values(), ids=OTHERS)
+def test_records_have_the_size_that_their_table_shows(tmp_path: Path, old: str, new: str) -> None:
+    assert BASE.count(old) == 1
+    text = BASE.replace(old, new)
+    edited = compile_c(tmp_path, text.replace("get(a) + 1", "get(a) + 2"))
+    delta = linux(compile_c(tmp_path, text), edited)
+    assert summary(delta) == (["g"], [], [], [])
+    assert_closed(delta, edited)
+    other = linux(
+        compile_c(tmp_path, text),
+        compile_c(tmp_path, text.replace('"nop; nop", "ud2"', '"nop; nop", "pause"')),
+    )
+    assert summary(other) == (["g"], [], [], [])
+
+
+def test_records_of_no_size_are_refused(tmp_path: Path) -> None:
+    odd = 'asm (".pushsection __jump_table, \\"aw\\"\\n.byte 1\\n.popsection");\n'
+    data = compile_c(tmp_path, BASE + odd)
+    with pytest.raises(DiffError, match="__jump_table: 33 bytes of records of an unknown size"):
+        linux(data, data + b"\0")

@@ -38,7 +38,7 @@ READY = [("ready", "lock")]
 BEFORE = (
     "#include <stddef.h>\nstruct owner { long words[9]; };\n#define ready(l) ((l)->is_ready = 1)\n"
 )
-MANY = "static struct owner o[1000];\nstruct xsplice_owner_shadow *s[1000];\nint i;\n"
+MANY = "static struct owner o[5000];\nstruct xsplice_owner_shadow *s[5000];\nint i;\n"
 DIFFERENT = """
 for ( i = 0; i < N; i++ ) {
     s[i] = xsplice_owner_shadow(&o[i]);
@@ -78,10 +78,20 @@ def run(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
         "if ( xsplice_owner_shadow(&o[7])->count ) return 8;\n"
         "return xsplice_owner_shadow(&o[8])->count != 9;",
         # Without memory, and where none may be asked for, the reserve serves; what died frees it.
-        "left = 0;" + DIFFERENT.replace("N", "64") + "xsplice_owner_drop(&o[3]);\n"
-        "if ( xsplice_owner_shadow(&o[64])->count ) return 9; end(); return live != 0;",
-        "irqs = 0;" + DIFFERENT.replace("N", "64") + "irqs = 1; end(); return live != 0;",
-        "in_irq_now = 1;" + DIFFERENT.replace("N", "64") + "return live != 0;",
+        "left = 0;" + DIFFERENT.replace("N", "4096") + "xsplice_owner_drop(&o[3]);\n"
+        "if ( xsplice_owner_shadow(&o[4096])->count ) return 9; end(); return live != 0;",
+        "irqs = 0;" + DIFFERENT.replace("N", "4096") + "irqs = 1; end(); return live != 0;",
+        "in_irq_now = 1;" + DIFFERENT.replace("N", "4096") + "return live != 0;",
+        # All of the reserve dies, in another order than it came in, and serves again.
+        "irqs = 0;"
+        + DIFFERENT.replace("N", "4096")
+        + "for ( i = 4096; i-- > 0; ) xsplice_owner_drop(&o[(i * 7) % 4096]);\n"
+        + DIFFERENT.replace("N", "4096").replace("&o[i]", "&o[4999 - i]"),
+        # Some have memory of Xen and some are of the reserve, and each goes where it came from.
+        "left = 100;"
+        + DIFFERENT.replace("N", "200")
+        + "for ( i = 0; i < 200; i++ ) xsplice_owner_drop(&o[i]);\nif ( live ) return 10;\n"
+        "left = 100;" + DIFFERENT.replace("N", "200") + "end(); return live != 0;",
     ],
 )
 def test_the_store_keeps_and_gives_back(body: str, tmp_path: Path) -> None:
@@ -91,6 +101,6 @@ def test_the_store_keeps_and_gives_back(body: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["left = 0;", "irqs = 0;"])
 def test_the_end_of_the_reserve_is_said(why: str, tmp_path: Path) -> None:
-    done = run(tmp_path, why + DIFFERENT.replace("N", "65"))
+    done = run(tmp_path, why + DIFFERENT.replace("N", "4097"))
     assert done.returncode == 3
     assert done.stdout == "xsplice: no memory for what belongs to a struct owner\n"
