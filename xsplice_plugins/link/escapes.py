@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.types import STT_FUNC
+from xsplice_plugins.link.results import name_in_c
 from xsplice_plugins.link.takeback import TakeBack, hooks_of
 from xsplice_plugins.link.things import Thing, Things
 from xsplice_plugins.target.addresses import AddressFlow
@@ -110,11 +111,6 @@ def _function(value: Value | None) -> Iterator[Place | str]:
         yield value.base
     elif value is None or value.offset:
         yield ""
-
-
-def _in_c(name: str) -> str:
-    """Return a function's name without its file, and without what the compiler made of it."""
-    return name.rpartition("#")[2].partition(".")[0]
 
 
 class _Payload:
@@ -300,7 +296,7 @@ class _Payload:
         is_text = thing.text is not None or thing.name.startswith("__func__")
         if row.verb == RETURNED:
             # Functions that return text, as those of xen/common/version.c, return it to readers.
-            is_read = row.name in self._entered and _in_c(row.name) not in self._silent()
+            is_read = row.name in self._entered and name_in_c(row.name) not in self._silent()
             return is_read and not (is_text or row.is_left)
         if self._is_note(thing, row) or self._is_number(row):
             return False
@@ -319,7 +315,7 @@ class _Payload:
         """
         if thing.name or not row.verb.startswith(_THROUGH):
             return False
-        function = _in_c(row.function)
+        function = name_in_c(row.function)
         return thing.text in {_NO_HOLDER, function} or (
             thing.text in self._functions and self._has_notes
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from xsplice_plugins.elf.debuginfo import AT_NAME, AT_TYPE, TAG_SUBPROGRAM, debug_info, origin_of
 from xsplice_plugins.elf.reader import read_elf
+from xsplice_plugins.elf.types import STT_FUNC
 from xsplice_plugins.errors import DiffError
 
 if TYPE_CHECKING:
@@ -20,18 +21,29 @@ def without_result(objects: Iterable[bytes]) -> frozenset[str]:
         objects: What a payload is made of.
 
     Returns:
-        Their names in C. A name that any object gives a result to is none of them, and of objects
-        without debug information there are none.
+        Their names in C. None of them is a name to which any object gives a result, or by which one
+        defines a function that its debug information does not know.
     """
     silent, speaking = set[str](), set[str]()
     for data in objects:
+        file = read_elf(data, "object")
         try:
-            info = debug_info(read_elf(data, "object"))
+            info = debug_info(file)
         except DiffError:
             return frozenset()
+        own = set[str]()
         for number, entry in enumerate(info.entries):
             if entry.tag == TAG_SUBPROGRAM:
                 values = info.entries[origin_of(info, number)].values
                 is_typed = AT_TYPE in values or AT_TYPE in entry.values
-                (speaking if is_typed else silent).add(str(values.get(AT_NAME, "")))
+                (speaking if is_typed else own).add(str(values.get(AT_NAME, "")))
+        silent |= own
+        speaking |= {
+            name_in_c(s.name) for s in file.symbols if s.type == STT_FUNC and s.shndx
+        } - own
     return frozenset(silent - speaking)
+
+
+def name_in_c(name: str) -> str:
+    """Return a function's name without its file, and without what the compiler made of it."""
+    return name.rpartition("#")[2].partition(".")[0]

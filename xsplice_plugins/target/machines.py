@@ -25,9 +25,17 @@ def machine_of(number: int) -> TargetMachine:
     if known is None:
         names = " and ".join(machine.name for machine in MACHINES.values())
         raise ConfigError(
-            f"machine {number}: payloads are made for {names} only; give objects of one of these"
+            f"machine {number} ({_elf_name(number)}): payloads are made for {names} only; give "
+            "objects of one of these"
         )
     return known
+
+
+def _elf_name(number: int) -> str:
+    from elftools.elf.enums import ENUM_E_MACHINE  # noqa: PLC0415  (slow; only for a refusal)
+
+    names = {known: name for name, known in ENUM_E_MACHINE.items()}
+    return str(names.get(number, "which ELF has no name for"))
 
 
 def relocation_name(number: int, kind: int) -> str:

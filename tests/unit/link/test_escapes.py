@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.kit.link_inputs import HIDDEN, Compiler, closure_delta, link
+from xsplice_plugins.link.results import without_result
 
 pytestmark = pytest.mark.toolchain
 
@@ -231,3 +232,17 @@ def test_what_is_left_where_a_result_would_be_is_none_of_a_void_function(
     delta = closure_delta(new, "version.o", ("kill_timer",), new=("own",))
     rows = link(image, (delta, new)).record.unchecked
     assert any("new `own` is returned by `kill_timer`" in row for row in rows) == is_held, rows
+
+
+def test_a_function_that_debug_information_does_not_know_may_have_a_result(
+    compiler: Compiler, image: bytes
+) -> None:
+    """Another object's function of that name has none; of assembler nobody tells."""
+    text = """asm (".type kill_timer, @function; kill_timer: ret; .size kill_timer, 1");
+    int entry(int x) { return x * 3 + number; }
+    """
+    head = HEAD.replace(", kill_timer(struct timer *)", "")
+    new = compiler.object("version.c", head + text, "-g")
+    other = compiler.object("other.c", "void kill_timer(void *p) {}\n", "-g")
+    assert "kill_timer" in without_result([other])
+    assert "kill_timer" not in without_result([new, other])
