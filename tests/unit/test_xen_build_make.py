@@ -102,3 +102,31 @@ def test_edited_sources_of_a_build_elsewhere_need_a_patch(folder: Path) -> None:
     assert done.returncode == 2
     assert "set XSPLICE_PATCH" in done.stdout + done.stderr
     assert not (folder / ".xsplice" / "tree").exists()
+
+
+def test_variables_of_git_lead_edited_sources_to_no_other_repository(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Git sets some for its hooks, and for what a rebase runs."""
+    text = (folder / "Makefile").read_text()
+    if ".PHONY: edited" not in text:
+        pytest.skip("4.14's own build takes no edited sources")
+    for name in ("one", "other"):
+        place = tmp_path / name / "xen"
+        place.mkdir(parents=True)
+        (place / "Makefile").write_text(text)
+        (place.parent / "Config.mk").write_text("# of all\n")
+        (place / "lib.c").write_text(f"{name}\n")
+        for deed in (["init", "-q"], ["add", "-Af"], ["commit", "-qm", "all"]):
+            me = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+            subprocess.run(["git", *me, *deed], cwd=place.parent, check=True)
+        (place / "lib.c").write_text(f"{name}, edited\n")
+    subprocess.run(
+        ["make", "-s", "-C", tmp_path / "one/xen", "xsplice", "XSPLICE=true"],
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        | {"Q": "@", "GIT_DIR": str(tmp_path / "other/.git"), "GIT_DIFF_OPTS": "-u0"},
+        check=True,
+    )
+    made = tmp_path / "one/xen/.xsplice"
+    assert "+one, edited" in (made / "edited.patch").read_text()
+    assert (made / "tree/xen/lib.c").read_text() == "one\n"

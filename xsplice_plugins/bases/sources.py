@@ -7,12 +7,12 @@ import hashlib
 import os
 import shutil
 import stat
-import subprocess
 from enum import StrEnum
 from pathlib import Path
 
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.system.debian import require_packages
+from xsplice_plugins.system.git import ask_git, git_environment, git_line
 from xsplice_plugins.system.process import run_logged, words_of_full
 
 _TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
@@ -98,9 +98,11 @@ def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
     """Return what tells these sources from others: their content, whatever the times say.
 
     Raises:
-        ConfigError: A file that a ``.dsc`` names is not there, or not what that says.
+        ConfigError: A file that a ``.dsc`` names is not there, or not what that says; or a clone
+            has attributes that change what a commit holds.
     """
     if kind is Kind.CLONE:
+        _check_attributes(source)
         return commit_of(source, ref) + _inside(source)
     digest = hashlib.sha256()
     if kind is not Kind.FOLDER:
@@ -162,8 +164,7 @@ def commit_of(clone: Path, ref: str) -> str:
         MachineError: There is no git.
     """
     require_packages("a git clone", PROGRAMS[Kind.CLONE], {})
-    line = ["git", "-C", str(clone), "rev-parse", "--verify", "--end-of-options"]
-    done = subprocess.run([*line, f"{ref}^{{commit}}"], capture_output=True, text=True, check=False)
+    done = ask_git(clone, "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     if done.returncode != 0:
         raise ConfigError(
             f"--ref {ref}: {clone} has no such commit; name a git clone of Xen and fetch its tags "
@@ -172,10 +173,21 @@ def commit_of(clone: Path, ref: str) -> str:
     return done.stdout.strip()
 
 
+def _check_attributes(clone: Path) -> None:
+    """Refuse a clone's own attributes, which no option switches off."""
+    place = ask_git(clone, "rev-parse", "--git-path", "info/attributes").stdout.rstrip("\n")
+    path = clone / place
+    lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if any(line.strip() and not line.lstrip().startswith("#") for line in lines.splitlines()):
+        raise ConfigError(
+            f"--source {clone}: {path} changes what git writes of a commit; give another clone "
+            "with --source, or take its lines out"
+        )
+
+
 def _inside(source: Path) -> str:
     """Return where in a clone a folder lies; "" for the whole: a commit may hold several."""
-    line = ["git", "-C", str(source), "rev-parse", "--show-prefix"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    done = ask_git(source, "rev-parse", "--show-prefix")
     return f" {done.stdout.strip()}".rstrip()
 
 
@@ -235,8 +247,8 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
     if kind is Kind.CLONE:
         archive = place / "commit.tar"
-        line = ["git", "-C", str(source), "archive", "--format=tar", f"--output={archive}"]
-        run_logged([*line, commit_of(source, ref)], log=log)
+        words = ("archive", "--format=tar", f"--output={archive}", commit_of(source, ref))
+        run_logged(git_line(source, *words), log=log, environ=git_environment())
         run_logged(["tar", "-xf", str(archive), "-C", str(place)], log=log)
         archive.unlink()
     elif kind is Kind.TARBALL:
