@@ -10,6 +10,7 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 
+from xsplice_plugins.bases.rpm import prepare_rpm
 from xsplice_plugins.errors import ConfigError, MachineError
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.git import ask_git, git_environment, git_line
@@ -258,8 +259,7 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
         line = ["dpkg-source", "-x", str(source), str(place / "source")]
         run_logged(line, log=log)
     else:
-        topdir = f"_topdir {place / 'rpm'}"
-        run_logged(["rpmbuild", "--nodeps", "--define", topdir, "-rp", str(source)], log=log)
+        prepare_rpm(source, place, log=log)
 
 
 def check_links(tree: Path, given: str) -> None:
