@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,15 +83,29 @@ def check_order(order: Order) -> None:
             "keeps; give the sources that it was made of"
         )
     config = order.config_file
-    if config is not None:
-        check_settings(read_settings(config), f"--config {config}")
     named = (("config", config), ("image", order.image), ("boot", order.boot))
     for option, path in (*named, *(("pristine", path) for path in order.pristine)):
+        if path is not None and _is_odd(path):
+            raise ConfigError(
+                f"--{option} {path}: is a pipe, a socket or a device, and it is read more than "
+                "once; give a file"
+            )
         if path is not None and _is_in(path, own):
             raise ConfigError(
                 f"--{option} {path}: lies in the base itself, which is made again; copy it to "
                 "another place first"
             )
+    if config is not None:
+        check_settings(read_settings(config), f"--config {config}")
+
+
+def _is_odd(path: Path) -> bool:
+    """Tell whether a path is there, and no file or folder; what may not be looked at is none."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_in(path: Path, folder: Path) -> bool:

@@ -40,7 +40,9 @@ from xsplice_plugins.kbuild.configured import (
 from xsplice_plugins.kbuild.tree import release_of_source
 from xsplice_plugins.target.machines import MACHINES
 
-_LINE = re.compile(r"CONFIG_\w+=")
+#: What kconfig takes, or passes over as it should: a setting or a comment begins its line.
+#: Source: xen/tools/kconfig/confdata.c, `conf_read_simple`.
+_LINE = re.compile(r"#|CONFIG_\w+=|\s*$|\s+#(?!\s*CONFIG_\w+ is not set)")
 
 
 class Shipped(Struct, frozen=True, kw_only=True):
@@ -240,10 +242,17 @@ def check_settings(text: str, subject: str, machine: str = "") -> None:
             is another machine's.
     """
     how = "give the running hypervisor's (often /boot/xen-*.config), or `--config defconfig`"
-    lines = [line.strip() for line in text.splitlines()]
-    odd = [line for line in lines if line and not line.startswith("#") and not _LINE.match(line)]
-    if odd:
-        raise ConfigError(f"{subject}: no configuration of Xen (`{plain(odd[0][:40])}`); {how}")
+    for number, line in enumerate(text.split("\n"), 1):
+        if not _LINE.match(line):
+            shown = plain(line.strip()[:40])
+            if line[:1].isspace() and _LINE.match(line.strip()):
+                raise ConfigError(
+                    f"{subject}: line {number} begins with a blank, so make passes over it "
+                    f"(`{shown}`); take the blank out"
+                )
+            raise ConfigError(
+                f"{subject}: no configuration of Xen (`{shown}`) in line {number}; {how}"
+            )
     known, off = settings_of(text), unset_of(text)
     if not known and not off:
         raise ConfigError(f"{subject}: sets nothing; {how}")

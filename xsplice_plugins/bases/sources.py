@@ -21,6 +21,7 @@ _DEPTH_MAX = 5  #: folders between the top of an archive and the sources
 _SETTINGS = "Config.mk"  #: lies beside ``xen/``, whose Makefile reads it
 #: What was shipped may lie beside sources that are in a folder of their own.
 BESIDE = ("xen-syms", "xen.gz", "xen", ".config")
+_KINDS = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)  #: of what sources hold
 _LISTS = ("Files", "Checksums-Sha1", "Checksums-Sha256")  #: of files, in a .dsc
 
 
@@ -64,7 +65,9 @@ def kind_of(source: Path, ref: str = "") -> Kind:
     if ref:
         raise ConfigError(f"--ref {ref}: --source {source} is no git clone; give a clone's folder")
     if not source.is_file():
-        raise ConfigError(f"--source {source}: there is no such file or folder; check the path")
+        is_odd = source.exists()
+        what = "is neither file nor folder" if is_odd else "there is no such file or folder"
+        raise ConfigError(f"--source {source}: {what}; check the path")
     name = source.name.lower()
     if name.endswith(".dsc"):
         return Kind.DSC
@@ -114,7 +117,9 @@ def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
         return digest.hexdigest()
     top = _top(source, source)
     beside = (place / name for place in (source, source / "xen") for name in BESIDE)
-    rows = [f"{path.name}\0{_content(str(path))}\n" for path in beside if path.is_file()]
+    # What a link leads to is what is copied of these.
+    files = [(path.name, os.path.realpath(path)) for path in beside if path.is_file()]
+    rows = [f"{name}\0{_content(file)}\n" for name, file in files]
     digest.update("".join(rows).encode("utf-8", "surrogateescape"))
     for folder, folders, names in os.walk(top):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
@@ -243,6 +248,12 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
         top.rename(into)
         shutil.rmtree(place, ignore_errors=True)
     check_links(into, f"--source {source}")
+    if (config := into / "xen" / ".config").is_dir() and not config.is_symlink():
+        shutil.rmtree(into, ignore_errors=True)
+        raise ConfigError(
+            f"--source {source}: xen/.config is a folder, and make keeps the settings there; give "
+            "sources without it"
+        )
 
 
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
@@ -263,7 +274,7 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
 
 
 def check_links(tree: Path, given: str) -> None:
-    """Refuse links that lead out of the tree: a build would write through them.
+    """Refuse links that lead out of the tree, through which a build would write, and odd files.
 
     All folders and files become the owner's to write: make does.
 
@@ -272,13 +283,20 @@ def check_links(tree: Path, given: str) -> None:
         given: What the user gave it with.
 
     Raises:
-        ConfigError: It holds such a link.
+        ConfigError: It holds such a link, or what is neither file, folder nor link: whoever opens
+            a pipe waits for ever.
     """
     root = os.path.realpath(tree)
     for folder, folders, names in os.walk(tree):
         for name in (*folders, *names):
             path = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
             mode = os.lstat(path).st_mode
+            if not any(is_(mode) for is_ in _KINDS):
+                shutil.rmtree(tree, ignore_errors=True)
+                raise ConfigError(
+                    f"{given}: {os.path.relpath(path, tree)} is neither a file, a folder nor a "
+                    "link (a pipe, a socket or a device); give sources without it"
+                )
             if not stat.S_ISLNK(mode) and not mode & stat.S_IWUSR:
                 os.chmod(path, mode | stat.S_IWUSR)  # noqa: PTH101
             if os.path.islink(path) and not f"{os.path.realpath(path)}/".startswith(f"{root}/"):  # noqa: PTH114
@@ -327,8 +345,7 @@ def _copy(top: Path, into: Path) -> None:
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         modes = {name: os.lstat(Path(folder) / name).st_mode for name in names}
-        kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
-        return {n for n in names if n == ".git" or not any(is_(modes[n]) for is_ in kinds)}
+        return {n for n in names if n == ".git" or not any(is_(modes[n]) for is_ in _KINDS)}
 
     try:
         shutil.copytree(top, into, symlinks=True, ignore=left_out)

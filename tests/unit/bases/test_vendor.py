@@ -161,7 +161,7 @@ def test_a_compiler_for_another_machine_is_refused(own: Path, tmp_path: Path) ->
     [
         (b"", "sets nothing; give the running"),
         (b"# a comment\n\n# and one more\n", "sets nothing; give the running"),
-        (b"to be done\n", r"no configuration of Xen \(`to be done`\); give the running"),
+        (b"to be done\n", r"no configuration of Xen \(`to be done`\) in line 1; give the running"),
         (b"CONFIG_X86=y\nLIVEPATCH=y\n", r"no configuration of Xen \(`LIVEPATCH=y`\)"),
         (b"\x1f\x8b\x08\0\xff", r"no configuration of Xen"),
         (b"CONFIG_X86=y\n# CONFIG_LIVEPATCH is not set\n", r"is configured .*CONFIG_LIVEPATCH=y"),
