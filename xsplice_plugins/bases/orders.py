@@ -76,6 +76,11 @@ def check_order(order: Order) -> None:
     for word in order.targets:
         if word.startswith("-") or "=" in word:
             raise ConfigError(f"--targets {word}: no target of make; give variables with --make")
+        if word.endswith("install"):
+            raise ConfigError(
+                f"--targets {word}: writes into the folders of the system that runs, and a base "
+                "stays in the cache; leave it out"
+            )
     own, every = folder_of(order.name), bases_folder()
     if order.source is not None and _is_in(order.source, every):
         raise ConfigError(

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from xsplice_plugins.elf.reader import ElfFile
 
 DEFCONFIG = "defconfig"
-_ELSEWHERE = ("O=", "KBUILD_OUTPUT=")  #: variables by which make builds in another folder
+#: Variables that name folders of the build, or lead make to another makefile of it.
+#: Source: Makefile, Rules.mk and scripts/ of xen/, 4.14 to 4.22; Config.mk beside it.
+_ELSEWHERE = re.compile(
+    r"O|KBUILD_\w+|(abs_)?(obj|src)(tree|dir)?|SRCPATH|VPATH|GPATH|CURDIR|BASEDIR|XEN_ROOT|TARGET|"
+    r"D|DESTDIR|DISTDIR|building_out_of_srctree|build|clean|kconfig"
+)
 _SETTINGS = "KCONFIG_"  #: begins variables by which make's settings lie in another file
 #: Variables in which make keeps its own command line for the makes that it starts.
 _OWN = re.compile(r"(GNU)?MAKE[A-Z_]*|MFLAGS")
@@ -75,17 +80,17 @@ def check_words(words: Sequence[str], compiler: str) -> None:
     for word in words:
         if not _VARIABLE.fullmatch(word):
             raise ConfigError(f"--make {word}: not NAME=value; give variables of make")
-        if word.startswith(_ELSEWHERE):
+        name, _, value = word.partition("=")
+        if _ELSEWHERE.fullmatch(name):
             raise ConfigError(
-                f"--make {word}: a base is built in a folder of its own; leave it out; of a tree "
-                "that is built with O= name that folder: XEN=FOLDER"
+                f"--make {word}: leads make elsewhere, and a base is built in a folder of its own; "
+                "leave it out; of a tree that is built with O= name that folder: XEN=FOLDER"
             )
         if word.startswith(_SETTINGS):
             raise ConfigError(
                 f"--make {word}: the settings of a base lie in its own .config, which is compared "
                 "with the image's; leave it out, and give a file of settings with --config"
             )
-        name, _, value = word.partition("=")
         if _OWN.fullmatch(name):
             raise ConfigError(
                 f"--make {word}: make keeps its own command line there, and the makes that it "
@@ -94,7 +99,19 @@ def check_words(words: Sequence[str], compiler: str) -> None:
             )
         if name == "XEN_TARGET_ARCH":
             _check_machine(value)
-    _command(compiler)
+        if name in {"CC", "CROSS_COMPILE"}:
+            _check_whole(f"--make {word}", value)
+    _check_whole(f"--cc {compiler}", compiler)
+
+
+def _check_whole(option: str, command: str) -> None:
+    """Refuse a command whose program is named from here on: make runs it in other folders."""
+    for word in _command(command):
+        if "/" in word and word[0] not in "/-":
+            raise ConfigError(
+                f"{option}: {word} is looked for in the folder of now, and make runs it in others; "
+                f"give its whole path: {Path(word).expanduser().absolute()}"
+            )
 
 
 def check_characters(option: str, word: str) -> None:

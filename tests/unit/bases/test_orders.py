@@ -92,6 +92,12 @@ def test_an_option_without_a_value_is_refused(
         ("--make", "O =/there", "--make O =/there: not NAME=value"),
         ("--make", "O=/there", "is built in a folder of its own; leave it out"),
         ("--make", "KBUILD_OUTPUT=/there", "is built in a folder of its own; leave it out"),
+        ("--targets", "install", "writes into the folders of the system that runs"),
+        ("--targets", "all _install", "--targets _install: writes into the folders"),
+        ("--cc", "./gcc", "--cc ./gcc: ./gcc is looked for in the folder of now"),
+        ("--cc", "ccache ../bin/gcc -m64", "make runs it in others; give its whole path: /"),
+        ("--make", "CC=tools/gcc", "--make CC=tools/gcc: tools/gcc is looked for in the folder"),
+        ("--make", "CROSS_COMPILE=./x-", "--make CROSS_COMPILE=./x-: ./x- is looked for in the"),
         ("--make", "KCONFIG_CONFIG={}/there", "lie in its own .config, which is compared with"),
         ("--make", "KCONFIG_CONFIG=there", "leave it out, and give a file of settings with --co"),
         ("--make", "KCONFIG_AUTOHEADER={}/there", "lie in its own .config"),
@@ -125,6 +131,25 @@ def test_words_for_make_are_told_before_anything_is_unpacked(
     assert message in capsys.readouterr().err
     assert not cache.exists()
     assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("abs_objtree", "abs_srctree", "objtree", "srctree", "srcdir", "obj", "src", "VPATH"),
+        *("BASEDIR", "XEN_ROOT", "TARGET", "DESTDIR", "DISTDIR", "CURDIR", "KBUILD_EXTMOD"),
+        *("building_out_of_srctree", "need-sub-make", "build", "kconfig", "SRCPATH"),
+    ],
+)
+def test_variables_that_name_folders_of_the_build_are_refused(
+    own: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Make would build in them, or of them, and leave the base's own folder as it is."""
+    word = f"{name}={tmp_path}/there"
+    assert main(["base", "add", "fleet", "--source", str(own), "--make", word]) == 2
+    said = "not NAME=value" if "-" in name else "leads make elsewhere, and a base is built in"
+    assert f"--make {word}: {said}" in capsys.readouterr().err
+    assert not cache.exists()
 
 
 def test_variables_that_lead_nowhere_else_are_taken(own: Path, tmp_path: Path) -> None:
