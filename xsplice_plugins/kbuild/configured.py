@@ -12,6 +12,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
+from xsplice_plugins.artefacts import plain
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.records import read_text
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 _SETTING = re.compile(r"^CONFIG_(\w+)=(.*)$", re.MULTILINE)
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$", re.MULTILINE)
 _DEFINE = re.compile(r"^#define CONFIG_(\w+) (.*)$", re.MULTILINE)
+#: The words that make writes above the settings in C.
+_WORDS = re.compile(r"\A\s*(/\*.*?\*/\s*)*", re.DOTALL)
 _NAMED_MAX = 4
+_SHOWN_MAX = 60  #: letters of a line
 _AGAIN = (
     "run make in the tree and boot what it makes, or put the settings of the running hypervisor's "
     "build back"
@@ -62,14 +66,34 @@ def check_configured(build_root: Path, image: ElfFile) -> None:
         (AUTOCONF, _DEFINE, defines),
     ):
         said = read_text(str(build_root / path))
+        is_there = bool(said)
+        if pattern is _DEFINE:
+            said = _WORDS.sub("", said, count=1)
+        if path != ".config" and (odd := _odd_line(said, pattern)):
+            raise CaptureError(
+                f"{build_root / path}: says otherwise than {where}: `{odd}`, which make does not "
+                f"write; {_AGAIN}"
+            )
         found = dict(pattern.findall(said))
         names = sorted(n for n in found.keys() | values.keys() if found.get(n) != values.get(n))
-        if said and names:
+        if is_there and names:
             shown = ", ".join(f"CONFIG_{name}" for name in names[:_NAMED_MAX])
             more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
             raise CaptureError(
                 f"{build_root / path}: says otherwise than {where}: {shown}{more}; {_AGAIN}"
             )
+
+
+def _odd_line(text: str, pattern: re.Pattern[str]) -> str:
+    """Return the first line that is no setting as make writes it; "" if there is none.
+
+    A compiler reads `# define` too, `#undef`, and what a comment begins or ends.
+    """
+    for line in text.split("\n"):
+        is_word = not line or (line.startswith("#") and pattern is not _DEFINE)
+        if line.endswith("\\") or not (is_word or pattern.fullmatch(line)):
+            return plain(line.strip()[:_SHOWN_MAX])
+    return ""
 
 
 def settings_of(text: str) -> dict[str, str]:

@@ -81,6 +81,47 @@ def test_another_value_in_any_of_the_files_is_refused(
     assert path in str(no.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{DEFINES}#define\tCONFIG_NEW 1\n",
+        f"{DEFINES}# define CONFIG_NEW 1\n",
+        f"{DEFINES} #define CONFIG_NEW 1\n",
+        f"{DEFINES}#define CONFIG_NEW\n",
+        f"{DEFINES}%:define CONFIG_NEW 1\n",
+        f"{DEFINES}#undef CONFIG_X86\n",
+        f"{DEFINES}/* a word */\n",
+        f'{DEFINES}#include "more.h"\n',
+        f"#if 0\n{DEFINES}#endif\n",
+        f"/*\n{DEFINES}*/\n",
+        DEFINES.replace("X86 1\n", "X86 1\\\n"),
+    ],
+)
+def test_a_header_of_settings_that_make_did_not_write_so_is_refused(
+    configured: Path, image: ElfFile, text: str
+) -> None:
+    """A compiler reads more than `#define NAME value`."""
+    (configured / HEADER).write_text(text)
+    with pytest.raises(CaptureError, match=f"{HEADER}: says otherwise than the settings that the"):
+        check_configured(configured, image)
+
+
+@pytest.mark.parametrize("line", [" CONFIG_NEW=y", "CFLAGS-y += -DNEW", "# words \\"])
+def test_settings_for_make_that_it_did_not_write_so_are_refused(
+    configured: Path, image: ElfFile, line: str
+) -> None:
+    path = configured / "include/config/auto.conf"
+    path.write_text(f"{SETTINGS}{line}\n")
+    with pytest.raises(CaptureError, match=r"auto\.conf: says otherwise than the settings"):
+        check_configured(configured, image)
+
+
+def test_words_above_the_settings_are_taken(configured: Path, image: ElfFile) -> None:
+    (configured / HEADER).write_text(f"/*\n * Words\n */\n/* more */\n\n{DEFINES}\n")
+    (configured / "include/config/auto.conf").write_text(f"#\n# Words\n\n{SETTINGS}")
+    check_configured(configured, image)
+
+
 def test_all_files_changed_alike_are_refused(configured: Path, image: ElfFile) -> None:
     for path, text in FILES.items():
         (configured / path).write_text(text.replace("256", "512"))
