@@ -54,6 +54,7 @@ class BaseRecord(Struct, frozen=True, kw_only=True):
     compiler: str  #: as objects name it
     programs: str = ""  #: digest of the compiler's programs; "" of an earlier version
     commands: str = ""  #: digest of the tree's recorded commands (``.cmd``); "" as above
+    files: str = ""  #: digest of the list of the tree's files (``files.json``); "" as above
     make: tuple[str, ...]  #: variables of make
     loader: str = ""  #: a vendor's loader; "" for upstream's
     environment: tuple[tuple[str, str], ...]  #: of make, beyond the usual

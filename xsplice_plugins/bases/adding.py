@@ -48,6 +48,7 @@ from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import ConfigError, XspliceError
 from xsplice_plugins.kbuild.configured import not_kept
+from xsplice_plugins.kbuild.listing import keep_list
 from xsplice_plugins.kbuild.records import read_text
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.releases import parse_loader
@@ -130,6 +131,7 @@ def add_base(order: Order, *, progress: Progress = lambda _step, _done, _total: 
             elif isinstance(error, ConfigError):
                 write_file(place / REFUSED_FILE, str(error).partition("; ")[0].encode())
             raise
+        record = replace(record, files=keep_list(place))
         save(place / BASE_FILE, record)  # from here on it counts
         clear(order.name, place, waiting=said)
         keep_inputs(place)

@@ -25,6 +25,7 @@ from xsplice_plugins.elf.retyped import retyped
 from xsplice_plugins.elf.types import STT_FILE
 from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
 from xsplice_plugins.kbuild.indexing import read_index
+from xsplice_plugins.kbuild.listing import added_to, differing, read_list
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -242,6 +243,7 @@ def check_base(name: str) -> BaseRecord:
 def _checked(name: str, folder: Path) -> BaseRecord:
     record = load_base(name)
     kept = read_kept(folder)
+    others = _others(name, folder, record)
     given = kept.value("image")
     shipped = vendor.find(folder, None, None)
     if given or kept.value("boot"):
@@ -253,13 +255,16 @@ def _checked(name: str, folder: Path) -> BaseRecord:
         recipe = recipe_of(folder / "tree", kept.values("make"), kept.value("compiler"))
         tree, found = _matched(folder)
         recipe = alike.built_alike(recipe, tree.xen_syms if shipped.image else None)
-        pipeline.check_inputs(tree)
+        pipeline.check_inputs(tree, is_listed=False)
         origin = (origin_of(folder, kept.called), recipe, shipped)
         key = key_of(kept.rows)
         now = _record(name, key, folder, origin, tree, found)
     except (CaptureError, ConfigError, ElfError, OSError) as error:
-        raise _changed(name, str(error).partition("; ")[0]) from error
-    now = replace(now, loader=kept.value("loader"))
+        what = str(error).partition("; ")[0]
+        raise _changed(name, ", ".join([what, *(row for row in others if row not in what)])) from (
+            error
+        )
+    now = replace(now, loader=kept.value("loader"), files=record.files)
     if not record.programs:  # of an earlier version, which did not look
         now = replace(now, programs="", commands="")
     boots = now.boots
@@ -276,9 +281,25 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     stamp = folder / KEY_FILE
     if not stamp.is_file() or stamp.read_bytes() != key.encode():
         wrong.append(KEY_FILE)
+    wrong += others
     if wrong:
         raise _changed(name, f"{', '.join(dict.fromkeys(wrong))} changed")
     return replace(record, boots=boots)
+
+
+def _others(name: str, folder: Path, record: BaseRecord) -> list[str]:
+    """Return the files of the tree that are not what they were; none where no list tells."""
+    if not record.files:
+        return []
+    try:
+        listed = read_list(folder, record.files)
+    except CaptureError as error:
+        raise _changed(name, str(error).partition("; ")[0]) from error
+    differ = differing(folder / "tree", listed)
+    rows = [path if how == "changed" else f"{path} ({how})" for path, how in differ.items()]
+    rows += [f"{path} (new)" for path in added_to(folder / "tree", listed)]
+    more = [f"{len(rows) - _SHOWN_MAX} more files"] if len(rows) > _SHOWN_MAX else []
+    return [*rows[:_SHOWN_MAX], *more]
 
 
 def _changed(name: str, what: str) -> RefusedError:

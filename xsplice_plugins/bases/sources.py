@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xsplice_plugins.bases.rpm import prepare_rpm
 from xsplice_plugins.errors import ConfigError, MachineError
+from xsplice_plugins.kbuild.listing import content_of
 from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.git import ask_git, git_environment, git_line
 from xsplice_plugins.system.process import run_logged, words_of_full
@@ -119,27 +120,16 @@ def digest_of(source: Path, kind: Kind, ref: str = "") -> str:
     beside = (place / name for place in (source, source / "xen") for name in BESIDE)
     # What a link leads to is what is copied of these.
     files = [(path.name, os.path.realpath(path)) for path in beside if path.is_file()]
-    rows = [f"{name}\0{_content(file)}\n" for name, file in files]
+    rows = [f"{name}\0{content_of(file)}\n" for name, file in files]
     digest.update("".join(rows).encode("utf-8", "surrogateescape"))
     for folder, folders, names in os.walk(top):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
         folders[:] = sorted(name for name in folders if name != ".git" and name not in links)
         for name in sorted({*names, *links} - {".git"}):
             file = os.path.join(folder, name)  # noqa: PTH118  # thousands of paths
-            text = f"{os.path.relpath(file, top)}\0{_content(file)}\n"
+            text = f"{os.path.relpath(file, top)}\0{content_of(file)}\n"
             digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _content(file: str) -> str:
-    """Return a digest of what a file holds, or where a link leads; "" for what is not copied."""
-    mode = os.lstat(file).st_mode
-    if stat.S_ISLNK(mode):
-        return f"-> {os.readlink(file)}"  # noqa: PTH115
-    if not stat.S_ISREG(mode):
-        return ""
-    with open(file, "rb") as opened:  # noqa: PTH123
-        return f"{mode & stat.S_IXUSR:o} {hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
 
 def _checked(path: Path, source: Path, wanted: str) -> bytes:

@@ -39,6 +39,10 @@ _NO_FILES = (
     "and as strangers, and fixes near them are refused: give xen-syms as it was linked, or after "
     "`strip -g --keep-file-symbols`"
 )
+_NO_LIST = (
+    "no list of them, for an earlier version added it: of makefiles and scripts, which no object's "
+    "record names, nobody can tell whether they changed; remove it and add it again to have one"
+)
 
 
 def _word(text: str) -> str:
@@ -186,6 +190,8 @@ def _told(record: BaseRecord) -> str:
             more = len(names) - _SHOWN_MAX
             listed = ", ".join(names[:_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
             rows.append(f"  {title:9} {len(names)}: {listed}")
+    if not record.files:
+        rows.append(f"  files     {_NO_LIST}")
     if record.has_files is False:
         rows.append(f"  names     {_NO_FILES}")
     if record.likeness is Likeness.MATCHED and record.otherwise is None:

@@ -17,14 +17,15 @@ from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.capture import forget_texts
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.configured import AUTOCONF
-from xsplice_plugins.kbuild.inputs import Inputs, Row, examine_inputs, stamps_of
+from xsplice_plugins.kbuild.inputs import Inputs, Row, examine_inputs, readers_of, stamps_of
+from xsplice_plugins.kbuild.listing import differing, read_list, stamps_digest
 from xsplice_plugins.kbuild.tree import advice_of_base, tree_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from xsplice_plugins.artefacts import CompileJob, PatchSet
+    from xsplice_plugins.artefacts import BaseRecord, CompileJob, PatchSet
     from xsplice_plugins.kbuild.tree import XenTree
 
 _SCHEMA = 1
@@ -41,6 +42,7 @@ def check_inputs(
     jobs: Collection[CompileJob] | None = None,
     *,
     is_made_again: bool = False,
+    is_listed: bool = True,
 ) -> tuple[Finding, ...]:
     """Say which files that a fix is compiled with may have changed since the tree was built.
 
@@ -55,12 +57,14 @@ def check_inputs(
         jobs: How the objects that it reaches are compiled; ``None`` if any file may be read.
         is_made_again: Whether make compiles again whatever is newer, and all that comes of it is
             compared: where make builds the copy, and with a full rebuild.
+        is_listed: Whether all files of a base are held against its list.
 
     Returns:
         What is not known, as findings of the obligation *base*.
 
     Raises:
-        CaptureError: A file has other content than before; the message names it.
+        CaptureError: A file has other content than before, of a base also one that make reads; the
+            message names it.
         MachineError: The cache folder cannot be written.
     """
     place = cache_folder(os.environ) / "inputs" / f"{tree_digest(tree, is_judged=False)}.json"
@@ -91,6 +95,8 @@ def check_inputs(
             f"{_some(found.edited[edited[0]])} was compiled with what was there before; {again}, "
             f"or put the content back; if {place} is wrong about it, remove that file"
         )
+    if is_listed and tree.base is not None and tree.base.files:
+        _check_listed(tree, tree.base)
     texts = []
     if (newer := concerned(found.newer)) and not is_made_again:
         texts.append(
@@ -105,6 +111,30 @@ def check_inputs(
             f"{again}"
         )
     return findings_about(Duty.BASE, "base", Severity.UNCHECKED, "xen-syms", texts)
+
+
+def _check_listed(tree: XenTree, base: BaseRecord) -> None:
+    """Refuse a base of which a file changed that no object's record names, such as a makefile.
+
+    Sizes and times of all files tell that nothing was written since the last look; else content
+    decides. What objects read is judged by which objects the fix compiles.
+    """
+    listed = read_list(tree.source_root.parent, base.files)
+    place = cache_folder(os.environ) / "listed" / tree_digest(tree)
+    stamps = stamps_digest(tree.source_root, listed).encode()
+    if place.is_file() and place.read_bytes() == stamps:
+        return
+    found = differing(tree.source_root, listed)
+    other = sorted(found.keys() - readers_of(tree).keys()) if found else []
+    if other:
+        what = "gone" if all(found[path] == "gone" for path in other) else "changed"
+        raise CaptureError(
+            f"{_some(other)}: {what} since the base was added, and no record says what was made of "
+            f"it; {advice_of_base(base)}, or put the content back"
+        )
+    if not found:
+        forget_texts(place.parent, files_max=_KEPT_MAX)
+        write_file(place, stamps)
 
 
 def _seen(tree: XenTree, place: Path) -> Inputs:
