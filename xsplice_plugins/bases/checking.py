@@ -23,7 +23,13 @@ from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.elf.retyped import retyped
 from xsplice_plugins.elf.types import STT_FILE
-from xsplice_plugins.errors import CaptureError, ConfigError, ElfError, RefusedError
+from xsplice_plugins.errors import (
+    CaptureError,
+    ConfigError,
+    ElfError,
+    MachineError,
+    RefusedError,
+)
 from xsplice_plugins.kbuild.indexing import read_index
 from xsplice_plugins.kbuild.listing import added_to, differing, read_list
 
@@ -233,7 +239,7 @@ def check_base(name: str) -> BaseRecord:
 
     Raises:
         ConfigError: There is no such base.
-        MachineError: Its compiler is not there any more.
+        MachineError: Its compiler is not there any more, or does not work.
         RefusedError: It is not any more what its record says; what differs is named.
     """
     with used(f"{PREFIX}{name}") as tree:
@@ -253,6 +259,7 @@ def _checked(name: str, folder: Path) -> BaseRecord:
         given = hashlib.sha256(read_file(shipped.image)).hexdigest()
     try:
         recipe = recipe_of(folder / "tree", kept.values("make"), kept.value("compiler"))
+        _require_compiler(name, recipe)
         tree, found = _matched(folder)
         recipe = alike.built_alike(recipe, tree.xen_syms if shipped.image else None)
         pipeline.check_inputs(tree, is_listed=False)
@@ -285,6 +292,17 @@ def _checked(name: str, folder: Path) -> BaseRecord:
     if wrong:
         raise _changed(name, f"{', '.join(dict.fromkeys(wrong))} changed")
     return replace(record, boots=boots)
+
+
+def _require_compiler(name: str, recipe: Recipe) -> None:
+    """Refuse to judge a base where its compiler does not run: that says nothing of the base."""
+    try:
+        ask_compiler(recipe.compiler, machine=recipe.machine)
+    except (ConfigError, OSError) as error:
+        raise MachineError(
+            f"base {name}: cannot be checked, for its compiler does not work here now "
+            f"({str(error).partition('; ')[0]}); see to that, and check it again"
+        ) from error
 
 
 def _others(name: str, folder: Path, record: BaseRecord) -> list[str]:

@@ -17,7 +17,7 @@ from xsplice_plugins.system.debian import require_packages
 from xsplice_plugins.system.git import ask_git, git_environment, git_line
 from xsplice_plugins.system.process import run_logged, words_of_full
 
-_TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
+_TARBALLS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst", ".tar.lz4")
 _DEPTH_MAX = 5  #: folders between the top of an archive and the sources
 _SETTINGS = "Config.mk"  #: lies beside ``xen/``, whose Makefile reads it
 #: What was shipped may lie beside sources that are in a folder of their own.
@@ -39,11 +39,19 @@ class Kind(StrEnum):
 #: What unpacking each kind takes: program to Debian package.
 PROGRAMS = {
     Kind.FOLDER: {},
-    Kind.TARBALL: {"tar": "tar", "xz": "xz-utils"},
+    Kind.TARBALL: {"tar": "tar"},
     Kind.DSC: {"dpkg-source": "dpkg-dev"},
     Kind.SRPM: {"rpmbuild": "rpm", "cpio": "cpio"},
     Kind.CLONE: {"git": "git", "tar": "tar"},
 }
+#: How packed data begin, the program that unpacks them, and its Debian package.
+_PACKERS = (
+    (b"\x1f\x8b", "gzip", "gzip"),
+    (b"BZh", "bzip2", "bzip2"),
+    (b"\xfd7zXZ\0", "xz", "xz-utils"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4"),
+)
 
 
 def kind_of(source: Path, ref: str = "") -> Kind:
@@ -215,7 +223,8 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
         ConfigError: It cannot be unpacked, or holds no hypervisor.
         MachineError: A program is missing.
     """
-    require_packages(f"unpacking a {kind}", PROGRAMS[kind], {})
+    packer = _packer_of(source) if kind is Kind.TARBALL else {}
+    require_packages(f"unpacking a {kind}", {**PROGRAMS[kind], **packer}, {})
     place = into.with_name(into.name + ".unpacked")
     for path in (place, into):
         shutil.rmtree(path, ignore_errors=True)
@@ -246,6 +255,13 @@ def unpack(source: Path, kind: Kind, into: Path, *, log: Path, ref: str = "") ->
         )
 
 
+def _packer_of(source: Path) -> dict[str, str]:
+    """Return the program that unpacks a tarball, whatever its name, with its package."""
+    with source.open("rb") as file:
+        begin = file.read(8)
+    return {name: package for magic, name, package in _PACKERS if begin.startswith(magic)}
+
+
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
     if kind is Kind.CLONE:
         archive = place / "commit.tar"
@@ -254,8 +270,9 @@ def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None
         run_logged(["tar", "-xf", str(archive), "-C", str(place)], log=log)
         archive.unlink()
     elif kind is Kind.TARBALL:
-        line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source), "-C"]
-        run_logged([*line, str(place)], log=log)
+        line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source)]
+        packer = [f"--use-compress-program={program}" for program in _packer_of(source)]
+        run_logged([*line, *packer, "-C", str(place)], log=log)
     elif kind is Kind.DSC:
         line = ["dpkg-source", "-x", str(source), str(place / "source")]
         run_logged(line, log=log)

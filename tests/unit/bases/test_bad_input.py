@@ -109,6 +109,51 @@ def test_a_program_that_a_kind_of_sources_takes_is_named_by_its_package(
             add_base(Order(name="fleet", source=tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("ending", "program", "package"),
+    [
+        ("gz", "gzip", "gzip"),
+        ("bz2", "bzip2", "bzip2"),
+        ("xz", "xz", "xz-utils"),
+        ("zst", "zstd", "zstd"),
+        ("lz4", "lz4", "lz4"),
+    ],
+)
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_tarball_asks_for_the_program_that_unpacks_it(
+    own: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    program: str,
+    package: str,
+    is_named: bool,
+) -> None:
+    """What it holds decides, not its name; nothing else is asked for."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"there is no {program}")
+    tarball = tmp_path / (f"xen.tar.{ending}" if is_named else "xen.tar")
+    with subprocess.Popen(
+        ["tar", "-cf", "-", "-C", own.parent, own.name], stdout=subprocess.PIPE
+    ) as tar:
+        packed = subprocess.run([found, "-c"], stdin=tar.stdout, capture_output=True, check=True)
+    tarball.write_bytes(packed.stdout)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for path in Path(folder).glob("*"):
+            others = {"gzip", "bzip2", "xz", "zstd", "lz4"} - {program}
+            if path.name not in others and not (tools / path.name).is_symlink():
+                (tools / path.name).symlink_to(path)
+    monkeypatch.setenv("PATH", str(tools))
+    assert add_base(Order(name="fleet", source=tarball)).likeness is Likeness.IDENTICAL
+    (tools / program).unlink()
+    with pytest.raises(MachineError, match=rf"missing: {package}; install .*apt-get .* {package}$"):
+        add_base(Order(name="other", source=tarball))
+    assert store.known_bases() == ("fleet",)
+
+
 DSC = """Format: 3.0 (native)
 Source: xen
 Version: 1

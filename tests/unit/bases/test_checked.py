@@ -65,6 +65,27 @@ def test_a_compiler_that_is_another_program_now_is_told(own: Path, tmp_path: Pat
     assert not record.programs.strip("0123456789abcdef")
 
 
+def test_a_compiler_that_cannot_write_says_nothing_of_the_base(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base would be removed for a full disk."""
+    compiler, full = tmp_path / "vendor-gcc", tmp_path / "full"
+    said = "Cannot create temporary file in /tmp/: No space left on device"
+    compiler.write_text(
+        f'#!/bin/sh\nif test -e {full}; then echo "{said}" >&2; exit 1; fi\nexec gcc "$@"\n'
+    )
+    compiler.chmod(0o755)
+    record = add_base(Order(name="fleet", source=own, compiler=str(compiler)))
+    full.touch()
+    assert main(["base", "check", "fleet"]) == 6
+    words = capsys.readouterr().err
+    assert "cannot be checked, for its compiler does not work here now" in words
+    assert said in words
+    assert "not any more what was added" not in words
+    full.unlink()
+    assert check_base("fleet") == record
+
+
 def test_a_record_of_an_earlier_version_says_nothing_of_commands(own: Path) -> None:
     add_base(Order(name="fleet", source=own))
     path = store.folder_of("fleet") / "base.json"
