@@ -263,19 +263,21 @@ def _packer_of(source: Path) -> dict[str, str]:
 
 
 def _extract(source: Path, kind: Kind, place: Path, log: Path, ref: str) -> None:
+    # Options of the user's own would leave files out, or put them elsewhere.
+    environ = {name: value for name, value in os.environ.items() if name != "TAR_OPTIONS"}
     if kind is Kind.CLONE:
         archive = place / "commit.tar"
         words = ("archive", "--format=tar", f"--output={archive}", commit_of(source, ref))
         run_logged(git_line(source, *words), log=log, environ=git_environment())
-        run_logged(["tar", "-xf", str(archive), "-C", str(place)], log=log)
+        run_logged(["tar", "-xf", str(archive), "-C", str(place)], log=log, environ=environ)
         archive.unlink()
     elif kind is Kind.TARBALL:
         line = ["tar", "--no-same-owner", "--no-same-permissions", "-xf", str(source)]
         packer = [f"--use-compress-program={program}" for program in _packer_of(source)]
-        run_logged([*line, *packer, "-C", str(place)], log=log)
+        run_logged([*line, *packer, "-C", str(place)], log=log, environ=environ)
     elif kind is Kind.DSC:
         line = ["dpkg-source", "-x", str(source), str(place / "source")]
-        run_logged(line, log=log)
+        run_logged(line, log=log, environ=environ)
     else:
         prepare_rpm(source, place, log=log)
 

@@ -101,3 +101,17 @@ def test_attributes_of_the_clones_own_are_refused(own: Path) -> None:
         add_base(order)
     path.write_text("# none\n\n")
     assert add_base(order).matched > 0
+
+
+@pytest.mark.parametrize("kind", ["commit", "tarball"])
+def test_options_for_tar_leave_nothing_out(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (own / "xen/more.h").write_text("/* more */\n")
+    order = Order(name="fleet", source=committed(own), ref="HEAD")
+    if kind == "tarball":
+        subprocess.run(["tar", "-cf", tmp_path / "xen.tar", "-C", tmp_path, own.name], check=True)
+        order = Order(name="fleet", source=tmp_path / "xen.tar")
+    monkeypatch.setenv("TAR_OPTIONS", "--exclude=more.h")
+    add_base(order)
+    assert (store.tree_of("base:fleet") / "xen/more.h").is_file()
