@@ -188,6 +188,7 @@ class BaseMatch(Struct, frozen=True, kw_only=True):
     #: that a matched base's image has otherwise; ``None`` where nobody compared them
     otherwise: Retyped | None = None
     left_out: tuple[str, ...] = ()  #: members of archives of which the image holds nothing
+    inlined: tuple[str, ...] = ()  #: of a matched base, what its image inlined otherwise
 
 
 class Checks(Struct, frozen=True, kw_only=True):

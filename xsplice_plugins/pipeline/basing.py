@@ -16,6 +16,7 @@ from xsplice_plugins.artefacts import (
     Severity,
     read_file,
 )
+from xsplice_plugins.elf.inlining import inlined_otherwise
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ElfError
 from xsplice_plugins.pipeline.run import settled
@@ -101,9 +102,10 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
     if match is None:
         return BaseMatch(image=digest, findings=findings)
     rows = match.objects
+    inlined = inlined_by(image, objects) if objects.is_matched else ()
     return BaseMatch(
         image=digest,
-        findings=tuple(_told(match, objects)),
+        findings=(*_told(match, objects), *_told_inlined(inlined, objects.advice)),
         is_matched=objects.is_matched,
         objects=sum(row.is_linked for row in rows),
         matched=sum(len(row.matched) for row in rows if row.is_linked),
@@ -116,7 +118,26 @@ def match_base(run: Run, image: bytes, objects: BaseObjects) -> BaseMatch:
         owners=match.owners,
         otherwise=objects.otherwise,
         left_out=tuple(row.object_path for row in rows if row.is_optional and not row.is_linked),
+        inlined=inlined,
     )
+
+
+def inlined_by(image: bytes, objects: BaseObjects) -> tuple[str, ...]:
+    """Return what an image inlined otherwise than its objects, each with the object.
+
+    Args:
+        image: The whole ``xen-syms`` file.
+        objects: What it is said to be linked from.
+
+    Raises:
+        DiffError: The debug information is damaged, or of a form that is not known.
+    """
+    files = (
+        (read_elf(read_file(file, error=CaptureError), path), path in objects.optional)
+        for path, file in objects.files
+    )
+    rows = inlined_otherwise(files, read_elf(image, _SUBJECT))
+    return tuple(f"inlining of {name} ({path})" for path, name in rows)
 
 
 def base_findings(checks: Checks | None, name: str, image: bytes) -> tuple[Finding, ...]:
@@ -218,6 +239,13 @@ def _told(match: ImageMatch, objects: BaseObjects) -> Iterator[Finding]:
     is_held = objects.is_matched or not (wrong or match.strangers or match.overlaps)
     good = Severity.HELD if is_held else Severity.INFO
     yield Finding(check=BASE, severity=good, subject=_SUBJECT, text=text, evidence=counts)
+
+
+def _told_inlined(inlined: tuple[str, ...], advice: str) -> Iterator[Finding]:
+    """Say that code which is equal was compiled of other sources."""
+    if inlined:
+        text = f"the image was made of other sources than the objects: {_some(inlined)}; {advice}"
+        yield _finding(Severity.INFO, text)
 
 
 def _finding(severity: Severity, text: str) -> Finding:

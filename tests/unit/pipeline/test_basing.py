@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.unit.check.building import FACTS, OTHER, World, compiled, world
+from tests.unit.check.building import FACTS, OTHER, World, compiled, linked, world
 from xsplice_plugins import pipeline
 from xsplice_plugins.artefacts import BaseMatch, Checks, Finding, Severity
 from xsplice_plugins.elf.reader import read_elf
@@ -48,6 +48,28 @@ def test_a_base_that_is_held_is_told_with_counts(known: World, tmp_path: Path) -
     assert finding.text.endswith("; of the archives 1 objects were not taken")
     assert finding.evidence is not None
     assert (finding.evidence["objects"], finding.evidence["differ"]) == (2, 0)
+
+
+def test_equal_code_of_other_sources_is_told_of_a_matched_base(tmp_path: Path) -> None:
+    """The shipped one calls what the tree's writes out: a fix of that helper reaches it."""
+    helper = "static inline int twice(int a) { return a * 2; }\n"
+    shipped, own = (
+        compiled(tmp_path, "user.c", f"{helper}int user(int x) {{ return {code}; }}\n", "-g")
+        for code in ("twice(x)", "x * 2")
+    )
+    data = linked(tmp_path, shipped)
+    for content, is_matched, inlined in (
+        (own, True, ("inlining of twice (user.o)",)),
+        (own, False, ()),
+        (shipped, True, ()),
+    ):
+        (tmp_path / "user.o").write_bytes(content)
+        objects = BaseObjects(files=(("user.o", tmp_path / "user.o"),), is_matched=is_matched)
+        base = pipeline.Base(image=None, release="4.17.5", facts=FACTS)
+        found = match_base(pipeline.open_run({}, base, environ={}), data, objects)
+        assert (found.differs, found.strangers, found.inlined) == ((), (), inlined)
+        texts = [row.text for row in found.findings if row.severity is Severity.INFO]
+        assert [inlined[0] in text for text in texts] == ([True] if inlined else [])
 
 
 def test_what_differs_is_refused_by_name_and_count(known: World, tmp_path: Path) -> None:
