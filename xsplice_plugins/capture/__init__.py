@@ -7,7 +7,7 @@ from xsplice_plugins.capture.constants import settle_constants
 from xsplice_plugins.capture.copying import copy_tree, files_of_rule, origin_of, prepare_copy
 from xsplice_plugins.capture.digests import InputDigests, patched_content, tree_state
 from xsplice_plugins.capture.edited import words_edited
-from xsplice_plugins.capture.exposing import exposed_by, is_read
+from xsplice_plugins.capture.exposing import brought_by, exposed_by, is_read
 from xsplice_plugins.capture.guarded import end_makes
 from xsplice_plugins.capture.instances import made_at
 from xsplice_plugins.capture.layouts import LayoutCheck, compare_layouts
@@ -37,6 +37,7 @@ __all__ = [
     "LayoutCheck",
     "Reads",
     "apart",
+    "brought_by",
     "capture_reached",
     "check_drift",
     "compare_layouts",

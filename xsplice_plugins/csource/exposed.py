@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a header's change can reach sources that nobody has at hand.
 
-A vendor's file may use whatever a header gave before the fix. What it cannot use is a name that
-the fix brings, or one that is gone afterwards: then it would not compile.
+A vendor's file may use whatever a header gave before the fix. What it cannot use is a function,
+type or variable that the fix brings, or one that is gone afterwards: then it would not compile. A
+macro is another matter, for a file can ask (``#ifdef``) whether there is one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _GUARD = re.compile(r"^[ \t]*#[ \t]*ifndef[ \t]+(\w+)\s+#[ \t]*define[ \t]+\1\b"
 _SILENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*(?s:.*?)\*/|//.*""")
 #: A directive that is no condition, on a line of its own within what is declared.
 _INNER = re.compile(r"^[ \t]*#[ \t]*(?:define|undef|pragma|include)\b", re.MULTILINE)
+_MEMBER = re.compile(r"([^{};]*)([{};])")
+_UNION = re.compile(r"(?:\w+ )*union\b")
 _CALL = re.compile(r"\w+\s*\([^(){};]*(?:\([^(){};]*\)[^(){};]*)*\)\s*;?\s*")
 _NAMED = {
     ChunkKind.STATIC_FUNCTION,
@@ -51,6 +54,8 @@ class Exposed(Struct, frozen=True, kw_only=True):
     changed: tuple[tuple[str, str], ...]  #: path, and what stands for something else now
     #: Path and names of what is new there, if one of the names is new to the whole tree.
     brought: tuple[tuple[str, frozenset[str]], ...]
+    #: Path and name of each structure that has more members than before, and all others in place.
+    larger: tuple[tuple[str, str], ...] = ()
 
 
 class _Piece(Struct, frozen=True, kw_only=True):
@@ -66,9 +71,11 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     """Say what of some headers means something else after a patch.
 
     Comments mean nothing. A name that goes from one header to another is one of both, but for a
-    macro: a source that includes one of them alone sees (``#ifdef``) that it is gone, or there. A
-    structure with more members than before is a matter of its layout, which is compared elsewhere.
-    What stays must stand in the order of before, by which macros and conditions are read.
+    macro: a source sees (``#ifdef``) that it is gone, or there. It may have one of that name for
+    want of it (``#ifndef``), so one that no file knew counts too, but in a header that is new. A
+    row of a list (`ROW(name)`) means what each reader of the list makes of it. A structure with
+    more members than before is a matter of its layout, which may be compared elsewhere. What stays
+    must stand in the order of before, by which macros and conditions are read.
 
     Args:
         texts: Both versions of each header, by path; "" where there is none.
@@ -76,6 +83,7 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     gone: dict[str, list[tuple[str, _Piece]]] = {}
     come: dict[str, list[tuple[str, _Piece]]] = {}
     changed: dict[tuple[str, str], None] = {}
+    larger: dict[tuple[str, str], None] = {}
     brought: list[tuple[str, frozenset[str]]] = []
     for path, sides in texts.items():
         before, after = (list(_pieces(text)) for text in sides)
@@ -100,11 +108,29 @@ def exposed(texts: Mapping[str, tuple[str, str]]) -> Exposed:
     for name, rows in sorted(gone.items()):
         path, piece = rows[0]
         # `#ifdef` sees that a macro is gone; where a name still stands, there may be another one.
-        is_other = name in left or piece.text.startswith(_MACRO)
-        if not _is_larger(rows, come[name]) if name in come else is_other:
-            changed[path, f"`{name}`"] = None
+        if name not in come:
+            if name in left or _is_asked_for(piece):
+                changed[path, f"`{name}`"] = None
+        elif not _is_moved(rows, come[name]):
+            record = _larger(rows, come[name])
+            if record:
+                larger[path, record] = None
+            else:
+                changed[path, f"`{name}`"] = None
+    for name in sorted(come.keys() - gone.keys()):
+        for path, piece in come[name]:
+            if _is_asked_for(piece) and texts[path][0]:
+                changed[path, f"`{name}`"] = None
     fresh = (row for row in brought if not row[1] & gone.keys())
-    return Exposed(changed=tuple(changed), brought=tuple(dict.fromkeys(fresh)))
+    return Exposed(
+        changed=tuple(changed), brought=tuple(dict.fromkeys(fresh)), larger=tuple(larger)
+    )
+
+
+def _is_asked_for(piece: _Piece) -> bool:
+    """Tell whether a source that compiles without it may take it: a macro, or a row of a list."""
+    text = piece.text
+    return text.startswith(_MACRO) or (_CALL.fullmatch(text) is not None and text[-1] != ";")
 
 
 def _are_in_order(old: list[_Piece], new: list[_Piece]) -> bool:
@@ -113,9 +139,9 @@ def _are_in_order(old: list[_Piece], new: list[_Piece]) -> bool:
     return [row for row in old if row in common] == [row for row in new if row in common]
 
 
-def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> bool:
-    """Tell whether something is as it was, moved and no macro, or a structure with members more."""
-    pieces = [
+def _is_moved(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> bool:
+    """Tell whether something is as it was, perhaps in another header, and then no macro."""
+    before, after = (
         sorted(
             (
                 path if row.text.startswith(_MACRO) else "",
@@ -127,16 +153,39 @@ def _is_larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> 
             for path, row in rows
         )
         for rows in (old, new)
-    ]
-    if pieces[0] == pieces[1]:
-        return True
+    )
+    return before == after
+
+
+def _larger(old: list[tuple[str, _Piece]], new: list[tuple[str, _Piece]]) -> str:
+    """Return the name of a structure that got members behind its first one, and no other change.
+
+    Members stay within what they were in. None is new to a union, where it lies over others.
+    """
     if len(old) != 1 or len(new) != 1 or old[0][1].around != new[0][1].around:
-        return False
-    texts = [rows[0][1].text for rows in (old, new)]
-    if any(declaration(text).kind is not ChunkKind.RECORD for text in texts):
-        return False
-    rest = iter(texts[1].replace("{", "{;").split(";"))
-    return all(member in rest for member in texts[0].replace("{", "{;").split(";"))
+        return ""
+    items = [declaration(rows[0][1].text) for rows in (old, new)]
+    if any(item.kind is not ChunkKind.RECORD for item in items):
+        return ""
+    before, after = (_members(rows[0][1].text) for rows in (old, new))
+    rest = iter(after)
+    more = Counter(after) - Counter(before)
+    is_in_place = before[:2] == after[:2] and all(row in rest for row in before)
+    is_over_others = any(_UNION.match(owner) for owners, _ in more for owner in owners)
+    return items[0].name if is_in_place and not is_over_others else ""
+
+
+def _members(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return the members of a structure, each below the heads of what it lies in."""
+    owners: list[str] = []
+    found = []
+    for piece, mark in _MEMBER.findall(text):
+        found.append((tuple(owners), piece.strip()))
+        if mark == "{":
+            owners.append(piece.strip())
+        elif mark == "}" and owners:
+            owners.pop()
+    return found
 
 
 def _pieces(text: str) -> Iterator[_Piece]:

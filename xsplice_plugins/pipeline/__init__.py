@@ -3,8 +3,9 @@
 
 `run` says for which hypervisor, with which settings and plugins; `source` reads a fix, plans and
 captures it; `stack` holds it against payloads beneath; `diffing` says what changed, `payload` links
-and signs; `basing`, `checking` and `unseen` compare tree, image and payload; `judge` asks the
-verifiers, `obligations` concludes, `reports` keeps the outcome; `outputs` says where all this lies.
+and signs; `basing`, `checking`, `unseen` and `knowing` compare tree, image and payload; `judge`
+asks the verifiers, `obligations` concludes, `reports` keeps the outcome; `outputs` says where all
+this lies.
 SCons' nodes, the command line and make in Xen's tree call these functions and nothing behind them.
 """
 
@@ -15,6 +16,7 @@ from xsplice_plugins.pipeline.checking import check_rebuild, shares_sections
 from xsplice_plugins.pipeline.diffing import diff_pair
 from xsplice_plugins.pipeline.inputs import check_inputs
 from xsplice_plugins.pipeline.judge import verify_payload
+from xsplice_plugins.pipeline.knowing import unknown_findings
 from xsplice_plugins.pipeline.obligations import conclude
 from xsplice_plugins.pipeline.outputs import MADE, STANDS, check_outputs, refuse_overwriting
 from xsplice_plugins.pipeline.payload import (
@@ -102,6 +104,7 @@ __all__ = [
     "save_report_as",
     "shares_sections",
     "sign_payload",
+    "unknown_findings",
     "unseen_findings",
     "verify_payload",
     "write_signed",

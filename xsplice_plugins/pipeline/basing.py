@@ -16,6 +16,7 @@ from xsplice_plugins.artefacts import (
     Severity,
     read_file,
 )
+from xsplice_plugins.elf.described import has_types
 from xsplice_plugins.elf.inlining import inlined_otherwise
 from xsplice_plugins.elf.reader import read_elf
 from xsplice_plugins.errors import CaptureError, ElfError
@@ -132,11 +133,14 @@ def inlined_by(image: bytes, objects: BaseObjects) -> tuple[str, ...]:
     Raises:
         DiffError: The debug information is damaged, or of a form that is not known.
     """
+    shipped = read_elf(image, _SUBJECT)
+    if not has_types(shipped):  # less is told of calls as well, and objects may tell more
+        return ()
     files = (
         (read_elf(read_file(file, error=CaptureError), path), path in objects.optional)
         for path, file in objects.files
     )
-    rows = inlined_otherwise(files, read_elf(image, _SUBJECT))
+    rows = inlined_otherwise(((f, left) for f, left in files if has_types(f)), shipped)
     return tuple(f"inlining of {name} ({path})" for path, name in rows)
 
 
@@ -245,7 +249,7 @@ def _told_inlined(inlined: tuple[str, ...], advice: str) -> Iterator[Finding]:
     """Say that code which is equal was compiled of other sources."""
     if inlined:
         text = f"the image was made of other sources than the objects: {_some(inlined)}; {advice}"
-        yield _finding(Severity.INFO, text)
+        yield _finding(Severity.WARNING, text)
 
 
 def _finding(severity: Severity, text: str) -> Finding:

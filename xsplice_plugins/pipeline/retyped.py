@@ -47,14 +47,11 @@ def retyped_findings(
     """
     if base is None or not base.is_matched:
         return
-    is_otherwise = bool(base.differs or base.absent or base.strangers)
+    is_otherwise = bool(base.differs or base.absent or base.strangers or base.inlined)
     otherwise = {name: rest for name, *rest in base.otherwise or ()}
     if not otherwise and not (base.otherwise is None and is_otherwise):
         return
-    for row in objects:
-        new = read_elf(row.new if row.neutral is None else row.neutral, row.path)
-        if row.baseline is not None and _content(new) == _content(read_elf(row.baseline, row.path)):
-            continue
+    for row, _, new in changed_sides(objects):
         names = known_by(new).keys()
         compilers = compilers_of(new)
         is_whole = bool(compilers) and all(name.startswith(_WHOLE) for name in compilers)
@@ -79,6 +76,24 @@ def retyped_findings(
             text += f"image: {what} is {here} by the headers, and {there} there; add the base "
             text += "again with the sources, or the headers, of the shipped image"
             yield _finding(check, row.path, text)
+
+
+def changed_sides(
+    objects: Iterable[NewObject],
+) -> Iterator[tuple[NewObject, ElfFile | None, ElfFile]]:
+    """Give the objects whose code or data a fix changes, more than its lines.
+
+    Args:
+        objects: Both sides of every object that differs.
+
+    Yields:
+        Each with both of its sides; ``None`` where it has no baseline.
+    """
+    for row in objects:
+        new = read_elf(row.new if row.neutral is None else row.neutral, row.path)
+        old = read_elf(row.baseline, row.path) if row.baseline is not None else None
+        if old is None or _content(new) != _content(old):
+            yield row, old, new
 
 
 def _content(elf: ElfFile) -> list[tuple[str, bytes, list[tuple[int, int, str, int]]]]:

@@ -7,6 +7,7 @@ hand, so nothing tells which of a header's names they use, and what a rebuild wo
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,14 @@ from xsplice_plugins import capture
 from xsplice_plugins.artefacts import Duty, Finding, Likeness, Severity, TouchKind, object_and_name
 from xsplice_plugins.elf.compiled import is_same_file
 from xsplice_plugins.errors import RefusedError
-from xsplice_plugins.pipeline.basing import MATCH_MORE
+from xsplice_plugins.pipeline.basing import MATCH_MORE, inlined_by, objects_of_tree
+from xsplice_plugins.pipeline.knowing import compared_in
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from xsplice_plugins.artefacts import BaseMatch, PatchSet
+    from xsplice_plugins.check.results import NewObject
     from xsplice_plugins.kbuild.tree import XenTree
 
 _REBUILD = "rebuild"
@@ -37,6 +40,7 @@ def unseen_findings(
     changed: Collection[str],
     direct: Collection[str] = (),
     readers: Mapping[str, Collection[str]] | None = None,
+    objects: Collection[NewObject] = (),
 ) -> tuple[Finding, ...]:
     """Say where code of the shipped image that no object has may take part in a fix.
 
@@ -47,6 +51,7 @@ def unseen_findings(
         changed: Paths of the objects that the fix changes.
         direct: Of those whose own source it touches.
         readers: Of each file, which objects of the tree read it; ``None`` where nobody knows.
+        objects: Both sides of those that the fix changes, whose layouts are compared.
 
     Returns:
         An error for what is of a changed object; what nobody can tell is not checked.
@@ -55,9 +60,15 @@ def unseen_findings(
         return ()
     known = dict(base.owners)
     strangers = {name: known.get(name, ()) for name in base.strangers}
-    items = _collected(strangers, (*base.differs, *base.absent), known)
+    items = _collected(strangers, (*base.differs, *base.absent, *base.inlined), known)
+
+    @cache
+    def compared() -> frozenset[str]:
+        return compared_in(base, objects)
+
     return (
         *_of_changed(strangers, frozenset(changed)),
+        *_of_inlined(base.inlined, changed),
         *_of_unread(strangers, tree, patch_set, readers),
         *_of_touched(
             {n: rest for n, owners in items.items() if (rest := _without(owners, changed))},
@@ -65,7 +76,7 @@ def unseen_findings(
             frozenset(direct),
             readers or {},
         ),
-        *(_of_headers(items, tree, patch_set, readers) if items else ()),
+        *(_of_headers(items, tree, patch_set, readers, compared) if items else ()),
     )
 
 
@@ -82,9 +93,13 @@ def check_unchanged(tree: XenTree | None, patch_set: PatchSet) -> None:
     base = tree.base if tree is not None else None
     if tree is None or base is None or base.likeness is not Likeness.MATCHED:
         return
-    items = _collected(dict.fromkeys(base.strangers, ()), (*base.differs, *base.absent), {})
+    inlined = inlined_by(tree.xen_syms.read_bytes(), objects_of_tree(tree))
+    others = (*base.differs, *base.absent, *inlined)
+    items = _collected(dict.fromkeys(base.strangers, ()), others, {})
     rows = [row.text for row in _of_touched(items, patch_set, frozenset(), {})]
-    rows += [row.text for row in _of_headers(items, tree, patch_set, None)] if items else []
+    rows += (
+        [row.text for row in _of_headers(items, tree, patch_set, None, frozenset)] if items else []
+    )
     if base.strangers and _sources(patch_set):
         rows.append(
             "no object of the tree changes; nobody knows whether one of the shipped image does, "
@@ -120,6 +135,17 @@ def _of_changed(strangers: _Items, changed: frozenset[str]) -> Iterator[Finding]
             f"fix changes: it may inline or read what was there before; {MATCH_MORE}",
             Duty.BASE if severity is Severity.ERROR else Duty.COMPLETE,
         )
+
+
+def _of_inlined(inlined: Iterable[str], changed: Collection[str]) -> Iterator[Finding]:
+    """Name objects that change, and that the shipped image has of other sources."""
+    for path, name in sorted(object_and_name(inlined)):
+        if path in changed:
+            text = (
+                f"{path}: the fix changes it, and the shipped one was made of other sources, for "
+                f"the debug information tells of another {name}; {MATCH_MORE}"
+            )
+            yield _finding(Severity.UNCHECKED, path, text)
 
 
 def _of_touched(
@@ -181,11 +207,12 @@ def _of_headers(
     tree: XenTree,
     patch_set: PatchSet,
     readers: Mapping[str, Collection[str]] | None,
+    compared: Callable[[], frozenset[str]],
 ) -> Iterator[Finding]:
     """Name what a fix changes that any file may use, the shipped ones included."""
     rows = [
         (path, what, users)
-        for path, what in capture.exposed_by(tree, patch_set)
+        for path, what in capture.exposed_by(tree, patch_set, lambda name: name in compared())
         if (users := _users(items, path, readers))
     ]
     if rows:

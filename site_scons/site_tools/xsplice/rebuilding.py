@@ -193,7 +193,11 @@ def _unread(rebuild: Rebuild) -> tuple[Finding, ...]:
 
 
 def _unseen(
-    fix: Fix, rebuild: Rebuild, base: artefacts.BaseMatch, deltas: list[Delta]
+    fix: Fix,
+    rebuild: Rebuild,
+    base: artefacts.BaseMatch,
+    deltas: list[Delta],
+    objects: list[pipeline.NewObject],
 ) -> tuple[Finding, ...]:
     """Say what of the fix may reach code that only the shipped image has."""
     direct = {path for path, side in rebuild.sides.items() if side.job.reach is Reach.DIRECT}
@@ -205,7 +209,10 @@ def _unseen(
         for file in side.job.inputs:
             readers.setdefault(file.removeprefix(prefix), []).append(path)
     known = readers if rebuild.sides else None
-    return pipeline.unseen_findings(tree, fix.patch_set, base, changed, direct, known)
+    return (
+        *pipeline.unseen_findings(tree, fix.patch_set, base, changed, direct, known, objects),
+        *pipeline.unknown_findings(tree, fix.patch_set, base, objects),
+    )
 
 
 def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
@@ -239,7 +246,7 @@ def check_rebuild(target: Nodes, source: Nodes, env: Environment) -> None:
         if not is_held and rebuild.farm is not None and fix.stack.lower is not None:
             checks = check(_with_lines(fix, rebuild, objects))
         findings = checks.findings + rebuild.doubts + _unread(rebuild) + _moved_beneath(rebuild)
-        findings += _unseen(fix, rebuild, base, deltas)
+        findings += _unseen(fix, rebuild, base, deltas, objects)
         if rebuild.others is not None:
             findings += artefacts.load(rebuild.others, tuple[artefacts.Finding, ...])
         checks = replace(checks, base=base, findings=findings)

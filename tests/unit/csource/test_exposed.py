@@ -60,6 +60,9 @@ def changed(*edits: tuple[str, str], more: dict[str, tuple[str, str]] | None = N
             "`put`",
         ),
         ("static inline int twice", "int twice(int a);\nstatic inline int once", "`twice`"),
+        ("extern int total;\n", "extern int total;\n#define MORE 1\n", "`MORE`"),
+        ("enum kind", "#ifndef MORE\n#define MORE(a) (a)\n#endif\nenum kind", "`MORE`"),
+        ("DECLARE(int, mine);", "ROW(more)\nDECLARE(int, mine);", "`more`"),
     ],
 )
 def test_a_name_that_means_something_else_is_exposed(old: str, new: str, what: str) -> None:
@@ -74,11 +77,56 @@ def test_a_name_that_means_something_else_is_exposed(old: str, new: str, what: s
         ("    return a * 2;\n", "\n\n    return a  *  2; // so\n"),
         ("int lid; int size;", "int lid; int size; int more;"),
         ("int lid; int size;", "int lid; int hole; int size;"),
-        ("extern int total;\n", "extern int total;\nvoid get(void);\n#define MORE 1\n"),
+        ("extern int total;\n", "extern int total;\nvoid get(void);\nstruct more { int a; };\n"),
     ],
 )
 def test_what_no_source_can_use_is_not(old: str, new: str) -> None:
     assert changed((old, new)) == set()
+
+
+def test_a_macro_of_a_header_that_is_new_is_none() -> None:
+    """Who has that file already cannot get it once more, and nobody else includes it."""
+    text = "#ifndef B\n#define B\n#define MORE 1\n#endif\n"
+    assert changed(more={"b.h": ("", text)}) == set()
+    assert changed(more={"b.h": (text, text.replace("1\n", "1\n#define LESS 0\n"))}) == {"`LESS`"}
+
+
+def test_a_row_that_a_list_loses_or_gets_is_one_of_all_its_readers() -> None:
+    rows = "ROW(one, 1)\nROW(two, 2)\n"
+    for old, new in ((rows, f"{rows}ROW(three, 3)\n"), (f"{rows}ROW(three, 3)\n", rows)):
+        assert [what for _, what in exposed({"a.h": (old, new)}).changed] == ["`three`"]
+    ended = rows.replace(")", ");")
+    assert not exposed({"a.h": (ended, f"{ended}ROW(three, 3);\n")}).changed
+
+
+BOX = "struct box { %s };\n"
+LID, SIZE = "int lid;", "int size;"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_larger"),
+    [
+        (LID + SIZE, LID + SIZE + "int more;", True),
+        (LID + SIZE, LID + "int hole;" + SIZE, True),
+        (LID + SIZE, LID + "union { int b; int c; } u;" + SIZE, False),
+        (LID + SIZE, LID + "struct { int b; int c; } u;" + SIZE, True),
+        (f"struct {{ {LID} }} a; {SIZE}", f"struct {{ {LID} int more; }} a; {SIZE}", True),
+        (f"union {{ {LID} }}; {SIZE}", f"union {{ {LID} long more; }}; {SIZE}", False),
+        (LID + SIZE, f"union {{ {LID}{SIZE} }};", False),
+        (LID + SIZE, f"struct {{ {LID}{SIZE} }} in;", False),
+        (LID + SIZE, f"{LID} union {{ {SIZE} int c; }};", False),
+        (LID + SIZE, "char pad[8];" + LID + SIZE, False),
+        (LID + SIZE, "int bit:3;" + LID + SIZE, False),
+        (LID + SIZE, SIZE + LID + "int more;", False),
+        (LID + SIZE, LID, False),
+    ],
+)
+def test_a_structure_is_larger_if_all_members_stay(old: str, new: str, *, is_larger: bool) -> None:
+    found = exposed({"a.h": (BOX % old, BOX % new)})
+    assert found.larger == ((("a.h", "struct box"),) if is_larger else ())
+    assert found.changed == (() if is_larger else (("a.h", "`box`"),))
+    union = exposed({"a.h": (f"union box {{ {old} }};\n", f"union box {{ {new} }};\n")})
+    assert (union.larger, union.changed) == ((), (("a.h", "`box`"),))
 
 
 USES = "static inline int f(void) { return A; }\n"

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from tests.kit.differ_inputs import compile_c
 from tests.kit.tiny_tree import TinyTree
 from xsplice_plugins.artefacts import BaseMatch, BaseRecord, Duty, Finding, Likeness, Severity
+from xsplice_plugins.check.results import NewObject
 from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.kbuild.tree import locate_tree
 from xsplice_plugins.pipeline.unseen import check_unchanged, unseen_findings
@@ -60,9 +63,10 @@ def found(
     changed: tuple[str, ...] = ("common/user.o",),
     direct: tuple[str, ...] = (),
     readers: dict[str, list[str]] | None = None,
+    objects: Sequence[NewObject] = (),
 ) -> list[Finding]:
     fix, built = tree.patch(*edits), locate_tree(tree.root)
-    return list(unseen_findings(built, fix, base, changed, direct, readers))
+    return list(unseen_findings(built, fix, base, changed, direct, readers, objects))
 
 
 def test_a_header_that_changes_for_code_that_differs_is_not_checked(tree: TinyTree) -> None:
@@ -85,7 +89,7 @@ def test_where_nothing_is_otherwise_no_header_is_a_question(tree: TinyTree) -> N
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("#define FILE_NAME", "void fresh(int);\n#define FRESH 1\n#define FILE_NAME"),
+        ("#define FILE_NAME", "void fresh(int);\nextern int new_one;\n#define FILE_NAME"),
         ("{\n    return a * 2", "{\n    /* so */\n    return a * 2"),
     ],
 )
@@ -93,6 +97,43 @@ def test_what_shipped_sources_cannot_use_is_none(tree: TinyTree, old: str, new: 
     assert found(tree, DIFFERS, (LIB, old, new)) == []
     held = replace(tree.patch((LIB, old, new)), is_line_neutral=True)
     assert list(unseen_findings(locate_tree(tree.root), held, DIFFERS, ())) == []
+
+
+def test_a_macro_that_comes_is_one(tree: TinyTree) -> None:
+    """A backport has its own for want of it (`#ifndef`), and takes the header's from then on."""
+    edit = LIB, "#define FILE_NAME", "#define FRESH 1\n#define FILE_NAME"
+    for base in (DIFFERS, stranger("common/version.o"), stranger()):
+        assert (
+            "the fix changes `FRESH` of xen/include/xen/lib.h" in found(tree, base, edit)[-1].text
+        )
+    assert found(tree, MATCHED, edit) == []
+    in_source = USER, "#include", "#define FRESH 1\n#include"
+    assert found(tree, DIFFERS, in_source) == []
+
+
+def test_a_structure_with_more_members_is_one_where_nobody_compares_it(tree: TinyTree) -> None:
+    """Where no changed object knew it, only the shipped code may read what moves."""
+    more = "struct box { int lid; %sint size; };\n"
+    (tree.root / LIB).write_text((tree.root / LIB).read_text() + more % "")
+    edit = LIB, more % "", more % "int more; "
+    code = more + "int user(struct box *b) { return b->lid + %d; }\n"
+    plain = "int user(int a) { return a + %d; }\n"
+
+    def asked(old: str, new: str, flag: str = "-g", **rows: Any) -> int:
+        sides = [compile_c(tree.root, text, flag) for text in (old, new)]
+        objects = [NewObject(path="common/user.o", baseline=sides[0], new=sides[1])]
+        base = replace(DIFFERS, **{"otherwise": (), **rows})
+        return len(found(tree, base, edit, changed=("common/user.o",), objects=objects))
+
+    changed = code % ("", 1), code % ("int more; ", 2)
+    assert asked(*changed) == 0
+    assert asked(code % ("", 1), code % ("int more; ", 1)) == 1  # its code stays as it was
+    assert asked(plain % 1, plain % 2) == 1
+    assert asked(plain % 1, code % ("int more; ", 2)) == 1
+    assert asked(*changed, flag="-g0") == 1
+    assert asked(*changed, otherwise=(("struct box", "`size`", "0x4", "not there"),)) == 1
+    assert asked(*changed, otherwise=None) == 1
+    assert len(found(tree, replace(DIFFERS, otherwise=()), edit)) == 1
 
 
 def test_a_new_name_that_the_tree_knows_already_is_one(tree: TinyTree) -> None:
@@ -180,6 +221,22 @@ def test_a_touched_source_whose_object_stays_is_not_checked(tree: TinyTree) -> N
     assert found(tree, base, edit) == []  # of a changed object what differs is an error elsewhere
 
 
+def test_an_object_of_other_sources_counts_though_its_code_is_equal(tree: TinyTree) -> None:
+    base = replace(MATCHED, inlined=("inlining of twice (common/user.o)",))
+    (row,) = found(tree, base, INLINE, changed=())
+    assert "`twice` of xen/include/xen/lib.h" in row.text
+    assert "inlining of twice (common/user.o)" in row.text
+    edit = USER, "twice(a)", "twice(a) + 1"
+    (row,) = found(tree, base, edit)
+    assert (row.severity, row.obligation) == (Severity.UNCHECKED, Duty.COMPLETE)
+    assert "common/user.o: the fix changes it, and the shipped one was made of other" in row.text
+    (row,) = found(tree, base, edit, changed=())  # a part that only the shipped one uses
+    assert "the fix touches its source, and changes nothing in the tree's object" in row.text
+    assert found(tree, base, edit, changed=("common/version.o",), direct=()) != []
+    other = replace(MATCHED, inlined=("inlining of twice (common/version.o)",))
+    assert found(tree, other, edit) == []
+
+
 def test_a_source_that_an_object_includes_is_its_own_as_well(tree: TinyTree) -> None:
     edit = USER, "twice(a)", "twice(a) + 0"
     readers = {USER: ["common/user.o", "common/version.o"]}
@@ -245,7 +302,7 @@ def test_what_shipped_code_is_made_of_names_its_headers(tree: TinyTree) -> None:
 
 def test_a_header_that_scripts_read_counts_as_a_whole(tree: TinyTree) -> None:
     """To these a comment says something, and a new name may change what others stand for."""
-    edits = ("/*A  One */", "/*A! One */"), ("/*A  One */", "/*A  One */\nROW(TWO, 2)")
+    edits = ("/*A  One */", "/*A! One */"), ("/*A  One */", "/*A  One */\nROW(TWO, 2);")
     for name, count in (("cpufeatureset.h", 1), ("features.h", 0)):
         path = f"xen/include/public/arch-x86/{name}"
         file = tree.root / path
@@ -293,3 +350,18 @@ def test_a_fix_that_changes_no_object_may_change_what_is_only_shipped(tree: Tiny
     spaces = USER, "int user", "/* nothing */ int user"
     settle(tree, Likeness.MATCHED, spaces, **differs, strangers=("more",))
     settle(tree, Likeness.MATCHED, idle, differs=("xen_extra_version (common/version.o)",))
+
+
+def test_a_fix_that_changes_no_object_may_change_equal_code_of_other_sources(
+    tmp_path: Path,
+) -> None:
+    """The tree's function writes out what the shipped one calls: their bytes are equal."""
+    tree = TinyTree(tmp_path / "tree", flags="-g")
+    settle(tree, Likeness.MATCHED, INLINE)
+    source = tree.root / USER
+    source.write_text(source.read_text().replace("twice(a)", "a * 2"))
+    tree.compile("common/user.c", "common/user.o")
+    with pytest.raises(RefusedError, match=r"`twice` of .*inlining of twice \(common/user.o\)"):
+        settle(tree, Likeness.MATCHED, INLINE)
+    settle(tree, Likeness.IDENTICAL, INLINE)
+    settle(tree, Likeness.MATCHED, (USER, "int user", "/* nothing */ int user"))
