@@ -30,6 +30,7 @@ from xsplice_plugins.elf.banner import (
 from xsplice_plugins.elf.booted import boot_difference
 from xsplice_plugins.elf.packed import check_unpackable
 from xsplice_plugins.elf.reader import ElfFile, read_elf
+from xsplice_plugins.elf.types import SHT_NOBITS
 from xsplice_plugins.errors import CaptureError, ConfigError, DiffError, ElfError
 from xsplice_plugins.kbuild.configured import (
     check_configured,
@@ -341,7 +342,7 @@ def image_of(image: Path) -> ElfFile:
     """Read a shipped ``xen-syms``.
 
     Raises:
-        ConfigError: It is no image, or has no names.
+        ConfigError: It is no image, or has no names or no code.
     """
     try:
         elf = read_elf(read_file(image), str(image))
@@ -351,6 +352,11 @@ def image_of(image: Path) -> ElfFile:
         raise ConfigError(
             f"--image {image}: has no names of functions; give xen-syms, not what boots (often in "
             "a package of debug symbols)"
+        )
+    if any(section.is_exec and section.type == SHT_NOBITS for section in elf.sections):
+        raise ConfigError(
+            f"--image {image}: holds names and debug information without code (objcopy "
+            "--only-keep-debug); give xen-syms as it was linked"
         )
     return elf
 

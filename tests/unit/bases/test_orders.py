@@ -32,6 +32,10 @@ def test_an_image_of_another_compiler_or_release_is_refused_before_the_build(
     subprocess.run(["strip", own / "xen-syms", "-o", image], check=True)
     with pytest.raises(ConfigError, match="has no names of functions"):
         added(own, image=image)
+    line = ["objcopy", "--only-keep-debug", own / "xen-syms", image]
+    subprocess.run(line, check=True)
+    with pytest.raises(ConfigError, match="without code"):
+        added(own, image=image)
     image.write_text("no image")
     with pytest.raises(ConfigError, match="not readable"):
         added(own, image=image)
