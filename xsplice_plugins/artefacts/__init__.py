@@ -66,6 +66,7 @@ from xsplice_plugins.artefacts.sign import SignatureCheck as SignatureCheck
 from xsplice_plugins.artefacts.sign import SignatureRecord as SignatureRecord
 from xsplice_plugins.artefacts.sign import SignatureState as SignatureState
 from xsplice_plugins.artefacts.sign import SignedPayload as SignedPayload
+from xsplice_plugins.artefacts.verify import HOOK_WORD as HOOK_WORD
 from xsplice_plugins.artefacts.verify import BaseMatch as BaseMatch
 from xsplice_plugins.artefacts.verify import Checks as Checks
 from xsplice_plugins.artefacts.verify import Duty as Duty

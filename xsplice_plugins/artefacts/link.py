@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from xsplice_plugins.artefacts.diff import NewItem
 from xsplice_plugins.artefacts.patch import PatchDigest
-from xsplice_plugins.artefacts.verify import Finding, Severity, unchecked_in
+from xsplice_plugins.artefacts.verify import HOOK_WORD, Finding, Severity, unchecked_in
 
 
 class ReplacedFunction(Struct, frozen=True, kw_only=True):
@@ -74,6 +74,13 @@ class PayloadRecord(Struct, frozen=True, kw_only=True):
         """Return what a person took on their word, each once."""
         rows = (row for row in self.findings if row.severity is Severity.ACCEPTED)
         return tuple(dict.fromkeys(f"{row.question}: {row.text}" for row in rows))
+
+    @property
+    def hooks_taken(self) -> tuple[str, ...]:
+        """Return the kinds of hooks for which a person vouched where only a host knows."""
+        words = (row.question for row in self.findings if row.severity is Severity.ACCEPTED)
+        pairs = (word.partition(":") for word in words)
+        return tuple(dict.fromkeys(kind for code, _, kind in pairs if code == HOOK_WORD))
 
 
 class Payload(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,8 @@ from xsplice_plugins.elf.changed import Question
 from xsplice_plugins.errors import ConfigError
 
 #: Codes of questions that a person can answer.
-ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA", "STATE", "HOOK")
+HOOK_WORD = "HOOK"  #: and a kind of hook
+ANSWERED = ("LAYOUT", "INIT_CODE", "INIT_DATA", "STATE", HOOK_WORD)
 
 
 class Verdict(StrEnum):

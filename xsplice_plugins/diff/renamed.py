@@ -97,23 +97,17 @@ def _is_sole(parts: ObjectParts, number: int, group: set[int]) -> bool:
     return looks.count((parts.all[number].section_class, parts.all[number].size_bytes)) == 1
 
 
-def _new_variables(canon: Canon, taken: Iterable[int]) -> list[int]:
-    """Give what a payload brings that keeps state, but for the store of shadows.
+def _stores(canon: Canon) -> set[str]:
+    """Give the names of variables in which the store of new shadows is.
 
     What a shadow holds is a member, and asked about as one (``csource/brought.py``).
     """
-    new = canon.new
-    stores = {
+    tags = {
         match[1]
-        for part in named(new, PartKind.FUNCTION)
+        for part in named(canon.new, PartKind.FUNCTION)
         if (match := _SHADOW.fullmatch(part.name)) and part.number not in canon.pairing.old_of
     }
-    names = {f"xsplice_{tag}_{what}" for tag in stores for what in _STORE}
-    return [
-        number
-        for number in sorted(set(taken) & _unpaired(new, canon.pairing.old_of))
-        if keeps_state(new.profile, new.all[number]) and new.all[number].name not in names
-    ]
+    return {f"xsplice_{tag}_{what}" for tag in tags for what in _STORE}
 
 
 def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[Question, ...]:
@@ -135,8 +129,10 @@ def lost_state(canon: Canon, taken: Iterable[int]) -> tuple[Question, ...]:
     before, after = _use_counts(old, set(both)), _use_counts(new, set(both.values()))
     idle = {a for a, b in both.items() if before[a] and not after[b]}
     result = set[Question]()
-    for number in _new_variables(canon, taken):
+    for number in set(taken) & _unpaired(new, pairing.old_of):
         part = new.all[number]
+        if not keeps_state(new.profile, part):
+            continue
         for a in unpaired | idle:
             row = old.all[a]
             is_same = row.size_bytes == part.size_bytes
@@ -178,8 +174,11 @@ def new_state(canon: Canon, taken: Iterable[int]) -> tuple[tuple[Question, ...],
         if twin is not None and after[twin, b] + moved[b] < count:
             less.setdefault(function, set()).add(a)
     questions, remarks = set[Question](), set[str]()
-    for number in _new_variables(canon, taken) if old.all else ():
+    stores = _stores(canon)
+    for number in set(taken) & _unpaired(new, pairing.old_of):
         part = new.all[number]
+        if not keeps_state(new.profile, part) or not old.all or part.name in stores:
+            continue
         said = (
             f"`{part.name}` is new: it starts at its first value, and what happened before is not "
             "in it"

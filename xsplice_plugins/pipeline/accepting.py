@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from xsplice_plugins.artefacts import Duty, Finding, Severity
+from xsplice_plugins.artefacts import HOOK_WORD, Duty, Finding, Severity
 from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.target.abi import HOOK_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xsplice_plugins.artefacts import BootOnly, PayloadRecord
+
+
+_RUN = "a real Xen has to run it (ON=model,qemu)"
 
 
 def word_for(row: BootOnly) -> str:
@@ -62,10 +65,9 @@ def take_word(
 
 
 def told_by_host(findings: Sequence[Finding], record: PayloadRecord) -> list[Finding]:
-    """Let a real Xen that ran the hooks answer where the model cannot, if a person says so.
+    """Let a real Xen that ran the hooks answer for what only a host knows, if a person says so.
 
-    Where the model stops at a hook it sees none of those that come later. So the word is asked for
-    all hooks of the payload.
+    The model goes on behind a hook that somebody vouches for, and judges all else.
 
     Args:
         findings: Of all verifiers.
@@ -74,25 +76,45 @@ def told_by_host(findings: Sequence[Finding], record: PayloadRecord) -> list[Fin
     Returns:
         The findings, in their order.
     """
-    given = {row.question for row in record.findings if row.severity is Severity.ACCEPTED}
-    missing = [row.question for row in map(_of_hook, record.hooks) if row.question not in given]
+    given = record.hooks_taken
     was_run = any(row.check == "qemu" and row.severity is Severity.HELD for row in findings)
     result = []
     for row in findings:
-        is_open = row.severity is Severity.UNCHECKED and row.step.endswith("-hook")
-        if row.check != "model" or not is_open or not record.hooks:
+        seen = row.evidence or {}
+        if row.check != "model" or not seen:
             result.append(row)
-        elif missing:
-            words = " ".join(missing)
-            text = f'{row.text}; ACCEPT="{words}" takes it on your word, where a real Xen ran it'
-            result.append(replace(row, text=text + " (ON=model,qemu)"))
-        elif not was_run:
-            text = f"{row.text}; a person's word is enough where a real Xen ran it (ON=model,qemu)"
-            result.append(replace(row, text=text))
+            continue
+        kind = row.step.removesuffix("-hook")
+        vouched = [name for _, name, *_ in filter(_is_of(record.name), seen.get("vouched", ()))]
+        is_open = row.severity is Severity.UNCHECKED
+        if is_open and seen.get("verdict") == "proved":
+            severity, more = (
+                (Severity.HELD, "a real Xen ran it") if was_run else (row.severity, _RUN)
+            )
+            result.append(replace(row, severity=severity, text=f"{row.text}; {more}"))
+        elif is_open and seen.get("asks") == record.name:
+            is_given = kind in given
+            more = _RUN if is_given else f"ACCEPT=HOOK:{kind} takes it on your word, if {_RUN}"
+            result.append(replace(row, text=f"{row.text}; {more}"))
         else:
-            text = f"a real Xen ran it, and what came after; the model: {row.text}"
-            result.append(replace(row, severity=Severity.HELD, text=text))
+            result.append(row)
+        if row.severity is not Severity.UNCHECKED or seen.get("verdict") == "proved":
+            result += [_not_needed(record.name, name) for name in given if name not in vouched]
     return result
+
+
+def _is_of(name: str) -> Callable[[Sequence[str]], bool]:
+    return lambda row: row[0] == name
+
+
+def _not_needed(name: str, kind: str) -> Finding:
+    return Finding(
+        check="linker",
+        severity=Severity.WARNING,
+        subject=name,
+        text=f"ACCEPT=HOOK:{kind} was not needed: the model can tell what the {kind} hook does",
+        obligation=Duty.LOADER,
+    )
 
 
 def _of_hook(section: str) -> Finding:
@@ -104,5 +126,5 @@ def _of_hook(section: str) -> Finding:
         subject=section,
         text=f"what the {kind} hook does where only a running host can tell",
         obligation=Duty.LOADER,
-        question=f"HOOK:{kind}",
+        question=f"{HOOK_WORD}:{kind}",
     )

@@ -11,7 +11,7 @@ from xsplice_plugins.csource.places import arguments, blanked, closing, without_
 from xsplice_plugins.shadow.asking import asking, complaints_of, missed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from xsplice_plugins.kbuild.tree import XenTree
@@ -22,6 +22,8 @@ _AT_ONCE = re.compile(r"_?xv?free|XV?FREE|free_(?:xen|dom)heap_pages?")
 _ONCE = re.compile(r"\+\+|--|\w\s*\(")  #: what is written so must not be done twice
 _FREES = re.compile(r"\b(?P<call>\w*free\w*)\s*\(", re.IGNORECASE)
 _ASKED = "xsplice_asked"  #: a member that nothing has
+_ARCHES = {62: "x86", 183: "arm"}  #: ELF's machines
+_NOT_XEN = {"tools", "test"}  #: folders of programs and modules beside the hypervisor
 _FUNCTION = re.compile(r"^(?!\s)[^;{}#=]*?\(?\b(?P<name>\w+)\)?\s*\([^;{}]*\)\s*\{", re.MULTILINE)
 
 
@@ -69,6 +71,30 @@ def deaths_of(
     ]
     given = _of_type(tree, texts, calls, structure, work)
     return sorted(_generic(tree, texts, given, work)), made
+
+
+def others_that_free(
+    tree: XenTree, texts: Mapping[str, str], structure: Structure, asked: Collection[str]
+) -> list[str]:
+    """Return files that name a structure and free something, where nobody asked what.
+
+    Args:
+        tree: The built tree.
+        texts: What differs from it, by path.
+        structure: Whose objects may die there.
+        asked: Files where all calls were looked at.
+    """
+    named = re.compile(rf"\b{structure.kind}\s+{structure.tag}\b")
+    found = []
+    for file in sorted(tree.hypervisor_source.rglob("*.c")):
+        path = file.relative_to(tree.source_root).as_posix()
+        parts = file.relative_to(tree.hypervisor_source).parts
+        is_other = parts[0] == "arch" and parts[1] != _ARCHES.get(tree.machine, parts[1])
+        if path not in asked and not is_other and parts[0] not in _NOT_XEN:
+            blank = blanked(text_of(tree, texts, path))
+            if named.search(blank) and _FREES.search(blank):
+                found.append(path)
+    return found
 
 
 def _of_type(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xsplice_plugins.csource.places import blanked, operand_start
 from xsplice_plugins.errors import CaptureError, ConfigError, RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, missed, patch_of, require_compiles
-from xsplice_plugins.shadow.dying import deaths_of, text_of
+from xsplice_plugins.shadow.dying import deaths_of, others_that_free, text_of
 from xsplice_plugins.shadow.members import Structure, moved_back, parse_words, put_back, taken_out
 from xsplice_plugins.shadow.texts import Rewritten, sides_of
 from xsplice_plugins.target.shadow import shadow_header, shadow_store
@@ -34,6 +34,8 @@ _PLAIN = re.compile(
     r"u?int\d+_t|size_t|s_time_t|domid_t|mfn_t|gfn_t|atomic_t|\w*lock_t|seqcount_t|cpumask_t)\s+)+"
     r"\w+\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+)?|DECLARE_BITMAP\(.*"
 )
+_FLEXIBLE = re.compile(r".*\[\s*0?\s*\]")
+_SHOWN_MAX = 4
 _ROUNDS_MAX = 40  #: of the compiler: one for each use inside another
 
 
@@ -72,6 +74,12 @@ def shadow_fix(
         notes += [f"{tag}: `{member}` stays, unused by the fix" for member in left[tag]]
     for tag in wanted:
         structure = taken_out(texts, olds, tag, wanted[tag])
+        for member, text in zip(structure.members, structure.declarations, strict=True):
+            if _FLEXIBLE.fullmatch(text):
+                raise RefusedError(
+                    f"{tag}.{member}: an array without a length takes what memory lies behind its "
+                    "object, and behind a shadow lies none; give it a length"
+                )
         if moved_back(texts, olds, structure):
             notes.append(f"{structure.name}: what the fix moves within it stays where it was")
         text, end = texts[structure.path], structure.end_in(texts[structure.path])
@@ -183,6 +191,14 @@ def _finish(
         notes.append(
             f"LOOK: {', '.join(doubtful)}: an object may die there too, later, or its pointer "
             f"cannot be named twice; call xsplice_{structure.tag}_drop() where its memory goes"
+        )
+    prefix = f"{tree.patch_root}/" if tree.patch_root else ""
+    asked = {row.partition(":")[0].removeprefix(prefix) for row in made_at}
+    if others := others_that_free(tree, texts, structure, asked):
+        more = f" and {len(others) - _SHOWN_MAX} more" if len(others) > _SHOWN_MAX else ""
+        notes.append(
+            f"LOOK: {', '.join(others[:_SHOWN_MAX])}{more}: objects are made elsewhere, and may "
+            f"die there too; call xsplice_{structure.tag}_drop() where one's memory goes"
         )
     if any("array" in row for row in made_at):
         notes.append(

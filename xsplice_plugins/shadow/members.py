@@ -144,18 +144,44 @@ def moved_back(texts: dict[str, str], olds: Mapping[str, str], structure: Struct
     if not head.search(blanked(old)):
         return False
     text, here, there = texts[path], _span(texts[path], head), _span(old, head)
-    now, was = (
-        [
-            " ".join(line.split())
-            for line in blanked(side)[slice(*span)].splitlines()
-            if line.strip()
-        ]
-        for side, span in ((text, here), (old, there))
-    )
+    now, was = (_own(side, span) for side, span in ((text, here), (old, there)))
     if now == was or sorted(now) != sorted(was):
         return False
     texts[path] = text[: here[0]] + old[slice(*there)] + text[here[1] :]
     return True
+
+
+def _own(text: str, span: tuple[int, int]) -> list[tuple[str, ...]]:
+    """Return a structure's members, nested ones as a whole, each with its conditions."""
+    blank, at = blanked(text), span[0]
+    found: list[tuple[str, ...]] = []
+    under: list[str] = []
+    words = ""
+    while at < span[1]:
+        if blank[at] == "#":
+            end = blank.index("\n", at)
+            line = " ".join(blank[at + 1 : end].split())
+            if line.startswith("if"):
+                under.append(line)
+            elif line.startswith("el") and under:
+                under[-1] += f" {line}"
+            elif line.startswith("endif") and under:
+                under.pop()
+            else:
+                found.append((*under, line))
+            at = end
+        elif blank[at] in "{([":
+            end = closing(blank, at)
+            words += blank[at:end]
+            at = end
+        elif blank[at] == ";":
+            found.append((*under, " ".join(words.split())))
+            words = ""
+            at += 1
+        else:
+            words += blank[at]
+            at += 1
+    return [*found, (" ".join(words.split()),)]
 
 
 def put_back(

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from xsplice_plugins.csource.declarations import ChunkKind, chunks, declaration
 from xsplice_plugins.csource.initialisers import First, first_value, parts_of
+from xsplice_plugins.csource.places import blanked
 from xsplice_plugins.elf.types import EM_X86_64
 from xsplice_plugins.errors import RefusedError
 from xsplice_plugins.shadow.asking import complaints_of, patch_of, require_compiles
@@ -74,6 +76,10 @@ static void cf_check xsplice_put_values_back(void)
 {putting}}}
 LIVEPATCH_UNLOAD_HOOK(xsplice_put_values_back);
 """
+
+
+_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)((?:[^\n\\]|\\.|\\\n)*)", re.MULTILINE)
+_REDEFINES = re.compile(r"^[ \t]*#[ \t]*(?:define|undef)[ \t]+(\w+)", re.MULTILINE)
 
 
 class _Set(NamedTuple):
@@ -223,9 +229,28 @@ def _left(texts: dict[str, str], olds: dict[str, str], name: str) -> _Left:
         place for place in {**sides[1], **sides[0]} if sides[0].get(place) != sides[1].get(place)
     ]
     _require_apart(path, name, places, sides)
+    if other := _redefined(texts[path], after):
+        raise RefusedError(
+            f"{path}: `{other}` means something else behind `{name}`, and the hooks stand at the "
+            "file's end; give the value without that macro, in the fix"
+        )
     texts[path], kept = _restored(texts[path], olds[path], before, after)
     sets = tuple(_Set(name + place, sides[1].get(place, "")) for place in places)
     return _Left(path, name, after.text, kept, sets)
+
+
+def _redefined(text: str, value: First) -> str:
+    """Return a macro of a value that stands for something else at the end of its file; else ""."""
+    blank = blanked(text)
+    bodies: dict[str, set[str]] = {}
+    for match in _DEFINE.finditer(blank):
+        bodies.setdefault(match[1], set()).update(NAME.findall(match[2]))
+    used, todo = set[str](), set(NAME.findall(blank[value.at : value.end]))
+    while todo:
+        used |= todo
+        todo = {name for one in todo for name in bodies.get(one, ())} - used
+    later = {match[1] for match in _REDEFINES.finditer(blank, value.end)}
+    return min(used & later, default="")
 
 
 def _require_apart(

@@ -19,8 +19,10 @@ from xsplice_plugins.artefacts import (
     Severity,
     SignatureState,
     VerifyRequest,
+    load,
     plain,
     read_file,
+    record_path,
 )
 from xsplice_plugins.errors import ConfigError
 from xsplice_plugins.hypervisor import (
@@ -76,6 +78,7 @@ def verify_in_model(
     ]
     probes = read_probes(request.expected) if request.expected else ()
     policy = _policy(data, request)
+    vouched_for = {record.name: record.hooks_taken, **_beneath(request.beneath)}
 
     def upgraded(image: BootedImage) -> tuple[Finding, ...]:
         if not request.supersedes:
@@ -92,28 +95,36 @@ def verify_in_model(
             probes=probes,
             compared=[hypervisor.release(name) for name in request.releases_compared],
             signatures=policy,
+            vouched_for=vouched_for,
         )
 
     upgrade, report = upgraded(image), proved(image)
     text = _words(report)
     is_open = upgrade[:1] and upgrade[0].severity is Severity.UNCHECKED
-    if QEMU in config.verifiers and (is_open or report.verdict == "unknown"):
+    is_host_asked = report.verdict == "unknown" or bool(report.vouched)
+    if QEMU in config.verifiers and (is_open or is_host_asked):
         machine = machine_of(request, config, image.build_id)
         host = with_saved_memory(image, machine.memory()) if machine.has_memory else None
         if host is None:
             text += f" ({UNREAD})"
         elif is_open:
             upgrade = _decided(upgrade, upgraded(host))
-        if host is not None and report.verdict == "unknown":
-            why, answer = report.reason, proved(host)
+        if host is not None and is_host_asked:
+            why, answer = report.reason or report.vouched[0][-1], proved(host)
             # Expected answers speak of the image as built; a host's need not be the same.
             is_other = answer.step == "probe" and report.step != "probe"
             report = report if is_other else answer
             how = TRIED if report.verdict == "unknown" else DECIDED
             text = f"{_words(report)} ({how}: {why})"
+    severity = _SEVERITIES[report.verdict]
+    if severity is Severity.HELD and report.vouched:
+        rows = dict.fromkeys(
+            f"the {kind} hook of {name} {why}" for name, kind, why in report.vouched
+        )
+        severity, text = Severity.UNCHECKED, f"{text}; on a person's word, {'; '.join(rows)}"
     finding = Finding(
         check="model",
-        severity=_SEVERITIES[report.verdict],
+        severity=severity,
         subject=record.name,
         text=text,
         errno=report.errno,
@@ -138,6 +149,16 @@ def verify_in_model(
         remarks = effect_findings(data, record, image)
         findings += [*remarks, _looked(record, len(remarks), image)]
     return tuple(findings)
+
+
+def _beneath(paths: Sequence[Path]) -> dict[str, tuple[str, ...]]:
+    """Return for which hooks of payloads beneath their makers vouched, by name."""
+    records = {plain(path.stem): record_path(path) for path in paths}
+    return {
+        name: load(beside, PayloadRecord).hooks_taken
+        for name, beside in records.items()
+        if beside.is_file()
+    }
 
 
 def _looked(record: PayloadRecord, count: int, image: BootedImage) -> Finding:

@@ -367,3 +367,13 @@ def test_what_a_shadow_holds_is_asked_about_as_a_member(
     )
     asked = diff_c(tmp_path, TWO_READERS, after).unchecked
     assert bool(asked) == is_asked, asked
+
+
+def test_what_is_gone_for_a_member_in_a_shadow_is_asked_about(tmp_path: Path) -> None:
+    after = """
+    static long xsplice_owner_shadows;
+    noinline long xsplice_owner_shadow(void) { return xsplice_owner_shadows += get(1); }
+    int f(int a) { return get(a) + xsplice_owner_shadow(); }"""
+    before = "static long mine; int f(int a) { return get(a) + (mine += get(1)); }"
+    (said,) = diff_c(tmp_path, before, after).unchecked
+    assert "state of `mine` would start again: new `xsplice_owner_shadows`" in said

@@ -298,3 +298,32 @@ def test_the_command_writes_a_patch_that_the_next_one_takes(
     source = tree.root / "xen/common/boot.c"
     assert cli.main([*words, *members, "--out", str(source)]) == 2
     assert source.read_text() == "int boot(void)\n{\n    return 0;\n}\n"
+
+
+@pytest.mark.parametrize("length", ["", "0", " 0 "])
+def test_an_array_without_a_length_is_refused(tree: TinyTree, length: str) -> None:
+    member = (HEADER_FILE, FIRST, f"{FIRST}    int count[{length}];\n")
+    use = (USER_FILE, "return o->first +", "return o->count[1] + o->first +")
+    with pytest.raises(RefusedError, match=r"owner\.count: an array without a length"):
+        made(tree, member, use, words="owner.count")
+
+
+def test_files_that_may_free_what_others_make_are_said(tree: TinyTree) -> None:
+    """Also where a death is known in the file that makes objects."""
+
+    def said(path: str) -> bool:
+        (row,) = (note for note in made(tree, MEMBERS, LOCK, USE).notes if "made elsewhere" in note)
+        return row.startswith("LOOK: ") and path in row
+
+    head, path = "#include <xen/owner.h>\nvoid xfree(void *);\n", "xen/common/other.c"
+    for text, is_said in (
+        (f"{head}void other(struct owner *o) {{ xfree(o); }}\n", True),
+        ("/* struct owner */ void xfree(void *); void other(int *o) { xfree(o); }\n", False),
+        ("#include <xen/owner.h>\nint other(struct owner *o) { return o->first; }\n", False),
+    ):
+        (tree.root / path).write_text(text)
+        assert said(path) == is_said
+    for path, is_said in (("xen/arch/arm/a.c", False), ("xen/arch/x86/a.c", True)):
+        (tree.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree.root / path).write_text("void a(struct owner *o) { xfree(o); }\n")
+        assert said(path) == is_said

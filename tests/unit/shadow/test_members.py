@@ -137,8 +137,18 @@ MOVED = OLD.replace("    int first; /* lock; */\n", "").replace(
         (("int   first; /* moved */", ""), False),
         (("    int last;", "#ifdef A\n    int last;\n#endif"), False),
         (("int after", "int another"), True),
+        (("struct { int lock; } inner;", "struct { int lock; int last; } inner;"), False),
+        (("int   first; /* moved */", "#ifdef A\n    int first;\n#endif"), False),
     ],
-    ids=["moved", "another type", "gone", "another condition", "an edit elsewhere"],
+    ids=[
+        "moved",
+        "another type",
+        "gone",
+        "another condition",
+        "an edit elsewhere",
+        "into another",
+        "into a condition",
+    ],
 )
 def test_what_only_moves_is_put_back(edit: tuple[str, str], is_put_back: bool) -> None:
     texts = {"a.h": MOVED.replace(*edit) if edit[0] else MOVED}
@@ -154,3 +164,11 @@ def test_nothing_that_stands_where_it_was_is_touched() -> None:
     structure = taken_out(texts, {"a.h": OLD}, "owner", ["x"])
     assert not moved_back(texts, {"a.h": OLD}, structure)
     assert "new words" in texts["a.h"]
+
+
+def test_what_leaves_a_union_is_no_move() -> None:
+    text = "struct owner\n{{\n    union {{\n    int a;\n{0}    }};\n{1}    int c;\n}};\n"
+    old, new = text.format("    int b;\n", ""), text.format("", "    int b;\n    int x;\n")
+    texts = {"a.h": new}
+    structure = taken_out(texts, {"a.h": old}, "owner", ["x"])
+    assert not moved_back(texts, {"a.h": old}, structure)

@@ -249,3 +249,23 @@ def test_other_data_of_its_section_counts_and_it_does_not(tree: TinyTree) -> Non
     tree.build()
     _, text = made(tree, (FILE, "rarely = 4", "rarely = 5"), names="rarely")
     assert "xsplice_value_0 = 5;" in hooks_of(text)
+
+
+@pytest.mark.parametrize(
+    ("front", "value", "behind", "is_refused"),
+    [
+        ("#define UNIT 5\n", "UNIT", "#undef UNIT\n#define UNIT 6\n", True),
+        ("#define UNIT 5\n#define TWO (UNIT + \\\n 1)\n", "TWO", "#undef UNIT\n", True),
+        ("#define UNIT 5\n", "UNIT", "#define OTHER 6\n", False),
+        ("#define UNIT 5\n", "7", "#undef UNIT\n", False),
+    ],
+)
+def test_a_macro_that_means_something_else_at_the_end_is_refused(
+    tree: TinyTree, front: str, value: str, behind: str, is_refused: bool
+) -> None:
+    edit = (FILE, "static int limit = 4;\n", f"{front}static int limit = {value};\n{behind}")
+    if is_refused:
+        with pytest.raises(RefusedError, match="means something else behind `limit`"):
+            made(tree, edit, names="limit")
+    else:
+        assert f"xsplice_value_0 = {value};" in made(tree, edit, names="limit")[1]

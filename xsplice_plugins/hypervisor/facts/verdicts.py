@@ -101,6 +101,16 @@ class Unknown(Hazard):
     """
 
 
+class HostUnknown(Unknown):
+    """The code at hand was run, and what it does depends on values that only a host has.
+
+    Attributes:
+        payload: whose hook it is; "" if it is none.
+    """
+
+    payload = ""
+
+
 class Answer(Struct, frozen=True, kw_only=True):
     """What a hypercall returned."""
 

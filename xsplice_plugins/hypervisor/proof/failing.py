@@ -16,7 +16,13 @@ from msgspec import Struct
 
 from xsplice_plugins.hypervisor.core import Hypervisor
 from xsplice_plugins.hypervisor.facts.arches import X86_64
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Stopped, Unknown, XenRefusal
+from xsplice_plugins.hypervisor.facts.verdicts import (
+    Hazard,
+    HostUnknown,
+    Stopped,
+    Unknown,
+    XenRefusal,
+)
 from xsplice_plugins.hypervisor.proof.dangling import TAKE_BACK, check_pointers
 from xsplice_plugins.hypervisor.proof.remaining import xens_data
 from xsplice_plugins.hypervisor.proof.withdrawn import check_freed, check_variables, what_is_used
@@ -84,7 +90,10 @@ def _try(played: str, course: Callable[[], None]) -> None:
     except XenRefusal as refusal:
         raise Hazard(refusal.step, f"{played}: {refusal.reason}") from refusal
     except Stopped as stopped:
-        raise type(stopped)(stopped.step, f"{played}: {stopped.reason}") from stopped
+        again = type(stopped)(stopped.step, f"{played}: {stopped.reason}")
+        if isinstance(stopped, HostUnknown) and isinstance(again, HostUnknown):
+            again.payload = stopped.payload
+        raise again from stopped
 
 
 def _loaded(course: Course) -> tuple[Hypervisor, LoadedPayload]:

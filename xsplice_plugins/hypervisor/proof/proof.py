@@ -7,7 +7,7 @@ same question, and where their answer differs the report says so.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from xsplice_plugins.hypervisor.facts.releases import Release
 from xsplice_plugins.hypervisor.facts.verdicts import (
     ENOSYS,
     Hazard,
+    HostUnknown,
     Stopped,
     Unknown,
     XenRefusal,
@@ -34,10 +35,9 @@ from xsplice_plugins.hypervisor.proof.observe import (
 )
 from xsplice_plugins.hypervisor.proof.probes import Probe, ProbeResult, ask
 from xsplice_plugins.hypervisor.proof.remaining import remaining, xens_data
-from xsplice_plugins.hypervisor.run.hooks import emulate_hook
+from xsplice_plugins.hypervisor.run.hooks import vouched
 from xsplice_plugins.hypervisor.state.payload import LoadedPayload, name_bytes
 from xsplice_plugins.hypervisor.state.requests import Command, Host
-from xsplice_plugins.hypervisor.state.xen import HookRunner
 
 SCHEMA = 1
 
@@ -103,6 +103,10 @@ class ProofReport(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     remarks: tuple[str, ...]  #: what hooks leave in the hypervisor for good
     differences: tuple[ReleaseAnswer, ...]
+    #: whose hook depends on a host's values; "" where that is not why it is unknown
+    asks: str = ""
+    #: hooks that somebody vouches for: payload, kind, what only a host knows of it
+    vouched: tuple[tuple[str, str, str], ...] = ()
 
 
 class _Course:
@@ -118,6 +122,7 @@ class _Course:
         self.proofs: list[PayloadProof] = []
         self.notes: list[str] = []
         self.remarks: tuple[str, ...] = ()
+        self.asks = ""
 
     def note(self, payload: str, action: str, step: str, text: str) -> None:
         self.steps.append(StepRecord(payload=payload, action=action, step=step, text=text))
@@ -273,7 +278,12 @@ def _asked(probes: Sequence[Probe], hv: Hypervisor) -> None:
             raise Hazard("probe", f"{probe.function}: {what}")
 
 
-_VERDICTS = {XenRefusal: "refused", Hazard: "hazard", Unknown: "unknown"}
+_VERDICTS = {
+    XenRefusal: "refused",
+    Hazard: "hazard",
+    Unknown: "unknown",
+    HostUnknown: "unknown",
+}
 
 
 def _live(
@@ -297,6 +307,7 @@ def _live(
                 life.note(payloads[-1][0], action, "failure", text)
     except Stopped as stopped:
         verdict, problem = _VERDICTS[type(stopped)], stopped
+        life.asks = stopped.payload if isinstance(stopped, HostUnknown) else ""
     return life, ReleaseAnswer(
         release=hv.release.name,
         verdict=verdict,
@@ -326,7 +337,7 @@ def prove(
     compared: Sequence[Release] = (),
     signatures: SignaturePolicy = OFF,
     host: Host | None = None,
-    hook_runner: HookRunner = emulate_hook,
+    vouched_for: Mapping[str, Collection[str]] | None = None,
 ) -> ProofReport:
     """Prove a stack of payloads in the model.
 
@@ -338,14 +349,17 @@ def prove(
         compared: other releases to ask; hooks are taken to succeed there.
         signatures: whether uploads must be signed.
         host: the conditions around the hypervisor.
-        hook_runner: how hooks are run; the emulator by default.
+        vouched_for: kinds of hooks for which somebody vouches where only a host knows, by the
+            payload's name.
 
     Returns:
         The report; refusals and hazards are verdicts in it, not exceptions.
     """
+    said: list[tuple[str, str, str]] = []
+    runner = vouched(vouched_for or {}, said)
 
     def boot() -> Hypervisor:
-        return Hypervisor(image, release, host=host, signatures=signatures, hook_runner=hook_runner)
+        return Hypervisor(image, release, host=host, signatures=signatures, hook_runner=runner)
 
     hv = boot()
     life, mine = _live(payloads, hv, probes, boot=boot)
@@ -376,4 +390,6 @@ def prove(
         differences=tuple(
             other for other in others if (other.verdict, other.errno) != (mine.verdict, mine.errno)
         ),
+        asks=life.asks,
+        vouched=tuple(dict.fromkeys(said)),
     )

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hooks: running a payload's own code, twice, in the model's memory."""
 
+from collections.abc import Callable, Collection, Mapping
+
+from xsplice_plugins.hypervisor.facts.verdicts import HostUnknown
 from xsplice_plugins.hypervisor.image.memory import RW, MemorySegment
 from xsplice_plugins.hypervisor.run import execute, rehearsal
 from xsplice_plugins.hypervisor.run.trials import How, Sight
@@ -11,7 +14,7 @@ from xsplice_plugins.hypervisor.state.hook_argument import (
     unknown_members,
 )
 from xsplice_plugins.hypervisor.state.payload import ANSWERING_KINDS, LoadedPayload
-from xsplice_plugins.hypervisor.state.xen import Xen
+from xsplice_plugins.hypervisor.state.xen import HookRunner, Xen
 
 
 def _value(payload: LoadedPayload, kind: str, result: int) -> tuple[object, ...]:
@@ -25,7 +28,30 @@ def _value(payload: LoadedPayload, kind: str, result: int) -> tuple[object, ...]
     )
 
 
-def emulate_hook(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) -> int:
+def vouched(words: Mapping[str, Collection[str]], said: list[tuple[str, str, str]]) -> HookRunner:
+    """Return a way to run hooks for some of which somebody vouches.
+
+    Args:
+        words: kinds of hooks, by the payload's name.
+        said: gets payload, kind and what the hook depended on, where only a host has that.
+    """
+
+    def run(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) -> int:
+        is_known = kind not in words.get(payload.name, ())
+        vouch = None if is_known else lambda why: said.append((payload.name, kind, why))
+        return emulate_hook(xen, payload, kind, addr_virt, vouch=vouch)
+
+    return run
+
+
+def emulate_hook(
+    xen: Xen,
+    payload: LoadedPayload,
+    kind: str,
+    addr_virt: int,
+    *,
+    vouch: Callable[[str], None] | None = None,
+) -> int:
     """Run a hook's machine code in the model's memory.
 
     It runs twice, the first time as a rehearsal (see ``rehearsal.py``) that is undone. A hook whose
@@ -38,6 +64,7 @@ def emulate_hook(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) ->
         payload: gets back what the hook changed.
         kind: ``load``, ``unload`` or one of the single hooks.
         addr_virt: its first instruction.
+        vouch: as `rehearsal.run_tried` has it.
 
     Returns:
         The hook's result as a signed 32-bit number; meaningless for ``void`` kinds.
@@ -47,13 +74,18 @@ def emulate_hook(xen: Xen, payload: LoadedPayload, kind: str, addr_virt: int) ->
             registers or relies on a value that nobody set.
         Unknown: what it does depends on a running host.
     """
-    return rehearsal.run_tried(
-        xen,
-        payload,
-        run=lambda how, sight: _run_once(xen, payload, kind, addr_virt, how=how, sight=sight),
-        value=lambda result: _value(payload, kind, result),
-        step=f"{kind}-hook",
-    )
+    try:
+        return rehearsal.run_tried(
+            xen,
+            payload,
+            run=lambda how, sight: _run_once(xen, payload, kind, addr_virt, how=how, sight=sight),
+            value=lambda result: _value(payload, kind, result),
+            step=f"{kind}-hook",
+            vouch=vouch,
+        )
+    except HostUnknown as unknown:
+        unknown.payload = payload.name
+        raise
 
 
 def _run_once(

@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from msgspec import Struct
 
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, HostUnknown, Unknown
 from xsplice_plugins.hypervisor.image.memory import MemorySegment
 from xsplice_plugins.hypervisor.load.layout import FILLER
 from xsplice_plugins.hypervisor.run.execute import engine_of
@@ -104,6 +104,7 @@ def run_tried(
     step: str,
     is_pure: bool = False,
     is_as_filed: bool = False,
+    vouch: Callable[[str], None] | None = None,
 ) -> int:
     """Run code: rehearsed, as it counts, and with other contents of what it read and nobody knows.
 
@@ -115,6 +116,7 @@ def run_tried(
         step: named in answers.
         is_pure: undo the run that counts as well.
         is_as_filed: take what boot may have written to be as in the file.
+        vouch: somebody vouches for what the code does with a host's values: is told what they are.
 
     Returns:
         The result of the run that counts.
@@ -161,11 +163,16 @@ def run_tried(
     watch = engine_of(xen).watch
     if not is_as_filed and not isinstance(base.stop, Unknown):
         _put_back(xen, before)
-        settle(base, attempt, watch.datum, step=step)
+        try:
+            settle(base, attempt, watch.datum, step=step)
+        except HostUnknown as unknown:
+            if vouch is None or base.stop is not None:
+                raise
+            vouch(unknown.reason)
         if base.stop is None:
             _try_without_memory(attempt, seen.allocations, step=step)
         if seen.changing and base.stop is None:
-            Worlds(xen, attempt, watch, step=step).explore(base)
+            Worlds(xen, attempt, watch, step=step, is_vouched=vouch is not None).explore(base)
     if base.stop is not None:
         raise base.stop
     attempt(How(), is_kept=not is_pure)

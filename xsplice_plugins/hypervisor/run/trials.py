@@ -14,7 +14,7 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from xsplice_plugins.hypervisor.facts.verdicts import Hazard, Unknown
+from xsplice_plugins.hypervisor.facts.verdicts import Hazard, HostUnknown
 
 #: Gives the bytes that a read of so many bytes at an address finds; None for those of the file.
 Filling = Callable[[int, int], bytes]
@@ -154,12 +154,12 @@ def settle(
         step: named in the answer.
 
     Raises:
-        Unknown: it depends on memory that boot has written, or on the time.
+        HostUnknown: it depends on memory that boot has written, or on the time.
     """
     limit = base.sight.blocks + 1
     for time_ns in _times(base.sight) if base.sight.times_asked else ():
         if attempt(How(time_ns=time_ns, blocks_max=limit)).differs(base):
-            raise Unknown(step, "depends on the time since boot")
+            raise HostUnknown(step, "depends on the time since boot")
     if not base.sight.unknown:
         return
     data: dict[str, str] = {}
@@ -167,10 +167,10 @@ def settle(
         datum = name(addr)
         data.setdefault(symbol_of(datum), datum)
     if base.sight.blocks * len(base.sight.constants) > _BLOCKS_MAX:
-        raise Unknown(step, f"depends on {_listed(data)}: too many values to try")
+        raise HostUnknown(step, f"depends on {_listed(data)}: too many values to try")
     for filling in (*patterns(), *numbers({1} | base.sight.constants)):
         if attempt(How(filling=filling, blocks_max=limit)).differs(base):
-            raise Unknown(step, f"depends on {_culprit(data, base, attempt, filling)}")
+            raise HostUnknown(step, f"depends on {_culprit(data, base, attempt, filling)}")
 
 
 def _culprit(
