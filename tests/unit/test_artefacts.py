@@ -217,3 +217,27 @@ def test_only_regular_files_up_to_a_limit_are_read(tmp_path: Path) -> None:
     with pytest.raises(XspliceError, match=r"none: cannot be read .*; build it first") as caught:
         artefacts.read_file(tmp_path / "none", error=XspliceError, advice="build it first")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_open"),
+    [
+        ("+#include <a.h>", True),
+        ("+ # include <a.h>", True),
+        ("-#if 0\n #include <a.h>\n-#endif", True),
+        ("+/* x */ #include <a.h>", True),
+        ("+%:include <a.h>", True),
+        ("+??=include <a.h>", True),
+        ("-/*\n #include <a.h>\n-*/", True),
+        ("+/* a comment\n+ * of two lines */", True),
+        ("+/* one */ int a; /* two */", False),
+        ("+    x = y * z / w;", False),
+        ('+    printk("%#x\\n", a); /* so */', False),
+        (" #include <a.h>\n+int a;", False),
+        ("--- a/xen/a.c\n+++ b/xen/a.c", False),
+    ],
+)
+def test_a_patch_may_lead_the_preprocessor_elsewhere(lines: str, is_open: bool) -> None:
+    file = PatchFile(name="fix", text=f"--- a/xen/a.c\n+++ b/xen/a.c\n@@ -1 +1 @@\n{lines}\n")
+    fix = PatchSet(name="fix", strip=1, patches=(file,), touched=())
+    assert fix.may_read_anew == is_open

@@ -10,6 +10,14 @@ from enum import StrEnum
 from msgspec import Struct
 
 _SAYS = re.compile(r"\w")  #: a brace says nothing
+_COMMENT = r"(?:[ \t]|/\*(?:[^*]|\*(?!/))*\*/)*"
+#: Lines that come or go and are a directive, perhaps behind a comment; or where a comment begins or
+#: ends that another line ends or begins, for what is in it may be one.
+_DIRECTIVES = re.compile(
+    rf"^[+-](?![+-]{{2}} ){_COMMENT}(?:#|%:|\?\?=)|^[+-](?![+-]{{2}} ).*/\*(?!.*\*/)"
+    r"|^[+-](?![+-]{2} )(?:(?!/\*).)*\*/",
+    re.MULTILINE,
+)
 
 
 class TouchKind(StrEnum):
@@ -98,6 +106,11 @@ class PatchSet(Struct, frozen=True, kw_only=True):
     superseded: tuple[Superseded, ...] = ()  #: payloads in whose place it comes, as far as known
     #: What objects hold as they were made before the payloads beneath, or with some of them alone.
     older: tuple[str, ...] = ()
+
+    @property
+    def may_read_anew(self) -> bool:
+        """Tell whether it may lead the preprocessor to other files: nobody knows to which."""
+        return any(_DIRECTIVES.search(patch.text) for patch in self.patches)
 
     @property
     def digests(self) -> tuple[PatchDigest, ...]:

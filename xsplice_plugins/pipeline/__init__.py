@@ -51,7 +51,6 @@ from xsplice_plugins.pipeline.source import (
 from xsplice_plugins.pipeline.stack import (
     BY_HAND,
     Stack,
-    adds_include,
     brought_again,
     check_payloads,
     read_stack,
@@ -68,7 +67,6 @@ __all__ = [
     "Run",
     "Sides",
     "Stack",
-    "adds_include",
     "apart",
     "bare_pair",
     "base_of_image",

@@ -39,6 +39,7 @@ _SHOWN_MAX = 8
 _LOADER = ("livepatch", "livepatch_elf", "virtual_region")
 _READERS = {
     ".altinstructions": ("alternative",),
+    ".alt_call_sites": ("alternative",),
     ".ex_table": ("extable", "traps"),
     **{f".bug_frames.{number}": ("bug", "traps") for number in range(4)},
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from xsplice_plugins.cache import cache_folder
 from xsplice_plugins.capture import forget_texts
 from xsplice_plugins.errors import CaptureError
 from xsplice_plugins.kbuild.configured import AUTOCONF
-from xsplice_plugins.kbuild.inputs import Inputs, Row, examine_inputs, readers_of, stamps_of
+from xsplice_plugins.kbuild.inputs import Inputs, Row, examine_inputs, stamps_of
 from xsplice_plugins.kbuild.listing import differing, read_list, stamps_digest
 from xsplice_plugins.kbuild.tree import advice_of_base, tree_digest
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 _SCHEMA = 1
 _NAMED_MAX = 4
 _KEPT_MAX = 200  #: trees that are remembered, about 100 KB each
-_DIRECTIVE = re.compile(r"^\+[ \t]*#", re.MULTILINE)  # may read files that no record names
 _SOURCES = (".c", ".S")  # each is read for its own object
 _AGAIN = "run make in the tree and boot what it makes"
 
@@ -71,7 +69,7 @@ def check_inputs(
     found = _seen(tree, place)
     reads = None if jobs is None else {path for job in jobs for path in job.inputs}
     compiled = {job.tree_object for job in jobs or () if job.reach is Reach.DIRECT}
-    is_open = patch_set is not None and _adds_directives(patch_set)
+    is_open = patch_set is not None and patch_set.may_read_anew
 
     def concerned(doubts: dict[str, tuple[str, ...]]) -> list[str]:
         return [
@@ -114,10 +112,10 @@ def check_inputs(
 
 
 def _check_listed(tree: XenTree, base: BaseRecord) -> None:
-    """Refuse a base of which a file changed that no object's record names, such as a makefile.
+    """Refuse a base of which any file changed.
 
     Sizes and times of all files tell that nothing was written since the last look; else content
-    decides. What objects read is judged by which objects the fix compiles.
+    decides.
     """
     listed = read_list(tree.source_root.parent, base.files)
     place = cache_folder(os.environ) / "listed" / tree_digest(tree)
@@ -125,16 +123,14 @@ def _check_listed(tree: XenTree, base: BaseRecord) -> None:
     if place.is_file() and place.read_bytes() == stamps:
         return
     found = differing(tree.source_root, listed)
-    other = sorted(found.keys() - readers_of(tree).keys()) if found else []
-    if other:
-        what = "gone" if all(found[path] == "gone" for path in other) else "changed"
+    if found:
+        what = "gone" if all(how == "gone" for how in found.values()) else "changed"
         raise CaptureError(
-            f"{_some(other)}: {what} since the base was added, and no record says what was made of "
-            f"it; {advice_of_base(base)}, or put the content back"
+            f"{_some(sorted(found))}: {what} since the base was added; {advice_of_base(base)}, or "
+            "put the content back"
         )
-    if not found:
-        forget_texts(place.parent, files_max=_KEPT_MAX)
-        write_file(place, stamps)
+    forget_texts(place.parent, files_max=_KEPT_MAX)
+    write_file(place, stamps)
 
 
 def _seen(tree: XenTree, place: Path) -> Inputs:
@@ -165,10 +161,6 @@ def _load(place: Path) -> tuple[int, dict[str, Row], bool]:
         return int(kept["seen"]), files, bool(kept["whole"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0, {}, False
-
-
-def _adds_directives(patch_set: PatchSet) -> bool:
-    return any(_DIRECTIVE.search(patch.text) for patch in patch_set.patches)
 
 
 def _some(names: Sequence[str]) -> str:

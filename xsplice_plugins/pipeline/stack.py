@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from xsplice_plugins.plugins.spec import Config
 
 PATCHES, BY_HAND, NOTHING = "made of patches", "hand-written", "of unknown sources"
-_INCLUDE = re.compile(r"^\+[ \t]*#[ \t]*include\b", re.MULTILINE)
 _NAMED_MAX = 4  #: functions or files that one message names
 
 
@@ -257,11 +256,6 @@ def brought_again(config: Config) -> tuple[str, ...]:
     return tuple(sorted({row.name for record in records for row in record.new if row.is_again}))
 
 
-def adds_include(patch_set: PatchSet) -> bool:
-    """Tell whether patches add a line that includes a file: nobody knows what that reads."""
-    return any(_INCLUDE.search(patch.text) for patch in patch_set.patches)
-
-
 def kind_of(record: PayloadRecord | None) -> str:
     """Say what a record tells of a payload: `PATCHES`, `BY_HAND` or `NOTHING`."""
     if record is None or not record.patches:
@@ -290,7 +284,7 @@ def record_of(path: Path) -> PayloadRecord | None:
 
 def _meeting(wanted: list[PatchDigest], own: PatchSet, reads: Collection[str] | None) -> str:
     """Say where patches that a fix lacks and the fix itself meet; "" if surely nowhere."""
-    if reads is None or adds_include(own):
+    if reads is None or own.may_read_anew:
         return "which files its objects read is not recorded"
     theirs = {path for patch in wanted for path in patch.files}
     both = sorted(theirs & {*reads, *(path for patch in own.patches for path in patch.files)})

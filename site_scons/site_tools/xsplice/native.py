@@ -342,7 +342,7 @@ def _chain(
     )
     env.Clean(made, [str(place) for place in (side.copy, pristine, plain)])
     env.Depends(made, own)
-    if pipeline.adds_include(fix.patch_set):
+    if fix.patch_set.may_read_anew:
         env.AlwaysBuild(made)  # nobody knows yet what the new line reads
     env.Requires(made, image)  # by then all is there that the project generates
     sides = Sides(
