@@ -51,9 +51,12 @@ def test_without_a_real_xen_a_word_is_not_enough(
 ) -> None:
     assert patched(fix, xen_tree, "plain") == 4
     assert patched(fix, xen_tree, "fix") == UNPROVED
-    assert 'ACCEPT="HOOK:load" takes it on your word' in capfd.readouterr().out
+    assert (
+        "ACCEPT=HOOK:load takes it on your word, and a real Xen has to run it"
+        in capfd.readouterr().out
+    )
     assert patched(fix, xen_tree, "fix", "--accept", "HOOK:load") == UNPROVED
-    assert "a person's word is enough where a real Xen ran it" in capfd.readouterr().out
+    assert "; a real Xen has to run it (ON=model,qemu)" in capfd.readouterr().out
 
 
 @pytest.mark.qemu
@@ -65,4 +68,4 @@ def test_a_word_and_a_real_xen_are(
     assert patched(fix, xen_tree, "fix", "--on", "model,qemu", "--accept", "HOOK:load") == 0
     said = capfd.readouterr().out
     assert "on a person's word: HOOK:load: what the load hook does" in said
-    assert "a real Xen ran it, and what came after" in said
+    assert "the time since boot; a real Xen ran it" in said

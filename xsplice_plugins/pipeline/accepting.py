@@ -94,7 +94,7 @@ def told_by_host(findings: Sequence[Finding], record: PayloadRecord) -> list[Fin
             result.append(replace(row, severity=severity, text=f"{row.text}; {more}"))
         elif is_open and seen.get("asks") == record.name:
             is_given = kind in given
-            more = _RUN if is_given else f"ACCEPT=HOOK:{kind} takes it on your word, if {_RUN}"
+            more = _RUN if is_given else f"ACCEPT=HOOK:{kind} takes it on your word, and {_RUN}"
             result.append(replace(row, text=f"{row.text}; {more}"))
         else:
             result.append(row)

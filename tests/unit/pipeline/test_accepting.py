@@ -146,7 +146,7 @@ def test_a_real_xen_answers_for_hooks_if_a_person_says_so() -> None:
 @pytest.mark.parametrize(
     ("words", "answers", "said"),
     [
-        ("", (UNTOLD, RAN), "ACCEPT=HOOK:load takes it on your word, if a real Xen has to run it"),
+        ("", (UNTOLD, RAN), "ACCEPT=HOOK:load takes it on your word, and a real Xen has to run it"),
         ("HOOK:load", (UNTOLD,), "; a real Xen has to run it (ON=model,qemu)"),
         ("HOOK:load", (TAKEN,), "; a real Xen has to run it (ON=model,qemu)"),
         ("HOOK:load", (TAKEN, replace(RAN, check="qemu.memory")), "a real Xen has to run it"),
