@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xsplice_plugins.artefacts import BootOnly, PayloadRecord
 
 
-_RUN = "a real Xen has to run it (ON=model,qemu)"
+_RUN = "a real Xen has to run it (ON=model,qemu)"  #: for that a hook does right is not only said
 
 
 def word_for(row: BootOnly) -> str:
@@ -108,13 +108,8 @@ def _is_of(name: str) -> Callable[[Sequence[str]], bool]:
 
 
 def _not_needed(name: str, kind: str) -> Finding:
-    return Finding(
-        check="linker",
-        severity=Severity.WARNING,
-        subject=name,
-        text=f"ACCEPT=HOOK:{kind} was not needed: the model can tell what the {kind} hook does",
-        obligation=Duty.LOADER,
-    )
+    text = f"ACCEPT=HOOK:{kind} was not needed: the model can tell what the {kind} hook does"
+    return replace(_of_hook(kind), severity=Severity.WARNING, subject=name, text=text, question="")
 
 
 def _of_hook(section: str) -> Finding:

@@ -91,9 +91,10 @@ def others_that_free(
         parts = file.relative_to(tree.hypervisor_source).parts
         is_other = parts[0] == "arch" and parts[1] != _ARCHES.get(tree.machine, parts[1])
         if path not in asked and not is_other and parts[0] not in _NOT_XEN:
-            blank = blanked(text_of(tree, texts, path))
-            if named.search(blank) and _FREES.search(blank):
-                found.append(path)
+            text = text_of(tree, texts, path)
+            if named.search(text) and _FREES.search(text):
+                blank = blanked(text)
+                found += [path] if named.search(blank) and _FREES.search(blank) else []
     return found
 
 

@@ -116,22 +116,7 @@ def verify_in_model(
             report = report if is_other else answer
             how = TRIED if report.verdict == "unknown" else DECIDED
             text = f"{_words(report)} ({how}: {why})"
-    severity = _SEVERITIES[report.verdict]
-    if severity is Severity.HELD and report.vouched:
-        rows = dict.fromkeys(
-            f"the {kind} hook of {name} {why}" for name, kind, why in report.vouched
-        )
-        severity, text = Severity.UNCHECKED, f"{text}; on a person's word, {'; '.join(rows)}"
-    finding = Finding(
-        check="model",
-        severity=severity,
-        subject=record.name,
-        text=text,
-        errno=report.errno,
-        step=report.step,
-        evidence=msgspec.to_builtins(report),
-    )
-    findings = [*upgrade, finding]
+    findings = [*upgrade, _finding(record.name, report, text)]
     findings += [
         Finding(check="model", severity=Severity.WARNING, subject=record.name, text=remark)
         for remark in report.remarks
@@ -149,6 +134,23 @@ def verify_in_model(
         remarks = effect_findings(data, record, image)
         findings += [*remarks, _looked(record, len(remarks), image)]
     return tuple(findings)
+
+
+def _finding(name: str, report: ProofReport, text: str) -> Finding:
+    """Return what the model came to; that a person vouches for a hook establishes nothing yet."""
+    severity = _SEVERITIES[report.verdict]
+    if severity is Severity.HELD and report.vouched:
+        rows = dict.fromkeys(f"the {kind} hook of {of} {why}" for of, kind, why in report.vouched)
+        severity, text = Severity.UNCHECKED, f"{text}; on a person's word, {'; '.join(rows)}"
+    return Finding(
+        check="model",
+        severity=severity,
+        subject=name,
+        text=text,
+        errno=report.errno,
+        step=report.step,
+        evidence=msgspec.to_builtins(report),
+    )
 
 
 def _beneath(paths: Sequence[Path]) -> dict[str, tuple[str, ...]]:

@@ -109,7 +109,7 @@ class Worlds:
             if len(asked) > _CONSTANTS_MAX:
                 raise self._unknown(base, "there are too many values to try")
         count = len(self._leads)
-        for length in range(0, count, 1 + count // _LENGTHS_MAX):
+        for length in range(0, count, max(1, -(-count // _LENGTHS_MAX))):
             leads = {
                 word: lead.value if at < length else lead.end
                 for at, (word, lead) in enumerate(self._leads.items())
